@@ -1,0 +1,184 @@
+"""The one Vision Transformer that every method shares, and all that leaves the library in the end."""
+
+import keras
+from keras import ops
+
+from keras_splitmask.patches import PatchEmbedding
+
+# name: (width, depth, heads). The MLP is four times as wide.
+SIZES = {
+    "vit_micro": (128, 6, 4),
+    "vit_tiny": (192, 12, 3),
+    "vit_small": (384, 12, 6),
+    "vit_base": (768, 12, 12),
+    "vit_large": (1024, 24, 16),
+}
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class DropPath(keras.layers.Layer):
+    """Stochastic depth: in training, drops a residual branch for a share `rate` of the examples (Huang et al., 2016)."""
+
+    def __init__(self, rate, seed=0, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 <= rate < 1:
+            raise ValueError(f"Expected a drop path rate in [0, 1), received rate={rate}.")
+        self.rate = rate
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.built = True
+
+    def call(self, x, training=None):
+        if not training or not self.rate:
+            return x
+        shape = (ops.shape(x)[0],) + (1,) * (len(x.shape) - 1)
+        kept = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator) >= self.rate
+        return x * ops.cast(kept, x.dtype) / (1 - self.rate)
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class Attention(keras.layers.Layer):
+    """Multi-head self-attention, (B, n, D) to (B, m, D): the tokens from index `start` on ask, all of them answer."""
+
+    def __init__(self, width, heads, **kwargs):
+        super().__init__(**kwargs)
+        if width % heads:
+            raise ValueError(f"Expected a width divisible by the number of heads, received width={width}, heads={heads}.")
+        self.width = width
+        self.heads = heads
+        self.qkv = keras.layers.Dense(3 * width, dtype=self.dtype_policy, name="qkv")
+        self.project = keras.layers.Dense(width, dtype=self.dtype_policy, name="project")
+
+    def build(self, tokens_shape):
+        self.qkv.build((None, None, self.width))
+        self.project.build((None, None, self.width))
+
+    def call(self, tokens, start=0):
+        count = tokens.shape[1]
+        qkv = ops.reshape(self.qkv(tokens), (-1, count, 3, self.heads, self.width // self.heads))
+        query, key, value = qkv[:, start:, 0], qkv[:, :, 1], qkv[:, :, 2]  # (B, n, heads, D / heads)
+        mixed = ops.dot_product_attention(query, key, value)
+        return self.project(ops.reshape(mixed, (-1, count - start, self.width)))
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width, "heads": self.heads}
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class Block(keras.layers.Layer):
+    """A pre-norm transformer block, (B, n, D) to (B, n, D); with `start`, to the tokens from that index on alone."""
+
+    def __init__(self, width, heads, drop_path=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+        self.heads = heads
+        self.drop_path = drop_path
+        policy = self.dtype_policy
+        self.norm_attention = keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name="norm_attention")
+        self.attention = Attention(width, heads, dtype=policy, name="attention")
+        self.norm_mlp = keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name="norm_mlp")
+        self.expand = keras.layers.Dense(4 * width, dtype=policy, name="expand")
+        self.contract = keras.layers.Dense(width, dtype=policy, name="contract")
+        self.drop = DropPath(drop_path, dtype=policy, name="drop")
+
+    def build(self, tokens_shape):
+        shape = (None, None, self.width)
+        for layer in (self.norm_attention, self.attention, self.norm_mlp, self.expand):
+            layer.build(shape)
+        self.contract.build((None, None, 4 * self.width))
+
+    def call(self, tokens, training=None, start=0):
+        attended = self.attention(self.norm_attention(tokens), start=start)
+        tokens = tokens[:, start:] + self.drop(attended, training=training)
+        hidden = ops.gelu(self.expand(self.norm_mlp(tokens)), approximate=False)
+        return tokens + self.drop(self.contract(hidden), training=training)
+
+    def get_config(self):
+        own = {"width": self.width, "heads": self.heads, "drop_path": self.drop_path}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class Encoder(keras.Model):
+    """A Vision Transformer with absolute positions (Dosovitskiy et al., 2021), in two steps: `embed`, then `encode`.
+
+    Args:
+        image_shape: (height, width, channels).
+        patch_size: side of a patch in pixels; divides height and width.
+        width: D, length of a token.
+        depth: number of blocks, named "block_1" to "block_<depth>".
+        heads: attention heads; divide the width.
+        drop_path: stochastic depth of the last block; it rises linearly from 0 at the first.
+        positions: "learned" or "sine_cosine".
+
+    Calling it on images (B, H, W, C), uint8 or uint16 or float in 0..1, gives a dictionary of
+    "pooled" (B, D), the mean of the patches' tokens; "cls" (B, D); and "feature_map" (B, rows, columns, D).
+    With `every_block=True` also, for each block, its tokens (B, 1 + N, D), cls first, before the final norm.
+    """
+
+    def __init__(self, image_shape, patch_size, width, depth, heads, drop_path=0.0, positions="learned", name="encoder", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.image_shape = tuple(image_shape)
+        self.patch_size = patch_size
+        self.width = width
+        self.depth = depth
+        self.heads = heads
+        self.drop_path = drop_path
+        self.positions = positions
+        policy = self.dtype_policy
+        self.patch_embedding = PatchEmbedding(image_shape, patch_size, width, positions, dtype=policy, name="patch_embedding")
+        self.blocks = [
+            Block(width, heads, drop_path * i / max(1, depth - 1), dtype=policy, name=f"block_{i + 1}") for i in range(depth)
+        ]
+        self.norm = keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name="norm")
+        self.grid = self.patch_embedding.grid
+        self.build((None, *self.image_shape))
+
+    @classmethod
+    def from_size(cls, size, image_shape, patch_size=16, **kwargs):
+        """An encoder of a named size: one of `SIZES`."""
+        if size not in SIZES:
+            raise ValueError(f"Expected a size among {', '.join(SIZES)}, received {size!r}.")
+        width, depth, heads = SIZES[size]
+        return cls(image_shape, patch_size, width, depth, heads, **kwargs)
+
+    def build(self, images_shape):
+        self.cls_token = self.add_weight(
+            shape=(1, 1, self.width), initializer=keras.initializers.TruncatedNormal(stddev=0.02), name="cls_token"
+        )
+        self.patch_embedding.build(images_shape)
+        for layer in (*self.blocks, self.norm):
+            layer.build((None, None, self.width))
+        self.built = True
+
+    def embed(self, images):
+        """Images (B, H, W, C) to tokens (B, N, D) that know their positions."""
+        return self.patch_embedding(images)
+
+    def encode(self, tokens, training=None, states=None):
+        """Any subset of an image's tokens (B, n, D) to (B, 1 + n, D), cls first; fills the dictionary `states`, if given, block by block."""
+        cls_token = ops.cast(self.cls_token, tokens.dtype)
+        cls_token = ops.broadcast_to(cls_token, (ops.shape(tokens)[0], 1, self.width))
+        tokens = ops.concatenate([cls_token, tokens], axis=1)  # (B, 1 + n, D)
+        for block in self.blocks:
+            tokens = block(tokens, training=training)
+            if states is not None:
+                states[block.name] = tokens
+        return self.norm(tokens)
+
+    def call(self, images, training=None, every_block=False):
+        states = {}
+        tokens = self.encode(self.embed(images), training=training, states=states)
+        answer = {
+            "pooled": ops.mean(tokens[:, 1:], axis=1),
+            "cls": tokens[:, 0],
+            "feature_map": ops.reshape(tokens[:, 1:], (-1, *self.grid, self.width)),
+        }
+        return {**answer, **states} if every_block else answer
+
+    def get_config(self):
+        own = ("image_shape", "patch_size", "width", "depth", "heads", "drop_path", "positions")
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}

@@ -1,0 +1,47 @@
+"""The losses: pure functions of tensors that return one value per example."""
+
+from keras import ops
+
+
+def inpaint(logits, ids):
+    """Cross entropy between predicted and true visual words, averaged over an example's unseen patches (section 4).
+
+    Args:
+        logits: (B, m, V) float.
+        ids: (B, m) int32, the words; no one-hot table of them is built.
+
+    Returns:
+        (B,) float32.
+    """
+    logits = ops.cast(logits, "float32")
+    of_word = ops.take_along_axis(logits, ops.expand_dims(ids, -1), axis=-1)[..., 0]  # (B, m)
+    return ops.mean(ops.logsumexp(logits, axis=-1) - of_word, axis=-1)
+
+
+def match(a, b, all_a, all_b, labels, temperature=0.2):
+    """Symmetric InfoNCE between the pooled vectors of the two halves (equation 2, with the logarithm that it lacks in print).
+
+    An example's positive is the other half of its own image, its negatives the other halves of all other images of the global batch.
+
+    Args:
+        a, b: (B, D) float, pooled vectors of the first and second halves; normalised here.
+        all_a, all_b: (G, D) float, the same of the global batch; on one device `a` and `b` themselves.
+        labels: (B,) int32, the rows of `all_a` and `all_b` that hold these examples.
+        temperature: 0.2 in the paper.
+
+    Returns:
+        The loss (B,) float32, the mean of both directions, and whether each positive was nearest (B,) float32, likewise averaged.
+    """
+    losses, hits = [], []
+    for queries, keys in ((a, all_b), (b, all_a)):
+        logits = ops.matmul(unit(queries), ops.transpose(unit(keys))) / temperature  # (B, G)
+        of_positive = ops.take_along_axis(logits, ops.expand_dims(labels, -1), axis=-1)[:, 0]
+        losses.append(ops.logsumexp(logits, axis=-1) - of_positive)
+        hits.append(ops.cast(ops.equal(ops.cast(ops.argmax(logits, axis=-1), "int32"), labels), "float32"))
+    return (losses[0] + losses[1]) / 2, (hits[0] + hits[1]) / 2
+
+
+def unit(vectors):
+    """Vectors (..., D) in float32, scaled to length one."""
+    vectors = ops.cast(vectors, "float32")
+    return vectors * ops.rsqrt(ops.sum(vectors * vectors, axis=-1, keepdims=True) + 1e-12)

@@ -1,0 +1,136 @@
+"""Images and grids of patches: the only file that knows rows, columns and channels."""
+
+import keras
+import numpy as np
+from keras import ops
+
+# Mean and deviation of ImageNet's pixels, as BEiT and DeiT use them; images of another depth than three are centred.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def grid_shape(image_shape, patch_size):
+    """Rows and columns of patches in an image.
+
+    Args:
+        image_shape: (height, width, channels).
+        patch_size: side of a square patch, in pixels.
+
+    Returns:
+        (rows, columns).
+
+    Raises:
+        ValueError: if the patch does not divide both sides.
+    """
+    if len(image_shape) != 3 or min(image_shape) < 1:
+        raise ValueError(f"Expected image_shape=(height, width, channels), received {tuple(image_shape)}.")
+    height, width, _ = image_shape
+    if patch_size < 1 or height % patch_size or width % patch_size:
+        near = tuple(max(1, round(side / max(1, patch_size))) * max(1, patch_size) for side in (height, width))
+        raise ValueError(
+            f"Expected an image whose sides are multiples of the patch size, received {height}x{width} pixels and "
+            f"patch_size={patch_size}; resize the images to {near[0]}x{near[1]} or choose another patch size."
+        )
+    return height // patch_size, width // patch_size
+
+
+def to_pixels(images):
+    """Images (B, H, W, C), uint8, uint16 or float, to float32 pixels in 0..1. Floats are taken to be in 0..1 already."""
+    scale = {"uint8": 255.0, "uint16": 65535.0}.get(keras.backend.standardize_dtype(images.dtype), 1.0)
+    return ops.cast(images, "float32") / scale
+
+
+def normalise(images):
+    """Images (B, H, W, C) to float32 pixels of about zero mean and unit deviation in each channel."""
+    three = images.shape[-1] == 3
+    mean = np.array(IMAGENET_MEAN if three else 0.5, "float32")
+    std = np.array(IMAGENET_STD if three else 0.5, "float32")
+    return (to_pixels(images) - mean) / std
+
+
+def denormalise(pixels):
+    """The inverse of `normalise`, clipped to 0..1: (..., C) to (..., C)."""
+    three = pixels.shape[-1] == 3
+    mean = np.array(IMAGENET_MEAN if three else 0.5, "float32")
+    std = np.array(IMAGENET_STD if three else 0.5, "float32")
+    return ops.clip(pixels * std + mean, 0.0, 1.0)
+
+
+def to_patches(images, patch_size):
+    """Images (B, H, W, C) to patches (B, N, P), row by row; P = patch_size * patch_size * C."""
+    height, width, channels = images.shape[1:]
+    rows, columns = grid_shape((height, width, channels), patch_size)
+    x = ops.reshape(images, (-1, rows, patch_size, columns, patch_size, channels))
+    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))  # (B, rows, columns, patch_size, patch_size, C)
+    return ops.reshape(x, (-1, rows * columns, patch_size * patch_size * channels))
+
+
+def to_images(patches, image_shape, patch_size):
+    """Patches (B, N, P) back to images (B, H, W, C): the inverse of `to_patches`."""
+    height, width, channels = image_shape
+    rows, columns = grid_shape(image_shape, patch_size)
+    x = ops.reshape(patches, (-1, rows, columns, patch_size, patch_size, channels))
+    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))  # (B, rows, patch_size, columns, patch_size, C)
+    return ops.reshape(x, (-1, height, width, channels))
+
+
+def sine_cosine_positions(rows, columns, width):
+    """A fixed table of positions (rows * columns, width): half of the width codes the row, half the column (MAE, section 4)."""
+    if width % 4:
+        raise ValueError(f"Expected a width divisible by 4 for sine-cosine positions, received width={width}.")
+    frequencies = 1.0 / 10000 ** (np.arange(width // 4) / (width // 4))
+    row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+    angles = [axis.reshape(-1, 1) * frequencies for axis in (row, column)]  # 2 x (N, width / 4)
+    return np.concatenate([wave(a) for a in angles for wave in (np.sin, np.cos)], axis=1).astype("float32")
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class PatchEmbedding(keras.layers.Layer):
+    """Images (B, H, W, C) to tokens (B, N, D): a linear map of each patch, plus its absolute position.
+
+    Args:
+        image_shape: (height, width, channels).
+        patch_size: side of a patch in pixels; divides height and width.
+        width: D.
+        positions: "learned", or "sine_cosine" for a fixed table.
+    """
+
+    def __init__(self, image_shape, patch_size, width, positions="learned", **kwargs):
+        super().__init__(**kwargs)
+        if positions not in ("learned", "sine_cosine"):
+            raise ValueError(f'Expected positions to be "learned" or "sine_cosine", received {positions!r}.')
+        self.image_shape = tuple(image_shape)
+        self.patch_size = patch_size
+        self.width = width
+        self.positions = positions
+        self.grid = grid_shape(image_shape, patch_size)
+        self.project = keras.layers.Dense(width, dtype=self.dtype_policy, name="project")
+
+    def build(self, images_shape):
+        self.project.build((None, None, self.patch_size**2 * self.image_shape[-1]))
+        learned = self.positions == "learned"
+        self.table = self.add_weight(
+            shape=(self.grid[0] * self.grid[1], self.width),
+            initializer=keras.initializers.TruncatedNormal(stddev=0.02) if learned else self._fixed_table,
+            trainable=learned,
+            name="positions",
+        )
+
+    def _fixed_table(self, shape, dtype=None):
+        return ops.convert_to_tensor(sine_cosine_positions(*self.grid, self.width), dtype)
+
+    def call(self, images):
+        if tuple(images.shape[1:]) != self.image_shape:
+            raise ValueError(
+                f"Expected images of {self.image_shape} (height, width, channels), received {tuple(images.shape[1:])}; "
+                "resize or convert the images, or build the encoder with their image_shape."
+            )
+        pixels = ops.cast(normalise(images), self.compute_dtype)
+        return self.project(to_patches(pixels, self.patch_size)) + ops.cast(self.table, self.compute_dtype)  # (B, N, D)
+
+    def compute_output_shape(self, images_shape):
+        return images_shape[0], self.grid[0] * self.grid[1], self.width
+
+    def get_config(self):
+        own = {"image_shape": self.image_shape, "patch_size": self.patch_size, "width": self.width}
+        return {**super().get_config(), **own, "positions": self.positions}

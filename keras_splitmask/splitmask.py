@@ -1,0 +1,136 @@
+"""SplitMask (El-Nouby et al., 2021, "Are large-scale datasets necessary for self-supervised pre-training?"), told once."""
+
+import keras
+from keras import ops
+
+from keras_splitmask import losses
+from keras_splitmask.decoder import Decoder
+from keras_splitmask.split import Split, gather
+from keras_splitmask.training.distribution import gather_batch
+from keras_splitmask.training.steps import PretextModel, WordPerplexity
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class SplitMask(PretextModel):
+    """Split an image's patches in two, inpaint the words of what each half does not see, and match the two halves.
+
+    ```python
+    encoder = ks.Encoder.from_size("vit_small", image_shape=(224, 224, 3), patch_size=16)
+    model = ks.SplitMask(encoder, ks.tokenizers.RandomProjection(image_shape=(224, 224, 3), patch_size=16))
+    model.compile(optimizer=ks.training.adamw(1e-3, steps=10_000))
+    model.fit(images)                # (B, H, W, C) uint8, or float in 0..1
+    features = model(images)         # the encoder's answer
+    ```
+
+    Args:
+        encoder: an `Encoder`.
+        tokenizer: a layer from images to words (B, N) int32 with `vocabulary`; not needed when `inpaint_weight=0`.
+        keep: share of the patches that one branch sees, in (0, 0.5].
+        split: "block" (the paper's default) or "random".
+        decoder_depth: number of decoder blocks; 2 in the paper.
+        temperature: of the match loss; 0.2 in the paper.
+        inpaint_weight, match_weight: of the two losses. What a weight of 0 makes useless is not computed.
+        seed: with the step's number, it decides all randomness of training.
+    """
+
+    def __init__(
+        self,
+        encoder,
+        tokenizer=None,
+        keep=0.5,
+        split="block",
+        decoder_depth=2,
+        temperature=0.2,
+        inpaint_weight=1.0,
+        match_weight=1.0,
+        seed=0,
+        **kwargs,
+    ):
+        reports = ["inpaint_loss", "inpaint_accuracy"] if inpaint_weight else []
+        reports += ["match_loss", "match_accuracy", "feature_std"] if match_weight else []
+        super().__init__(reports=reports, seed=seed, **kwargs)
+        if min(inpaint_weight, match_weight) < 0 or not inpaint_weight + match_weight:
+            raise ValueError(
+                f"Expected loss weights of at least 0, one of them above, received {inpaint_weight=}, {match_weight=}."
+            )
+        if temperature <= 0:
+            raise ValueError(f"Expected a temperature above 0, received temperature={temperature}.")
+        if inpaint_weight and tokenizer is None:
+            raise ValueError("Expected a tokenizer, since inpaint_weight is not 0; keras_splitmask.tokenizers has some.")
+        self.encoder = encoder
+        self.tokenizer = tokenizer
+        self.keep = keep
+        self.decoder_depth = decoder_depth
+        self.temperature = temperature
+        self.inpaint_weight = inpaint_weight
+        self.match_weight = match_weight
+        self.split = Split(encoder.grid, keep, split, dtype=self.dtype_policy, name="split")
+        self.decoder = Decoder(
+            self.split.count,
+            encoder.width,
+            encoder.heads,
+            decoder_depth,
+            vocabulary=tokenizer.vocabulary if inpaint_weight else 0,
+            dtype=self.dtype_policy,
+        )
+        if inpaint_weight:
+            self.word_perplexity = WordPerplexity(tokenizer.vocabulary)
+        self.build((None, *encoder.image_shape))
+
+    def build(self, images_shape):
+        self.decoder.build((None, None, self.encoder.width))
+        if self.tokenizer is not None and not self.tokenizer.built:
+            self.tokenizer.build(images_shape)
+        self.built = True
+
+    def call(self, images, training=None):
+        """Images (B, H, W, C) to the encoder's answer: what is kept when training is over."""
+        return self.encoder(images, training=training)
+
+    def branches(self, images, order, training=False):
+        """Both halves of each image through encoder and decoder; their 2B rows come in pairs.
+
+        Args:
+            images: (B, H, W, C).
+            order: (B, N) int32, from `split`.
+
+        Returns:
+            (2B, 1 + N, D), cls and seen patches before the unseen ones; the unseen (2B, N - n, D) alone if there is no match loss.
+        """
+        tokens = self.split.seen(gather(self.encoder.embed(images), order))  # (2B, n, D)
+        tokens = self.encoder.encode(tokens, training=training)  # (2B, 1 + n, D)
+        return self.decoder(tokens, self.split.unseen(order), training=training, only_unseen=not self.match_weight)
+
+    def objective(self, images, training):
+        """Images (B, H, W, C) to the loss, a scalar, and the values to report (Figure 4 of the paper)."""
+        order = self.split(images)  # (B, N)
+        hidden = self.branches(images, order, training)  # (2B, 1 + N, D)
+        loss, report = 0.0, {}
+        if self.inpaint_weight:
+            ids = self.tokenizer(images)  # (B, N)
+            targets = self.split.unseen(gather(ids, order))  # (2B, N - n)
+            logits = self.decoder.words(hidden[:, -targets.shape[1] :])  # (2B, N - n, V)
+            inpaint_loss = ops.mean(losses.inpaint(logits, targets))
+            loss = loss + self.inpaint_weight * inpaint_loss
+            hits = ops.equal(ops.cast(ops.argmax(logits, axis=-1), "int32"), targets)
+            report.update(inpaint_loss=inpaint_loss, inpaint_accuracy=ops.mean(ops.cast(hits, "float32")), word_perplexity=ids)
+        if self.match_weight:
+            pooled = ops.reshape(ops.mean(hidden[:, 1:], axis=1), (-1, 2, self.encoder.width))  # (B, 2, D)
+            everyone, labels = gather_batch(pooled)
+            a, b, all_a, all_b = pooled[:, 0], pooled[:, 1], everyone[:, 0], everyone[:, 1]
+            match_loss, match_hits = losses.match(a, b, all_a, all_b, labels, self.temperature)
+            match_loss = ops.mean(match_loss)
+            loss = loss + self.match_weight * match_loss
+            spread = ops.mean(ops.std(losses.unit(a), axis=0)) * self.encoder.width**0.5
+            report.update(match_loss=match_loss, match_accuracy=ops.mean(match_hits), feature_std=spread)
+        return loss, report
+
+    def get_config(self):
+        own = ("keep", "decoder_depth", "temperature", "inpaint_weight", "match_weight")
+        layers = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in ("encoder", "tokenizer")}
+        return {**super().get_config(), **layers, "split": self.split.kind, **{name: getattr(self, name) for name in own}}
+
+    @classmethod
+    def from_config(cls, config):
+        layers = {name: keras.saving.deserialize_keras_object(config[name]) for name in ("encoder", "tokenizer")}
+        return cls(**{**config, **layers})

@@ -1,0 +1,176 @@
+"""Visual words without a network: the nearest of V unit vectors in pixel space, by cosine (section 3.3 of the paper)."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_splitmask.patches import denormalise, grid_shape, normalise, to_images, to_patches
+
+
+class Codebook(keras.layers.Layer):
+    """Images (B, H, W, C) to words (B, N) int32, one a patch: the word whose vector has the highest cosine similarity with it.
+
+    Args:
+        image_shape: (height, width, channels), any number of channels.
+        patch_size: side of a patch in pixels.
+        vocabulary: V, number of words; 8192 in the paper.
+        resolution: "half" to look at a patch at half its resolution, as the paper does (8x8 pixels of a 16x16 patch), or
+            "full". Left out, it is half for patches of an even number of pixels from 8 up, and full for others.
+        seed: of the random codebooks and of k-means' start.
+
+    `fit(images)` learns the codebook where there is something to learn, and for every tokenizer the mean patch of each word,
+    which is what `draw(ids)` shows.
+    """
+
+    def __init__(self, image_shape, patch_size, vocabulary=8192, resolution=None, seed=0, **kwargs):
+        # Words are chosen in float32 whatever the precision of training, so that targets never depend on it.
+        super().__init__(**{"trainable": False, **kwargs, "dtype": "float32"})
+        if vocabulary < 2:
+            raise ValueError(f"Expected a vocabulary of at least two words, received vocabulary={vocabulary}.")
+        if resolution not in (None, "half", "full"):
+            raise ValueError(f'Expected resolution "half" or "full", received {resolution!r}.')
+        if resolution is None:
+            resolution = "half" if patch_size >= 8 and patch_size % 2 == 0 else "full"
+        if resolution == "half" and patch_size % 2:
+            raise ValueError(f'Half of patch_size={patch_size} is not a whole number of pixels; use resolution="full".')
+        self.image_shape = tuple(image_shape)
+        self.patch_size = patch_size
+        self.vocabulary = vocabulary
+        self.resolution = resolution
+        self.seed = seed
+        self.shrink = 2 if resolution == "half" else 1
+        self.grid = grid_shape(image_shape, patch_size)
+        self.dimension = (patch_size // self.shrink) ** 2 * self.image_shape[-1]
+        self.build((None, *self.image_shape))
+
+    def build(self, images_shape):
+        shape = (self.vocabulary, self.dimension)
+        self.vectors = self.add_weight(shape=shape, initializer=self._initial, trainable=False, name="vectors")
+        self.portraits = self.add_weight(shape=shape, initializer="zeros", trainable=False, name="portraits")
+        self.built = True
+
+    def _initial(self, shape, dtype=None):
+        raise NotImplementedError
+
+    def _learn(self, patches, image_of_patch, rng):
+        """Codebook (V, d) from patches (M, d) of several images, or None to keep the one at hand."""
+        return None
+
+    def pixels(self, images):
+        """Images (B, H, W, C) to the patches that words are chosen for: (B, N, d) float32, normalised, at the words' resolution."""
+        x = normalise(images)
+        if self.shrink > 1:
+            height, width, channels = self.image_shape
+            x = ops.reshape(x, (-1, height // 2, 2, width // 2, 2, channels))
+            x = ops.mean(x, axis=(2, 4))  # (B, H / 2, W / 2, C)
+        return to_patches(x, self.patch_size // self.shrink)
+
+    def call(self, images):
+        return self.words(self.pixels(images))
+
+    def words(self, patches):
+        """Patches (..., d) as `pixels` gives them, to words (...) int32. The length of a patch has no influence."""
+        return ops.cast(ops.argmax(ops.matmul(patches, ops.transpose(self.vectors)), axis=-1), "int32")
+
+    def fit(self, images, max_patches=100_000, batch_size=256):
+        """Learn from images (B, H, W, C), of which at most `max_patches` patches are looked at."""
+        if tuple(images.shape[1:]) != self.image_shape:
+            raise ValueError(f"Expected images of {self.image_shape}, received {tuple(images.shape[1:])}.")
+        rng = np.random.default_rng(self.seed)
+        per_image = self.grid[0] * self.grid[1]
+        take = min(per_image, max(1, max_patches // len(images)))
+        chosen = rng.permutation(len(images))[: max(1, max_patches // take)]
+        patches = []
+        for start in range(0, len(chosen), batch_size):
+            batch = ops.convert_to_numpy(self.pixels(np.asarray(images[chosen[start : start + batch_size]])))  # (b, N, d)
+            places = rng.random(batch.shape[:2]).argsort(axis=1)[:, :take, None]
+            patches.append(np.take_along_axis(batch, places, axis=1))
+        patches = np.concatenate(patches)  # (images, take, d)
+        image_of_patch = np.repeat(np.arange(len(patches)), take)
+        patches = patches.reshape(-1, self.dimension)
+        vectors = self._learn(patches, image_of_patch, rng)
+        if vectors is not None:
+            self.vectors.assign(_unit(vectors))
+        words = np.concatenate([ops.convert_to_numpy(self.words(part)) for part in np.array_split(patches, len(patches) // 8192 + 1)])
+        sums, counts = _means(patches, words, self.vocabulary)
+        # A word that was not met is drawn as its own direction, at the contrast of an average patch.
+        unmet = ops.convert_to_numpy(self.vectors) * np.linalg.norm(patches, axis=1).mean()
+        self.portraits.assign(np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], unmet))
+        return self
+
+    def draw(self, ids):
+        """Words (B, N) to images (B, H, W, C) float32 in 0..1, each word as the mean of the patches that it stood for in `fit`."""
+        height, width, channels = self.image_shape
+        shape = (height // self.shrink, width // self.shrink, channels)
+        images = to_images(ops.take(self.portraits, ids, axis=0), shape, self.patch_size // self.shrink)
+        for axis in (1, 2):
+            images = ops.repeat(images, self.shrink, axis=axis)
+        return denormalise(images)
+
+    def compute_output_shape(self, images_shape):
+        return images_shape[0], self.grid[0] * self.grid[1]
+
+    def get_config(self):
+        own = ("image_shape", "patch_size", "vocabulary", "resolution", "seed")
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class RandomProjection(Codebook):
+    """Words are random vectors, element by element uniform in 0..1: the paper's default, which needs no data at all."""
+
+    def _initial(self, shape, dtype=None):
+        return ops.convert_to_tensor(_unit(np.random.default_rng(self.seed).random(shape)), dtype)
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class RandomPatches(Codebook):
+    """Words are patches of the training images, each from another image as long as there are enough of them."""
+
+    def _initial(self, shape, dtype=None):
+        return ops.convert_to_tensor(_unit(np.random.default_rng(self.seed).standard_normal(shape)), dtype)
+
+    def _learn(self, patches, image_of_patch, rng):
+        order = rng.permutation(len(patches))
+        # How many patches of the same image come before, in the random order: first the first of each image, then the second.
+        image = image_of_patch[order]
+        by_image = np.argsort(image, kind="stable")
+        starts = np.searchsorted(image[by_image], image[by_image])
+        turn = np.empty(len(order), int)
+        turn[by_image] = np.arange(len(order)) - starts
+        order = order[np.argsort(turn, kind="stable")]
+        return patches[np.resize(order, self.vocabulary)]
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class KMeans(RandomPatches):
+    """Words are the centroids of k-means on patches of the training images (Euclidean, then scaled to length one)."""
+
+    def _learn(self, patches, image_of_patch, rng, rounds=10):
+        centroids = super()._learn(patches, image_of_patch, rng)
+        for _ in range(rounds):
+            nearest = np.concatenate([_nearest(part, centroids) for part in np.array_split(patches, len(patches) // 8192 + 1)])
+            sums, counts = _means(patches, nearest, self.vocabulary)
+            # A centroid that nothing is near to starts again from a patch.
+            centroids = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], patches[rng.integers(len(patches), size=len(sums))])
+        return centroids
+
+
+def _unit(vectors):
+    return (vectors / (np.linalg.norm(vectors, axis=1, keepdims=True) + 1e-12)).astype("float32")
+
+
+def _nearest(patches, centroids):
+    """Row of the nearest centroid (V, d) for each patch (M, d), by Euclidean distance."""
+    return np.argmax(patches @ centroids.T - (centroids**2).sum(axis=1) / 2, axis=1)
+
+
+def _means(patches, words, vocabulary):
+    """Sum (V, d) and number (V,) of the patches (M, d) of each word."""
+    order = np.argsort(words, kind="stable")
+    counts = np.bincount(words, minlength=vocabulary)
+    sums = np.zeros((vocabulary, patches.shape[1]), "float32")
+    met = np.flatnonzero(counts)
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])[met]
+    sums[met] = np.add.reduceat(patches[order], starts, axis=0)
+    return sums, counts

@@ -1,0 +1,1 @@
+"""Everything about a run that is not the method: optimizer, steps, devices."""

@@ -1,0 +1,174 @@
+"""One training step for all pre-training methods: one function that tells the loss, three backends that follow its gradient."""
+
+import zlib
+
+import keras
+from keras import ops
+
+DRAWS_PER_STEP = 64  # more than any layer draws from one generator in one step
+
+
+class WordPerplexity(keras.metrics.Metric):
+    """Perplexity of the words met since the last reset: how many of the vocabulary are in even use. Low means a poor target."""
+
+    def __init__(self, vocabulary, name="word_perplexity", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.vocabulary = vocabulary
+        self.counts = self.add_weight(shape=(vocabulary,), initializer="zeros", name="counts")
+
+    def update_state(self, ids, sample_weight=None):
+        """ids: words (B, N) int32, all of them valid, so that the weight of a skipped step does not matter."""
+        ids = ops.reshape(ids, (-1,))
+        self.counts.assign(self.counts + ops.segment_sum(ops.ones_like(ids, "float32"), ids, self.vocabulary))
+
+    def result(self):
+        share = self.counts / ops.maximum(ops.sum(self.counts), 1.0)
+        return ops.exp(-ops.sum(share * ops.log(share + 1e-12)))
+
+
+class _Pretext(keras.Model):
+    """A model whose loss is told by `objective(images, training)`; `fit` sees images alone and ignores labels.
+
+    A step's randomness is a function of (seed, step). A step whose loss or gradient is not finite changes nothing but the
+    step's number, and is counted in `skipped_steps`.
+
+    Args:
+        reports: names of the scalars that `objective` reports.
+        seed: int.
+    """
+
+    def __init__(self, reports=(), seed=0, **kwargs):
+        super().__init__(**kwargs)
+        self.seed = seed
+        self.report_metrics = [keras.metrics.Mean(name=name) for name in (*reports, "gradient_norm")]
+        self.skipped_steps = keras.metrics.Sum(name="skipped_steps")
+
+    def objective(self, images, training):
+        """Images (B, H, W, C) to a scalar loss and a dictionary of the values to report, by the names of the metrics."""
+        raise NotImplementedError(f"{type(self).__name__} must say in `objective` what it minimises.")
+
+    def get_config(self):
+        return {**super().get_config(), "seed": self.seed}
+
+    def _seeded_objective(self, data, step, training):
+        images, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        states = [v for v in self.non_trainable_variables if v.name == "seed_generator_state"]
+        for i, state in enumerate(states):
+            # Streams lie wide apart, since the torch backend adds up both numbers of a state.
+            stream = zlib.crc32(f"{self.seed}/{i}".encode()) >> 1
+            state.assign(ops.stack([ops.cast(stream, state.dtype), ops.cast(step, state.dtype) * DRAWS_PER_STEP]))
+        return self.objective(images, training)
+
+    def _track(self, report, finite=True):
+        """Update the metrics that `report` names, and return their results; what is not finite is left out of them."""
+        finite = ops.cast(finite, "float32")
+        reported = [metric for metric in self.metrics if metric.name in report]
+        for metric in reported:
+            value = report[metric.name]
+            metric.update_state(ops.where(finite > 0, value, ops.zeros_like(value)), sample_weight=finite)
+        return {metric.name: metric.result() for metric in reported}
+
+    def _norm(self, gradients):
+        """Norm of all gradients together, of the loss as it stands before any loss scaling, and whether all is finite."""
+        squares = [ops.sum(ops.square(ops.cast(g, "float32"))) for g in gradients if g is not None]
+        norm = ops.sqrt(sum(squares))
+        return norm / ops.cast(self.optimizer.scale_loss(ops.ones(())), "float32")
+
+
+class _TensorFlowModel(_Pretext):
+    def train_step(self, data):
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            loss, report = self._seeded_objective(data, self.optimizer.iterations, training=True)
+            scaled = self.optimizer.scale_loss(loss)
+        weights = self.trainable_variables
+        gradients = [None if g is None else tf.convert_to_tensor(g) for g in tape.gradient(scaled, weights)]
+        norm = self._norm(gradients)
+        finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
+        tf.cond(
+            finite,
+            lambda: (self.optimizer.apply(gradients, weights), tf.no_op())[1],
+            lambda: (self.optimizer.iterations.assign_add(1), tf.no_op())[1],
+        )
+        return self._track({"loss": loss, "gradient_norm": norm, **report}, finite)
+
+    def test_step(self, data):
+        loss, report = self._seeded_objective(data, 0, training=False)
+        return self._track({"loss": loss, **report})
+
+
+class _TorchModel(_Pretext):
+    def train_step(self, data):
+        import torch
+
+        self.zero_grad()
+        loss, report = self._seeded_objective(data, self.optimizer.iterations, training=True)
+        self.optimizer.scale_loss(loss).backward()
+        weights = self.trainable_variables
+        gradients = [v.value.grad for v in weights]
+        with torch.no_grad():
+            norm = self._norm(gradients)
+            finite = torch.isfinite(loss) & torch.isfinite(norm)
+            if finite:
+                self.optimizer.apply(gradients, weights)
+            else:
+                self.optimizer.iterations.assign_add(1)
+            report = {name: value.detach() for name, value in report.items()}
+            return self._track({"loss": loss.detach(), "gradient_norm": norm, **report}, finite)
+
+    def test_step(self, data):
+        loss, report = self._seeded_objective(data, 0, training=False)
+        return self._track({"loss": loss, **report})
+
+
+class _JaxModel(_Pretext):
+    def train_step(self, state, data):
+        import jax
+
+        trainable, fixed, optimizer, metrics = state
+
+        def objective(trainable):
+            with self._scope(trainable, fixed, optimizer) as scope:
+                loss, report = self._seeded_objective(data, self.optimizer.iterations, training=True)
+                scaled = self.optimizer.scale_loss(loss)
+            return scaled, (loss, report, self._values(scope, self.non_trainable_variables, fixed))
+
+        (_, (loss, report, fixed)), gradients = jax.value_and_grad(objective, has_aux=True)(trainable)
+        with self._scope(optimizer=optimizer):
+            norm = self._norm(gradients)
+        finite = jax.numpy.isfinite(loss) & jax.numpy.isfinite(norm)
+        new_trainable, new_optimizer = self.optimizer.stateless_apply(optimizer, gradients, trainable)
+        trainable = [jax.numpy.where(finite, new, old) for new, old in zip(new_trainable, trainable)]
+        optimizer = [
+            new if variable is self.optimizer.iterations else jax.numpy.where(finite, new, old)
+            for variable, new, old in zip(self.optimizer.variables, new_optimizer, optimizer)
+        ]
+        logs, metrics = self._track_in(metrics, {"loss": loss, "gradient_norm": norm, **report}, finite)
+        return logs, (trainable, fixed, optimizer, metrics)
+
+    def test_step(self, state, data):
+        trainable, fixed, metrics = state
+        with self._scope(trainable, fixed):
+            loss, report = self._seeded_objective(data, 0, training=False)
+        logs, metrics = self._track_in(metrics, {"loss": loss, **report})
+        return logs, (trainable, fixed, metrics)
+
+    def _scope(self, trainable=(), fixed=(), optimizer=(), metrics=()):
+        """A scope in which the model's variables have the given values, and keep what is assigned to them."""
+        mapping = [*zip(self.trainable_variables, trainable), *zip(self.non_trainable_variables, fixed)]
+        if optimizer:
+            mapping += zip(self.optimizer.variables, optimizer)
+        return keras.StatelessScope(state_mapping=[*mapping, *zip(self.metrics_variables, metrics)])
+
+    def _values(self, scope, variables, before):
+        after = [scope.get_current_value(variable) for variable in variables]
+        return [old if new is None else new for new, old in zip(after, before)]
+
+    def _track_in(self, metrics, report, finite=True):
+        with self._scope(metrics=metrics) as scope:
+            logs = self._track(report, finite)
+        return logs, self._values(scope, self.metrics_variables, metrics)
+
+
+PretextModel = {"tensorflow": _TensorFlowModel, "jax": _JaxModel, "torch": _TorchModel}.get(keras.backend.backend(), _Pretext)
