@@ -66,6 +66,9 @@ class _Pretext(keras.Model):
         for metric in reported:
             value = report[metric.name]
             metric.update_state(ops.where(finite > 0, value, ops.zeros_like(value)), sample_weight=finite)
+        if "gradient_norm" in report:
+            self.skipped_steps.update_state(1.0 - finite)
+            reported.append(self.skipped_steps)
         return {metric.name: metric.result() for metric in reported}
 
     def _norm(self, gradients):
