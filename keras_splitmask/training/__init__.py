@@ -1,1 +1,3 @@
 """Everything about a run that is not the method: optimizer, steps, devices."""
+
+from keras_splitmask.training.optimizer import LayerwiseAdamW, WarmupCosine, adamw

@@ -1,0 +1,93 @@
+"""What a run tells: a line on the screen and a line of metrics.jsonl per interval."""
+
+import json
+import math
+import time
+
+import keras
+
+
+class RunLog(keras.callbacks.Callback):
+    """Each Keras epoch is one logging interval: print it, and append it to `path` as a line of JSON.
+
+    Args:
+        path: file to append to, or None.
+        steps: steps of the whole run.
+        batch_size: images per step.
+        images: images of the training set, to count epochs with.
+        start: steps done before.
+        measures: functions of the number of steps done that return more named values, or nothing at all.
+    """
+
+    def __init__(self, path, steps, batch_size, images, start=0, measures=()):
+        super().__init__()
+        self.path = path
+        self.steps = steps
+        self.batch_size = batch_size
+        self.images = images
+        self.step = start
+        self.measures = measures
+        self.start = start
+        self.skipped = 0
+
+    def on_train_begin(self, logs=None):
+        self.began = self.interval_began = time.monotonic()
+        self.measuring = 0.0
+        if self.step == 0:
+            self._write({"step": 0, "epoch": 0.0, **self._measure()})
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.interval_began = time.monotonic()
+        self.step_before = self.step
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step += 1
+
+    def on_epoch_end(self, epoch, logs=None):
+        seconds = time.monotonic() - self.interval_began
+        values = {name: float(value) for name, value in (logs or {}).items()}
+        self.skipped += int(values.pop("skipped_steps", 0))
+        values["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        values["images_per_second"] = (self.step - self.step_before) * self.batch_size / seconds
+        values["seconds"] = time.monotonic() - self.began
+        values.update(self._measure())
+        if self.skipped:
+            values["skipped_steps"] = self.skipped
+        self._write({"step": self.step, "epoch": round(self.step * self.batch_size / self.images, 3), **values})
+        if self.step - self.step_before == self.skipped:
+            self._stop()
+
+    def _measure(self):
+        began = time.monotonic()
+        values = {}
+        for measure in self.measures:
+            values.update(measure(self.step) or {})
+        self.measuring += time.monotonic() - began
+        return values
+
+    def _write(self, values):
+        values = {name: value for name, value in values.items() if not isinstance(value, float) or math.isfinite(value)}
+        if self.path:
+            with open(self.path, "a") as file:
+                file.write(json.dumps({k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in values.items()}) + "\n")
+        print(self._line(values), flush=True)
+
+    def _line(self, values):
+        shown = [f"step {values['step']}/{self.steps}"]
+        for name, label, form in (
+            ("loss", "loss", ".3f"),
+            ("inpaint_accuracy", "inpainted", ".1%"),
+            ("match_accuracy", "matched", ".1%"),
+            ("accuracy", "accuracy", ".1%"),
+            ("word_perplexity", "words", ".0f"),
+            ("knn_accuracy", "kNN", ".1%"),
+            ("images_per_second", "", ".0f"),
+            ("skipped_steps", "SKIPPED", "d"),
+        ):
+            if name in values:
+                shown.append(f"{label} {values[name]:{form}}".strip() + (" images/s" if not label else ""))
+        if self.step > self.start:
+            done = time.monotonic() - self.began
+            left = done / (self.step - self.start) * (self.steps - self.step)
+            shown.append(f"{int(left // 60)} min {int(left % 60):02d} s left")
+        return "  ".join(shown)

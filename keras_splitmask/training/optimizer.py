@@ -1,0 +1,116 @@
+"""AdamW as BEiT uses it: which weights decay, how the learning rate moves, and how it falls towards the first layers."""
+
+import math
+import re
+
+import keras
+from keras import ops
+
+# Every weight must be claimed by one of these rules, the first that fits its path; (pattern, whether it decays).
+DECAY_RULES = (
+    (r"(^|/)(bias|beta|gamma)$", False),
+    (r"(^|/)(positions|cls_token|mask_token)$", False),
+    (r"(^|/)kernel$", True),
+)
+
+
+def decays(path, rules=DECAY_RULES):
+    """Whether the weight of this path decays; None if no rule claims it."""
+    return next((decay for pattern, decay in rules if re.search(pattern, path)), None)
+
+
+def layer_of(path, depth):
+    """0 for the encoder's embeddings, i for its block i, depth + 1 for its last norm and for all that is not the encoder."""
+    if re.search(r"(^|/)encoder/(patch_embedding|cls_token)", path):
+        return 0
+    block = re.search(r"(^|/)encoder/block_(\d+)/", path)
+    return int(block.group(2)) if block else depth + 1
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear from 0 to `peak` over `warmup` steps, then along half a cosine to `floor` at step `steps`."""
+
+    def __init__(self, peak, steps, warmup=0, floor=0.0):
+        if not 0 <= warmup < steps:
+            raise ValueError(f"Expected fewer steps of warm-up than steps in all, received warmup={warmup}, steps={steps}.")
+        self.peak, self.steps, self.warmup, self.floor = peak, steps, warmup, floor
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        rise = self.peak * step / max(1, self.warmup)
+        share = ops.clip((step - self.warmup) / (self.steps - self.warmup), 0.0, 1.0)
+        fall = self.floor + (self.peak - self.floor) * (1 + ops.cos(math.pi * share)) / 2
+        return ops.where(step < self.warmup, rise, fall)
+
+    def get_config(self):
+        return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup, "floor": self.floor}
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class LayerwiseAdamW(keras.optimizers.AdamW):
+    """AdamW that decays the weights that `DECAY_RULES` names, and slows the layers far from the head down (BEiT, appendix).
+
+    Args:
+        learning_rate: a float or a schedule.
+        layer_decay: a layer's learning rate is `layer_decay` times that of the layer above it; 1 for none.
+        depth: the encoder's number of blocks; needed if layer_decay is not 1.
+        **kwargs: as for `keras.optimizers.AdamW`.
+
+    Raises:
+        ValueError: when it is built, if no rule claims some of the weights; they are listed.
+    """
+
+    def __init__(self, learning_rate, layer_decay=1.0, depth=0, name="layerwise_adamw", **kwargs):
+        super().__init__(learning_rate, name=name, **kwargs)
+        if not 0 < layer_decay <= 1 or (layer_decay < 1 and not depth):
+            raise ValueError(f"Expected layer_decay in (0, 1], and a depth if below 1, received {layer_decay=}, {depth=}.")
+        self.layer_decay = layer_decay
+        self.depth = depth
+
+    def build(self, variables):
+        unclaimed = [v.path for v in variables if decays(v.path) is None]
+        if unclaimed:
+            raise ValueError(f"No rule says whether these weights decay: {', '.join(unclaimed)}; add one to DECAY_RULES.")
+        super().build(variables)
+
+    def scale(self, variable):
+        """What the learning rate is multiplied by for this weight."""
+        return self.layer_decay ** (self.depth + 1 - layer_of(variable.path, self.depth)) if self.layer_decay < 1 else 1.0
+
+    def _apply_weight_decay(self, variables):
+        for v in variables:
+            if decays(v.path):
+                rate = ops.cast(self.learning_rate * self.weight_decay * self.scale(v), v.dtype)
+                v.assign(v - v * rate)
+
+    def _backend_update_step(self, gradients, variables, learning_rate):
+        scales = [self.scale(v) for v in variables]
+        for scale in sorted(set(scales)):
+            group = [(g, v) for g, v, s in zip(gradients, variables, scales) if s == scale]
+            super()._backend_update_step([g for g, _ in group], [v for _, v in group], learning_rate * scale)
+
+    def get_config(self):
+        return {**super().get_config(), "layer_decay": self.layer_decay, "depth": self.depth}
+
+
+def adamw(
+    learning_rate, steps, warmup=None, floor=1e-5, weight_decay=0.05, clip_norm=3.0, layer_decay=1.0, depth=0, beta_2=0.999
+):
+    """AdamW with linear warm-up, a cosine and clipping, by BEiT's numbers, which are SplitMask's (section 5.1 of the paper).
+
+    Args:
+        learning_rate: the peak.
+        steps: optimizer steps of the whole run.
+        warmup: steps of warm-up; left out, 10 of 300 of the run's steps, the paper's share on ImageNet.
+        floor: the learning rate at the end; never above the peak.
+        weight_decay: not applied to biases, norms, positions, cls and mask tokens.
+        clip_norm: largest norm of all gradients together; None for no clipping.
+        layer_decay, depth: see `LayerwiseAdamW`.
+        beta_2: decay of the second moment.
+    """
+    warmup = round(steps * 10 / 300) if warmup is None else warmup
+    schedule = WarmupCosine(learning_rate, steps, warmup, min(floor, learning_rate))
+    return LayerwiseAdamW(
+        schedule, layer_decay, depth, weight_decay=weight_decay, global_clipnorm=clip_norm, epsilon=1e-8, beta_2=beta_2
+    )
