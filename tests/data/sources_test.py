@@ -1,0 +1,227 @@
+import hashlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_splitmask.data import make_sample, open_source
+from keras_splitmask.data.sources import SAMPLE, ArraySource
+
+# Of the drawn arrays' bytes: whatever compresses the file, these are the images.
+SHA256 = {
+    "train": "546fe9238a1fd1f44ef92ad891920bdd67c61d414e3a273fefe70e19ebd40f68",
+    "test": "db23d6d45af1f60563d5e1797acf993e33f2ad647f9aaa3c30f494912e4b5812",
+}
+
+
+def save(path, colour=(255, 0, 0), size=(6, 4)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L" if isinstance(colour, int) else "RGB", size, colour).save(path)
+
+
+def test_the_sample_is_balanced_and_unchanged():
+    for split, count in (("train", 1000), ("test", 200)):
+        source = open_source("sample", split)
+        assert len(source) == 10 * count and source.image_shape == (28, 28, 1)
+        assert np.bincount(source.labels).tolist() == [count] * 10
+        assert hashlib.sha256(source.images.tobytes()).hexdigest() == SHA256[split]
+    assert source.classes[:2] == ["T-shirt/top", "Trouser"] and source.classes[9] == "Ankle boot"
+    assert source.name(12) == "test[12]" and isinstance(source.label(12), int)
+
+
+def test_the_sample_is_small_and_has_its_licence():
+    assert sum(path.stat().st_size for path in SAMPLE.parent.iterdir()) < 7e6
+    notice = SAMPLE.with_name("LICENSE").read_text()
+    assert "Zalando SE" in notice and "Permission is hereby granted, free of charge" in notice
+
+
+def test_the_sample_can_be_drawn_again(tmp_path, monkeypatch):
+    folder = make_sample.Path("/usr/share/datasets/fashion-mnist")
+    if not folder.is_dir():
+        pytest.skip("Debian's package dataset-fashion-mnist is not installed")
+    monkeypatch.setattr(make_sample, "SAMPLE", tmp_path / "again.npz")
+    make_sample.main(folder)
+    with np.load(tmp_path / "again.npz") as again, np.load(SAMPLE) as there:
+        assert again.files == there.files and all((again[name] == there[name]).all() for name in there.files)
+
+
+def test_drawing_takes_as_many_of_each_class():
+    labels = np.random.default_rng(0).integers(10, size=500)
+    drawn = make_sample.draw(labels, 20)
+    assert np.bincount(labels[drawn]).tolist() == [20] * 10 and (np.diff(drawn) > 0).all()
+    assert (drawn != make_sample.draw(labels, 20, seed=1)).any() and (drawn == make_sample.draw(labels, 20)).all()
+
+
+def test_making_the_sample_refuses_other_files(tmp_path):
+    for name in make_sample.SHA256:
+        (tmp_path / name).write_bytes(make_sample.gzip.compress(b"not these"))
+    with pytest.raises(SystemExit, match="Expected the official train-images-idx3-ubyte.gz"):
+        make_sample.main(tmp_path)
+
+
+def test_folder_by_class(tmp_path):
+    save(tmp_path / "dog" / "b.png", (0, 0, 255))
+    save(tmp_path / "cat" / "a.JPG", (255, 0, 0))
+    save(tmp_path / "dog" / "a.png", (0, 255, 0), size=(5, 7))
+    save(tmp_path / "dog" / ".hidden.png")
+    (tmp_path / "readme.txt").write_text("no image")
+    source = open_source(f"folder:{tmp_path}")
+    assert [source.name(i) for i in range(3)] == ["cat/a.JPG", "dog/a.png", "dog/b.png"] and len(source) == 3
+    assert source.classes == ["cat", "dog"] and source.labels.tolist() == [0, 1, 1] and source.label(2) == 1
+    assert source.image(1).shape == (7, 5, 3) and source.image(1)[0, 0].tolist() == [0, 255, 0]
+    assert source.image_shape == (4, 6, 3) and source.image(0).dtype == np.uint8
+
+
+@pytest.mark.parametrize("names", [("a.png", "b.png"), ("x/a.png", "x/b.png"), ("x/a.png", "b.png"), ("x/y/a.png", "z/b.png")])
+def test_other_folders_have_no_labels(tmp_path, names):
+    for name in names:
+        save(tmp_path / name)
+    source = open_source(f"folder:{tmp_path}")
+    assert len(source) == 2 and source.labels is source.classes is source.label(0) is None
+
+
+def test_folder_with_splits(tmp_path):
+    for name in ("train/cat/1.png", "train/dog/2.png", "train/dog/3.png", "validation/cat/4.png", "validation/dog/5.png"):
+        save(tmp_path / name)
+    assert len(open_source(f"folder:{tmp_path}")) == 3
+    source = open_source(f"folder:{tmp_path}", "val")
+    assert source.classes == ["cat", "dog"] and source.name(0) == "cat/4.png"
+    with pytest.raises(ValueError, match="Expected split to be one of train, val, the subfolders of .*, received 'test'"):
+        open_source(f"folder:{tmp_path}", "test")
+
+
+def test_a_linked_folder_is_read_once(tmp_path):
+    save(tmp_path / "images" / "a.png")
+    (tmp_path / "images" / "loop").symlink_to(tmp_path / "images")
+    (tmp_path / "link").symlink_to(tmp_path / "images")
+    assert len(open_source(f"folder:{tmp_path / 'link'}")) == 1
+
+
+def test_folder_of_grey_and_colour(tmp_path):
+    save(tmp_path / "a.png", 100)
+    save(tmp_path / "b.png", (255, 0, 0))
+    assert open_source(f"folder:{tmp_path}").image(0)[0, 0].tolist() == [100] * 3
+    grey = open_source(f"folder:{tmp_path}", channels=1)
+    assert grey.image(1).shape == (4, 6, 1) and grey.image(1)[0, 0, 0] == 76  # 0.299 * 255
+    for i in range(40):  # one in colour that the look at sixteen headers misses
+        save(tmp_path / "many" / f"{i:02}.png", (255, 0, 0) if i == 1 else 100)
+    many = open_source(f"folder:{tmp_path / 'many'}")
+    assert many.image_shape == (4, 6, 1)
+    with pytest.raises(ValueError, match="Expected grey images as in the rest of the folder, received 01.png in colour"):
+        many.image(1)
+
+
+def test_arrays_of_every_kind(tmp_path):
+    grey = np.arange(2 * 4 * 5, dtype="uint8").reshape(2, 4, 5)
+    five = np.random.default_rng(0).integers(256, size=(3, 4, 5, 5)).astype("uint8")
+    np.savez(tmp_path / "medmnist.npz", train_images=grey, train_labels=[[1], [0]], test_images=five, classes=["a", "b"])
+    np.savez(tmp_path / "keras.npz", x_train=five, y_train=[3, 4, 5], x_test=grey)
+    np.savez(tmp_path / "plain.npz", images=grey / np.float32(255))
+    np.save(tmp_path / "wide.npy", grey.astype("uint16") * 257)
+
+    source = open_source(f"npz:{tmp_path}/medmnist.npz")
+    assert source.image_shape == (4, 5, 1) and (source.image(1)[..., 0] == grey[1]).all()
+    assert source.labels.tolist() == [1, 0] and source.classes == ["a", "b"] and source.name(1) == "train[1]"
+    assert open_source(f"npz:{tmp_path}/medmnist.npz", "test").image_shape == (4, 5, 5)
+    assert open_source(f"npz:{tmp_path}/keras.npz").label(2) == 5
+    assert open_source(f"npz:{tmp_path}/keras.npz", "test").labels is None
+    assert (open_source(f"npz:{tmp_path}/plain.npz").image(1)[..., 0] == grey[1]).all()
+    source = open_source(f"npy:{tmp_path}/wide.npy", channels=3)
+    assert source.image_shape == (4, 5, 3) and (source.image(1) == grey[1][..., None]).all()
+
+
+def test_a_tfds_data_set(tmp_path):
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class TwoColours(tfds.core.GeneratorBasedBuilder):
+        __module__ = "two_colours"  # tfds looks for checksums beside the module of a data set, and finds none for this one
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {"image": tfds.features.Image(shape=(4, 6, 3)), "label": tfds.features.ClassLabel(names=["x", "y"])}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, manager):
+            return {"train": self._generate_examples(3), "validation": self._generate_examples(2)}
+
+        def _generate_examples(self, count):
+            for i in range(count):
+                yield i, {"image": np.full((4, 6, 3), 10 * i, "uint8"), "label": i % 2}
+
+    for form in ("array_record", "tfrecord"):  # at random, and by way of memory
+        place = tmp_path / form
+        TwoColours(data_dir=place, file_format=form).download_and_prepare()
+        source = open_source("tfds:two_colours", data_dir=place)
+        assert len(source) == 3 and source.classes == ["x", "y"] and source.image_shape == (4, 6, 3)
+        seen = sorted((int(source.image(i)[0, 0, 0]), source.label(i)) for i in range(3))
+        assert seen == [(0, 0), (10, 1), (20, 0)] and sorted(source.labels.tolist()) == [0, 0, 1]
+        assert len(open_source("tfds:two_colours", "val", data_dir=place)) == 2
+        with pytest.raises(ValueError, match="received tfds:two_colours .no split test among train, validation.; correct") as error:
+            open_source("tfds:two_colours", "test", data_dir=place)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="Expected images of tensorflow-datasets, received tfds:no_such .*not found") as error:
+        open_source("tfds:no_such", data_dir=tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dataset": "imagenet"}, "Expected a dataset sample, folder:PATH, .* received 'imagenet'"),
+        ({"dataset": "files:x"}, "Expected a dataset sample, folder:PATH, .* received 'files:x'"),
+        ({"dataset": "folder:"}, "Expected a dataset sample, folder:PATH, .* received 'folder:'"),
+        ({"dataset": "sample", "split": "training"}, "Expected split to be one of train, val, test, received 'training'"),
+        ({"dataset": "sample", "split": "val"}, "Expected split to be train or test for the dataset sample, received 'val'"),
+        ({"dataset": "sample", "channels": 0}, "Expected channels to be at least 1, received channels=0"),
+        ({"dataset": "sample", "channels": 4}, "Expected an image of 4 channels, received 1 in .*; only grey and RGB"),
+        ({"dataset": "folder:{}/nowhere"}, "Expected a folder, received .*nowhere, which is not one"),
+        ({"dataset": "folder:{}/empty"}, "Expected images .*jpg.* in .*empty, received an empty folder; correct"),
+        ({"dataset": "folder:{}/texts"}, "received an empty folder but for 1 other files; correct"),
+        ({"dataset": "folder:{}/images", "split": "test"}, "Expected a subfolder test in .*, received a folder that is not divided"),
+        ({"dataset": "folder:{}/images", "channels": 4}, "Expected channels=1 or 3 for image files, received channels=4"),
+        ({"dataset": "npz:{}/nowhere.npz"}, "Expected an npz file, received .*, which is not a file"),
+        ({"dataset": "npz:{}/texts/a.txt"}, "Expected an npz file of plain arrays, received .*a.txt"),
+        ({"dataset": "npz:{}/one.npy"}, "Expected an npz file, received .*, which is of the other kind"),
+        ({"dataset": "npz:{}/odd.npz"}, "Expected an array images or train_images or x_train in .*, received pictures; rename"),
+        ({"dataset": "npz:{}/odd.npz", "split": "test"}, "Expected an array test_images or x_test in .*, received pictures"),
+        ({"dataset": "npz:{}/short.npz"}, "Expected one label for each of the 2 images, received labels .3,. in .*short.npz"),
+        ({"dataset": "npy:{}/one.npy", "split": "test"}, "Expected split to be train for an npy file"),
+    ],
+)
+def test_what_is_not_there_is_refused_in_one_line(tmp_path, arguments, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("text")
+    save(tmp_path / "images" / "a.png")
+    np.save(tmp_path / "one.npy", np.zeros((2, 4, 4), "uint8"))
+    np.savez(tmp_path / "odd.npz", pictures=np.zeros((2, 4, 4), "uint8"))
+    np.savez(tmp_path / "short.npz", images=np.zeros((2, 4, 4), "uint8"), labels=[0, 1, 1])
+    with pytest.raises(ValueError, match=message) as error:
+        open_source(**{**arguments, "dataset": arguments["dataset"].format(tmp_path)})
+    assert "\n" not in str(error.value)
+
+
+def floats(value):
+    images = np.zeros((1500, 2, 2), "float32")
+    images[1300, 1, 0] = value
+    return images
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (floats(np.nan), None, r"Expected finite pixels, received NaN in train\[1300\] of the array"),
+        (floats(np.inf), None, r"Expected float pixels in 0..1, received 0 to inf in train\[1300\]"),
+        (floats(255), None, r"Expected float pixels in 0..1, received 0 to 255 in train\[1300\] of the array; rescale"),
+        (np.zeros((2, 4, 4), "int64"), None, "Expected pixels as uint8, uint16 or float in 0..1, received int64"),
+        (np.zeros((4, 4), "uint8"), None, r"Expected images .B, H, W. or .B, H, W, C., received shape \(4, 4\)"),
+        (np.zeros((0, 4, 4), "uint8"), None, r"received shape \(0, 4, 4\)"),
+        (np.zeros((2, 4, 4), "uint8"), [0.5, 1.0], "Expected labels as integers from 0 on, received float64 from 0.5"),
+        (np.zeros((2, 4, 4), "uint8"), [-1, 1], "Expected labels as integers from 0 on, received int64 from -1"),
+        (np.zeros((2, 4, 4), "uint8"), [[0, 1], [1, 0]], r"received labels \(2, 2\)"),
+    ],
+)
+def test_bad_arrays_are_refused(images, labels, message):
+    with pytest.raises(ValueError, match=message) as error:
+        ArraySource(images, labels)
+    assert "\n" not in str(error.value)
