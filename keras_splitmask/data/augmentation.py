@@ -127,7 +127,7 @@ def mix(images, labels, rng, classes, mixup=0.8, cutmix=1.0, smoothing=0.1):
 
 
 def cut_box(height, width, share, rng):
-    """A box (top, bottom, left, right) with a centre anywhere, that would leave `share` of the image if the border did not clip it."""
+    """A box (top, bottom, left, right), centred anywhere, clipped at the border; whole it would leave `share` of the image."""
     half_height, half_width = (round(side * math.sqrt(1 - share)) // 2 for side in (height, width))
     row, column = rng.integers(height), rng.integers(width)
     top, bottom = max(0, row - half_height), min(height, row + half_height)

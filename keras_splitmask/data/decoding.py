@@ -81,7 +81,7 @@ def check_pixels(pixels, name):
 
 
 def fit_channels(image, channels, name):
-    """An image (H, W, C) uint8 with the wanted number of channels: grey to RGB and RGB to grey are converted, the rest is refused."""
+    """An image (H, W, C) uint8 to (H, W, channels): grey becomes RGB and RGB grey where need be, all else is refused."""
     received = image.shape[-1]
     if channels in (None, received):
         return image

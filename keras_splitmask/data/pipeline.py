@@ -1,5 +1,6 @@
 """From a source to the batches of a whole run: batch t is a function of (seed, t), whoever asks for it and whenever."""
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,7 +20,7 @@ def batches(
     The images are dealt out epoch after epoch, each once per epoch, in an order that differs from epoch to epoch; where an epoch
     does not fill its last batch, the next epoch does. An image's augmentation depends on (seed, t, its place in batch t) alone.
 
-    `fit` needs `steps_per_epoch`, since the batches do not end by themselves.
+    `fit` needs `steps_per_epoch`, since the batches do not end by themselves, and warns less with `shuffle=False`.
 
     Args:
         source: a `Source` of at least `batch_size` images.
@@ -51,15 +52,19 @@ def batches(
     if min(start, workers) < 0 or (steps is not None and steps < 1):
         raise ValueError(f"Expected start and workers >= 0 and steps >= 1, received {start}, {workers} and {steps}.")
     if (labels or mix is not None) and source.labels is None:
-        raise ValueError("Expected a labelled source, received one without labels; put the images of each class into a folder of its own.")
+        raise ValueError("Expected a labelled source, received one without labels; put each class into its own folder.")
     if mix is not None:
         mix = {"classes": len(source.classes or []) or int(source.labels.max()) + 1, **mix}
     grain = optional("grain", "data")
-    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()  # shuffles each epoch differently
+
+    @functools.lru_cache(maxsize=2)  # a batch may span two epochs
+    def order(epoch):
+        # Not grain's own shuffle: measured at 3.5 ms for each index among 20 images, and 18 us among 10,000.
+        return np.random.default_rng((seed, epoch)).permutation(len(source))
 
     def batch(step):
         places = range(step * batch_size, (step + 1) * batch_size)
-        indices = [order[place] for place in places]
+        indices = [int(order(place // len(source))[place % len(source)]) for place in places]
         images = np.stack([augment(step, i, index) for i, index in enumerate(indices)])  # (B, H, W, C)
         if not labels and mix is None:
             return images

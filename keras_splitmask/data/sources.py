@@ -148,7 +148,7 @@ class FolderSource(Source):
     def _read(self, i):
         pixels = read_image(os.path.join(self.root, self.paths[i]), self.name(i))
         if self._guess and pixels.shape[-1] > self.channels:
-            raise ValueError(f"Expected grey images as in the rest of the folder, received {self.name(i)} in colour; set channels to 1 or 3.")
+            raise ValueError(f"Expected grey images as before, received {self.name(i)} in colour; set channels to 1 or 3.")
         return pixels
 
 
@@ -188,7 +188,7 @@ def check_labels(labels, count, place):
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.shape != (count,):
-        raise ValueError(f"Expected one label for each of the {count} images, received labels {labels.shape} in {place}; align them.")
+        raise ValueError(f"Expected a label for each of the {count} images, received labels {labels.shape} in {place}; align them.")
     if labels.dtype.kind not in "iu" or labels.min() < 0:
         raise ValueError(f"Expected labels as integers from 0 on, received {labels.dtype} from {labels.min()} in {place}.")
     return labels.astype("int32")
@@ -202,7 +202,8 @@ def _open_sample(place, split, data_dir, channels):
 
 def _open_npz(place, split, data_dir, channels):
     with _load(place, np.lib.npyio.NpzFile, "npz") as file:
-        keys = [(f"{name}_images", f"{name}_labels") for name in SPLITS[split]] + [(f"x_{name}", f"y_{name}") for name in SPLITS[split]]
+        keys = [(f"{name}_images", f"{name}_labels") for name in SPLITS[split]]
+        keys += [(f"x_{name}", f"y_{name}") for name in SPLITS[split]]
         keys += [("images", "labels")] if split == "train" else []
         key = next((pair for pair in keys if pair[0] in file.files), None)
         if key is None:
@@ -273,7 +274,7 @@ def _open_tfds(place, split, data_dir, channels):
     try:
         builder = tfds.builder(place, data_dir=data_dir)
         features = builder.info.features
-        if not isinstance(features.get("image"), tfds.features.Image):
+        if not ("image" in features and isinstance(features["image"], tfds.features.Image)):
             raise ValueError(f"no feature \"image\" among {', '.join(features)}")
         names = list(builder.info.splits)
         name = next((name for name in SPLITS[split] if name in names), None)
@@ -281,8 +282,8 @@ def _open_tfds(place, split, data_dir, channels):
             raise ValueError(f"no split {split} among {', '.join(names)}")
         return TfdsSource(_records(tfds, place, name or split, data_dir), features, channels, split)
     except Exception as error:  # unknown names, failed downloads, missing packages: dozens of types, messages of many lines
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"Expected images of tensorflow-datasets, received tfds:{place} ({reason[0]}); correct the name.") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"Expected images of tensorflow-datasets, received tfds:{place} ({reason}); correct the name.") from error
 
 
 def _records(tfds, name, split, data_dir):

@@ -24,12 +24,16 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     upright[:8, :16] = RED
     upright[8:, 16:] = GREEN
     # What a camera stores for each tag: the inverse of what the tag tells a viewer to do.
-    stored = [
-        upright, upright[:, ::-1], upright[::-1, ::-1], upright[::-1], upright.transpose(1, 0, 2),
-        np.rot90(upright, 1), np.rot90(upright, 1)[::-1, :][:, :], np.rot90(upright, -1),
-    ][orientation - 1]  # fmt: skip
-    if orientation == 7:
-        stored = upright[::-1, ::-1].transpose(1, 0, 2)
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.jpg", exif=exif, quality=95, subsampling=0)
@@ -55,6 +59,8 @@ def test_palette_alpha_and_cmyk(tmp_path):
     assert colours("alpha.png") == [[255, 0, 0], [255, 255, 255]]  # what nobody sees is white, not the green underneath
     assert colours("grey_alpha.png") == [[40], [255]]
     assert colours("cmyk.tif") == [[255, 0, 0], [0, 255, 0]]
+    two_halves("CMYK", (0, 255, 255, 0), (255, 0, 255, 0)).save(tmp_path / "cmyk.jpg", subsampling=0)
+    assert np.abs(np.array(colours("cmyk.jpg")) - [[255, 0, 0], [0, 255, 0]]).max() < 12  # Adobe's JPEGs hold it inverted
     assert colours("bits.png") == [[0], [255]]
     assert colours("clear_palette.png") == [[255, 0, 0], [255, 255, 255]]
 
@@ -97,7 +103,7 @@ def test_an_unreadable_file_is_named(tmp_path):
     (tmp_path / "text.png").write_text("<html>404</html>")
     source = open_source(f"folder:{tmp_path}")
     for i, name in enumerate(("cut.jpg", "empty.png", "text.png")):
-        with pytest.raises(ValueError, match=f"Expected a readable image, received {name} .*; repair or remove the file") as error:
+        with pytest.raises(ValueError, match=f"Expected a readable image, received {name} .*; repair or remove") as error:
             source.image(i)
         assert "\n" not in str(error.value)
 
@@ -108,6 +114,8 @@ def test_scaling_to_uint8():
     assert (to_uint8(every.astype("float32") / 255, "a") == every).all()
     assert (to_uint8(every / 255, "a") == every).all()
     assert to_uint8(np.array([False, True]), "a").tolist() == [0, 255]
+    deep = np.arange(65536)
+    assert np.abs(to_uint8(deep.astype("uint16"), "a") - deep / 257).max() <= 0.5  # rounded, not cut off
 
 
 def test_channels():
@@ -116,12 +124,12 @@ def test_channels():
     assert (fit_channels(colour, 1, "a")[..., 0] == np.asarray(Image.fromarray(colour).convert("L"))).all()
     assert fit_channels(colour[..., :1], 3, "a").tolist() == [[[10] * 3, [255] * 3]]
     assert fit_channels(colour, None, "a") is colour and fit_channels(colour, 3, "a") is colour
-    with pytest.raises(ValueError, match="Expected an image of 2 channels, received 3 in a; only grey and RGB are converted, so set"):
+    with pytest.raises(ValueError, match="Expected an image of 2 channels, received 3 in a; only grey and RGB are converted"):
         fit_channels(colour, 2, "a")
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "grain", None)
-    with pytest.raises(ImportError, match=r'Expected grain to be installed, .*; run pip install "keras_splitmask\[data\]"') as error:
+    with pytest.raises(ImportError, match=r'Expected grain to be installed, .*; run pip install "keras_splitmask\[data') as error:
         optional("grain", "data")
     assert "\n" not in str(error.value)

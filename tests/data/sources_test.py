@@ -107,7 +107,7 @@ def test_folder_of_grey_and_colour(tmp_path):
         save(tmp_path / "many" / f"{i:02}.png", (255, 0, 0) if i == 1 else 100)
     many = open_source(f"folder:{tmp_path / 'many'}")
     assert many.image_shape == (4, 6, 1)
-    with pytest.raises(ValueError, match="Expected grey images as in the rest of the folder, received 01.png in colour"):
+    with pytest.raises(ValueError, match="Expected grey images as before, received 01.png in colour"):
         many.image(1)
 
 
@@ -177,14 +177,14 @@ def test_a_tfds_data_set(tmp_path):
         ({"dataset": "folder:{}/nowhere"}, "Expected a folder, received .*nowhere, which is not one"),
         ({"dataset": "folder:{}/empty"}, "Expected images .*jpg.* in .*empty, received an empty folder; correct"),
         ({"dataset": "folder:{}/texts"}, "received an empty folder but for 1 other files; correct"),
-        ({"dataset": "folder:{}/images", "split": "test"}, "Expected a subfolder test in .*, received a folder that is not divided"),
+        ({"dataset": "folder:{}/images", "split": "test"}, "Expected a subfolder test in .*, received a folder that is not"),
         ({"dataset": "folder:{}/images", "channels": 4}, "Expected channels=1 or 3 for image files, received channels=4"),
         ({"dataset": "npz:{}/nowhere.npz"}, "Expected an npz file, received .*, which is not a file"),
         ({"dataset": "npz:{}/texts/a.txt"}, "Expected an npz file of plain arrays, received .*a.txt"),
         ({"dataset": "npz:{}/one.npy"}, "Expected an npz file, received .*, which is of the other kind"),
         ({"dataset": "npz:{}/odd.npz"}, "Expected an array images or train_images or x_train in .*, received pictures; rename"),
         ({"dataset": "npz:{}/odd.npz", "split": "test"}, "Expected an array test_images or x_test in .*, received pictures"),
-        ({"dataset": "npz:{}/short.npz"}, "Expected one label for each of the 2 images, received labels .3,. in .*short.npz"),
+        ({"dataset": "npz:{}/short.npz"}, "Expected a label for each of the 2 images, received labels .3,. in .*short.npz"),
         ({"dataset": "npy:{}/one.npy", "split": "test"}, "Expected split to be train for an npy file"),
     ],
 )
