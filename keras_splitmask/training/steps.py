@@ -77,11 +77,20 @@ class _Pretext(keras.Model):
         norm = ops.sqrt(sum(squares))
         return norm / ops.cast(self.optimizer.scale_loss(ops.ones(())), "float32")
 
+    def _skip(self):
+        """What a step does whose gradient is not finite: it is counted, and in float16 halves the scale of the loss."""
+        self.optimizer.iterations.assign_add(1)
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            self.optimizer.step_counter.assign(0)
+            self.optimizer.dynamic_scale.assign(self.optimizer.dynamic_scale / 2)
+
 
 class _TensorFlowModel(_Pretext):
     def train_step(self, data):
         import tensorflow as tf
 
+        if not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
         with tf.GradientTape() as tape:
             loss, report = self._seeded_objective(data, self.optimizer.iterations, training=True)
             scaled = self.optimizer.scale_loss(loss)
@@ -92,7 +101,7 @@ class _TensorFlowModel(_Pretext):
         tf.cond(
             finite,
             lambda: (self.optimizer.apply(gradients, weights), tf.no_op())[1],
-            lambda: (self.optimizer.iterations.assign_add(1), tf.no_op())[1],
+            lambda: (self._skip(), tf.no_op())[1],
         )
         return self._track({"loss": loss, "gradient_norm": norm, **report}, finite)
 
@@ -116,7 +125,7 @@ class _TorchModel(_Pretext):
             if finite:
                 self.optimizer.apply(gradients, weights)
             else:
-                self.optimizer.iterations.assign_add(1)
+                self._skip()
             report = {name: value.detach() for name, value in report.items()}
             return self._track({"loss": loss.detach(), "gradient_norm": norm, **report}, finite)
 
@@ -143,10 +152,10 @@ class _JaxModel(_Pretext):
         finite = jax.numpy.isfinite(loss) & jax.numpy.isfinite(norm)
         new_trainable, new_optimizer = self.optimizer.stateless_apply(optimizer, gradients, trainable)
         trainable = [jax.numpy.where(finite, new, old) for new, old in zip(new_trainable, trainable)]
-        optimizer = [
-            new if variable is self.optimizer.iterations else jax.numpy.where(finite, new, old)
-            for variable, new, old in zip(self.optimizer.variables, new_optimizer, optimizer)
-        ]
+        with self._scope(optimizer=optimizer) as scope:
+            self._skip()
+        skipped = self._values(scope, self.optimizer.variables, optimizer)
+        optimizer = [jax.numpy.where(finite, new, old) for new, old in zip(new_optimizer, skipped)]
         logs, metrics = self._track_in(metrics, {"loss": loss, "gradient_norm": norm, **report}, finite)
         return logs, (trainable, fixed, optimizer, metrics)
 
