@@ -1,0 +1,77 @@
+"""What the tests share: a small model, images for it, and scripts in a process of their own."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pytest
+
+import keras_splitmask as ks
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def fresh_state():
+    """Every test starts from the same random weights, and in float32."""
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy("float32")
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def make_images(rng):
+    """Random images (count, H, W, C) uint8."""
+    return lambda count=8, image_shape=(16, 16, 3): rng.integers(0, 256, (count, *image_shape), "uint8")
+
+
+@pytest.fixture
+def make_encoder():
+    """A two-block encoder, by default of 4x4 patches."""
+
+    def make(image_shape=(16, 16, 3), patch_size=4, width=16, depth=2, heads=2, **kwargs):
+        return ks.Encoder(image_shape, patch_size, width, depth, heads, **kwargs)
+
+    return make
+
+
+@pytest.fixture
+def make_model(make_encoder):
+    """A small SplitMask; what describes the encoder goes there. By default it steps in the way that starts soonest."""
+
+    def make(optimizer="sgd", run_eagerly=keras.backend.backend() != "jax", jit_compile=False, vocabulary=32, **kwargs):
+        names = ("image_shape", "patch_size", "width", "depth", "heads", "drop_path", "positions")
+        encoder = make_encoder(**{name: kwargs.pop(name) for name in names if name in kwargs})
+        if "tokenizer" not in kwargs:
+            kwargs["tokenizer"] = ks.tokenizers.RandomProjection(encoder.image_shape, encoder.patch_size, vocabulary)
+        model = ks.SplitMask(encoder, **kwargs)
+        jit_compile = (jit_compile or keras.backend.backend() == "jax") and not run_eagerly
+        model.compile(optimizer=optimizer, run_eagerly=run_eagerly, jit_compile=jit_compile)
+        return model
+
+    return make
+
+
+@pytest.fixture
+def python():
+    """Runs Python with these arguments at the root of the repository on the given backend, and returns what it printed."""
+
+    def run(*arguments, backend="tensorflow", **environment):
+        env = {**os.environ, "KERAS_BACKEND": backend, **environment}
+        end = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+        assert end.returncode == 0, end.stderr[-4000:]
+        return end.stdout
+
+    return run

@@ -1,0 +1,237 @@
+import math
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_splitmask.training.steps import PretextModel, WordPerplexity
+
+pytestmark = pytest.mark.backend
+
+
+def array(x):
+    return ops.convert_to_numpy(x)
+
+
+class Line(PretextModel):
+    """Loss: slope times the mean of the images, so the gradient is that mean. Reports the mean and one random number."""
+
+    def __init__(self, **kwargs):
+        super().__init__(reports=["brightness", "luck"], **kwargs)
+        self.slope = self.add_weight(shape=(), initializer="ones", name="slope")
+        self.seed_generator, self.other = keras.random.SeedGenerator(0), keras.random.SeedGenerator(0)
+        self.build(None)
+
+    def build(self, images_shape):
+        self.built = True
+
+    def call(self, images):
+        return images
+
+    def objective(self, images, training):
+        brightness = ops.mean(images)
+        luck = keras.random.uniform((), seed=self.seed_generator)
+        return self.slope * brightness, {"brightness": brightness, "luck": luck}
+
+
+@pytest.fixture
+def make_line():
+    def make(optimizer=None, run_eagerly=False, seed=0, **kwargs):
+        model = Line(seed=seed)
+        jit_compile = keras.backend.backend() == "jax" and not run_eagerly
+        model.compile(optimizer=optimizer or keras.optimizers.SGD(0.5), run_eagerly=run_eagerly, jit_compile=jit_compile, **kwargs)
+        return model
+
+    return make
+
+
+def step(model, images):
+    model.reset_metrics()
+    return model.train_on_batch(images, return_dict=True)
+
+
+def grey(*levels):
+    return np.repeat(np.array(levels, "float32"), 2).reshape(-1, 2, 1, 1)
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_a_step_follows_the_gradient(make_line, run_eagerly):
+    model = make_line(run_eagerly=run_eagerly)
+    logs = step(model, grey(-3.0, -1.0))
+    np.testing.assert_allclose(float(model.slope), 1 - 0.5 * -2)
+    assert {name: float(logs[name]) for name in ("loss", "brightness", "gradient_norm", "skipped_steps")} == {
+        "loss": -2,
+        "brightness": -2,
+        "gradient_norm": 2,
+        "skipped_steps": 0,
+    }
+
+
+def test_reports_are_averaged_over_batches_and_labels_ignored(make_line):
+    model = make_line(keras.optimizers.SGD(0.0))
+    logs = model.fit(grey(1.0, 2.0, 3.0, 6.0), np.zeros(4), batch_size=1, shuffle=False, verbose=0).history
+    assert logs["brightness"] == [(1 + 2 + 3 + 6) / 4] and logs["gradient_norm"] == [3]
+    answer = model.evaluate(grey(1.0, 2.0), np.zeros(2), batch_size=1, return_dict=True, verbose=0)
+    assert set(answer) == {"loss", "brightness", "luck"} and answer["loss"] == 1.5
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras refuses several steps per execution on torch.")
+def test_several_steps_per_execution(make_line):
+    model = make_line(steps_per_execution=2)
+    model.fit(grey(1.0, 2.0, 3.0, 6.0), batch_size=1, shuffle=False, verbose=0)
+    np.testing.assert_allclose(float(model.slope), 1 - 0.5 * (1 + 2 + 3 + 6))
+    assert int(model.optimizer.iterations) == 4
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_a_step_that_is_not_finite_changes_nothing_but_its_number(make_line, bad, run_eagerly):
+    model = make_line(keras.optimizers.Adam(0.1), run_eagerly=run_eagerly)
+    step(model, grey(1.0))
+    iterations = model.optimizer.iterations
+    before = {v.path: array(v) for v in (*model.trainable_variables, *model.optimizer.variables) if v is not iterations}
+    logs = step(model, grey(1.0, bad))
+    for v in (*model.trainable_variables, *model.optimizer.variables):
+        if v is not iterations:
+            np.testing.assert_array_equal(array(v), before[v.path])
+    assert int(iterations) == 2 and logs["skipped_steps"] == 1
+    logs = step(model, grey(1.0))
+    assert float(model.slope) < before[model.slope.path] and logs["skipped_steps"] == 0
+
+
+def test_what_is_not_finite_is_left_out_of_the_means(make_line):
+    logs = make_line(keras.optimizers.SGD(0.0)).fit(grey(1.0, np.nan, 2.0), batch_size=1, shuffle=False, verbose=0).history
+    assert (logs["brightness"], logs["loss"], logs["skipped_steps"]) == ([1.5], [1.5], [1])
+
+
+def test_nan_pixels_change_no_weight_and_no_slot_of_splitmask(make_model, make_images):
+    model = make_model("adam", depth=1, decoder_depth=1)
+    images = make_images() / np.float32(255)
+    model.train_on_batch(images)
+    state = [v for v in model.trainable_variables + model.optimizer.variables if v is not model.optimizer.iterations]
+    before = [array(v) for v in state]
+    assert len(before) > 2 * len(model.trainable_variables)
+    images[3, 5, 5, 0] = np.nan
+    logs = step(model, images)
+    for variable, old in zip(state, before):
+        np.testing.assert_array_equal(array(variable), old)
+    assert logs["skipped_steps"] == 1 and int(model.optimizer.iterations) == 2
+    assert all(np.isfinite(value) for value in logs.values())
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_loss_scaling_is_lowered_by_a_step_that_overflows_and_left_out_of_the_norm(make_line, run_eagerly):
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5), initial_scale=2.0**120)
+    model = make_line(optimizer, run_eagerly=run_eagerly)
+    logs = step(model, grey(-2.0**10))  # 2^10 * 2^120 is above float32's range of 2^128
+    assert logs["skipped_steps"] == 1 and float(model.slope) == 1 and float(optimizer.dynamic_scale) == 2.0**119
+    assert int(optimizer.iterations) == 1
+    for _ in range(80):  # the norm's square must fit, too
+        logs = step(model, grey(-2.0**10))
+        if not logs["skipped_steps"]:
+            break
+    assert logs["gradient_norm"] == 2.0**10 and float(model.slope) == 1 + 0.5 * 2**10
+
+
+def lucks(model, count):
+    return [float(step(model, grey(0.0))["luck"]) for _ in range(count)]
+
+
+def test_randomness_of_a_step_is_a_function_of_seed_and_step(make_line):
+    steps = lucks(make_line(), 4)
+    assert len(set(steps)) == 4
+    resumed = make_line()
+    resumed.optimizer.iterations.assign(2)
+    assert lucks(resumed, 2) == steps[2:]
+    assert lucks(make_line(), 4) == steps
+    assert not set(lucks(make_line(seed=1), 4)) & set(steps)
+
+
+def test_a_resumed_splitmask_sees_the_same_splits_and_drops_the_same_paths(make_model, make_images):
+    images = make_images()
+
+    def losses(first, count):
+        keras.utils.set_random_seed(0)
+        model = make_model(keras.optimizers.SGD(0.0), depth=2, decoder_depth=1, drop_path=0.5)
+        model.optimizer.iterations.assign(first)
+        return [float(step(model, images)["loss"]) for _ in range(count)]
+
+    whole = losses(0, 4)
+    assert len(set(whole)) == 4
+    np.testing.assert_allclose(losses(2, 2), whole[2:], rtol=1e-6)
+
+
+def test_layers_draw_from_different_streams():
+    class Two(Line):
+        def objective(self, images, training):
+            luck = [keras.random.uniform((8,), seed=generator) for generator in (self.seed_generator, self.other)]
+            return self.slope * ops.mean(images), {"luck": ops.mean(ops.abs(luck[0] - luck[1]))}
+
+    model = Two()
+    model.compile("sgd", run_eagerly=True)
+    assert step(model, grey(1.0))["luck"] > 0.05
+
+
+def test_evaluation_repeats_itself(make_line):
+    model = make_line()
+    model.evaluate(grey(1.0), verbose=0)
+    first = model.evaluate(grey(1.0), return_dict=True, verbose=0)["luck"]
+    lucks(model, 3)
+    assert model.evaluate(grey(1.0), return_dict=True, verbose=0)["luck"] == first
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="On torch nothing is compiled.")
+def test_eager_and_compiled_training_are_equal(make_model, make_images):
+    images, losses = make_images(), []
+    for run_eagerly in (True, False):
+        keras.utils.set_random_seed(0)
+        model = make_model("adam", depth=1, decoder_depth=1, drop_path=0.1, run_eagerly=run_eagerly)
+        losses.append([float(step(model, images)["loss"]) for _ in range(3)])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    assert len(set(losses[0])) == 3
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="JAX compiles with XLA above.")
+def test_xla_and_eager_training_are_equal(make_model, make_images, fix_random_numbers):
+    images, losses = make_images(), []
+    for jit_compile in (False, True):
+        keras.utils.set_random_seed(0)
+        model = make_model("sgd", depth=1, decoder_depth=1, run_eagerly=not jit_compile, jit_compile=jit_compile)
+        losses.append([float(step(model, images)["loss"]) for _ in range(2)])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+@pytest.fixture
+def fix_random_numbers(monkeypatch):
+    """XLA draws other random numbers than TensorFlow's kernels do; the order of patches is given here instead."""
+    from keras_splitmask.split import Split
+
+    monkeypatch.setattr(Split, "call", lambda self, images: ops.convert_to_tensor(np.tile(np.arange(16, dtype="int32")[::-1], (8, 1))))
+
+
+def test_a_model_must_say_what_it_minimises():
+    with pytest.raises(NotImplementedError, match="PretextModel|_TensorFlowModel|_JaxModel|_TorchModel"):
+        PretextModel().objective(None, training=True)
+
+
+def perplexity(*batches, vocabulary=8):
+    metric = WordPerplexity(vocabulary)
+    for batch in batches:
+        metric.update_state(np.array(batch, "int32"))
+    return float(metric.result())
+
+
+def test_word_perplexity():
+    np.testing.assert_allclose(perplexity([[0, 1], [2, 7]]), 4, rtol=1e-5)
+    np.testing.assert_allclose(perplexity([[5, 5, 5]]), 1, rtol=1e-5)
+    uneven = math.exp(-(3 / 4 * math.log(3 / 4) + 1 / 4 * math.log(1 / 4)))
+    np.testing.assert_allclose(perplexity([[1, 1]], [[1, 2]]), uneven, rtol=1e-5)
+
+
+def test_word_perplexity_starts_again_when_reset():
+    metric = WordPerplexity(8)
+    metric.update_state(np.array([[0, 1, 2]], "int32"))
+    metric.reset_state()
+    metric.update_state(np.array([[3, 4]], "int32"))
+    np.testing.assert_allclose(float(metric.result()), 2, rtol=1e-5)
