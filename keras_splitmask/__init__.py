@@ -1,4 +1,16 @@
-from keras_splitmask import losses, tokenizers, training
+"""SplitMask for Keras: pre-train a Vision Transformer on your own images and nothing else.
+
+    image -> patches -> split -+-> encoder (half A) -> decoder -> inpaint loss --+
+                               |       same weights                              +-> SplitMask
+                               +-> encoder (half B) -> decoder -> inpaint loss --+
+                                         pooled A, pooled B -> match loss -------+
+             tokenizers: images -> word ids                  (all of it told once: splitmask.py)
+
+Vocabulary: images (B, H, W, C) uint8, uint16 or float in 0..1; patches (B, N, P); tokens (B, n, D); positions (B, n) int32;
+ids (B, N) int32 visual words; logits (B, m, V). Rows before columns.
+"""
+
+from keras_splitmask import data, evaluation, interchange, losses, tokenizers, training, transfer
 from keras_splitmask.decoder import Decoder
 from keras_splitmask.encoder import SIZES, Encoder
 from keras_splitmask.split import Split

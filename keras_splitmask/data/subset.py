@@ -1,0 +1,45 @@
+"""A few labelled images of a larger set, the same number of each class."""
+
+import numpy as np
+
+from keras_splitmask.data.sources import Source
+
+
+class Subset(Source):
+    """The images of `source` at `indices`, in that order."""
+
+    def __init__(self, source, indices):
+        self.source = source
+        self.indices = indices
+        self.channels = source.channels
+        self.classes = source.classes
+        self.labels = None if source.labels is None else source.labels[indices]
+
+    def __len__(self):
+        return len(self.indices)
+
+    def name(self, i):
+        return self.source.name(self.indices[i])
+
+    def image(self, i):
+        return self.source.image(self.indices[i])
+
+
+def balanced(source, count, seed=0):
+    """`count` images of a labelled source, drawn by the seed, from each class the same number or one more.
+
+    Raises:
+        ValueError: if the source has no labels, or a class has too few images.
+    """
+    if source.labels is None:
+        raise ValueError("Expected a labelled source, received one without labels; put the images of each class into a folder of its own.")
+    classes, sizes = np.unique(source.labels, return_counts=True)
+    if not len(classes) <= count:
+        raise ValueError(f"Expected at least one image for each of the {len(classes)} classes, received count={count}.")
+    rng = np.random.default_rng(seed)
+    wanted = count // len(classes) + (rng.permutation(len(classes)) < count % len(classes))
+    if (short := np.flatnonzero(sizes < wanted)).size:
+        label = classes[short[0]]
+        raise ValueError(f"Expected {wanted[short[0]]} images of each class, received {sizes[short[0]]} of class {label}; ask for fewer.")
+    chosen = [rng.permutation(np.flatnonzero(source.labels == label))[:n] for label, n in zip(classes, wanted)]
+    return Subset(source, np.sort(np.concatenate(chosen)))

@@ -1,0 +1,71 @@
+"""Linear classifiers on frozen features, one for every block of an encoder, trained at once."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_splitmask.evaluation.neighbours import standardise
+
+
+class _BlockFeatures(keras.Model):
+    """Images (B, H, W, C) to (B, L, 2D): for each of L blocks, cls and mean patch token side by side, as BEiT's probe has them."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+        self.built = True
+
+    def call(self, images):
+        states = self.encoder(images, every_block=True)
+        tokens = ops.stack([states[block.name] for block in self.encoder.blocks], axis=1)  # (B, L, 1 + N, D)
+        return ops.concatenate([tokens[:, :, 0], ops.mean(tokens[:, :, 1:], axis=2)], axis=-1)
+
+
+class _Heads(keras.layers.Layer):
+    """Features (B, L, F) to the logits (B, L, classes) of L linear classifiers that have nothing to do with each other."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.classes = classes
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(*shape[1:], self.classes), initializer="zeros", name="kernel")
+        self.bias = self.add_weight(shape=(shape[1], self.classes), initializer="zeros", name="bias")
+
+    def call(self, features):
+        return ops.einsum("blf,lfc->blc", features, self.kernel) + self.bias
+
+
+def block_features(encoder, images, batch_size=256):
+    """Features of every block of an encoder on images (M, H, W, C): (M, L, 2D) float32 NumPy."""
+    return np.asarray(_BlockFeatures(encoder).predict(images, batch_size=batch_size, verbose=0), "float32")
+
+
+def linear_probe(features, labels, test_features, test_labels, epochs=50, batch_size=256, learning_rate=1e-2, weight_decay=1e-4):
+    """Test accuracy of a linear classifier on the features of each block.
+
+    Features are standardised; the classifiers start from zero and follow AdamW along a cosine to 0.
+
+    Args:
+        features, test_features: (M, L, F) and (Q, L, F) float.
+        labels, test_labels: (M,) and (Q,) int.
+
+    Returns:
+        (L,) float, the share of the test set that each classifier gets right.
+    """
+    features, test_features = standardise(features, test_features)
+    batch_size = min(batch_size, len(features))
+    classes = int(max(labels.max(), test_labels.max())) + 1
+    model = keras.Sequential([keras.Input(features.shape[1:]), _Heads(classes)])
+    steps = epochs * -(-len(features) // batch_size)
+    model.compile(
+        optimizer=keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(learning_rate, steps), weight_decay=weight_decay),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    every = np.repeat(np.asarray(labels)[:, None], features.shape[1], axis=1)  # (M, L): all classifiers learn the same labels
+    order = np.random.default_rng(0)
+    for _ in range(epochs):
+        chosen = order.permutation(len(features))
+        model.fit(features[chosen], every[chosen], batch_size=batch_size, shuffle=False, verbose=0)
+    logits = np.asarray(model.predict(test_features, batch_size=1024, verbose=0))  # (Q, L, classes)
+    return (logits.argmax(axis=-1) == np.asarray(test_labels)[:, None]).mean(axis=0)

@@ -1,0 +1,83 @@
+"""Classification by the nearest neighbours of frozen features, and those features."""
+
+import numpy as np
+
+
+def extract(encoder, images, batch_size=256, key="pooled"):
+    """An encoder's answer on images (B, H, W, C), one batch at a time: (B, D) float32 NumPy."""
+    parts = []
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        # Every batch of the same shape, so that a compiling backend compiles once.
+        padded = np.concatenate([batch, np.repeat(batch[-1:], batch_size - len(batch), axis=0)]) if len(batch) < batch_size else batch
+        answer = encoder.predict_on_batch(padded)
+        parts.append(np.asarray(answer[key], "float32")[: len(batch)])
+    return np.concatenate(parts)
+
+
+def standardise(bank, *others):
+    """Centre each feature on the bank (M, D) and divide by its deviation there; the same for the others.
+
+    Features of a masked auto-encoder share a large common part, which would make all cosines alike.
+    """
+    mean, std = bank.mean(axis=0), bank.std(axis=0) + 1e-6
+    return [((x - mean) / std).astype("float32") for x in (bank, *others)]
+
+
+def weighted_knn(bank, bank_labels, queries=None, k=20, temperature=0.07):
+    """Classes by a vote of the k nearest by cosine, weighted exp(cosine / temperature) as in DINO (Caron et al., 2021, appendix F.1).
+
+    Args:
+        bank: (M, D) features.
+        bank_labels: (M,) int.
+        queries: (Q, D) features; left out, every row of the bank is asked about and does not vote for itself.
+        k: neighbours that vote; at most the number there are.
+        temperature: the lower, the more the nearest counts.
+
+    Returns:
+        (Q,) int, the class with most votes.
+    """
+    bank = bank / (np.linalg.norm(bank, axis=1, keepdims=True) + 1e-12)
+    asked = bank if queries is None else queries / (np.linalg.norm(queries, axis=1, keepdims=True) + 1e-12)
+    k = min(k, len(bank) - (queries is None))
+    if k < 1:
+        raise ValueError(f"Expected at least two labelled images for a kNN, received {len(bank)}.")
+    classes = int(bank_labels.max()) + 1
+    predicted = np.empty(len(asked), int)
+    for start in range(0, len(asked), 1024):
+        cosines = asked[start : start + 1024] @ bank.T  # (q, M)
+        if queries is None:
+            rows = np.arange(len(cosines))
+            cosines[rows, start + rows] = -np.inf
+        nearest = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
+        weights = np.exp(np.take_along_axis(cosines, nearest, axis=1) / temperature)
+        votes = np.zeros((len(cosines), classes))
+        np.add.at(votes, (np.arange(len(cosines))[:, None], bank_labels[nearest]), weights)
+        predicted[start : start + 1024] = votes.argmax(axis=1)
+    return predicted
+
+
+class NeighbourProbe:
+    """Accuracy of a leave-one-out kNN on a labelled set, while an encoder learns without labels: call it to measure.
+
+    Args:
+        encoder: an `Encoder`.
+        images: (M, H, W, C), a labelled set apart from the training images; 20 images are enough.
+        labels: (M,) int.
+        every: measure only when the number of steps done is 0, or this many more than at the last measurement.
+    """
+
+    def __init__(self, encoder, images, labels, every=1):
+        self.encoder = encoder
+        self.images = images
+        self.labels = np.asarray(labels)
+        self.every = every
+        self.last = None
+
+    def __call__(self, step):
+        """{"knn_accuracy": float}, or nothing between measurements."""
+        if self.last is not None and step - self.last < self.every:
+            return {}
+        self.last = step
+        (features,) = standardise(extract(self.encoder, self.images))
+        return {"knn_accuracy": float((weighted_knn(features, self.labels) == self.labels).mean())}

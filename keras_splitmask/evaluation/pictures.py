@@ -1,0 +1,75 @@
+"""Pictures of what is inpainted: original, both halves, what each half makes of the rest, and the true words."""
+
+import numpy as np
+from keras import ops
+
+from keras_splitmask.patches import to_images, to_patches, to_pixels
+from keras_splitmask.split import gather, scatter
+
+COLUMNS = ("original", "half A", "half B", "from A", "from B", "true words")
+
+
+def inpaint(model, images):
+    """What a SplitMask model with a drawing tokenizer sees and predicts, as six images for each image.
+
+    Args:
+        model: a `SplitMask` whose `inpaint_weight` is not 0.
+        images: (B, H, W, C).
+
+    Returns:
+        (B, 6, H, W, C) float32 in 0..1, in the order of `COLUMNS`. In a prediction, seen patches are pixels and unseen ones words.
+    """
+    encoder, tokenizer, split = model.encoder, model.tokenizer, model.split
+    order = split(images)  # (B, N)
+    unseen = split.unseen(order)  # (2B, N - n)
+    hidden = model.branches(images, order)
+    logits = model.decoder.words(hidden[:, -unseen.shape[1] :])  # (2B, N - n, V)
+    count = split.count
+    words = ops.cast(ops.expand_dims(ops.argmax(logits, axis=-1), -1), "float32")
+    ids = ops.cast(scatter(words, unseen, count)[..., 0], "int32")  # (2B, N), 0 where the patch was seen
+    hidden_mask = scatter(ops.ones_like(words), unseen, count)  # (2B, N, 1)
+
+    pixels = to_patches(to_pixels(images), encoder.patch_size)  # (B, N, P)
+    pixels = ops.repeat(pixels, 2, axis=0)  # (2B, N, P), rows in pairs as the branches are
+    drawn = to_patches(tokenizer.draw(ids), encoder.patch_size)
+    half = pixels * (1 - hidden_mask) + 0.5 * hidden_mask
+    filled = pixels * (1 - hidden_mask) + drawn * hidden_mask
+
+    def pictures(patches):
+        return ops.convert_to_numpy(to_images(patches, encoder.image_shape, encoder.patch_size))
+
+    half, filled = pictures(half), pictures(filled)
+    original = ops.convert_to_numpy(to_pixels(images))
+    true = ops.convert_to_numpy(tokenizer.draw(tokenizer(images)))
+    return np.stack([original, half[0::2], half[1::2], filled[0::2], filled[1::2], true], axis=1)
+
+
+def sheet(rows, titles, tile=112, gap=4):
+    """Lay images (B, K, H, W, C) in 0..1 out as a picture of B rows and K titled columns: (height, width, 3) uint8.
+
+    Of images with more than three channels the first three are shown, of two the first.
+    """
+    from PIL import Image, ImageDraw
+
+    count, columns, height, width, channels = rows.shape
+    scale = max(1, round(tile / max(height, width)))
+    cell = (height * scale, width * scale)
+    header = 16
+    picture = np.full((header + count * (cell[0] + gap), columns * (cell[1] + gap) - gap, 3), 255, "uint8")
+    shown = np.round(np.clip(rows[..., :3] if channels >= 3 else rows[..., :1], 0, 1) * 255).astype("uint8")
+    for i in range(count):
+        for j in range(columns):
+            top, left = header + i * (cell[0] + gap), j * (cell[1] + gap)
+            picture[top : top + cell[0], left : left + cell[1]] = shown[i, j].repeat(scale, axis=0).repeat(scale, axis=1)
+    image = Image.fromarray(picture)
+    draw = ImageDraw.Draw(image)
+    for j, title in enumerate(titles):
+        draw.text((j * (cell[1] + gap) + 2, 2), title, fill=(0, 0, 0))
+    return np.asarray(image)
+
+
+def save_inpainting(path, model, images):
+    """Draw `inpaint` of a few images (B, H, W, C) into a PNG file."""
+    from PIL import Image
+
+    Image.fromarray(sheet(inpaint(model, images), COLUMNS)).save(path)

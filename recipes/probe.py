@@ -1,0 +1,57 @@
+"""Judge a frozen encoder: nearest neighbours and a linear classifier at every block.
+
+    python recipes/probe.py --init_from=runs/quickstart --dataset=sample --workdir=runs/quickstart-probe
+"""
+
+import commandline
+from absl import flags
+
+# These change the result.
+flags.DEFINE_string("init_from", None, "Run folder or .keras file of the encoder to judge.")
+flags.DEFINE_string("dataset", None, "Labelled set: sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME; train split to learn from, test split to judge.")
+flags.DEFINE_bool("random", False, "Judge the same encoder with fresh random weights: what pre-training has to beat.")
+flags.DEFINE_integer("train_limit", None, "Labelled training images to use at most.")
+flags.DEFINE_integer("test_limit", None, "Test images to use at most.")
+flags.DEFINE_integer("neighbours", 20, "Neighbours that vote.")
+flags.DEFINE_integer("epochs", 50, "Of the linear classifiers. Raise it for few labels.")
+flags.DEFINE_float("learning_rate", 1e-2, "Of the linear classifiers.")
+flags.DEFINE_integer("seed", 0, "Of the random weights of --random.")
+
+# These do not.
+flags.DEFINE_string("data_dir", None, "Where tfds keeps its data.")
+FLAGS = flags.FLAGS
+
+
+def main():
+    commandline.require("init_from", "dataset")
+    import keras
+
+    import keras_splitmask as ks
+    from keras_splitmask import evaluation
+
+    keras.utils.set_random_seed(FLAGS.seed)
+    encoder = ks.interchange.load_encoder(FLAGS.init_from)
+    if FLAGS.random:
+        encoder = ks.Encoder.from_config(encoder.get_config())
+    images, labels = commandline.read_labelled(FLAGS.dataset, "train", encoder.image_shape, FLAGS.train_limit)
+    test_images, test_labels = commandline.read_labelled(FLAGS.dataset, "test", encoder.image_shape, FLAGS.test_limit)
+    print(f"{len(images)} labelled images, {len(test_images)} to judge by", flush=True)
+
+    bank, queries = evaluation.standardise(evaluation.extract(encoder, images), evaluation.extract(encoder, test_images))
+    found = evaluation.weighted_knn(bank, labels, queries, FLAGS.neighbours)
+    result = {"knn_accuracy": float((found == test_labels).mean())}
+    print(f"kNN        {result['knn_accuracy']:.2%}", flush=True)
+
+    features, test_features = evaluation.block_features(encoder, images), evaluation.block_features(encoder, test_images)
+    accuracies = evaluation.linear_probe(
+        features, labels, test_features, test_labels, epochs=FLAGS.epochs, learning_rate=FLAGS.learning_rate
+    )
+    for i, accuracy in enumerate(accuracies):
+        result[f"linear_accuracy_block_{i + 1}"] = float(accuracy)
+        print(f"block {i + 1:<4} {accuracy:.2%}", flush=True)
+    if FLAGS.workdir:
+        commandline.write_json(commandline.start_run() / "probe.json", result)
+
+
+if __name__ == "__main__":
+    commandline.run(main)

@@ -1,0 +1,30 @@
+import numpy as np
+import pytest
+
+from keras_splitmask.data import balanced, open_source
+
+
+def test_a_balanced_subset_has_as_many_of_each_class_and_its_own_images():
+    source = open_source("sample", "test")
+    subset = balanced(source, 50, seed=3)
+    assert len(subset) == 50
+    assert np.bincount(subset.labels).tolist() == [5] * 10
+    assert len(set(subset.indices.tolist())) == 50
+    for i in (0, 20, 49):
+        assert np.array_equal(subset.image(i), source.image(subset.indices[i]))
+        assert subset.labels[i] == source.labels[subset.indices[i]]
+
+
+def test_an_uneven_count_is_spread_and_the_seed_decides_what_is_drawn():
+    source = open_source("sample", "test")
+    assert sorted(np.bincount(balanced(source, 13).labels).tolist()) == [1] * 7 + [2] * 3
+    assert np.array_equal(balanced(source, 20, seed=1).indices, balanced(source, 20, seed=1).indices)
+    assert not np.array_equal(balanced(source, 20, seed=1).indices, balanced(source, 20, seed=2).indices)
+
+
+def test_too_much_or_too_little_is_refused():
+    source = open_source("sample", "test")
+    with pytest.raises(ValueError, match="at least one image for each of the 10 classes"):
+        balanced(source, 9)
+    with pytest.raises(ValueError, match="Expected 201 images of each class, received 200"):
+        balanced(source, 2010)
