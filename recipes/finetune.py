@@ -114,6 +114,7 @@ def main():
     accuracy = float((logits.argmax(axis=1) == test_labels).mean())
     commandline.save_model(workdir, model)
     commandline.write_json(workdir / "result.json", {"test_top1": accuracy, "steps": steps, "seed": FLAGS.seed})
+    ks.evaluation.write_report(workdir)
     print(f"test top-1 {accuracy:.2%}")
 
 

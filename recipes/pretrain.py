@@ -123,7 +123,8 @@ def main():
         path.parent.mkdir(exist_ok=True)
         evaluation.save_inpainting(path, model, images[:: max(1, len(images) // FLAGS.pictures)][: FLAGS.pictures])
         print(f"picture   {path}")
-    print(f"model     {workdir / ks.interchange.MODEL_FILE}")
+    evaluation.write_report(workdir)
+    print(f"model     {workdir / ks.interchange.MODEL_FILE}\nreport    {workdir / 'report.html'}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,87 @@
+"""A run on one page: its curves, its pictures and its flags, in a file that needs nothing else."""
+
+import base64
+import html
+import json
+import pathlib
+
+# Curves that share a chart, and what it is called.
+CHARTS = (
+    ("Loss", ("loss", "inpaint_loss", "match_loss")),
+    ("Accuracy", ("inpaint_accuracy", "match_accuracy", "knn_accuracy", "accuracy")),
+    ("Perplexity of the words", ("word_perplexity",)),
+    ("Spread of the features (1 is even, 0 collapsed)", ("feature_std",)),
+    ("Gradient norm", ("gradient_norm",)),
+    ("Learning rate", ("learning_rate",)),
+    ("Images per second", ("images_per_second",)),
+)
+COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#7a4988")
+WIDTH, HEIGHT = 420, 170
+
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
+<style>body{{font:15px/1.5 system-ui,sans-serif;max-width:1320px;margin:2em auto;padding:0 1em;color:#222}}
+.charts{{display:flex;flex-wrap:wrap;gap:1.5em}}figure{{margin:0}}figcaption{{font-weight:600}}svg{{background:#f7f7f5}}
+pre{{background:#f7f7f5;padding:1em;overflow-x:auto}}img{{max-width:100%}}</style>
+<h1>{title}</h1><p>{summary}</p><div class="charts">{charts}</div>{pictures}<h2>Flags</h2><pre>{flags}</pre></html>
+"""
+
+
+def read_metrics(path):
+    """The lines of a metrics.jsonl as dictionaries, without a last line that was cut off."""
+    lines = []
+    for text in pathlib.Path(path).read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines
+
+
+def write_report(workdir):
+    """Write report.html into a run's folder from the metrics.jsonl, run.flags and pictures in it."""
+    workdir = pathlib.Path(workdir)
+    lines = read_metrics(workdir / "metrics.jsonl")
+    last = lines[-1] if lines else {}
+    shown = ("step", "epoch", "loss", "inpaint_accuracy", "match_accuracy", "knn_accuracy", "accuracy", "seconds")
+    pictures = "".join(
+        f'<h2>{html.escape(path.stem)}</h2><img alt="{html.escape(path.stem)}" src="data:image/png;base64,{_base64(path)}">'
+        for path in sorted((workdir / "pictures").glob("*.png"))
+    )
+    page = PAGE.format(
+        title=html.escape(workdir.resolve().name),
+        summary=", ".join(f"{name} {last[name]:g}" for name in shown if name in last),
+        charts="".join(_chart(title, names, lines) for title, names in CHARTS),
+        pictures=pictures,
+        flags=html.escape((workdir / "run.flags").read_text()),
+    )
+    (workdir / "report.html").write_text(page)
+
+
+def _base64(path):
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def _chart(title, names, lines):
+    """Curves over steps as an SVG figure; nothing if no line has any of them."""
+    curves = {name: [(line["step"], line[name]) for line in lines if name in line] for name in names}
+    curves = {name: points for name, points in curves.items() if points}
+    if not curves:
+        return ""
+    values = [value for points in curves.values() for _, value in points]
+    low, high = min(values), max(values)
+    last_step = max(step for points in curves.values() for step, _ in points) or 1
+
+    def place(step, value):
+        share = (value - low) / (high - low) if high > low else 0.5
+        return f"{8 + step / last_step * (WIDTH - 16):.1f},{HEIGHT - 10 - share * (HEIGHT - 20):.1f}"
+
+    drawn, legend = "", []
+    for colour, (name, points) in zip(COLOURS, curves.items()):
+        drawn += f'<polyline fill="none" stroke="{colour}" stroke-width="1.6" points="{" ".join(place(*p) for p in points)}"/>'
+        legend.append(f'<span style="color:{colour}">{name} {points[-1][1]:.4g}</span>')
+    axis = f"{low:.4g} to {high:.4g} over {last_step} steps"
+    return (
+        f"<figure><figcaption>{title}</figcaption>"
+        f'<svg width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="{title}, {axis}">{drawn}</svg><br>{", ".join(legend)}<br>'
+        f"<small>{axis}</small></figure>"
+    )

@@ -1,0 +1,37 @@
+import json
+import re
+
+from keras_splitmask.evaluation import read_metrics, write_report
+
+
+def write_run(folder, lines):
+    (folder / "run.flags").write_text("--dataset=folder:<b>\n")
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_curves_end_at_their_values_and_lie_within_the_chart(tmp_path):
+    write_run(tmp_path, [{"step": 0, "knn_accuracy": 0.25}, {"step": 5, "loss": 4.0}, {"step": 10, "loss": 2.0, "knn_accuracy": 0.75}])
+    write_report(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "loss 2<" in page and "knn_accuracy 0.75<" in page
+    points = re.search(r'points="([^"]*)"', page)[1]  # the loss: first the highest, halfway; then the lowest, at the right edge
+    assert points == "210.0,10.0 412.0,160.0"
+    assert "Gradient norm" not in page  # not measured, so not drawn
+    assert "folder:&lt;b&gt;" in page and "folder:<b>" not in page
+
+
+def test_a_line_that_was_cut_off_is_left_out(tmp_path):
+    write_run(tmp_path, [{"step": 1, "loss": 3.0}])
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 2, "lo')
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 3.0}]
+    write_report(tmp_path)
+    assert "loss 3<" in (tmp_path / "report.html").read_text()
+
+
+def test_pictures_are_inside_the_page(tmp_path):
+    write_run(tmp_path, [{"step": 1, "loss": 3.0}])
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "inpainting_kmeans.png").write_bytes(b"abc")
+    write_report(tmp_path)
+    assert "data:image/png;base64,YWJj" in (tmp_path / "report.html").read_text()
