@@ -4,7 +4,6 @@ import numpy as np
 from keras import ops
 
 from keras_splitmask.patches import to_images, to_patches, to_pixels
-from keras_splitmask.split import gather, scatter
 
 COLUMNS = ("original", "half A", "half B", "from A", "from B", "true words")
 
@@ -24,16 +23,17 @@ def inpaint(model, images):
     unseen = split.unseen(order)  # (2B, N - n)
     hidden = model.branches(images, order)
     logits = model.decoder.words(hidden[:, -unseen.shape[1] :])  # (2B, N - n, V)
-    count = split.count
-    words = ops.cast(ops.expand_dims(ops.argmax(logits, axis=-1), -1), "float32")
-    ids = ops.cast(scatter(words, unseen, count)[..., 0], "int32")  # (2B, N), 0 where the patch was seen
-    hidden_mask = scatter(ops.ones_like(words), unseen, count)  # (2B, N, 1)
+    unseen, words = ops.convert_to_numpy(unseen), ops.convert_to_numpy(ops.argmax(logits, axis=-1))
+    ids = np.zeros((len(unseen), split.count), "int32")
+    np.put_along_axis(ids, unseen, words, axis=1)  # (2B, N), 0 where the patch was seen
+    hidden_mask = np.zeros((*ids.shape, 1), bool)
+    np.put_along_axis(hidden_mask, unseen[..., None], True, axis=1)  # (2B, N, 1)
 
     pixels = to_patches(to_pixels(images), encoder.patch_size)  # (B, N, P)
     pixels = ops.repeat(pixels, 2, axis=0)  # (2B, N, P), rows in pairs as the branches are
     drawn = to_patches(tokenizer.draw(ids), encoder.patch_size)
-    half = pixels * (1 - hidden_mask) + 0.5 * hidden_mask
-    filled = pixels * (1 - hidden_mask) + drawn * hidden_mask
+    half = ops.where(hidden_mask, 0.5, pixels)
+    filled = ops.where(hidden_mask, drawn, pixels)
 
     def pictures(patches):
         return ops.convert_to_numpy(to_images(patches, encoder.image_shape, encoder.patch_size))
