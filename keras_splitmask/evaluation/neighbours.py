@@ -50,7 +50,8 @@ def weighted_knn(bank, bank_labels, queries=None, k=20, temperature=0.07):
             rows = np.arange(len(cosines))
             cosines[rows, start + rows] = -np.inf
         nearest = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
-        weights = np.exp(np.take_along_axis(cosines, nearest, axis=1) / temperature)
+        near = np.take_along_axis(cosines, nearest, axis=1)
+        weights = np.exp((near - near.max(axis=1, keepdims=True)) / temperature)  # at most 1, whatever the temperature
         votes = np.zeros((len(cosines), classes))
         np.add.at(votes, (np.arange(len(cosines))[:, None], bank_labels[nearest]), weights)
         predicted[start : start + 1024] = votes.argmax(axis=1)
