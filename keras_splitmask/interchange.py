@@ -26,7 +26,7 @@ def load_model(path):
     try:
         return keras.saving.load_model(file, compile=False)
     except Exception as error:
-        raise ValueError(f"{file} is not a model that keras_splitmask can read: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{file} is not a model that keras_splitmask can read: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
 
 
 def load_encoder(path, **changes):
