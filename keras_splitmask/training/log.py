@@ -17,6 +17,9 @@ class RunLog(keras.callbacks.Callback):
         images: images of the training set, to count epochs with.
         start: steps done before.
         measures: functions of the number of steps done that return more named values, or nothing at all.
+
+    Raises:
+        FloatingPointError: in `fit`, if no loss or no gradient is finite any more.
     """
 
     def __init__(self, path, steps, batch_size, images, start=0, measures=()):
@@ -29,24 +32,29 @@ class RunLog(keras.callbacks.Callback):
         self.measures = measures
         self.start = start
         self.skipped = 0
+        self.lost_since = None  # first of the steps in a row, up to now, without a finite loss and gradient
+        self.began = None
 
     def on_train_begin(self, logs=None):
-        self.began = self.interval_began = time.monotonic()
-        self.measuring = 0.0
+        self.began = self.began or time.monotonic()
         if self.step == 0:
             self._write({"step": 0, "epoch": 0.0, **self._measure()})
 
     def on_epoch_begin(self, epoch, logs=None):
         self.interval_began = time.monotonic()
         self.step_before = self.step
+        self.batches = []
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
+        self.batches.append(logs)  # not read before the interval ends: that would wait for the device at every step
 
     def on_epoch_end(self, epoch, logs=None):
         seconds = time.monotonic() - self.interval_began
         values = {name: float(value) for name, value in (logs or {}).items()}
-        self.skipped += int(values.pop("skipped_steps", 0))
+        skipped = int(values.pop("skipped_steps", 0))
+        self._stop_if_lost(skipped, values["loss"])
+        self.skipped += skipped
         values["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         values["images_per_second"] = (self.step - self.step_before) * self.batch_size / seconds
         values["seconds"] = time.monotonic() - self.began
@@ -54,15 +62,28 @@ class RunLog(keras.callbacks.Callback):
         if self.skipped:
             values["skipped_steps"] = self.skipped
         self._write({"step": self.step, "epoch": round(self.step * self.batch_size / self.images, 3), **values})
-        if self.step - self.step_before == self.skipped:
-            self._stop()
+
+    def _stop_if_lost(self, skipped, loss):
+        """A loss that is not finite stops the run, and so does an interval of which all steps were skipped."""
+        if not skipped and math.isfinite(loss):
+            self.lost_since = None
+            return
+        before = 0
+        for step, logs in enumerate(self.batches, self.step_before + 1):
+            total = float(logs.get("skipped_steps", 0))
+            lost = total > before or not math.isfinite(float(logs["loss"]))
+            self.lost_since = (self.lost_since or step) if lost else None
+            before = total
+        if not math.isfinite(loss) or skipped == self.step - self.step_before:
+            raise FloatingPointError(
+                f"Expected a finite loss and gradient, received none from step {self.lost_since} on; the run stops at step {self.step}. "
+                "Try a lower learning rate, a longer warm-up or float32."
+            )
 
     def _measure(self):
-        began = time.monotonic()
         values = {}
         for measure in self.measures:
             values.update(measure(self.step) or {})
-        self.measuring += time.monotonic() - began
         return values
 
     def _write(self, values):
