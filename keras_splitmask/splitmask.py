@@ -44,11 +44,12 @@ class SplitMask(PretextModel):
         inpaint_weight=1.0,
         match_weight=1.0,
         seed=0,
+        name="splitmask",
         **kwargs,
     ):
         reports = ["inpaint_loss", "inpaint_accuracy"] if inpaint_weight else []
         reports += ["match_loss", "match_accuracy", "feature_std"] if match_weight else []
-        super().__init__(reports=reports, seed=seed, **kwargs)
+        super().__init__(reports=reports, seed=seed, name=name, **kwargs)
         if min(inpaint_weight, match_weight) < 0 or not inpaint_weight + match_weight:
             raise ValueError(
                 f"Expected loss weights of at least 0, one of them above, received {inpaint_weight=}, {match_weight=}."

@@ -22,9 +22,9 @@ class Codebook(keras.layers.Layer):
     which is what `draw(ids)` shows.
     """
 
-    def __init__(self, image_shape, patch_size, vocabulary=8192, resolution=None, seed=0, **kwargs):
+    def __init__(self, image_shape, patch_size, vocabulary=8192, resolution=None, seed=0, name="tokenizer", **kwargs):
         # Words are chosen in float32 whatever the precision of training, so that targets never depend on it.
-        super().__init__(**{"trainable": False, **kwargs, "dtype": "float32"})
+        super().__init__(**{"trainable": False, **kwargs, "name": name, "dtype": "float32"})
         if vocabulary < 2:
             raise ValueError(f"Expected a vocabulary of at least two words, received vocabulary={vocabulary}.")
         if resolution not in (None, "half", "full"):

@@ -1,0 +1,140 @@
+import errno
+import os
+
+import numpy as np
+import pytest
+
+from keras_splitmask.training import checkpoints
+
+ARRAYS = {
+    "weights/kernel": np.arange(12, dtype="float32").reshape(3, 4),
+    "optimizer/iterations": np.array(7, dtype="int64"),
+    "tokenizer/vectors": np.linspace(0, 1, 10),
+    "empty": np.zeros((0, 3), "float32"),
+}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) and a[k].dtype == b[k].dtype and a[k].shape == b[k].shape for k in a)
+
+
+def test_what_is_loaded_is_what_was_saved(tmp_path):
+    path = checkpoints.save(tmp_path, 7, ARRAYS, note={"seed": 3})
+    step, note, arrays = checkpoints.load(path)
+    assert (step, note) == (7, {"seed": 3})
+    assert same(arrays, ARRAYS)
+
+
+def test_any_flipped_byte_truncation_or_addition_is_noticed(tmp_path, rng):
+    path = checkpoints.save(tmp_path, 1, ARRAYS)
+    whole = path.read_bytes()
+    for place in range(len(whole)):  # each and every byte
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        with pytest.raises(checkpoints.Damaged):
+            checkpoints.load(path)
+    for length in (0, 5, 8, 40, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(checkpoints.Damaged):
+            checkpoints.load(path)
+    path.write_bytes(whole[:-32] + b"x" + whole[-32:])
+    with pytest.raises(checkpoints.Damaged, match="longer"):
+        checkpoints.load(path)
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_reported(tmp_path):
+    checkpoints.save(tmp_path, 1, ARRAYS)
+    path = checkpoints.save(tmp_path, 2, ARRAYS)
+    data = bytearray(path.read_bytes())
+    data[-40] ^= 1
+    path.write_bytes(data)
+    told = []
+    step, _, arrays = checkpoints.load_newest(tmp_path, told.append)
+    assert step == 1 and same(arrays, ARRAYS)
+    assert len(told) == 1 and str(path) in told[0]
+    assert checkpoints.load_newest(tmp_path / "nowhere") is None
+
+
+def test_the_newest_and_every_tenth_are_kept(tmp_path):
+    for step in range(5, 40, 5):
+        checkpoints.save(tmp_path, step, ARRAYS, keep=2, keep_every=10)
+    assert checkpoints.steps(tmp_path) == [10, 20, 30, 35]
+
+
+@pytest.mark.parametrize("bytes_before_full", [0, 3, 100, 400, 700])
+def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch, bytes_before_full):
+    checkpoints.save(tmp_path, 1, ARRAYS)
+
+    class FullDisk:
+        def __init__(self, file):
+            self.file, self.left = file, bytes_before_full
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def write(self, data):
+            data = bytes(data)
+            self.file.write(data[: self.left])
+            self.left -= len(data)
+            if self.left < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("builtins.open", lambda path, mode: FullDisk(os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT), "wb")))
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.save(tmp_path, 2, ARRAYS)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-0000000001.checkpoint"]
+    assert checkpoints.load_newest(tmp_path)[0] == 1
+
+
+@pytest.mark.backend
+def test_a_model_trained_on_from_a_checkpoint_is_the_model_that_was_never_stopped(tmp_path, make_model, make_images):
+    images = make_images(32)
+    settings = {"optimizer": "adamw", "drop_path": 0.2, "width": 16, "depth": 2}
+
+    def steps_of(model, start, end):
+        for step in range(start, end):
+            model.train_on_batch(images[step * 8 : step * 8 + 8])
+
+    stopped = make_model(**settings)
+    stopped.set_weights(make_model(**settings).get_weights())  # other weights, to be replaced by the checkpoint's
+    first = make_model(**settings)
+    first_weights = [np.asarray(w) for w in first.get_weights()]
+    straight = make_model(**settings)
+    straight.set_weights(first_weights)
+    steps_of(straight, 0, 4)
+    steps_of(first, 0, 2)
+    variables = checkpoints.variables_of(first)
+    checkpoints.save(tmp_path, 2, {name: _numpy(v) for name, v in variables.items()})
+
+    stopped.optimizer.build(stopped.trainable_variables)
+    step, _, arrays = checkpoints.load_newest(tmp_path)
+    checkpoints.restore(checkpoints.variables_of(stopped), arrays)
+    steps_of(stopped, step, 4)
+    for name, variable in checkpoints.variables_of(straight).items():
+        assert np.array_equal(_numpy(variable), _numpy(checkpoints.variables_of(stopped)[name])), name
+
+
+def _numpy(variable):
+    import keras
+
+    return keras.ops.convert_to_numpy(variable)
+
+
+def test_a_checkpoint_that_does_not_fit_changes_nothing(make_model):
+    model = make_model()
+    model.optimizer.build(model.trainable_variables)
+    variables = checkpoints.variables_of(model)
+    before = {name: _numpy(v).copy() for name, v in variables.items()}
+    arrays = {name: value + 1 for name, value in before.items()}
+    arrays["encoder/norm/gamma"] = np.zeros(3, "float32")
+    arrays["encoder/extra"] = arrays.pop("encoder/norm/beta")
+    with pytest.raises(ValueError) as error:
+        checkpoints.restore(variables, arrays)
+    for part in ("encoder/norm/beta is missing", "encoder/extra is left over", "encoder/norm/gamma has shape (3,), expected (16,)"):
+        assert part in str(error.value)
+    assert all(np.array_equal(before[name], _numpy(v)) for name, v in variables.items())
