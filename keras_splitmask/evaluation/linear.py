@@ -11,7 +11,7 @@ class _BlockFeatures(keras.Model):
     """Images (B, H, W, C) to (B, L, 2D): for each of L blocks, cls and mean patch token side by side, as BEiT's probe has them."""
 
     def __init__(self, encoder):
-        super().__init__()
+        super().__init__(name="block_features")  # the name that Keras makes up begins with _, which TensorFlow refuses
         self.encoder = encoder
         self.built = True
 
@@ -56,6 +56,8 @@ def linear_probe(features, labels, test_features, test_labels, epochs=50, batch_
     features, test_features = standardise(features, test_features)
     batch_size = min(batch_size, len(features))
     classes = int(max(labels.max(), test_labels.max())) + 1
+    if classes < 2:
+        raise ValueError(f"Expected labels of at least two classes, received 0 for all of {len(labels)} images; take more images.")
     model = keras.Sequential([keras.Input(features.shape[1:]), _Heads(classes)])
     steps = epochs * -(-len(features) // batch_size)
     model.compile(
