@@ -15,7 +15,9 @@ BACKENDS = ("tensorflow", "jax", "torch")
 flags.DEFINE_enum("backend", None, BACKENDS, "Keras backend. Left out: $KERAS_BACKEND, or the first of these that is installed.")
 flags.DEFINE_enum("precision", "float32", ("float32", "bfloat16"), "bfloat16 is faster on GPUs and TPUs; weights stay float32.")
 flags.DEFINE_string("workdir", None, "Folder for what the run leaves behind.")
+flags.DEFINE_bool("overwrite", False, "Replace the run that is in --workdir already.")
 FLAGS = flags.FLAGS
+LEFT_BEHIND = ("run.flags", "metrics.jsonl", "model.keras", "result.json", "probe.json", "report.html", "pictures/*.png")
 
 
 class BadInput(ValueError):
@@ -30,6 +32,7 @@ def run(main):
         if rest:
             raise BadInput(f"Expected flags only, received {' '.join(rest)!r}; write --name=value.")
         _choose_backend()
+        _check_workdir()
         main()
     except SystemExit as end:  # absl prints the help and leaves with 1
         raise SystemExit(0 if any(a.startswith(("--help", "-help")) for a in sys.argv) else end.code)
@@ -42,10 +45,10 @@ def run(main):
 
 def _line_for_user(error):
     """The error's message on one line if absl or this project wrote it for the user; nothing if a library failed us."""
-    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-    if isinstance(error, (flags.Error, BadInput)) or (
-        isinstance(error, (ValueError, ImportError)) and "keras_splitmask" in pathlib.Path(raised_in).parts
-    ):
+    raised_in = pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    library = sys.modules.get("keras_splitmask")
+    ours = library and raised_in.is_relative_to(pathlib.Path(library.__file__).parent)
+    if isinstance(error, (flags.Error, BadInput)) or (ours and isinstance(error, (ValueError, ImportError, FloatingPointError))):
         return " ".join(str(error).split())
     # TensorFlow hands an error of the input pipeline on inside a message of its own.
     return next((line.split("ValueError: ", 1)[1] for line in str(error).splitlines() if "ValueError: Expected " in line), None)
@@ -58,11 +61,32 @@ def _choose_backend():
         raise BadInput(f"Expected the backend to be one of {', '.join(BACKENDS)}, received KERAS_BACKEND={backend!r}.")
     if backend not in installed:
         raise BadInput(f"The backend {backend} is not installed; run: pip install 'keras-splitmask[{backend.replace('tensorflow', 'tf')}]'")
-    os.environ["KERAS_BACKEND"] = backend
+    FLAGS.backend = os.environ["KERAS_BACKEND"] = backend  # so that run.flags names it
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
 
     keras.config.set_dtype_policy({"float32": "float32", "bfloat16": "mixed_bfloat16"}[FLAGS.precision])
+
+
+def _check_workdir():
+    """Stop if there is a finished run in the folder, or a run with other flags."""
+    workdir = pathlib.Path(FLAGS.workdir or "")
+    if not FLAGS.workdir or FLAGS.overwrite or not workdir.exists():
+        return
+    if not workdir.is_dir():
+        raise BadInput(f"Expected --workdir to be a folder, received {workdir}, which is a file.")
+    before = (workdir / "run.flags").read_text() if (workdir / "run.flags").exists() else _resolved_flags()
+    other = sorted({line.split("=")[0] for line in set(before.splitlines()) ^ set(_resolved_flags().splitlines())})
+    if other or (workdir / "model.keras").exists():
+        found = f"a run with other values of {', '.join(other)}" if other else "this run, finished"
+        raise BadInput(f"Expected --workdir to be a new folder, received {workdir}, which holds {found}; choose another, or add --overwrite.")
+
+
+def _resolved_flags():
+    """The flags of this recipe and their values, one a line, as --flagfile reads them."""
+    own = {flag.name: flag for module in (sys.argv[0], __name__) for flag in FLAGS.get_key_flags_for_module(module)}
+    lines = [flag.serialize() for name, flag in sorted(own.items()) if flag.value is not None and name != "overwrite"]
+    return "\n".join(lines) + "\n"
 
 
 def require(*names):
@@ -87,30 +111,40 @@ def image_shape(source):
     return *(image_size() or (source.image_shape[:2] if own_size else (224, 224))), source.image_shape[-1]
 
 
-def read_labelled(dataset, split, shape, limit=None, ratio=1.0):
-    """Images (M, H, W, C) of this shape and labels (M,) of a split of a labelled set."""
+def open_labelled(dataset, split, channels, train=None):
+    """A split of a labelled set, of the same classes as the source `train` if that is given."""
     from keras_splitmask import data
 
-    images, labels = data.read_all(data.open_source(dataset, split, FLAGS.data_dir, shape[-1]), shape, limit, ratio)
-    if labels is None:
-        raise BadInput(f"Expected a labelled set, received {dataset}, which has no labels; put the images of each class into a folder.")
-    return images, labels
+    source = data.open_source(dataset, split, FLAGS.data_dir, channels)
+    _require_labels(source, dataset, split)
+    if train and source.classes != train.classes:
+        raise BadInput(f"Expected the classes {train.classes} in the {split} split of {dataset} as in its train split, received {source.classes}.")
+    return source
+
+
+def _require_labels(source, dataset, split):
+    if source.labels is None:
+        raise BadInput(f"Expected a labelled set, received {dataset}, whose {split} split has no labels; put each class into a folder of its own.")
 
 
 def read_probe(shape):
     """Images and labels of --probe, which must not be the training images, or None if it was left out."""
+    from keras_splitmask import data
+
     if not FLAGS.probe:
         return None
     for split in ("test", "val", "train"):
         try:
-            images, labels = read_labelled(FLAGS.probe, split, shape, FLAGS.probe_limit)
+            source = data.open_source(FLAGS.probe, split, FLAGS.data_dir, shape[-1])
             break
         except ValueError:
             if split == "train":
                 raise
-    if split == "train" and FLAGS.probe == FLAGS.dataset:
+    same = [os.path.realpath(os.path.expanduser(name.partition(":")[2])) for name in (FLAGS.probe, FLAGS.dataset)]
+    if split == "train" and same[0] == same[1]:
         raise BadInput(f"Expected --probe to be a labelled set apart from the training images, received {FLAGS.probe} for both.")
-    return images, labels
+    _require_labels(source, FLAGS.probe, split)
+    return data.read_all(source, shape, FLAGS.probe_limit)
 
 
 def jit():
@@ -127,18 +161,24 @@ def jit():
 
 
 def fit(model, batches, steps, interval, log):
-    """`fit` for exactly `steps` steps, where each Keras epoch is one interval of the log."""
-    interval = min(interval, steps)
-    model.fit(batches, steps_per_epoch=interval, epochs=steps // interval, callbacks=[log], verbose=0, shuffle=False)
+    """`fit` for exactly `steps` steps, where each Keras epoch is one interval of the log; the last may be shorter.
+
+    `batches(start)` gives the batches from a step on.
+    """
+    rest = steps % interval
+    for start, length, epochs in ((0, interval, steps // interval), (steps - rest, rest, 1)):
+        if length and epochs:
+            model.fit(batches(start), steps_per_epoch=length, epochs=epochs, callbacks=[log], verbose=0, shuffle=False)
 
 
 def start_run():
-    """Make the folder of the run, write the resolved flags into it, and return its path."""
+    """Make the folder of the run, remove what another left there, write the resolved flags into it, and return its path."""
     workdir = pathlib.Path(FLAGS.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    own = {flag.name: flag for module in (sys.argv[0], __name__) for flag in FLAGS.get_key_flags_for_module(module)}
-    lines = [flag.serialize() for name, flag in sorted(own.items()) if flag.value is not None]
-    write_text(workdir / "run.flags", "\n".join(line for line in lines if line) + "\n")
+    for pattern in LEFT_BEHIND:
+        for path in workdir.glob(pattern):
+            path.unlink()
+    write_text(workdir / "run.flags", _resolved_flags())
     return workdir
 
 

@@ -27,19 +27,18 @@ def main():
     import numpy as np
 
     import keras_splitmask as ks
+    from keras_splitmask.data.optional import optional
 
     output = pathlib.Path(FLAGS.output)
     if output.exists():
         raise commandline.BadInput(f"Expected an --output that does not exist yet, received {output}.")
     if keras.backend.backend() == "torch":
         raise commandline.BadInput("SavedModels are written on the tensorflow or jax backend; any run can be exported with --backend=tensorflow.")
-    encoder = ks.interchange.load_encoder(FLAGS.init_from)
+    tf = optional("tensorflow", "tf")
+    encoder = ks.interchange.load_encoder(FLAGS.init_from, dtype="float32")  # whatever the precision of training
     aside = output.with_name(output.name + ".part")
     signature = [keras.InputSpec(shape=(None, *encoder.image_shape), dtype="uint8")]
     encoder.export(aside, format="tf_saved_model", input_signature=signature, verbose=False)
-
-    import tensorflow as tf
-
     served = tf.saved_model.load(str(aside))
     images = np.random.default_rng(0).integers(0, 256, (3, *encoder.image_shape), dtype="uint8")
     expected, received = encoder(images), served.serve(images)

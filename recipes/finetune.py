@@ -9,21 +9,21 @@ from absl import flags
 
 # These change the result.
 flags.DEFINE_string("dataset", None, "Labelled set: sample, folder:PATH, npz:PATH or tfds:NAME; train split to learn from, test split to judge.")
-flags.DEFINE_integer("labelled", None, "Learn from that many images of the training split, the same number of each class; left out, from all.")
+flags.DEFINE_integer("labelled", None, lower_bound=1, help="Learn from that many images of the training split, the same number of each class; left out, from all.")
 flags.DEFINE_string("init_from", None, "Run folder or .keras file of a pre-trained encoder; left out, from scratch.")
 flags.DEFINE_string("size", None, "Encoder when from scratch: vit_micro, vit_tiny, vit_small, vit_base or vit_large.")
-flags.DEFINE_integer("patch_size", None, "Side of a patch in pixels when from scratch.")
+flags.DEFINE_integer("patch_size", None, lower_bound=1, help="Side of a patch in pixels when from scratch.")
 flags.DEFINE_string("image_size", None, "Pixels when from scratch, as 224 or 48x80; left out, 224, or for arrays and the sample their own size.")
-flags.DEFINE_integer("channels", None, "Convert images to 1 (grey) or 3 (colour) channels when from scratch; left out, as they are.")
+flags.DEFINE_integer("channels", None, lower_bound=1, help="Convert images to 1 (grey) or 3 (colour) channels when from scratch; left out, as they are.")
 flags.DEFINE_string("augmentation", "crop_flip", "crop_flip, flip or none.")
-flags.DEFINE_integer("batch_size", 128, "Images per step.")
-flags.DEFINE_float("epochs", 100, "Times that each image is seen.")
-flags.DEFINE_integer("steps", None, "Optimizer steps, in place of --epochs.")
-flags.DEFINE_float("learning_rate", 1e-3, "Peak. Lower it if layer decay is 1 and the encoder is large.")
+flags.DEFINE_integer("batch_size", 128, lower_bound=1, help="Images per step.")
+flags.DEFINE_float("epochs", 100, lower_bound=0, help="Times that each image is seen.")
+flags.DEFINE_integer("steps", None, lower_bound=1, help="Optimizer steps, in place of --epochs.")
+flags.DEFINE_float("learning_rate", 1e-3, lower_bound=0, help="Peak. Lower it if layer decay is 1 and the encoder is large.")
 flags.DEFINE_float("min_learning_rate", 1e-6, "At the end of the cosine.")
-flags.DEFINE_float("warmup", 0.1, "Share of the steps in which the learning rate rises.")
+flags.DEFINE_float("warmup", 0.1, lower_bound=0, upper_bound=1, help="Share of the steps in which the learning rate rises.")
 flags.DEFINE_float("weight_decay", 0.05, "Not applied to biases, norms, positions and cls.")
-flags.DEFINE_float("layer_decay", 0.75, "Learning rate of a block as a share of the next block's; 1 for none. Used from --init_from only.")
+flags.DEFINE_float("layer_decay", 0.75, lower_bound=0, upper_bound=1, help="Learning rate of a block as a share of the next block's; 1 for none. Used from --init_from only.")
 flags.DEFINE_float("drop_path", 0.1, "Stochastic depth of the last block.")
 flags.DEFINE_float("label_smoothing", 0.1, "Probability that is spread over all classes.")
 flags.DEFINE_float("mixup", 0.0, "Mixup's alpha; 0.8 in the paper, for runs of hundreds of epochs.")
@@ -34,7 +34,7 @@ flags.DEFINE_integer("seed", 0, "Of everything random.")
 
 # These do not.
 flags.DEFINE_string("data_dir", None, "Where tfds keeps its data.")
-flags.DEFINE_integer("log_every", 50, "Steps between lines of the log.")
+flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines of the log.")
 flags.DEFINE_integer("workers", 2, "Threads that read images.")
 flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow backend; left out, on accelerators alone.")
 FLAGS = flags.FLAGS
@@ -42,6 +42,8 @@ FLAGS = flags.FLAGS
 
 def load_encoder():
     """The encoder of --init_from as it was trained; None if that was left out."""
+    import keras
+
     from keras_splitmask.interchange import load_encoder
 
     if not FLAGS.init_from:
@@ -49,7 +51,7 @@ def load_encoder():
     given = [name for name in ("size", "patch_size", "image_size", "channels") if FLAGS[name].value is not None]
     if given:
         raise commandline.BadInput(f"--{given[0]} is decided by --init_from={FLAGS.init_from}; leave it out.")
-    return load_encoder(FLAGS.init_from, drop_path=FLAGS.drop_path)
+    return load_encoder(FLAGS.init_from, drop_path=FLAGS.drop_path, dtype=keras.config.dtype_policy())
 
 
 def fresh_encoder(source):
@@ -91,13 +93,18 @@ def main():
     keras.utils.set_random_seed(FLAGS.seed)
     encoder = load_encoder()
     channels = encoder.image_shape[-1] if encoder else FLAGS.channels
-    source = data.open_source(FLAGS.dataset, "train", FLAGS.data_dir, channels)
+    source = commandline.open_labelled(FLAGS.dataset, "train", channels)
+    test = commandline.open_labelled(FLAGS.dataset, "test", source.channels, source)
     encoder = encoder or fresh_encoder(source)
     shape = encoder.image_shape
     source = data.balanced(source, FLAGS.labelled, FLAGS.seed) if FLAGS.labelled else source
-    test_images, test_labels = commandline.read_labelled(FLAGS.dataset, "test", shape, ratio=FLAGS.crop_ratio)
+    test_images, test_labels = data.read_all(test, shape, ratio=FLAGS.crop_ratio)
     mix = {"mixup": FLAGS.mixup, "cutmix": FLAGS.cutmix, "smoothing": FLAGS.label_smoothing}
-    batches = data.batches(source, shape, FLAGS.batch_size, FLAGS.augmentation, FLAGS.seed, workers=FLAGS.workers, mix=mix)
+
+    def batches(start):
+        return data.batches(source, shape, FLAGS.batch_size, FLAGS.augmentation, FLAGS.seed, start, workers=FLAGS.workers, mix=mix)
+
+    batches(0)  # what does not fit stops here, before anything is written
     steps = FLAGS.steps or max(1, round(FLAGS.epochs * len(source) / FLAGS.batch_size))
     classes = len(source.classes or []) or int(source.labels.max()) + 1
     model = build_classifier(encoder, classes, steps)

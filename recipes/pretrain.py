@@ -10,29 +10,29 @@ from absl import flags
 # These change the result.
 flags.DEFINE_string("dataset", None, "Images to learn from: sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME. Labels are not looked at.")
 flags.DEFINE_string("image_size", None, "Pixels, as 224 or 48x80 (height x width); left out, 224, or for arrays and the sample their own size.")
-flags.DEFINE_integer("channels", None, "Convert images to 1 (grey) or 3 (colour) channels; left out, as they are.")
+flags.DEFINE_integer("channels", None, lower_bound=1, help="Convert images to 1 (grey) or 3 (colour) channels; left out, as they are.")
 flags.DEFINE_enum("method", "splitmask", ["splitmask"], "Pre-training method.")
 flags.DEFINE_string("size", "vit_small", "Encoder: vit_micro, vit_tiny, vit_small, vit_base or vit_large. Small data sets and machines want small ones.")
-flags.DEFINE_integer("patch_size", 16, "Side of a patch in pixels; divides the image. Take about a tenth of the image; smaller costs more.")
+flags.DEFINE_integer("patch_size", 16, lower_bound=1, help="Side of a patch in pixels; divides the image. Take about a tenth of the image; smaller costs more.")
 flags.DEFINE_enum("positions", "learned", ["learned", "sine_cosine"], "Position table.")
 flags.DEFINE_enum("tokenizer", "random_projection", ["random_projection", "random_patches", "kmeans"], "What a visual word is. kmeans spreads its words best, random_projection needs no fitting.")
 flags.DEFINE_integer("vocabulary", 8192, "Visual words. 8192 in the paper; 512 are enough for tens of thousands of small images, and cheaper.")
 flags.DEFINE_enum("word_resolution", None, ["half", "full"], "Resolution at which words are chosen; left out, half for even patches from 8 pixels up.")
 flags.DEFINE_float("keep", 0.5, "Share of the patches that each half sees, in (0, 0.5]. The paper lowers it to 0.25 for its smallest data sets.")
 flags.DEFINE_enum("split", "block", ["block", "random"], "How patches are dealt out: in blocks (harder, the paper's default) or one by one.")
-flags.DEFINE_integer("decoder_depth", 2, "Blocks of the decoder.")
+flags.DEFINE_integer("decoder_depth", 2, lower_bound=0, help="Blocks of the decoder.")
 flags.DEFINE_float("inpaint_weight", 1.0, "Weight of the inpainting loss; 0 leaves its work out.")
 flags.DEFINE_float("match_weight", 1.0, "Weight of the match loss; 0 leaves its work out.")
 flags.DEFINE_float("temperature", 0.2, "Of the match loss. Lower it to push images apart harder.")
 flags.DEFINE_string("augmentation", "crop_flip", "crop_flip, flip or none.")
-flags.DEFINE_integer("batch_size", 256, "Images per step, which are also each other's negatives in the match loss. Lower it if memory runs out.")
-flags.DEFINE_float("epochs", 100, "Times that each image is seen. Few images want many epochs: the paper has 5,000 for sets below 100,000.")
-flags.DEFINE_integer("steps", None, "Optimizer steps, in place of --epochs.")
-flags.DEFINE_float("learning_rate", None, "Peak; left out, 1.5e-3 x batch size / 2048, but not below 5e-4.")
+flags.DEFINE_integer("batch_size", 256, lower_bound=1, help="Images per step, which are also each other's negatives in the match loss. Lower it if memory runs out.")
+flags.DEFINE_float("epochs", 100, lower_bound=0, help="Times that each image is seen. Few images want many epochs: the paper has 5,000 for sets below 100,000.")
+flags.DEFINE_integer("steps", None, lower_bound=1, help="Optimizer steps, in place of --epochs.")
+flags.DEFINE_float("learning_rate", None, lower_bound=0, help="Peak; left out, 1.5e-3 x batch size / 2048, but not below 5e-4.")
 flags.DEFINE_float("min_learning_rate", 1e-5, "At the end of the cosine.")
-flags.DEFINE_float("warmup", 10 / 300, "Share of the steps in which the learning rate rises. Raise it if the loss jumps early.")
+flags.DEFINE_float("warmup", 10 / 300, lower_bound=0, upper_bound=1, help="Share of the steps in which the learning rate rises. Raise it if the loss jumps early.")
 flags.DEFINE_float("weight_decay", 0.05, "Not applied to biases, norms, positions, cls and mask tokens.")
-flags.DEFINE_float("clip_norm", 3.0, "Largest gradient norm.")
+flags.DEFINE_float("clip_norm", 3.0, lower_bound=0, help="Largest gradient norm.")
 flags.DEFINE_float("drop_path", 0.1, "Stochastic depth of the last block. Lower it for short runs.")
 flags.DEFINE_integer("seed", 0, "Of everything random.")
 flags.DEFINE_string("init_from", None, "Run folder or .keras file whose encoder to start from.")
@@ -40,10 +40,10 @@ flags.DEFINE_string("init_from", None, "Run folder or .keras file whose encoder 
 # These do not.
 flags.DEFINE_string("data_dir", None, "Where tfds keeps its data.")
 flags.DEFINE_string("probe", None, "Labelled set, apart from the training images, for a live kNN curve; named as --dataset. Its test split is used.")
-flags.DEFINE_integer("probe_limit", 2000, "Images of --probe to use at most.")
-flags.DEFINE_integer("probe_every", None, "Steps between kNN measurements; left out, a tenth of the run.")
-flags.DEFINE_integer("log_every", 50, "Steps between lines of the log.")
-flags.DEFINE_integer("pictures", 8, "Images in the picture of inpainting after the run; 0 for no picture.")
+flags.DEFINE_integer("probe_limit", 2000, lower_bound=2, help="Images of --probe to use at most.")
+flags.DEFINE_integer("probe_every", None, lower_bound=1, help="Steps between kNN measurements; left out, a tenth of the run.")
+flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines of the log.")
+flags.DEFINE_integer("pictures", 8, lower_bound=0, help="Images in the picture of inpainting after the run; 0 for no picture.")
 flags.DEFINE_integer("workers", 2, "Threads that read images.")
 flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow backend; left out, on accelerators alone.")
 FLAGS = flags.FLAGS
@@ -84,6 +84,16 @@ def build_model(image_shape, source):
     return model
 
 
+def draw(workdir, model, images):
+    """The picture of inpainting, of a few images that are spread over those given."""
+    from keras_splitmask import evaluation
+
+    path = workdir / "pictures" / f"inpainting_{FLAGS.tokenizer}.png"
+    path.parent.mkdir(exist_ok=True)
+    evaluation.save_inpainting(path, model, images[:: max(1, len(images) // FLAGS.pictures)][: FLAGS.pictures])
+    print(f"picture   {path}")
+
+
 def main():
     commandline.require("dataset", "workdir")
     import keras
@@ -95,10 +105,14 @@ def main():
     source = data.open_source(FLAGS.dataset, data_dir=FLAGS.data_dir, channels=FLAGS.channels)
     image_shape = commandline.image_shape(source)
     steps = FLAGS.steps or max(1, round(FLAGS.epochs * len(source) / FLAGS.batch_size))
-    batches = data.batches(source, image_shape, FLAGS.batch_size, FLAGS.augmentation, FLAGS.seed, workers=FLAGS.workers)
+
+    def batches(start):
+        return data.batches(source, image_shape, FLAGS.batch_size, FLAGS.augmentation, FLAGS.seed, start, workers=FLAGS.workers)
+
+    batches(0)  # what does not fit stops here, before anything is written
     probe = commandline.read_probe(image_shape)
     model = build_model(image_shape, source)
-    rate = FLAGS.learning_rate or max(5e-4, 1.5e-3 * FLAGS.batch_size / 2048)
+    rate = max(5e-4, 1.5e-3 * FLAGS.batch_size / 2048) if FLAGS.learning_rate is None else FLAGS.learning_rate
     optimizer = ks.training.adamw(
         rate, steps, round(FLAGS.warmup * steps), FLAGS.min_learning_rate, FLAGS.weight_decay, FLAGS.clip_norm
     )
@@ -118,11 +132,8 @@ def main():
 
     commandline.save_model(workdir, model)
     if FLAGS.pictures and FLAGS.inpaint_weight:
-        images, _ = (probe[0], None) if probe else data.read_all(source, image_shape, limit=FLAGS.pictures)
-        path = workdir / "pictures" / f"inpainting_{FLAGS.tokenizer}.png"
-        path.parent.mkdir(exist_ok=True)
-        evaluation.save_inpainting(path, model, images[:: max(1, len(images) // FLAGS.pictures)][: FLAGS.pictures])
-        print(f"picture   {path}")
+        images, _ = probe or data.read_all(source, image_shape, limit=FLAGS.pictures)
+        draw(workdir, model, images)
     evaluation.write_report(workdir)
     print(f"model     {workdir / ks.interchange.MODEL_FILE}\nreport    {workdir / 'report.html'}")
 

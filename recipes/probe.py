@@ -10,11 +10,11 @@ from absl import flags
 flags.DEFINE_string("init_from", None, "Run folder or .keras file of the encoder to judge.")
 flags.DEFINE_string("dataset", None, "Labelled set: sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME; train split to learn from, test split to judge.")
 flags.DEFINE_bool("random", False, "Judge the same encoder with fresh random weights: what pre-training has to beat.")
-flags.DEFINE_integer("train_limit", None, "Labelled training images to use at most.")
-flags.DEFINE_integer("test_limit", None, "Test images to use at most.")
-flags.DEFINE_integer("neighbours", 20, "Neighbours that vote.")
-flags.DEFINE_integer("epochs", 50, "Of the linear classifiers. Raise it for few labels.")
-flags.DEFINE_float("learning_rate", 1e-2, "Of the linear classifiers.")
+flags.DEFINE_integer("train_limit", None, lower_bound=1, help="Labelled training images to use at most.")
+flags.DEFINE_integer("test_limit", None, lower_bound=1, help="Test images to use at most.")
+flags.DEFINE_integer("neighbours", 20, lower_bound=1, help="Neighbours that vote.")
+flags.DEFINE_integer("epochs", 50, lower_bound=1, help="Of the linear classifiers. Raise it for few labels.")
+flags.DEFINE_float("learning_rate", 1e-2, lower_bound=0, help="Of the linear classifiers.")
 flags.DEFINE_integer("seed", 0, "Of the random weights of --random.")
 
 # These do not.
@@ -27,14 +27,16 @@ def main():
     import keras
 
     import keras_splitmask as ks
-    from keras_splitmask import evaluation
+    from keras_splitmask import data, evaluation
 
     keras.utils.set_random_seed(FLAGS.seed)
-    encoder = ks.interchange.load_encoder(FLAGS.init_from)
+    encoder = ks.interchange.load_encoder(FLAGS.init_from, dtype=keras.config.dtype_policy())
     if FLAGS.random:
         encoder = ks.Encoder.from_config(encoder.get_config())
-    images, labels = commandline.read_labelled(FLAGS.dataset, "train", encoder.image_shape, FLAGS.train_limit)
-    test_images, test_labels = commandline.read_labelled(FLAGS.dataset, "test", encoder.image_shape, FLAGS.test_limit)
+    train = commandline.open_labelled(FLAGS.dataset, "train", encoder.image_shape[-1])
+    test = commandline.open_labelled(FLAGS.dataset, "test", encoder.image_shape[-1], train)
+    images, labels = data.read_all(train, encoder.image_shape, FLAGS.train_limit)
+    test_images, test_labels = data.read_all(test, encoder.image_shape, FLAGS.test_limit)
     print(f"{len(images)} labelled images, {len(test_images)} to judge by", flush=True)
 
     bank, queries = evaluation.standardise(evaluation.extract(encoder, images), evaluation.extract(encoder, test_images))
