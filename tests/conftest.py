@@ -7,6 +7,7 @@ import sys
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiling takes most of the tests' time on JAX
 
 import keras
 import numpy as np
@@ -53,10 +54,10 @@ def make_model(make_encoder):
 
     def make(optimizer="sgd", run_eagerly=keras.backend.backend() != "jax", jit_compile=False, vocabulary=32, **kwargs):
         names = ("image_shape", "patch_size", "width", "depth", "heads", "drop_path", "positions")
-        encoder = make_encoder(**{name: kwargs.pop(name) for name in names if name in kwargs})
+        encoder = make_encoder(**{"depth": 1, **{name: kwargs.pop(name) for name in names if name in kwargs}})
         if "tokenizer" not in kwargs:
             kwargs["tokenizer"] = ks.tokenizers.RandomProjection(encoder.image_shape, encoder.patch_size, vocabulary)
-        model = ks.SplitMask(encoder, **kwargs)
+        model = ks.SplitMask(encoder, **{"decoder_depth": 1, **kwargs})
         jit_compile = (jit_compile or keras.backend.backend() == "jax") and not run_eagerly
         model.compile(optimizer=optimizer, run_eagerly=run_eagerly, jit_compile=jit_compile)
         return model

@@ -71,7 +71,7 @@ def objective_told_again(model, images, order):
 
 @pytest.mark.parametrize("keep", [0.5, 0.25])
 def test_the_objective_is_the_papers(make_model, make_images, fix_order, keep):
-    model = make_model(image_shape=(12, 20, 3), keep=keep, inpaint_weight=0.5, match_weight=2.0, temperature=0.4)
+    model = make_model(image_shape=(12, 20, 3), decoder_depth=2, keep=keep, inpaint_weight=0.5, match_weight=2.0, temperature=0.4)
     images, order = make_images(4, (12, 20, 3)), fix_order(4)
     loss, report = model.objective(images, training=False)
     inpaint, match = objective_told_again(model, images, order)
@@ -84,7 +84,7 @@ def test_a_word_head_that_knows_the_words_has_no_loss(make_model, make_images, m
     model, images = make_model(), make_images(4)
     monkeypatch.setattr(type(model.tokenizer), "call", lambda self, images: ops.ones((4, 16), "int32") * 5)
     kernel, bias = model.decoder.words.kernel, model.decoder.words.bias
-    kernel.assign(ops.zeros_like(kernel))
+    kernel.assign(np.zeros(kernel.shape))
     bias.assign(20.0 * ops.one_hot(5, 32))
     _, report = model.objective(images, training=False)
     np.testing.assert_allclose(float(report["inpaint_loss"]), math.log(1 + 31 * math.exp(-20)), atol=1e-5)
@@ -99,14 +99,14 @@ def test_vectors_that_collapsed_have_no_spread(make_model, make_images):
     model = make_model()
     _, report = model.objective(np.repeat(make_images(1), 4, axis=0)[:, ::-1], training=False)
     assert float(report["feature_std"]) > 0  # equal images, but not equal halves
-    model.decoder.norm.gamma.assign(ops.zeros_like(model.decoder.norm.gamma))
-    model.decoder.norm.beta.assign(ops.ones_like(model.decoder.norm.beta))
+    model.decoder.norm.gamma.assign(np.zeros(16))
+    model.decoder.norm.beta.assign(np.ones(16))
     _, report = model.objective(make_images(4), training=False)
     np.testing.assert_allclose(float(report["feature_std"]), 0, atol=1e-5)
     np.testing.assert_allclose(float(report["match_loss"]), math.log(4), rtol=1e-5)
 
 
-@pytest.mark.parametrize("variant", [{}, {"inpaint_weight": 0}, {"match_weight": 0}, {"keep": 0.25, "split": "random"}])
+@pytest.mark.parametrize("variant", [{"keep": 0.25, "split": "random"}, {"inpaint_weight": 0}, {"match_weight": 0, "decoder_depth": 2}])
 def test_gradients_reach_every_weight(make_model, make_images, variant):
     model = make_model(keras.optimizers.SGD(1.0), image_shape=(12, 20, 3), **variant)
     before = [array(w) for w in model.trainable_variables]
@@ -154,6 +154,8 @@ def test_five_channels_odd_grid_and_a_quarter_seen(make_model, make_images):
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_trains_much_as_float32(make_model, make_images, fix_order, policy):
+    if policy == "mixed_float16" and keras.backend.backend() == "jax":
+        pytest.skip("JAX has no float16 attention on a CPU.")
     images, logs, weights = make_images(8, (12, 20, 3)), {}, None
     fix_order(8)
     for name in ("float32", policy):
