@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+from keras import ops
+from PIL import Image
+
+import keras_splitmask as ks
+from keras_splitmask.evaluation.pictures import COLUMNS, inpaint, save_inpainting, sheet
+
+
+def patches(images):
+    """(B, H, W, C) to (B, N, P) in 4x4 patches, by NumPy's own means."""
+    batch, height, width, channels = images.shape
+    split = images.reshape(batch, height // 4, 4, width // 4, 4, channels).transpose(0, 1, 3, 2, 4, 5)
+    return split.reshape(batch, -1, 16 * channels)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize(("image_shape", "keep"), [((16, 16, 1), 0.5), ((16, 8, 3), 0.25), ((12, 20, 5), 0.5)])
+def test_the_columns_are_what_they_say(make_model, make_images, image_shape, keep):
+    model = make_model(image_shape=image_shape, keep=keep)
+    # No patch of a colour that stands for what is not seen, and none of one brightness.
+    images = np.clip(make_images(3, image_shape), 0, 126)
+    model.tokenizer.fit(images)
+    rows = inpaint(model, images)
+    assert rows.shape == (3, 6, *image_shape) and rows.dtype == np.float32 and COLUMNS[-1] == "true words"
+    original, half_a, half_b, from_a, from_b, true = (patches(column) for column in rows.swapaxes(0, 1))
+    np.testing.assert_allclose(rows[:, 0], images / 255, atol=1e-6)
+
+    count, seen = original.shape[1], model.split.seen_count
+    seen_a, seen_b = ((half == original).all(axis=-1) for half in (half_a, half_b))  # (B, N)
+    assert (seen_a.sum(axis=1) == seen).all() and (seen_b.sum(axis=1) == seen).all() and not (seen_a & seen_b).any()
+    if 2 * seen == count:
+        assert (seen_a | seen_b).all()
+    assert (half_a[~seen_a] == 0.5).all() and (half_b[~seen_b] == 0.5).all()
+
+    drawn = {word.tobytes() for word in patches(ops.convert_to_numpy(model.tokenizer.draw(np.arange(32).repeat(count).reshape(32, count))))[:, 0]}
+    for sees, prediction in ((seen_a, from_a), (seen_b, from_b)):
+        assert (prediction[sees] == original[sees]).all()
+        assert {word.tobytes() for word in prediction[~sees]} <= drawn  # what is predicted is a word
+    assert (rows[:, 5] == ops.convert_to_numpy(model.tokenizer.draw(model.tokenizer(images)))).all()
+
+
+def test_words_stand_where_they_were_predicted(make_model, make_images):
+    """A decoder that always says the right word gives back the words of every unseen patch, in their places."""
+    model, images = make_model(), make_images(4)
+    ids = ops.convert_to_numpy(model.tokenizer(images))
+    asked = []
+    model.split.unseen = lambda order: asked.append(ks.Split.unseen(model.split, order)) or asked[-1]
+    model.decoder.words = lambda tokens: ops.one_hot(np.take_along_axis(ids.repeat(2, axis=0), ops.convert_to_numpy(asked[0]), axis=1), 32)
+    original, _, _, from_a, from_b, true = (patches(column) for column in inpaint(model, images).swapaxes(0, 1))
+    for prediction in (from_a, from_b):
+        as_word = (prediction == true).all(axis=-1)
+        assert (as_word | (prediction == original).all(axis=-1)).all() and as_word.sum() == 4 * 8
+
+
+def test_a_sheet_shows_colours_grey_and_what_it_can_of_more_channels():
+    rows = np.zeros((2, 3, 8, 16, 5), "float32")
+    rows[1, 2, ..., :] = (1, 0.5, 0, 1, 1)
+    picture = sheet(rows, ("a", "b", "c"), tile=32, gap=4)  # twice the size, since 32 / 16 = 2
+    assert picture.shape == (16 + 2 * (16 + 4), 3 * (32 + 4) - 4, 3) and picture.dtype == np.uint8
+    top, left = 16 + 20, 2 * 36
+    assert (picture[top : top + 16, left : left + 32] == (255, 128, 0)).all() and (picture[top + 16 :] == 255).all()
+    assert (picture[top : top + 16, : left - 4 - 36] == 0).all()
+    grey = sheet(rows[..., :1], ("a", "b", "c"), tile=4)
+    assert grey.shape == (16 + 2 * 12, 3 * 20 - 4, 3) and (grey[-12:-4, -16:] == 255).all()
+    assert (sheet(rows[..., :2], ("a", "b", "c"), tile=4) == grey).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_the_file_has_the_size_it_should(make_model, make_images, tmp_path, channels):
+    model = make_model(image_shape=(16, 8, channels))
+    save_inpainting(tmp_path / "picture.png", model, make_images(2, (16, 8, channels)))
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert picture.format == "PNG" and picture.size == (6 * (7 * 8 + 4) - 4, 16 + 2 * (7 * 16 + 4))  # 112 / 16 = 7
