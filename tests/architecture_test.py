@@ -183,6 +183,7 @@ def expected_targets():
         if path in TESTS and path.stem.endswith("_test"):
             rule, sources = "py_test", ["tests/__main__.py", *sources]
             needs |= dependencies("tests/__main__.py")
+            needs |= {f":{target_of(name_of(near))}" for near in [path.with_name("conftest.py")] if near.exists()}
         if path.name != "__main__.py":
             targets[target_of(name)] = rule, sources, needs
     return targets
