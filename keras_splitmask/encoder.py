@@ -7,7 +7,7 @@ from keras_splitmask.patches import PatchEmbedding
 
 # name: (width, depth, heads). The MLP is four times as wide.
 SIZES = {
-    "vit_micro": (128, 6, 4),
+    "vit_micro": (128, 4, 4),
     "vit_tiny": (192, 12, 3),
     "vit_small": (384, 12, 6),
     "vit_base": (768, 12, 12),

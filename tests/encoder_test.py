@@ -10,7 +10,7 @@ from keras_splitmask.encoder import SIZES, Attention, Block, DropPath, Encoder
 # Parameters at 224x224x3 pixels in 16x16 patches, without a head, as the literature has them. It gives the cls token a position;
 # we do not, since both would be learned and only their sum is used. vit_micro is our own size, so its number is arithmetic.
 PARAMETERS = {
-    "vit_micro": 128 * (768 + 1 + 196 + 1 + 1) + 6 * (12 * 128**2 + 13 * 128) + 2 * 128,
+    "vit_micro": 128 * (768 + 1 + 196 + 1 + 1) + 4 * (12 * 128**2 + 13 * 128) + 2 * 128,
     "vit_tiny": 5_524_416,
     "vit_small": 21_665_664,
     "vit_base": 85_798_656,
