@@ -1,0 +1,236 @@
+"""What a SplitMask step costs, beside the same step written by hand in plain JAX (plain_jax.py) or plain torch (plain_torch.py).
+
+    python recipes/benchmark.py --backend=jax
+    python recipes/benchmark.py --backend=torch --size=vit_tiny --image_size=32 --channels=3 --vocabulary=8192 --batch_size=32
+
+First the two must agree on the loss, from the same weights, images and order of patches; then they take turns at training.
+"""
+
+import importlib
+import importlib.util
+import itertools
+import pathlib
+import resource
+import statistics
+import sys
+import time
+import types
+
+import commandline
+from absl import flags
+
+# These change the result.
+flags.DEFINE_string("size", "vit_micro", "Encoder: vit_micro, vit_tiny, vit_small, vit_base or vit_large.")
+flags.DEFINE_string("image_size", "28", "Pixels, as 224 or 48x80 (height x width).")
+flags.DEFINE_integer("channels", 1, "Of the images, which are random.", lower_bound=1)
+flags.DEFINE_integer("patch_size", 4, "Side of a patch in pixels; divides the image.")
+flags.DEFINE_integer("vocabulary", 512, "Visual words.")
+flags.DEFINE_float("keep", 0.5, "Share of the patches that each half sees, in (0, 0.5].")
+flags.DEFINE_integer("batch_size", 64, "Images per step.", lower_bound=2)
+
+# These do not.
+flags.DEFINE_integer("steps", 5, "Steps that each contender takes when it is its turn. Raise it if steps are short.", lower_bound=1)
+flags.DEFINE_integer("repeats", 5, "Turns of each contender. Raise it on a machine that has other things to do.", lower_bound=1)
+flags.DEFINE_string("json", None, "File to write the table to.")
+flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow backend; left out, on accelerators alone.")
+FLAGS = flags.FLAGS
+
+OURS, BY_HAND = "keras_splitmask", "by hand"
+TOLERANCE = 1e-4  # relative, between the two losses
+RUN = types.SimpleNamespace(
+    peak=1e-3, steps=10_000, warmup=300, floor=1e-5, weight_decay=0.05, clip_norm=3.0, beta_1=0.9, beta_2=0.999, epsilon=1e-8
+)
+
+
+def build_model(**weights):
+    """SplitMask by the flags, compiled; `weights` are those of the losses."""
+    import keras_splitmask as ks
+
+    image_shape = (*commandline.image_size(), FLAGS.channels)
+    tokenizer = ks.tokenizers.RandomProjection(image_shape, FLAGS.patch_size, FLAGS.vocabulary)
+    encoder = ks.Encoder.from_size(FLAGS.size, image_shape, FLAGS.patch_size)
+    model = ks.SplitMask(encoder, tokenizer, keep=FLAGS.keep, split="random", **weights)
+    optimizer = ks.training.adamw(RUN.peak, RUN.steps, RUN.warmup, RUN.floor, RUN.weight_decay, RUN.clip_norm)
+    model.compile(optimizer=optimizer, jit_compile=commandline.jit())
+    return model
+
+
+def by_hand(framework, model):
+    """The hand-written step with the weights of `model`, or None if the framework is not installed."""
+    if not importlib.util.find_spec(framework):
+        return None
+    import keras
+    import numpy as np
+
+    import keras_splitmask as ks
+
+    values = {name: keras.ops.convert_to_numpy(weight) for name, weight in ks.interchange.named_weights(model).items()}
+    vectors, _ = values.pop("vectors"), values.pop("portraits")
+    # The library's own numbers, by which black and white are normalised.
+    black, white = keras.ops.convert_to_numpy(ks.patches.normalise(np.array([[0], [255]], "uint8") * np.ones(FLAGS.channels, "uint8")))
+    setting = types.SimpleNamespace(
+        **vars(RUN),
+        mean=-black / (white - black),
+        std=1 / (white - black),
+        patch_size=FLAGS.patch_size,
+        heads=model.encoder.heads,
+        count=model.split.count,
+        seen=model.split.seen_count,
+        half=model.tokenizer.resolution == "half",
+        temperature=model.temperature,
+    )
+    return importlib.import_module(f"plain_{framework}").Plain(values, vectors, setting)
+
+
+def losses(model, plain, images):
+    """The loss of the model and of the hand-written step for the same images (B, H, W, C), dealt out in the same order."""
+    from keras import ops
+
+    state = model.split.seed_generator.state
+    before = ops.convert_to_numpy(state)
+    order = ops.convert_to_numpy(model.split(images))  # (B, N)
+    state.assign(before)
+    loss, _ = model.objective(ops.convert_to_tensor(images), training=False)
+    return float(ops.convert_to_numpy(loss)), plain.loss(images, order)
+
+
+def check_equality(model, framework, plain, images):
+    ours, theirs = losses(model, plain, images)
+    difference = abs(ours - theirs) / abs(theirs)
+    if not difference <= TOLERANCE:
+        raise commandline.BadInput(f"The losses differ: {ours:.6f} here, {theirs:.6f} by hand in plain {framework}; no use in timing them.")
+    print(f"equal     loss {ours:.6f} here, {theirs:.6f} by hand in plain {framework}, relative difference {difference:.1e}", flush=True)
+
+
+def add_noise(model, rng):
+    """Move every weight, so that biases and norms are not at values at which they do nothing."""
+    for weight in model.trainable_variables:
+        weight.assign_add(0.05 * rng.standard_normal(weight.shape).astype("float32"))
+
+
+def time_model(model, images, steps):
+    """Seconds of a step in `fit`, from the beginning of the epoch until its last weight is there."""
+    import keras
+
+    marks = []
+
+    class Clock(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            marks.append(time.perf_counter())
+
+        def on_epoch_end(self, epoch, logs=None):
+            keras.ops.convert_to_numpy(self.model.trainable_variables[-1])
+            marks.append(time.perf_counter())
+
+    model.fit(((images,) for _ in itertools.count()), steps_per_epoch=steps, callbacks=[Clock()], verbose=0, shuffle=False)
+    return (marks[1] - marks[0]) / steps
+
+
+def time_by_hand(plain, images, steps):
+    start = time.perf_counter()
+    plain.steps(images, steps)
+    return (time.perf_counter() - start) / steps
+
+
+def take_turns(contenders, images):
+    """Seconds per step of each contender in each round."""
+    measures = {name: time_model if hasattr(contender, "fit") else time_by_hand for name, contender in contenders.items()}
+    for name, contender in contenders.items():
+        print(f"start     {name}: {measures[name](contender, images, 1):.1f} s", flush=True)  # most of it compiles
+    seconds = {name: [] for name in contenders}
+    for _ in range(FLAGS.repeats):
+        for name, contender in contenders.items():
+            seconds[name].append(measures[name](contender, images, FLAGS.steps))
+    return seconds
+
+
+def flops(model):
+    """Multiplications and additions in the matrix products of a step, twice as many backward as forward."""
+    width, count, seen = model.encoder.width, model.split.count, model.split.seen_count
+    unseen, rows = count - seen, 2 * FLAGS.batch_size
+
+    def block(tokens, asking):
+        return rows * width * (2 * (2 * tokens + 10 * asking) * width + 4 * asking * tokens)
+
+    pixels = FLAGS.patch_size**2 * FLAGS.channels
+    asking = 1 + count if model.match_weight else unseen
+    forward = model.encoder.depth * block(1 + seen, 1 + seen) + (model.decoder_depth - 1) * block(1 + count, 1 + count)
+    forward += block(1 + count, asking) + rows * unseen * 2 * width * model.decoder.vocabulary
+    total = 3 * forward + 2 * rows * count * pixels * width  # of the images themselves no gradient is taken
+    if model.inpaint_weight:
+        total += rows * count * model.tokenizer.dimension * model.tokenizer.vocabulary
+    return total
+
+
+def peak_flops():
+    """Multiplications and additions a second in the best of three large matrix products on this backend."""
+    import keras
+
+    def product(side):
+        x = keras.random.normal((side, side))
+        float(keras.ops.matmul(x, x)[0, 0])
+        start = time.perf_counter()
+        float(keras.ops.matmul(x, x)[0, 0])
+        return time.perf_counter() - start
+
+    side = 1024
+    while side < 16384 and product(side) < 0.02:
+        side *= 2
+    return 2 * side**3 / min(product(side) for _ in range(3))
+
+
+def rows_of(seconds, work, peak):
+    """One dictionary for each contender; ratios are taken within each round."""
+    rows = []
+    for name, taken in seconds.items():
+        middle = statistics.median(taken)
+        row = {"step": name, "ms": 1e3 * middle, "images_per_second": FLAGS.batch_size / middle}
+        if BY_HAND in seconds:
+            ratios = [one / other for one, other in zip(taken, seconds[BY_HAND])]
+            row.update(ratio=statistics.median(ratios), ratio_min=min(ratios), ratio_max=max(ratios))
+        rows.append({**row, "gflops": work[name] / middle / 1e9, "share_of_peak": work[name] / middle / peak})
+    return rows
+
+
+def print_table(rows):
+    print(f"\n{'step':<18}{'ms':>9}{'images/s':>10}{'to by hand (min..max)':>25}{'GFLOP/s':>10}{'of peak':>9}")
+    for row in rows:
+        ratio = "{ratio:.3f} ({ratio_min:.3f}..{ratio_max:.3f})".format(**row) if "ratio" in row else "-"
+        line = f"{row['step']:<18}{row['ms']:>9.2f}{row['images_per_second']:>10.1f}{ratio:>25}"
+        print(f"{line}{row['gflops']:>10.1f}{row['share_of_peak']:>9.1%}")
+
+
+def main():
+    import keras
+    import numpy as np
+
+    backend = keras.backend.backend()
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    model = build_model()
+    add_noise(model, rng)
+    images = rng.integers(0, 256, (FLAGS.batch_size, *model.encoder.image_shape), "uint8")
+    for framework in ("jax", "torch"):
+        plain = by_hand(framework, model) if backend in (framework, "tensorflow") else None
+        if plain:
+            check_equality(model, framework, plain, images)
+
+    contenders = {OURS: model}
+    if backend != "tensorflow":
+        contenders[BY_HAND] = by_hand(backend, model)
+    for name in ("inpaint_weight", "match_weight"):
+        contenders[f"{name}=0"] = build_model(**{name: 0.0})
+    work = {name: flops(contender if hasattr(contender, "fit") else model) for name, contender in contenders.items()}
+    peak = peak_flops()
+    rows = rows_of(take_turns(contenders, images), work, peak)
+    print_table(rows)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    print(f"\n{backend}, {FLAGS.size} on {images.shape[1:]}, {work[OURS] / 1e9:.1f} GFLOP a step, median of {FLAGS.repeats} turns of {FLAGS.steps} steps")
+    print(f"largest matrix product {peak / 1e9:.1f} GFLOP/s, peak memory of the whole process {memory / 2**20:.0f} MiB")
+    if FLAGS.json:
+        result = {"backend": backend, "flags": {name: FLAGS[name].value for name in FLAGS}, "rows": rows, "peak_gflops": peak / 1e9}
+        commandline.write_json(pathlib.Path(FLAGS.json), {**result, "memory_bytes": memory})
+
+
+if __name__ == "__main__":
+    commandline.run(main)

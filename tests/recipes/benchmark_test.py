@@ -1,0 +1,84 @@
+import json
+import re
+from unittest import mock
+
+import keras
+import pytest
+
+import keras_splitmask as ks
+
+SMALL = ("--image_size=8x12", "--channels=3", "--vocabulary=16", "--batch_size=4", "--steps=1", "--repeats=2")
+BY_HAND = {"jax": ["jax"], "torch": ["torch"], "tensorflow": ["jax", "torch"]}[keras.backend.backend()]
+
+
+@pytest.mark.backend
+def test_the_step_written_by_hand_is_the_same_and_every_contender_is_timed(here, tmp_path):
+    end = here("benchmark", *SMALL, f"--json={tmp_path / 'table.json'}")
+    assert end.status == 0 and not end.err, end.err
+    equal = re.findall(r"^equal .* in plain (\w+), relative difference (\S+)$", end.out, re.MULTILINE)
+    assert [framework for framework, _ in equal] == BY_HAND and all(float(difference) < 1e-4 for _, difference in equal)
+
+    result = json.loads((tmp_path / "table.json").read_text())
+    rows = {row["step"]: row for row in result["rows"]}
+    by_hand = {"by hand"} if keras.backend.backend() != "tensorflow" else set()
+    assert set(rows) == {"keras_splitmask", "inpaint_weight=0", "match_weight=0"} | by_hand
+    for name, row in rows.items():
+        assert re.search(rf"^{name} .*%$", end.out, re.MULTILINE)
+        assert row["images_per_second"] == pytest.approx(4 / row["ms"] * 1e3) and 0 < row["share_of_peak"] < 1
+        assert ("ratio" in row) == bool(by_hand)
+    if by_hand:
+        assert rows["by hand"]["ratio"] == rows["by hand"]["ratio_min"] == rows["by hand"]["ratio_max"] == 1
+    assert result["backend"] == keras.backend.backend() and result["memory_bytes"] > 2**26 and result["peak_gflops"] > 0.1
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("flags", [["--patch_size=2", "--keep=0.25"], ["--image_size=16x24", "--patch_size=8", "--keep=0.3"]])
+def test_it_is_the_same_at_other_settings(here, flags):
+    with mock.patch.object(keras.Model, "fit", side_effect=InterruptedError("equal")):
+        with pytest.raises(InterruptedError, match="equal"):  # which comes after the comparison
+            here("benchmark", *SMALL, *flags)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("name", ["cls_token", "block_2/norm_mlp/beta", "decoder/positions", "decoder/words/bias", "vectors"])
+def test_a_weight_that_differs_is_noticed(refused, rng, name):
+    named_weights = ks.interchange.named_weights
+
+    def changed(layer):
+        weights = named_weights(layer)
+        noise = 0.3 * rng.standard_normal(weights[name].shape).astype("float32")
+        return {**weights, name: keras.ops.convert_to_numpy(weights[name]) + noise}
+
+    with mock.patch.object(ks.interchange, "named_weights", changed):
+        assert f"by hand in plain {BY_HAND[0]}" in refused("benchmark", *SMALL)
+
+
+TEN_STEPS = """
+import sys
+sys.path.insert(0, "recipes")
+import benchmark, itertools, keras, numpy as np
+from keras_splitmask import encoder
+from keras_splitmask.split import Split
+encoder.SIZES["vit_micro"] = (16, 1, 2)
+benchmark.FLAGS(["benchmark.py", *sys.argv[2:]])
+benchmark.RUN.peak, benchmark.RUN.warmup, benchmark.RUN.clip_norm, benchmark.RUN.weight_decay = 3e-3, 4, 0.5, 0.3
+rng = np.random.default_rng(0)
+order = rng.random((4, 6)).argsort(axis=1).astype("int32")
+Split.call = lambda self, images: keras.ops.convert_to_tensor(order)
+model = benchmark.build_model()
+benchmark.add_noise(model, rng)
+images = rng.integers(0, 256, (4, 8, 12, 3), "uint8")
+plain = benchmark.by_hand(sys.argv[1], model)
+before, _ = benchmark.losses(model, plain, images)
+model.fit(((images,) for _ in itertools.count()), steps_per_epoch=10, verbose=0, shuffle=False)
+plain.steps(images, 10, order)
+print(before, *benchmark.losses(model, plain, images))
+"""
+
+
+@pytest.mark.backend
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="no step is written by hand in plain TensorFlow")
+def test_ten_steps_by_hand_end_where_ten_of_ours_end(python):
+    backend = keras.backend.backend()
+    before, ours, by_hand = map(float, python("-c", TEN_STEPS, backend, *SMALL, backend=backend).split())
+    assert ours < 0.9 * before and by_hand == pytest.approx(ours, rel=1e-3, abs=1e-3)
