@@ -1,0 +1,49 @@
+import importlib.util
+import os
+import time
+
+import pytest
+
+RECIPES = ("pretrain", "finetune", "probe", "export")
+
+SHOW_HELP = """
+import runpy, sys
+sys.argv = [f"recipes/{sys.argv[1]}.py", "--help"]
+sys.path.insert(0, "recipes")
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    heavy = {"keras", "keras_splitmask", "tensorflow", "jax", "torch", "numpy"} & set(sys.modules)
+    assert not heavy, heavy
+"""
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_help_needs_no_backend(python, command, name):
+    text = python("-c", SHOW_HELP, name)
+    assert f"python recipes/{name}.py" in text and "--init_from" in text
+    began = time.monotonic()
+    end = command(name, "--help")
+    assert end.status == 0 and not end.err and "--init_from" in end.out
+    assert time.monotonic() - began < 2
+
+
+def test_the_backend_is_chosen_by_flag_then_environment(refused, command, monkeypatch):
+    end = command("probe", KERAS_BACKEND="theano")
+    assert end.status == 2
+    assert end.err == "probe.py: Expected the backend to be one of tensorflow, jax, torch, received KERAS_BACKEND='theano'.\n"
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in ("jax", "tensorflow") else find_spec(name, *rest))
+    line = refused("probe", "--backend=jax")
+    assert line == "probe.py: The backend jax is not installed; run: pip install 'keras-splitmask[jax]'\n"
+    assert "pip install 'keras-splitmask[tf]'" in refused("probe", "--backend=tensorflow")
+    assert os.environ["KERAS_BACKEND"] == "tensorflow"
+
+
+def test_a_failure_that_is_not_the_users_is_no_line_of_ours(here, pretrained, arrays, monkeypatch):
+    def fail(*arguments, **others):
+        raise ValueError("nobody's fault")
+
+    monkeypatch.setattr("keras_splitmask.evaluation.extract", fail)
+    with pytest.raises(ValueError, match="nobody's fault"):
+        here("probe", f"--init_from={pretrained}", f"--dataset=npz:{arrays}")

@@ -1,0 +1,81 @@
+import json
+
+import numpy as np
+import pytest
+
+import keras_splitmask as ks
+
+FROM_SCRATCH = ("--size=vit_micro", "--patch_size=4", "--image_size=8", "--dataset=sample", "--labelled=20", "--batch_size=4", "--crop_ratio=0.9")
+
+
+@pytest.mark.backend
+def test_from_a_run_of_arrays(here, pretrained, arrays, tmp_path, lines):
+    workdir = tmp_path / "tuned"
+    given = (f"--init_from={pretrained}", f"--dataset=npz:{arrays}", "--batch_size=4", "--steps=5", "--log_every=2", "--mixup=0.8", "--cutmix=1")
+    end = here("finetune", *given, f"--workdir={workdir}")
+    assert end.status == 0 and not end.err
+    assert f"24 labelled images of 2 classes, 24 to judge by, encoder from {pretrained}, 5 steps" in end.out
+    result = json.loads((workdir / "result.json").read_text())
+    assert result["steps"] == 5 and f"test top-1 {result['test_top1']:.2%}" in end.out
+    assert [line["step"] for line in lines(workdir / "metrics.jsonl")] == [0, 2, 4, 5]
+    assert set(lines(workdir / "metrics.jsonl")[-1]) == {"step", "epoch", "loss", "accuracy", "learning_rate", "images_per_second", "seconds"}
+
+    model = ks.interchange.load_model(workdir)
+    with np.load(arrays) as content:
+        right = model.predict(content["test_images"], verbose=0).argmax(axis=1) == content["test_labels"]
+    assert right.mean() == result["test_top1"]
+
+
+def test_frozen_leaves_the_encoder_as_it_was_and_mixed_precision_runs(here, pretrained, arrays, tmp_path):
+    given = (f"--init_from={pretrained}", f"--dataset=npz:{arrays}", "--batch_size=4", "--steps=2", "--frozen", "--precision=bfloat16")
+    end = here("finetune", *given, f"--workdir={tmp_path / 'tuned'}")
+    assert end.status == 0 and "(frozen)" in end.out
+    old, new = (ks.interchange.load_encoder(run) for run in (pretrained, tmp_path / "tuned"))
+    assert all(np.array_equal(a, b) for a, b in zip(old.get_weights(), new.get_weights(), strict=True))
+    # The precision is that of this run, whatever the encoder was trained in.
+    assert (old.dtype_policy.name, new.dtype_policy.name) == ("float32", "mixed_bfloat16")
+
+
+def test_by_the_command(command, pretrained, arrays, tmp_path):
+    given = (f"--init_from={pretrained}", f"--dataset=npz:{arrays}", "--labelled=8", "--batch_size=4", "--steps=2", "--drop_path=0")
+    end = command("finetune", *given, f"--workdir={tmp_path / 'run'}")
+    assert end.status == 0 and not end.err
+    assert "8 labelled images of 2 classes, 24 to judge by" in end.out and "step 2/2" in end.out and "test top-1" in end.out
+
+
+def test_from_scratch(here, tmp_path, lines):
+    end = here("finetune", *FROM_SCRATCH, "--steps=2", "--log_every=1", f"--workdir={tmp_path / 'run'}")
+    assert end.status == 0 and not end.err
+    assert "20 labelled images of 10 classes, 2000 to judge by, encoder from scratch, 2 steps" in end.out
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["metrics.jsonl", "model.keras", "report.html", "result.json", "run.flags"]
+    assert len(lines(tmp_path / "run" / "metrics.jsonl")) == 3
+
+
+def test_a_run_that_diverges_stops_and_saves_no_model(here, tmp_path):
+    given = (*FROM_SCRATCH, f"--workdir={tmp_path / 'run'}", "--steps=4", "--log_every=4", "--learning_rate=1e30", "--warmup=0")
+    end = here("finetune", *given)
+    assert end.status == 2 and "Expected a finite loss and gradient, received none from step 2 on" in end.err
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["metrics.jsonl", "run.flags"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--dataset=sample"], "Expected --size: Encoder when from scratch"),
+        (["--dataset=sample", "--size=vit_micro"], "Expected --patch_size: Side of a patch"),
+        ([*FROM_SCRATCH, "--init_from={run}"], "--size is decided by --init_from="),
+        (["--dataset=sample", "--init_from={run}"], "Expected an image of 5 channels, received 1"),
+        (["--dataset=sample", "--init_from={tmp}/garbage.keras"], "garbage.keras is not a model that keras_splitmask can read"),
+        (["--dataset=npz:{tmp}/plain.npz", "--init_from={run}"], "whose train split has no labels"),
+        ([*FROM_SCRATCH, "--labelled=5"], "Expected at least one image for each of the 10 classes, received count=5"),
+        ([*FROM_SCRATCH, "--batch_size=21"], "Expected a batch size from 1 to the 20 images there are, received batch_size=21"),
+        ([*FROM_SCRATCH, "--layer_decay=2"], "--layer_decay=2"),
+        ([*FROM_SCRATCH, "--drop_path=1"], "Expected a drop path rate in [0, 1), received rate=1.0"),
+    ],
+)
+def test_bad_input_ends_in_one_line(refused, pretrained, tmp_path, flags, message):
+    (tmp_path / "garbage.keras").write_bytes(b"")
+    images = np.zeros((4, 48, 80, 5), "uint8")
+    np.savez(tmp_path / "plain.npz", train_images=images, test_images=images)
+    flags = [flag.format(run=pretrained, tmp=tmp_path) for flag in flags]
+    assert message in refused("finetune", f"--workdir={tmp_path / 'run'}", *flags)

@@ -1,0 +1,187 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_splitmask as ks
+
+KEYS = {"step", "epoch", "loss", "inpaint_loss", "match_loss", "inpaint_accuracy", "match_accuracy", "word_perplexity", "feature_std"}
+KEYS |= {"gradient_norm", "learning_rate", "images_per_second", "seconds"}
+SMALL = ("--size=vit_micro", "--patch_size=4", "--image_size=8", "--vocabulary=16", "--batch_size=8", "--steps=3", "--log_every=2")
+
+
+@pytest.mark.backend
+def test_a_run_leaves_what_it_should(pretrained, lines):
+    left = sorted(path.relative_to(pretrained).as_posix() for path in pretrained.rglob("*") if path.is_file())
+    assert left == ["metrics.jsonl", "model.keras", "pictures/inpainting_random_projection.png", "report.html", "run.flags"]
+    first, *rest = lines(pretrained / "metrics.jsonl")
+    assert first == {"step": 0, "epoch": 0, "knn_accuracy": first["knn_accuracy"]}
+    # Every step is made, though 5 is no multiple of 2.
+    assert [(line["step"], line["epoch"]) for line in rest] == [(2, 0.333), (4, 0.667), (5, 0.833)]
+    assert all(set(line) == KEYS | {"knn_accuracy"} for line in rest)
+    assert f"--backend={keras.backend.backend()}\n" in (pretrained / "run.flags").read_text()
+
+    model = ks.interchange.load_model(pretrained)
+    assert model.encoder.image_shape == (48, 80, 5) and model.split.seen_count == 7 and model.tokenizer.vocabulary == 8
+    with Image.open(pretrained / "pictures" / "inpainting_random_projection.png") as picture:
+        assert picture.size == (6 * 84 - 4, 16 + 8 * 52)  # six columns and eight rows of 48x80, at their own size
+
+
+def test_by_the_command(command, tmp_path, lines):
+    end = command("pretrain", "--dataset=sample", "--decoder_depth=1", "--workdir", tmp_path / "run", *SMALL)
+    assert end.status == 0 and not end.err
+    assert "10000 images of 8x8x1" in end.out and "step 3/3" in end.out and "images/s" in end.out and " s left" in end.out
+    assert [line["step"] for line in lines(tmp_path / "run" / "metrics.jsonl")] == [0, 2, 3]
+    assert (tmp_path / "run" / "model.keras").exists()
+
+
+@pytest.mark.backend
+def test_the_flags_of_a_run_repeat_it(here, pretrained, tmp_path, lines):
+    end = here("pretrain", f"--flagfile={pretrained / 'run.flags'}", f"--workdir={tmp_path / 'again'}")
+    assert end.status == 0 and not end.err
+    for a, b in zip(lines(pretrained / "metrics.jsonl"), lines(tmp_path / "again" / "metrics.jsonl"), strict=True):
+        different = {name for name in a if a[name] != pytest.approx(b[name], rel=1e-4)}
+        assert different <= {"seconds", "images_per_second"}
+    flags, again = ((run / "run.flags").read_text() for run in (pretrained, tmp_path / "again"))
+    assert again == flags.replace(str(pretrained), str(tmp_path / "again")) and "overwrite" not in flags
+
+
+@pytest.mark.parametrize(
+    ("flags", "absent"),
+    [
+        (["--tokenizer=random_patches", "--split=random", "--keep=0.25", "--positions=sine_cosine", "--augmentation=none"], set()),
+        (["--tokenizer=kmeans", "--word_resolution=half", "--channels=3", "--augmentation=flip"], set()),
+        (["--inpaint_weight=0"], {"inpaint_loss", "inpaint_accuracy", "word_perplexity"}),
+        (["--match_weight=0", "--precision=bfloat16"], {"match_loss", "match_accuracy", "feature_std"}),
+    ],
+)
+def test_every_way_to_learn_runs(here, tmp_path, lines, flags, absent):
+    end = here("pretrain", "--dataset=sample", f"--workdir={tmp_path / 'run'}", *SMALL, *flags)
+    assert end.status == 0 and not end.err
+    assert set(lines(tmp_path / "run" / "metrics.jsonl")[-1]) == KEYS - absent
+    tokenizer = dict(flag[2:].split("=") for flag in flags).get("tokenizer", "random_projection")
+    assert [path.name for path in tmp_path.rglob("*.png")] == ([] if "inpaint_loss" in absent else [f"inpainting_{tokenizer}.png"])
+
+
+def save_photographs(folder, rng, count=6):
+    for label in ("cat", "dog"):
+        (folder / label).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (20 + i, 30, 3), "uint8")).save(folder / label / f"{i}.jpg")
+
+
+def test_a_folder_of_photographs(here, rng, tmp_path, lines):
+    save_photographs(tmp_path / "photos" / "train", rng)
+    save_photographs(tmp_path / "photos" / "test", rng, count=5)
+    folder = f"folder:{tmp_path / 'photos'}"
+    end = here("pretrain", f"--dataset={folder}", f"--probe={folder}", f"--workdir={tmp_path / 'run'}", *SMALL, "--image_size=8x12")
+    assert end.status == 0 and not end.err
+    assert "12 images of 8x12x3" in end.out and "knn_accuracy" in lines(tmp_path / "run" / "metrics.jsonl")[-1]
+
+
+def test_going_on_from_an_encoder(here, pretrained, arrays, tmp_path):
+    given = [f"--dataset=npz:{arrays}", f"--workdir={tmp_path / 'run'}", "--size=vit_micro", "--vocabulary=8", "--batch_size=4", "--steps=1"]
+    end = here("pretrain", *given, f"--init_from={pretrained}", "--learning_rate=0", "--min_learning_rate=0", "--pictures=0")
+    assert end.status == 0 and f"encoder from {pretrained}" in end.out
+    old, new = (ks.interchange.named_weights(ks.interchange.load_encoder(run)) for run in (pretrained, tmp_path / "run"))
+    assert set(old) == set(new) and all(np.array_equal(*map(keras.ops.convert_to_numpy, (old[name], new[name]))) for name in old)
+
+
+def test_a_run_that_diverges_stops_and_saves_no_model(here, tmp_path, lines):
+    workdir = tmp_path / "run"
+    given = ("--dataset=sample", f"--workdir={workdir}", *SMALL, "--steps=9", "--log_every=3", "--learning_rate=1e30", "--warmup=0")
+    end = here("pretrain", *given)
+    assert end.status == 2 and end.err.startswith("pretrain.py: Expected a finite loss and gradient, received none from step 2 on;")
+    assert end.err.count("\n") == 1 and "the run stops at step 6" in end.err
+    assert sorted(path.name for path in workdir.iterdir()) == ["metrics.jsonl", "run.flags"]
+    assert [line.get("skipped_steps") for line in lines(workdir / "metrics.jsonl")] == [None, 2]
+
+
+def test_a_finished_run_is_not_replaced_unasked(here, refused, tmp_path, lines):
+    workdir = tmp_path / "run"
+    given = ("--dataset=sample", f"--workdir={workdir}", *SMALL, "--steps=1")
+    assert here("pretrain", *given).status == 0
+    assert "holds this run, finished; choose another, or add --overwrite" in refused("pretrain", *given)
+    other = (*given, "--seed=1", "--inpaint_weight=0")
+    assert "holds a run with other values of --inpaint_weight, --seed; choose" in refused("pretrain", *other)
+    assert here("pretrain", *other, "--overwrite").status == 0
+    assert [line["step"] for line in lines(workdir / "metrics.jsonl")] == [0, 1] and not list(workdir.rglob("*.png"))
+    (workdir / "model.keras").unlink()  # as if it had been killed before its end
+    assert here("pretrain", *other).status == 0
+    assert [line["step"] for line in lines(workdir / "metrics.jsonl")] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--no_such_flag=1"], "Unknown command line flag 'no_such_flag'"),
+        (["--batchsize=8"], "Unknown command line flag 'batchsize'. Did you mean: batch_size ?"),
+        (["sample"], "Expected flags only, received 'sample'; write --name=value"),
+        (["--size=vit_huge"], "Expected a size among vit_micro, vit_tiny, vit_small, vit_base, vit_large, received 'vit_huge'"),
+        (["--tokenizer=dvae"], "value should be one of <random_projection|random_patches|kmeans>"),
+        (["--method=simclr"], "--method=simclr: value should be one of <splitmask>"),
+        (["--backend=theano"], "--backend=theano: value should be one of <tensorflow|jax|torch>"),
+        (["--precision=int8"], "--precision=int8: value should be one of <float32|bfloat16>"),
+        (["--steps=0"], "--steps=0"),
+        (["--log_every=0"], "--log_every=0"),
+        (["--flagfile=nowhere.flags"], "nowhere.flags"),
+        (["--image_size=30"], "received 30x30 pixels and patch_size=4; resize the images to 32x32 or choose another patch size"),
+        (["--image_size=8by8"], "Expected --image_size as 32 or 48x80 (height x width), received '8by8'"),
+        (["--batch_size=10001"], "Expected a batch size from 1 to the 10000 images there are, received batch_size=10001"),
+        (["--keep=0"], "Expected keep in (0, 0.5], the share of patches that one branch sees, received keep=0.0"),
+        (["--keep=0.6"], "Expected keep in (0, 0.5], the share of patches that one branch sees, received keep=0.6"),
+        (["--keep=0.1"], "Expected at least one patch per branch, received keep=0.1 of 4 patches"),
+        (["--channels=4"], "Expected an image of 4 channels, received 1 in"),
+        (["--inpaint_weight=0", "--match_weight=0"], "Expected loss weights of at least 0, one of them above"),
+        (["--vocabulary=1"], "Expected a vocabulary of at least two words, received vocabulary=1"),
+        (["--augmentation=spin"], "Expected augmentation to be one of"),
+        (["--dataset=imagenet"], "Expected a dataset sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME, received 'imagenet'"),
+        (["--dataset=folder:{}/empty"], "received an empty folder; correct the path"),
+        (["--dataset=npz:{}/nan.npz"], "Expected finite pixels, received NaN in train[1] of"),
+        (["--dataset=npz:{}/plain.npz", "--probe=npz:{}/../{}/unlabelled.npz", "--batch_size=2"], "whose train split has no labels; put"),
+        (["--dataset=npz:{}/own.npz", "--probe=npz:{}/../{}/own.npz", "--batch_size=2"], "Expected --probe to be a labelled set apart"),
+        (["--init_from={}/nowhere"], "nowhere: there is no file"),
+        (["--init_from={}/garbage.keras"], "garbage.keras is not a model that keras_splitmask can read"),
+        (["--workdir={}/garbage.keras"], "Expected --workdir to be a folder, received"),
+    ],
+)
+def test_bad_input_ends_in_one_line(refused, tmp_path, flags, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "garbage.keras").write_bytes(b"not a zip file")
+    images = np.zeros((4, 8, 8), "float32")
+    np.savez(tmp_path / "plain.npz", images=images)
+    np.savez(tmp_path / "unlabelled.npz", images=images)
+    np.savez(tmp_path / "own.npz", images=images, labels=[0, 1, 0, 1])
+    images[1, 2, 3] = np.nan
+    np.savez(tmp_path / "nan.npz", images=images)
+    flags = [flag.replace("{}", str(tmp_path), 1).replace("{}", tmp_path.name) for flag in flags]
+    given = ["--dataset=sample", f"--workdir={tmp_path / 'run'}", *SMALL, *flags]
+    assert message in refused("pretrain", *given)
+
+
+def test_weights_that_do_not_fit_are_named(refused, pretrained, arrays, tmp_path):
+    given = [f"--dataset=npz:{arrays}", f"--workdir={tmp_path / 'run'}", f"--init_from={pretrained}", "--vocabulary=8", "--batch_size=4"]
+    line = refused("pretrain", *given, "--size=vit_tiny")
+    assert "The weights do not fit: " in line and "cls_token has shape (1, 1, 16), expected (1, 1, 24)" in line
+    line = refused("pretrain", *given, "--size=vit_micro", "--image_size=32x32")
+    assert "patch_embedding/positions has shape (15, 16), expected (4, 16)." in line
+    line = refused("pretrain", *given, "--size=vit_micro", "--image_size=32x32", "--dataset=sample", "--batch_size=8")
+    assert "patch_embedding/project/kernel has shape (1280, 16), expected (256, 16)" in line
+
+
+def test_the_flags_that_a_recipe_cannot_do_without(refused):
+    assert "Expected --dataset: Images to learn from" in refused("pretrain", "--workdir=nowhere")
+    assert "Expected --workdir: Folder" in refused("pretrain", "--dataset=sample")
+
+
+def test_bad_input_by_the_command(command, refused, tmp_path):
+    np.save(tmp_path / "nan.npy", np.full((4, 8, 8), np.nan, "float32"))
+    given = [f"--dataset=npy:{tmp_path / 'nan.npy'}", f"--workdir={tmp_path / 'run'}", *SMALL]
+    assert "received NaN in train[0]" in refused("pretrain", *given, runner=command)
+
+
+def test_metrics_are_json_numbers(pretrained):
+    for line in (pretrained / "metrics.jsonl").read_text().splitlines():
+        assert all(np.isfinite(value) for value in json.loads(line).values())

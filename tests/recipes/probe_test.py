@@ -1,0 +1,65 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.mark.backend
+def test_every_block_is_judged(here, pretrained, arrays, tmp_path):
+    given = (f"--init_from={pretrained}", f"--dataset=npz:{arrays}", "--epochs=3", "--neighbours=3")
+    end = here("probe", *given, f"--workdir={tmp_path / 'probe'}")
+    assert end.status == 0 and not end.err
+    result = json.loads((tmp_path / "probe" / "probe.json").read_text())
+    assert set(result) == {"knn_accuracy", "linear_accuracy_block_1", "linear_accuracy_block_2"}
+    assert all(0 <= value <= 1 for value in result.values())
+    assert "24 labelled images, 24 to judge by" in end.out and f"block 2    {result['linear_accuracy_block_2']:.2%}" in end.out
+    again = (f"--flagfile={tmp_path / 'probe' / 'run.flags'}", "--random")
+    assert "holds a run with other values of --norandom, --random" in here("probe", *again).err
+    assert here("probe", *again, "--overwrite").status == 0
+    assert "--random\n" in (tmp_path / "probe" / "run.flags").read_text()
+
+
+def test_limits_and_a_file_without_a_workdir(here, pretrained, arrays, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    end = here("probe", f"--init_from={pretrained / 'model.keras'}", f"--dataset=npz:{arrays}", "--train_limit=9", "--test_limit=4", "--epochs=1")
+    assert end.status == 0 and "9 labelled images, 4 to judge by" in end.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_by_the_command(command, pretrained, arrays):
+    end = command("probe", f"--init_from={pretrained}", f"--dataset=npz:{arrays}", "--epochs=1", "--precision=bfloat16")
+    assert end.status == 0 and not end.err and "\nblock 2 " in end.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--dataset=sample"], "Expected --init_from: Run folder or .keras file"),
+        (["--init_from={run}"], "Expected --dataset: Labelled set"),
+        (["--init_from={tmp}/nowhere", "--dataset=sample"], "there is no file"),
+        (["--init_from={run}", "--dataset=sample"], "Expected an image of 5 channels, received 1"),
+        (["--init_from={run}", "--dataset=npz:{tmp}/plain.npz"], "plain.npz, whose train split has no labels; put each class into a folder"),
+        (["--init_from={run}", "--dataset=npz:{tmp}/train.npz"], "Expected an array test_images or x_test in"),
+        (["--init_from={run}", "--dataset=npz:{tmp}/train.npz", "--neighbours=0"], "--neighbours=0"),
+        (["--init_from={run}", "--dataset=npz:{tmp}/one.npz"], "Expected labels of at least two classes, received 0 for all of 4 images"),
+    ],
+)
+def test_bad_input_ends_in_one_line(refused, pretrained, tmp_path, flags, message):
+    images = np.zeros((4, 48, 80, 5), "uint8")
+    np.savez(tmp_path / "plain.npz", train_images=images, test_images=images)
+    np.savez(tmp_path / "one.npz", x_train=images, y_train=[0] * 4, x_test=images, y_test=[0] * 4)
+    np.savez(tmp_path / "train.npz", images=images, labels=[0, 1, 0, 1])
+    assert message in refused("probe", *(flag.format(run=pretrained, tmp=tmp_path) for flag in flags))
+
+
+def test_both_splits_must_have_the_same_classes(refused, here, tmp_path):
+    for place in ("train/ant", "train/bee", "train/cat", "test/bee", "test/cat"):
+        (tmp_path / "set" / place).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (8, 8), (50 * i, 0, 0)).save(tmp_path / "set" / place / f"{i}.png")
+    small = ("--size=vit_micro", "--patch_size=4", "--image_size=8", "--batch_size=4", "--steps=1")
+    assert here("pretrain", f"--dataset=folder:{tmp_path / 'set'}", f"--workdir={tmp_path / 'run'}", *small, "--vocabulary=8").status == 0
+    for recipe, given in (("probe", (f"--init_from={tmp_path / 'run'}",)), ("finetune", (*small, f"--workdir={tmp_path / 'tuned'}"))):
+        line = refused(recipe, f"--dataset=folder:{tmp_path / 'set'}", *given)
+        assert "Expected the classes ['ant', 'bee', 'cat'] in the test split of" in line and "received ['bee', 'cat']" in line
