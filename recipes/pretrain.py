@@ -124,7 +124,7 @@ def main():
     )
 
     workdir = commandline.start_run()
-    measures = [evaluation.NeighbourProbe(model.encoder, *probe, every=FLAGS.probe_every or max(1, steps // 10))] if probe else []
+    measures = [evaluation.NeighbourProbe(model.encoder, *probe, every=FLAGS.probe_every or max(1, steps // 10), last=steps)] if probe else []
     log = ks.training.RunLog(workdir / "metrics.jsonl", steps, FLAGS.batch_size, len(source), measures=measures)
     commandline.fit(model, batches, steps, FLAGS.log_every, log)
 

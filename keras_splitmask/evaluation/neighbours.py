@@ -66,19 +66,21 @@ class NeighbourProbe:
         images: (M, H, W, C), a labelled set apart from the training images; 20 images are enough.
         labels: (M,) int.
         every: measure only when the number of steps done is 0, or this many more than at the last measurement.
+        last: steps of the whole run, at the end of which it is measured in any case.
     """
 
-    def __init__(self, encoder, images, labels, every=1):
+    def __init__(self, encoder, images, labels, every=1, last=None):
         self.encoder = encoder
         self.images = images
         self.labels = np.asarray(labels)
         self.every = every
-        self.last = None
+        self.last = last
+        self.before = None
 
     def __call__(self, step):
         """{"knn_accuracy": float}, or nothing between measurements."""
-        if self.last is not None and step - self.last < self.every:
+        if self.before is not None and step - self.before < self.every and step != self.last:
             return {}
-        self.last = step
+        self.before = step
         (features,) = standardise(extract(self.encoder, self.images))
         return {"knn_accuracy": float((weighted_knn(features, self.labels) == self.labels).mean())}

@@ -67,9 +67,10 @@ def test_the_probe_measures_now_and_then(make_encoder, rng):
     """20 images are enough, of classes that do not start at 0: dark ones and bright ones."""
     labels = np.arange(20) % 2 + 3
     images = np.clip(rng.integers(0, 60, (20, 16, 16, 3)) + 150 * (labels == 4)[:, None, None, None], 0, 255).astype("uint8")
-    probe = NeighbourProbe(make_encoder(), images, labels.tolist(), every=10)
+    probe = NeighbourProbe(make_encoder(), images, labels.tolist(), every=10, last=25)
     assert probe(0) == {"knn_accuracy": 1.0}
     assert [probe(step) for step in (5, 9)] == [{}, {}]
     assert probe(12) == {"knn_accuracy": 1.0} and probe(20) == {} and probe(22)
+    assert probe(24) == {} and probe(25) == {"knn_accuracy": 1.0}  # the end of the run is measured in any case
     alone = NeighbourProbe(make_encoder(), images, np.arange(20))  # as many classes as images: nobody has a neighbour of its own
     assert alone(0) == {"knn_accuracy": 0.0}
