@@ -36,7 +36,8 @@ def grid_shape(image_shape, patch_size):
 
 def to_pixels(images):
     """Images (B, H, W, C), uint8, uint16 or float, to float32 pixels in 0..1. Floats are taken to be in 0..1 already."""
-    scale = {"uint8": 255.0, "uint16": 65535.0}.get(keras.backend.standardize_dtype(images.dtype), 1.0)
+    # Torch has no uint16 to compute with, so Keras hands such images on as int32.
+    scale = {"uint8": 255.0, "uint16": 65535.0, "int32": 65535.0}.get(keras.backend.standardize_dtype(images.dtype), 1.0)
     return ops.cast(images, "float32") / scale
 
 

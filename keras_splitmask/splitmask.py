@@ -30,6 +30,7 @@ class SplitMask(PretextModel):
         decoder_depth: number of decoder blocks; 2 in the paper.
         temperature: of the match loss; 0.2 in the paper.
         inpaint_weight, match_weight: of the two losses. What a weight of 0 makes useless is not computed.
+        augmentation: an `Augment` of the images that a training step is given; its words and both halves are of one view.
         seed: with the step's number, it decides all randomness of training.
     """
 
@@ -43,13 +44,14 @@ class SplitMask(PretextModel):
         temperature=0.2,
         inpaint_weight=1.0,
         match_weight=1.0,
+        augmentation=None,
         seed=0,
         name="splitmask",
         **kwargs,
     ):
         reports = ["inpaint_loss", "inpaint_accuracy"] if inpaint_weight else []
         reports += ["match_loss", "match_accuracy", "feature_std"] if match_weight else []
-        super().__init__(reports=reports, seed=seed, name=name, **kwargs)
+        super().__init__(reports=reports, seed=seed, augmentation=augmentation, name=name, **kwargs)
         if min(inpaint_weight, match_weight) < 0 or not inpaint_weight + match_weight:
             raise ValueError(
                 f"Expected loss weights of at least 0, one of them above, received {inpaint_weight=}, {match_weight=}."
@@ -133,5 +135,6 @@ class SplitMask(PretextModel):
 
     @classmethod
     def from_config(cls, config):
-        layers = {name: keras.saving.deserialize_keras_object(config[name]) for name in ("encoder", "tokenizer")}
+        names = ("encoder", "tokenizer", "augmentation")
+        layers = {name: keras.saving.deserialize_keras_object(config.get(name)) for name in names}
         return cls(**{**config, **layers})

@@ -1,5 +1,6 @@
 """Augmentation on the host, one uint8 image at a time: crops and flips; and mixtures of whole batches for fine-tuning."""
 
+import functools
 import math
 
 import numpy as np
@@ -84,8 +85,15 @@ def _none(image, size, rng):
     return center_crop(image, size, ratio=1.0)
 
 
-# What the flag --augmentation may say: functions (image, size, rng) -> image (*size, C) uint8.
-PRESETS = {"crop_flip": _crop_flip, "flip": _flip, "none": _none}
+# Functions (image, size, rng) -> image (*size, C) uint8. Fine-tuning has its flips here, since `mix` comes after them;
+# pre-training flips inside the step.
+PRESETS = {
+    "crop_flip": _crop_flip,
+    "flip": _flip,
+    "none": _none,
+    "crop": random_resized_crop,
+    "quarter_crop": functools.partial(random_resized_crop, scale=(0.08, 0.25)),  # the paper's for ADE20k
+}
 
 
 def soft_labels(labels, classes, smoothing=0.1):

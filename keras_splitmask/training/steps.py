@@ -35,11 +35,13 @@ class _Pretext(keras.Model):
     Args:
         reports: names of the scalars that `objective` reports.
         seed: int.
+        augmentation: a layer from images to the images that `objective` is given in training; None for none.
     """
 
-    def __init__(self, reports=(), seed=0, **kwargs):
+    def __init__(self, reports=(), seed=0, augmentation=None, **kwargs):
         super().__init__(**kwargs)
         self.seed = seed
+        self.augmentation = augmentation
         self.report_metrics = [keras.metrics.Mean(name=name) for name in (*reports, "gradient_norm")]
         self.skipped_steps = keras.metrics.Sum(name="skipped_steps")
 
@@ -48,7 +50,7 @@ class _Pretext(keras.Model):
         raise NotImplementedError(f"{type(self).__name__} must say in `objective` what it minimises.")
 
     def get_config(self):
-        return {**super().get_config(), "seed": self.seed}
+        return {**super().get_config(), "seed": self.seed, "augmentation": keras.saving.serialize_keras_object(self.augmentation)}
 
     def _seeded_objective(self, data, step, training):
         images, _, _ = keras.utils.unpack_x_y_sample_weight(data)
@@ -57,6 +59,8 @@ class _Pretext(keras.Model):
             # Streams lie wide apart, since the torch backend adds up both numbers of a state.
             stream = zlib.crc32(f"{self.seed}/{i}".encode()) >> 1
             state.assign(ops.stack([ops.cast(stream, state.dtype), ops.cast(step, state.dtype) * DRAWS_PER_STEP]))
+        if training and self.augmentation is not None:
+            images = self.augmentation(images, training=True)
         return self.objective(images, training)
 
     def _track(self, report, finite=True):
