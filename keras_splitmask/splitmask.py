@@ -113,10 +113,10 @@ class SplitMask(PretextModel):
             ids = self.tokenizer(images)  # (B, N)
             targets = self.split.unseen(gather(ids, order))  # (2B, N - n)
             logits = self.decoder.words(hidden[:, -targets.shape[1] :])  # (2B, N - n, V)
-            inpaint_loss = ops.mean(losses.inpaint(logits, targets))
+            inpaint_loss, inpaint_hits = losses.inpaint(logits, targets)
+            inpaint_loss = ops.mean(inpaint_loss)
             loss = loss + self.inpaint_weight * inpaint_loss
-            hits = ops.equal(ops.cast(ops.argmax(logits, axis=-1), "int32"), targets)
-            report.update(inpaint_loss=inpaint_loss, inpaint_accuracy=ops.mean(ops.cast(hits, "float32")), word_perplexity=ids)
+            report.update(inpaint_loss=inpaint_loss, inpaint_accuracy=ops.mean(inpaint_hits), word_perplexity=ids)
         if self.match_weight:
             pooled = ops.reshape(ops.mean(hidden[:, 1:], axis=1), (-1, 2, self.encoder.width))  # (B, 2, D)
             everyone, labels = gather_batch(pooled)

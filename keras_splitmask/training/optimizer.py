@@ -47,8 +47,12 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup, "floor": self.floor}
 
 
+# On torch, Keras updates all weights together only if the optimizer derives from a class of its own, which AdamW's `__new__` picks.
+AdamW = type(keras.optimizers.AdamW.__new__(keras.optimizers.AdamW))
+
+
 @keras.saving.register_keras_serializable("keras_splitmask")
-class LayerwiseAdamW(keras.optimizers.AdamW):
+class LayerwiseAdamW(AdamW):
     """AdamW that decays the weights that `DECAY_RULES` names, and slows the layers far from the head down (BEiT, appendix).
 
     Args:
@@ -79,10 +83,10 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         return self.layer_decay ** (self.depth + 1 - layer_of(variable.path, self.depth)) if self.layer_decay < 1 else 1.0
 
     def _apply_weight_decay(self, variables):
+        rate = self.learning_rate * self.weight_decay
         for v in variables:
             if decays(v.path):
-                rate = ops.cast(self.learning_rate * self.weight_decay * self.scale(v), v.dtype)
-                v.assign(v - v * rate)
+                v.assign(v * ops.cast(1 - rate * self.scale(v), v.dtype))
 
     def _backend_update_step(self, gradients, variables, learning_rate):
         scales = [self.scale(v) for v in variables]

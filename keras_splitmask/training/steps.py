@@ -124,7 +124,7 @@ class _TorchModel(_Pretext):
         weights = self.trainable_variables
         gradients = [v.value.grad for v in weights]
         with torch.no_grad():
-            norm = self._norm(gradients)
+            norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None]) / self.optimizer.scale_loss(1.0)
             finite = torch.isfinite(loss) & torch.isfinite(norm)
             if finite:
                 self.optimizer.apply(gradients, weights)
