@@ -41,19 +41,21 @@ def to_pixels(images):
     return ops.cast(images, "float32") / scale
 
 
+def pixel_statistics(channels):
+    """The mean and the deviation (C,) float32 that pixels of so many channels are normalised by."""
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ([0.5] * channels, [0.5] * channels)
+    return np.array(mean, "float32"), np.array(std, "float32")
+
+
 def normalise(images):
     """Images (B, H, W, C) to float32 pixels of about zero mean and unit deviation in each channel."""
-    three = images.shape[-1] == 3
-    mean = np.array(IMAGENET_MEAN if three else 0.5, "float32")
-    std = np.array(IMAGENET_STD if three else 0.5, "float32")
+    mean, std = pixel_statistics(images.shape[-1])
     return (to_pixels(images) - mean) / std
 
 
 def denormalise(pixels):
     """The inverse of `normalise`, clipped to 0..1: (..., C) to (..., C)."""
-    three = pixels.shape[-1] == 3
-    mean = np.array(IMAGENET_MEAN if three else 0.5, "float32")
-    std = np.array(IMAGENET_STD if three else 0.5, "float32")
+    mean, std = pixel_statistics(pixels.shape[-1])
     return ops.clip(pixels * std + mean, 0.0, 1.0)
 
 

@@ -3,7 +3,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_splitmask.interchange import copy_weights, load_encoder, load_model, named_weights
+import keras_splitmask as ks
+from keras_splitmask.interchange import copy_weights, initialise, load_encoder, load_model, named_weights, transfer
+from keras_splitmask.resampling import resample_table
 
 
 def arrays(layer):
@@ -36,8 +38,120 @@ def test_an_encoder_alone_and_a_model_without_one(make_encoder, tmp_path):
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
     with pytest.raises(ValueError, match="Expected a model with an encoder in .*other.keras, received a Sequential"):
         load_encoder(tmp_path / "other.keras")
-    with pytest.raises(ValueError, match=r"patch_embedding/positions has shape \(16, 16\), expected \(32, 16\)"):
-        load_encoder(tmp_path / "encoder.keras", image_shape=(16, 32, 3))
+    with pytest.raises(ValueError, match=r"The weights do not fit: cls_token has shape \(1, 1, 16\), expected \(1, 1, 32\); .*more."):
+        load_encoder(tmp_path / "encoder.keras", width=32)
+    with pytest.raises(ValueError, match="they are of 2 attention heads, expected 4"):
+        load_encoder(tmp_path / "encoder.keras", heads=4)
+
+
+@pytest.mark.backend
+def test_an_encoder_is_resized_to_images_of_another_size(make_model, tmp_path):
+    model, told = make_model(image_shape=(16, 24, 3)), []
+    model.save(tmp_path / "model.keras")
+    encoder = load_encoder(tmp_path, report=told.append, image_shape=(20, 12, 3))
+    before, after = arrays(model.encoder), arrays(encoder)
+    assert after["patch_embedding/positions"].shape == (15, 16)
+    np.testing.assert_array_equal(
+        after.pop("patch_embedding/positions"), resample_table(before.pop("patch_embedding/positions"), (4, 6), (5, 3))
+    )
+    assert same(before, after)
+    assert str(told[0]) == (
+        f"loaded    {len(before)} of {len(before) + 1} weights as they are\nresized   patch_embedding/positions (4x6 to 5x3 patches)"
+    )
+
+
+@pytest.mark.backend
+def test_images_and_patches_of_twice_the_size_have_nearly_the_same_features(make_encoder, tmp_path, rng):
+    encoder = make_encoder(image_shape=(32, 48, 3), patch_size=8)
+    encoder.save(tmp_path / "encoder.keras")
+    twice = load_encoder(tmp_path / "encoder.keras", image_shape=(64, 96, 3), patch_size=16)
+    images = ops.image.resize(rng.random((4, 4, 6, 3), "float32"), (32, 48), "bilinear")  # smooth, as photographs are
+    larger = ops.image.resize(images, (64, 96), "bilinear")
+    small, large = (ops.convert_to_numpy(e.embed(x)) for e, x in ((encoder, images), (twice, larger)))
+    assert (small - large).std() < 0.05 * small.std()  # not 0, since resizing an image mixes the pixels of neighbouring patches
+    assert np.array_equal(arrays(encoder)["patch_embedding/positions"], arrays(twice)["patch_embedding/positions"])
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("positions", ["learned", "sine_cosine"])
+def test_grey_images_of_another_grid_and_positions_that_are_calculated(make_encoder, make_images, positions):
+    source = make_encoder(image_shape=(16, 24, 3), positions=positions)
+    same_grid, other = (make_encoder(image_shape=(*size, 1), positions=positions) for size in ((16, 24), (12, 20)))
+    images = make_images(2, (16, 24, 1))
+    transferred = transfer(source, same_grid)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(same_grid.embed(images)), ops.convert_to_numpy(source.embed(images.repeat(3, axis=-1))), atol=1e-4
+    )
+    assert set(transferred.resized.values()) == {"3 to 1 channels, which share alike"} and not transferred.fresh
+    assert set(transferred.resized) == {"patch_embedding/project/kernel", "patch_embedding/project/bias"}
+    table = arrays(other)["patch_embedding/positions"]
+    transferred = transfer(source, other)
+    assert transferred.resized["patch_embedding/positions"] == {"learned": "4x6 to 3x5 patches", "sine_cosine": "calculated for 3x5 patches"}[positions]
+    assert np.array_equal(arrays(other)["patch_embedding/positions"], table) == (positions == "sine_cosine")
+
+
+@pytest.mark.backend
+def test_a_whole_model_goes_on_with_its_decoder_and_its_words(make_model, tmp_path):
+    source, target = make_model(), make_model(name="another")
+    source.save(tmp_path / "model.keras")
+    transferred = initialise(target, tmp_path)
+    for part in ("encoder", "decoder"):
+        assert same(arrays(getattr(target, part)), arrays(getattr(source, part)))
+    assert str(transferred) == "loaded    {0} of {0} weights as they are".format(len(target.trainable_variables))
+
+
+@pytest.mark.parametrize(
+    ("changes", "fresh"),
+    [
+        ({"vocabulary": 16}, "words"),
+        ({"tokenizer": ks.tokenizers.RandomProjection((16, 16, 3), 4, 32, seed=1)}, "words"),
+        ({"inpaint_weight": 0}, ""),
+        ({"decoder_depth": 2}, "block_2/contract/kernel"),
+    ],
+)
+def test_what_means_something_else_is_left_fresh(make_model, changes, fresh):
+    source, target = make_model(), make_model(**changes)
+    before = arrays(target.decoder)
+    transferred = transfer(source, target)
+    assert same(arrays(target.encoder), arrays(source.encoder))
+    old, after = arrays(source.decoder), arrays(target.decoder)
+    if fresh == "words":
+        assert transferred.fresh == {"decoder/words/kernel": "other words", "decoder/words/bias": "other words"}
+        assert str(transferred).splitlines()[-1] == "fresh     decoder/words/kernel, decoder/words/bias (other words)"
+    expected = before if fresh.startswith("block") else {**old, **{name: before[name] for name in transferred.fresh}}
+    assert all(np.array_equal(after[name], expected[name]) for name in after)
+    if fresh.startswith("block"):
+        assert set(transferred.fresh) == set(after) and "more (decoder/block_2/" in str(transferred)
+
+
+def test_a_decoder_is_resized_and_a_head_is_new(make_model, make_encoder):
+    source, target = make_model(), make_model(image_shape=(8, 24, 3))
+    transferred = transfer(source, target)
+    np.testing.assert_array_equal(
+        arrays(target.decoder)["decoder/positions"], resample_table(arrays(source.decoder)["decoder/positions"], (4, 4), (2, 6))
+    )
+    line = "resized   patch_embedding/positions, decoder/positions (4x4 to 2x6 patches)"
+    assert str(transferred).splitlines()[1:] == [line]  # the words of a patch are the same, whatever the size of the image
+    classifier = ks.transfer.Classifier(make_encoder(depth=1), 3)
+    assert transfer(source, classifier).fresh == {"head/kernel": "new", "head/bias": "new"}
+    assert same(arrays(classifier.encoder), arrays(source.encoder))
+    assert set(transfer(classifier, make_model()).fresh) == set(arrays(source.decoder))
+
+
+@pytest.mark.backend
+def test_a_file_that_does_not_fit_changes_nothing(make_model, make_encoder, tmp_path):
+    target = make_model()
+    before = arrays(target)
+    make_encoder(depth=3).save(tmp_path / "deep.keras")
+    (tmp_path / "garbage.keras").write_bytes(b"garbage")
+    for name, message in (("deep.keras", "The weights do not fit: block_2/.* left over"), ("garbage.keras", "is not a model"), ("no.keras", "there is no file")):
+        with pytest.raises(ValueError, match=message) as error:
+            initialise(target, tmp_path / name)
+        assert "\n" not in str(error.value)
+    assert same(arrays(target), before)
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(ValueError, match="there is no file .*model.keras; the run in this folder has not finished: repeat its command first"):
+        initialise(target, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,13 @@ class Codebook(keras.layers.Layer):
         """Patches (..., d) as `pixels` gives them, to words (...) int32. The length of a patch has no influence."""
         return ops.cast(ops.argmax(ops.matmul(patches, ops.transpose(self.vectors)), axis=-1), "int32")
 
+    def same_words(self, other):
+        """Whether another tokenizer gives a patch the same word, whatever the size of the images."""
+        if type(self) is not type(other):
+            return False
+        mine, theirs = ((t.patch_size, t.resolution, t.image_shape[-1]) for t in (self, other))
+        return mine == theirs and np.array_equal(ops.convert_to_numpy(self.vectors), ops.convert_to_numpy(other.vectors))
+
     def fit(self, images, max_patches=100_000, batch_size=256):
         """Learn from images (B, H, W, C), of which at most `max_patches` patches are looked at."""
         if tuple(images.shape[1:]) != self.image_shape:

@@ -35,6 +35,19 @@ def tiled(patches, rows, columns):
     return np.tile(patches, (1, rows, columns, 1))
 
 
+def test_the_same_words_are_told_from_others(make_images):
+    first = RandomProjection((16, 16, 3), 8, 32)
+    assert first.same_words(RandomProjection((24, 8, 3), 8, 32).fit(make_images(2, (24, 8, 3))))
+    for other in (
+        RandomPatches((16, 16, 3), 8, 32),
+        RandomProjection((16, 16, 3), 8, 32, seed=1),
+        RandomProjection((16, 16, 3), 8, 16),
+        RandomProjection((16, 16, 3), 4, 32, "full"),  # patches of 4x4 pixels as well
+        RandomProjection((16, 16, 12), 4, 32, "half"),
+    ):
+        assert not first.same_words(other)
+
+
 @pytest.mark.parametrize("resolution, shrink", [("half", 2), ("full", 1)])
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_words_are_nearest_by_cosine(make_images, channels, resolution, shrink):
