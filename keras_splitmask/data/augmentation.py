@@ -1,35 +1,9 @@
-"""Augmentation on the host, one uint8 image at a time: crops and flips; and mixtures of whole batches for fine-tuning."""
+"""Augmentation on the host: which part of an image to read, flips, and mixtures of whole batches for fine-tuning."""
 
 import functools
 import math
 
 import numpy as np
-
-from keras_splitmask.data.optional import optional
-
-
-def resize(image, size, box=None):
-    """The part `box` of an image (H, W, C) uint8, or all of it, at `size`: (*size, C) uint8, antialiased bicubic.
-
-    Args:
-        image: any number of channels.
-        size: (height, width) of the answer.
-        box: (top, left, height, width) in pixels of `image`.
-    """
-    height, width, channels = image.shape
-    top, left, box_height, box_width = box or (0, 0, height, width)
-    if (box_height, box_width) == tuple(size) and isinstance(top, int) and isinstance(left, int):
-        return image[top : top + box_height, left : left + box_width]
-    Image = optional("PIL.Image", "data")
-    planes = [image] if channels == 3 else [image[..., c] for c in range(channels)]  # Pillow knows one channel, or three
-    resized = [
-        # Reducing by whole factors first makes the resizing of large photographs several times cheaper.
-        Image.fromarray(np.ascontiguousarray(plane)).resize(
-            (size[1], size[0]), Image.Resampling.BICUBIC, (left, top, left + box_width, top + box_height), reducing_gap=3.0
-        )
-        for plane in planes
-    ]
-    return np.asarray(resized[0]) if channels == 3 else np.stack([np.asarray(plane) for plane in resized], axis=-1)
 
 
 def crop_box(height, width, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
@@ -50,49 +24,42 @@ def crop_box(height, width, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
-def random_resized_crop(image, size, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
-    """A random part of an image (H, W, C) uint8, resized: (*size, C) uint8. See `crop_box`."""
-    return resize(image, size, crop_box(*image.shape[:2], rng, scale, ratio))
-
-
-def center_crop(image, size, ratio=0.875):
-    """The centred part of an image (H, W, C) uint8 that has the shape of `size`, resized: (*size, C) uint8.
+def center_box(height, width, size, ratio=0.875):
+    """The box (top, left, height, width) in the centre of an image that has the shape of `size`.
 
     Args:
-        ratio: side of that part, relative to the largest one that fits; 224 / 256 is usual for photographs. With ratio=1 an image
-            that has the wanted shape is only resized.
+        size: (rows, columns) that it will be resized to.
+        ratio: side of the box, relative to the largest one that fits; 224 / 256 is usual for photographs. With ratio=1 an image
+            that has the wanted shape is taken whole.
     """
-    height, width = image.shape[:2]
     scale = min(height / size[0], width / size[1]) * ratio
     box_height, box_width = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-    return resize(image, size, ((height - box_height) // 2, (width - box_width) // 2, box_height, box_width))
+    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
 def flip(image, rng):
     """An image (H, W, C), or its mirror image with probability 0.5."""
-    return image[:, ::-1] if rng.random() < 0.5 else image
+    if rng.random() >= 0.5:
+        return image
+    return np.take(image, np.arange(image.shape[1])[::-1], axis=1)  # twice as fast as copying image[:, ::-1]
 
 
-def _crop_flip(image, size, rng):
-    return flip(random_resized_crop(image, size, rng), rng)
+def _random(height, width, size, rng, scale=(0.08, 1.0)):
+    return crop_box(height, width, rng, scale)
 
 
-def _flip(image, size, rng):
-    return flip(center_crop(image, size, ratio=1.0), rng)
+def _center(height, width, size, rng):
+    return center_box(height, width, size, ratio=1.0)
 
 
-def _none(image, size, rng):
-    return center_crop(image, size, ratio=1.0)
-
-
-# Functions (image, size, rng) -> image (*size, C) uint8. Fine-tuning has its flips here, since `mix` comes after them;
-# pre-training flips inside the step.
+# name: (a function (height, width, size, rng) -> the box that is cut out, whether half of the images are mirrored). Fine-tuning
+# has its flips here, since `mix` comes after them; pre-training flips inside the step.
 PRESETS = {
-    "crop_flip": _crop_flip,
-    "flip": _flip,
-    "none": _none,
-    "crop": random_resized_crop,
-    "quarter_crop": functools.partial(random_resized_crop, scale=(0.08, 0.25)),  # the paper's for ADE20k
+    "crop_flip": (_random, True),
+    "flip": (_center, True),
+    "none": (_center, False),
+    "crop": (_random, False),
+    "quarter_crop": (functools.partial(_random, scale=(0.08, 0.25)), False),  # the paper's for ADE20k
 }
 
 

@@ -1,52 +1,150 @@
-"""From an image file to pixels, and from pixels of any kind to uint8 of the wanted number of channels."""
+"""From a file's content to pixels, and from pixels of any kind to uint8 of the wanted number of channels."""
+
+import functools
+import io
+import math
+import warnings
 
 import numpy as np
 
 from keras_splitmask.data.optional import optional
 
 GREY_WEIGHTS = np.array((0.299, 0.587, 0.114), "float32")  # ITU-R BT.601, as Pillow's convert("L")
+# The formats that are read. Pillow knows more, of which some run other programs (EPS) or are no pictures (MPEG).
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+NUMPY, ZIP = b"\x93NUMPY", b"PK\x03\x04"  # how .npy and .npz files begin
+# EXIF orientation: how to turn stored pixels (H, W, C) upright.
+TURNS = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.transpose(1, 0, 2),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda pixels: np.rot90(pixels, 1),
+}
+# What libjpeg says of flipped bits and missing pieces, after which Pillow would go on with grey or shifted blocks.
+DAMAGE = ("premature end", "bad Huffman", "bad arithmetic", "instead of RST")
 
 
-def read_image(file, name):
-    """The pixels of an image file, upright as its EXIF tag says.
+def read_pixels(content, name, plan=None):
+    """The pixels of an image file, upright as its EXIF tag says; of several frames the first.
+
+    Transparent pixels are shown on white. CMYK, YCbCr and palettes become RGB. Grey of more than 8 bits keeps them; colour of
+    16 bits is read with 8, as Pillow does.
 
     Args:
-        file: a path, or an open binary file.
+        content: bytes of a file in one of `FORMATS`, or of an .npy or .npz file with one array (H, W) or (H, W, C).
         name: what to call it in an error.
+        plan: a function (height, width) -> (box, size): which part (top, left, height, width) is wanted, and the (rows, columns)
+            that it will be resized to. A JPEG is then decoded at 1/2, 3/8, 1/4 or 1/8 if the part is still no smaller than that.
+            By default the whole image in full.
 
     Returns:
-        (H, W, C) with C = 1 or 3: uint8, or uint16 or float32 where the file is grey with more than 8 bits.
+        (H, W, C), of an image file with C = 1 or 3: uint8, or uint16 or float32 where the file is grey with more than 8 bits.
 
     Raises:
-        ValueError: with the name, if the file cannot be decoded.
+        ValueError: with the name, if the content cannot be decoded.
     """
-    Image, ImageOps = optional("PIL.Image", "data"), optional("PIL.ImageOps", "data")
     try:
-        with Image.open(file) as image:
-            return _pixels(ImageOps.exif_transpose(image), Image)
+        if content.startswith((NUMPY, ZIP)):
+            pixels = _array(content)
+            return part(pixels, plan(*pixels.shape[:2])[0]) if plan else pixels
+        return _picture(content, plan)
     except Exception as error:  # a damaged file raises whatever its decoder stumbles over: OSError, SyntaxError, struct.error...
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"Expected a readable image, received {name} ({reason}); repair or remove the file.") from error
 
 
-def image_channels(file):
-    """1 or 3: the channels that `read_image` gives, told from the file's header; 1 if the header cannot be read."""
+def part(pixels, box):
+    """The part (top, left, height, width) of pixels (H, W, C)."""
+    top, left, height, width = box
+    return pixels[top : top + height, left : left + width]
+
+
+def open_picture(file):
+    """Pillow's image of an open binary file in one of `FORMATS`; only its header is read."""
+    return optional("PIL.Image", "data").open(file, formats=_formats())
+
+
+@functools.cache
+def _formats():
+    Image = optional("PIL.Image", "data")
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the scan draws the line, and above it Pillow an error
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def is_grey(mode):
+    """Whether an image of this Pillow mode is read as one channel; if not, as three."""
+    return mode in ("1", "L", "LA", "La", "I", "F") or mode.startswith("I;16")
+
+
+def _array(content):
+    array = np.load(io.BytesIO(content), allow_pickle=False)
+    if content.startswith(ZIP):
+        (name,) = array.files
+        array = array[name]
+    if array.ndim not in (2, 3):
+        raise ValueError(f"an array of shape {array.shape}, not (H, W) or (H, W, C)")
+    return array if array.ndim == 3 else array[..., None]
+
+
+def _picture(content, plan):
+    with open_picture(io.BytesIO(content)) as image:
+        turn = _orientation(image)
+        height, width = image.size if turn >= 5 else image.size[::-1]
+        box, size = plan(height, width) if plan else ((0, 0, height, width), (height, width))
+        share = min(1.0, max(size[0] / box[2], size[1] / box[3]))  # of the resolution that is needed
+        pixels = _jpeg(content, image, share) if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB") else None
+        pixels = _pixels(image) if pixels is None else pixels
+        # Of 41 rows, half are 21, of which the last is half beyond the border: the factor is exactly a half even so.
+        stored = (image.height, image.width)
+        factor = next(k / 8 for k in (8, 4, 3, 2, 1) if pixels.shape[:2] == tuple(math.ceil(side * k / 8) for side in stored))
+    pixels = TURNS[turn](pixels) if turn in TURNS else pixels
+    return part(pixels, box if factor == 1 else _scaled(box, factor))
+
+
+def _scaled(box, factor):
+    """A box in an image that was scaled by that factor, in whole pixels."""
+    (top, bottom), (left, right) = ((start, start + length) for start, length in zip(box[:2], box[2:], strict=True))
+    top, left = math.floor(top * factor), math.floor(left * factor)
+    return top, left, max(1, round(bottom * factor) - top), max(1, round(right * factor) - left)
+
+
+def _orientation(image):
     try:
-        with optional("PIL.Image", "data").open(file) as image:
-            return 1 if image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;16") else 3
-    except (OSError, SyntaxError, ValueError):
+        return image.getexif().get(0x0112, 1)
+    except Exception:  # a damaged EXIF block says nothing about the pixels
         return 1
 
 
-def _pixels(image, Image):
+def _jpeg(content, image, share):
+    """Pixels of a JPEG of at least that share of its resolution, or None if it should be left to Pillow."""
+    height, width = math.ceil(image.height * share), math.ceil(image.width * share)
+    try:
+        # The same pixels as Pillow's, measured at 1.6 times its speed, and noticing more damage. Factors between 1 and 2 are slow.
+        return optional("simplejpeg", "data").decode_jpeg(
+            content, "GRAY" if image.mode == "L" else "RGB", min_height=height, min_width=width, min_factor=2
+        )
+    except ValueError as error:
+        if any(damage in str(error) for damage in DAMAGE):
+            raise
+        return None  # harmless bytes between two markers, for instance
+
+
+def _pixels(image):
+    Image = optional("PIL.Image", "data")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         pixels = np.asarray(image)[..., None]  # (H, W, 1)
         if image.mode == "F":
             return pixels.astype("float32")
         if pixels.min() < 0 or pixels.max() > 65535:
             raise ValueError(f"grey values from {pixels.min()} to {pixels.max()} do not fit 16 bits")
-        return pixels.astype("uint16")
-    grey = image.mode in ("1", "L", "LA", "La")
+        # A TIFF whose PhotometricInterpretation is WhiteIsZero: Pillow inverts 8 bits, but not 16.
+        white_is_zero = image.format == "TIFF" and image.tag_v2.get(262) == 0
+        return (65535 - pixels if white_is_zero else pixels).astype("uint16")
+    grey = is_grey(image.mode)
     if image.has_transparency_data:
         # What a transparent pixel hides is arbitrary, so show it as a page would: on white.
         image = image.convert("RGBA")

@@ -5,9 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from keras_splitmask.data.augmentation import PRESETS, center_crop
+from keras_splitmask.data.augmentation import PRESETS, center_box, flip
 from keras_splitmask.data.augmentation import mix as mix_batch
 from keras_splitmask.data.optional import optional
+from keras_splitmask.data.resizing import resize
 
 ENDLESS = 2**40  # steps
 
@@ -19,6 +20,7 @@ def batches(
 
     The images are dealt out epoch after epoch, each once per epoch, in an order that differs from epoch to epoch; where an epoch
     does not fill its last batch, the next epoch does. An image's augmentation depends on (seed, t, its place in batch t) alone.
+    An image that cannot be read is named, once, and replaced by another; see `Source.readable`.
 
     `fit` needs `steps_per_epoch`, since the batches do not end by themselves, and warns less with `shuffle=False`.
 
@@ -56,16 +58,13 @@ def batches(
     if mix is not None:
         mix = {"classes": len(source.classes or []) or int(source.labels.max()) + 1, **mix}
     grain = optional("grain", "data")
-
-    @functools.lru_cache(maxsize=2)  # a batch may span two epochs
-    def order(epoch):
-        # Not grain's own shuffle: measured at 3.5 ms for each index among 20 images, and 18 us among 10,000.
-        return np.random.default_rng((seed, epoch)).permutation(len(source))
+    box, flips = PRESETS[augmentation]
 
     def batch(step):
-        places = range(step * batch_size, (step + 1) * batch_size)
-        indices = [int(order(place // len(source))[place % len(source)]) for place in places]
-        images = np.stack([augment(step, i, index) for i, index in enumerate(indices)])  # (B, H, W, C)
+        images = np.empty((batch_size, *image_shape), "uint8")
+        indices = _indices(len(source), batch_size, seed, step)
+        for i, index in enumerate(indices):
+            images[i], indices[i] = source.readable(index, lambda index: augment(step, i, index))
         if not labels and mix is None:
             return images
         batch_labels = source.labels[indices]  # (B,)
@@ -75,21 +74,45 @@ def batches(
         return mix_batch(images, batch_labels, np.random.default_rng((seed, step, batch_size)), **mix)
 
     def augment(step, i, index):
-        return PRESETS[augmentation](source.image(index), image_shape[:2], np.random.default_rng((seed, step, i)))
+        rng = np.random.default_rng((seed, step, i))
+        image = _read(source, index, image_shape[:2], functools.partial(box, rng=rng))
+        return flip(image, rng) if flips else image
 
     # The buffer counts batches: grain's default of 500 would fill the memory.
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
     return grain.MapDataset.range(start, start + (steps or ENDLESS)).map(batch).to_iter_dataset(options)
 
 
+def names_of(source, batch_size, seed, step):
+    """The names of the images that `batches` puts into batch `step`, in order. See `source.broken` for those it had to replace."""
+    return [source.name(index) for index in _indices(len(source), batch_size, seed, step)]
+
+
+def _indices(count, batch_size, seed, step):
+    """Which of `count` images batch `step` holds, in order."""
+    places = range(step * batch_size, (step + 1) * batch_size)
+    return [int(_order(count, seed, place // count)[place % count]) for place in places]
+
+
+@functools.lru_cache(maxsize=4)  # a batch may span two epochs, and workers may be in two batches
+def _order(count, seed, epoch):
+    # Not grain's own shuffle: measured at 3.5 ms for each index among 20 images, and 18 us among 10,000.
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+def _read(source, index, size, box):
+    """The part box(height, width, size) of an image, at `size`: (*size, C) uint8."""
+    return resize(source.image(index, lambda height, width: (box(height, width, size), size)), size)
+
+
 def read_all(source, image_shape, limit=None, ratio=1.0, workers=2):
-    """Images as they are evaluated: the centre, resized, without augmentation.
+    """Images as they are evaluated: the centre, resized, without augmentation. One that cannot be read is replaced by another.
 
     Args:
         source: a `Source`.
         image_shape: (height, width, channels); the channels must be those of the source.
-        limit: read no more than that many, evenly spread over the source, so that a folder by class gives some of each.
-        ratio: see `augmentation.center_crop`.
+        limit: read no more than that many, drawn at random (always the same), in the order of the source.
+        ratio: see `augmentation.center_box`.
         workers: threads that decode.
 
     Returns:
@@ -98,18 +121,24 @@ def read_all(source, image_shape, limit=None, ratio=1.0, workers=2):
     _check(source, image_shape)
     if limit is not None and limit < 1:
         raise ValueError(f"Expected a limit of at least 1 image, received limit={limit}.")
-    count = min(len(source), limit or len(source))
-    indices = np.arange(count) * len(source) // count
+    # Not every tenth: where the labels of an array go round in tens, that would be one class alone.
+    indices = np.sort(_order(len(source), 0, 0)[:limit])
+    images = np.empty((len(indices), *image_shape), "uint8")
+
+    def fill(i):
+        read = functools.partial(_read, source, size=image_shape[:2], box=functools.partial(center_box, ratio=ratio))
+        images[i], indices[i] = source.readable(int(indices[i]), read)
+
     with ThreadPoolExecutor(workers) as pool:
-        images = np.stack(list(pool.map(lambda i: center_crop(source.image(i), image_shape[:2], ratio), indices)))
+        list(pool.map(fill, range(len(indices))))
     return images, None if source.labels is None else source.labels[indices]
 
 
 def _check(source, image_shape):
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise ValueError(f"Expected image_shape=(height, width, channels), received {tuple(image_shape)}.")
-    if source.image_shape[-1] != image_shape[-1]:
+    if source.channels != image_shape[-1]:
         raise ValueError(
-            f"Expected images of {image_shape[-1]} channels, received {source.image_shape[-1]} in {source.name(0)}; "
-            f"open the source with channels={image_shape[-1]}, or set image_shape to end in {source.image_shape[-1]}."
+            f"Expected images of {image_shape[-1]} channels, received {source.channels} in {source.name(0)}; "
+            f"open the source with channels={image_shape[-1]}, or set image_shape to end in {source.channels}."
         )

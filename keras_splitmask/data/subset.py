@@ -9,7 +9,9 @@ class Subset(Source):
     """The images of `source` at `indices`, in that order."""
 
     def __init__(self, source, indices):
+        super().__init__()
         self.source = source
+        self.report = source.report
         self.indices = indices
         self.channels = source.channels
         self.classes = source.classes
@@ -21,8 +23,11 @@ class Subset(Source):
     def name(self, i):
         return self.source.name(self.indices[i])
 
-    def image(self, i):
-        return self.source.image(self.indices[i])
+    def _read(self, i, plan=None):
+        return self.source._read(self.indices[i], plan)
+
+    def _identity(self):
+        return [self.source.fingerprint, [int(index) for index in self.indices]]
 
 
 def balanced(source, count, seed=0):

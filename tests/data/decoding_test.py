@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from keras_splitmask.data import open_source
-from keras_splitmask.data.decoding import fit_channels, read_image, to_uint8
+from keras_splitmask.data.decoding import fit_channels, read_pixels, to_uint8
 from keras_splitmask.data.optional import optional
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
@@ -37,7 +37,7 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.jpg", exif=exif, quality=95, subsampling=0)
-    image = read_image(tmp_path / "a.jpg", "a.jpg")
+    image = read_pixels((tmp_path / "a.jpg").read_bytes(), "a.jpg")
     assert image.shape == (16, 32, 3) and np.abs(image.astype(int) - upright).max() < 30
 
 
@@ -51,7 +51,7 @@ def test_palette_alpha_and_cmyk(tmp_path):
     paletted.save(tmp_path / "clear_palette.png", transparency=paletted.getpixel((3, 0)))
 
     def colours(name):
-        image = read_image(tmp_path / name, name)
+        image = read_pixels((tmp_path / name).read_bytes(), name)
         assert image.dtype == np.uint8 and image.shape[:2] == (2, 4)
         return [image[0, 0].tolist(), image[1, 3].tolist()]
 
@@ -67,14 +67,14 @@ def test_palette_alpha_and_cmyk(tmp_path):
 
 def test_half_transparent_red_is_pink(tmp_path):
     Image.new("RGBA", (1, 1), (255, 0, 0, 51)).save(tmp_path / "a.png")  # 20%: 255, 204, 204
-    assert read_image(tmp_path / "a.png", "a.png")[0, 0].tolist() == [255, 204, 204]
+    assert read_pixels((tmp_path / "a.png").read_bytes(), "a.png")[0, 0].tolist() == [255, 204, 204]
 
 
 @pytest.mark.parametrize("name", ["deep.png", "deep.tif"])
 def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path, name):
     values = np.array([[0, 257, 32768, 65535]], "uint16")
     Image.fromarray(values).save(tmp_path / name)
-    pixels = read_image(tmp_path / name, name)
+    pixels = read_pixels((tmp_path / name).read_bytes(), name)
     assert pixels.dtype == np.uint16 and (pixels[..., 0] == values).all()
     source = open_source(f"folder:{tmp_path}")
     assert source.image_shape == (1, 4, 1) and source.image(0)[0, :, 0].tolist() == [0, 1, 128, 255]
@@ -95,17 +95,90 @@ def test_integers_beyond_sixteen_bits_are_refused(tmp_path):
         open_source(f"folder:{tmp_path}").image(0)
 
 
-def test_an_unreadable_file_is_named(tmp_path):
+@pytest.mark.parametrize("name", ["cut.jpg", "cut.png", "empty.png", "text.png", "pickled.npy", "two.npz"])
+def test_what_is_unreadable_is_named(tmp_path, name):
     Image.effect_noise((64, 64), 90).save(tmp_path / "cut.jpg")
-    content = (tmp_path / "cut.jpg").read_bytes()
-    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
+    Image.effect_noise((64, 64), 90).save(tmp_path / "cut.png")
+    for cut in ("cut.jpg", "cut.png"):
+        content = (tmp_path / cut).read_bytes()
+        (tmp_path / cut).write_bytes(content[: len(content) // 2])
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "text.png").write_text("<html>404</html>")
-    source = open_source(f"folder:{tmp_path}")
-    for i, name in enumerate(("cut.jpg", "empty.png", "text.png")):
-        with pytest.raises(ValueError, match=f"Expected a readable image, received {name} .*; repair or remove") as error:
-            source.image(i)
-        assert "\n" not in str(error.value)
+    np.save(tmp_path / "pickled.npy", np.array([{}]), allow_pickle=True)
+    np.savez(tmp_path / "two.npz", a=np.zeros((2, 2)), b=np.zeros((2, 2)))
+    with pytest.raises(ValueError, match=f"Expected a readable image, received {name} .*; repair or remove") as error:
+        read_pixels((tmp_path / name).read_bytes(), name)
+    assert "\n" not in str(error.value)
+
+
+def photograph(height, width):
+    """Smooth, so that JPEG keeps it, and different everywhere."""
+    rows, columns = np.meshgrid(np.linspace(0, 3, height), np.linspace(0, 4, width), indexing="ij")
+    return np.stack([128 + 120 * np.sin(rows + k) * np.cos(columns - k) for k in range(3)], axis=-1).astype("uint8")
+
+
+def test_a_jpeg_is_decoded_at_the_resolution_that_is_needed(tmp_path):
+    pixels = photograph(400, 600)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=95, subsampling=0)
+    content = (tmp_path / "a.jpg").read_bytes()
+    for side, factor in ((300, 1), (160, 2), (100, 4), (75, 4), (30, 8), (1, 8)):
+        read = read_pixels(content, "a.jpg", lambda height, width: ((0, 0, height, width), (side, side)))
+        assert read.shape == (400 // factor, 600 // factor, 3)
+        small = np.asarray(Image.fromarray(pixels).reduce(factor)).astype(int)
+        assert np.abs(read.astype(int) - small).max() < 6
+    part = read_pixels(content, "a.jpg", lambda height, width: ((80, 120, 200, 300), (100, 150)))
+    assert part.shape == (100, 150, 3)
+    assert np.abs(part.astype(int) - np.asarray(Image.fromarray(pixels[80:280, 120:420]).reduce(2))).max() < 6
+    assert (read_pixels(content, "a.jpg") == np.asarray(Image.open(tmp_path / "a.jpg"))).all()  # the same as Pillow's
+
+
+def test_a_rotated_jpeg_is_cropped_as_it_is_seen(tmp_path):
+    upright, exif = photograph(600, 400), Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.ascontiguousarray(np.rot90(upright, 1))).save(tmp_path / "a.jpg", exif=exif, quality=95, subsampling=0)
+    seen = []
+
+    def plan(height, width):
+        seen.append((height, width))
+        return (400, 40, 160, 80), (80, 40)
+
+    part = read_pixels((tmp_path / "a.jpg").read_bytes(), "a.jpg", plan)
+    assert seen == [(600, 400)] and part.shape == (80, 40, 3)
+    assert np.abs(part.astype(int) - np.asarray(Image.fromarray(upright[400:560, 40:120]).reduce(2))).max() < 6
+
+
+def test_damage_inside_a_jpeg_is_noticed_and_harmless_bytes_are_not(tmp_path):
+    Image.fromarray(photograph(64, 64)).save(tmp_path / "a.jpg", quality=95)
+    content = (tmp_path / "a.jpg").read_bytes()
+    assert read_pixels(content + b"what a camera appends", "a.jpg").shape == (64, 64, 3)
+    for damage in (b"\xff\xd9", b"\xff\xd0"):  # an end and a restart where none should be
+        middle = len(content) * 3 // 4
+        with pytest.raises(ValueError, match="Expected a readable image, received a.jpg"):
+            read_pixels(content[:middle] + damage + content[middle + 2 :], "a.jpg")
+
+
+def test_white_as_zero_in_sixteen_bits(tmp_path):
+    values = np.array([[0, 257, 32768, 65535]], "uint16")
+    Image.fromarray(values).save(tmp_path / "a.tif", tiffinfo={262: 0})
+    if Image.open(tmp_path / "a.tif").tag_v2[262] != 0:
+        pytest.skip("this Pillow does not write such files")
+    assert read_pixels((tmp_path / "a.tif").read_bytes(), "a.tif")[0, :, 0].tolist() == [65535, 65278, 32767, 0]
+
+
+def test_the_first_frame_of_several(tmp_path):
+    frames = [Image.new("RGB", (4, 2), colour) for colour in (RED, GREEN)]
+    for name in ("a.gif", "a.png", "a.tif", "a.webp"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **({"lossless": True} if "webp" in name else {}))
+        assert read_pixels((tmp_path / name).read_bytes(), name)[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (8, 9, 1), (8, 9, 2), (8, 9, 5), (8, 9, 13)])
+@pytest.mark.parametrize("form", ["npy", "npz"])
+def test_arrays_of_any_depth(tmp_path, shape, form):
+    array = np.random.default_rng(0).integers(65536, size=shape).astype("uint16")
+    {"npy": np.save, "npz": np.savez_compressed}[form](tmp_path / f"a.{form}", array)
+    pixels = read_pixels((tmp_path / f"a.{form}").read_bytes(), "a")
+    assert pixels.dtype == np.uint16 and (pixels == array.reshape(8, 9, -1)).all()
 
 
 def test_scaling_to_uint8():

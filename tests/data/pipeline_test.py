@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_splitmask.data import batches, mix, open_source, read_all
-from keras_splitmask.data.sources import ArraySource
+from keras_splitmask.data import batches, mix, names_of, open_source, read_all
+from keras_splitmask.data.arrays import ArraySource
+from keras_splitmask.data.folders import FolderSource
 
 SHAPE = (4, 4, 1)
 
@@ -62,9 +63,7 @@ def test_a_later_start_gives_the_rest():
 
 def test_only_what_is_asked_for_is_read():
     source, read = textured(), []
-    source.image = lambda i, image=source.image: read.append(i) or image(i)
-    source.image_shape  # reads the first image, once
-    read.clear()
+    source.image = lambda i, plan, image=source.image: read.append(i) or image(i, plan)
     take(batches(source, (8, 8, 3), 6, start=10**6, workers=0), 1)
     assert len(read) == 6
 
@@ -102,11 +101,15 @@ def test_read_all():
     images, labels = read_all(source, (28, 28, 1))
     assert (images == source.images).all() and (labels == source.labels).all()
     images, labels = read_all(source, (28, 28, 1), limit=300)
-    assert len(images) == 300 and (images[1] == source.images[6]).all() and labels[1] == source.labels[6]
+    again = read_all(source, (28, 28, 1), limit=300)
+    assert len(images) == 300 and (images == again[0]).all() and (labels == again[1]).all()
+    where = [(source.images == image).all(axis=(1, 2, 3)).argmax() for image in images[:20]]
+    assert where == sorted(where) and (labels[:20] == source.labels[where]).all()
     assert read_all(source, (14, 20, 1), limit=5)[0].shape == (5, 14, 20, 1)
     assert len(read_all(source, (28, 28, 1), limit=10**6)[0]) == 2000
-    by_class = ArraySource(np.zeros((90, 4, 4), "uint8"), labels=np.repeat(np.arange(3), 30))
-    assert np.bincount(read_all(by_class, SHAPE, limit=12)[1]).tolist() == [4, 4, 4]
+    for labels in (np.repeat(np.arange(10), 100), np.tile(np.arange(10), 100)):  # by class, and one after the other
+        drawn = read_all(ArraySource(np.zeros((1000, 4, 4), "uint8"), labels=labels), SHAPE, limit=100)[1]
+        assert np.bincount(drawn, minlength=10).min() >= 3  # 10, with a deviation of 3
     assert read_all(textured(), (9, 12, 3))[1] is None
 
 
@@ -137,13 +140,94 @@ def test_read_all_refuses_what_does_not_fit():
         read_all(textured(), (8, 8, 3), limit=0)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_unreadable_image_stops_with_its_name(tmp_path, workers):
-    for i in range(6):
-        Image.new("RGB", (8, 8)).save(tmp_path / f"{i}.png")
-    (tmp_path / "4.png").write_text("not an image")
-    with pytest.raises(ValueError, match="Expected a readable image, received 4.png"):
-        take(batches(open_source(f"folder:{tmp_path}"), (8, 8, 3), 6, workers=workers), 1)
+def sequence(**arguments):
+    """The source's indices in twelve batches of six."""
+    return [numbers(batch) for batch in take(batches(numbered(), SHAPE, 6, "none", seed=1, **arguments), 12)]
+
+
+def test_the_names_of_a_batch():
+    source = numbered()
+    expected = [[source.name(i) for i in batch] for batch in sequence()]
+    assert [names_of(source, 6, seed=1, step=step) for step in range(12)] == expected
+
+
+def test_the_same_images_for_any_number_of_workers_and_any_restart():
+    whole = sequence(workers=0)
+    for workers in (1, 2, 4):
+        assert sequence(workers=workers) == whole
+        for start in (1, 3, 7, 11):
+            assert sequence(workers=workers, start=start)[: 12 - start] == whole[start:]
+    epochs = np.array(whole).reshape(-1)[:60].reshape(3, 20)
+    assert (np.sort(epochs) == np.arange(20)).all() and len({tuple(epoch) for epoch in epochs}) == 3
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twenty images of noise, five of each class."""
+    for i in range(20):
+        (tmp_path / f"class{i // 5}").mkdir(exist_ok=True)
+        Image.effect_noise((12, 10), 90).convert("RGB").save(tmp_path / f"class{i // 5}" / f"{i:02}.png")
+    return tmp_path
+
+
+def broken_since(folder):
+    """A source of a folder in which three files break after the scan."""
+    said = []
+    source = open_source(f"folder:{folder}", report=said.append)
+    (folder / "class0" / "03.png").unlink()
+    (folder / "class1" / "07.png").write_text("not an image")
+    content = (folder / "class3" / "19.png").read_bytes()
+    (folder / "class3" / "19.png").write_bytes(content[: len(content) // 2])
+    return source, said
+
+
+def test_what_breaks_is_named_once_and_replaced_alike_for_everyone(folder):
+    intact = take(batches(open_source(f"folder:{folder}"), (8, 8, 3), 6, labels=True, workers=0), 12)
+    source, said = broken_since(folder)
+    whole = take(batches(source, (8, 8, 3), 6, labels=True, workers=0), 12)
+    assert sorted(source.broken) == ["class0/03.png", "class1/07.png", "class3/19.png"]
+    assert len(said) == 3 and all(line.startswith("Expected a readable image, received class") for line in said)
+    assert "No such file" in source.broken["class0/03.png"]
+    for workers, start in ((1, 0), (2, 0), (4, 5)):
+        other = FolderSource(source.scan)  # another process that goes by the same record
+        rest = take(batches(other, (8, 8, 3), 6, labels=True, workers=workers, start=start), 12 - start)
+        assert all((a[0] == b[0]).all() and (a[1] == b[1]).all() for a, b in zip(whole[start:], rest, strict=True))
+    # All other images, and their augmentation, are what they were.
+    names = [names_of(source, 6, 0, step) for step in range(12)]
+    for step, ((before, _), (after, _)) in enumerate(zip(intact, whole, strict=True)):
+        for i in range(6):
+            assert (before[i] == after[i]).all() == (names[step][i] not in source.broken)
+
+
+def test_the_label_is_that_of_the_image_shown(folder):
+    for path in folder.glob("*/*.png"):
+        Image.new("RGB", (8, 8), (int(path.parent.name[-1]) * 10,) * 3).save(path)
+    source, _ = broken_since(folder)
+    for images, labels in take(batches(source, (8, 8, 3), 10, labels=True), 10):
+        assert (images[:, 0, 0, 0] == labels * 10).all()
+    images, labels = read_all(source, (8, 8, 3))
+    assert len(images) == 20 and (images[:, 0, 0, 0] == labels * 10).all() and len(source.broken) == 3
+
+
+def test_when_everything_breaks_it_stops(folder):
+    source = open_source(f"folder:{folder}")
+    for path in folder.glob("*/*.png"):
+        path.unlink()
+    with pytest.raises(ValueError, match="Expected an image that is readable in place of class.*; is the disk still there") as error:
+        take(batches(source, (8, 8, 3), 6, workers=0), 1)
+    assert "\n" not in str(error.value) and len(source.broken) == 20
+
+
+@pytest.mark.parametrize("shape", [(48, 80, 5), (8, 8, 1), (16, 24, 2), (12, 8, 4), (9, 33, 13), (1024, 1024, 3)])
+def test_any_shape(tmp_path, shape):
+    rng = np.random.default_rng(0)
+    for i, (rows, columns) in enumerate([(60, 90), (33, 200), (50, 50)]):
+        np.save(tmp_path / f"{i}.npy", rng.integers(256, size=(rows, columns, shape[-1])).astype("uint8"))
+    source = open_source(f"folder:{tmp_path}")
+    for augmentation in ("crop_flip", "none"):
+        (batch,) = batches(source, shape, 2, augmentation, steps=1)
+        assert batch.shape == (2, *shape) and batch.dtype == np.uint8 and batch.std() > 5
+    assert read_all(source, shape)[0].shape == (3, *shape)
 
 
 class Watched(keras.Model):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_splitmask.data import make_sample, open_source
-from keras_splitmask.data.sources import SAMPLE, ArraySource
+from keras_splitmask.data import NoSuchSplit, make_sample, open_source
+from keras_splitmask.data.arrays import SAMPLE, ArraySource
 
 # Of the drawn arrays' bytes: whatever compresses the file, these are the images.
 SHA256 = {
@@ -59,58 +59,6 @@ def test_making_the_sample_refuses_other_files(tmp_path):
         make_sample.main(tmp_path)
 
 
-def test_folder_by_class(tmp_path):
-    save(tmp_path / "dog" / "b.png", (0, 0, 255))
-    save(tmp_path / "cat" / "a.JPG", (255, 0, 0))
-    save(tmp_path / "dog" / "a.png", (0, 255, 0), size=(5, 7))
-    save(tmp_path / "dog" / ".hidden.png")
-    (tmp_path / "readme.txt").write_text("no image")
-    source = open_source(f"folder:{tmp_path}")
-    assert [source.name(i) for i in range(3)] == ["cat/a.JPG", "dog/a.png", "dog/b.png"] and len(source) == 3
-    assert source.classes == ["cat", "dog"] and source.labels.tolist() == [0, 1, 1] and source.label(2) == 1
-    assert source.image(1).shape == (7, 5, 3) and source.image(1)[0, 0].tolist() == [0, 255, 0]
-    assert source.image_shape == (4, 6, 3) and source.image(0).dtype == np.uint8
-
-
-@pytest.mark.parametrize("names", [("a.png", "b.png"), ("x/a.png", "x/b.png"), ("x/a.png", "b.png"), ("x/y/a.png", "z/b.png")])
-def test_other_folders_have_no_labels(tmp_path, names):
-    for name in names:
-        save(tmp_path / name)
-    source = open_source(f"folder:{tmp_path}")
-    assert len(source) == 2 and source.labels is source.classes is source.label(0) is None
-
-
-def test_folder_with_splits(tmp_path):
-    for name in ("train/cat/1.png", "train/dog/2.png", "train/dog/3.png", "validation/cat/4.png", "validation/dog/5.png"):
-        save(tmp_path / name)
-    assert len(open_source(f"folder:{tmp_path}")) == 3
-    source = open_source(f"folder:{tmp_path}", "val")
-    assert source.classes == ["cat", "dog"] and source.name(0) == "cat/4.png"
-    with pytest.raises(ValueError, match="Expected split to be one of train, val, the subfolders of .*, received 'test'"):
-        open_source(f"folder:{tmp_path}", "test")
-
-
-def test_a_linked_folder_is_read_once(tmp_path):
-    save(tmp_path / "images" / "a.png")
-    (tmp_path / "images" / "loop").symlink_to(tmp_path / "images")
-    (tmp_path / "link").symlink_to(tmp_path / "images")
-    assert len(open_source(f"folder:{tmp_path / 'link'}")) == 1
-
-
-def test_folder_of_grey_and_colour(tmp_path):
-    save(tmp_path / "a.png", 100)
-    save(tmp_path / "b.png", (255, 0, 0))
-    assert open_source(f"folder:{tmp_path}").image(0)[0, 0].tolist() == [100] * 3
-    grey = open_source(f"folder:{tmp_path}", channels=1)
-    assert grey.image(1).shape == (4, 6, 1) and grey.image(1)[0, 0, 0] == 76  # 0.299 * 255
-    for i in range(40):  # one in colour that the look at sixteen headers misses
-        save(tmp_path / "many" / f"{i:02}.png", (255, 0, 0) if i == 1 else 100)
-    many = open_source(f"folder:{tmp_path / 'many'}")
-    assert many.image_shape == (4, 6, 1)
-    with pytest.raises(ValueError, match="Expected grey images as before, received 01.png in colour"):
-        many.image(1)
-
-
 def test_arrays_of_every_kind(tmp_path):
     grey = np.arange(2 * 4 * 5, dtype="uint8").reshape(2, 4, 5)
     five = np.random.default_rng(0).integers(256, size=(3, 4, 5, 5)).astype("uint8")
@@ -130,40 +78,6 @@ def test_arrays_of_every_kind(tmp_path):
     assert source.image_shape == (4, 5, 3) and (source.image(1) == grey[1][..., None]).all()
 
 
-def test_a_tfds_data_set(tmp_path):
-    tfds = pytest.importorskip("tensorflow_datasets")
-
-    class TwoColours(tfds.core.GeneratorBasedBuilder):
-        __module__ = "two_colours"  # tfds looks for checksums beside the module of a data set, and finds none for this one
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self):
-            features = {"image": tfds.features.Image(shape=(4, 6, 3)), "label": tfds.features.ClassLabel(names=["x", "y"])}
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
-
-        def _split_generators(self, manager):
-            return {"train": self._generate_examples(3), "validation": self._generate_examples(2)}
-
-        def _generate_examples(self, count):
-            for i in range(count):
-                yield i, {"image": np.full((4, 6, 3), 10 * i, "uint8"), "label": i % 2}
-
-    for form in ("array_record", "tfrecord"):  # at random, and by way of memory
-        place = tmp_path / form
-        TwoColours(data_dir=place, file_format=form).download_and_prepare()
-        source = open_source("tfds:two_colours", data_dir=place)
-        assert len(source) == 3 and source.classes == ["x", "y"] and source.image_shape == (4, 6, 3)
-        seen = sorted((int(source.image(i)[0, 0, 0]), source.label(i)) for i in range(3))
-        assert seen == [(0, 0), (10, 1), (20, 0)] and sorted(source.labels.tolist()) == [0, 0, 1]
-        assert len(open_source("tfds:two_colours", "val", data_dir=place)) == 2
-        with pytest.raises(ValueError, match="received tfds:two_colours .no split test among train, validation.; correct") as error:
-            open_source("tfds:two_colours", "test", data_dir=place)
-        assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="Expected images of tensorflow-datasets, received tfds:no_such .*not found") as error:
-        open_source("tfds:no_such", data_dir=tmp_path)
-    assert "\n" not in str(error.value)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -178,7 +92,7 @@ def test_a_tfds_data_set(tmp_path):
         ({"dataset": "folder:{}/empty"}, "Expected images .*jpg.* in .*empty, received an empty folder; correct"),
         ({"dataset": "folder:{}/texts"}, "received an empty folder but for 1 other files; correct"),
         ({"dataset": "folder:{}/images", "split": "test"}, "Expected a subfolder test in .*, received a folder that is not"),
-        ({"dataset": "folder:{}/images", "channels": 4}, "Expected channels=1 or 3 for image files, received channels=4"),
+        ({"dataset": "folder:{}/images", "channels": 4}, r"unreadable, received 1 of 1 .a.png: 3 channels, not 4.; repair"),
         ({"dataset": "npz:{}/nowhere.npz"}, "Expected an npz file, received .*, which is not a file"),
         ({"dataset": "npz:{}/texts/a.txt"}, "Expected an npz file of plain arrays, received .*a.txt"),
         ({"dataset": "npz:{}/one.npy"}, "Expected an npz file, received .*, which is of the other kind"),
@@ -199,6 +113,29 @@ def test_what_is_not_there_is_refused_in_one_line(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message) as error:
         open_source(**{**arguments, "dataset": arguments["dataset"].format(tmp_path)})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split"),
+    [("sample", "val"), ("folder:{}/images", "test"), ("folder:{}/divided", "val"), ("npz:{}/one.npz", "test"), ("npy:{}/one.npy", "val")],
+)
+def test_a_split_that_is_not_there_is_an_error_of_its_own(tmp_path, dataset, split):
+    save(tmp_path / "images" / "a.png")
+    save(tmp_path / "divided" / "train" / "a.png")
+    np.save(tmp_path / "one.npy", np.zeros((2, 4, 4), "uint8"))
+    np.savez(tmp_path / "one.npz", images=np.zeros((2, 4, 4), "uint8"))
+    with pytest.raises(NoSuchSplit):
+        open_source(dataset.format(tmp_path), split)
+    with pytest.raises(ValueError) as error:
+        open_source("folder:" + str(tmp_path / "nowhere"))
+    assert not isinstance(error.value, NoSuchSplit)
+
+
+def test_arrays_have_fingerprints():
+    images = np.random.default_rng(0).integers(256, size=(3000, 4, 4), dtype="uint8")
+    changed = images.copy()
+    changed[2000, 1, 1] ^= 1
+    assert ArraySource(images).fingerprint == ArraySource(images.copy()).fingerprint != ArraySource(changed).fingerprint
 
 
 def floats(value):

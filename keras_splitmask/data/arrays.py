@@ -1,0 +1,91 @@
+"""Images of an array: the embedded sample, and .npz and .npy files."""
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from keras_splitmask.data.decoding import check_pixels, fit_channels
+from keras_splitmask.data.sources import SPLITS, NoSuchSplit, Source, check_labels, part_of
+
+SAMPLE = Path(__file__).parent / "sample" / "fashion_mnist.npz"
+
+
+class ArraySource(Source):
+    """Images (B, H, W) or (B, H, W, C) of an array, with labels (B,) or (B, 1) int or without."""
+
+    def __init__(self, images, labels=None, classes=None, channels=None, place="the array", split="train"):
+        super().__init__()
+        if images.ndim not in (3, 4) or not images.size:
+            raise ValueError(f"Expected images (B, H, W) or (B, H, W, C), received shape {images.shape} in {place}; reshape them.")
+        self.images = images if images.ndim == 4 else images[..., None]  # (B, H, W, C)
+        self.split = split
+        self.channels = channels or self.images.shape[-1]
+        fit_channels(np.empty((1, 1, self.images.shape[-1]), "uint8"), self.channels, place)
+        for start in range(0, len(images), 1024):  # a piece at a time: the file may be larger than memory
+            self._check(slice(start, start + 1024), place)
+        if labels is not None:
+            self.labels = check_labels(labels, len(images), place)
+        if classes is not None:
+            self.classes = [str(name) for name in classes]
+
+    def _check(self, piece, place):
+        try:
+            check_pixels(self.images[piece], place)
+        except ValueError:
+            for i in range(*piece.indices(len(self))):  # again one by one, to name the culprit
+                check_pixels(self.images[i], f"{self.name(i)} of {place}")
+            raise
+
+    def __len__(self):
+        return len(self.images)
+
+    def name(self, i):
+        return f"{self.split}[{i}]"
+
+    def _read(self, i, plan=None):
+        return part_of(self.images[i], plan)
+
+    def _identity(self):
+        sums = [zlib.crc32(self.images[start : start + 1024].tobytes()) for start in range(0, len(self), 1024)]
+        return [self.images.shape, str(self.images.dtype), sums]
+
+
+def open_sample(split, channels=None):
+    if split == "val":
+        raise NoSuchSplit("Expected split to be train or test for the dataset sample, received 'val'.")
+    return open_npz(SAMPLE, split, channels)
+
+
+def open_npz(place, split, channels=None):
+    with _load(place, np.lib.npyio.NpzFile, "npz") as file:
+        keys = [(f"{name}_images", f"{name}_labels") for name in SPLITS[split]]
+        keys += [(f"x_{name}", f"y_{name}") for name in SPLITS[split]]
+        keys += [("images", "labels")] if split == "train" else []
+        key = next((pair for pair in keys if pair[0] in file.files), None)
+        if key is None:
+            raise NoSuchSplit(
+                f"Expected an array {' or '.join(sorted({pair[0] for pair in keys}))} in {place}, received "
+                f"{', '.join(file.files) or 'no arrays'}; rename the array or choose another split than {split}."
+            )
+        images, labels, classes = (file[name] if name in file.files else None for name in (*key, "classes"))
+    return ArraySource(images, labels, classes, channels, place, split)
+
+
+def open_npy(place, split, channels=None):
+    if split != "train":
+        raise NoSuchSplit(f"Expected split to be train for an npy file, which has no other, received {split!r}; use an npz file.")
+    return ArraySource(_load(place, np.ndarray, "npy", mmap_mode="r"), channels=channels, place=place)
+
+
+def _load(place, form, kind, **options):
+    path = Path(place).expanduser()
+    if not path.is_file():
+        raise ValueError(f"Expected an {kind} file, received {place}, which is not a file; correct the path.")
+    try:
+        content = np.load(path, allow_pickle=False, **options)
+    except Exception as error:  # not a NumPy file, a truncated one, or one of pickled objects
+        raise ValueError(f"Expected an {kind} file of plain arrays, received {place} ({error}); write it anew.") from error
+    if not isinstance(content, form):
+        raise ValueError(f"Expected an {kind} file, received {place}, which is of the other kind; say npz: or npy: as it is.")
+    return content

@@ -1,0 +1,66 @@
+"""From the name of a data set, as the flag --dataset has it, to a source of images."""
+
+import functools
+
+from keras_splitmask.data.arrays import open_npy, open_npz, open_sample
+from keras_splitmask.data.folders import open_folder
+from keras_splitmask.data.published import open_tfds
+from keras_splitmask.data.sources import SPLITS
+
+
+def open_source(
+    dataset, split="train", data_dir=None, channels=None, record=None, max_bad_fraction=0.1, report=None, frozen=False
+):
+    """Opens a set of images by its name; images are read when they are asked for.
+
+    * `sample`: 10,000 train and 2,000 test images of Fashion-MNIST, 28x28 grey.
+    * `folder:PATH`: the images under PATH, or under PATH/SPLIT if PATH has subfolders called train, val or test. They have labels,
+      namely the names of their directories, if all lie exactly one directory deep and there are two directories or more. An .npy
+      or .npz file of an array (H, W) or (H, W, C) is an image like any other, of as many channels as it has.
+    * `npz:PATH`: arrays `train_images` and `train_labels` (likewise val, test), as MedMNIST has them, or `x_train` and `y_train`,
+      as Keras has them, or `images` and `labels`, which are the train split. Labels may be absent, and so may `classes`, the names.
+    * `npy:PATH`: one array of images, the train split.
+    * `tfds:NAME`: a data set of tensorflow-datasets that has a feature called "image", and labels if it has one called "label".
+
+    Arrays of images are (B, H, W) or (B, H, W, C); uint8, uint16, or float in 0..1.
+
+    Args:
+        dataset: one of the above.
+        split: "train", "val" or "test". A data set that is not divided is its own train split.
+        data_dir: where tensorflow-datasets keeps its files; the other kinds do not use it.
+        channels: the wanted number of channels; 1 and 3 convert between grey and RGB. By default that of the images; a folder of
+            which some images are grey and some in colour is in colour.
+
+    These are for folders alone; see `scan.scan`:
+        record: path of a JSON file that remembers what is in the folder, and what was left out for what reason.
+        max_bad_fraction: the share of files, unreadable or of another depth, that may be left out.
+        report: told of the scan's progress, and later of each image that turns out to be broken, in a line each.
+        frozen: take what `record` says as it is.
+
+    Returns:
+        A `Source`.
+
+    Raises:
+        NoSuchSplit: if there is the data set, but not that split.
+        ValueError: if there is nothing of that name, or it does not hold images of one of these forms.
+    """
+    kinds = {
+        "sample": lambda place, *rest: open_sample(*rest),
+        "folder": functools.partial(
+            open_folder, record=record, max_bad_fraction=max_bad_fraction, report=report, frozen=frozen
+        ),
+        "npz": open_npz,
+        "npy": open_npy,
+        "tfds": functools.partial(open_tfds, data_dir=data_dir),
+    }
+    kind, _, place = dataset.partition(":")
+    if kind not in kinds or bool(place) == (kind == "sample"):
+        raise ValueError(f"Expected a dataset sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME, received {dataset!r}.")
+    if split not in SPLITS:
+        raise ValueError(f"Expected split to be one of {', '.join(SPLITS)}, received {split!r}.")
+    if channels is not None and channels < 1:
+        raise ValueError(f"Expected channels to be at least 1, received channels={channels}.")
+    source = kinds[kind](place, split, channels)
+    if report:
+        source.report = report
+    return source

@@ -1,0 +1,88 @@
+"""Images of tensorflow-datasets."""
+
+import functools
+
+import numpy as np
+
+from keras_splitmask.data.decoding import read_pixels
+from keras_splitmask.data.optional import optional
+from keras_splitmask.data.sources import SPLITS, NoSuchSplit, Source, check_labels, part_of
+
+
+class TfdsSource(Source):
+    """Records of tensorflow-datasets: dicts of an "image", still encoded or an array, and perhaps a "label".
+
+    Args:
+        records: a sequence of them.
+        features: what tensorflow-datasets says of them.
+        channels: of the images, to convert between grey and colour.
+        place: name of the data set, of its version and of the split.
+        split: "train", "val" or "test".
+    """
+
+    def __init__(self, records, features, channels=None, place="", split="train"):
+        super().__init__()
+        self.records = records
+        self.place = place
+        self.split = split
+        self.channels = channels or features["image"].shape[-1] or 3
+        if "label" in features:
+            self.classes = getattr(features["label"], "names", None)
+        self._labelled = "label" in features
+
+    def __len__(self):
+        return len(self.records)
+
+    def name(self, i):
+        return f"{self.split}[{i}]"
+
+    @functools.cached_property
+    def labels(self):
+        if not self._labelled:
+            return None
+        return check_labels(np.array([record["label"] for record in self.records]), len(self), self.split)
+
+    def label(self, i):
+        return int(self.records[i]["label"]) if self._labelled else None
+
+    def _read(self, i, plan=None):
+        try:
+            image = self.records[i]["image"]
+        except Exception as error:  # a damaged record: each file format has an error of its own
+            reason = " ".join(str(error).split())
+            raise ValueError(f"Expected a readable record, received {self.name(i)} ({reason}); prepare the data anew.") from error
+        return read_pixels(image, self.name(i), plan) if isinstance(image, bytes) else part_of(image, plan)
+
+    def _identity(self):
+        return [self.place, len(self)]
+
+
+def open_tfds(name, split, channels=None, data_dir=None):
+    """A `TfdsSource`. See `opening.open_source`."""
+    tfds = optional("tensorflow_datasets", "tf")
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+        features = builder.info.features
+        if not ("image" in features and isinstance(features["image"], tfds.features.Image)):
+            raise ValueError(f"no feature \"image\" among {', '.join(features)}")
+        there = list(builder.info.splits)
+        own_split = next((name for name in SPLITS[split] if name in there), None)
+        if there and own_split is None:
+            raise NoSuchSplit(f"no split {split} among {', '.join(there)}")
+        records = _records(tfds, name, own_split or split, data_dir, features)
+        return TfdsSource(records, features, channels, f"{builder.info.full_name} {own_split}", split)
+    except Exception as error:  # unknown names, failed downloads, missing packages: dozens of types, messages of many lines
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        kind = NoSuchSplit if isinstance(error, NoSuchSplit) else ValueError
+        raise kind(f"Expected images of tensorflow-datasets, received tfds:{name} ({reason}); correct the name.") from error
+
+
+def _records(tfds, name, split, data_dir, features):
+    # Grey and colour are decoded when they are asked for; Pillow cannot give four channels, or two.
+    encoded = {"image": tfds.decode.SkipDecoding()} if features["image"].shape[-1] in (None, 1, 3) else {}
+    options = {"split": split, "data_dir": data_dir, "decoders": encoded}
+    try:
+        return tfds.data_source(name, **options)
+    except NotImplementedError:
+        # The data was prepared as TFRecord, which cannot be read at random: keep its encoded images in memory.
+        return list(tfds.as_numpy(tfds.load(name, **options)))

@@ -1,0 +1,186 @@
+"""What is in a folder of images: each file's size and depth from its header, and why files are left out. Kept in a JSON file."""
+
+import dataclasses
+import json
+import os
+import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from keras_splitmask.data.headers import read_header
+
+EXTENSIONS = tuple(
+    ".avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .mpo .npy .npz .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
+)
+UNREAD = tuple(".arw .cr2 .dng .exr .hdr .heic .heif .jxl .nef .psd .raw .svg".split())  # images too, but listed as left out
+THREADS = 8
+INTERVAL = 2.0  # seconds between two reports
+NAMED = 3  # files named in a message
+VERSION = 1  # of the JSON file
+
+
+@dataclasses.dataclass
+class Scan:
+    """The images of a folder.
+
+    Attributes:
+        root: path of the folder.
+        images: relative path: (height, width, channels) as stored, in order of the paths.
+        left_out: relative path: reason.
+        others: how many files are no images by their names.
+        files: relative path: (bytes, time of change in ns) of both the images and what was left out.
+    """
+
+    root: str
+    images: dict
+    left_out: dict
+    others: int
+    files: dict
+
+    def check(self, max_bad_fraction):
+        """Raises ValueError if there is no image, or the share of files left out is too large. Hidden files do not count."""
+        bad = [path for path in self.left_out if not os.path.basename(path).startswith(".")]
+        if len(bad) > max_bad_fraction * (len(bad) + len(self.images)):
+            raise ValueError(
+                f"Expected at most {max_bad_fraction:.0%} of the files in {printable(self.root)} to be unreadable, received {len(bad)} of "
+                f"{len(bad) + len(self.images)} ({self.reasons(bad)}); repair or remove them, or raise max_bad_fraction."
+            )
+        if not self.images:
+            others = f" but for {self.others + len(self.left_out)} other files" if self.others or self.left_out else ""
+            raise ValueError(
+                f"Expected images ({' '.join(EXTENSIONS)}) in {printable(self.root)}, received an empty folder{others}; correct the path."
+            )
+
+    def reasons(self, paths):
+        """The first of some files left out, and why."""
+        more = [f"and {len(paths) - NAMED} more"] if len(paths) > NAMED else []
+        return "; ".join([f"{printable(path)}: {self.left_out[path]}" for path in paths[:NAMED]] + more)
+
+    def summary(self):
+        """The number of images, their range of sizes, and what was left out, in a line."""
+        sizes = sorted({(shape[0] * shape[1], shape[0], shape[1]) for shape in self.images.values()})
+        ends = dict.fromkeys(f"{rows}x{columns}" for _, rows, columns in (sizes[0], sizes[-1]))
+        left_out = f"; {len(self.left_out)} files left out ({self.reasons(list(self.left_out))})" if self.left_out else ""
+        return f"{len(self.images)} images of {' to '.join(ends)}{left_out}"
+
+
+def scan(root, record=None, report=None, frozen=False):
+    """Looks at all files under a folder. Only headers are read; on a second look only of files that are new, changed or left out.
+
+    Args:
+        root: path of the folder. Links to folders are followed, hidden folders are not entered.
+        record: path of a JSON file that remembers the scan, such as the run's data.json.
+        report: told how far it is, a line every few seconds.
+        frozen: take what `record` says as it is, if it is about this folder, so that a run that is resumed has the same images.
+
+    Returns:
+        A `Scan`.
+    """
+    root = os.fspath(root)
+    before = _load(record, root)
+    if frozen and before:
+        return before
+    paths, left_out, others = _walk(root)
+    files, images, todo = {}, {}, []
+    for path in paths:
+        try:
+            files[path] = _stamp(os.path.join(root, path))
+        except ValueError as error:
+            left_out[path] = str(error)
+            continue
+        if before and before.files.get(path) == files[path] and path in before.images:
+            images[path] = before.images[path]
+        else:  # what was left out is looked at again: there is little of it, and it may be of use to another run
+            todo.append(path)
+    for path, header in zip(todo, _headers(root, todo, report or (lambda line: None)), strict=True):
+        (left_out if isinstance(header, str) else images)[path] = header
+    in_order = (dict(sorted(facts.items())) for facts in (images, left_out))
+    found = Scan(root, *in_order, others, files)
+    if record and found != before:
+        save(found, record)
+    return found
+
+
+def save(found, record, broken=None):
+    """Writes a scan, and images that broke later by name: reason, into a JSON file, whole or not at all."""
+    record = Path(record)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    facts = {"version": VERSION, **vars(found), "broken": broken or {}}
+    aside = record.with_name(record.name + ".part")
+    with open(aside, "w", encoding="ascii") as file:  # JSON escapes all else, so any file name can be written and read again
+        file.write(json.dumps(facts, indent=1 if len(found.files) < 1000 else None))  # indented, it takes six times as long
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, record)
+
+
+def printable(name):
+    """A file name as it can be shown anywhere: what is no printable character is escaped."""
+    return name if name.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
+
+
+def _load(record, root):
+    """The scan of this folder that a JSON file remembers, or None."""
+    try:
+        facts = json.loads(Path(record).read_text(encoding="ascii"))
+        if facts.pop("version") != VERSION or facts["root"] != root:
+            return None
+        del facts["broken"]
+        for key in ("images", "files"):
+            facts[key] = {path: tuple(fact) for path, fact in facts[key].items()}
+        return Scan(**facts)
+    except (TypeError, KeyError, ValueError, OSError):  # no record, or one that is no scan
+        return None
+
+
+def _walk(root):
+    """Relative paths of what images are by their names, {path: reason} of what is left out already, and the number of others."""
+    paths, left_out, others, visited = [], {}, 0, set()
+
+    def unreadable(error):
+        left_out[os.path.relpath(error.filename, root)] = f"a folder that cannot be read ({error.strerror})"
+
+    for directory, subdirectories, names in os.walk(root, followlinks=True, onerror=unreadable):
+        real = os.path.realpath(directory)
+        if real in visited:  # a link back to where we have been
+            subdirectories.clear()
+            continue
+        visited.add(real)
+        subdirectories[:] = sorted(name for name in subdirectories if not name.startswith("."))
+        inside = "" if directory == root else os.path.relpath(directory, root) + os.sep
+        for name in names:
+            extension = os.path.splitext(name.lower())[1]
+            if extension not in EXTENSIONS + UNREAD:
+                others += 1
+            elif name.startswith("._"):
+                left_out[inside + name] = "what macOS notes about a file, no image"
+            elif name.startswith("."):
+                left_out[inside + name] = "hidden"
+            elif extension in UNREAD:
+                left_out[inside + name] = f"the format {extension} is not supported; convert it to .png or .jpg"
+            else:
+                paths.append(inside + name)
+    return paths, left_out, others
+
+
+def _stamp(path):
+    """(bytes, time of change in ns) of a file, or ValueError with the reason if it should not even be opened."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise ValueError("a link to nowhere" if os.path.islink(path) else error.strerror) from error
+    if not stat.S_ISREG(found.st_mode):  # opening a FIFO waits for ever
+        raise ValueError("no file but a FIFO, socket or device")
+    return found.st_size, found.st_mtime_ns
+
+
+def _headers(root, paths, report):
+    """(height, width, channels) of each file, or the reason to leave it out. Yields in order."""
+    started = told = time.monotonic()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for i, header in enumerate(pool.map(lambda path: read_header(os.path.join(root, path)), paths)):
+            yield header
+            if time.monotonic() - told > INTERVAL:
+                told = time.monotonic()
+                report(f"looking at {printable(root)}: {i + 1} of {len(paths)} files, {told - started:.0f} s")
