@@ -47,6 +47,12 @@ class CachedSource(Source):
     def name(self, i):
         return self.source.name(self.indices[i])
 
+    def summary(self):
+        return f"{self.source.summary()}; packed with a short side of {self.short_side} pixels"
+
+    def save_record(self):
+        self.source.save_record()
+
     @functools.cached_property
     def labels(self):
         return None if self.source.labels is None else self.source.labels[self.indices]
@@ -84,7 +90,7 @@ def cached(source, short_side, folder, report=None, workers=2):
         A `Source` with the same names and labels. Images that cannot be read are not in it, but in the `broken` of `source`.
 
     Raises:
-        ValueError: if no image can be read.
+        ValueError: if no image can be read, or there is no room.
     """
     if short_side < 1:
         raise ValueError(f"Expected a short side of at least 1 pixel, received short_side={short_side}.")
@@ -119,7 +125,7 @@ def _pack(source, folder, key, report, workers):
             writer.write(image.tobytes())
             index["indices"].append(i)
             index["shapes"].append(image.shape)
-        writer.close()
+        _close(writer, folder)
         if not index["indices"]:
             raise ValueError(f"Expected images to pack, received {len(source)} that cannot be read; is the disk still there?")
         index["bytes"] = _flush(folder / name)
@@ -133,6 +139,14 @@ def _pack(source, folder, key, report, workers):
         if other.name != name:
             other.unlink()
     return index
+
+
+def _close(writer, folder):
+    try:
+        writer.close()
+    except RuntimeError as error:  # a full disk is noticed here
+        reason = " ".join(str(error).split(";")[0].split())
+        raise ValueError(f"Expected to write into {folder}, received {reason}; make room, or choose another folder.") from error
 
 
 def _flush(path):

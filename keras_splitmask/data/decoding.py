@@ -51,6 +51,8 @@ def read_pixels(content, name, plan=None):
             pixels = _array(content)
             return part(pixels, plan(*pixels.shape[:2])[0]) if plan else pixels
         return _picture(content, plan)
+    except ImportError:
+        raise
     except Exception as error:  # a damaged file raises whatever its decoder stumbles over: OSError, SyntaxError, struct.error...
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"Expected a readable image, received {name} ({reason}); repair or remove the file.") from error

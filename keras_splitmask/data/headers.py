@@ -28,6 +28,8 @@ def read_header(path):
             start = file.read(len(NUMPY))
             file.seek(0)
             shape = _array(file, size) if start.startswith((NUMPY, ZIP)) else _picture(file, size)
+    except ImportError:
+        raise
     except Exception as error:  # a damaged header raises whatever its reader stumbles over
         return _reason(error)
     if shape[0] * shape[1] > MAX_PIXELS:

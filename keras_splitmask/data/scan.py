@@ -61,7 +61,7 @@ class Scan:
         """The number of images, their range of sizes, and what was left out, in a line."""
         sizes = sorted({(shape[0] * shape[1], shape[0], shape[1]) for shape in self.images.values()})
         ends = dict.fromkeys(f"{rows}x{columns}" for _, rows, columns in (sizes[0], sizes[-1]))
-        left_out = f"; {len(self.left_out)} files left out ({self.reasons(list(self.left_out))})" if self.left_out else ""
+        left_out = f"; {len(self.left_out)} left out ({self.reasons(list(self.left_out))})" if self.left_out else ""
         return f"{len(self.images)} images of {' to '.join(ends)}{left_out}"
 
 

@@ -100,6 +100,9 @@ class Source:
         """How many images there are, and what was left out and why, in a line."""
         return f"{len(self)} images"
 
+    def save_record(self):
+        """Writes what was left out and what broke into the record of the scan; other sources than folders have none."""
+
     @functools.cached_property
     def image_shape(self):
         """(height, width, channels) of the first image that can be read; the others may have other sides."""

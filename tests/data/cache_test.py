@@ -146,6 +146,34 @@ def test_unreadable_images_are_not_packed(folder, tmp_path):
     assert os.listdir(tmp_path / "other") == []
 
 
+def test_a_full_disk_leaves_nothing_behind(folder, tmp_path, monkeypatch):
+    class Full:
+        def __init__(self, path, options):
+            self.file = open(path, "wb")
+
+        def write(self, record):
+            self.file.write(record[:10])
+
+        def close(self):
+            self.file.close()
+            raise RuntimeError("write() failed: No space left on device; writing a file; at byte 10")
+
+    monkeypatch.setattr("array_record.python.array_record_module.ArrayRecordWriter", Full)
+    with pytest.raises(ValueError, match="Expected to write into .*, received write.. failed: No space left on device; make room"):
+        cached(opened(folder), 20, tmp_path / "cache")
+    assert os.listdir(tmp_path / "cache") == []
+
+
+def test_a_cache_sums_up_what_it_is_of(folder, tmp_path):
+    (folder / "a" / "empty.jpg").touch()
+    small = cached(opened(folder), 20, tmp_path / "cache")
+    assert small.summary() == (
+        "12 images of 160x240 to 171x240; 1 left out (a/empty.jpg: an empty file); packed with a short side of 20 pixels"
+    )
+    assert small.left_out == {"a/empty.jpg": "an empty file"}
+    small.save_record()
+
+
 def test_what_may_be_cached(folder, tmp_path):
     sample = open_source("sample", "test")
     assert cached(sample, 20, tmp_path / "sample") is sample and not (tmp_path / "sample").exists()

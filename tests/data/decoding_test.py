@@ -1,3 +1,4 @@
+import io
 import sys
 
 import numpy as np
@@ -203,6 +204,11 @@ def test_channels():
 
 def test_a_missing_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "grain", None)
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(content, "JPEG")
+    with pytest.raises(ImportError, match="Expected simplejpeg to be installed"):  # and not that the image is broken
+        read_pixels(content.getvalue(), "a.jpg")
     with pytest.raises(ImportError, match=r'Expected grain to be installed, .*; run pip install "keras_splitmask\[data') as error:
         optional("grain", "data")
     assert "\n" not in str(error.value)
