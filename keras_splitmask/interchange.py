@@ -96,12 +96,12 @@ def transfer(source, target):
         ValueError: naming each weight of the encoder that is missing, left over or of another shape.
     """
     old, new = _encoder_of(source), _encoder_of(target)
-    if old.heads != new.heads:
-        raise ValueError(f"The weights do not fit: they are of {old.heads} attention heads, expected {new.heads}.")
     arrays, resized = _fit_encoder(old, new)
     weights = named_weights(new)
     if wrong := _misfits(arrays, weights):
         raise ValueError(f"The weights do not fit: {wrong}.")
+    if old.heads != new.heads:
+        raise ValueError(f"The weights do not fit: they are of {old.heads} attention heads, expected {new.heads}.")
     fresh = {}
     if hasattr(target, "decoder"):
         decoder_arrays, decoder_resized, fresh = _fit_decoder(source, target)

@@ -20,12 +20,11 @@ class Damaged(ValueError):
 
 
 def variables_of(model):
-    """All state of a compiled model by path: weights, optimizer and tokenizer, but no metrics and no random state.
-
-    Training draws its random numbers from (seed, step), so the step is all that is needed of them.
-    """
+    """All state of a compiled model by path: weights, optimizer, tokenizer and random state, but no metrics."""
     named = [(v.path, v) for v in model.weights if v.name != "seed_generator_state"]
-    # Keras numbers optimizers by their order of creation: "adamw_1/encoder_norm_gamma_momentum".
+    # Keras numbers generators and optimizers by their order of creation: "adamw_1/encoder_norm_gamma_momentum".
+    states = [v for v in model.non_trainable_variables if v.name == "seed_generator_state"]
+    named += [(f"random/{i}", v) for i, v in enumerate(states)]
     named += [("optimizer/" + v.path.split("/", 1)[-1], v) for v in model.optimizer.variables]
     names = [name for name, _ in named]
     if len(set(names)) != len(names):

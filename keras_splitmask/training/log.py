@@ -2,9 +2,13 @@
 
 import json
 import math
+import os
+import pathlib
 import time
 
 import keras
+
+from keras_splitmask.training.hints import hints
 
 
 class RunLog(keras.callbacks.Callback):
@@ -15,14 +19,16 @@ class RunLog(keras.callbacks.Callback):
         steps: steps of the whole run.
         batch_size: images per step.
         images: images of the training set, to count epochs with.
-        start: steps done before.
+        start: steps done before; what the file says of later ones is removed.
         measures: functions of the number of steps done that return more named values, or nothing at all.
+        patience: steps in a row that may be skipped.
+        explain: a function of the number of a skipped step, from 1 on, that returns a line about its cause.
 
     Raises:
-        FloatingPointError: in `fit`, if no loss or no gradient is finite any more.
+        FloatingPointError: in `fit`, if no loss or no gradient was finite in `patience` steps in a row.
     """
 
-    def __init__(self, path, steps, batch_size, images, start=0, measures=()):
+    def __init__(self, path, steps, batch_size, images, start=0, measures=(), explain=None, patience=20):
         super().__init__()
         self.path = path
         self.steps = steps
@@ -30,14 +36,18 @@ class RunLog(keras.callbacks.Callback):
         self.images = images
         self.step = start
         self.measures = measures
+        self.explain = explain
+        self.patience = patience
         self.start = start
         self.skipped = 0
+        self.past = self._read_past()
+        self.earlier = self.past[-1].get("seconds", 0.0) if self.past else 0.0
         self.lost_since = None  # first of the steps in a row, up to now, without a finite loss and gradient
         self.began = None
 
     def on_train_begin(self, logs=None):
         self.began = self.began or time.monotonic()
-        if self.step == 0:
+        if self.step == 0 and not self.past:
             self._write({"step": 0, "epoch": 0.0, **self._measure()})
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -55,16 +65,18 @@ class RunLog(keras.callbacks.Callback):
         skipped = int(values.pop("skipped_steps", 0))
         self._stop_if_lost(skipped, values["loss"])
         self.skipped += skipped
+        if skipped >= len(self.batches):
+            values = {}  # means of nothing
         values["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         values["images_per_second"] = (self.step - self.step_before) * self.batch_size / seconds
-        values["seconds"] = time.monotonic() - self.began
+        values["seconds"] = self.earlier + time.monotonic() - self.began
         values.update(self._measure())
         if self.skipped:
             values["skipped_steps"] = self.skipped
         self._write({"step": self.step, "epoch": round(self.step * self.batch_size / self.images, 3), **values})
 
     def _stop_if_lost(self, skipped, loss):
-        """A loss that is not finite stops the run, and so does an interval of which all steps were skipped."""
+        """Tell of the steps of this interval that were skipped; a loss that is not finite stops the run, and so do too many in a row."""
         if not skipped and math.isfinite(loss):
             self.lost_since = None
             return
@@ -72,12 +84,14 @@ class RunLog(keras.callbacks.Callback):
         for step, logs in enumerate(self.batches, self.step_before + 1):
             total = float(logs.get("skipped_steps", 0))
             lost = total > before or not math.isfinite(float(logs["loss"]))
+            if lost and self.explain and not before:
+                print(self.explain(step), flush=True)
             self.lost_since = (self.lost_since or step) if lost else None
             before = total
-        if not math.isfinite(loss) or skipped == self.step - self.step_before:
+        if not math.isfinite(loss) or (self.lost_since and self.step - self.lost_since + 1 >= self.patience):
             raise FloatingPointError(
-                f"Expected a finite loss and gradient, received none from step {self.lost_since} on; the run stops at step {self.step}. "
-                "Try a lower learning rate, a longer warm-up or float32."
+                f"Expected a finite loss and gradient, received none from step {self.lost_since} on; the run stops at step {self.step}, "
+                "its weights as they were before. Try a lower learning rate, a longer warm-up or float32; or other data, with --rewind=1000."
             )
 
     def _measure(self):
@@ -88,10 +102,30 @@ class RunLog(keras.callbacks.Callback):
 
     def _write(self, values):
         values = {name: value for name, value in values.items() if not isinstance(value, float) or math.isfinite(value)}
+        self.past.append({k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in values.items()})
         if self.path:
             with open(self.path, "a") as file:
-                file.write(json.dumps({k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in values.items()}) + "\n")
+                file.write(json.dumps(self.past[-1]) + "\n")
         print(self._line(values), flush=True)
+        for line in hints(self.past):
+            print(f"  {line}", flush=True)
+
+    def _read_past(self):
+        """The lines of the file, of which those of steps after `start` and one cut off by the end of a run are removed."""
+        path = pathlib.Path(self.path) if self.path else None
+        if path is None or not path.exists():
+            return []
+        past = []
+        for line in path.read_text().splitlines():
+            try:
+                past.append(json.loads(line))
+            except ValueError:
+                break
+        past = [values for values in past if values["step"] <= self.start]
+        aside = path.with_name(path.name + ".part")
+        aside.write_text("".join(json.dumps(values) + "\n" for values in past))
+        os.replace(aside, path)
+        return past
 
     def _line(self, values):
         shown = [f"step {values['step']}/{self.steps}"]

@@ -1,5 +1,6 @@
 """One training step for all pre-training methods: one function that tells the loss, three backends that follow its gradient."""
 
+import functools
 import zlib
 
 import keras
@@ -24,6 +25,24 @@ class WordPerplexity(keras.metrics.Metric):
     def result(self):
         share = self.counts / ops.maximum(ops.sum(self.counts), 1.0)
         return ops.exp(-ops.sum(share * ops.log(share + 1e-12)))
+
+
+def _is_finite(tensor):
+    return bool(ops.all(ops.isfinite(ops.cast(tensor, "float32"))))
+
+
+def _watched(layer, bad):
+    """The layer's `call`, which adds the layer's path to `bad` if what it returns is not finite."""
+    call = layer.call
+
+    @functools.wraps(call)
+    def watched(*arguments, **options):
+        answer = call(*arguments, **options)
+        if not all(_is_finite(tensor) for tensor in keras.tree.flatten(answer)):
+            bad.append(layer.path)
+        return answer
+
+    return watched
 
 
 class _Pretext(keras.Model):
@@ -51,6 +70,32 @@ class _Pretext(keras.Model):
 
     def get_config(self):
         return {**super().get_config(), "seed": self.seed, "augmentation": keras.saving.serialize_keras_object(self.augmentation)}
+
+    def first_bad_tensor(self, images, step):
+        """What is not finite first in a training step, made anew with the weights of now: a line, or None if all is finite.
+
+        Args:
+            images: (B, H, W, C).
+            step: int, the number of the step, from 0 on.
+        """
+        named = {"the images": images, **{f"the weight {v.path}": v for v in self.trainable_variables}}
+        bad = next((name for name, value in named.items() if not _is_finite(value)), None)
+        if bad:
+            return bad
+        outputs = []
+        layers = [layer for layer in self._flatten_layers(include_self=False)]
+        for layer in layers:
+            object.__setattr__(layer, "call", _watched(layer, outputs))
+        try:
+            self._seeded_objective((images,), step, training=True)
+        finally:
+            for layer in layers:
+                object.__delattr__(layer, "call")
+        if outputs:
+            return f"the output of {outputs[0]}"
+        loss, _, gradients = self._gradients((images,), step)
+        named = {"the loss": loss, **{f"the gradient of {v.path}": g for v, g in zip(self.trainable_variables, gradients)}}
+        return next((name for name, value in named.items() if value is not None and not _is_finite(value)), None)
 
     def _seeded_objective(self, data, step, training):
         images, _, _ = keras.utils.unpack_x_y_sample_weight(data)
@@ -90,16 +135,22 @@ class _Pretext(keras.Model):
 
 
 class _TensorFlowModel(_Pretext):
+    def _gradients(self, data, step):
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            loss, report = self._seeded_objective(data, step, training=True)
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, self.trainable_variables)
+        return loss, report, [None if g is None else tf.convert_to_tensor(g) for g in gradients]
+
     def train_step(self, data):
         import tensorflow as tf
 
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
-        with tf.GradientTape() as tape:
-            loss, report = self._seeded_objective(data, self.optimizer.iterations, training=True)
-            scaled = self.optimizer.scale_loss(loss)
+        loss, report, gradients = self._gradients(data, self.optimizer.iterations)
         weights = self.trainable_variables
-        gradients = [None if g is None else tf.convert_to_tensor(g) for g in tape.gradient(scaled, weights)]
         norm = self._norm(gradients)
         finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
         tf.cond(
@@ -115,14 +166,17 @@ class _TensorFlowModel(_Pretext):
 
 
 class _TorchModel(_Pretext):
+    def _gradients(self, data, step):
+        self.zero_grad()
+        loss, report = self._seeded_objective(data, step, training=True)
+        self.optimizer.scale_loss(loss).backward()
+        return loss, report, [v.value.grad for v in self.trainable_variables]
+
     def train_step(self, data):
         import torch
 
-        self.zero_grad()
-        loss, report = self._seeded_objective(data, self.optimizer.iterations, training=True)
-        self.optimizer.scale_loss(loss).backward()
+        loss, report, gradients = self._gradients(data, self.optimizer.iterations)
         weights = self.trainable_variables
-        gradients = [v.value.grad for v in weights]
         with torch.no_grad():
             norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None]) / self.optimizer.scale_loss(1.0)
             finite = torch.isfinite(loss) & torch.isfinite(norm)
@@ -139,18 +193,27 @@ class _TorchModel(_Pretext):
 
 
 class _JaxModel(_Pretext):
-    def train_step(self, state, data):
-        import jax
+    def _gradients(self, data, step):
+        state = [[v.value for v in variables] for variables in (self.trainable_variables, self.non_trainable_variables, self.optimizer.variables)]
+        return self._gradients_in(*state, data, step)[:3]
 
-        trainable, fixed, optimizer, metrics = state
+    def _gradients_in(self, trainable, fixed, optimizer, data, step=None):
+        import jax
 
         def objective(trainable):
             with self._scope(trainable, fixed, optimizer) as scope:
-                loss, report = self._seeded_objective(data, self.optimizer.iterations, training=True)
+                loss, report = self._seeded_objective(data, self.optimizer.iterations if step is None else step, training=True)
                 scaled = self.optimizer.scale_loss(loss)
             return scaled, (loss, report, self._values(scope, self.non_trainable_variables, fixed))
 
         (_, (loss, report, fixed)), gradients = jax.value_and_grad(objective, has_aux=True)(trainable)
+        return loss, report, gradients, fixed
+
+    def train_step(self, state, data):
+        import jax
+
+        trainable, fixed, optimizer, metrics = state
+        loss, report, gradients, fixed = self._gradients_in(trainable, fixed, optimizer, data)
         with self._scope(optimizer=optimizer):
             norm = self._norm(gradients)
         finite = jax.numpy.isfinite(loss) & jax.numpy.isfinite(norm)

@@ -64,8 +64,9 @@ def test_a_line_per_interval(tmp_path, capsys):
     assert lines[0]["seconds"] < lines[1]["seconds"] < lines[2]["seconds"]
     assert "skipped_steps" not in lines[-1]
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == "step 0/6  kNN 0.0%" and len(printed) == 4
-    assert printed[1].startswith("step 2/6  loss 2.000  kNN 20.0%") and "images/s" in printed[1] and printed[3].endswith("0 min 00 s left")
+    assert printed[0] == "step 0/6  kNN 0.0%" and len(printed) == 5
+    assert printed[1].startswith("step 2/6  loss 2.000  kNN 20.0%") and "images/s" in printed[1] and printed[4].endswith("0 min 00 s left")
+    assert printed[3].startswith("  diverging: ")  # from 2 to 6; it is not told again at 3
 
 
 @pytest.mark.backend
@@ -81,7 +82,7 @@ def test_skipped_steps_are_counted_and_what_is_not_finite_is_left_out(tmp_path, 
 
 @pytest.mark.backend
 def test_a_run_without_a_finite_step_stops_and_says_since_when(tmp_path):
-    log = RunLog(tmp_path / "metrics.jsonl", steps=12, batch_size=1, images=1)
+    log = RunLog(tmp_path / "metrics.jsonl", steps=12, batch_size=1, images=1, patience=4)
     with pytest.raises(FloatingPointError, match="Expected a finite loss and gradient, received none from step 6 on; the run stops at step 9"):
         fit(log, [1, 1, 1, math.nan, 1, math.nan, *[math.inf] * 3, 1, 1, 1], interval=3)
     assert [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [0, 3, 6]
