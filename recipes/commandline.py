@@ -17,7 +17,9 @@ flags.DEFINE_enum("precision", "float32", ("float32", "bfloat16"), "bfloat16 is 
 flags.DEFINE_string("workdir", None, "Folder for what the run leaves behind.")
 flags.DEFINE_bool("overwrite", False, "Replace the run that is in --workdir already.")
 FLAGS = flags.FLAGS
-LEFT_BEHIND = ("run.flags", "metrics.jsonl", "model.keras", "result.json", "probe.json", "report.html", "pictures/*.png")
+LEFT_BEHIND = ("run.flags", "metrics.jsonl", "model.keras", "result.json", "probe.json", "report.html", "pictures/*.png", "checkpoints/*")
+# A run may go on with other values of these.
+FREE = {"backend", "workers", "data_dir", "jit", "pictures", "probe", "probe_limit", "probe_every", "save_every", "keep_every", "rewind"}
 
 
 class BadInput(ValueError):
@@ -69,17 +71,27 @@ def _choose_backend():
 
 
 def _check_workdir():
-    """Stop if there is a finished run in the folder, or a run with other flags."""
+    """Stop if the folder holds a run with other flags, or this run, finished."""
     workdir = pathlib.Path(FLAGS.workdir or "")
     if not FLAGS.workdir or FLAGS.overwrite or not workdir.exists():
         return
     if not workdir.is_dir():
         raise BadInput(f"Expected --workdir to be a folder, received {workdir}, which is a file.")
     before = (workdir / "run.flags").read_text() if (workdir / "run.flags").exists() else _resolved_flags()
-    other = sorted({line.split("=")[0] for line in set(before.splitlines()) ^ set(_resolved_flags().splitlines())})
-    if other or (workdir / "model.keras").exists():
-        found = f"a run with other values of {', '.join(other)}" if other else "this run, finished"
-        raise BadInput(f"Expected --workdir to be a new folder, received {workdir}, which holds {found}; choose another, or add --overwrite.")
+    other = {line.lstrip("-").removeprefix("no").split("=")[0] for line in set(before.splitlines()) ^ set(_resolved_flags().splitlines())}
+    if other := sorted(f"--{name}" for name in other - FREE):
+        raise BadInput(
+            f"Expected --workdir to be a new folder, received {workdir}, which holds a run with other values of {', '.join(other)}; "
+            "choose another, or add --overwrite."
+        )
+    if (workdir / "model.keras").exists():
+        print(f"{workdir} holds this run, finished; --overwrite makes it anew")
+        raise SystemExit(0)
+
+
+def resumes():
+    """Whether there are checkpoints to go on from."""
+    return not FLAGS.overwrite and any(pathlib.Path(FLAGS.workdir).glob("checkpoints/*.checkpoint"))
 
 
 def _resolved_flags():
@@ -137,7 +149,7 @@ def read_probe(shape):
         try:
             source = data.open_source(FLAGS.probe, split, FLAGS.data_dir, shape[-1])
             break
-        except ValueError:
+        except data.NoSuchSplit:
             if split == "train":
                 raise
     same = [os.path.realpath(os.path.expanduser(name.partition(":")[2])) for name in (FLAGS.probe, FLAGS.dataset)]
@@ -160,22 +172,35 @@ def jit():
     return bool(tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU"))
 
 
-def fit(model, batches, steps, interval, log):
-    """`fit` for exactly `steps` steps, where each Keras epoch is one interval of the log; the last may be shorter.
+def open_checkpoints(model, **options):
+    """The checkpoints of the run, the newest of which the compiled model is given; their `step` is where to go on."""
+    from keras_splitmask import training
+
+    checkpoints = training.Checkpoints(pathlib.Path(FLAGS.workdir) / "checkpoints", **options)
+    if resumes() and checkpoints.resume(model):
+        print(f"resumed at step {checkpoints.step}", flush=True)
+    return checkpoints
+
+
+def fit(model, batches, steps, interval, log, checkpoints):
+    """`fit` up to `steps` steps, where each Keras epoch is one interval of the log; the first and the last may be shorter.
 
     `batches(start)` gives the batches from a step on.
     """
-    rest = steps % interval
-    for start, length, epochs in ((0, interval, steps // interval), (steps - rest, rest, 1)):
-        if length and epochs:
-            model.fit(batches(start), steps_per_epoch=length, epochs=epochs, callbacks=[log], verbose=0, shuffle=False)
+    with checkpoints.listening():
+        while (start := checkpoints.step) < steps:
+            length = min(interval - start % interval, steps - start)
+            epochs = (steps - start) // interval if length == interval else 1
+            model.fit(batches(start), steps_per_epoch=length, epochs=epochs, callbacks=[log, checkpoints], verbose=0, shuffle=False)
+        if checkpoints.saved < steps:
+            checkpoints.save()
 
 
 def start_run():
-    """Make the folder of the run, remove what another left there, write the resolved flags into it, and return its path."""
+    """Make the folder of the run, write the resolved flags into it, and return its path. What another run left there is removed."""
     workdir = pathlib.Path(FLAGS.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    for pattern in LEFT_BEHIND:
+    for pattern in LEFT_BEHIND if not resumes() else ():
         for path in workdir.glob(pattern):
             path.unlink()
     write_text(workdir / "run.flags", _resolved_flags())

@@ -114,14 +114,15 @@ def main():
         flush=True,
     )
 
+    checkpoints = commandline.open_checkpoints(model)
     workdir = commandline.start_run()
-    log = ks.training.RunLog(workdir / "metrics.jsonl", steps, FLAGS.batch_size, len(source))
-    commandline.fit(model, batches, steps, FLAGS.log_every, log)
+    log = ks.training.RunLog(workdir / "metrics.jsonl", steps, FLAGS.batch_size, len(source), checkpoints.step)
+    commandline.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
     logits = model.predict(test_images, batch_size=256, verbose=0)
     accuracy = float((logits.argmax(axis=1) == test_labels).mean())
-    commandline.save_model(workdir, model)
     commandline.write_json(workdir / "result.json", {"test_top1": accuracy, "steps": steps, "seed": FLAGS.seed})
     ks.evaluation.write_report(workdir)
+    commandline.save_model(workdir, model)
     print(f"test top-1 {accuracy:.2%}")
 
 

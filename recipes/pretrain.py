@@ -24,7 +24,7 @@ flags.DEFINE_integer("decoder_depth", 2, lower_bound=0, help="Blocks of the deco
 flags.DEFINE_float("inpaint_weight", 1.0, "Weight of the inpainting loss; 0 leaves its work out.")
 flags.DEFINE_float("match_weight", 1.0, "Weight of the match loss; 0 leaves its work out.")
 flags.DEFINE_float("temperature", 0.2, "Of the match loss. Lower it to push images apart harder.")
-flags.DEFINE_string("augmentation", "crop_flip", "crop_flip, flip or none.")
+flags.DEFINE_string("augmentation", "crop_flip", "none, flip, crop_flip, quarter_crop_flip, beit, three_augment or dino.")
 flags.DEFINE_integer("batch_size", 256, lower_bound=1, help="Images per step, which are also each other's negatives in the match loss. Lower it if memory runs out.")
 flags.DEFINE_float("epochs", 100, lower_bound=0, help="Times that each image is seen. Few images want many epochs: the paper has 5,000 for sets below 100,000.")
 flags.DEFINE_integer("steps", None, lower_bound=1, help="Optimizer steps, in place of --epochs.")
@@ -38,6 +38,9 @@ flags.DEFINE_integer("seed", 0, "Of everything random.")
 flags.DEFINE_string("init_from", None, "Run folder or .keras file whose encoder to start from.")
 
 # These do not.
+flags.DEFINE_integer("save_every", None, lower_bound=1, help="Steps between checkpoints, at ends of log intervals; left out, as many as fit in 2% of the time.")
+flags.DEFINE_integer("keep_every", None, lower_bound=1, help="Keep the checkpoints of every so many steps, besides the last two.")
+flags.DEFINE_integer("rewind", 0, lower_bound=0, help="Go on from the last checkpoint with data of so many steps later, after a run that diverged.")
 flags.DEFINE_string("data_dir", None, "Where tfds keeps its data.")
 flags.DEFINE_string("probe", None, "Labelled set, apart from the training images, for a live kNN curve; named as --dataset. Its test split is used.")
 flags.DEFINE_integer("probe_limit", 2000, lower_bound=2, help="Images of --probe to use at most.")
@@ -52,10 +55,9 @@ TOKENIZERS = {"random_projection": "RandomProjection", "random_patches": "Random
 FIT_IMAGES = 4000  # that a tokenizer learns from
 
 
-def build_model(image_shape, source):
-    """The method on its encoder, by the flags; the tokenizer learns from the source."""
+def build_model(image_shape, augmentation, steps):
+    """The method on its encoder, by the flags, compiled."""
     import keras_splitmask as ks
-    from keras_splitmask import data
 
     tokenizer = None
     if FLAGS.inpaint_weight:
@@ -74,14 +76,38 @@ def build_model(image_shape, source):
         inpaint_weight=FLAGS.inpaint_weight,
         match_weight=FLAGS.match_weight,
         seed=FLAGS.seed,
+        augmentation=augmentation,
     )
-    if FLAGS.init_from:
-        ks.interchange.copy_weights(ks.interchange.load_encoder(FLAGS.init_from), encoder)
-        print(f"encoder from {FLAGS.init_from}", flush=True)
-    if tokenizer is not None:
-        images, _ = data.read_all(source, image_shape, limit=FIT_IMAGES)
-        tokenizer.fit(images)
+    rate = max(5e-4, 1.5e-3 * FLAGS.batch_size / 2048) if FLAGS.learning_rate is None else FLAGS.learning_rate
+    optimizer = ks.training.adamw(
+        rate, steps, round(FLAGS.warmup * steps), FLAGS.min_learning_rate, FLAGS.weight_decay, FLAGS.clip_norm
+    )
+    model.compile(optimizer=optimizer, jit_compile=commandline.jit())
     return model
+
+
+def initialise(model, source):
+    """What a run does once: the tokenizer learns from the source, and the weights come from elsewhere."""
+    import keras_splitmask as ks
+    from keras_splitmask import data
+
+    if model.tokenizer is not None:
+        images, _ = data.read_all(source, model.encoder.image_shape, limit=FIT_IMAGES)
+        model.tokenizer.fit(images)
+    if FLAGS.init_from:
+        print(ks.interchange.initialise(model, FLAGS.init_from), flush=True)
+
+
+def explain(model, source, batches, shift):
+    """A function that tells what went wrong in a step that was skipped."""
+    from keras_splitmask import data
+
+    def line(step):
+        tensor = model.first_bad_tensor(next(iter(batches(step - 1))), step - 1) or "its loss or gradient"
+        names = data.names_of(source, FLAGS.batch_size, FLAGS.seed, step - 1 + shift)
+        return f"step {step} skipped: {tensor} is not finite; its images: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
+
+    return line
 
 
 def draw(workdir, model, images):
@@ -94,6 +120,19 @@ def draw(workdir, model, images):
     print(f"picture   {path}")
 
 
+def finish(workdir, model, source, probe):
+    """What a run leaves behind at its end."""
+    import keras_splitmask as ks
+    from keras_splitmask import data, evaluation
+
+    if FLAGS.pictures and FLAGS.inpaint_weight:
+        images, _ = probe or data.read_all(source, model.encoder.image_shape, limit=FLAGS.pictures)
+        draw(workdir, model, images)
+    evaluation.write_report(workdir)
+    commandline.save_model(workdir, model)  # last: a folder with a model holds a finished run
+    print(f"model     {workdir / ks.interchange.MODEL_FILE}\nreport    {workdir / 'report.html'}")
+
+
 def main():
     commandline.require("dataset", "workdir")
     import keras
@@ -102,38 +141,37 @@ def main():
     from keras_splitmask import data, evaluation
 
     keras.utils.set_random_seed(FLAGS.seed)
-    source = data.open_source(FLAGS.dataset, data_dir=FLAGS.data_dir, channels=FLAGS.channels)
+    host, augmentation = ks.augment.preset(FLAGS.augmentation, FLAGS.seed)
+    source = data.open_source(FLAGS.dataset, data_dir=FLAGS.data_dir, channels=FLAGS.channels, report=print)
     image_shape = commandline.image_shape(source)
     steps = FLAGS.steps or max(1, round(FLAGS.epochs * len(source) / FLAGS.batch_size))
+    shift = FLAGS.rewind
 
     def batches(start):
-        return data.batches(source, image_shape, FLAGS.batch_size, FLAGS.augmentation, FLAGS.seed, start, workers=FLAGS.workers)
+        return data.batches(source, image_shape, FLAGS.batch_size, host, FLAGS.seed, start + shift, workers=FLAGS.workers)
 
     batches(0)  # what does not fit stops here, before anything is written
     probe = commandline.read_probe(image_shape)
-    model = build_model(image_shape, source)
-    rate = max(5e-4, 1.5e-3 * FLAGS.batch_size / 2048) if FLAGS.learning_rate is None else FLAGS.learning_rate
-    optimizer = ks.training.adamw(
-        rate, steps, round(FLAGS.warmup * steps), FLAGS.min_learning_rate, FLAGS.weight_decay, FLAGS.clip_norm
-    )
-    model.compile(optimizer=optimizer, jit_compile=commandline.jit())
+    model = build_model(image_shape, augmentation, steps)
     print(
         f"{len(source)} images of {image_shape[0]}x{image_shape[1]}x{image_shape[2]}, {model.encoder.count_params() / 1e6:.1f} M weights in the "
         f"encoder, {steps} steps of {FLAGS.batch_size} images ({steps * FLAGS.batch_size / len(source):.1f} epochs), {keras.backend.backend()}",
         flush=True,
     )
 
+    checkpoints = commandline.open_checkpoints(model, every=FLAGS.save_every, keep_every=FLAGS.keep_every)
+    if checkpoints.step:
+        shift += checkpoints.note["shift"]
+    else:
+        initialise(model, source)
+    checkpoints.note = {"shift": shift}
+
     workdir = commandline.start_run()
     measures = [evaluation.NeighbourProbe(model.encoder, *probe, every=FLAGS.probe_every or max(1, steps // 10), last=steps)] if probe else []
-    log = ks.training.RunLog(workdir / "metrics.jsonl", steps, FLAGS.batch_size, len(source), measures=measures)
-    commandline.fit(model, batches, steps, FLAGS.log_every, log)
-
-    commandline.save_model(workdir, model)
-    if FLAGS.pictures and FLAGS.inpaint_weight:
-        images, _ = probe or data.read_all(source, image_shape, limit=FLAGS.pictures)
-        draw(workdir, model, images)
-    evaluation.write_report(workdir)
-    print(f"model     {workdir / ks.interchange.MODEL_FILE}\nreport    {workdir / 'report.html'}")
+    told = explain(model, source, batches, shift)
+    log = ks.training.RunLog(workdir / "metrics.jsonl", steps, FLAGS.batch_size, len(source), checkpoints.step, measures, told)
+    commandline.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
+    finish(workdir, model, source, probe)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def test_from_scratch(here, tmp_path, lines):
     end = here("finetune", *FROM_SCRATCH, "--steps=2", "--log_every=1", f"--workdir={tmp_path / 'run'}")
     assert end.status == 0 and not end.err
     assert "20 labelled images of 10 classes, 2000 to judge by, encoder from scratch, 2 steps" in end.out
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["metrics.jsonl", "model.keras", "report.html", "result.json", "run.flags"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoints", "metrics.jsonl", "model.keras", "report.html", "result.json", "run.flags"]
     assert len(lines(tmp_path / "run" / "metrics.jsonl")) == 3
 
 

@@ -15,7 +15,7 @@ def test_every_block_is_judged(here, pretrained, arrays, tmp_path):
     assert all(0 <= value <= 1 for value in result.values())
     assert "24 labelled images, 24 to judge by" in end.out and f"block 2    {result['linear_accuracy_block_2']:.2%}" in end.out
     again = (f"--flagfile={tmp_path / 'probe' / 'run.flags'}", "--random")
-    assert "holds a run with other values of --norandom, --random" in here("probe", *again).err
+    assert "holds a run with other values of --random" in here("probe", *again).err
     assert here("probe", *again, "--overwrite").status == 0
     assert "--random\n" in (tmp_path / "probe" / "run.flags").read_text()
 
