@@ -166,19 +166,6 @@ def _fit_decoder(source, target):
     return arrays, resized, {name: "other words" for name in weights if name in words}
 
 
-def copy_weights(source, target):
-    """Copy all weights of one layer to another of the same structure, or none.
-
-    Raises:
-        ValueError: naming each weight that is missing, left over, or of another shape.
-    """
-    arrays, weights = _arrays(source), named_weights(target)
-    if wrong := _misfits(arrays, weights):
-        raise ValueError(f"The weights do not fit: {wrong}.")
-    for name, weight in weights.items():
-        weight.assign(arrays[name])
-
-
 def named_weights(layer):
     """The weights of a layer by their path below it, without the state of random number generators."""
     weights = [w for w in layer.weights if w.name != "seed_generator_state"]

@@ -13,13 +13,13 @@ BACKENDS = ("tensorflow", "jax", "torch")
 
 # These do not change the result.
 flags.DEFINE_enum("backend", None, BACKENDS, "Keras backend. Left out: $KERAS_BACKEND, or the first of these that is installed.")
-flags.DEFINE_enum("precision", "float32", ("float32", "bfloat16"), "bfloat16 is faster on GPUs and TPUs; weights stay float32.")
+flags.DEFINE_enum("precision", "float32", ("float32", "bfloat16", "float16"), "bfloat16 is faster on GPUs and TPUs, float16 on old GPUs; weights stay float32.")
 flags.DEFINE_string("workdir", None, "Folder for what the run leaves behind.")
 flags.DEFINE_bool("overwrite", False, "Replace the run that is in --workdir already.")
 FLAGS = flags.FLAGS
-LEFT_BEHIND = ("run.flags", "metrics.jsonl", "model.keras", "result.json", "probe.json", "report.html", "pictures/*.png", "checkpoints/*")
+LEFT_BEHIND = ("run.flags", "metrics.jsonl", "model.keras", "result.json", "probe.json", "report.html", "pictures/*.png", "checkpoints/*", "data.json")
 # A run may go on with other values of these.
-FREE = {"backend", "workers", "data_dir", "jit", "pictures", "probe", "probe_limit", "probe_every", "save_every", "keep_every", "rewind"}
+FREE = {"backend", "workers", "data_dir", "jit", "pictures", "probe", "probe_limit", "probe_every", "save_every", "keep_every", "rewind", "max_bad_fraction"}
 
 
 class BadInput(ValueError):
@@ -67,7 +67,7 @@ def _choose_backend():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
 
-    keras.config.set_dtype_policy({"float32": "float32", "bfloat16": "mixed_bfloat16"}[FLAGS.precision])
+    keras.config.set_dtype_policy("float32" if FLAGS.precision == "float32" else f"mixed_{FLAGS.precision}")
 
 
 def _check_workdir():
@@ -123,18 +123,50 @@ def image_shape(source):
     return *(image_size() or (source.image_shape[:2] if own_size else (224, 224))), source.image_shape[-1]
 
 
+def open_images(channels):
+    """The images of --dataset to learn from. A folder that was looked at before is remembered in the workdir."""
+    from keras_splitmask import data
+
+    record = pathlib.Path(FLAGS.workdir) / "data.json"
+    source = data.open_source(
+        FLAGS.dataset,
+        data_dir=FLAGS.data_dir,
+        channels=channels,
+        record=record if record.exists() else None,
+        max_bad_fraction=FLAGS.max_bad_fraction,
+        report=_say,
+        frozen=resumes(),
+    )
+    source.record = record  # from here on, since what is refused leaves nothing behind
+    _say(f"{FLAGS.dataset}: {source.summary()}")
+    return source
+
+
+def packed(source, image_shape):
+    """The same images, decoded and resized once and for all in the folder --cache, if that was given."""
+    from keras_splitmask import data
+
+    short_side = round(min(image_shape[:2]) * 8 / 7)  # 256 for 224
+    return data.cached(source, short_side, FLAGS.cache, _say, max(1, FLAGS.workers)) if FLAGS.cache else source
+
+
+def _say(line):
+    print(line, flush=True)
+
+
 def open_labelled(dataset, split, channels, train=None):
     """A split of a labelled set, of the same classes as the source `train` if that is given."""
     from keras_splitmask import data
 
-    source = data.open_source(dataset, split, FLAGS.data_dir, channels)
-    _require_labels(source, dataset, split)
+    source = data.open_source(dataset, split, FLAGS.data_dir, channels, report=_say)
+    require_labels(source, dataset, split)
     if train and source.classes != train.classes:
         raise BadInput(f"Expected the classes {train.classes} in the {split} split of {dataset} as in its train split, received {source.classes}.")
     return source
 
 
-def _require_labels(source, dataset, split):
+def require_labels(source, dataset, split):
+    """Stop unless the source knows its classes."""
     if source.labels is None:
         raise BadInput(f"Expected a labelled set, received {dataset}, whose {split} split has no labels; put each class into a folder of its own.")
 
@@ -147,7 +179,7 @@ def read_probe(shape):
         return None
     for split in ("test", "val", "train"):
         try:
-            source = data.open_source(FLAGS.probe, split, FLAGS.data_dir, shape[-1])
+            source = data.open_source(FLAGS.probe, split, FLAGS.data_dir, shape[-1], report=_say)
             break
         except data.NoSuchSplit:
             if split == "train":
@@ -155,7 +187,7 @@ def read_probe(shape):
     same = [os.path.realpath(os.path.expanduser(name.partition(":")[2])) for name in (FLAGS.probe, FLAGS.dataset)]
     if split == "train" and same[0] == same[1]:
         raise BadInput(f"Expected --probe to be a labelled set apart from the training images, received {FLAGS.probe} for both.")
-    _require_labels(source, FLAGS.probe, split)
+    require_labels(source, FLAGS.probe, split)
     return data.read_all(source, shape, FLAGS.probe_limit)
 
 
@@ -191,19 +223,24 @@ def fit(model, batches, steps, interval, log, checkpoints):
         while (start := checkpoints.step) < steps:
             length = min(interval - start % interval, steps - start)
             epochs = (steps - start) // interval if length == interval else 1
-            model.fit(batches(start), steps_per_epoch=length, epochs=epochs, callbacks=[log, checkpoints], verbose=0, shuffle=False)
+            model.fit(log.timed(batches(start)), steps_per_epoch=length, epochs=epochs, callbacks=[log, checkpoints], verbose=0, shuffle=False)
         if checkpoints.saved < steps:
             checkpoints.save()
 
 
-def start_run():
-    """Make the folder of the run, write the resolved flags into it, and return its path. What another run left there is removed."""
+def start_run(source=None):
+    """Make the folder of the run, write the resolved flags and what the source is into it, and return its path.
+
+    What another run left there is removed.
+    """
     workdir = pathlib.Path(FLAGS.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     for pattern in LEFT_BEHIND if not resumes() else ():
         for path in workdir.glob(pattern):
             path.unlink()
     write_text(workdir / "run.flags", _resolved_flags())
+    if source:
+        source.save_record()
     return workdir
 
 

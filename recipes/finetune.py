@@ -12,9 +12,9 @@ flags.DEFINE_string("dataset", None, "Labelled set: sample, folder:PATH, npz:PAT
 flags.DEFINE_integer("labelled", None, lower_bound=1, help="Learn from that many images of the training split, the same number of each class; left out, from all.")
 flags.DEFINE_string("init_from", None, "Run folder or .keras file of a pre-trained encoder; left out, from scratch.")
 flags.DEFINE_string("size", None, "Encoder when from scratch: vit_micro, vit_tiny, vit_small, vit_base or vit_large.")
-flags.DEFINE_integer("patch_size", None, lower_bound=1, help="Side of a patch in pixels when from scratch.")
-flags.DEFINE_string("image_size", None, "Pixels when from scratch, as 224 or 48x80; left out, 224, or for arrays and the sample their own size.")
-flags.DEFINE_integer("channels", None, lower_bound=1, help="Convert images to 1 (grey) or 3 (colour) channels when from scratch; left out, as they are.")
+flags.DEFINE_integer("patch_size", None, lower_bound=1, help="Side of a patch in pixels; left out, that of --init_from.")
+flags.DEFINE_string("image_size", None, "Pixels, as 224 or 48x80; left out, those of --init_from; or from scratch 224, or for arrays and the sample their own size.")
+flags.DEFINE_integer("channels", None, lower_bound=1, help="Convert images to 1 (grey) or 3 (colour) channels; left out, those of --init_from, or as they are.")
 flags.DEFINE_string("augmentation", "crop_flip", "crop_flip, flip or none.")
 flags.DEFINE_integer("batch_size", 128, lower_bound=1, help="Images per step.")
 flags.DEFINE_float("epochs", 100, lower_bound=0, help="Times that each image is seen.")
@@ -31,8 +31,10 @@ flags.DEFINE_float("cutmix", 0.0, "CutMix's alpha; 1.0 in the paper, for runs of
 flags.DEFINE_float("crop_ratio", 1.0, "Share of a test image's side that is kept, from the centre; 0.875 in the paper.")
 flags.DEFINE_bool("frozen", False, "Train the head alone.")
 flags.DEFINE_integer("seed", 0, "Of everything random.")
+flags.DEFINE_string("cache", None, "Folder to pack the images in, decoded and resized to 8/7 of --image_size, once; later runs read them from there.")
 
 # These do not.
+flags.DEFINE_float("max_bad_fraction", 0.1, lower_bound=0, upper_bound=1, help="Share of the files that may be unreadable; each is listed in data.json.")
 flags.DEFINE_string("data_dir", None, "Where tfds keeps its data.")
 flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines of the log.")
 flags.DEFINE_integer("workers", 2, "Threads that read images.")
@@ -41,17 +43,22 @@ FLAGS = flags.FLAGS
 
 
 def load_encoder():
-    """The encoder of --init_from as it was trained; None if that was left out."""
+    """The encoder of --init_from, resized to --image_size, --patch_size and --channels if they are given; None if it was left out."""
     import keras
 
     from keras_splitmask.interchange import load_encoder
 
     if not FLAGS.init_from:
         return None
-    given = [name for name in ("size", "patch_size", "image_size", "channels") if FLAGS[name].value is not None]
-    if given:
-        raise commandline.BadInput(f"--{given[0]} is decided by --init_from={FLAGS.init_from}; leave it out.")
-    return load_encoder(FLAGS.init_from, drop_path=FLAGS.drop_path, dtype=keras.config.dtype_policy())
+    if FLAGS.size is not None:
+        raise commandline.BadInput(f"--size is decided by --init_from={FLAGS.init_from}; leave it out.")
+    changes = {"drop_path": FLAGS.drop_path, "dtype": keras.config.dtype_policy()}
+    encoder = load_encoder(FLAGS.init_from, **changes)
+    shape = (*(commandline.image_size() or encoder.image_shape[:2]), FLAGS.channels or encoder.image_shape[-1])
+    patch_size = FLAGS.patch_size or encoder.patch_size
+    if (shape, patch_size) == (encoder.image_shape, encoder.patch_size):
+        return encoder
+    return load_encoder(FLAGS.init_from, print, image_shape=shape, patch_size=patch_size, **changes)
 
 
 def fresh_encoder(source):
@@ -83,6 +90,18 @@ def build_classifier(encoder, classes, steps):
     return model
 
 
+def finish(workdir, model, images, labels, steps):
+    """What a run leaves behind at its end: how many of the test images it names rightly, and the model."""
+    from keras_splitmask import evaluation
+
+    logits = model.predict(images, batch_size=256, verbose=0)
+    accuracy = float((logits.argmax(axis=1) == labels).mean())
+    commandline.write_json(workdir / "result.json", {"test_top1": accuracy, "steps": steps, "seed": FLAGS.seed})
+    evaluation.write_report(workdir)
+    commandline.save_model(workdir, model)  # last: a folder with a model holds a finished run
+    print(f"test top-1 {accuracy:.2%}")
+
+
 def main():
     commandline.require("dataset", "workdir")
     import keras
@@ -93,7 +112,8 @@ def main():
     keras.utils.set_random_seed(FLAGS.seed)
     encoder = load_encoder()
     channels = encoder.image_shape[-1] if encoder else FLAGS.channels
-    source = commandline.open_labelled(FLAGS.dataset, "train", channels)
+    source = commandline.open_images(channels)
+    commandline.require_labels(source, FLAGS.dataset, "train")
     test = commandline.open_labelled(FLAGS.dataset, "test", source.channels, source)
     encoder = encoder or fresh_encoder(source)
     shape = encoder.image_shape
@@ -105,6 +125,7 @@ def main():
         return data.batches(source, shape, FLAGS.batch_size, FLAGS.augmentation, FLAGS.seed, start, workers=FLAGS.workers, mix=mix)
 
     batches(0)  # what does not fit stops here, before anything is written
+    source = commandline.packed(source, shape)
     steps = FLAGS.steps or max(1, round(FLAGS.epochs * len(source) / FLAGS.batch_size))
     classes = len(source.classes or []) or int(source.labels.max()) + 1
     model = build_classifier(encoder, classes, steps)
@@ -115,15 +136,11 @@ def main():
     )
 
     checkpoints = commandline.open_checkpoints(model)
-    workdir = commandline.start_run()
+    workdir = commandline.start_run(source)
     log = ks.training.RunLog(workdir / "metrics.jsonl", steps, FLAGS.batch_size, len(source), checkpoints.step)
     commandline.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
-    logits = model.predict(test_images, batch_size=256, verbose=0)
-    accuracy = float((logits.argmax(axis=1) == test_labels).mean())
-    commandline.write_json(workdir / "result.json", {"test_top1": accuracy, "steps": steps, "seed": FLAGS.seed})
-    ks.evaluation.write_report(workdir)
-    commandline.save_model(workdir, model)
-    print(f"test top-1 {accuracy:.2%}")
+    source.save_record()  # with what broke meanwhile
+    finish(workdir, model, test_images, test_labels, steps)
 
 
 if __name__ == "__main__":

@@ -35,12 +35,14 @@ flags.DEFINE_float("weight_decay", 0.05, "Not applied to biases, norms, position
 flags.DEFINE_float("clip_norm", 3.0, lower_bound=0, help="Largest gradient norm.")
 flags.DEFINE_float("drop_path", 0.1, "Stochastic depth of the last block. Lower it for short runs.")
 flags.DEFINE_integer("seed", 0, "Of everything random.")
+flags.DEFINE_string("cache", None, "Folder to pack the images in, decoded and resized to 8/7 of --image_size, once; later runs read them from there.")
 flags.DEFINE_string("init_from", None, "Run folder or .keras file whose encoder to start from.")
 
 # These do not.
 flags.DEFINE_integer("save_every", None, lower_bound=1, help="Steps between checkpoints, at ends of log intervals; left out, as many as fit in 2% of the time.")
 flags.DEFINE_integer("keep_every", None, lower_bound=1, help="Keep the checkpoints of every so many steps, besides the last two.")
 flags.DEFINE_integer("rewind", 0, lower_bound=0, help="Go on from the last checkpoint with data of so many steps later, after a run that diverged.")
+flags.DEFINE_float("max_bad_fraction", 0.1, lower_bound=0, upper_bound=1, help="Share of the files that may be unreadable; each is listed in data.json.")
 flags.DEFINE_string("data_dir", None, "Where tfds keeps its data.")
 flags.DEFINE_string("probe", None, "Labelled set, apart from the training images, for a live kNN curve; named as --dataset. Its test split is used.")
 flags.DEFINE_integer("probe_limit", 2000, lower_bound=2, help="Images of --probe to use at most.")
@@ -128,6 +130,7 @@ def finish(workdir, model, source, probe):
     if FLAGS.pictures and FLAGS.inpaint_weight:
         images, _ = probe or data.read_all(source, model.encoder.image_shape, limit=FLAGS.pictures)
         draw(workdir, model, images)
+    source.save_record()  # with what broke meanwhile
     evaluation.write_report(workdir)
     commandline.save_model(workdir, model)  # last: a folder with a model holds a finished run
     print(f"model     {workdir / ks.interchange.MODEL_FILE}\nreport    {workdir / 'report.html'}")
@@ -142,9 +145,8 @@ def main():
 
     keras.utils.set_random_seed(FLAGS.seed)
     host, augmentation = ks.augment.preset(FLAGS.augmentation, FLAGS.seed)
-    source = data.open_source(FLAGS.dataset, data_dir=FLAGS.data_dir, channels=FLAGS.channels, report=print)
+    source = commandline.open_images(FLAGS.channels)
     image_shape = commandline.image_shape(source)
-    steps = FLAGS.steps or max(1, round(FLAGS.epochs * len(source) / FLAGS.batch_size))
     shift = FLAGS.rewind
 
     def batches(start):
@@ -152,6 +154,8 @@ def main():
 
     batches(0)  # what does not fit stops here, before anything is written
     probe = commandline.read_probe(image_shape)
+    source = commandline.packed(source, image_shape)
+    steps = FLAGS.steps or max(1, round(FLAGS.epochs * len(source) / FLAGS.batch_size))
     model = build_model(image_shape, augmentation, steps)
     print(
         f"{len(source)} images of {image_shape[0]}x{image_shape[1]}x{image_shape[2]}, {model.encoder.count_params() / 1e6:.1f} M weights in the "
@@ -166,7 +170,7 @@ def main():
         initialise(model, source)
     checkpoints.note = {"shift": shift}
 
-    workdir = commandline.start_run()
+    workdir = commandline.start_run(source)
     measures = [evaluation.NeighbourProbe(model.encoder, *probe, every=FLAGS.probe_every or max(1, steps // 10), last=steps)] if probe else []
     told = explain(model, source, batches, shift)
     log = ks.training.RunLog(workdir / "metrics.jsonl", steps, FLAGS.batch_size, len(source), checkpoints.step, measures, told)

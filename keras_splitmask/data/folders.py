@@ -45,8 +45,11 @@ class FolderSource(Source):
         return printable(self.paths[i])
 
     def _read(self, i, plan=None):
+        path = os.path.join(self.scan.root, self.paths[i])
+        if os.path.exists(path) and not os.path.isfile(path):  # opening a FIFO waits for ever
+            raise ValueError(f"Expected a readable image, received {self.name(i)} (no file any more); restore the file.")
         try:
-            with open(os.path.join(self.scan.root, self.paths[i]), "rb") as file:
+            with open(path, "rb") as file:
                 content = file.read()
         except OSError as error:
             raise ValueError(f"Expected a readable image, received {self.name(i)} ({error.strerror}); restore the file.") from error

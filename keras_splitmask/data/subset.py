@@ -26,6 +26,9 @@ class Subset(Source):
     def _read(self, i, plan=None):
         return self.source._read(self.indices[i], plan)
 
+    def save_record(self):
+        self.source.save_record()
+
     def _identity(self):
         return [self.source.fingerprint, [int(index) for index in self.indices]]
 

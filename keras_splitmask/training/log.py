@@ -44,6 +44,18 @@ class RunLog(keras.callbacks.Callback):
         self.earlier = self.past[-1].get("seconds", 0.0) if self.past else 0.0
         self.lost_since = None  # first of the steps in a row, up to now, without a finite loss and gradient
         self.began = None
+        self.waited = 0.0  # seconds of this interval
+
+    def timed(self, batches):
+        """The batches for `fit`, as tuples; how long it waits for them is measured."""
+        iterator = iter(batches)
+        while True:
+            began = time.monotonic()
+            batch = next(iterator, None)
+            self.waited += time.monotonic() - began
+            if batch is None:
+                return
+            yield batch if isinstance(batch, tuple) else (batch,)
 
     def on_train_begin(self, logs=None):
         self.began = self.began or time.monotonic()
@@ -54,6 +66,7 @@ class RunLog(keras.callbacks.Callback):
         self.interval_began = time.monotonic()
         self.step_before = self.step
         self.batches = []
+        self.waited = 0.0
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
@@ -69,6 +82,7 @@ class RunLog(keras.callbacks.Callback):
             values = {}  # means of nothing
         values["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         values["images_per_second"] = (self.step - self.step_before) * self.batch_size / seconds
+        values["data_wait_fraction"] = min(1.0, self.waited / seconds)
         values["seconds"] = self.earlier + time.monotonic() - self.began
         values.update(self._measure())
         if self.skipped:

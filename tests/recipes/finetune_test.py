@@ -18,7 +18,7 @@ def test_from_a_run_of_arrays(here, pretrained, arrays, tmp_path, lines):
     result = json.loads((workdir / "result.json").read_text())
     assert result["steps"] == 5 and f"test top-1 {result['test_top1']:.2%}" in end.out
     assert [line["step"] for line in lines(workdir / "metrics.jsonl")] == [0, 2, 4, 5]
-    assert set(lines(workdir / "metrics.jsonl")[-1]) == {"step", "epoch", "loss", "accuracy", "learning_rate", "images_per_second", "seconds"}
+    assert set(lines(workdir / "metrics.jsonl")[-1]) == {"step", "epoch", "loss", "accuracy", "learning_rate", "images_per_second", "seconds", "data_wait_fraction"}
 
     model = ks.interchange.load_model(workdir)
     with np.load(arrays) as content:
@@ -43,6 +43,13 @@ def test_by_the_command(command, pretrained, arrays, tmp_path):
     assert "8 labelled images of 2 classes, 24 to judge by" in end.out and "step 2/2" in end.out and "test top-1" in end.out
 
 
+def test_at_another_image_size(here, pretrained, tmp_path):
+    given = (f"--init_from={pretrained}", "--dataset=sample", "--labelled=20", "--batch_size=10", "--steps=1", f"--workdir={tmp_path / 'run'}")
+    end = here("finetune", *given, "--image_size=32", "--channels=1")
+    assert end.status == 0, end.err
+    assert "3x5 to 2x2 patches" in end.out and "5 to 1 channels" in end.out and "test top-1" in end.out
+
+
 def test_from_scratch(here, tmp_path, lines):
     end = here("finetune", *FROM_SCRATCH, "--steps=2", "--log_every=1", f"--workdir={tmp_path / 'run'}")
     assert end.status == 0 and not end.err
@@ -64,6 +71,7 @@ def test_a_run_that_diverges_stops_and_saves_no_model(here, tmp_path):
         (["--dataset=sample"], "Expected --size: Encoder when from scratch"),
         (["--dataset=sample", "--size=vit_micro"], "Expected --patch_size: Side of a patch"),
         ([*FROM_SCRATCH, "--init_from={run}"], "--size is decided by --init_from="),
+        (["--dataset=sample", "--init_from={run}", "--patch_size=5"], "patch_size=5"),
         (["--dataset=sample", "--init_from={run}"], "Expected an image of 5 channels, received 1"),
         (["--dataset=sample", "--init_from={tmp}/garbage.keras"], "garbage.keras is not a model that keras_splitmask can read"),
         (["--dataset=npz:{tmp}/plain.npz", "--init_from={run}"], "whose train split has no labels"),

@@ -1,4 +1,5 @@
 import json
+import signal
 
 import keras
 import numpy as np
@@ -8,7 +9,8 @@ from PIL import Image
 import keras_splitmask as ks
 
 KEYS = {"step", "epoch", "loss", "inpaint_loss", "match_loss", "inpaint_accuracy", "match_accuracy", "word_perplexity", "feature_std"}
-KEYS |= {"gradient_norm", "learning_rate", "images_per_second", "seconds"}
+KEYS |= {"gradient_norm", "learning_rate", "images_per_second", "seconds", "data_wait_fraction"}
+TIMES = {"images_per_second", "seconds", "data_wait_fraction"}
 SMALL = ("--size=vit_micro", "--patch_size=4", "--image_size=8", "--vocabulary=16", "--batch_size=8", "--steps=3", "--log_every=2")
 
 
@@ -44,7 +46,7 @@ def test_the_flags_of_a_run_repeat_it(here, pretrained, tmp_path, lines):
     assert end.status == 0 and not end.err
     for a, b in zip(lines(pretrained / "metrics.jsonl"), lines(tmp_path / "again" / "metrics.jsonl"), strict=True):
         different = {name for name in a if a[name] != pytest.approx(b[name], rel=1e-4)}
-        assert different <= {"seconds", "images_per_second"}
+        assert different <= TIMES
     flags, again = ((run / "run.flags").read_text() for run in (pretrained, tmp_path / "again"))
     assert again == flags.replace(str(pretrained), str(tmp_path / "again")) and "overwrite" not in flags
 
@@ -80,6 +82,71 @@ def test_a_folder_of_photographs(here, rng, tmp_path, lines):
     end = here("pretrain", f"--dataset={folder}", f"--probe={folder}", f"--workdir={tmp_path / 'run'}", *SMALL, "--image_size=8x12")
     assert end.status == 0 and not end.err
     assert "12 images of 8x12x3" in end.out and "knn_accuracy" in lines(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert len(json.loads((tmp_path / "run" / "data.json").read_text())["images"]) == 12
+
+
+def test_bad_files_are_told_and_listed_and_too_many_stop_the_run(here, refused, rng, tmp_path):
+    photos = tmp_path / "photos"
+    save_photographs(photos, rng)
+    (photos / "cat" / "empty.jpg").write_bytes(b"")
+    given = (f"--dataset=folder:{photos}", *SMALL)
+    end = here("pretrain", *given, f"--workdir={tmp_path / 'run'}")
+    assert end.status == 0 and not end.err
+    assert "12 images of 20x30 to 25x30; 1 left out (cat/empty.jpg: " in end.out
+    assert list(json.loads((tmp_path / "run" / "data.json").read_text())["left_out"]) == ["cat/empty.jpg"]
+    line = refused("pretrain", *given, f"--workdir={tmp_path / 'other'}", "--max_bad_fraction=0.05")
+    assert "Expected at most 5% of the files" in line and "cat/empty.jpg: " in line
+
+
+def test_a_file_that_breaks_during_the_run_is_named(here, rng, tmp_path):
+    photos = tmp_path / "photos"
+    save_photographs(photos, rng)
+    Image.fromarray(rng.integers(0, 256, (20, 30, 3), "uint8")).save(photos / "dog" / "bad.png")
+    content = bytearray((photos / "dog" / "bad.png").read_bytes())
+    content[len(content) // 2] ^= 255  # the pixels: its header and its end are as they should be
+    (photos / "dog" / "bad.png").write_bytes(content)
+    end = here("pretrain", f"--dataset=folder:{photos}", f"--workdir={tmp_path / 'run'}", *SMALL, "--steps=6")
+    assert end.status == 0 and not end.err
+    assert end.out.count("dog/bad.png") == 1 and "Another image is shown in its place." in end.out
+    assert list(json.loads((tmp_path / "run" / "data.json").read_text())["broken"]) == ["dog/bad.png"]
+
+
+def test_packed_images(here, rng, tmp_path):
+    save_photographs(tmp_path / "photos", rng)
+    given = (f"--dataset=folder:{tmp_path / 'photos'}", f"--cache={tmp_path / 'packed'}", *SMALL)
+    assert here("pretrain", *given, f"--workdir={tmp_path / 'run'}").status == 0
+    first = [path.name for path in (tmp_path / "packed").iterdir()]
+    assert "index.json" in first and here("pretrain", *given, f"--workdir={tmp_path / 'again'}").status == 0
+    assert [path.name for path in (tmp_path / "packed").iterdir()] == first
+
+
+@pytest.mark.backend
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(here, arrays, tmp_path, lines, monkeypatch):
+    given = (f"--dataset=npz:{arrays}", f"--probe=npz:{arrays}", "--size=vit_micro", "--vocabulary=8", "--batch_size=4", "--steps=6", "--log_every=3")
+    assert here("pretrain", *given, f"--workdir={tmp_path / 'whole'}").status == 0
+    stop_at_step(5, monkeypatch)
+    end = here("pretrain", *given, f"--workdir={tmp_path / 'run'}")
+    assert end.status == 75 and "stopped by SIGTERM, saved at step 5; the same command goes on from there" in end.out
+    assert not (tmp_path / "run" / "model.keras").exists()
+    monkeypatch.undo()
+    end = here("pretrain", *given, f"--workdir={tmp_path / 'run'}")
+    assert end.status == 0 and "resumed at step 5" in end.out
+    told = [[{name: value for name, value in line.items() if name not in TIMES} for line in lines(tmp_path / run / "metrics.jsonl")] for run in ("whole", "run")]
+    assert told[0] == told[1] and [line["step"] for line in told[0]] == [0, 3, 6]
+    old, new = (ks.interchange.named_weights(ks.interchange.load_encoder(tmp_path / run)) for run in ("whole", "run"))
+    assert all(np.array_equal(*map(keras.ops.convert_to_numpy, (old[name], new[name]))) for name in old)
+
+
+def stop_at_step(step, monkeypatch):
+    """SIGTERM comes in the middle of that step."""
+    begin = ks.training.RunLog.on_train_batch_begin
+
+    def stop(self, batch, logs=None):
+        if self.step == step - 1:
+            signal.raise_signal(signal.SIGTERM)
+        return begin(self, batch, logs)
+
+    monkeypatch.setattr(ks.training.RunLog, "on_train_batch_begin", stop)
 
 
 def test_going_on_from_an_encoder(here, pretrained, arrays, tmp_path):
@@ -126,7 +193,7 @@ def test_a_finished_run_is_not_replaced_unasked(here, refused, tmp_path, lines):
         (["--tokenizer=dvae"], "value should be one of <random_projection|random_patches|kmeans>"),
         (["--method=simclr"], "--method=simclr: value should be one of <splitmask>"),
         (["--backend=theano"], "--backend=theano: value should be one of <tensorflow|jax|torch>"),
-        (["--precision=int8"], "--precision=int8: value should be one of <float32|bfloat16>"),
+        (["--precision=int8"], "--precision=int8: value should be one of <float32|bfloat16|float16>"),
         (["--steps=0"], "--steps=0"),
         (["--log_every=0"], "--log_every=0"),
         (["--flagfile=nowhere.flags"], "nowhere.flags"),
