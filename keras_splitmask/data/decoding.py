@@ -94,6 +94,10 @@ def _array(content):
 
 def _picture(content, plan):
     with open_picture(io.BytesIO(content)) as image:
+        if image.format == "PNG":
+            _check_png(content)
+        if image.format not in ("JPEG", "MPO"):
+            image.load()  # before the EXIF block is asked for: Pillow would load it then, and give a blank image after a failure
         turn = _orientation(image)
         height, width = image.size if turn >= 5 else image.size[::-1]
         box, size = plan(height, width) if plan else ((0, 0, height, width), (height, width))
@@ -105,6 +109,12 @@ def _picture(content, plan):
         factor = next(k / 8 for k in (8, 4, 3, 2, 1) if pixels.shape[:2] == tuple(math.ceil(side * k / 8) for side in stored))
     pixels = TURNS[turn](pixels) if turn in TURNS else pixels
     return part(pixels, box if factor == 1 else _scaled(box, factor))
+
+
+def _check_png(content):
+    """Raises SyntaxError if a checksum of a PNG is wrong: of its pixels Pillow does not look at them."""
+    with open_picture(io.BytesIO(content)) as image:
+        image.verify()
 
 
 def _scaled(box, factor):

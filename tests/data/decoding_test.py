@@ -212,3 +212,25 @@ def test_a_missing_package_says_what_to_install(monkeypatch):
     with pytest.raises(ImportError, match=r'Expected grain to be installed, .*; run pip install "keras_splitmask\[data') as error:
         optional("grain", "data")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("form", "least"), [("png", 1.0), ("gif", 0.0), ("webp", 0.0), ("tiff", 0.0), ("bmp", 0.0)])
+def test_a_damaged_file_is_refused_or_read_but_never_blank(rng, form, least):
+    image = Image.fromarray(rng.integers(1, 256, (12, 16, 3), "uint8"))
+    file = io.BytesIO()
+    image.save(file, form, **({"lossless": True} if form == "webp" else {"compression": "tiff_deflate"} if form == "tiff" else {}))
+    whole = read_pixels(file.getvalue(), "whole")
+    refused = 0
+    places = range(0, len(file.getvalue()), 7)
+    for place in places:
+        content = bytearray(file.getvalue())
+        content[place] ^= 255
+        try:
+            pixels = read_pixels(bytes(content), "damaged")
+        except ValueError as error:
+            assert "damaged" in str(error)
+            refused += 1
+        else:
+            assert pixels.any(), f"blank where byte {place} is wrong"
+            assert least < 1 or np.array_equal(pixels, whole), f"other pixels where byte {place} is wrong"
+    assert refused >= least * 0.9 * len(places)
