@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import signal
 import sys
 import traceback
 
@@ -27,7 +28,8 @@ class BadInput(ValueError):
 
 
 def run(main):
-    """Parse the flags, choose the backend and run `main()`. Bad input ends in one line and exit status 2."""
+    """Parse the flags, choose the backend and run `main()`. Bad input ends in one line and exit status 2, SIGTERM in status 75."""
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         app.define_help_flags()
         rest = FLAGS(sys.argv)[1:]
@@ -43,6 +45,14 @@ def run(main):
             raise
         print(f"{pathlib.Path(sys.argv[0]).name}: {line}", file=sys.stderr)
         raise SystemExit(2)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(number, frame):
+    """What SIGTERM does before training and after it; while it lasts, see `training.Checkpoints`."""
+    print("stopped by SIGTERM; the same command goes on", flush=True)
+    raise SystemExit(os.EX_TEMPFAIL)
 
 
 def _line_for_user(error):

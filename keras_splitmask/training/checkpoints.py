@@ -51,6 +51,8 @@ def save(folder, step, arrays, note=None, keep=2, keep_every=None):
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:010d}.checkpoint"
     aside = path.with_suffix(".part")
+    for left in folder.glob("step-*.part"):  # by a run that was killed in a save
+        left.unlink(missing_ok=True)
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     pieces = {name: array.reshape(-1).view("uint8") for name, array in arrays.items()}
     entries = [

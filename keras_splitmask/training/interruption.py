@@ -39,10 +39,11 @@ class Checkpoints(keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def listening(self):
-        """Within it, SIGTERM and SIGINT save and end the run: within a step after that step, at other times at once."""
+        """Within it, SIGTERM and SIGINT save and end the run: at the end of a step once `fit` has begun, before that at once."""
         before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
+            self._stop_if_asked()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -77,19 +78,17 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
-        if self.signal is not None:
+        if self.signal is not None and batch + 1 != self.params.get("steps"):  # else the interval has its line first
             if hasattr(self.model, "jax_state_sync"):
                 self.model.jax_state_sync()
             self.save(within=True)
             self._stop()
 
     def on_epoch_end(self, epoch, logs=None):
-        self.training = False
         due = time.monotonic() - self.ended >= self.cost / SHARE if self.every is None else self.step - self.saved >= self.every
-        if due or self.signal is not None:
+        if due:
             self.save()
-        if self.signal is not None:
-            self._stop()
+        self._stop_if_asked()
 
     def save(self, within=False):
         """Write a checkpoint of now; `within` an epoch, with its metrics."""
@@ -113,6 +112,12 @@ class Checkpoints(keras.callbacks.Callback):
             self._stop()
         self.signal = number
         print(f"{signal.Signals(number).name}: stopping after this step", flush=True)
+
+    def _stop_if_asked(self):
+        if self.signal is not None:
+            if self.saved < self.step:
+                self.save()
+            self._stop()
 
     def _stop(self):
         name = signal.Signals(self.signal).name
