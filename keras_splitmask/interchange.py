@@ -6,6 +6,7 @@ import pathlib
 import keras
 from keras import ops
 
+from keras_splitmask.archives import check_archive
 from keras_splitmask.encoder import Encoder
 from keras_splitmask.resampling import change_channels, resample_patches, resample_table
 
@@ -28,6 +29,7 @@ def load_model(path):
         unfinished = "; the run in this folder has not finished: repeat its command first" if (file.parent / "checkpoints").is_dir() else ""
         raise ValueError(f"Expected a run's folder or a .keras file, received {path}: there is no file {file}{unfinished}.")
     try:
+        check_archive(file)
         return keras.saving.load_model(file, compile=False)
     except Exception as error:
         raise ValueError(f"{file} is not a model that keras_splitmask can read: {(str(error).splitlines() or [type(error).__name__])[0]}") from error

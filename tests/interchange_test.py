@@ -36,8 +36,11 @@ def test_an_encoder_alone_and_a_model_without_one(make_encoder, tmp_path):
     encoder.save(tmp_path / "encoder.keras")
     assert same(arrays(load_encoder(tmp_path / "encoder.keras")), arrays(encoder))
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
-    with pytest.raises(ValueError, match="Expected a model with an encoder in .*other.keras, received a Sequential"):
+    with pytest.raises(ValueError, match="other.keras is not a model .*: it holds a Sequential of keras, which is not of this library"):
         load_encoder(tmp_path / "other.keras")
+    keras.saving.save_model(ks.split.Split((4, 4)), tmp_path / "part.keras")
+    with pytest.raises(ValueError, match="Expected a model with an encoder in .*part.keras, received a Split"):
+        load_encoder(tmp_path / "part.keras")
     with pytest.raises(ValueError, match=r"The weights do not fit: cls_token has shape \(1, 1, 16\), expected \(1, 1, 32\); .*more."):
         load_encoder(tmp_path / "encoder.keras", width=32)
     with pytest.raises(ValueError, match="they are of 2 attention heads, expected 4"):

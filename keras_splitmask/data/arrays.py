@@ -68,7 +68,7 @@ def open_npz(place, split, channels=None):
                 f"Expected an array {' or '.join(sorted({pair[0] for pair in keys}))} in {place}, received "
                 f"{', '.join(file.files) or 'no arrays'}; rename the array or choose another split than {split}."
             )
-        images, labels, classes = (file[name] if name in file.files else None for name in (*key, "classes"))
+        images, labels, classes = (_member(file, name, place) for name in (*key, "classes"))
     return ArraySource(images, labels, classes, channels, place, split)
 
 
@@ -76,6 +76,14 @@ def open_npy(place, split, channels=None):
     if split != "train":
         raise NoSuchSplit(f"Expected split to be train for an npy file, which has no other, received {split!r}; use an npz file.")
     return ArraySource(_load(place, np.ndarray, "npy", mmap_mode="r"), channels=channels, place=place)
+
+
+def _member(file, name, place):
+    """An array of an npz file, or None if it is not there."""
+    try:
+        return file[name] if name in file.files else None
+    except Exception as error:  # damaged, of pickled objects, or larger than memory
+        raise ValueError(f"Expected an npz file of plain arrays, received {place} ({name}: {error}); write it anew.") from error
 
 
 def _load(place, form, kind, **options):

@@ -130,7 +130,7 @@ def _load(record, root):
         for key in ("images", "files"):
             facts[key] = {path: tuple(fact) for path, fact in facts[key].items()}
         return Scan(**facts)
-    except (TypeError, KeyError, ValueError, OSError):  # no record, or one that is no scan
+    except (TypeError, KeyError, ValueError, AttributeError, RecursionError, OSError):  # no record, or one that is no scan
         return None
 
 

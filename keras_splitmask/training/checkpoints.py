@@ -6,6 +6,7 @@ each array its name, dtype, shape and sha256), the arrays one after another, and
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -97,19 +98,31 @@ def load(path):
     end = 8 + int.from_bytes(data[:8], "little")
     if len(data) < end + 32 or hashlib.sha256(data[:end]).digest() != data[-32:]:
         raise Damaged(f"{path} is damaged: its header or its end is not what was written.")
-    header = json.loads(data[8:end])
+    try:
+        header = json.loads(data[8:end])
+        arrays, end = _arrays(path, header["arrays"], data, end)
+        found = header["step"], header["note"], arrays
+    except Damaged:
+        raise
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise Damaged(f"{path} is no checkpoint: {error}.") from error
+    if end != len(data) - 32:
+        raise Damaged(f"{path} is damaged: it is longer than what was written.")
+    return found
+
+
+def _arrays(path, entries, data, end):
+    """The arrays of a checkpoint by name, of which the first begins at byte `end`, and where the last ends."""
     arrays = {}
-    for entry in header["arrays"]:
+    for entry in entries:
         dtype, shape = np.dtype(entry["dtype"]), tuple(entry["shape"])
-        size = dtype.itemsize * int(np.prod(shape, dtype=int))
+        size = dtype.itemsize * math.prod(shape)
         piece = data[end : end + size]
         if len(piece) < size or hashlib.sha256(piece).hexdigest() != entry["sha256"]:
             raise Damaged(f"{path} is damaged: {entry['name']} is not what was written.")
         arrays[entry["name"]] = np.frombuffer(piece, dtype).reshape(shape)
         end += size
-    if end != len(data) - 32:
-        raise Damaged(f"{path} is damaged: it is longer than what was written.")
-    return header["step"], header["note"], arrays
+    return arrays, end
 
 
 def load_newest(folder, report=print):
