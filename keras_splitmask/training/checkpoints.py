@@ -26,7 +26,9 @@ def variables_of(model):
     # Keras numbers generators and optimizers by their order of creation: "adamw_1/encoder_norm_gamma_momentum".
     states = [v for v in model.non_trainable_variables if v.name == "seed_generator_state"]
     named += [(f"random/{i}", v) for i, v in enumerate(states)]
-    named += [("optimizer/" + v.path.split("/", 1)[-1], v) for v in model.optimizer.variables]
+    # In float16 there is an optimizer within one that scales the loss, and both count steps.
+    inner = {id(v) for v in getattr(model.optimizer, "inner_optimizer", model.optimizer).variables}
+    named += [("optimizer/" + "scaling/" * (id(v) not in inner) + v.path.split("/", 1)[-1], v) for v in model.optimizer.variables]
     names = [name for name, _ in named]
     if len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1})

@@ -91,10 +91,15 @@ class Checkpoints(keras.callbacks.Callback):
         self._stop_if_asked()
 
     def save(self, within=False):
-        """Write a checkpoint of now; `within` an epoch, with its metrics."""
+        """Write a checkpoint of now; `within` an epoch, with its metrics.
+
+        Raises:
+            FloatingPointError: if a weight or the optimizer's state is not finite, of which no checkpoint is made.
+        """
         began = time.monotonic()
         variables = {**checkpoints.variables_of(self.model), **(self._metrics() if within else {})}
         arrays = {name: np.asarray(keras.ops.convert_to_numpy(variable)) for name, variable in variables.items()}
+        _check_finite({name: array for name, array in arrays.items() if not name.startswith("metrics/")}, self.step, self.saved)
         try:
             checkpoints.save(self.folder, self.step, arrays, self.note, keep_every=self.keep_every)
             self.saved = self.step
@@ -123,3 +128,12 @@ class Checkpoints(keras.callbacks.Callback):
         name = signal.Signals(self.signal).name
         print(f"stopped by {name}, saved at step {self.saved}; the same command goes on from there", flush=True)
         raise SystemExit(STATUS)
+
+
+def _check_finite(arrays, step, saved):
+    bad = next((name for name, array in arrays.items() if array.dtype.kind == "f" and not np.isfinite(array).all()), None)
+    if bad:
+        raise FloatingPointError(
+            f"Expected a finite state after step {step}, received NaN or infinity in {bad}; it is not saved, and the run stops. The checkpoint "
+            f"of step {saved} is the last. Try a lower learning rate or a longer warm-up; or other data, with --rewind=1000."
+        )

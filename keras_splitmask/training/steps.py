@@ -39,7 +39,7 @@ def _watched(layer, bad):
     def watched(*arguments, **options):
         answer = call(*arguments, **options)
         if not all(_is_finite(tensor) for tensor in keras.tree.flatten(answer)):
-            bad.append(layer.path)
+            bad.append(layer.path or layer.name)  # of a layer that built nothing there is no path
         return answer
 
     return watched
@@ -131,7 +131,8 @@ class _Pretext(keras.Model):
         self.optimizer.iterations.assign_add(1)
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             self.optimizer.step_counter.assign(0)
-            self.optimizer.dynamic_scale.assign(self.optimizer.dynamic_scale / 2)
+            # Not below 1: from 0, where halving ends, no doubling leads back.
+            self.optimizer.dynamic_scale.assign(ops.maximum(self.optimizer.dynamic_scale / 2, 1.0))
 
 
 class _TensorFlowModel(_Pretext):

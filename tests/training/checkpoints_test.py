@@ -1,6 +1,13 @@
 import errno
+import itertools
 import os
+import random
+import signal
+import subprocess
+import sys
+import time
 
+import keras
 import numpy as np
 import pytest
 
@@ -120,8 +127,6 @@ def test_a_model_trained_on_from_a_checkpoint_is_the_model_that_was_never_stoppe
 
 
 def _numpy(variable):
-    import keras
-
     return keras.ops.convert_to_numpy(variable)
 
 
@@ -138,3 +143,117 @@ def test_a_checkpoint_that_does_not_fit_changes_nothing(make_model):
     for part in ("encoder/norm/beta is missing", "encoder/extra is left over", "encoder/norm/gamma has shape (3,), expected (16,)"):
         assert part in str(error.value)
     assert all(np.array_equal(before[name], _numpy(v)) for name, v in variables.items())
+
+
+@pytest.fixture
+def state(make_model):
+    """The arrays of a compiled model."""
+    model = make_model("adamw")
+    model.optimizer.build(model.trainable_variables)
+    return {name: _numpy(variable) for name, variable in checkpoints.variables_of(model).items()}
+
+
+def test_two_hundred_flips_truncations_and_deletions(tmp_path, state):
+    for step in (1, 2):
+        path = checkpoints.save(tmp_path, step, {name: array + step for name, array in state.items()})
+    whole, rng = path.read_bytes(), random.Random(0)
+    for i in range(200):
+        told = []
+        if i % 3 == 2:
+            path.write_bytes(whole[: rng.randrange(len(whole))])
+        elif i % 30 == 0:
+            path.unlink()
+        else:
+            damaged = bytearray(whole)
+            damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+            path.write_bytes(damaged)
+        step, _, arrays = checkpoints.load_newest(tmp_path, told.append)
+        assert step == 1 and same(arrays, {name: array + 1 for name, array in state.items()})
+        assert [str(path) in line for line in told] == [True] * path.exists(), i
+
+
+# checkpoints.py needs no backend, so a process that saves and nothing else starts soon.
+ALONE = """
+import importlib.util, itertools, os, resource, signal, sys
+import numpy as np
+spec = importlib.util.spec_from_file_location("checkpoints", sys.argv[1])
+checkpoints = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(checkpoints)
+"""
+SAVE_FOR_EVER = """
+found = checkpoints.load_newest(sys.argv[2])
+for step in itertools.count(found[0] + 1 if found else 1):
+    checkpoints.save(sys.argv[2], step, {"a": np.full(5_000_000, step, "float32"), "step": np.array(step)})
+    print(step, flush=True)
+"""
+SAVE_TO_A_FULL_DISK = """
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+arrays = {str(i): np.random.default_rng(i).random(10_000) for i in range(10)}
+size = checkpoints.save(sys.argv[2], 1, arrays).stat().st_size
+for i in range(10):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size * i // 10 + i, resource.RLIM_INFINITY))
+    try:
+        checkpoints.save(sys.argv[2], 2, arrays)
+    except OSError as error:
+        step, _, found = checkpoints.load_newest(sys.argv[2])
+        assert step == 1 and all((found[name] == arrays[name]).all() for name in arrays)
+        assert os.listdir(sys.argv[2]) == ["step-0000000001.checkpoint"]
+        print(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert checkpoints.load(checkpoints.save(sys.argv[2], 2, arrays))[0] == 2
+"""
+
+
+def alone(script, folder):
+    command = [sys.executable, "-c", ALONE + script, checkpoints.__file__, str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_ten_points_at_which_the_disk_is_full(tmp_path):
+    """The kernel refuses the write (EFBIG: no file may be larger), as it does where the disk is full."""
+    run = alone(SAVE_TO_A_FULL_DISK, tmp_path)
+    told, _ = run.communicate()
+    assert run.returncode == 0 and told.count("File too large") == 10, told
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(int(os.environ.get("KILLS", 50)), marks=pytest.mark.endurance)])
+def test_kills_in_a_save_lose_no_more_than_that_save(tmp_path, kills):
+    inside, newest, rng = 0, 0, random.Random(0)
+    for _ in range(kills):
+        run = alone(SAVE_FOR_EVER, tmp_path)
+        left = len(list(itertools.islice(run.stdout, rng.randint(1, 4))))
+        time.sleep(rng.uniform(0, 0.05))
+        run.send_signal(signal.SIGKILL)
+        told = [newest + left, *map(int, run.stdout.read().split())][-1]
+        run.wait()
+        inside += bool(list(tmp_path.glob("*.part")))
+        newest, _, arrays = checkpoints.load_newest(tmp_path, pytest.fail)
+        assert newest in (told, told + 1) and (arrays["a"] == newest).all() and arrays["step"] == newest
+    print(f"\n{kills} SIGKILLs of a process that saves 20 MB again and again, {inside} of them in a save, none lost more")
+
+
+@pytest.mark.endurance
+def test_a_hundred_megabytes_take_less_than_two_seconds(tmp_path, rng):
+    arrays = {f"weight {i}": rng.random((1000, 1000), "float32") for i in range(25)}
+    seconds = []
+    for step in range(1, 6):
+        began = time.perf_counter()
+        path = checkpoints.save(tmp_path, step, arrays)
+        seconds.append(time.perf_counter() - began)
+    began = time.perf_counter()
+    checkpoints.load(path)
+    print(f"\n100 MB saved in {' '.join(f'{s:.2f}' for s in seconds)} s, read and checked in {time.perf_counter() - began:.2f} s")
+    assert sorted(seconds)[2] < 2
+
+
+@pytest.mark.backend
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has no attention in float16 on CPUs.")
+def test_in_float16_the_scale_of_the_loss_is_kept_too(tmp_path, make_model, make_images):
+    keras.config.set_dtype_policy("mixed_float16")
+    model, again = make_model("adamw", depth=1), make_model("adamw", depth=1)
+    model.train_on_batch(make_images())
+    model.optimizer.dynamic_scale.assign(64.0)
+    path = checkpoints.save(tmp_path, 1, {name: _numpy(v) for name, v in checkpoints.variables_of(model).items()})
+    again.optimizer.build(again.trainable_variables)
+    checkpoints.restore(checkpoints.variables_of(again), checkpoints.load(path)[2])
+    assert float(again.optimizer.dynamic_scale) == 64.0 and int(again.optimizer.iterations) == 1

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from keras import ops
 
+import keras_splitmask as ks
+from keras_splitmask.training import checkpoints
 from keras_splitmask.training.steps import PretextModel, WordPerplexity
 
 pytestmark = pytest.mark.backend
@@ -132,6 +134,97 @@ def test_loss_scaling_is_lowered_by_a_step_that_overflows_and_left_out_of_the_no
         if not logs["skipped_steps"]:
             break
     assert logs["gradient_norm"] == 2.0**10 and float(model.slope) == 1 + 0.5 * 2**10
+
+
+class Poison(keras.layers.Layer):
+    """Hands images on; `variables` say what is to go wrong in the next step."""
+
+    def __init__(self, **kwargs):
+        super().__init__(dtype="float32", name="poison", **kwargs)
+        self.image, self.gradient, self.loss = (self.add_weight(shape=(), initializer="ones", trainable=False, name=n) for n in ("image", "gradient", "loss"))
+        self.built = True
+
+    def call(self, images, training=None):
+        return ops.cast(images, "float32") / 255 * self.image
+
+
+class Poisoned(ks.SplitMask):
+    def objective(self, images, training):
+        loss, report = super().objective(images, training)
+        # At 0 the root is finite, and its derivative is not.
+        return loss * self.augmentation.loss + 1e-3 * ops.sqrt(self.augmentation.gradient * ops.abs(self.encoder.norm.gamma[0])), report
+
+
+@pytest.fixture
+def poisoned(make_encoder):
+    def make(precision="float32"):
+        keras.config.set_dtype_policy("float32" if precision == "float32" else f"mixed_{precision}")
+        encoder = make_encoder(depth=1)
+        tokenizer = ks.tokenizers.RandomProjection(encoder.image_shape, encoder.patch_size, 32)
+        model = Poisoned(encoder, tokenizer, decoder_depth=1, augmentation=Poison())
+        jax = keras.backend.backend() == "jax"
+        model.compile("adam", run_eagerly=not jax, jit_compile=jax)
+        return model
+
+    return make
+
+
+BAD = [("image", np.nan), ("image", np.inf), ("gradient", 0.0), ("loss", np.nan), ("loss", np.inf)]
+
+
+NO_FLOAT16 = pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has no attention in float16 on CPUs.")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", pytest.param("float16", marks=NO_FLOAT16)])
+def test_a_bad_batch_gradient_or_loss_changes_nothing_in_any_precision(poisoned, make_images, precision):
+    model, images = poisoned(precision), make_images()
+    for _ in range(2):
+        step(model, images)
+    variables = checkpoints.variables_of(model)
+    allowed = ("random/", "optimizer/scaling/", "poison/")
+    seen = int(model.optimizer.iterations)
+    assert seen == 2
+    for place, value in BAD:
+        before = {name: array(v) for name, v in variables.items() if not name.startswith(allowed) and not name.endswith("iteration")}
+        assert len(before) > 3 * len(model.trainable_variables)
+        getattr(model.augmentation, place).assign(value)
+        logs, seen = step(model, images), seen + 1
+        getattr(model.augmentation, place).assign(1.0)
+        assert logs["skipped_steps"] == 1 and int(model.optimizer.iterations) == seen, (place, value)
+        for name, old in before.items():
+            np.testing.assert_array_equal(array(variables[name]), old, err_msg=f"{name} after {place} {value}")
+    assert all(np.isfinite(array(v)).all() for v in variables.values())
+    for _ in range(8):  # float16 may have to lower its scale first
+        logs = step(model, images)
+        seen += 1
+    assert logs["skipped_steps"] == 0 and int(model.optimizer.iterations) == seen
+
+
+def test_the_scale_of_float16_comes_back_from_any_number_of_bad_steps(make_line):
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5), initial_scale=8.0, dynamic_growth_steps=2)
+    model = make_line(optimizer)
+    for _ in range(6):
+        step(model, grey(np.nan))
+    assert float(optimizer.dynamic_scale) == 1.0 and int(optimizer.iterations) == 6
+    for _ in range(4):
+        assert step(model, grey(1.0))["skipped_steps"] == 0
+    assert float(optimizer.dynamic_scale) > 1.0 and float(model.slope) == 1 - 4 * 0.5
+
+
+def test_the_first_bad_tensor_is_named(poisoned, make_images):
+    model, images = poisoned(), make_images()
+    step(model, images)
+    assert model.first_bad_tensor(images, 0) is None
+    assert model.first_bad_tensor(np.full((8, 16, 16, 3), np.nan, "float32"), 0) == "the images"
+    expected = {"image": "the output of poison", "gradient": "the gradient of encoder/norm/gamma", "loss": "the loss"}
+    for place, value in BAD if keras.backend.backend() != "jax" else BAD[:3:2]:  # eager steps of JAX take long
+        getattr(model.augmentation, place).assign(value)
+        found = model.first_bad_tensor(images, 0)
+        assert found == expected[place], (place, value, found)
+        getattr(model.augmentation, place).assign(1.0)
+    kernel = model.encoder.blocks[0].expand.kernel
+    kernel.assign(ops.full(kernel.shape, np.nan))
+    assert model.first_bad_tensor(images, 0) == f"the weight {kernel.path}"
 
 
 def lucks(model, count):
