@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 import keras_splitmask as ks
+from keras_splitmask import data
+from keras_splitmask.training import checkpoints
 
 KEYS = {"step", "epoch", "loss", "inpaint_loss", "match_loss", "inpaint_accuracy", "match_accuracy", "word_perplexity", "feature_std"}
 KEYS |= {"gradient_norm", "learning_rate", "images_per_second", "seconds", "data_wait_fraction"}
@@ -147,6 +149,40 @@ def stop_at_step(step, monkeypatch):
         return begin(self, batch, logs)
 
     monkeypatch.setattr(ks.training.RunLog, "on_train_batch_begin", stop)
+
+
+OTHERS = {"tensorflow": ["torch", "jax"], "jax": ["tensorflow", "torch"], "torch": ["tensorflow", "jax"]}[keras.backend.backend()]
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("other", [OTHERS[0], pytest.param(OTHERS[1], marks=pytest.mark.endurance)])
+def test_a_run_goes_on_on_another_backend(command, tmp_path, lines, other):
+    given = ("--dataset=sample", f"--workdir={tmp_path}", *SMALL, "--steps=4", "--save_every=2", "--learning_rate=0", "--min_learning_rate=0", "--pictures=0")
+    assert command("pretrain", *given).status == 0
+    (tmp_path / "checkpoints" / "step-0000000004.checkpoint").unlink()  # as if it had been killed at step 3
+    (tmp_path / "model.keras").unlink()
+    _, _, before = checkpoints.load_newest(tmp_path / "checkpoints")
+    end = command("pretrain", *given, f"--backend={other}")
+    assert end.status == 0 and "resumed at step 2" in end.out and f", {other}\n" in end.out, end.err
+    step, _, after = checkpoints.load_newest(tmp_path / "checkpoints")
+    assert step == after["optimizer/iteration"] == 4 and before["optimizer/iteration"] == 2
+    assert after.keys() == before.keys()
+    kept = [name for name in before if not name.startswith(("optimizer/", "random/"))]
+    assert all(np.array_equal(before[name], after[name]) for name in kept) and len(kept) > 50  # at a learning rate of 0
+    assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [0, 2, 4]
+
+
+def test_rewind_skips_a_stretch_of_data_for_good(here, arrays, tmp_path, monkeypatch):
+    starts, batches = [], data.batches
+    monkeypatch.setattr(data, "batches", lambda *given, **more: (starts.append(given[5]), batches(*given, **more))[1])
+    given = (f"--dataset=npz:{arrays}", "--size=vit_micro", "--vocabulary=8", "--batch_size=4", "--steps=6", "--log_every=2", f"--workdir={tmp_path / 'run'}")
+    for stop, more, expected in ((3, ["--pictures=0"], 0), (5, ["--rewind=1000"], 1003), (None, [], 1005)):
+        with monkeypatch.context() as patch:
+            if stop:
+                stop_at_step(stop, patch)
+            starts.clear()
+            assert here("pretrain", *given, *more).status == (75 if stop else 0)
+        assert starts[1] == expected, starts  # the first is for what does not fit
 
 
 def test_going_on_from_an_encoder(here, pretrained, arrays, tmp_path):
