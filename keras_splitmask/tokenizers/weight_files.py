@@ -1,0 +1,312 @@
+"""Weights by name from the files of other libraries, without running anything that a file may hold.
+
+A pickle is a program. The one inside torch's files is read here with its vocabulary cut down to what weights need: every class
+of torch or of the pickled model becomes an inert placeholder, and any other name stops the reading. Torch itself is not needed.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import pathlib
+import pickle
+import pickletools
+import typing
+import zipfile
+from collections import OrderedDict
+
+import numpy as np
+
+LIMIT = 2**20  # bytes of a pickle or a header: those of a dVAE have 30,000
+LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how torch.save began its files before version 1.6
+STORAGES = {"torch.FloatStorage": "<f4", "torch.HalfStorage": "<f2"}
+SAFETENSORS = {"F32": "<f4", "F16": "<f2"}
+BUILTINS = {"collections.OrderedDict": OrderedDict, "builtins.set": set, "__builtin__.set": set}
+REBUILD_TENSOR, REBUILD_PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
+PLACEHOLDERS = {*STORAGES, REBUILD_TENSOR, REBUILD_PARAMETER, "torch.device"}
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredArray:
+    """Numbers in a file: their shape is known, and they are not read yet."""
+
+    path: pathlib.Path
+    name: str
+    shape: tuple
+    nbytes: int
+    load: typing.Callable
+
+    def read(self):
+        """The array, float32.
+
+        Raises:
+            ValueError: naming the file, if it is damaged here or a number is not finite.
+        """
+        with _refusing(self.path):
+            array = np.ascontiguousarray(self.load(), "float32").reshape(self.shape)
+            if not np.isfinite(array).all():
+                raise ValueError(f"{self.name} has values that are not finite")
+            return array
+
+
+def open_weights(path, sha256=None):
+    """What weights a file holds, by name; see `StoredArray`.
+
+    Args:
+        path: a torch.save of a module or of a dict of tensors, a .safetensors, or an .npz written by np.savez. What it is shows
+            in its first bytes; its name does not matter.
+        sha256: checksum of the file in hexadecimal, to be compared; left out, it is not.
+
+    Raises:
+        ValueError: naming the file, if it asks for code, is damaged, or promises more numbers than it has bytes; if the checksum differs.
+    """
+    path = pathlib.Path(path).expanduser()
+    with _refusing(path), open(path, "rb") as file:
+        if sha256 is not None and (found := hashlib.file_digest(file, "sha256").hexdigest()) != sha256.lower():
+            raise ValueError(f"its sha256 is {found}, expected {sha256.lower()}")
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        start = file.read(9)
+        file.seek(0)
+        if start.startswith(b"PK"):
+            found = _in_zip(path, size)
+        elif start[8:] == b"{":
+            found = _in_safetensors(path, file, size)
+        else:
+            found = _in_legacy(path, file, size)
+        if sum(array.nbytes for array in found.values()) > size:
+            raise ValueError(f"it promises more numbers than its {size} bytes can hold")
+    return found
+
+
+@contextlib.contextmanager
+def _refusing(path):
+    """Any failure to read the file becomes one line that names it: hostile files raise errors of many types."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        if not isinstance(error, (ValueError, OSError, zipfile.BadZipFile, pickle.UnpicklingError)):
+            reason = f"it is damaged ({type(error).__name__}: {reason})"
+        expected = "Expected a torch file, .safetensors or .npz of weights"
+        raise ValueError(f"{expected}, received {path}: {reason}; get it anew from a source that you trust.") from error
+
+
+def _in_zip(path, size):
+    with zipfile.ZipFile(path) as archive:
+        members = {info.filename: info for info in archive.infolist()}
+        for name, info in members.items():
+            if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+                raise ValueError(f"{name} in it is compressed; write it with np.savez or torch.save, which do not")
+        if sum(info.file_size for info in members.values()) > size:
+            raise ValueError("its members overlap")
+        programs = [name for name in members if name.endswith("/data.pkl")]
+        if len(programs) == 1:
+            return _in_torch_zip(path, archive, members, programs[0])
+        return {name.removesuffix(".npy"): _in_npy(path, archive, info) for name, info in members.items()}
+
+
+def _in_npy(path, archive, info):
+    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    with archive.open(info) as member:
+        shape, _, dtype = headers[np.lib.format.read_magic(member)](member)
+    if dtype.str not in STORAGES.values():
+        raise ValueError(f"{info.filename} holds {dtype}, expected float32 or float16")
+    nbytes = _count(info.filename, shape) * dtype.itemsize
+    if nbytes > info.file_size:
+        raise ValueError(f"{info.filename} promises {nbytes} bytes and has {info.file_size}")
+
+    def load():
+        with zipfile.ZipFile(path) as archive, archive.open(info.filename) as member:
+            return np.lib.format.read_array(member, allow_pickle=False)
+
+    return StoredArray(path, info.filename, shape, nbytes, load)
+
+
+def _in_safetensors(path, file, size):
+    length = int.from_bytes(file.read(8), "little")
+    if length > min(LIMIT, size - 8):
+        raise ValueError(f"its header promises {length} bytes")
+    header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    found = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in SAFETENSORS:
+            raise ValueError(f"{name} holds {entry['dtype']}, expected F32 or F16")
+        dtype, shape, (first, last) = np.dtype(SAFETENSORS[entry["dtype"]]), tuple(entry["shape"]), entry["data_offsets"]
+        count = _count(name, shape)
+        if last - first != count * dtype.itemsize or not 0 <= first <= last <= size - 8 - length:
+            raise ValueError(f"{name} of shape {shape} cannot be its bytes {first} to {last}")
+        strides = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+        found[name] = _strided(path, name, Storage(None, dtype, count), None, 8 + length + first, 0, shape, strides)
+    return found
+
+
+def _in_torch_zip(path, archive, members, program):
+    folder = program.removesuffix("data.pkl")
+    if members[program].file_size > LIMIT:
+        raise ValueError(f"its pickle has {members[program].file_size} bytes, which is too many for weights")
+    if f"{folder}byteorder" in members and archive.read(f"{folder}byteorder") != b"little":
+        raise ValueError("it was written on a big-endian machine")
+    module, _ = _unpickle(io.BytesIO(archive.read(program)))
+    found = {}
+    for name, (storage, *layout) in _tensors(module).items():
+        member = f"{folder}data/{storage.key}"
+        if member not in members or members[member].file_size != storage.numel * storage.dtype.itemsize:
+            raise ValueError(f"it lacks {member} of {storage.numel} numbers")
+        found[name] = _strided(path, name, storage, member, 0, *layout)
+    return found
+
+
+def _in_legacy(path, file, size):
+    """Five pickles (mark, version, machine, module, order of the storages), then each storage: its length, and its numbers."""
+    for mark in (LEGACY_MAGIC, LEGACY_PROTOCOL):
+        if _unpickle(file)[0] != mark:
+            raise ValueError("it is a pickle, but torch did not write it")
+    machine, _ = _unpickle(file)
+    if not machine["little_endian"]:
+        raise ValueError("it was written on a big-endian machine")
+    module, storages = _unpickle(file)
+    tensors, (order, _), places = _tensors(module), _unpickle(file), {}
+    if set(order) != set(storages):
+        raise ValueError("its storages are not those of its tensors")
+    for key, storage in ((key, storages[key]) for key in order):
+        if int.from_bytes(file.read(8), "little") != storage.numel:
+            raise ValueError(f"its storage {key} is not of {storage.numel} numbers")
+        places[key] = file.tell()
+        if file.seek(storage.numel * storage.dtype.itemsize, io.SEEK_CUR) > size:
+            raise ValueError(f"it ends within storage {key}")
+    return {name: _strided(path, name, s, None, places[s.key], *layout) for name, (s, *layout) in tensors.items()}
+
+
+class Storage(typing.NamedTuple):
+    """A line of numbers in a torch file."""
+
+    key: str
+    dtype: np.dtype
+    numel: int
+
+
+def _strided(path, name, storage, member, start, offset, shape, strides):
+    """A view of a storage that begins `start` bytes into the file, or into a member of its zip; distances are in numbers, not bytes."""
+    count = _count(name, shape)
+    if len(strides) != len(shape) or not all(_is_count(step) for step in (offset, *strides)):
+        raise ValueError(f"{name} does not say where its numbers are")
+    span = 1 + sum((n - 1) * step for n, step in zip(shape, strides))
+    if max(offset + span, count) > storage.numel:
+        raise ValueError(f"{name} of shape {shape} is larger than its {storage.numel} numbers")
+    itemsize = storage.dtype.itemsize
+
+    def load():
+        data = _read(path, member, start + offset * itemsize, span * itemsize)
+        line = np.frombuffer(data, storage.dtype)
+        return np.lib.stride_tricks.as_strided(line, shape, [step * itemsize for step in strides], writeable=False)
+
+    return StoredArray(path, name, shape, count * itemsize, load)
+
+
+def _is_count(number):
+    return isinstance(number, int) and 0 <= number < 2**40
+
+
+def _count(name, shape):
+    """How many numbers a shape stands for. What may be anything is not printed, since that could take for ever."""
+    if not isinstance(shape, tuple) or len(shape) > 8 or not all(_is_count(side) and side for side in shape):
+        raise ValueError(f"{name} has a shape that no weight has")
+    return math.prod(shape)
+
+
+def _read(path, member, start, count):
+    with contextlib.ExitStack() as stack:
+        if member is None:
+            file = stack.enter_context(open(path, "rb"))
+        else:  # read from its start to its end, a member is compared with its checksum
+            file = stack.enter_context(stack.enter_context(zipfile.ZipFile(path)).open(member))
+        if start:
+            file.seek(start)
+        data = file.read(count)
+    if len(data) != count:
+        raise ValueError(f"it ends {count - len(data)} bytes early")
+    return data
+
+
+class Placeholder:
+    """Stands for an object of a class that is not imported; keeps what it was made of, and does nothing."""
+
+    stands_for = None
+
+    def __new__(cls, *arguments):
+        made = super().__new__(cls)
+        made.arguments, made.state = arguments, {}
+        return made
+
+    def __setstate__(self, state):
+        self.state = state
+
+
+class _Unpickler(pickle.Unpickler):
+    """Makes dicts, sets and placeholders; any other name is refused."""
+
+    def __init__(self, file):
+        super().__init__(file)
+        self.storages = {}
+
+    def find_class(self, module, name):
+        full = f"{module}.{name}"
+        if full in BUILTINS:
+            return BUILTINS[full]
+        if full in PLACEHOLDERS or module.startswith(("dall_e.", "torch.nn.modules.")):
+            return type("Placeholder", (Placeholder,), {"stands_for": full})  # a new one: the pickle can change it for nobody else
+        raise ValueError(f"it asks for {full}, which weights have no need of and which was not run")
+
+    def persistent_load(self, reference):
+        if reference[0] == "module":  # before version 1.6: a class, its file and its source
+            return reference[1]
+        kind, storage_class, key, _, numel, *view = reference
+        if kind != "storage" or view not in ([], [None]) or not isinstance(key, str) or not _is_count(numel):
+            raise ValueError("it refers to something that is no storage of numbers")
+        storage = Storage(key, np.dtype(STORAGES[storage_class.stands_for]), numel)
+        if self.storages.setdefault(key, storage) != storage:
+            raise ValueError(f"it describes storage {key} in two ways")
+        return storage
+
+
+def _unpickle(file):
+    """The object of the pickle that begins here, and the storages that it names; the file is left behind its end."""
+    start, tuples = file.tell(), 0
+    program = io.BytesIO(file.read(LIMIT))  # a file would make room for whatever length a string claims to have
+    for opcode, argument, _ in pickletools.genops(program):
+        tuples += opcode.name.startswith("TUPLE")
+        # A large index of the memo takes as much memory; tuples inside each other by the hundred thousand overflow the stack.
+        if tuples > 10_000 or (opcode.name.endswith("PUT") and argument > LIMIT):
+            raise ValueError("its pickle is too large or too deep for weights")
+    file.seek(start + program.tell())
+    unpickler = _Unpickler(io.BytesIO(program.getvalue()[: program.tell()]))
+    return unpickler.load(), unpickler.storages
+
+
+def _tensors(module):
+    """(storage, offset, shape, strides) of each tensor below a module, or of a dict of tensors, by name."""
+    found, pending, seen = {}, [("", module)], set()
+    while pending:
+        prefix, module = pending.pop()
+        own, children = (module, {}) if isinstance(module, dict) else (module.state["_parameters"], module.state["_modules"])
+        if id(module) in seen or len(seen) > 1000:
+            raise ValueError("its modules are too many, or one is inside another twice")
+        seen.add(id(module))
+        for name in (*own, *children):
+            if not isinstance(name, str) or len(prefix + name) > 200:
+                raise ValueError("it has a weight without a name, or with an endless one")
+        found.update({prefix + name: _layout(prefix + name, value) for name, value in own.items() if value is not None})
+        pending += [(f"{prefix}{name}.", child) for name, child in children.items()]
+    return found
+
+
+def _layout(name, tensor):
+    if getattr(tensor, "stands_for", None) == REBUILD_PARAMETER:
+        tensor = tensor.arguments[0]
+    if getattr(tensor, "stands_for", None) != REBUILD_TENSOR or not isinstance(tensor.arguments[0], Storage):
+        raise ValueError(f"{name} is no tensor")
+    return tensor.arguments[:4]
