@@ -15,7 +15,9 @@ flags.DEFINE_enum("method", "splitmask", ["splitmask"], "Pre-training method.")
 flags.DEFINE_string("size", "vit_small", "Encoder: vit_micro, vit_tiny, vit_small, vit_base or vit_large. Small data sets and machines want small ones.")
 flags.DEFINE_integer("patch_size", 16, lower_bound=1, help="Side of a patch in pixels; divides the image. Take about a tenth of the image; smaller costs more.")
 flags.DEFINE_enum("positions", "learned", ["learned", "sine_cosine"], "Position table.")
-flags.DEFINE_enum("tokenizer", "random_projection", ["random_projection", "random_patches", "kmeans"], "What a visual word is. kmeans spreads its words best, random_projection needs no fitting.")
+flags.DEFINE_enum("tokenizer", "random_projection", ["random_projection", "random_patches", "kmeans", "dalle"], "What a visual word is. kmeans spreads its words best, random_projection needs no fitting; dalle costs most, and has seen other images.")
+flags.DEFINE_list("dalle_weights", None, "For --tokenizer=dalle, ENCODER_FILE[,DECODER_FILE]: https://cdn.openai.com/dall-e/encoder.pkl, downloaded, and for pictures decoder.pkl. Or .safetensors, .npz.")
+flags.DEFINE_string("dalle_sha256", None, "Checksum of that encoder file; left out, it is not compared.")
 flags.DEFINE_integer("vocabulary", 8192, "Visual words. 8192 in the paper; 512 are enough for tens of thousands of small images, and cheaper.")
 flags.DEFINE_enum("word_resolution", None, ["half", "full"], "Resolution at which words are chosen; left out, half for even patches from 8 pixels up.")
 flags.DEFINE_float("keep", 0.5, "Share of the patches that each half sees, in (0, 0.5]. The paper lowers it to 0.25 for its smallest data sets.")
@@ -57,14 +59,30 @@ TOKENIZERS = {"random_projection": "RandomProjection", "random_patches": "Random
 FIT_IMAGES = 4000  # that a tokenizer learns from
 
 
+def build_tokenizer(image_shape):
+    """By the flags; not fitted."""
+    import keras_splitmask as ks
+
+    if FLAGS.tokenizer != "dalle":
+        if FLAGS.dalle_weights or FLAGS.dalle_sha256:
+            raise commandline.BadInput(f"Expected --tokenizer=dalle with --dalle_weights, received --tokenizer={FLAGS.tokenizer}.")
+        make = getattr(ks.tokenizers, TOKENIZERS[FLAGS.tokenizer])
+        return make(image_shape, FLAGS.patch_size, FLAGS.vocabulary, FLAGS.word_resolution, FLAGS.seed)
+    commandline.require("dalle_weights")
+    if len(FLAGS.dalle_weights) not in (1, 2) or FLAGS.word_resolution:
+        wrong = "--word_resolution" if FLAGS.word_resolution else f"{len(FLAGS.dalle_weights)} files in --dalle_weights"
+        raise commandline.BadInput(f"Expected --tokenizer=dalle with ENCODER_FILE[,DECODER_FILE] alone, received {wrong}; leave it out.")
+    tokenizer = ks.tokenizers.Dalle.from_files(image_shape, FLAGS.patch_size, *FLAGS.dalle_weights, sha256=FLAGS.dalle_sha256)
+    if tokenizer.vocabulary != FLAGS.vocabulary:
+        raise commandline.BadInput(f"Expected --vocabulary={tokenizer.vocabulary}, the words of {FLAGS.dalle_weights[0]}, received {FLAGS.vocabulary}.")
+    return tokenizer
+
+
 def build_model(image_shape, augmentation, steps):
     """The method on its encoder, by the flags, compiled."""
     import keras_splitmask as ks
 
-    tokenizer = None
-    if FLAGS.inpaint_weight:
-        make = getattr(ks.tokenizers, TOKENIZERS[FLAGS.tokenizer])
-        tokenizer = make(image_shape, FLAGS.patch_size, FLAGS.vocabulary, FLAGS.word_resolution, FLAGS.seed)
+    tokenizer = build_tokenizer(image_shape) if FLAGS.inpaint_weight else None
     encoder = ks.Encoder.from_size(
         FLAGS.size, image_shape, FLAGS.patch_size, drop_path=FLAGS.drop_path, positions=FLAGS.positions
     )

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import keras_splitmask as ks
+from keras_splitmask.tokenizers.dalle import decoder_convolutions, encoder_convolutions
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -61,6 +62,24 @@ def make_model(make_encoder):
         jit_compile = (jit_compile or keras.backend.backend() == "jax") and not run_eagerly
         model.compile(optimizer=optimizer, run_eagerly=run_eagerly, jit_compile=jit_compile)
         return model
+
+    return make
+
+
+@pytest.fixture
+def dvae(rng, tmp_path_factory):
+    """Makes the files encoder.npz and decoder.npz of a dVAE with random weights; returns their paths."""
+
+    def make(hidden=4, vocabulary=16):
+        folder, paths = tmp_path_factory.mktemp("dvae"), []
+        for half, table in (("encoder", encoder_convolutions), ("decoder", decoder_convolutions)):
+            arrays = {}
+            for name, (n_out, n_in, side) in table(hidden, vocabulary).items():
+                arrays[f"{name}.w"] = (rng.standard_normal((n_out, n_in, side, side)) / (n_in * side**2) ** 0.5).astype("float32")
+                arrays[f"{name}.b"] = rng.standard_normal(n_out).astype("float32") / 4
+            paths.append(folder / f"{half}.npz")
+            np.savez(paths[-1], **arrays)
+        return paths
 
     return make
 

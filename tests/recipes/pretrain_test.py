@@ -70,6 +70,42 @@ def test_every_way_to_learn_runs(here, tmp_path, lines, flags, absent):
     assert [path.name for path in tmp_path.rglob("*.png")] == ([] if "inpaint_loss" in absent else [f"inpainting_{tokenizer}.png"])
 
 
+@pytest.mark.backend
+def test_words_of_dalle(here, dvae, tmp_path, lines):
+    encoder, decoder = dvae(vocabulary=16)
+    for weights in (f"{encoder}", f"{encoder},{decoder}"):
+        workdir = tmp_path / f"of {weights.count(',') + 1}"
+        end = here("pretrain", "--dataset=sample", f"--workdir={workdir}", *SMALL, "--tokenizer=dalle", f"--dalle_weights={weights}")
+        assert end.status == 0 and not end.err
+        assert set(lines(workdir / "metrics.jsonl")[-1]) == KEYS
+        assert [path.name for path in workdir.rglob("*.png")] == ["inpainting_dalle.png"]
+        assert f"--dalle_weights={weights}\n" in (workdir / "run.flags").read_text()
+        encoder.rename(tmp_path / "elsewhere.npz")  # a run's model needs the files no more
+        tokenizer = ks.interchange.load_model(workdir).tokenizer
+        (tmp_path / "elsewhere.npz").rename(encoder)
+        assert tokenizer.same_words(ks.tokenizers.Dalle.from_files((8, 8, 1), 4, encoder)) and bool(tokenizer.decoder) == ("," in weights)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--tokenizer=dalle"], "Expected --dalle_weights: For --tokenizer=dalle, ENCODER_FILE[,DECODER_FILE]: https://cdn.openai.com/dall-e/encoder.pkl"),
+        (["--tokenizer=dalle", "--dalle_weights=nowhere.pkl"], "received nowhere.pkl, which does not exist; download https://cdn.openai.com/dall-e/encoder.pkl and"),
+        (["--tokenizer=dalle", "--dalle_weights={0},nowhere.pkl"], "download https://cdn.openai.com/dall-e/decoder.pkl and pass the path"),
+        (["--tokenizer=dalle", "--dalle_weights={0},{1},{1}"], "received 3 files in --dalle_weights; leave it out"),
+        (["--tokenizer=dalle", "--dalle_weights={0}", "--word_resolution=half"], "received --word_resolution; leave it out"),
+        (["--tokenizer=dalle", "--dalle_weights={0}", "--vocabulary=8192"], "Expected --vocabulary=16, the words of"),
+        (["--tokenizer=dalle", "--dalle_weights={0}", "--dalle_sha256=12ab"], "expected 12ab"),
+        (["--tokenizer=dalle", "--dalle_weights={1}"], "received {1}, which does not fit: "),
+        (["--tokenizer=kmeans", "--dalle_weights={0}"], "Expected --tokenizer=dalle with --dalle_weights, received --tokenizer=kmeans"),
+    ],
+)
+def test_bad_weights_of_dalle_end_in_one_line(refused, dvae, tmp_path, flags, message):
+    files = [str(path) for path in dvae(vocabulary=16)]
+    flags = [flag.format(*files) for flag in flags]
+    assert message.format(*files) in refused("pretrain", "--dataset=sample", f"--workdir={tmp_path / 'run'}", *SMALL, *flags)
+
+
 def save_photographs(folder, rng, count=6):
     for label in ("cat", "dog"):
         (folder / label).mkdir(parents=True)
@@ -226,7 +262,7 @@ def test_a_finished_run_is_not_replaced_unasked(here, refused, tmp_path, lines):
         (["--batchsize=8"], "Unknown command line flag 'batchsize'. Did you mean: batch_size ?"),
         (["sample"], "Expected flags only, received 'sample'; write --name=value"),
         (["--size=vit_huge"], "Expected a size among vit_micro, vit_tiny, vit_small, vit_base, vit_large, received 'vit_huge'"),
-        (["--tokenizer=dvae"], "value should be one of <random_projection|random_patches|kmeans>"),
+        (["--tokenizer=dvae"], "value should be one of <random_projection|random_patches|kmeans|dalle>"),
         (["--method=simclr"], "--method=simclr: value should be one of <splitmask>"),
         (["--backend=theano"], "--backend=theano: value should be one of <tensorflow|jax|torch>"),
         (["--precision=int8"], "--precision=int8: value should be one of <float32|bfloat16|float16>"),
