@@ -231,8 +231,10 @@ def open_checkpoints(model, **options):
 def fit(model, batches, steps, interval, log, checkpoints):
     """`fit` up to `steps` steps, where each Keras epoch is one interval of the log; the first and the last may be shorter.
 
-    `batches(start)` gives the batches from a step on.
+    `batches(start)` gives the batches from a step on. Of a run of no steps the log has what it measures beforehand.
     """
+    if not steps:
+        log.on_train_begin()
     with checkpoints.listening():
         while (start := checkpoints.step) < steps:
             length = min(interval - start % interval, steps - start)

@@ -26,9 +26,32 @@ def splitmask(encoder, **shared):
     )
 
 
+def beit(encoder, **shared):
+    import keras_splitmask as ks
+
+    return ks.baselines.BEiT(encoder, build_tokenizer(encoder), split=FLAGS.split, **given("mask_ratio"), **shared)
+
+
+def mae(encoder, **shared):
+    import keras_splitmask as ks
+
+    return ks.baselines.MAE(encoder, **given("mask_ratio"), decoder_depth=FLAGS.mae_decoder_depth, decoder_width=FLAGS.mae_decoder_width, **shared)
+
+
+def untrained(encoder, **shared):
+    import keras_splitmask as ks
+
+    if FLAGS.init_from:
+        raise commandline.BadInput("Expected no --init_from with --method=random, whose encoder is untrained; leave it out.")
+    return ks.baselines.Untrained(encoder)
+
+
 # name: the function that builds it from an `Encoder`, and the flags that it reads, of those that not all methods read.
 METHODS = {
     "splitmask": (splitmask, {*OF_WORDS, "keep", "split", "decoder_depth", "temperature", "inpaint_weight", "match_weight"}),
+    "beit": (beit, {*OF_WORDS, "split", "mask_ratio"}),
+    "mae": (mae, {"mask_ratio", "mae_decoder_depth", "mae_decoder_width"}),
+    "random": (untrained, set()),
 }
 
 
@@ -39,6 +62,11 @@ def build(image_shape, augmentation):
     encoder = ks.Encoder.from_size(FLAGS.size, image_shape, FLAGS.patch_size, drop_path=FLAGS.drop_path, positions=FLAGS.positions)
     make, _ = METHODS[FLAGS.method]
     return make(encoder, seed=FLAGS.seed, augmentation=augmentation)
+
+
+def given(name):
+    """{name: value} of a flag, or nothing if it was left out and the method is to choose."""
+    return {name: FLAGS[name].value} if FLAGS[name].value is not None else {}
 
 
 def settle_flags():
