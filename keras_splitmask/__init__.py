@@ -10,7 +10,7 @@ Vocabulary: images (B, H, W, C) uint8, uint16 or float in 0..1; patches (B, N, P
 ids (B, N) int32 visual words; logits (B, m, V). Rows before columns.
 """
 
-from keras_splitmask import data, evaluation, interchange, losses, tokenizers, training, transfer
+from keras_splitmask import baselines, data, evaluation, interchange, losses, tokenizers, training, transfer
 from keras_splitmask.augment import Augment
 from keras_splitmask.decoder import Decoder
 from keras_splitmask.encoder import SIZES, Encoder

@@ -159,8 +159,8 @@ def _fit_decoder(source, target):
         arrays["decoder/positions"] = resample_table(arrays["decoder/positions"], old, new)
         resized["decoder/positions"] = f"{_size(old)} to {_size(new)} patches"
     words = {name for name in {**arrays, **weights} if name.startswith("decoder/words/")}
-    both = source.tokenizer is not None and target.tokenizer is not None
-    if words <= set(arrays) & set(weights) and both and target.tokenizer.same_words(source.tokenizer):
+    theirs, mine = (getattr(model, "tokenizer", None) for model in (source, target))
+    if words <= set(arrays) & set(weights) and theirs and mine and mine.same_words(theirs):
         words = set()
     arrays = {name: array for name, array in arrays.items() if name not in words}
     if wrong := _misfits(arrays, {name: weight for name, weight in weights.items() if name not in words}):

@@ -43,6 +43,27 @@ def match(a, b, all_a, all_b, labels, temperature=0.2):
     return (losses[0] + losses[1]) / 2, (hits[0] + hits[1]) / 2
 
 
+def reconstruct(predicted, patches):
+    """Mean squared error between predicted and true pixels, averaged over an example's masked patches (MAE, section 3).
+
+    Args:
+        predicted: (B, m, P) float.
+        patches: (B, m, P) float, the true pixels, of which each patch is brought to zero mean and unit deviation here.
+
+    Returns:
+        The loss (B,) float32.
+    """
+    mean, deviation = patch_statistics(patches)
+    errors = ops.cast(predicted, "float32") - (patches - mean) / deviation
+    return ops.mean(errors * errors, axis=(1, 2))
+
+
+def patch_statistics(patches):
+    """The mean and the deviation of the pixels of each of the patches (B, m, P) float32: (B, m, 1) each."""
+    mean, variance = ops.moments(patches, axes=-1, keepdims=True)
+    return mean, ops.sqrt(variance + 1e-6)
+
+
 def unit(vectors):
     """Vectors (..., D) in float32, scaled to length one."""
     vectors = ops.cast(vectors, "float32")

@@ -15,6 +15,14 @@ def gather(tokens, positions):
     return ops.take_along_axis(tokens, positions, axis=1)
 
 
+def masked_count(count, mask_ratio):
+    """How many of an image's `count` patches are masked: floor(count * mask_ratio), at least one, but not all."""
+    masked = math.floor(count * mask_ratio)
+    if not 0 < masked < count:
+        raise ValueError(f"Expected a mask_ratio in (0, 1) that masks at least one patch, received mask_ratio={mask_ratio} of {count} patches.")
+    return masked
+
+
 def scatter(tokens, positions, count):
     """Put `tokens` (B, n, D) at `positions` (B, n) of a row of `count` zeros: (B, count, D). Undoes `gather`."""
     places = ops.one_hot(positions, count, axis=1, dtype=tokens.dtype)  # (B, count, n)

@@ -27,14 +27,18 @@ class BadInput(ValueError):
     """A bad value given by the user; its one line is all that they see."""
 
 
-def run(main):
-    """Parse the flags, choose the backend and run `main()`. Bad input ends in one line and exit status 2, SIGTERM in status 75."""
+def run(main, settle_flags=lambda: None):
+    """Parse the flags, `settle_flags()` which need it, choose the backend and run `main()`.
+
+    Bad input ends in one line and exit status 2, SIGTERM in status 75.
+    """
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         app.define_help_flags()
         rest = FLAGS(sys.argv)[1:]
         if rest:
             raise BadInput(f"Expected flags only, received {' '.join(rest)!r}; write --name=value.")
+        settle_flags()
         _choose_backend()
         _check_workdir()
         main()
@@ -227,8 +231,10 @@ def open_checkpoints(model, **options):
 def fit(model, batches, steps, interval, log, checkpoints):
     """`fit` up to `steps` steps, where each Keras epoch is one interval of the log; the first and the last may be shorter.
 
-    `batches(start)` gives the batches from a step on.
+    `batches(start)` gives the batches from a step on. Of a run of no steps the log has what it measures beforehand.
     """
+    if not steps:
+        log.on_train_begin()
     with checkpoints.listening():
         while (start := checkpoints.step) < steps:
             length = min(interval - start % interval, steps - start)

@@ -5,27 +5,31 @@
 """
 
 import commandline
+import methods
 from absl import flags
 
 # These change the result.
 flags.DEFINE_string("dataset", None, "Images to learn from: sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME. Labels are not looked at.")
 flags.DEFINE_string("image_size", None, "Pixels, as 224 or 48x80 (height x width); left out, 224, or for arrays and the sample their own size.")
 flags.DEFINE_integer("channels", None, lower_bound=1, help="Convert images to 1 (grey) or 3 (colour) channels; left out, as they are.")
-flags.DEFINE_enum("method", "splitmask", ["splitmask"], "Pre-training method.")
+flags.DEFINE_enum("method", "splitmask", list(methods.METHODS), "Pre-training method; random leaves the encoder as it was initialised. Flags that end in [names] are read by these methods alone.")
 flags.DEFINE_string("size", "vit_small", "Encoder: vit_micro, vit_tiny, vit_small, vit_base or vit_large. Small data sets and machines want small ones.")
 flags.DEFINE_integer("patch_size", 16, lower_bound=1, help="Side of a patch in pixels; divides the image. Take about a tenth of the image; smaller costs more.")
 flags.DEFINE_enum("positions", "learned", ["learned", "sine_cosine"], "Position table.")
-flags.DEFINE_enum("tokenizer", "random_projection", ["random_projection", "random_patches", "kmeans", "dalle"], "What a visual word is. kmeans spreads its words best, random_projection needs no fitting; dalle costs most, and has seen other images.")
-flags.DEFINE_list("dalle_weights", None, "For --tokenizer=dalle, ENCODER_FILE[,DECODER_FILE]: https://cdn.openai.com/dall-e/encoder.pkl, downloaded, and for pictures decoder.pkl. Or .safetensors, .npz.")
-flags.DEFINE_string("dalle_sha256", None, "Checksum of that encoder file; left out, it is not compared.")
-flags.DEFINE_integer("vocabulary", 8192, "Visual words. 8192 in the paper; 512 are enough for tens of thousands of small images, and cheaper.")
-flags.DEFINE_enum("word_resolution", None, ["half", "full"], "Resolution at which words are chosen; left out, half for even patches from 8 pixels up.")
-flags.DEFINE_float("keep", 0.5, "Share of the patches that each half sees, in (0, 0.5]. The paper lowers it to 0.25 for its smallest data sets.")
-flags.DEFINE_enum("split", "block", ["block", "random"], "How patches are dealt out: in blocks (harder, the paper's default) or one by one.")
-flags.DEFINE_integer("decoder_depth", 2, lower_bound=0, help="Blocks of the decoder.")
-flags.DEFINE_float("inpaint_weight", 1.0, "Weight of the inpainting loss; 0 leaves its work out.")
-flags.DEFINE_float("match_weight", 1.0, "Weight of the match loss; 0 leaves its work out.")
-flags.DEFINE_float("temperature", 0.2, "Of the match loss. Lower it to push images apart harder.")
+flags.DEFINE_enum("tokenizer", "random_projection", ["random_projection", "random_patches", "kmeans", "dalle"], "What a visual word is. kmeans spreads its words best, random_projection needs no fitting; dalle costs most, and has seen other images. [splitmask, beit]")
+flags.DEFINE_list("dalle_weights", None, "For --tokenizer=dalle, ENCODER_FILE[,DECODER_FILE]: https://cdn.openai.com/dall-e/encoder.pkl, downloaded, and for pictures decoder.pkl. Or .safetensors, .npz. [splitmask, beit]")
+flags.DEFINE_string("dalle_sha256", None, "Checksum of that encoder file; left out, it is not compared. [splitmask, beit]")
+flags.DEFINE_integer("vocabulary", 8192, "Visual words. 8192 in the paper; 512 are enough for tens of thousands of small images, and cheaper. [splitmask, beit]")
+flags.DEFINE_enum("word_resolution", None, ["half", "full"], "Resolution at which words are chosen; left out, half for even patches from 8 pixels up. [splitmask, beit]")
+flags.DEFINE_float("keep", 0.5, "Share of the patches that each half sees, in (0, 0.5]. The paper lowers it to 0.25 for its smallest data sets. [splitmask]")
+flags.DEFINE_enum("split", "block", ["block", "random"], "How patches are dealt out: in blocks (harder, the paper's default) or one by one. [splitmask, beit]")
+flags.DEFINE_integer("decoder_depth", 2, lower_bound=0, help="Blocks of the decoder. [splitmask]")
+flags.DEFINE_float("inpaint_weight", 1.0, "Weight of the inpainting loss; 0 leaves its work out. [splitmask]")
+flags.DEFINE_float("match_weight", 1.0, "Weight of the match loss; 0 leaves its work out. [splitmask]")
+flags.DEFINE_float("temperature", 0.2, "Of the match loss. Lower it to push images apart harder. [splitmask]")
+flags.DEFINE_float("mask_ratio", None, "Share of the patches to mask; left out, the papers' 0.4 for beit and 0.75 for mae. [beit, mae]")
+flags.DEFINE_integer("mae_decoder_depth", None, lower_bound=1, help="Blocks of the decoder; left out, two thirds of the encoder's, at most 8. [mae]")
+flags.DEFINE_integer("mae_decoder_width", None, lower_bound=32, help="Width of the decoder, a multiple of 32; left out, two thirds of the encoder's, at most 512. [mae]")
 flags.DEFINE_string("augmentation", "crop_flip", "none, flip, crop_flip, quarter_crop_flip, beit, three_augment or dino.")
 flags.DEFINE_integer("batch_size", 256, lower_bound=1, help="Images per step, which are also each other's negatives in the match loss. Lower it if memory runs out.")
 flags.DEFINE_float("epochs", 100, lower_bound=0, help="Times that each image is seen. Few images want many epochs: the paper has 5,000 for sets below 100,000.")
@@ -55,55 +59,27 @@ flags.DEFINE_integer("workers", 2, "Threads that read images.")
 flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow backend; left out, on accelerators alone.")
 FLAGS = flags.FLAGS
 
-TOKENIZERS = {"random_projection": "RandomProjection", "random_patches": "RandomPatches", "kmeans": "KMeans"}
 FIT_IMAGES = 4000  # that a tokenizer learns from
-
-
-def build_tokenizer(image_shape):
-    """By the flags; not fitted."""
-    import keras_splitmask as ks
-
-    if FLAGS.tokenizer != "dalle":
-        if FLAGS.dalle_weights or FLAGS.dalle_sha256:
-            raise commandline.BadInput(f"Expected --tokenizer=dalle with --dalle_weights, received --tokenizer={FLAGS.tokenizer}.")
-        make = getattr(ks.tokenizers, TOKENIZERS[FLAGS.tokenizer])
-        return make(image_shape, FLAGS.patch_size, FLAGS.vocabulary, FLAGS.word_resolution, FLAGS.seed)
-    commandline.require("dalle_weights")
-    if len(FLAGS.dalle_weights) not in (1, 2) or FLAGS.word_resolution:
-        wrong = "--word_resolution" if FLAGS.word_resolution else f"{len(FLAGS.dalle_weights)} files in --dalle_weights"
-        raise commandline.BadInput(f"Expected --tokenizer=dalle with ENCODER_FILE[,DECODER_FILE] alone, received {wrong}; leave it out.")
-    tokenizer = ks.tokenizers.Dalle.from_files(image_shape, FLAGS.patch_size, *FLAGS.dalle_weights, sha256=FLAGS.dalle_sha256)
-    if tokenizer.vocabulary != FLAGS.vocabulary:
-        raise commandline.BadInput(f"Expected --vocabulary={tokenizer.vocabulary}, the words of {FLAGS.dalle_weights[0]}, received {FLAGS.vocabulary}.")
-    return tokenizer
 
 
 def build_model(image_shape, augmentation, steps):
     """The method on its encoder, by the flags, compiled."""
     import keras_splitmask as ks
 
-    tokenizer = build_tokenizer(image_shape) if FLAGS.inpaint_weight else None
-    encoder = ks.Encoder.from_size(
-        FLAGS.size, image_shape, FLAGS.patch_size, drop_path=FLAGS.drop_path, positions=FLAGS.positions
-    )
-    model = ks.SplitMask(
-        encoder,
-        tokenizer,
-        keep=FLAGS.keep,
-        split=FLAGS.split,
-        decoder_depth=FLAGS.decoder_depth,
-        temperature=FLAGS.temperature,
-        inpaint_weight=FLAGS.inpaint_weight,
-        match_weight=FLAGS.match_weight,
-        seed=FLAGS.seed,
-        augmentation=augmentation,
-    )
+    model = methods.build(image_shape, augmentation)
     rate = max(5e-4, 1.5e-3 * FLAGS.batch_size / 2048) if FLAGS.learning_rate is None else FLAGS.learning_rate
     optimizer = ks.training.adamw(
-        rate, steps, round(FLAGS.warmup * steps), FLAGS.min_learning_rate, FLAGS.weight_decay, FLAGS.clip_norm
+        rate, max(1, steps), round(FLAGS.warmup * steps), FLAGS.min_learning_rate, FLAGS.weight_decay, FLAGS.clip_norm
     )
     model.compile(optimizer=optimizer, jit_compile=commandline.jit())
     return model
+
+
+def count_steps(images):
+    """Optimizer steps of the whole run, for so many images."""
+    if FLAGS.method == "random":
+        return 0
+    return FLAGS.steps or max(1, round(FLAGS.epochs * images / FLAGS.batch_size))
 
 
 def initialise(model, source):
@@ -111,7 +87,7 @@ def initialise(model, source):
     import keras_splitmask as ks
     from keras_splitmask import data
 
-    if model.tokenizer is not None:
+    if getattr(model, "tokenizer", None) is not None:
         images, _ = data.read_all(source, model.encoder.image_shape, limit=FIT_IMAGES)
         model.tokenizer.fit(images)
     if FLAGS.init_from:
@@ -134,7 +110,7 @@ def draw(workdir, model, images):
     """The picture of inpainting, of a few images that are spread over those given."""
     from keras_splitmask import evaluation
 
-    path = workdir / "pictures" / f"inpainting_{FLAGS.tokenizer}.png"
+    path = workdir / "pictures" / f"inpainting_{FLAGS.tokenizer or FLAGS.method}.png"
     path.parent.mkdir(exist_ok=True)
     evaluation.save_inpainting(path, model, images[:: max(1, len(images) // FLAGS.pictures)][: FLAGS.pictures])
     print(f"picture   {path}")
@@ -145,7 +121,7 @@ def finish(workdir, model, source, probe):
     import keras_splitmask as ks
     from keras_splitmask import data, evaluation
 
-    if FLAGS.pictures and FLAGS.inpaint_weight:
+    if FLAGS.pictures and evaluation.inpaints(model):
         images, _ = probe or data.read_all(source, model.encoder.image_shape, limit=FLAGS.pictures)
         draw(workdir, model, images)
     source.save_record()  # with what broke meanwhile
@@ -173,7 +149,7 @@ def main():
     batches(0)  # what does not fit stops here, before anything is written
     probe = commandline.read_probe(image_shape)
     source = commandline.packed(source, image_shape)
-    steps = FLAGS.steps or max(1, round(FLAGS.epochs * len(source) / FLAGS.batch_size))
+    steps = count_steps(len(source))
     model = build_model(image_shape, augmentation, steps)
     print(
         f"{len(source)} images of {image_shape[0]}x{image_shape[1]}x{image_shape[2]}, {model.encoder.count_params() / 1e6:.1f} M weights in the "
@@ -197,4 +173,4 @@ def main():
 
 
 if __name__ == "__main__":
-    commandline.run(main)
+    commandline.run(main, methods.settle_flags)

@@ -1,4 +1,4 @@
-"""Pictures of what is inpainted: original, both halves, what each half makes of the rest, and the true words."""
+"""Pictures of what is inpainted: original, what is seen of it, what is made of the rest, and the true words."""
 
 import numpy as np
 from keras import ops
@@ -6,6 +6,12 @@ from keras import ops
 from keras_splitmask.patches import to_images, to_patches, to_pixels
 
 COLUMNS = ("original", "half A", "half B", "from A", "from B", "true words")
+MASKED_COLUMNS = ("original", "masked", "predicted")
+
+
+def inpaints(model):
+    """Whether there is a picture to draw: of a `SplitMask` with a tokenizer, and of a model that has a method `paint`."""
+    return hasattr(model, "paint") or getattr(model, "inpaint_weight", 0) > 0
 
 
 def inpaint(model, images):
@@ -44,6 +50,25 @@ def inpaint(model, images):
     return np.stack([original, half[0::2], half[1::2], filled[0::2], filled[1::2], true], axis=1)
 
 
+def inpaint_masked(model, images):
+    """What a `BEiT` or an `MAE` model sees and predicts, as three images for each image.
+
+    Args:
+        model: a model with `split`, `masked_count` and `paint`.
+        images: (B, H, W, C).
+
+    Returns:
+        (B, 3, H, W, C) float32 in 0..1, in the order of `MASKED_COLUMNS`. In a prediction, seen patches are pixels.
+    """
+    encoder, order = model.encoder, model.split(images)  # (B, N)
+    masked = ops.convert_to_numpy(order)[:, : model.masked_count, None]
+    mask = np.zeros((*order.shape, 1), bool)
+    np.put_along_axis(mask, masked, True, axis=1)  # (B, N, 1)
+    pixels, painted = (to_patches(to_pixels(x), encoder.patch_size) for x in (images, model.paint(images, order)))  # (B, N, P)
+    columns = (pixels, ops.where(mask, 0.5, pixels), ops.where(mask, painted, pixels))
+    return np.stack([ops.convert_to_numpy(to_images(x, encoder.image_shape, encoder.patch_size)) for x in columns], axis=1)
+
+
 def sheet(rows, titles, tile=112, gap=4):
     """Lay images (B, K, H, W, C) in 0..1 out as a picture of B rows and K titled columns: (height, width, 3) uint8.
 
@@ -69,7 +94,8 @@ def sheet(rows, titles, tile=112, gap=4):
 
 
 def save_inpainting(path, model, images):
-    """Draw `inpaint` of a few images (B, H, W, C) into a PNG file."""
+    """Draw `inpaint` or `inpaint_masked`, as the model needs it, of a few images (B, H, W, C) into a PNG file."""
     from PIL import Image
 
-    Image.fromarray(sheet(inpaint(model, images), COLUMNS)).save(path)
+    picture = sheet(inpaint_masked(model, images), MASKED_COLUMNS) if hasattr(model, "paint") else sheet(inpaint(model, images), COLUMNS)
+    Image.fromarray(picture).save(path)

@@ -61,7 +61,8 @@ def run_here(name, *arguments):
             for module in (script, "commandline"):
                 for flag in list(flags.FLAGS.flags_by_module_dict().get(module, ())):
                     delattr(flags.FLAGS, flag.name)
-            sys.modules.pop("commandline", None)
+            for module in ("commandline", "methods"):
+                sys.modules.pop(module, None)
     return End(status=status, out=out.getvalue(), err=err.getvalue())
 
 

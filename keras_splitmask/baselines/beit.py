@@ -1,0 +1,89 @@
+"""BEiT (Bao et al., 2021, "BEiT: BERT pre-training of image transformers"), told once, on SplitMask's encoder."""
+
+import keras
+from keras import ops
+
+from keras_splitmask import losses
+from keras_splitmask.split import Split, gather, masked_count
+from keras_splitmask.training.steps import PretextModel, WordPerplexity
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class BEiT(PretextModel):
+    """Mask blocks of an image, let the encoder see masks in their place, and have it say the words of what they hide.
+
+    As the SplitMask paper compares it: absolute positions and no layer scale. Exactly floor(N * mask_ratio) patches are masked,
+    where BEiT masks about so many.
+
+    Args:
+        encoder: an `Encoder`.
+        tokenizer: a layer from images to words (B, N) int32 with `vocabulary`.
+        mask_ratio: share of the patches that are masked, in (0, 1); 0.4 in the paper.
+        split: "block" (the paper's default) or "random".
+        augmentation: an `Augment` of the images that a training step is given; its words are of the same view.
+        seed: with the step's number, it decides all randomness of training.
+    """
+
+    def __init__(self, encoder, tokenizer, mask_ratio=0.4, split="block", augmentation=None, seed=0, name="beit", **kwargs):
+        super().__init__(reports=["inpaint_loss", "inpaint_accuracy"], seed=seed, augmentation=augmentation, name=name, **kwargs)
+        self.encoder = encoder
+        self.tokenizer = tokenizer
+        self.mask_ratio = mask_ratio
+        self.split = Split(encoder.grid, kind=split, dtype=self.dtype_policy, name="split")
+        self.masked_count = masked_count(self.split.count, mask_ratio)
+        self.words = keras.layers.Dense(tokenizer.vocabulary, dtype=self.dtype_policy, name="words")
+        self.word_perplexity = WordPerplexity(tokenizer.vocabulary)
+        self.build((None, *encoder.image_shape))
+
+    def build(self, images_shape):
+        small = keras.initializers.TruncatedNormal(stddev=0.02)
+        self.mask_token = self.add_weight(shape=(self.encoder.width,), initializer=small, name="mask_token")
+        self.words.build((None, None, self.encoder.width))
+        if not self.tokenizer.built:
+            self.tokenizer.build(images_shape)
+        self.built = True
+
+    def call(self, images, training=None):
+        """Images (B, H, W, C) to the encoder's answer: what is kept when training is over."""
+        return self.encoder(images, training=training)
+
+    def masked(self, images, order, training=False):
+        """What the encoder makes of the masked patches: (B, m, D).
+
+        Attention does not care about order, so the tokens stay in the order in which they were dealt: masked last.
+
+        Args:
+            images: (B, H, W, C).
+            order: (B, N) int32, from `split`; the first m patches are masked.
+        """
+        masked, seen = order[:, : self.masked_count], order[:, self.masked_count :]
+        seen = gather(self.encoder.embed(images), seen)  # (B, N - m, D)
+        masks = self.mask_token + ops.take(self.encoder.patch_embedding.table, masked, axis=0)  # (B, m, D)
+        tokens = ops.concatenate([seen, ops.cast(masks, seen.dtype)], axis=1)  # (B, N, D)
+        return self.encoder.encode(tokens, training=training)[:, -self.masked_count :]
+
+    def objective(self, images, training):
+        """Images (B, H, W, C) to the loss, a scalar, and the values to report (equation 1 of the paper)."""
+        order = self.split(images)  # (B, N)
+        ids = self.tokenizer(images)  # (B, N)
+        targets = gather(ids, order[:, : self.masked_count])  # (B, m)
+        logits = self.words(self.masked(images, order, training))  # (B, m, V)
+        loss, hits = losses.inpaint(logits, targets)
+        loss = ops.mean(loss)
+        return loss, {"inpaint_loss": loss, "inpaint_accuracy": ops.mean(hits), "word_perplexity": ids}
+
+    def paint(self, images, order):
+        """Images (B, H, W, C) in 0..1 with predicted words drawn where they are masked; elsewhere they mean nothing."""
+        words = ops.argmax(self.words(self.masked(images, order)), axis=-1)  # (B, m)
+        ids = ops.concatenate([ops.cast(words, "int32"), ops.zeros_like(order[:, self.masked_count :])], axis=1)
+        return self.tokenizer.draw(gather(ids, ops.argsort(order, axis=1)))
+
+    def get_config(self):
+        layers = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in ("encoder", "tokenizer")}
+        return {**super().get_config(), **layers, "mask_ratio": self.mask_ratio, "split": self.split.kind}
+
+    @classmethod
+    def from_config(cls, config):
+        names = ("encoder", "tokenizer", "augmentation")
+        layers = {name: keras.saving.deserialize_keras_object(config.get(name)) for name in names}
+        return cls(**{**config, **layers})

@@ -1,0 +1,100 @@
+"""MAE (He et al., 2021, "Masked autoencoders are scalable vision learners"), told once, on SplitMask's encoder."""
+
+import keras
+from keras import ops
+
+from keras_splitmask import losses
+from keras_splitmask.decoder import Decoder
+from keras_splitmask.patches import denormalise, normalise, to_images, to_patches
+from keras_splitmask.split import Split, gather, masked_count
+from keras_splitmask.training.steps import PretextModel
+
+HEAD = 32  # width of a head in the decoder
+
+
+def decoder_size(depth, width):
+    """Blocks and width of the decoder for an encoder's: two thirds of them, at most the paper's (8, 512), which ViT-B has."""
+    return min(8, max(1, round(depth * 2 / 3))), min(512, max(1, round(width * 2 / 3 / HEAD)) * HEAD)
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class MAE(PretextModel):
+    """Let the encoder see a quarter of an image's patches, and a decoder give back the pixels of the others.
+
+    Positions are the encoder's; the decoder learns those of its mask tokens, where the paper has fixed ones for all tokens.
+
+    Args:
+        encoder: an `Encoder`.
+        mask_ratio: share of the patches that are masked, in (0, 1); 0.75 in the paper.
+        decoder_depth, decoder_width: left out, see `decoder_size`. A head is 32 wide, and the width a multiple of it.
+        augmentation: an `Augment` of the images that a training step is given.
+        seed: with the step's number, it decides all randomness of training.
+    """
+
+    def __init__(
+        self, encoder, mask_ratio=0.75, decoder_depth=None, decoder_width=None, augmentation=None, seed=0, name="mae", **kwargs
+    ):
+        super().__init__(seed=seed, augmentation=augmentation, name=name, **kwargs)
+        depth, width = decoder_size(encoder.depth, encoder.width)
+        depth = depth if decoder_depth is None else decoder_depth
+        width = width if decoder_width is None else decoder_width
+        if width % HEAD:
+            raise ValueError(f"Expected a decoder_width that is a multiple of {HEAD}, received decoder_width={width}.")
+        policy = self.dtype_policy
+        self.encoder = encoder
+        self.mask_ratio = mask_ratio
+        self.split = Split(encoder.grid, kind="random", dtype=policy, name="split")
+        self.masked_count = masked_count(self.split.count, mask_ratio)
+        self.narrow = keras.layers.Dense(width, dtype=policy, name="narrow")
+        self.decoder = Decoder(self.split.count, width, width // HEAD, depth, dtype=policy)
+        self.pixels = keras.layers.Dense(encoder.patch_size**2 * encoder.image_shape[-1], dtype=policy, name="pixels")
+        self.build((None, *encoder.image_shape))
+
+    def build(self, images_shape):
+        self.narrow.build((None, None, self.encoder.width))
+        for layer in (self.decoder, self.pixels):
+            layer.build((None, None, self.decoder.width))
+        self.built = True
+
+    def call(self, images, training=None):
+        """Images (B, H, W, C) to the encoder's answer: what is kept when training is over."""
+        return self.encoder(images, training=training)
+
+    def masked(self, images, order, training=False):
+        """What the decoder makes of the masked patches: (B, m, decoder_width).
+
+        Args:
+            images: (B, H, W, C).
+            order: (B, N) int32, from `split`; the first m patches are masked, and the encoder does not see them.
+        """
+        masked, seen = order[:, : self.masked_count], order[:, self.masked_count :]
+        tokens = gather(self.encoder.embed(images), seen)  # (B, N - m, D)
+        tokens = self.narrow(self.encoder.encode(tokens, training=training))  # (B, 1 + N - m, decoder_width)
+        return self.decoder(tokens, masked, training=training, only_unseen=True)
+
+    def objective(self, images, training):
+        """Images (B, H, W, C) to the loss, a scalar, and the values to report, of which there are none (section 3)."""
+        order = self.split(images)  # (B, N)
+        targets = to_patches(normalise(images), self.encoder.patch_size)  # (B, N, P)
+        targets = gather(targets, order[:, : self.masked_count])  # (B, m, P)
+        predicted = self.pixels(self.masked(images, order, training))  # (B, m, P)
+        return ops.mean(losses.reconstruct(predicted, targets)), {}
+
+    def paint(self, images, order):
+        """Images (B, H, W, C) in 0..1 with predicted pixels where they are masked, at the true brightness and contrast of each patch."""
+        patches = gather(to_patches(normalise(images), self.encoder.patch_size), order)  # (B, N, P)
+        mean, deviation = losses.patch_statistics(patches[:, : self.masked_count])  # (B, m, 1) each
+        predicted = ops.stop_gradient(self.pixels(self.masked(images, order)))  # (B, m, P)
+        predicted = ops.cast(predicted, "float32") * deviation + mean
+        patches = ops.concatenate([predicted, patches[:, self.masked_count :]], axis=1)
+        patches = gather(patches, ops.argsort(order, axis=1))
+        return denormalise(to_images(patches, self.encoder.image_shape, self.encoder.patch_size))
+
+    def get_config(self):
+        own = {"mask_ratio": self.mask_ratio, "decoder_depth": self.decoder.depth, "decoder_width": self.decoder.width}
+        return {**super().get_config(), "encoder": keras.saving.serialize_keras_object(self.encoder), **own}
+
+    @classmethod
+    def from_config(cls, config):
+        layers = {name: keras.saving.deserialize_keras_object(config.get(name)) for name in ("encoder", "augmentation")}
+        return cls(**{**config, **layers})

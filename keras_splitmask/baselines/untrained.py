@@ -1,0 +1,31 @@
+"""No pre-training at all: what every other method must be better than."""
+
+import keras
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class Untrained(keras.Model):
+    """An encoder as it was initialised, to be saved and read as that of a pre-trained model.
+
+    Args:
+        encoder: an `Encoder`.
+    """
+
+    def __init__(self, encoder, name="untrained", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.encoder = encoder
+        self.build((None, *encoder.image_shape))
+
+    def build(self, images_shape):
+        self.built = True
+
+    def call(self, images, training=None):
+        """Images (B, H, W, C) to the encoder's answer."""
+        return self.encoder(images, training=training)
+
+    def get_config(self):
+        return {**super().get_config(), "encoder": keras.saving.serialize_keras_object(self.encoder)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "encoder": keras.saving.deserialize_keras_object(config["encoder"])})

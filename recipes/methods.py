@@ -1,0 +1,104 @@
+"""The pre-training methods by the flags of pretrain.py: how each is built, and which flags it reads that not all of them do."""
+
+import sys
+
+import commandline
+from absl import flags
+
+FLAGS = flags.FLAGS
+TOKENIZERS = {"random_projection": "RandomProjection", "random_patches": "RandomPatches", "kmeans": "KMeans"}
+OF_WORDS = ("tokenizer", "dalle_weights", "dalle_sha256", "vocabulary", "word_resolution")
+
+
+def splitmask(encoder, **shared):
+    import keras_splitmask as ks
+
+    return ks.SplitMask(
+        encoder,
+        build_tokenizer(encoder) if FLAGS.inpaint_weight else None,
+        keep=FLAGS.keep,
+        split=FLAGS.split,
+        decoder_depth=FLAGS.decoder_depth,
+        temperature=FLAGS.temperature,
+        inpaint_weight=FLAGS.inpaint_weight,
+        match_weight=FLAGS.match_weight,
+        **shared,
+    )
+
+
+def beit(encoder, **shared):
+    import keras_splitmask as ks
+
+    return ks.baselines.BEiT(encoder, build_tokenizer(encoder), split=FLAGS.split, **given("mask_ratio"), **shared)
+
+
+def mae(encoder, **shared):
+    import keras_splitmask as ks
+
+    return ks.baselines.MAE(encoder, **given("mask_ratio"), decoder_depth=FLAGS.mae_decoder_depth, decoder_width=FLAGS.mae_decoder_width, **shared)
+
+
+def untrained(encoder, **shared):
+    import keras_splitmask as ks
+
+    if FLAGS.init_from:
+        raise commandline.BadInput("Expected no --init_from with --method=random, whose encoder is untrained; leave it out.")
+    return ks.baselines.Untrained(encoder)
+
+
+# name: the function that builds it from an `Encoder`, and the flags that it reads, of those that not all methods read.
+METHODS = {
+    "splitmask": (splitmask, {*OF_WORDS, "keep", "split", "decoder_depth", "temperature", "inpaint_weight", "match_weight"}),
+    "beit": (beit, {*OF_WORDS, "split", "mask_ratio"}),
+    "mae": (mae, {"mask_ratio", "mae_decoder_depth", "mae_decoder_width"}),
+    "random": (untrained, set()),
+}
+
+
+def build(image_shape, augmentation):
+    """The model of --method on its encoder, not compiled."""
+    import keras_splitmask as ks
+
+    encoder = ks.Encoder.from_size(FLAGS.size, image_shape, FLAGS.patch_size, drop_path=FLAGS.drop_path, positions=FLAGS.positions)
+    make, _ = METHODS[FLAGS.method]
+    return make(encoder, seed=FLAGS.seed, augmentation=augmentation)
+
+
+def given(name):
+    """{name: value} of a flag, or nothing if it was left out and the method is to choose."""
+    return {name: FLAGS[name].value} if FLAGS[name].value is not None else {}
+
+
+def settle_flags():
+    """Flags that --method does not read lose their value, so that run.flags does not name them.
+
+    One that was typed is refused. In a flag file, which other methods may share, it is named and left out.
+    """
+    _, read = METHODS[FLAGS.method]
+    unread = sorted(set().union(*(names for _, names in METHODS.values())) - read)
+    typed = {argument.lstrip("-").split("=")[0] for argument in sys.argv[1:] if argument.startswith("-")}
+    if wrong := [f"--{name}" for name in unread if {name, f"no{name}"} & typed]:
+        raise commandline.BadInput(f"Expected no {', '.join(wrong)} with --method={FLAGS.method}, which does not read it; leave it out.")
+    if listed := [f"--{name}" for name in unread if not FLAGS[name].using_default_value]:
+        print(f"--method={FLAGS.method} does not read {', '.join(listed)} of the flag file", flush=True)
+    for name in unread:
+        FLAGS[name].value = None
+
+
+def build_tokenizer(encoder):
+    """By the flags, for the encoder's images; not fitted."""
+    import keras_splitmask as ks
+
+    if FLAGS.tokenizer != "dalle":
+        if FLAGS.dalle_weights or FLAGS.dalle_sha256:
+            raise commandline.BadInput(f"Expected --tokenizer=dalle with --dalle_weights, received --tokenizer={FLAGS.tokenizer}.")
+        make = getattr(ks.tokenizers, TOKENIZERS[FLAGS.tokenizer])
+        return make(encoder.image_shape, FLAGS.patch_size, FLAGS.vocabulary, FLAGS.word_resolution, FLAGS.seed)
+    commandline.require("dalle_weights")
+    if len(FLAGS.dalle_weights) not in (1, 2) or FLAGS.word_resolution:
+        wrong = "--word_resolution" if FLAGS.word_resolution else f"{len(FLAGS.dalle_weights)} files in --dalle_weights"
+        raise commandline.BadInput(f"Expected --tokenizer=dalle with ENCODER_FILE[,DECODER_FILE] alone, received {wrong}; leave it out.")
+    tokenizer = ks.tokenizers.Dalle.from_files(encoder.image_shape, FLAGS.patch_size, *FLAGS.dalle_weights, sha256=FLAGS.dalle_sha256)
+    if tokenizer.vocabulary != FLAGS.vocabulary:
+        raise commandline.BadInput(f"Expected --vocabulary={tokenizer.vocabulary}, the words of {FLAGS.dalle_weights[0]}, received {FLAGS.vocabulary}.")
+    return tokenizer
