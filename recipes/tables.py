@@ -67,7 +67,7 @@ def flags(name):
 
 # Small scale: an encoder of 0.8 M weights on 28x28 grey images.
 
-TUNED = ("fine-tuned, 1,000 labels", "finetune", (flags("small/finetune"),), top1)
+TUNED = ("fine-tuned on 1000 labels", "finetune", (flags("small/finetune"),), top1)
 WORDS = ("--tokenizer=kmeans", "--vocabulary=512")
 INPAINT, MATCH = "--inpaint_weight=0", "--match_weight=0"
 
@@ -76,8 +76,8 @@ SMALL_ABLATION = Table(
     "split / inpaint / match",
     (
         Column(*TUNED),
-        Column("linear, best block", "probe", ("--dataset=sample",), best_linear),
-        Column("minutes [hours]", "pretrain", (), minutes),
+        Column("linear", "probe", ("--dataset=sample",), best_linear),
+        Column("minutes", "pretrain", (), minutes),
     ),
     (
         Row("BEiT: no / yes / no", (flags("small/sample"), *WORDS, "--method=beit"), (82.8, 41.0, 32.5)),
