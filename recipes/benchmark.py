@@ -1,9 +1,11 @@
-"""What a SplitMask step costs, beside the same step written by hand in plain JAX (plain_jax.py) or plain torch (plain_torch.py).
+"""What a SplitMask step costs, beside the same step written by hand in plain JAX (plain_jax.py) or plain torch (plain_torch.py), or
+beside another method's on the same encoder.
 
     python recipes/benchmark.py --backend=jax
+    python recipes/benchmark.py --method=beit
     python recipes/benchmark.py --backend=torch --size=vit_tiny --image_size=32 --channels=3 --vocabulary=8192 --batch_size=32
 
-First the two must agree on the loss, from the same weights, images and order of patches; then they take turns at training.
+First the two written differently must agree on the loss, from the same weights, images and order of patches. Then all take turns at training.
 """
 
 import importlib
@@ -28,6 +30,8 @@ flags.DEFINE_integer("vocabulary", 512, "Visual words.")
 flags.DEFINE_float("keep", 0.5, "Share of the patches that each half sees, in (0, 0.5].")
 flags.DEFINE_integer("batch_size", 64, "Images per step.", lower_bound=2)
 
+flags.DEFINE_enum("method", None, ["beit", "mae"], "Time it in place of the step written by hand.")
+
 # These do not.
 flags.DEFINE_integer("steps", 5, "Steps that each contender takes when it is its turn. Raise it if steps are short.", lower_bound=1)
 flags.DEFINE_integer("repeats", 5, "Turns of each contender. Raise it on a machine that has other things to do.", lower_bound=1)
@@ -42,14 +46,17 @@ RUN = types.SimpleNamespace(
 )
 
 
-def build_model(**weights):
-    """SplitMask by the flags, compiled; `weights` are those of the losses."""
+def build_model(method="splitmask", **weights):
+    """A method by the flags, compiled; `weights` are those of SplitMask's losses."""
     import keras_splitmask as ks
 
     image_shape = (*commandline.image_size(), FLAGS.channels)
     tokenizer = ks.tokenizers.RandomProjection(image_shape, FLAGS.patch_size, FLAGS.vocabulary)
     encoder = ks.Encoder.from_size(FLAGS.size, image_shape, FLAGS.patch_size)
-    model = ks.SplitMask(encoder, tokenizer, keep=FLAGS.keep, split="random", **weights)
+    if method == "splitmask":
+        model = ks.SplitMask(encoder, tokenizer, keep=FLAGS.keep, split="random", **weights)
+    else:
+        model = ks.baselines.BEiT(encoder, tokenizer, split="random") if method == "beit" else ks.baselines.MAE(encoder)
     optimizer = ks.training.adamw(RUN.peak, RUN.steps, RUN.warmup, RUN.floor, RUN.weight_decay, RUN.clip_norm)
     model.compile(optimizer=optimizer, jit_compile=commandline.jit())
     return model
@@ -146,20 +153,36 @@ def take_turns(contenders, images):
 
 def flops(model):
     """Multiplications and additions in the matrix products of a step, twice as many backward as forward."""
-    width, count, seen = model.encoder.width, model.split.count, model.split.seen_count
-    unseen, rows = count - seen, 2 * FLAGS.batch_size
-
-    def block(tokens, asking):
-        return rows * width * (2 * (2 * tokens + 10 * asking) * width + 4 * asking * tokens)
-
-    pixels = FLAGS.patch_size**2 * FLAGS.channels
-    asking = 1 + count if model.match_weight else unseen
-    forward = model.encoder.depth * block(1 + seen, 1 + seen) + (model.decoder_depth - 1) * block(1 + count, 1 + count)
-    forward += block(1 + count, asking) + rows * unseen * 2 * width * model.decoder.vocabulary
-    total = 3 * forward + 2 * rows * count * pixels * width  # of the images themselves no gradient is taken
-    if model.inpaint_weight:
-        total += rows * count * model.tokenizer.dimension * model.tokenizer.vocabulary
+    patches = FLAGS.batch_size * model.split.count
+    total = 3 * forward_flops(model) + 2 * dense(patches, FLAGS.patch_size**2 * FLAGS.channels, model.encoder.width)  # images need no gradient
+    if hasattr(model, "word_perplexity"):
+        total += dense(patches, model.tokenizer.dimension, model.tokenizer.vocabulary)
     return total
+
+
+def forward_flops(model):
+    """The same of the forward pass alone, from the patches' tokens on."""
+    images, width, count = FLAGS.batch_size, model.encoder.width, model.split.count
+    if model.name == "beit":
+        return model.encoder.depth * block(images, width, 1 + count) + dense(images * model.masked_count, width, model.words.units)
+    if model.name == "mae":
+        masked, narrow, depth = model.masked_count, model.decoder.width, model.decoder.depth
+        ends = dense(images * (1 + count - masked), width, narrow) + dense(images * masked, narrow, model.pixels.units)
+        decoder = (depth - 1) * block(images, narrow, 1 + count) + block(images, narrow, 1 + count, masked)
+        return model.encoder.depth * block(images, width, 1 + count - masked) + decoder + ends
+    unseen, rows = count - model.split.seen_count, 2 * images
+    decoder = (model.decoder_depth - 1) * block(rows, width, 1 + count) + block(rows, width, 1 + count, None if model.match_weight else unseen)
+    return model.encoder.depth * block(rows, width, 1 + model.split.seen_count) + decoder + dense(rows * unseen, width, model.decoder.vocabulary)
+
+
+def block(rows, width, tokens, asking=None):
+    """Of a transformer block in which the last `asking` tokens ask, or all of them."""
+    asking = asking or tokens
+    return rows * width * (2 * (2 * tokens + 10 * asking) * width + 4 * asking * tokens)
+
+
+def dense(rows, width, units):
+    return 2 * rows * width * units
 
 
 def peak_flops():
@@ -181,54 +204,64 @@ def peak_flops():
 
 def rows_of(seconds, work, peak):
     """One dictionary for each contender; ratios are taken within each round."""
+    reference = FLAGS.method or BY_HAND
     rows = []
     for name, taken in seconds.items():
         middle = statistics.median(taken)
         row = {"step": name, "ms": 1e3 * middle, "images_per_second": FLAGS.batch_size / middle}
-        if BY_HAND in seconds:
-            ratios = [one / other for one, other in zip(taken, seconds[BY_HAND])]
+        if reference in seconds:
+            ratios = [one / other for one, other in zip(taken, seconds[reference])]
             row.update(ratio=statistics.median(ratios), ratio_min=min(ratios), ratio_max=max(ratios))
         rows.append({**row, "gflops": work[name] / middle / 1e9, "share_of_peak": work[name] / middle / peak})
     return rows
 
 
 def print_table(rows):
-    print(f"\n{'step':<18}{'ms':>9}{'images/s':>10}{'to by hand (min..max)':>25}{'GFLOP/s':>10}{'of peak':>9}")
+    print(f"\n{'step':<18}{'ms':>9}{'images/s':>10}{f'to {FLAGS.method or BY_HAND} (min..max)':>25}{'GFLOP/s':>10}{'of peak':>9}")
     for row in rows:
         ratio = "{ratio:.3f} ({ratio_min:.3f}..{ratio_max:.3f})".format(**row) if "ratio" in row else "-"
         line = f"{row['step']:<18}{row['ms']:>9.2f}{row['images_per_second']:>10.1f}{ratio:>25}"
         print(f"{line}{row['gflops']:>10.1f}{row['share_of_peak']:>9.1%}")
 
 
+def contenders_beside(model, images):
+    """What takes turns: the model, what it is measured against, and the model with one of its losses alone."""
+    import keras
+
+    contenders = {OURS: model}
+    backend = keras.backend.backend()
+    for framework in ("jax", "torch") if not FLAGS.method else ():
+        plain = by_hand(framework, model) if backend in (framework, "tensorflow") else None
+        if plain:
+            check_equality(model, framework, plain, images)
+    if FLAGS.method:
+        contenders[FLAGS.method] = build_model(FLAGS.method)
+    elif backend != "tensorflow":
+        contenders[BY_HAND] = by_hand(backend, model)
+    for name in ("inpaint_weight", "match_weight"):
+        contenders[f"{name}=0"] = build_model(**{name: 0.0})
+    return contenders
+
+
 def main():
     import keras
     import numpy as np
 
-    backend = keras.backend.backend()
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     model = build_model()
     add_noise(model, rng)
     images = rng.integers(0, 256, (FLAGS.batch_size, *model.encoder.image_shape), "uint8")
-    for framework in ("jax", "torch"):
-        plain = by_hand(framework, model) if backend in (framework, "tensorflow") else None
-        if plain:
-            check_equality(model, framework, plain, images)
-
-    contenders = {OURS: model}
-    if backend != "tensorflow":
-        contenders[BY_HAND] = by_hand(backend, model)
-    for name in ("inpaint_weight", "match_weight"):
-        contenders[f"{name}=0"] = build_model(**{name: 0.0})
+    contenders = contenders_beside(model, images)
     work = {name: flops(contender if hasattr(contender, "fit") else model) for name, contender in contenders.items()}
     peak = peak_flops()
     rows = rows_of(take_turns(contenders, images), work, peak)
     print_table(rows)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(f"\n{backend}, {FLAGS.size} on {images.shape[1:]}, {work[OURS] / 1e9:.1f} GFLOP a step, median of {FLAGS.repeats} turns of {FLAGS.steps} steps")
+    print(f"\n{keras.backend.backend()}, {FLAGS.size} on {images.shape[1:]}, {work[OURS] / 1e9:.1f} GFLOP a step, median of {FLAGS.repeats} turns of {FLAGS.steps} steps")
     print(f"largest matrix product {peak / 1e9:.1f} GFLOP/s, peak memory of the whole process {memory / 2**20:.0f} MiB")
     if FLAGS.json:
-        result = {"backend": backend, "flags": {name: FLAGS[name].value for name in FLAGS}, "rows": rows, "peak_gflops": peak / 1e9}
+        result = {"backend": keras.backend.backend(), "flags": {name: FLAGS[name].value for name in FLAGS}, "rows": rows, "peak_gflops": peak / 1e9}
         commandline.write_json(pathlib.Path(FLAGS.json), {**result, "memory_bytes": memory})
 
 

@@ -1,5 +1,6 @@
 import math
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -80,3 +81,16 @@ def test_a_share_of_the_batch_has_its_rows_of_the_whole_batchs_loss(rng):
 def test_unit_vectors_and_the_zero_vector():
     scaled = ops.convert_to_numpy(losses.unit(np.array([[3.0, 4.0], [0.0, 0.0]], "float32")))
     np.testing.assert_allclose(scaled, [[3 / 5, 4 / 5], [0, 0]], rtol=1e-6)
+
+
+def test_reconstruct_compares_patches_of_zero_mean_and_unit_deviation():
+    patches = np.array([[[1, 3], [0, 10]], [[5, 5], [4, 2]]], "float32")  # (2, 2, 2): -1 and 1, -1 and 1; 0 and 0, 1 and -1
+    predicted = np.array([[[-1, 1], [0, 0]], [[2, 0], [-1, -1]]], "float32")
+    loss = ops.convert_to_numpy(losses.reconstruct(predicted, ops.convert_to_tensor(patches)))
+    np.testing.assert_allclose(loss, [(0 + 0 + 1 + 1) / 4, (4 + 0 + 4 + 0) / 4], rtol=1e-5)
+
+
+def test_reconstruct_of_a_flat_patch_is_finite_and_in_float32():
+    loss = losses.reconstruct(ops.cast(np.ones((1, 3, 4)), "float16"), ops.convert_to_tensor(np.full((1, 3, 4), 0.5, "float32")))
+    assert keras.backend.standardize_dtype(loss.dtype) == "float32"
+    np.testing.assert_allclose(ops.convert_to_numpy(loss), [1.0])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_splitmask.split import RECTANGLES, Split, gather, scatter
+from keras_splitmask.split import RECTANGLES, Split, gather, masked_count, scatter
 
 pytestmark = pytest.mark.backend
 
@@ -161,3 +161,11 @@ def test_config_round_trip_and_output_shape():
     assert again.get_config() == split.get_config()
     assert (tuple(again.grid), again.keep, again.kind, again.seed) == ((3, 5), 0.25, "random", 7)
     assert split.compute_output_shape((None, 12, 20, 3)) == (None, 15)
+
+
+def test_masked_count():
+    assert [masked_count(count, 0.4) for count in (196, 15, 5, 4, 3)] == [78, 6, 2, 1, 1]
+    assert [masked_count(count, 0.75) for count in (196, 16, 15, 2)] == [147, 12, 11, 1]
+    for mask_ratio in (0, -0.5, 0.1, 1, 1.5):
+        with pytest.raises(ValueError, match=f"received mask_ratio={mask_ratio} of 4 patches"):
+            masked_count(4, mask_ratio)

@@ -39,7 +39,7 @@ class MAE(PretextModel):
         depth, width = decoder_size(encoder.depth, encoder.width)
         depth = depth if decoder_depth is None else decoder_depth
         width = width if decoder_width is None else decoder_width
-        if width % HEAD:
+        if width < HEAD or width % HEAD:
             raise ValueError(f"Expected a decoder_width that is a multiple of {HEAD}, received decoder_width={width}.")
         policy = self.dtype_policy
         self.encoder = encoder

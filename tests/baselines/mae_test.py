@@ -80,8 +80,9 @@ def test_a_batch_is_memorised(make_mae, make_images, rng, monkeypatch):
 
 
 def test_errors(make_mae):
-    with pytest.raises(ValueError, match="Expected a decoder_width that is a multiple of 32, received decoder_width=48"):
-        make_mae(decoder_width=48)
+    for width in (48, 0):
+        with pytest.raises(ValueError, match=f"Expected a decoder_width that is a multiple of 32, received decoder_width={width}"):
+            make_mae(decoder_width=width)
     with pytest.raises(ValueError, match="Expected a decoder of at least one block, received depth=0"):
         make_mae(decoder_depth=0)
     with pytest.raises(ValueError, match="received mask_ratio=0 of 15 patches"):

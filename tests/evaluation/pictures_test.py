@@ -4,7 +4,7 @@ from keras import ops
 from PIL import Image
 
 import keras_splitmask as ks
-from keras_splitmask.evaluation.pictures import COLUMNS, inpaint, save_inpainting, sheet
+from keras_splitmask.evaluation.pictures import COLUMNS, MASKED_COLUMNS, inpaint, inpaint_masked, inpaints, save_inpainting, sheet
 
 
 def patches(images):
@@ -51,6 +51,31 @@ def test_words_stand_where_they_were_predicted(make_model, make_images):
     for prediction in (from_a, from_b):
         as_word = (prediction == true).all(axis=-1)
         assert (as_word | (prediction == original).all(axis=-1)).all() and as_word.sum() == 4 * 8
+
+
+@pytest.mark.backend
+def test_what_a_baseline_predicts_stands_where_it_is_masked(make_encoder, make_images):
+    image_shape = (12, 20, 3)
+    images = np.clip(make_images(3, image_shape), 0, 126)
+    tokenizer = ks.tokenizers.RandomProjection(image_shape, 4, 32).fit(images)
+    beit, mae = ks.baselines.BEiT(make_encoder(image_shape), tokenizer), ks.baselines.MAE(make_encoder(image_shape), decoder_depth=1)
+    words = {word.tobytes() for word in patches(ops.convert_to_numpy(tokenizer.draw(np.arange(32).repeat(15).reshape(32, 15))))[:, 0]}
+    for model in (beit, mae):
+        rows = inpaint_masked(model, images)
+        assert rows.shape == (3, 3, *image_shape) and rows.dtype == np.float32 and len(MASKED_COLUMNS) == 3
+        original, masked, predicted = (patches(column) for column in rows.swapaxes(0, 1))
+        np.testing.assert_allclose(rows[:, 0], images / 255, atol=1e-6)
+        hidden = (masked == 0.5).all(axis=-1)  # no pixel is as bright
+        assert (hidden.sum(axis=1) == model.masked_count).all() and (masked[~hidden] == original[~hidden]).all()
+        assert (predicted[~hidden] == original[~hidden]).all() and (predicted[hidden] != original[hidden]).any(axis=-1).all()
+        if model is beit:
+            assert {word.tobytes() for word in predicted[hidden]} <= words
+        assert (predicted >= 0).all() and (predicted <= 1).all()
+
+
+def test_what_has_a_picture(make_encoder, make_model):
+    assert inpaints(make_model()) and not inpaints(make_model(inpaint_weight=0))
+    assert inpaints(ks.baselines.MAE(make_encoder(), decoder_depth=1)) and not inpaints(ks.baselines.Untrained(make_encoder()))
 
 
 def test_a_sheet_shows_colours_grey_and_what_it_can_of_more_channels():

@@ -31,6 +31,38 @@ def test_the_step_written_by_hand_is_the_same_and_every_contender_is_timed(here,
     assert result["backend"] == keras.backend.backend() and result["memory_bytes"] > 2**26 and result["peak_gflops"] > 0.1
 
 
+@pytest.mark.parametrize("method", ["beit", "mae"])
+def test_another_method_is_timed_in_its_place(here, tmp_path, method):
+    end = here("benchmark", *SMALL, f"--method={method}", f"--json={tmp_path / 'table.json'}")
+    assert end.status == 0 and not end.err and "equal" not in end.out
+    rows = {row["step"]: row for row in json.loads((tmp_path / "table.json").read_text())["rows"]}
+    assert set(rows) == {"keras_splitmask", method, "inpaint_weight=0", "match_weight=0"}
+    assert rows[method]["ratio"] == 1 and all(0.1 < row["ratio"] < 100 and 0 < row["share_of_peak"] < 1 for row in rows.values())
+    assert f"to {method} (min..max)" in end.out
+
+
+COUNT = """
+import sys
+sys.path.insert(0, "recipes")
+import benchmark, types
+benchmark.FLAGS(["benchmark.py", "--batch_size=2", "--patch_size=2", "--channels=1"])
+size = types.SimpleNamespace
+encoder = size(width=8, depth=3)
+beit = size(name="beit", encoder=encoder, split=size(count=10), masked_count=4, words=size(units=16))
+mae = size(name="mae", encoder=encoder, split=size(count=10), masked_count=8, pixels=size(units=4), decoder=size(width=4, depth=2))
+print(benchmark.forward_flops(beit), benchmark.forward_flops(mae))
+"""
+
+
+def test_work_is_counted_by_hand(python):
+    def block(tokens, asking, width):  # queries of those that ask, keys and values of all; attention; projection and MLP of those that ask
+        return 2 * width**2 * (asking + 2 * tokens) + 2 * 2 * asking * tokens * width + 2 * width**2 * asking * (1 + 4 + 4)
+
+    beit = 2 * (3 * block(11, 11, 8) + 2 * 4 * 8 * 16)
+    mae = 2 * (3 * block(3, 3, 8) + 2 * 3 * 8 * 4 + block(11, 11, 4) + block(11, 8, 4) + 2 * 8 * 4 * 4)
+    assert [int(count) for count in python("-c", COUNT).split()] == [beit, mae]
+
+
 @pytest.mark.backend
 @pytest.mark.parametrize("flags", [["--patch_size=2", "--keep=0.25"], ["--image_size=16x24", "--patch_size=8", "--keep=0.3"]])
 def test_it_is_the_same_at_other_settings(here, flags):

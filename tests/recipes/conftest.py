@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import runpy
+import signal
 import subprocess
 import sys
 import types
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 from absl import flags
 
+import keras_splitmask as ks
 from keras_splitmask import encoder
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -84,6 +86,23 @@ def here():
 @pytest.fixture
 def lines():
     return read_lines
+
+
+@pytest.fixture
+def stop_at_step(monkeypatch):
+    """Makes SIGTERM come in the middle of that step; `monkeypatch.undo()` ends it."""
+
+    def stop_at(step, patch=monkeypatch):
+        begin = ks.training.RunLog.on_train_batch_begin
+
+        def stop(self, batch, logs=None):
+            if self.step == step - 1:
+                signal.raise_signal(signal.SIGTERM)
+            return begin(self, batch, logs)
+
+        patch.setattr(ks.training.RunLog, "on_train_batch_begin", stop)
+
+    return stop_at
 
 
 @pytest.fixture

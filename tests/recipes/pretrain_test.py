@@ -1,5 +1,4 @@
 import json
-import signal
 
 import keras
 import numpy as np
@@ -159,10 +158,10 @@ def test_packed_images(here, rng, tmp_path):
 
 
 @pytest.mark.backend
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(here, arrays, tmp_path, lines, monkeypatch):
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(here, arrays, tmp_path, lines, monkeypatch, stop_at_step):
     given = (f"--dataset=npz:{arrays}", f"--probe=npz:{arrays}", "--size=vit_micro", "--vocabulary=8", "--batch_size=4", "--steps=6", "--log_every=3")
     assert here("pretrain", *given, f"--workdir={tmp_path / 'whole'}").status == 0
-    stop_at_step(5, monkeypatch)
+    stop_at_step(5)
     end = here("pretrain", *given, f"--workdir={tmp_path / 'run'}")
     assert end.status == 75 and "stopped by SIGTERM, saved at step 5; the same command goes on from there" in end.out
     assert not (tmp_path / "run" / "model.keras").exists()
@@ -173,18 +172,6 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(here, arrays, tmp_
     assert told[0] == told[1] and [line["step"] for line in told[0]] == [0, 3, 6]
     old, new = (ks.interchange.named_weights(ks.interchange.load_encoder(tmp_path / run)) for run in ("whole", "run"))
     assert all(np.array_equal(*map(keras.ops.convert_to_numpy, (old[name], new[name]))) for name in old)
-
-
-def stop_at_step(step, monkeypatch):
-    """SIGTERM comes in the middle of that step."""
-    begin = ks.training.RunLog.on_train_batch_begin
-
-    def stop(self, batch, logs=None):
-        if self.step == step - 1:
-            signal.raise_signal(signal.SIGTERM)
-        return begin(self, batch, logs)
-
-    monkeypatch.setattr(ks.training.RunLog, "on_train_batch_begin", stop)
 
 
 OTHERS = {"tensorflow": ["torch", "jax"], "jax": ["tensorflow", "torch"], "torch": ["tensorflow", "jax"]}[keras.backend.backend()]
@@ -208,7 +195,7 @@ def test_a_run_goes_on_on_another_backend(command, tmp_path, lines, other):
     assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [0, 2, 4]
 
 
-def test_rewind_skips_a_stretch_of_data_for_good(here, arrays, tmp_path, monkeypatch):
+def test_rewind_skips_a_stretch_of_data_for_good(here, arrays, tmp_path, monkeypatch, stop_at_step):
     starts, batches = [], data.batches
     monkeypatch.setattr(data, "batches", lambda *given, **more: (starts.append(given[5]), batches(*given, **more))[1])
     given = (f"--dataset=npz:{arrays}", "--size=vit_micro", "--vocabulary=8", "--batch_size=4", "--steps=6", "--log_every=2", f"--workdir={tmp_path / 'run'}")
@@ -263,7 +250,7 @@ def test_a_finished_run_is_not_replaced_unasked(here, refused, tmp_path, lines):
         (["sample"], "Expected flags only, received 'sample'; write --name=value"),
         (["--size=vit_huge"], "Expected a size among vit_micro, vit_tiny, vit_small, vit_base, vit_large, received 'vit_huge'"),
         (["--tokenizer=dvae"], "value should be one of <random_projection|random_patches|kmeans|dalle>"),
-        (["--method=simclr"], "--method=simclr: value should be one of <splitmask>"),
+        (["--method=simclr"], "--method=simclr: value should be one of <splitmask|beit|mae|random>"),
         (["--backend=theano"], "--backend=theano: value should be one of <tensorflow|jax|torch>"),
         (["--precision=int8"], "--precision=int8: value should be one of <float32|bfloat16|float16>"),
         (["--steps=0"], "--steps=0"),
