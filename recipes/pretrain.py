@@ -43,7 +43,7 @@ flags.DEFINE_float("clip_norm", 3.0, lower_bound=0, help="Largest gradient norm.
 flags.DEFINE_float("drop_path", 0.1, "Stochastic depth of the last block. Lower it for short runs.")
 flags.DEFINE_integer("seed", 0, "Of everything random.")
 flags.DEFINE_string("cache", None, "Folder to pack the images in, decoded and resized to 8/7 of --image_size, once; later runs read them from there.")
-flags.DEFINE_string("init_from", None, "Run folder or .keras file whose encoder to start from.")
+flags.DEFINE_string("init_from", None, "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, whose encoder to start from.")
 
 # These do not.
 flags.DEFINE_integer("save_every", None, lower_bound=1, help="Steps between checkpoints, at ends of log intervals; left out, as many as fit in 2% of the time.")
