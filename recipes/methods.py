@@ -7,10 +7,11 @@ from absl import flags
 
 FLAGS = flags.FLAGS
 TOKENIZERS = {"random_projection": "RandomProjection", "random_patches": "RandomPatches", "kmeans": "KMeans"}
+OF_LABELS = ("label_smoothing", "mixup", "cutmix", "rand_augment", "random_erasing", "repeats")
 OF_WORDS = ("tokenizer", "dalle_weights", "dalle_sha256", "vocabulary", "fit_patches", "word_resolution")
 
 
-def splitmask(encoder, **shared):
+def splitmask(encoder, source, **shared):
     import keras_splitmask as ks
 
     return ks.SplitMask(
@@ -26,19 +27,26 @@ def splitmask(encoder, **shared):
     )
 
 
-def beit(encoder, **shared):
+def beit(encoder, source, **shared):
     import keras_splitmask as ks
 
     return ks.baselines.BEiT(encoder, build_tokenizer(encoder), split=FLAGS.split, **given("mask_ratio"), **shared)
 
 
-def mae(encoder, **shared):
+def mae(encoder, source, **shared):
     import keras_splitmask as ks
 
     return ks.baselines.MAE(encoder, **given("mask_ratio"), decoder_depth=FLAGS.mae_decoder_depth, decoder_width=FLAGS.mae_decoder_width, **shared)
 
 
-def untrained(encoder, **shared):
+def deit(encoder, source, **shared):
+    import keras_splitmask as ks
+
+    classes = len(source.classes or []) or int(source.labels.max()) + 1
+    return ks.baselines.DeiT(encoder, classes, **shared)
+
+
+def untrained(encoder, source, **shared):
     import keras_splitmask as ks
 
     if FLAGS.init_from:
@@ -51,17 +59,41 @@ METHODS = {
     "splitmask": (splitmask, {*OF_WORDS, "keep", "split", "decoder_depth", "temperature", "inpaint_weight", "match_weight"}),
     "beit": (beit, {*OF_WORDS, "split", "mask_ratio"}),
     "mae": (mae, {"mask_ratio", "mae_decoder_depth", "mae_decoder_width"}),
+    "deit": (deit, set(OF_LABELS)),
     "random": (untrained, set()),
 }
 
 
-def build(image_shape, augmentation):
+def augmentations():
+    """What is done to an image on the host, by its name, and inside the step, an `Augment` or None."""
+    import keras_splitmask as ks
+    from keras_splitmask import data
+
+    if FLAGS.method != "deit":
+        return ks.augment.preset(FLAGS.augmentation, FLAGS.seed)
+    if FLAGS.augmentation not in data.PRESETS:  # all of it is done before images are mixed, which is on the host
+        raise commandline.BadInput(f"Expected --augmentation among {', '.join(data.PRESETS)} with --method=deit, received {FLAGS.augmentation}.")
+    return FLAGS.augmentation, None
+
+
+def batch_options(source):
+    """What else `data.batches` is told by the flags of --method."""
+    from keras_splitmask import data
+
+    if FLAGS.method != "deit":
+        return {}
+    commandline.require_labels(source, FLAGS.dataset, "train")
+    mix = {"mixup": FLAGS.mixup, "cutmix": FLAGS.cutmix, "smoothing": FLAGS.label_smoothing}
+    return {"mix": mix, "change": data.changes(FLAGS.rand_augment, FLAGS.random_erasing), "repeats": FLAGS.repeats}
+
+
+def build(source, image_shape, augmentation):
     """The model of --method on its encoder, not compiled."""
     import keras_splitmask as ks
 
     encoder = ks.Encoder.from_size(FLAGS.size, image_shape, FLAGS.patch_size, drop_path=FLAGS.drop_path, positions=FLAGS.positions)
     make, _ = METHODS[FLAGS.method]
-    return make(encoder, seed=FLAGS.seed, augmentation=augmentation)
+    return make(encoder, source=source, seed=FLAGS.seed, augmentation=augmentation)
 
 
 def given(name):

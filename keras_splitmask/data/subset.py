@@ -1,4 +1,4 @@
-"""A few labelled images of a larger set, the same number of each class."""
+"""A few images of a larger set, if it is labelled the same number of each class."""
 
 import numpy as np
 
@@ -51,3 +51,25 @@ def balanced(source, count, seed=0):
         raise ValueError(f"Expected {wanted[short[0]]} images of each class, received {sizes[short[0]]} of class {label}; ask for fewer.")
     chosen = [rng.permutation(np.flatnonzero(source.labels == label))[:n] for label, n in zip(classes, wanted)]
     return Subset(source, np.sort(np.concatenate(chosen)))
+
+
+def subset_of(source, amount, seed=0):
+    """A part of a source, drawn by the seed: balanced if it has labels, of unlabelled images at random.
+
+    Args:
+        source: a `Source`.
+        amount: how many images, such as "500", or what share of them, such as "1%".
+
+    Raises:
+        ValueError: if the amount is no such text, more than there is or too little.
+    """
+    number = amount.removesuffix("%")
+    try:
+        count = round(len(source) * float(number) / 100) if amount.endswith("%") else int(number)
+    except (ValueError, OverflowError):
+        raise ValueError(f"Expected a number of images as 500 or a share of them as 1%, received {amount!r}.") from None
+    if not 1 <= count <= len(source):
+        raise ValueError(f"Expected 1 to {len(source)} images, all there are, received {amount}, which is {count}.")
+    if source.labels is not None:
+        return balanced(source, count, seed)
+    return Subset(source, np.sort(np.random.default_rng(seed).permutation(len(source))[:count]))

@@ -22,10 +22,13 @@ def equal(one, other):
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize(("method", "picture"), [("beit", "inpainting_random_projection.png"), ("mae", "inpainting_mae.png")])
+@pytest.mark.parametrize(
+    ("method", "picture"), [("beit", "inpainting_random_projection.png"), ("mae", "inpainting_mae.png"), ("deit", None)]
+)
 def test_a_run_of_a_baseline_is_stopped_resumed_and_of_use(here, arrays, tmp_path, lines, monkeypatch, stop_at_step, method, picture):
     given = [f"--dataset=npz:{arrays}", f"--probe=npz:{arrays}", "--size=vit_micro", "--batch_size=4", "--steps=6", "--log_every=3", f"--method={method}"]
-    given += ["--vocabulary=8"] if method == "beit" else ["--mae_decoder_depth=1"]
+    # RandAugment is of grey and of colour alone, and these images have five channels.
+    given += {"beit": ["--vocabulary=8"], "mae": ["--mae_decoder_depth=1"], "deit": ["--rand_augment=0"]}[method]
     assert here("pretrain", *given, f"--workdir={tmp_path / 'whole'}").status == 0
     stop_at_step(5)
     assert here("pretrain", *given, f"--workdir={tmp_path / 'run'}").status == 75
@@ -34,10 +37,12 @@ def test_a_run_of_a_baseline_is_stopped_resumed_and_of_use(here, arrays, tmp_pat
     assert end.status == 0 and "resumed at step 5" in end.out, end.err
     told = [[{name: value for name, value in line.items() if name not in TIMES} for line in lines(tmp_path / run / "metrics.jsonl")] for run in ("whole", "run")]
     assert told[0] == told[1] and [line["step"] for line in told[0]] == [0, 3, 6]
-    assert set(told[0][-1]) == KEYS - TIMES | (WORDS if method == "beit" else set())
+    assert set(told[0][-1]) == KEYS - TIMES | {"beit": WORDS, "mae": set(), "deit": {"accuracy"}}[method]
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "run"))
-    with Image.open(tmp_path / "run" / "pictures" / picture) as drawn:
-        assert drawn.size == (3 * 84 - 4, 16 + 8 * 52)  # three columns and eight rows of 48x80, at their own size
+    assert [path.name for path in (tmp_path / "run").glob("pictures/*")] == [picture] * (picture is not None)
+    if picture:
+        with Image.open(tmp_path / "run" / "pictures" / picture) as drawn:
+            assert drawn.size == (3 * 84 - 4, 16 + 8 * 52)  # three columns and eight rows of 48x80, at their own size
 
     tuned = here("finetune", f"--init_from={tmp_path / 'run'}", f"--dataset=npz:{arrays}", "--batch_size=4", "--steps=1", f"--workdir={tmp_path / 'tuned'}")
     assert tuned.status == 0 and json.loads((tmp_path / "tuned" / "result.json").read_text())["steps"] == 1
@@ -85,6 +90,10 @@ def test_one_method_goes_on_from_another(here, tmp_path):
         (["--method=beit", "--mask_ratio=0.01"], "Expected a mask_ratio in (0, 1) that masks at least one patch, received mask_ratio=0.01 of 4"),
         (["--method=mae", "--mae_decoder_width=40"], "Expected a decoder_width that is a multiple of 32, received decoder_width=40"),
         (["--method=beit", "--tokenizer=dalle"], "Expected --dalle_weights: "),
+        (["--method=splitmask", "--mixup=0"], "Expected no --mixup with --method=splitmask"),
+        (["--method=deit", "--augmentation=beit"], "Expected --augmentation among crop_flip, flip, none, crop, quarter_crop with --method=deit, received beit"),
+        (["--subset=5%%"], "Expected a number of images as 500 or a share of them as 1%, received '5%%'"),
+        (["--subset=20000"], "Expected 1 to 10000 images, all there are, received 20000, which is 20000"),
     ],
 )
 def test_what_a_method_does_not_read_is_refused(refused, tmp_path, flags, message):
@@ -115,3 +124,16 @@ print(json.dumps([told, read, sorted(set().union(*(names for _, names in methods
 """
     told, read, names = json.loads(python("-c", script))
     assert told == read and sorted(told) == names
+
+
+@pytest.mark.parametrize("amount, count", [("40", 40), ("1%", 100)])
+def test_a_subset_is_balanced_and_listed(here, tmp_path, amount, count):
+    given = ("--dataset=sample", *SMALL, "--vocabulary=8", "--steps=1", "--pictures=0", f"--subset={amount}")
+    end = here("pretrain", *given, f"--workdir={tmp_path / 'run'}")
+    assert end.status == 0 and f"{count} images of 8x8x1" in end.out, end.err
+    names = (tmp_path / "run" / "subset.txt").read_text().splitlines()
+    assert len(set(names)) == count and all(name.startswith("train[") for name in names)
+    labels = ks.data.open_source("sample").labels[[int(name[6:-1]) for name in names]]
+    assert np.bincount(labels).tolist() == [count // 10] * 10
+    assert here("pretrain", *given, f"--workdir={tmp_path / 'again'}").status == 0
+    assert (tmp_path / "again" / "subset.txt").read_text().splitlines() == names
