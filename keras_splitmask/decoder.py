@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_splitmask.encoder import Block
+from keras_splitmask.training.dense import Dense
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
@@ -31,7 +32,7 @@ class Decoder(keras.layers.Layer):
         self.vocabulary = vocabulary
         self.blocks = [Block(width, heads, dtype=self.dtype_policy, name=f"block_{i + 1}") for i in range(depth)]
         self.norm = keras.layers.LayerNormalization(epsilon=1e-6, dtype=self.dtype_policy, name="norm")
-        self.words = keras.layers.Dense(vocabulary, dtype=self.dtype_policy, name="words") if vocabulary else None
+        self.words = Dense(vocabulary, dtype=self.dtype_policy, name="words") if vocabulary else None
 
     def build(self, tokens_shape):
         small = keras.initializers.TruncatedNormal(stddev=0.02)

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_splitmask.patches import PatchEmbedding
+from keras_splitmask.training.dense import Dense
 
 # name: (width, depth, heads). The MLP is four times as wide.
 SIZES = {
@@ -49,8 +50,8 @@ class Attention(keras.layers.Layer):
             raise ValueError(f"Expected a width divisible by the number of heads, received width={width}, heads={heads}.")
         self.width = width
         self.heads = heads
-        self.qkv = keras.layers.Dense(3 * width, dtype=self.dtype_policy, name="qkv")
-        self.project = keras.layers.Dense(width, dtype=self.dtype_policy, name="project")
+        self.qkv = Dense(3 * width, dtype=self.dtype_policy, name="qkv")
+        self.project = Dense(width, dtype=self.dtype_policy, name="project")
 
     def build(self, tokens_shape):
         self.qkv.build((None, None, self.width))
@@ -80,8 +81,8 @@ class Block(keras.layers.Layer):
         self.norm_attention = keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name="norm_attention")
         self.attention = Attention(width, heads, dtype=policy, name="attention")
         self.norm_mlp = keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name="norm_mlp")
-        self.expand = keras.layers.Dense(4 * width, dtype=policy, name="expand")
-        self.contract = keras.layers.Dense(width, dtype=policy, name="contract")
+        self.expand = Dense(4 * width, dtype=policy, name="expand")
+        self.contract = Dense(width, dtype=policy, name="contract")
         self.drop = DropPath(drop_path, dtype=policy, name="drop")
 
     def build(self, tokens_shape):

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_splitmask.training.dense import Dense
+
 # Mean and deviation of ImageNet's pixels, as BEiT and DeiT use them; images of another depth than three are centred.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -107,7 +109,7 @@ class PatchEmbedding(keras.layers.Layer):
         self.width = width
         self.positions = positions
         self.grid = grid_shape(image_shape, patch_size)
-        self.project = keras.layers.Dense(width, dtype=self.dtype_policy, name="project")
+        self.project = Dense(width, dtype=self.dtype_policy, name="project")
 
     def build(self, images_shape):
         self.project.build((None, None, self.patch_size**2 * self.image_shape[-1]))

@@ -25,7 +25,7 @@ ORDER = (
     {"evaluation", "interchange"},
 )
 APART = {"data", "training"}
-FOR_ALL = {"keras_splitmask/training/distribution.py", "keras_splitmask/training/steps.py"}
+FOR_ALL = {f"keras_splitmask/training/{name}.py" for name in ("dense", "distribution", "steps")}
 
 PIP = {"PIL": "pillow", "absl": "absl_py"}  # module: package, where the names differ
 NOT_IMPORTED = {  # what a file needs besides its imports

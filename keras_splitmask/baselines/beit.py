@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_splitmask import losses
 from keras_splitmask.split import Split, gather, masked_count
+from keras_splitmask.training.dense import Dense
 from keras_splitmask.training.steps import PretextModel, WordPerplexity
 
 
@@ -31,7 +32,7 @@ class BEiT(PretextModel):
         self.mask_ratio = mask_ratio
         self.split = Split(encoder.grid, kind=split, dtype=self.dtype_policy, name="split")
         self.masked_count = masked_count(self.split.count, mask_ratio)
-        self.words = keras.layers.Dense(tokenizer.vocabulary, dtype=self.dtype_policy, name="words")
+        self.words = Dense(tokenizer.vocabulary, dtype=self.dtype_policy, name="words")
         self.word_perplexity = WordPerplexity(tokenizer.vocabulary)
         self.build((None, *encoder.image_shape))
 

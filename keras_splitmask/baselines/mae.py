@@ -7,6 +7,7 @@ from keras_splitmask import losses
 from keras_splitmask.decoder import Decoder
 from keras_splitmask.patches import denormalise, normalise, to_images, to_patches
 from keras_splitmask.split import Split, gather, masked_count
+from keras_splitmask.training.dense import Dense
 from keras_splitmask.training.steps import PretextModel
 
 HEAD = 32  # width of a head in the decoder
@@ -45,9 +46,9 @@ class MAE(PretextModel):
         self.mask_ratio = mask_ratio
         self.split = Split(encoder.grid, kind="random", dtype=policy, name="split")
         self.masked_count = masked_count(self.split.count, mask_ratio)
-        self.narrow = keras.layers.Dense(width, dtype=policy, name="narrow")
+        self.narrow = Dense(width, dtype=policy, name="narrow")
         self.decoder = Decoder(self.split.count, width, width // HEAD, depth, dtype=policy)
-        self.pixels = keras.layers.Dense(encoder.patch_size**2 * encoder.image_shape[-1], dtype=policy, name="pixels")
+        self.pixels = Dense(encoder.patch_size**2 * encoder.image_shape[-1], dtype=policy, name="pixels")
         self.build((None, *encoder.image_shape))
 
     def build(self, images_shape):

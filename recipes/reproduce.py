@@ -1,0 +1,147 @@
+"""Run the paper's tables again, cell by cell, and print what comes out beside the paper's numbers.
+
+    python recipes/reproduce.py --table=ablation --scale=small --list
+    python recipes/reproduce.py --table=ablation --scale=small --seeds=0,1,2
+
+A cell is a pre-training run and what judges it, each in a folder of its own in --workdir; tables share the runs that they have in
+common. The same command goes on where it was stopped, and makes no finished run again.
+"""
+
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+
+import commandline
+import tables
+from absl import flags
+
+flags.DEFINE_enum("table", None, sorted({name for scale in tables.TABLES.values() for name in scale}), "Which table.")
+flags.DEFINE_enum("scale", "small", sorted(tables.TABLES), "small: minutes a cell on two cores, on the sample and CIFAR-10; paper: as the paper has it, days on many GPUs.")
+flags.DEFINE_list("seeds", ["0"], "Each cell is run with each of these.")
+flags.DEFINE_list("rows", None, "Names of the rows to run; left out, all.")
+flags.DEFINE_list("columns", None, "Names of the columns to run; left out, all.")
+flags.DEFINE_bool("list", False, "Show the commands of the cells and what is measured by now, and run nothing.")
+flags.DEFINE_string("cifar10", "tfds:cifar10", "Where CIFAR-10 is for the small tables, named as --dataset.")
+flags.DEFINE_string("data_dir", None, "Where tfds keeps its data.")
+FLAGS = flags.FLAGS
+FLAGS.set_default("workdir", "runs/reproduce")
+RECIPES = pathlib.Path(__file__).resolve().parent
+
+
+def commands(row, column, seed):
+    """The commands that make a cell, in order: a list of (folder, recipe, arguments)."""
+    pretrain, judge = ([text.format(data=column.data) for text in texts] for texts in ((*row.pretrain, *column.source), column.judge))
+    run = pathlib.Path(FLAGS.workdir) / slug("pretrain", pretrain, seed)
+    made = [(run, "pretrain", [*pretrain, f"--seed={seed}"])]
+    if column.recipe != "pretrain":
+        made.append((run / slug(column.recipe, judge, seed), column.recipe, [*judge, f"--init_from={run}", f"--seed={seed}"]))
+    return made
+
+
+def slug(recipe, arguments, seed):
+    """A folder's name that says what a run is."""
+    words = [argument.removeprefix("--").removeprefix("flagfile=recipes/flags/").removesuffix(".flags") for argument in arguments]
+    return re.sub(r"[^\w=.+-]+", "-", "_".join([recipe, *words, f"seed={seed}"]))
+
+
+def command_of(folder, recipe, arguments):
+    shared = [f"--{name}={FLAGS[name].value}" for name in ("backend", "precision", "data_dir") if FLAGS[name].value is not None]
+    arguments = [text.replace("=recipes/flags/", f"={RECIPES}/flags/").replace("tfds:cifar10", FLAGS.cifar10) for text in arguments]
+    return [sys.executable, str(RECIPES / f"{recipe}.py"), *arguments, *shared, f"--workdir={folder}"]
+
+
+def measured(row, column, seed):
+    """The number of a cell by one seed, or None if it is not there yet."""
+    folder, recipe, _ = commands(row, column, seed)[-1]
+    try:
+        return column.read(folder)
+    except (FileNotFoundError, IndexError):
+        return None
+
+
+def chosen(given, parts, flag):
+    """Those of the rows or columns that a flag names, or all."""
+    names = [part.name for part in parts]
+    if wrong := sorted(set(given or ()) - set(names)):
+        raise commandline.BadInput(f"Expected {flag} among {', '.join(names)}, received {', '.join(wrong)}.")
+    return [part for part in parts if not given or part.name in given]
+
+
+def cells(table, seeds):
+    """Row, column and seed of each cell that was asked for; one seed after the other, so that a table is soon whole."""
+    rows, columns = chosen(FLAGS.rows, table.rows, "--rows"), chosen(FLAGS.columns, table.columns, "--columns")
+    return [(row, column, seed) for seed in seeds for row, column, _ in table.cells() if row in rows and column in columns]
+
+
+def run(table, seeds):
+    """Make what is missing; returns how many of the commands failed."""
+    failed = []
+    for row, column, seed in cells(table, seeds):
+        if measured(row, column, seed) is not None:
+            continue
+        for made in commands(row, column, seed):
+            if made[0] in failed:
+                break
+            print(f"\n{row.name}, {column.name}, seed {seed}: {made[1]} in {made[0]}", flush=True)
+            status = subprocess.run(command_of(*made)).returncode
+            if status:
+                print(f"ended with status {status}", flush=True)
+                failed.append(made[0])
+                break
+    return len(failed)
+
+
+def text_of(table, seeds):
+    """The table in Markdown: mean and standard deviation over the seeds, in brackets the paper's number."""
+    lines = [f"| {table.corner} | " + " | ".join(column.name for column in table.columns) + " |"]
+    lines.append("|---" * (1 + len(table.columns)) + "|")
+    for row in table.rows:
+        texts = []
+        for column, paper in zip(table.columns, row.paper):
+            if paper is None:
+                texts.append("")
+                continue
+            values = [value for seed in seeds if (value := measured(row, column, seed)) is not None]
+            own = f"{statistics.mean(values):.{column.digits}f}" if values else "missing"
+            if len(values) > 1:
+                own += f" ± {statistics.stdev(values):.{column.digits}f}"
+            if values and len(values) < len(seeds):
+                own += f" ({len(values)} of {len(seeds)} seeds)"
+            texts.append(f"{own} [{paper}]")
+        lines.append(f"| {row.name} | " + " | ".join(texts) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    commandline.require("table")
+    if FLAGS.table not in tables.TABLES[FLAGS.scale]:
+        raise commandline.BadInput(
+            f"Expected --table among {', '.join(tables.TABLES[FLAGS.scale])} at --scale={FLAGS.scale}, received {FLAGS.table}."
+        )
+    if not FLAGS.seeds or not all(seed.isdigit() for seed in FLAGS.seeds):
+        raise commandline.BadInput(f"Expected --seeds as numbers from 0 on, such as 0,1,2, received {','.join(FLAGS.seeds)!r}.")
+    table, seeds = tables.TABLES[FLAGS.scale][FLAGS.table], [int(seed) for seed in FLAGS.seeds]
+    failed = 0
+    if FLAGS.list:
+        for row, column, seed in cells(table, seeds):
+            value = measured(row, column, seed)
+            print(f"{row.name}, {column.name}, seed {seed}: {'missing' if value is None else round(value, column.digits)}")
+            for made in commands(row, column, seed):
+                print("  python recipes/" + " ".join([f"{made[1]}.py", *made[2], f"--workdir={made[0]}"]))
+    else:
+        failed = run(table, seeds)
+    text = text_of(table, seeds)
+    print(f"\n{table.title}; in brackets the paper's number\n\n{text}")
+    if not FLAGS.list:
+        path = pathlib.Path(FLAGS.workdir) / f"{FLAGS.scale}_{FLAGS.table}.md"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        commandline.write_text(path, text)
+        print(f"table     {path}")
+    if failed:
+        raise commandline.BadInput(f"{failed} runs failed, see above; the same command tries them again.")
+
+
+if __name__ == "__main__":
+    commandline.run(main)
