@@ -10,7 +10,7 @@ from absl import flags
 # These change the result.
 flags.DEFINE_string("dataset", None, "Labelled set: sample, folder:PATH, npz:PATH or tfds:NAME; train split to learn from, test split to judge.")
 flags.DEFINE_integer("labelled", None, lower_bound=1, help="Learn from that many images of the training split, the same number of each class; left out, from all.")
-flags.DEFINE_string("init_from", None, "Run folder or .keras file of a pre-trained encoder; left out, from scratch.")
+flags.DEFINE_string("init_from", None, "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of a pre-trained encoder; left out, from scratch.")
 flags.DEFINE_string("size", None, "Encoder when from scratch: vit_micro, vit_tiny, vit_small, vit_base or vit_large.")
 flags.DEFINE_integer("patch_size", None, lower_bound=1, help="Side of a patch in pixels; left out, that of --init_from.")
 flags.DEFINE_string("image_size", None, "Pixels, as 224 or 48x80; left out, those of --init_from; or from scratch 224, or for arrays and the sample their own size.")
@@ -53,12 +53,14 @@ def load_encoder():
     if FLAGS.size is not None:
         raise commandline.BadInput(f"--size is decided by --init_from={FLAGS.init_from}; leave it out.")
     changes = {"drop_path": FLAGS.drop_path, "dtype": keras.config.dtype_policy()}
-    encoder = load_encoder(FLAGS.init_from, **changes)
+    told = []
+    encoder = load_encoder(FLAGS.init_from, told.append, **changes)
     shape = (*(commandline.image_size() or encoder.image_shape[:2]), FLAGS.channels or encoder.image_shape[-1])
     patch_size = FLAGS.patch_size or encoder.patch_size
-    if (shape, patch_size) == (encoder.image_shape, encoder.patch_size):
-        return encoder
-    return load_encoder(FLAGS.init_from, print, image_shape=shape, patch_size=patch_size, **changes)
+    if (shape, patch_size) != (encoder.image_shape, encoder.patch_size):
+        encoder = load_encoder(FLAGS.init_from, told.append, image_shape=shape, patch_size=patch_size, **changes)
+    print(told[-1])
+    return encoder
 
 
 def fresh_encoder(source):

@@ -7,7 +7,7 @@ from absl import flags
 
 FLAGS = flags.FLAGS
 TOKENIZERS = {"random_projection": "RandomProjection", "random_patches": "RandomPatches", "kmeans": "KMeans"}
-OF_WORDS = ("tokenizer", "dalle_weights", "dalle_sha256", "vocabulary", "word_resolution")
+OF_WORDS = ("tokenizer", "dalle_weights", "dalle_sha256", "vocabulary", "fit_patches", "word_resolution")
 
 
 def splitmask(encoder, **shared):

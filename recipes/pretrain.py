@@ -20,6 +20,7 @@ flags.DEFINE_enum("tokenizer", "random_projection", ["random_projection", "rando
 flags.DEFINE_list("dalle_weights", None, "For --tokenizer=dalle, ENCODER_FILE[,DECODER_FILE]: https://cdn.openai.com/dall-e/encoder.pkl, downloaded, and for pictures decoder.pkl. Or .safetensors, .npz. [splitmask, beit]")
 flags.DEFINE_string("dalle_sha256", None, "Checksum of that encoder file; left out, it is not compared. [splitmask, beit]")
 flags.DEFINE_integer("vocabulary", 8192, "Visual words. 8192 in the paper; 512 are enough for tens of thousands of small images, and cheaper. [splitmask, beit]")
+flags.DEFINE_integer("fit_patches", None, lower_bound=1, help="Patches that kmeans and random_patches learn from, and pictures of words are made from; left out, 100000, for dalle 10000. 3000000 in the paper.")
 flags.DEFINE_enum("word_resolution", None, ["half", "full"], "Resolution at which words are chosen; left out, half for even patches from 8 pixels up. [splitmask, beit]")
 flags.DEFINE_float("keep", 0.5, "Share of the patches that each half sees, in (0, 0.5]. The paper lowers it to 0.25 for its smallest data sets. [splitmask]")
 flags.DEFINE_enum("split", "block", ["block", "random"], "How patches are dealt out: in blocks (harder, the paper's default) or one by one. [splitmask, beit]")
@@ -42,7 +43,7 @@ flags.DEFINE_float("clip_norm", 3.0, lower_bound=0, help="Largest gradient norm.
 flags.DEFINE_float("drop_path", 0.1, "Stochastic depth of the last block. Lower it for short runs.")
 flags.DEFINE_integer("seed", 0, "Of everything random.")
 flags.DEFINE_string("cache", None, "Folder to pack the images in, decoded and resized to 8/7 of --image_size, once; later runs read them from there.")
-flags.DEFINE_string("init_from", None, "Run folder or .keras file whose encoder to start from.")
+flags.DEFINE_string("init_from", None, "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, whose encoder to start from.")
 
 # These do not.
 flags.DEFINE_integer("save_every", None, lower_bound=1, help="Steps between checkpoints, at ends of log intervals; left out, as many as fit in 2% of the time.")
@@ -58,9 +59,6 @@ flags.DEFINE_integer("pictures", 8, lower_bound=0, help="Images in the picture o
 flags.DEFINE_integer("workers", 2, "Threads that read images.")
 flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow backend; left out, on accelerators alone.")
 FLAGS = flags.FLAGS
-
-FIT_IMAGES = 4000  # that a tokenizer learns from
-
 
 def build_model(image_shape, augmentation, steps):
     """The method on its encoder, by the flags, compiled."""
@@ -88,8 +86,11 @@ def initialise(model, source):
     from keras_splitmask import data
 
     if getattr(model, "tokenizer", None) is not None:
-        images, _ = data.read_all(source, model.encoder.image_shape, limit=FIT_IMAGES)
-        model.tokenizer.fit(images)
+        # From many images a few patches each, but not so few that most of the time goes into decoding.
+        limit = max(FLAGS.vocabulary, (FLAGS.fit_patches or 100_000) // 25)
+        images = data.Reader(source, model.encoder.image_shape, limit, workers=max(1, FLAGS.workers))
+        count = {"max_patches": FLAGS.fit_patches} if FLAGS.fit_patches else {}
+        model.tokenizer.fit(images, **count, report=lambda line: print(line, flush=True))
     if FLAGS.init_from:
         print(ks.interchange.initialise(model, FLAGS.init_from), flush=True)
 

@@ -7,7 +7,7 @@ import commandline
 from absl import flags
 
 # These change the result.
-flags.DEFINE_string("init_from", None, "Run folder or .keras file of the encoder to judge.")
+flags.DEFINE_string("init_from", None, "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of the encoder to judge.")
 flags.DEFINE_string("dataset", None, "Labelled set: sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME; train split to learn from, test split to judge.")
 flags.DEFINE_bool("random", False, "Judge the same encoder with fresh random weights: what pre-training has to beat.")
 flags.DEFINE_integer("train_limit", None, lower_bound=1, help="Labelled training images to use at most.")
@@ -30,7 +30,7 @@ def main():
     from keras_splitmask import data, evaluation
 
     keras.utils.set_random_seed(FLAGS.seed)
-    encoder = ks.interchange.load_encoder(FLAGS.init_from, dtype=keras.config.dtype_policy())
+    encoder = ks.interchange.load_encoder(FLAGS.init_from, print, dtype=keras.config.dtype_policy())
     if FLAGS.random:
         encoder = ks.Encoder.from_config(encoder.get_config())
     train = commandline.open_labelled(FLAGS.dataset, "train", encoder.image_shape[-1])

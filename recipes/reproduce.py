@@ -84,6 +84,8 @@ def run(table, seeds):
         for made in commands(row, column, seed):
             if made[0] in failed:
                 break
+            if (made[0] / "model.keras").exists():  # a finished run
+                continue
             print(f"\n{row.name}, {column.name}, seed {seed}: {made[1]} in {made[0]}", flush=True)
             status = subprocess.run(command_of(*made)).returncode
             if status:

@@ -21,14 +21,15 @@ ORDER = (
     {"encoder"},
     {"decoder"},
     {"losses"},
-    {"tokenizers", "splitmask", "baselines", "transfer"},
+    {"tokenizers", "splitmask", "baselines", "transfer", "layouts"},
     {"evaluation", "interchange"},
 )
 APART = {"data", "training"}
-FOR_ALL = {f"keras_splitmask/training/{name}.py" for name in ("dense", "distribution", "steps")}
+FOR_ALL = {f"keras_splitmask/{name}.py" for name in ("training/dense", "training/distribution", "training/steps", "data/optional")}
 
 PIP = {"PIL": "pillow", "absl": "absl_py"}  # module: package, where the names differ
 NOT_IMPORTED = {  # what a file needs besides its imports
+    "recipes/reproduce.py": {":recipes/finetune", ":recipes/pretrain", ":recipes/probe"},
     "tests/conftest.py": {"@pip//tensorflow", "@pip//jax", "@pip//torch"},
     "tests/__main__.py": {":tests/conftest", "@pip//pytest"},
 }
@@ -137,7 +138,7 @@ def test_import_loads_keras_numpy_and_absl_alone(python):
 
 
 def test_no_paths_of_one_machine():
-    for path in (*LIBRARY, *RECIPES, *TESTS, *ROOT.glob("recipes/flags/*"), ROOT / "README.md", ROOT / ".ci" / "run"):
+    for path in (*LIBRARY, *RECIPES, *TESTS, *ROOT.glob("recipes/flags/**/*.flags"), ROOT / "README.md", ROOT / ".ci" / "run"):
         found = re.findall(r"(?<![\w.~])/(?:home|root|work|Users|mnt|opt|scratch)/\S*", path.read_text())
         assert not found, f"{name_of(path)}: {found}"
 
@@ -156,7 +157,7 @@ def test_the_library_requires_three_packages_alone():
     required = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
     assert required[-1] == "-e ."
     extras = project["optional-dependencies"]
-    assert set(required[:-1]) == {*project["dependencies"], *extras["tf"], *extras["cv"], *extras["data"]}
+    assert set(required[:-1]) == {*project["dependencies"], *extras["tf"], *extras["cv"], *extras["data"], *extras["interchange"]}
 
 
 def target_of(name):

@@ -160,7 +160,7 @@ def test_a_file_that_does_not_fit_changes_nothing(make_model, make_encoder, tmp_
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere", "Expected a run's folder or a .keras file, received .*nowhere: there is no file"),
+        ("nowhere", "Expected a run's folder, a .keras or a .safetensors file, received .*nowhere: there is no file"),
         ("", "there is no file .*model.keras"),
         ("garbage.keras", "garbage.keras is not a model that keras_splitmask can read: "),
         ("empty.keras", "empty.keras is not a model that keras_splitmask can read: "),

@@ -108,6 +108,8 @@ def _read(source, index, size, box):
 def read_all(source, image_shape, limit=None, ratio=1.0, workers=2):
     """Images as they are evaluated: the centre, resized, without augmentation. One that cannot be read is replaced by another.
 
+    See `Reader` for more images than there is memory for.
+
     Args:
         source: a `Source`.
         image_shape: (height, width, channels); the channels must be those of the source.
@@ -118,20 +120,45 @@ def read_all(source, image_shape, limit=None, ratio=1.0, workers=2):
     Returns:
         Images (B, H, W, C) uint8, and labels (B,) int32 or None.
     """
-    _check(source, image_shape)
-    if limit is not None and limit < 1:
-        raise ValueError(f"Expected a limit of at least 1 image, received limit={limit}.")
-    # Not every tenth: where the labels of an array go round in tens, that would be one class alone.
-    indices = np.sort(_order(len(source), 0, 0)[:limit])
-    images = np.empty((len(indices), *image_shape), "uint8")
-
-    def fill(i):
-        read = functools.partial(_read, source, size=image_shape[:2], box=functools.partial(center_box, ratio=ratio))
-        images[i], indices[i] = source.readable(int(indices[i]), read)
-
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(fill, range(len(indices))))
+    reader = Reader(source, image_shape, limit, ratio, workers)
+    images, indices = reader.read(reader.indices)
     return images, None if source.labels is None else source.labels[indices]
+
+
+class Reader:
+    """What `read_all` reads, at the time it is asked for: `reader[[3, 5]]` reads two images. It has the length and the shape of all.
+
+    Args and raises: as of `read_all`.
+    """
+
+    def __init__(self, source, image_shape, limit=None, ratio=1.0, workers=2):
+        _check(source, image_shape)
+        if limit is not None and limit < 1:
+            raise ValueError(f"Expected a limit of at least 1 image, received limit={limit}.")
+        self.source = source
+        self.ratio = ratio
+        self.workers = workers
+        # Not every tenth: where the labels of an array go round in tens, that would be one class alone.
+        self.indices = np.sort(_order(len(source), 0, 0)[:limit])
+        self.shape = (len(self.indices), *image_shape)
+
+    def __len__(self):
+        return len(self.indices)
+
+    def __getitem__(self, places):
+        return self.read(self.indices[places])[0]
+
+    def read(self, indices):
+        """Images (M, H, W, C) uint8 of these indices of the source (M,), and the indices of those that were shown in their place."""
+        images, indices = np.empty((len(indices), *self.shape[1:]), "uint8"), np.array(indices)
+
+        def fill(i):
+            box = functools.partial(center_box, ratio=self.ratio)
+            images[i], indices[i] = self.source.readable(int(indices[i]), lambda index: _read(self.source, index, self.shape[1:3], box))
+
+        with ThreadPoolExecutor(self.workers) as pool:
+            list(pool.map(fill, range(len(indices))))
+        return images, indices
 
 
 def _check(source, image_shape):

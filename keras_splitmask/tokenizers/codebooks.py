@@ -52,8 +52,8 @@ class Codebook(keras.layers.Layer):
     def _initial(self, shape, dtype=None):
         raise NotImplementedError
 
-    def _learn(self, patches, image_of_patch, rng):
-        """Codebook (V, d) from patches (M, d) of several images, or None to keep the one at hand."""
+    def _learn(self, patches, image_of_patch, rng, report):
+        """Codebook (V, d) from patches (M, d) float16 of several images, or None to keep the one at hand."""
         return None
 
     def pixels(self, images):
@@ -79,29 +79,37 @@ class Codebook(keras.layers.Layer):
         mine, theirs = ((t.patch_size, t.resolution, t.image_shape[-1]) for t in (self, other))
         return mine == theirs and np.array_equal(ops.convert_to_numpy(self.vectors), ops.convert_to_numpy(other.vectors))
 
-    def fit(self, images, max_patches=100_000, batch_size=256):
-        """Learn from images (B, H, W, C), of which at most `max_patches` patches are looked at."""
+    def fit(self, images, max_patches=100_000, batch_size=256, report=lambda line: None):
+        """Learn from images (B, H, W, C), of which at most `max_patches` patches are looked at; the paper has 3 million for k-means.
+
+        Args:
+            images: an array, or what else has a length and a shape and gives the images of an array of indices.
+            max_patches: they take 2 d bytes each, and little else grows with their number.
+            batch_size: images to ask for at once.
+            report: a function that is told of the progress, in a line now and then.
+        """
         if tuple(images.shape[1:]) != self.image_shape:
             raise ValueError(f"Expected images of {self.image_shape}, received {tuple(images.shape[1:])}.")
         rng = np.random.default_rng(self.seed)
         per_image = self.grid[0] * self.grid[1]
         take = min(per_image, max(1, max_patches // len(images)))
         chosen = rng.permutation(len(images))[: max(1, max_patches // take)]
-        patches = []
+        patches = np.empty((len(chosen), take, self.dimension), "float16")
         for start in range(0, len(chosen), batch_size):
+            if start and start // 20_000 != (start - batch_size) // 20_000:
+                report(f"{start} of {len(chosen)} images read")
             batch = ops.convert_to_numpy(self.pixels(np.asarray(images[chosen[start : start + batch_size]])))  # (b, N, d)
             places = rng.random(batch.shape[:2]).argsort(axis=1)[:, :take, None]
-            patches.append(np.take_along_axis(batch, places, axis=1))
-        patches = np.concatenate(patches)  # (images, take, d)
+            patches[start : start + batch_size] = np.take_along_axis(batch, places, axis=1)
         image_of_patch = np.repeat(np.arange(len(patches)), take)
         patches = patches.reshape(-1, self.dimension)
-        vectors = self._learn(patches, image_of_patch, rng)
+        vectors = self._learn(patches, image_of_patch, rng, report)
         if vectors is not None:
             self.vectors.assign(_unit(vectors))
-        words = np.concatenate([ops.convert_to_numpy(self.words(part)) for part in np.array_split(patches, len(patches) // 8192 + 1)])
-        sums, counts = _means(patches, words, self.vocabulary)
+        sums, counts = _sums(patches, lambda part: ops.convert_to_numpy(self.words(part)), self.vocabulary)
         # A word that was not met is drawn as its own direction, at the contrast of an average patch.
-        unmet = ops.convert_to_numpy(self.vectors) * np.linalg.norm(patches, axis=1).mean()
+        contrast = sum(np.linalg.norm(part, axis=1).sum() for part in _pieces(patches)) / len(patches)
+        unmet = ops.convert_to_numpy(self.vectors) * contrast
         self.portraits.assign(np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], unmet))
         return self
 
@@ -137,7 +145,7 @@ class RandomPatches(Codebook):
     def _initial(self, shape, dtype=None):
         return ops.convert_to_tensor(_unit(np.random.default_rng(self.seed).standard_normal(shape)), dtype)
 
-    def _learn(self, patches, image_of_patch, rng):
+    def _learn(self, patches, image_of_patch, rng, report):
         order = rng.permutation(len(patches))
         # How many patches of the same image come before, in the random order: first the first of each image, then the second.
         image = image_of_patch[order]
@@ -146,18 +154,18 @@ class RandomPatches(Codebook):
         turn = np.empty(len(order), int)
         turn[by_image] = np.arange(len(order)) - starts
         order = order[np.argsort(turn, kind="stable")]
-        return patches[np.resize(order, self.vocabulary)]
+        return patches[np.resize(order, self.vocabulary)].astype("float32")
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class KMeans(RandomPatches):
     """Words are the centroids of k-means on patches of the training images (Euclidean, then scaled to length one)."""
 
-    def _learn(self, patches, image_of_patch, rng, rounds=10):
-        centroids = super()._learn(patches, image_of_patch, rng)
-        for _ in range(rounds):
-            nearest = np.concatenate([_nearest(part, centroids) for part in np.array_split(patches, len(patches) // 8192 + 1)])
-            sums, counts = _means(patches, nearest, self.vocabulary)
+    def _learn(self, patches, image_of_patch, rng, report, rounds=10):
+        centroids = super()._learn(patches, image_of_patch, rng, report)
+        for i in range(rounds):
+            report(f"k-means of {len(patches)} patches, round {i + 1} of {rounds}")
+            sums, counts = _sums(patches, lambda part: _nearest(part, centroids), self.vocabulary)
             # A centroid that nothing is near to starts again from a patch.
             centroids = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], patches[rng.integers(len(patches), size=len(sums))])
         return centroids
@@ -167,17 +175,26 @@ def _unit(vectors):
     return (vectors / (np.linalg.norm(vectors, axis=1, keepdims=True) + 1e-12)).astype("float32")
 
 
+def _pieces(patches, size=4096):
+    """Patches (M, d) float16 a few at a time, as float32, so that of what is computed from them little is in memory at once."""
+    for start in range(0, len(patches), size):
+        yield patches[start : start + size].astype("float32")
+
+
 def _nearest(patches, centroids):
     """Row of the nearest centroid (V, d) for each patch (M, d), by Euclidean distance."""
-    return np.argmax(patches @ centroids.T - (centroids**2).sum(axis=1) / 2, axis=1)
+    closeness = patches @ centroids.T
+    closeness -= (centroids**2).sum(axis=1) / 2
+    return np.argmax(closeness, axis=1)
 
 
-def _means(patches, words, vocabulary):
-    """Sum (V, d) and number (V,) of the patches (M, d) of each word."""
-    order = np.argsort(words, kind="stable")
-    counts = np.bincount(words, minlength=vocabulary)
-    sums = np.zeros((vocabulary, patches.shape[1]), "float32")
-    met = np.flatnonzero(counts)
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])[met]
-    sums[met] = np.add.reduceat(patches[order], starts, axis=0)
+def _sums(patches, words_of, vocabulary):
+    """Sum (V, d) and number (V,) of the patches (M, d) of each word; `words_of` is a function from patches to words."""
+    sums, counts = np.zeros((vocabulary, patches.shape[1]), "float32"), np.zeros(vocabulary, "int64")
+    for part in _pieces(patches):
+        words = words_of(part)
+        order = np.argsort(words, kind="stable")
+        met, starts, count = np.unique(words[order], return_index=True, return_counts=True)
+        sums[met] += np.add.reduceat(part[order], starts, axis=0)
+        counts[met] += count
     return sums, counts

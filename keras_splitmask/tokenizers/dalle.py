@@ -209,7 +209,7 @@ class Dalle(keras.layers.Layer):
         pairs = zip(self.encoder.weights, other.encoder.weights)
         return mine == theirs and all(np.array_equal(*map(ops.convert_to_numpy, pair)) for pair in pairs)
 
-    def fit(self, images, max_patches=10_000, batch_size=16):
+    def fit(self, images, max_patches=10_000, batch_size=16, report=lambda line: None):
         """Learn what `draw` shows if there is no decoder: each word as the mean of its patches in images (B, H, W, C).
 
         The words are what they are. At most `max_patches` patches are looked at; a word that is not among them stays grey.

@@ -9,7 +9,7 @@ from keras import ops
 # Every weight must be claimed by one of these rules, the first that fits its path; (pattern, whether it decays).
 DECAY_RULES = (
     (r"(^|/)(bias|beta|gamma)$", False),
-    (r"(^|/)(positions|cls_token|mask_token)$", False),
+    (r"(^|/)(positions|cls_token|extra_tokens|mask_token)$", False),
     (r"(^|/)kernel$", True),
 )
 
@@ -21,7 +21,7 @@ def decays(path, rules=DECAY_RULES):
 
 def layer_of(path, depth):
     """0 for the encoder's embeddings, i for its block i, depth + 1 for its last norm and for all that is not the encoder."""
-    if re.search(r"(^|/)encoder/(patch_embedding|cls_token)", path):
+    if re.search(r"(^|/)encoder/(patch_embedding|cls_token|extra_tokens)", path):
         return 0
     block = re.search(r"(^|/)encoder/block_(\d+)/", path)
     return int(block.group(2)) if block else depth + 1

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_splitmask.data import batches, mix, names_of, open_source, read_all
+from keras_splitmask.data import Reader, batches, mix, names_of, open_source, read_all
 from keras_splitmask.data.arrays import ArraySource
 from keras_splitmask.data.folders import FolderSource
 
@@ -279,3 +279,12 @@ def test_fit_takes_mixed_batches():
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     seen = fitted(batches(numbered(), SHAPE, 6, mix={}, steps=4), 2, 2, loss)
     assert len(seen) == 4 and all(batch.dtype == np.float32 for batch in seen)
+
+
+def test_reader_reads_what_it_is_asked_for_as_read_all_does(tmp_path, rng):
+    np.save(tmp_path / "images.npy", rng.integers(0, 256, (20, 9, 7, 3), "uint8"))
+    source = open_source(f"npy:{tmp_path / 'images.npy'}")
+    images, _ = read_all(source, (6, 4, 3), limit=11)
+    reader = Reader(source, (6, 4, 3), limit=11)
+    assert len(reader) == 11 and reader.shape == images.shape
+    np.testing.assert_array_equal(reader[np.array([10, 0, 3])], images[[10, 0, 3]])

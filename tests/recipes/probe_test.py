@@ -35,7 +35,7 @@ def test_by_the_command(command, pretrained, arrays):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--dataset=sample"], "Expected --init_from: Run folder or .keras file"),
+        (["--dataset=sample"], "Expected --init_from: Run folder, .keras file"),
         (["--init_from={run}"], "Expected --dataset: Labelled set"),
         (["--init_from={tmp}/nowhere", "--dataset=sample"], "there is no file"),
         (["--init_from={run}", "--dataset=sample"], "Expected an image of 5 channels, received 1"),

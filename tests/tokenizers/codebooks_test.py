@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -129,7 +132,7 @@ def test_kmeans_fits_the_patches_better_than_its_start(make_images):
 
 def test_fit_looks_at_no_more_patches_than_it_may(make_images, monkeypatch):
     looked_at = []
-    monkeypatch.setattr(RandomPatches, "_learn", lambda self, patches, image, rng: looked_at.append((len(patches), len(set(image)))))
+    monkeypatch.setattr(RandomPatches, "_learn", lambda self, patches, image, rng, report: looked_at.append((len(patches), len(set(image)))))
     tokenizer = RandomPatches((16, 16, 3), 4, vocabulary=8)
     tokenizer.fit(make_images(20), max_patches=40, batch_size=7)
     tokenizer.fit(make_images(20), max_patches=10)
@@ -146,7 +149,7 @@ def test_draw_shows_what_the_words_stood_for(make_images, channels):
     assert len(np.unique(words(tokenizer, images))) == 36  # every patch has a word of its own
     drawn = ops.convert_to_numpy(tokenizer.draw(ids))
     assert drawn.shape == images.shape and drawn.dtype == "float32"
-    np.testing.assert_allclose(drawn, images / 255, atol=1e-5)
+    np.testing.assert_allclose(drawn, images / 255, atol=5e-4)  # float16, an eighth of a grey level
 
 
 def test_draw_shows_the_mean_of_a_words_patches(make_images):
@@ -156,7 +159,7 @@ def test_draw_shows_the_mean_of_a_words_patches(make_images):
     drawn = ops.convert_to_numpy(tokenizer.draw(np.array([[0, 1, 1, 0]], "int32")))[0]
     patches = patches_in_numpy(images, 4, 1)
     for word, corner in ((0, drawn[:4, :4]), (1, drawn[:4, 4:])):
-        np.testing.assert_allclose(corner.reshape(-1), patches[ids == word].mean(axis=0) * 0.5 + 0.5, atol=1e-5)
+        np.testing.assert_allclose(corner.reshape(-1), patches[ids == word].mean(axis=0) * 0.5 + 0.5, atol=5e-4)
 
 
 def test_words_do_not_depend_on_the_precision_of_training(make_images):
@@ -189,3 +192,31 @@ def test_errors(make_images):
         RandomProjection((18, 16, 3), 4)
     with pytest.raises(ValueError, match=r"Expected images of \(16, 16, 3\), received \(16, 16, 1\)"):
         KMeans((16, 16, 3), 4, vocabulary=8).fit(make_images(4, (16, 16, 1)))
+
+
+@pytest.mark.endurance
+def test_kmeans_of_three_million_patches_fits_into_two_gigabytes():
+    """Patches of 8x8x3 and 8,192 words, the paper's numbers, with fewer rounds; the images are made as they are asked for."""
+    program = """
+import resource, sys
+import numpy as np
+from keras_splitmask.tokenizers import KMeans
+
+class Images:
+    shape = (15_307, 224, 224, 3)
+    def __len__(self):
+        return len(range(self.shape[0]))
+    def __getitem__(self, indices):
+        return np.random.default_rng(indices[0]).integers(0, 256, (len(indices), *self.shape[1:]), "uint8")
+
+learn = KMeans._learn
+KMeans._learn = lambda self, *arguments: learn(self, *arguments, rounds=1)
+images = Images()
+KMeans(images.shape[1:], 16).fit(images, max_patches=3_000_172, batch_size=64, report=print)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+    end = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=1800)
+    assert end.returncode == 0, end.stderr
+    *progress, peak = end.stdout.splitlines()
+    print(f"\npeak memory {int(peak) / 2**20:.0f} MiB; {progress}")
+    assert "k-means of 3000172 patches, round 1 of 1" in progress and int(peak) < 2 * 2**30

@@ -1,0 +1,85 @@
+import json
+import pathlib
+import re
+import subprocess
+import types
+
+import pytest
+
+ABLATION = "--table=ablation"
+ROWS = ["BEiT: no / yes / no", "yes / yes / no", "yes / no / yes", "yes / yes / yes"]
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Instead of running the commands, leaves behind what they would; returns the commands. Those in `failing` fail."""
+    commands, failing = [], set()
+
+    def run(command):
+        commands.append([text.removeprefix("--") for text in command[1:]])
+        recipe = pathlib.Path(command[1]).stem
+        options = dict(text.removeprefix("--").split("=", 1) for text in command[2:])
+        if recipe in failing:
+            return types.SimpleNamespace(returncode=2)
+        folder, seed = pathlib.Path(options["workdir"]), int(options["seed"])
+        folder.mkdir(parents=True)
+        if recipe == "pretrain":
+            (folder / "model.keras").touch()
+            (folder / "metrics.jsonl").write_text('{"seconds": 1}\n{"seconds": 90.0}\n')
+        elif recipe == "finetune":
+            (folder / "result.json").write_text(json.dumps({"test_top1": 0.7 + 0.01 * seed}))
+        else:
+            (folder / "probe.json").write_text(json.dumps({"knn_accuracy": 0.9, "linear_accuracy_block_1": 0.25, "linear_accuracy_block_2": 0.5}))
+        return types.SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return types.SimpleNamespace(commands=commands, failing=failing)
+
+
+def row_of(text, name):
+    return next([cell.strip() for cell in line.split("|")[2:-1]] for line in text.splitlines() if line.startswith(f"| {name} |"))
+
+
+def test_a_table_is_run_and_printed_beside_the_papers_numbers(here, tmp_path, stand_in):
+    end = here("reproduce", ABLATION, "--seeds=0,1,2", f"--workdir={tmp_path}", "--precision=bfloat16")
+    assert end.status == 0, end.err
+    # One pre-training for the three cells of a row.
+    assert [pathlib.Path(command[0]).stem for command in stand_in.commands] == ["pretrain", "finetune", "probe"] * 12
+    assert all("precision=bfloat16" in command for command in stand_in.commands)
+    for name, paper in zip(ROWS, ("82.8 41.0 32.5", "83.3 46.4 31.0", "79.3 4.0 32.5", "83.6 46.5 34.0")):
+        ours = ("71.0 ± 1.0", "50.0 ± 0.0", "1.5 ± 0.0")
+        assert row_of(end.out, name) == [f"{own} [{number}]" for own, number in zip(ours, paper.split())]
+    assert (tmp_path / "small_ablation.md").read_text() in end.out
+
+
+def test_the_same_command_runs_what_is_missing(here, tmp_path, stand_in):
+    end = here("reproduce", ABLATION, f"--workdir={tmp_path}", f"--rows={ROWS[3]}", "--columns=linear")
+    assert row_of(end.out, ROWS[3]) == ["missing [83.6]", "50.0 [46.5]", "1.5 [34.0]"]
+    assert row_of(end.out, ROWS[0]) == ["missing [82.8]", "missing [41.0]", "missing [32.5]"]
+    del stand_in.commands[:]
+    end = here("reproduce", ABLATION, f"--workdir={tmp_path}", f"--rows={ROWS[3]}", "--seeds=0,1")
+    recipes = [pathlib.Path(command[0]).stem for command in stand_in.commands]
+    assert recipes == ["finetune", "pretrain", "finetune", "probe"]
+    assert row_of(end.out, ROWS[3]) == ["70.5 ± 0.7 [83.6]", "50.0 ± 0.0 [46.5]", "1.5 ± 0.0 [34.0]"]
+
+
+def test_what_fails_is_told_and_the_rest_is_run(here, tmp_path, stand_in):
+    stand_in.failing.add("finetune")
+    end = here("reproduce", ABLATION, f"--workdir={tmp_path}", f"--rows={ROWS[3]}")
+    assert end.status == 2 and "1 runs failed" in end.err
+    assert row_of(end.out, ROWS[3]) == ["missing [83.6]", "50.0 [46.5]", "1.5 [34.0]"]
+
+
+def test_list_runs_nothing(here, tmp_path, stand_in):
+    end = here("reproduce", ABLATION, "--list", f"--workdir={tmp_path / 'runs'}")
+    assert end.status == 0 and not stand_in.commands and not (tmp_path / "runs").exists()
+    assert len(re.findall(r"seed 0: missing\n  python recipes/pretrain.py --flagfile=recipes/flags/small/sample.flags", end.out)) == 12
+
+
+def test_bad_input_ends_in_one_line(refused, tmp_path):
+    for given, message in (
+        (["--table=ablation", "--rows=no"], "Expected --rows among BEiT: no / yes / no, yes / yes / no, yes / no / yes, yes / yes / yes, received no."),
+        (["--table=ablation", "--seeds=one"], "Expected --seeds as numbers from 0 on, such as 0,1,2, received 'one'."),
+        ([], "Expected --table: <ablation|"),
+    ):
+        assert message in refused("reproduce", *given, f"--workdir={tmp_path / 'runs'}")
