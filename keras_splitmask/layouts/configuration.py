@@ -22,18 +22,34 @@ def read_stated(file):
         ValueError: if they cannot be read, or state what our encoder does not do.
     """
     config, processor = _json(file.with_name(CONFIG)), _json(file.with_name(PREPROCESSOR))
-    arguments, card = {**config, **config.get("model_args", {})}, config.get("pretrained_cfg", config)
-    _check_function(file, config)
-    stated = {STATED[name]: value for name, value in arguments.items() if name in STATED and value is not None}
+    options, card = (_section(file, config, name) for name in ("model_args", "pretrained_cfg"))
+    _check_function(file, config, options)
+    card = card or config  # older files of timm have no section of their own
+    stated = {STATED[name]: _size(file, name, value) for name, value in {**config, **options}.items() if name in STATED and value is not None}
     if "architecture" in config:
         stated["epsilon"] = TIMM_EPSILON
-    if "input_size" in card:
-        stated.setdefault("image_size", card["input_size"][1:])
-    for name in {"image_size", "patch_size"} & set(stated):
-        size = stated[name]
-        stated[name] = (size, size) if isinstance(size, int) else tuple(size)
-    _read_pixels(file, stated, {"image_mean": card.get("mean"), "image_std": card.get("std"), **processor})
+    if "image_size" not in stated and isinstance(card.get("input_size"), list):
+        stated["image_size"] = _size(file, "image_size", card["input_size"][1:])
+    if pixels := _pixels(file, {"image_mean": card.get("mean"), "image_std": card.get("std"), **processor}):
+        stated["pixels"] = pixels
     return stated
+
+
+def _size(file, name, value):
+    """A number that config.json states, or (height, width)."""
+    pair = STATED[name] in ("image_size", "patch_size")
+    numbers = tuple(value) if pair and isinstance(value, list) else (value,) * (1 + pair)
+    kind = float if STATED[name] == "epsilon" else int
+    if len(numbers) != 1 + pair or not all(isinstance(number, (int, kind)) and number > 0 for number in numbers):
+        raise ValueError(f"Expected {name} to be a positive {kind.__name__}{' or two' * pair} in {file.with_name(CONFIG)}, received {value!r}.")
+    return numbers if pair else numbers[0]
+
+
+def _section(file, config, name):
+    section = config.get(name) or {}
+    if not isinstance(section, dict):
+        raise ValueError(f"Expected {name} to be a JSON object in {file.with_name(CONFIG)}, received {section!r}.")
+    return section
 
 
 def _json(path):
@@ -46,7 +62,7 @@ def _json(path):
     return content
 
 
-def _check_function(file, config):
+def _check_function(file, config, options):
     """Stop at a model whose weights would not show that it computes something else."""
     kind = config.get("model_type")
     if kind is not None and kind not in MODEL_TYPES:
@@ -54,20 +70,31 @@ def _check_function(file, config):
     activation = config.get("hidden_act", "gelu")
     if activation != "gelu":
         raise ValueError(f"Expected a model with hidden_act gelu, received {activation} beside {file}; the encoder has no other.")
-    architecture = config.get("architecture", "vit")
+    architecture = str(config.get("architecture", "vit"))
     if not re.match(r"(vit|deit|deit3)(_|$)", architecture) or re.search("quickgelu|rope|relpos", architecture):
         raise ValueError(f"Expected a plain Vision Transformer of timm, such as vit_base_patch16_224, received {architecture} beside {file}.")
-    if other := sorted(set(config.get("model_args", {})) - HARMLESS):
+    if other := sorted(set(options) - HARMLESS):
         raise ValueError(f"Expected a plain Vision Transformer of timm, received one with {', '.join(other)} beside {file}.")
 
 
-def _read_pixels(file, stated, processor):
-    if not processor.get("do_rescale", True) or abs(255 * processor.get("rescale_factor", 1 / 255) - 1) > 1e-4:
+def _pixels(file, processor):
+    """The mean and the deviation that pixels in 0..1 are normalised by, or None if nothing states them."""
+    factor = processor.get("rescale_factor", 1 / 255)
+    if not processor.get("do_rescale", True) or not isinstance(factor, (int, float)) or abs(255 * factor - 1) > 1e-4:
         raise ValueError(f"Expected a rescale_factor of 1/255 beside {file}, received another; the encoder takes pixels in 0..1.")
     if not processor.get("do_normalize", True):
-        stated["pixels"] = np.float32(0), np.float32(1)
-    elif processor["image_mean"] is not None and processor["image_std"] is not None:
-        stated["pixels"] = tuple(np.array(processor[name], "float32") for name in ("image_mean", "image_std"))
+        return np.float32(0), np.float32(1)
+    stated = processor["image_mean"], processor["image_std"]
+    if stated == (None, None):
+        return None
+    try:
+        mean, std = (np.array(value, "float32") for value in stated)  # None becomes NaN
+        usable = np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()
+    except (TypeError, ValueError):
+        usable = False
+    if not usable:
+        raise ValueError(f"Expected image_mean and a positive image_std of each channel beside {file}, received {stated[0]} and {stated[1]}.")
+    return mean, std
 
 
 def described(arguments, layout):

@@ -2,40 +2,23 @@
 
 WEIGHTS, CONFIG, PREPROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
 
-# Our layers and tokens: theirs; of several names a file has one. {} is the number of a block, from 1 in ours and from 0 in theirs.
-_OUTSIDE_BLOCKS = {
+# Our layers and tokens: theirs; of several names a file has one, and we write the first. {} is the number of a block, from 1 in ours, from 0 in theirs.
+HUGGING_FACE = {  # the second name of a block's layer is that in memory since transformers 5, and so that of a state_dict saved by hand
     "cls_token": ["embeddings.cls_token"],
     "extra_tokens": ["embeddings.distillation_token"],
     "patch_embedding/positions": ["embeddings.position_embeddings"],
     "patch_embedding/project": ["embeddings.patch_embeddings.projection"],
     "norm": ["layernorm", "pooler.layernorm"],
-}
-HUGGING_FACE = {
-    **_OUTSIDE_BLOCKS,
-    "block_{}/norm_attention": ["encoder.layer.{}.layernorm_before"],
-    "block_{}/attention/query": ["encoder.layer.{}.attention.attention.query"],
-    "block_{}/attention/key": ["encoder.layer.{}.attention.attention.key"],
-    "block_{}/attention/value": ["encoder.layer.{}.attention.attention.value"],
-    "block_{}/attention/project": ["encoder.layer.{}.attention.output.dense"],
-    "block_{}/attention/scale": ["encoder.layer.{}.lambda_1"],
-    "block_{}/norm_mlp": ["encoder.layer.{}.layernorm_after"],
-    "block_{}/expand": ["encoder.layer.{}.intermediate.dense"],
-    "block_{}/contract": ["encoder.layer.{}.output.dense"],
-    "block_{}/scale": ["encoder.layer.{}.lambda_2"],
-}
-# The names in memory since transformers 5, and so those of a state_dict that was saved by hand.
-HUGGING_FACE_5 = {
-    **_OUTSIDE_BLOCKS,
-    "block_{}/norm_attention": ["layers.{}.layernorm_before"],
-    "block_{}/attention/query": ["layers.{}.attention.q_proj"],
-    "block_{}/attention/key": ["layers.{}.attention.k_proj"],
-    "block_{}/attention/value": ["layers.{}.attention.v_proj"],
-    "block_{}/attention/project": ["layers.{}.attention.o_proj"],
-    "block_{}/attention/scale": ["layers.{}.lambda_1"],
-    "block_{}/norm_mlp": ["layers.{}.layernorm_after"],
-    "block_{}/expand": ["layers.{}.mlp.fc1"],
-    "block_{}/contract": ["layers.{}.mlp.fc2"],
-    "block_{}/scale": ["layers.{}.lambda_2"],
+    "block_{}/norm_attention": ["encoder.layer.{}.layernorm_before", "layers.{}.layernorm_before"],
+    "block_{}/attention/query": ["encoder.layer.{}.attention.attention.query", "layers.{}.attention.q_proj"],
+    "block_{}/attention/key": ["encoder.layer.{}.attention.attention.key", "layers.{}.attention.k_proj"],
+    "block_{}/attention/value": ["encoder.layer.{}.attention.attention.value", "layers.{}.attention.v_proj"],
+    "block_{}/attention/project": ["encoder.layer.{}.attention.output.dense", "layers.{}.attention.o_proj"],
+    "block_{}/attention/scale": ["encoder.layer.{}.lambda_1", "layers.{}.lambda_1"],
+    "block_{}/norm_mlp": ["encoder.layer.{}.layernorm_after", "layers.{}.layernorm_after"],
+    "block_{}/expand": ["encoder.layer.{}.intermediate.dense", "layers.{}.mlp.fc1"],
+    "block_{}/contract": ["encoder.layer.{}.output.dense", "layers.{}.mlp.fc2"],
+    "block_{}/scale": ["encoder.layer.{}.lambda_2", "layers.{}.lambda_2"],
 }
 # Also those of the files that the authors of DeiT, DINO and MAE published.
 TIMM = {
@@ -53,7 +36,7 @@ TIMM = {
     "block_{}/contract": ["blocks.{}.mlp.fc2"],
     "block_{}/scale": ["blocks.{}.ls2.gamma"],
 }
-TABLES = (HUGGING_FACE, HUGGING_FACE_5, TIMM)
+TABLES = (HUGGING_FACE, TIMM)
 
 # What is no part of an encoder: a pattern, and why.
 DROPPED = (

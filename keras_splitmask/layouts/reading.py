@@ -68,7 +68,7 @@ def read(file):
     arrays, depth = _taken(file, table, given)
     dropped = _dropped(file, given)
     arguments = _sizes(file, arrays, depth, stated)
-    notes, folded = _assumed(arguments, stated, TIMM_EPSILON if table is TIMM else HUGGING_FACE_EPSILON), {}
+    notes, folded = _assumed(file, arguments, stated, TIMM_EPSILON if table is TIMM else HUGGING_FACE_EPSILON), {}
     if averaged:
         notes.append("pooled is the mean of normalised tokens, where this model normalises the mean; the blocks are the same")
     fill_biases(arrays, depth, folded)
@@ -95,9 +95,9 @@ def _open(file):
 def _by_table(file, given):
     """The table whose names a file uses, and its arrays without what all of the model's names begin with, such as "vit."."""
     for table in TABLES:
-        cls_token, block = table[CLS][0], table["block_{}/norm_attention"][0].format(0)
+        cls_token, blocks = table[CLS][0], table["block_{}/norm_attention"]
         prefixes = [name.removesuffix(cls_token) for name in given if re.search(rf"(^|\.){re.escape(cls_token)}$", name)]
-        if len(prefixes) == 1 and f"{prefixes[0]}{block}.weight" in given:
+        if len(prefixes) == 1 and any(f"{prefixes[0]}{block.format(0)}.weight" in given for block in blocks):
             arrays = {name.removeprefix(prefixes[0]): array for name, array in given.items()}
             if len(arrays) == len(given):
                 return table, arrays
@@ -108,8 +108,8 @@ def _by_table(file, given):
 
 def _taken(file, table, given):
     """The arrays of an encoder by our names, as in Keras; taken out of those given. And the number of its blocks."""
-    block = table["block_{}/norm_attention"][0]
-    depth = next(i for i in range(len(given) + 1) if f"{block.format(i)}.weight" not in given)
+    blocks = table["block_{}/norm_attention"]
+    depth = next(i for i in range(len(given) + 1) if not any(f"{block.format(i)}.weight" in given for block in blocks))
     arrays = {}
     for ours, alternatives in table.items():
         for i in range(depth if "{}" in ours else 1):
@@ -124,6 +124,8 @@ def _as_float32(file, name, array):
     if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
         raise ValueError(f"Expected floating point numbers in {file}, received {array.dtype} in {name}.")
     array = array.astype("float32")
+    if not np.isfinite(array).all():
+        raise ValueError(f"Expected finite numbers in {file}, received others in {name}: the model broke down in training, or the file is damaged.")
     return array.T if array.ndim == 2 else array  # (in, out), as Keras has it
 
 
@@ -178,7 +180,7 @@ def _grid(file, positions, extra, image_size, patch_size):
     return square, square
 
 
-def _assumed(arguments, stated, epsilon):
+def _assumed(file, arguments, stated, epsilon):
     """Fill in what nothing states, and say so in a list of notes."""
     width, channels, notes = arguments["width"], arguments["image_shape"][-1], []
     if "heads" not in stated and width not in HEADS and width % 64:
@@ -187,6 +189,9 @@ def _assumed(arguments, stated, epsilon):
         stated["pixels"] = pixel_statistics(channels)
         mean, std = (" ".join(map(str, values)) for values in stated["pixels"])
         notes.append(f"pixels are normalised by the mean {mean} and the deviation {std}, since no {PREPROCESSOR} states it")
+    if any(value.shape not in ((), (channels,)) for value in stated["pixels"]):
+        sizes = " and ".join(str(value.size) for value in stated["pixels"])
+        raise ValueError(f"Expected image_mean and image_std of {channels} channels in {file.with_name(PREPROCESSOR)}, received {sizes}.")
     for name, value in (("heads", HEADS.get(width, width // 64)), ("epsilon", epsilon)):
         arguments[name] = stated.get(name, value)
         if name not in stated:

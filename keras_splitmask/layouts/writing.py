@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 
 import numpy as np
 
@@ -18,7 +19,7 @@ def write(folder, arguments, arrays, layout):
     Args:
         folder: written whole or not at all.
         arguments: those of the `Encoder`, by name.
-        arrays: its weights by name, float32.
+        arrays: its weights by name, of any floating type; written as float32.
         layout: one of `LAYOUTS`.
 
     Raises:
@@ -31,7 +32,8 @@ def write(folder, arguments, arrays, layout):
     _check(arguments, layout)
     save_file = optional("safetensors.numpy", "interchange").save_file
     aside = folder.with_name(folder.name + ".part")
-    aside.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(aside, ignore_errors=True)  # of a time that was interrupted
+    aside.mkdir(parents=True)
     save_file(_by_their_names(arguments, arrays, layout), aside / WEIGHTS, metadata={"format": "pt"})  # which transformers insists on
     for name, content in described(arguments, layout).items():
         (aside / name).write_text(json.dumps(content, indent=1) + "\n")
@@ -54,7 +56,7 @@ def _check(arguments, layout):
 
 def _by_their_names(arguments, arrays, layout):
     side, channels = arguments["patch_size"], arguments["image_shape"][-1]
-    table, arrays = TIMM if layout == "timm" else HUGGING_FACE, dict(arrays)
+    table, arrays = TIMM if layout == "timm" else HUGGING_FACE, {name: array.astype("float32") for name, array in arrays.items()}
     arrays[KERNEL] = arrays[KERNEL].reshape(side, side, channels, -1).transpose(3, 2, 0, 1)  # (D, C, side, side)
     others = np.zeros((1 + arguments["extra_tokens"], arguments["width"]), "float32")  # the tokens that have no position of their own
     arrays[POSITIONS] = np.concatenate([others, arrays[POSITIONS]])[None]  # (1, 1 + extra + N, D)

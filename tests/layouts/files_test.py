@@ -31,12 +31,14 @@ def saved(tmp_path):
     folder = tmp_path / "saved"
     ks.interchange.save_encoder(make_encoder(image_shape=(12, 12, 3)), folder)
 
-    def change(drop=(), add=(), config=None):
+    def change(drop=(), add=(), config=None, processor=None):
         weights = safetensors.load_file(folder / "model.safetensors")
         weights = {**{name: array for name, array in weights.items() if name not in drop}, **dict(add)}
         safetensors.save_file(weights, folder / "model.safetensors")
         if config is not None:
             (folder / "config.json").write_text(json.dumps({**json.loads((folder / "config.json").read_text()), **config}))
+        if processor is not None:
+            (folder / "preprocessor_config.json").write_text(json.dumps(processor))
         return folder
 
     return change
@@ -111,7 +113,17 @@ QUERY = "encoder.layer.1.attention.attention.query.weight"
         ({"config": {"hidden_act": "relu"}}, "Expected a model with hidden_act gelu, received relu"),
         ({"config": {"model_type": "swin"}}, "Expected a model_type among beit, deit, timm_wrapper, vit, vit_mae beside .*, received swin"),
         ({"config": {"num_hidden_layers": 3}}, "depth 3 for 2 of the weights"),
+        ({"add": {"layernorm.bias": np.full(12, np.nan, "float32")}}, "Expected finite numbers in .*, received others in layernorm.bias"),
         ({"config": {"image_size": 20}}, "Expected positions of 5x5 patches in .*, as config.json beside it states, received 10"),
+        ({"config": {"image_size": "12"}}, "Expected image_size to be a positive int or two in .*config.json, received '12'"),
+        ({"config": {"image_size": [12]}}, r"Expected image_size to be a positive int or two in .*config.json, received \[12\]"),
+        ({"config": {"num_attention_heads": 0}}, "Expected num_attention_heads to be a positive int in .*config.json, received 0"),
+        ({"config": {"layer_norm_eps": "small"}}, "Expected layer_norm_eps to be a positive float in .*config.json, received 'small'"),
+        ({"config": {"model_args": [1]}}, r"Expected model_args to be a JSON object in .*config.json, received \[1\]"),
+        ({"processor": {"image_mean": [0.5] * 3, "image_std": [0.5, 0, 0.5]}}, "Expected image_mean and a positive image_std of each channel"),
+        ({"processor": {"image_mean": [0.5] * 3}}, "Expected image_mean and a positive image_std of each channel beside .* and None"),
+        ({"processor": {"image_mean": [0.5] * 2, "image_std": [0.5] * 2}}, "Expected image_mean and image_std of 3 channels in .*, received 2 and 2"),
+        ({"processor": {"rescale_factor": None}}, "Expected a rescale_factor of 1/255"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_named(saved, change, message):
@@ -158,3 +170,12 @@ def test_what_a_layout_cannot_express_is_refused_and_nothing_written(layout, arg
 def test_a_folder_is_never_overwritten(tmp_path):
     with pytest.raises(ValueError, match="Expected a folder that does not exist yet"):
         ks.interchange.save_encoder(make_encoder(), tmp_path)
+
+
+@pytest.mark.backend
+def test_what_an_interrupted_export_left_is_not_taken_along_and_weights_are_float32(tmp_path):
+    (tmp_path / "out.part").mkdir()
+    (tmp_path / "out.part" / "stale.json").touch()
+    ks.interchange.save_encoder(make_encoder(dtype="bfloat16"), tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors", "preprocessor_config.json"]
+    assert {array.dtype for array in safetensors.load_file(tmp_path / "out" / "model.safetensors").values()} == {np.dtype("float32")}

@@ -83,6 +83,15 @@ def test_answers_are_those_of_transformers(name, make_images, tmp_path):
     assert not told[0].fresh and {*told[0].loaded, *told[0].folded} == set(ks.interchange.named_weights(encoder))
 
 
+def test_a_state_dict_saved_by_hand_is_the_same(make_images, tmp_path):
+    """Its names are those in memory, which since transformers 5 are others than those of save_pretrained."""
+    safetensors = pytest.importorskip("safetensors.torch")
+    model, images = model_of("ViTModel"), make_images(2, (16, 16, 3))
+    save(model, tmp_path)
+    safetensors.save_file(model.state_dict(), tmp_path / "model.safetensors")
+    check_equal(ks.interchange.load_encoder(tmp_path, print), tokens_of(model, images), images)
+
+
 @pytest.mark.parametrize("layout", ["vit", "deit", "beit", "mae"])
 def test_transformers_reads_what_was_written(layout, make_images, tmp_path):
     transformers = pytest.importorskip("transformers")
