@@ -166,6 +166,9 @@ def transfer(source, target):
         ValueError: naming each weight of the encoder that is missing, left over or of another shape.
     """
     old, new = _encoder_of(source), _encoder_of(target)
+    if old.extra_tokens != new.extra_tokens:
+        wrong = f"they are of {old.extra_tokens} extra tokens, expected {new.extra_tokens}"
+        raise ValueError(f"The weights do not fit: {wrong}; make the encoder with extra_tokens={old.extra_tokens}, or start from another model.")
     arrays, resized = _fit_encoder(old, new)
     weights = named_weights(new)
     if wrong := _misfits(arrays, weights):

@@ -196,6 +196,8 @@ def test_what_does_not_fit_is_named_and_nothing_copied(make_encoder):
     with pytest.raises(ValueError) as error:
         transfer(make_encoder(heads=1), target)
     assert str(error.value) == "The weights do not fit: they are of 1 attention heads, expected 2."
+    with pytest.raises(ValueError, match="they are of 1 extra tokens, expected 0; make the encoder with extra_tokens=1, or start from another model"):
+        transfer(make_encoder(extra_tokens=1), target)
     assert same(arrays(target), before)
 
 
