@@ -16,7 +16,7 @@ def read_stated(file):
 
     Returns:
         A dictionary with those of these keys that are stated: "width", "depth", "heads", "channels", "epsilon"; "image_size" and
-        "patch_size" (height, width); "pixels" (mean, deviation), each (C,) or (), that pixels in 0..1 are normalised by.
+        "patch_size" (height, width); "no_positions", True; "pixels" (mean, deviation), each (C,) or (), that pixels in 0..1 are normalised by.
 
     Raises:
         ValueError: if they cannot be read, or state what our encoder does not do.
@@ -26,6 +26,8 @@ def read_stated(file):
     _check_function(file, config, options)
     card = card or config  # older files of timm have no section of their own
     stated = {STATED[name]: _size(file, name, value) for name, value in {**config, **options}.items() if name in STATED and value is not None}
+    if config.get("model_type") == "beit" and not config.get("use_absolute_position_embeddings"):
+        stated["no_positions"] = True
     if "architecture" in config:
         stated["epsilon"] = TIMM_EPSILON
     if "image_size" not in stated and isinstance(card.get("input_size"), list):

@@ -13,15 +13,14 @@ PARTS = ("query", "key", "value")
 
 
 def fill_biases(arrays, depth, folded):
-    """A bias that no block has is 0; BEiT has none for keys, since a softmax would not notice it."""
-    for part in (*PARTS, "qkv"):
-        layers = [f"block_{i + 1}/attention/{part}" for i in range(depth)]
-        if any(f"{layer}/bias" in arrays for layer in layers):
-            continue
-        for layer in layers:
-            if f"{layer}/kernel" in arrays:
-                arrays[f"{layer}/bias"] = np.zeros(arrays[f"{layer}/kernel"].shape[-1], "float32")
-                folded[layer.removesuffix(part) + "qkv/bias"] = "0 where the file has none"
+    """Biases that no block has are 0: those of query, key and value, or as in BEiT of keys alone, which a softmax would not notice."""
+    layers = {part: [f"block_{i + 1}/attention/{part}" for i in range(depth)] for part in (*PARTS, "qkv")}
+    without = {part for part, names in layers.items() if not any(f"{name}/bias" in arrays for name in names)}
+    if len(without & {"query", "value"}) == 1:
+        return  # a file that is not whole
+    for name in [name for part in without for name in layers[part] if f"{name}/kernel" in arrays]:
+        arrays[f"{name}/bias"] = np.zeros(arrays[f"{name}/kernel"].shape[-1:], "float32")
+        folded[name.rsplit("/", 1)[0] + "/qkv/bias"] = "0 where the file has none"
 
 
 def fuse(arrays, depth):

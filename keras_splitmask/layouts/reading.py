@@ -67,8 +67,9 @@ def read(file):
     averaged = f"{table['norm'][0]}.weight" not in given
     arrays, depth = _taken(file, table, given)
     dropped = _dropped(file, given)
+    folded = {} if POSITIONS in arrays else {POSITIONS: "0, since the model has none"}
     arguments = _sizes(file, arrays, depth, stated)
-    notes, folded = _assumed(file, arguments, stated, TIMM_EPSILON if table is TIMM else HUGGING_FACE_EPSILON), {}
+    notes = _assumed(file, arguments, stated, TIMM_EPSILON if table is TIMM else HUGGING_FACE_EPSILON)
     if averaged:
         notes.append("pooled is the mean of normalised tokens, where this model normalises the mean; the blocks are the same")
     fill_biases(arrays, depth, folded)
@@ -146,7 +147,7 @@ def _dropped(file, given):
 
 
 def _sizes(file, arrays, depth, stated):
-    """The arguments of the encoder that shapes and statements give, and its "grid"; zeros for positions that the model has not."""
+    """The arguments of the encoder that shapes and statements give, and its "grid"; zeros for positions that it states not to have."""
     kernel, cls_token = arrays.get(KERNEL), arrays[CLS]
     if kernel is None or kernel.ndim != 4 or kernel.shape[2] != kernel.shape[3] or BIAS not in arrays:
         raise ValueError(f"Expected a projection (D, C, side, side) of square patches and its bias in {file}, received {getattr(kernel, 'shape', None)}.")
@@ -154,6 +155,10 @@ def _sizes(file, arrays, depth, stated):
     found = {"width": width, "depth": depth, "channels": channels, "patch_size": (patch_size, patch_size)}
     if wrong := [f"{name} {stated[name]} for {found[name]}" for name in found if stated.get(name, found[name]) != found[name]]:
         raise ValueError(f"Expected a {CONFIG} of the model beside it, received in {file.with_name(CONFIG)} {', '.join(wrong)} of the weights.")
+    if POSITIONS not in arrays and not stated.get("no_positions"):
+        raise ValueError(f"Expected a table of positions in {file}, received none; is the file whole?")
+    if wrong := [f"{name} {arrays[name].shape}" for name in (CLS, EXTRA, POSITIONS) if name in arrays and arrays[name].ndim != 3]:
+        raise ValueError(f"Expected tokens and positions (1, count, {width}) in {file}, received {', '.join(wrong)}.")
     extra = arrays[EXTRA].shape[1] if EXTRA in arrays else 0
     grid = _grid(file, arrays.get(POSITIONS), extra, stated.get("image_size"), patch_size)
     arrays.setdefault(POSITIONS, np.zeros((1, math.prod(grid), width), "float32"))

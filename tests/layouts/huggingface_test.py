@@ -20,6 +20,7 @@ CLASSES = {
     "ViTForImageClassification": {"num_labels": 3},
     "DeiTModel": {},
     "BeitModel": {**BEIT, "layer_scale_init_value": 0.0},
+    "BeitModel without positions": {"use_mean_pooling": False, "layer_scale_init_value": 0.0},
     "BeitModel with layer scale": {**BEIT, "layer_scale_init_value": 0.1},
     "ViTMAEModel": {"mask_ratio": 0.0},
     "ViTMAEForPreTraining": {"mask_ratio": 0.0, "decoder_hidden_size": 16, "decoder_num_attention_heads": 2, "decoder_num_hidden_layers": 1},
@@ -123,16 +124,17 @@ def encoder_without_key_biases(encoder):
     return encoder
 
 
-@pytest.mark.parametrize("options", [{}, {"reg_tokens": 2}, {"init_values": 0.1}, {"no_embed_class": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"reg_tokens": 2}, {"init_values": 0.1}, {"no_embed_class": True}, {"distilled": True}], ids=str)
 def test_answers_are_those_of_timm(options, make_images, tmp_path):
     timm, safetensors = pytest.importorskip("timm"), pytest.importorskip("safetensors.torch")
     arguments = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 0, **options}
-    model, images = shaken(timm.models.VisionTransformer(**arguments).eval()), make_images(2, (16, 16, 3))
+    kind = timm.models.deit.VisionTransformerDistilled if arguments.pop("distilled", False) else timm.models.VisionTransformer
+    model, images = shaken(kind(**arguments).eval()), make_images(2, (16, 16, 3))
     safetensors.save_file(model.state_dict(), tmp_path / "model.safetensors")
     card = {"mean": MEAN.tolist(), "std": STD.tolist(), "input_size": [3, 16, 16]}
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_tiny_patch16_224", "model_args": arguments, "pretrained_cfg": card}))
     encoder = ks.interchange.load_encoder(tmp_path / "model.safetensors", print)
-    assert encoder.extra_tokens == options.get("reg_tokens", 0)
+    assert encoder.extra_tokens == options.get("reg_tokens", int("distilled" in options))
     check_equal(encoder, tokens_of(model, images), images)
 
 
