@@ -9,7 +9,7 @@ from absl import flags
 
 # These change the result.
 flags.DEFINE_string("dataset", None, "Labelled set: sample, folder:PATH, npz:PATH or tfds:NAME; train split to learn from, test split to judge.")
-flags.DEFINE_string("labelled", None, "Learn from so many images of the training split, such as 1000 or 1%, the same number of each class, drawn by the seed and listed in subset.txt; left out, from all.")
+flags.DEFINE_string("labelled", None, "Learn from so many images of the training split, such as 1000 or 1%, the same number of each class, drawn by the seed and listed in subset.txt; or from those that such a file lists. Left out, from all.")
 flags.DEFINE_string("init_from", None, "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of a pre-trained encoder; left out, from scratch.")
 flags.DEFINE_string("size", None, "Encoder when from scratch: vit_micro, vit_tiny, vit_small, vit_base or vit_large.")
 flags.DEFINE_integer("patch_size", None, lower_bound=1, help="Side of a patch in pixels; left out, that of --init_from.")

@@ -10,7 +10,7 @@ from absl import flags
 
 # These change the result.
 flags.DEFINE_string("dataset", None, "Images to learn from: sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME. Labels are not looked at.")
-flags.DEFINE_string("subset", None, "Learn from so many of the images, such as 5000 or 10%, drawn by the seed, if they are labelled the same number of each class, and listed in subset.txt.")
+flags.DEFINE_string("subset", None, "Learn from so many of the images, such as 5000 or 10%, drawn by the seed, if they are labelled the same number of each class, and listed in subset.txt; or from those that such a file lists.")
 flags.DEFINE_string("image_size", None, "Pixels, as 224 or 48x80 (height x width); left out, 224, or for arrays and the sample their own size.")
 flags.DEFINE_integer("channels", None, lower_bound=1, help="Convert images to 1 (grey) or 3 (colour) channels; left out, as they are.")
 flags.DEFINE_enum("method", "splitmask", list(methods.METHODS), "Pre-training method; random leaves the encoder as it was initialised. Flags that end in [names] are read by these methods alone.")

@@ -40,3 +40,17 @@ def test_an_amount_is_a_number_or_a_share(rng, tmp_path):
     for amount in ("0", "41", "0.1%", "102%", "many", "-1", "5.5"):
         with pytest.raises(ValueError, match="^Expected [^\n]*$"):
             subset_of(unlabelled, amount)
+
+
+def test_a_list_of_names(tmp_path):
+    source, names = open_source("sample", "test"), tmp_path / "names.txt"
+    drawn = subset_of(source, "30", seed=5)
+    names.write_text("".join(f"{drawn.name(i)}\n" for i in range(30)))
+    again = subset_of(source, str(names))
+    assert again.indices.tolist() == drawn.indices.tolist() and again.labels.tolist() == drawn.labels.tolist()
+    names.write_text("test[3]\ntest[2000]\n")
+    with pytest.raises(ValueError, match=r"Expected names of images in .*, such as test\[0\], received test\[2000\], which is not among them"):
+        subset_of(source, str(names))
+    names.write_text("\n")
+    with pytest.raises(ValueError, match="received none"):
+        subset_of(source, str(names))

@@ -92,7 +92,7 @@ def test_one_method_goes_on_from_another(here, tmp_path):
         (["--method=beit", "--tokenizer=dalle"], "Expected --dalle_weights: "),
         (["--method=splitmask", "--mixup=0"], "Expected no --mixup with --method=splitmask"),
         (["--method=deit", "--augmentation=beit"], "Expected --augmentation among crop_flip, flip, none, crop, quarter_crop with --method=deit, received beit"),
-        (["--subset=5%%"], "Expected a number of images as 500 or a share of them as 1%, received '5%%'"),
+        (["--subset=5%%"], "Expected a number of images as 500, a share of them as 1%, or a file that lists them, received '5%%'"),
         (["--subset=20000"], "Expected 1 to 10000 images, all there are, received 20000, which is 20000"),
     ],
 )
@@ -135,5 +135,6 @@ def test_a_subset_is_balanced_and_listed(here, tmp_path, amount, count):
     assert len(set(names)) == count and all(name.startswith("train[") for name in names)
     labels = ks.data.open_source("sample").labels[[int(name[6:-1]) for name in names]]
     assert np.bincount(labels).tolist() == [count // 10] * 10
-    assert here("pretrain", *given, f"--workdir={tmp_path / 'again'}").status == 0
+    listed = here("pretrain", *given, f"--subset={tmp_path / 'run' / 'subset.txt'}", f"--workdir={tmp_path / 'again'}")
+    assert listed.status == 0
     assert (tmp_path / "again" / "subset.txt").read_text().splitlines() == names
