@@ -14,7 +14,17 @@ ENDLESS = 2**40  # steps
 
 
 def batches(
-    source, image_shape, batch_size, augmentation="crop_flip", seed=0, start=0, steps=None, workers=2, labels=False, mix=None
+    source,
+    image_shape,
+    batch_size,
+    augmentation="crop_flip",
+    seed=0,
+    start=0,
+    steps=None,
+    workers=2,
+    labels=False,
+    mix=None,
+    views=None,
 ):
     """The batches from step `start` on, for `model.fit(batches(...), steps_per_epoch=..., epochs=...)`.
 
@@ -36,6 +46,8 @@ def batches(
         labels: yield (images, labels (B,) int32) instead of images.
         mix: with labels, the arguments of `augmentation.mix` by name, such as {"mixup": 0.8, "cutmix": 0.0}: yields its float
             images and label probabilities. `classes` is that of the source if it is not given.
+        views: a `MultiCrop`, in place of `augmentation`, `labels` and `mix`: yields dictionaries of "global" (B, 2, H, W, C) and
+            "local" (B, k, h, w, C) uint8. The crops of an image depend on (seed, t, its place in batch t) alone, too.
 
     Returns:
         A `grain.IterDataset` of images (B, H, W, C) uint8.
@@ -57,6 +69,8 @@ def batches(
         raise ValueError("Expected a labelled source, received one without labels; put each class into its own folder.")
     if mix is not None:
         mix = {"classes": len(source.classes or []) or int(source.labels.max()) + 1, **mix}
+    if views is not None and (labels or mix is not None):
+        raise ValueError("Expected views without labels and mix, received both; views are of images alone.")
     grain = optional("grain", "data")
     box, flips = PRESETS[augmentation]
 
@@ -73,6 +87,14 @@ def batches(
         # Place B of the batch, which no image has, seeds what is drawn for the batch as a whole.
         return mix_batch(images, batch_labels, np.random.default_rng((seed, step, batch_size)), **mix)
 
+    def batch_of_views(step):
+        crops = []
+        for i, index in enumerate(_indices(len(source), batch_size, seed, step)):
+            rng = np.random.default_rng((seed, step, i))
+            image, _ = source.readable(index, source.image)
+            crops.append(views.cut(image, image_shape[:2], rng))
+        return {name: np.stack([of_image[name] for of_image in crops]) for name in crops[0]}
+
     def augment(step, i, index):
         rng = np.random.default_rng((seed, step, i))
         image = _read(source, index, image_shape[:2], functools.partial(box, rng=rng))
@@ -80,7 +102,7 @@ def batches(
 
     # The buffer counts batches: grain's default of 500 would fill the memory.
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
-    return grain.MapDataset.range(start, start + (steps or ENDLESS)).map(batch).to_iter_dataset(options)
+    return grain.MapDataset.range(start, start + (steps or ENDLESS)).map(batch if views is None else batch_of_views).to_iter_dataset(options)
 
 
 def names_of(source, batch_size, seed, step):
