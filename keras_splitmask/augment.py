@@ -143,6 +143,8 @@ class Augment(keras.layers.Layer):
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.random_flip = keras.layers.RandomFlip("horizontal", seed=seed, data_format="channels_last", dtype="float32") if flip else None
+        if flip:
+            self.random_flip.build(None)  # of what is not built, `fit` tries to build all by calling the model on its data
         self.built = True
 
     def call(self, images, training=None):
