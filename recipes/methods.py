@@ -38,6 +38,13 @@ def mae(encoder, **shared):
     return ks.baselines.MAE(encoder, **given("mask_ratio"), decoder_depth=FLAGS.mae_decoder_depth, decoder_width=FLAGS.mae_decoder_width, **shared)
 
 
+def dino(encoder, steps, **shared):
+    import keras_splitmask as ks
+
+    temperatures = (FLAGS.teacher_temperature,) * 2
+    return ks.baselines.DINO(encoder, steps, FLAGS.prototypes, momentum=FLAGS.teacher_momentum, teacher_temperatures=temperatures, **shared)
+
+
 def untrained(encoder, **shared):
     import keras_splitmask as ks
 
@@ -51,17 +58,50 @@ METHODS = {
     "splitmask": (splitmask, {*OF_WORDS, "keep", "split", "decoder_depth", "temperature", "inpaint_weight", "match_weight"}),
     "beit": (beit, {*OF_WORDS, "split", "mask_ratio"}),
     "mae": (mae, {"mask_ratio", "mae_decoder_depth", "mae_decoder_width"}),
+    "dino": (dino, {"local_crops", "prototypes", "teacher_momentum", "teacher_temperature", "frozen_epochs", "final_weight_decay"}),
     "random": (untrained, set()),
 }
 
 
-def build(image_shape, augmentation):
-    """The model of --method on its encoder, not compiled."""
+def build(image_shape, augmentation, steps):
+    """The model of --method on its encoder, for a run of so many steps, not compiled."""
     import keras_splitmask as ks
 
     encoder = ks.Encoder.from_size(FLAGS.size, image_shape, FLAGS.patch_size, drop_path=FLAGS.drop_path, positions=FLAGS.positions)
     make, _ = METHODS[FLAGS.method]
-    return make(encoder, seed=FLAGS.seed, augmentation=augmentation)
+    own = {"steps": steps} if FLAGS.method == "dino" else {}
+    return make(encoder, seed=FLAGS.seed, augmentation=augmentation, **own)
+
+
+def augmentation():
+    """What the host does, by its name, and what the step does, a layer or None."""
+    import keras_splitmask as ks
+
+    host, layer = ks.augment.preset(FLAGS.augmentation, FLAGS.seed)
+    return host, ks.augment.views_preset(FLAGS.augmentation, FLAGS.seed) if FLAGS.method == "dino" else layer
+
+
+def views(image_shape):
+    """The crops of DINO's batches; None for methods that see one image at a time."""
+    if FLAGS.method != "dino":
+        return None
+    from keras_splitmask import data
+    from keras_splitmask.baselines.dino import local_size
+
+    return data.MultiCrop(FLAGS.local_crops, local_size(image_shape, FLAGS.patch_size))
+
+
+def learning_rate():
+    """The peak that the method's authors would choose for --batch_size."""
+    return 5e-4 * FLAGS.batch_size / 256 if FLAGS.method == "dino" else max(5e-4, 1.5e-3 * FLAGS.batch_size / 2048)
+
+
+def weight_decay(images):
+    """The weight decay of a run on so many images, and what else the method wants of `training.adamw`."""
+    if FLAGS.method != "dino":
+        return FLAGS.weight_decay, {}
+    frozen_steps = round(FLAGS.frozen_epochs * images / FLAGS.batch_size)
+    return (FLAGS.weight_decay, FLAGS.final_weight_decay), {"clip_each": True, "frozen": "student_head/kernel$", "frozen_steps": frozen_steps}
 
 
 def given(name):
@@ -83,6 +123,8 @@ def settle_flags():
         print(f"--method={FLAGS.method} does not read {', '.join(listed)} of the flag file", flush=True)
     for name in unread:
         FLAGS[name].value = None
+    for name, value in (("augmentation", "dino" if FLAGS.method == "dino" else "crop_flip"), ("weight_decay", 0.04 if FLAGS.method == "dino" else 0.05)):
+        FLAGS[name].value = value if FLAGS[name].value is None else FLAGS[name].value
 
 
 def build_tokenizer(encoder):

@@ -196,7 +196,7 @@ class DINO(PretextModel):
         """The teacher follows the student, the centre the teacher's answers (equation 4), and the temperature its schedule."""
         momentum = self.momentum_at(step)
         for student, teacher in self._pairs():
-            teacher.assign(momentum * teacher + (1 - momentum) * student)
+            teacher.assign(teacher + (1 - momentum) * (student - teacher))  # exact where both are equal
         self.centre.assign(self.centre_momentum * self.centre + (1 - self.centre_momentum) * report["teacher_mean"])
         self.teacher_temperature.assign(self.teacher_temperature_at(step + 1))
 

@@ -65,16 +65,18 @@ def batches(
         )
     if min(start, workers) < 0 or (steps is not None and steps < 1):
         raise ValueError(f"Expected start and workers >= 0 and steps >= 1, received {start}, {workers} and {steps}.")
+    if views is not None and (labels or mix is not None):
+        raise ValueError("Expected views without labels and mix, received both; views are of images alone.")
     if (labels or mix is not None) and source.labels is None:
         raise ValueError("Expected a labelled source, received one without labels; put each class into its own folder.")
     if mix is not None:
         mix = {"classes": len(source.classes or []) or int(source.labels.max()) + 1, **mix}
-    if views is not None and (labels or mix is not None):
-        raise ValueError("Expected views without labels and mix, received both; views are of images alone.")
     grain = optional("grain", "data")
     box, flips = PRESETS[augmentation]
 
     def batch(step):
+        if views is not None:
+            return _batch_of_views(source, image_shape, batch_size, seed, step, views)
         images = np.empty((batch_size, *image_shape), "uint8")
         indices = _indices(len(source), batch_size, seed, step)
         for i, index in enumerate(indices):
@@ -87,14 +89,6 @@ def batches(
         # Place B of the batch, which no image has, seeds what is drawn for the batch as a whole.
         return mix_batch(images, batch_labels, np.random.default_rng((seed, step, batch_size)), **mix)
 
-    def batch_of_views(step):
-        crops = []
-        for i, index in enumerate(_indices(len(source), batch_size, seed, step)):
-            rng = np.random.default_rng((seed, step, i))
-            image, _ = source.readable(index, source.image)
-            crops.append(views.cut(image, image_shape[:2], rng))
-        return {name: np.stack([of_image[name] for of_image in crops]) for name in crops[0]}
-
     def augment(step, i, index):
         rng = np.random.default_rng((seed, step, i))
         image = _read(source, index, image_shape[:2], functools.partial(box, rng=rng))
@@ -102,7 +96,16 @@ def batches(
 
     # The buffer counts batches: grain's default of 500 would fill the memory.
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
-    return grain.MapDataset.range(start, start + (steps or ENDLESS)).map(batch if views is None else batch_of_views).to_iter_dataset(options)
+    return grain.MapDataset.range(start, start + (steps or ENDLESS)).map(batch).to_iter_dataset(options)
+
+
+def _batch_of_views(source, image_shape, batch_size, seed, step, views):
+    """Batch `step` as the crops of a `MultiCrop`: a dictionary of arrays (B, crops, h, w, C) uint8."""
+    crops = []
+    for i, index in enumerate(_indices(len(source), batch_size, seed, step)):
+        image, _ = source.readable(index, source.image)
+        crops.append(views.cut(image, image_shape[:2], np.random.default_rng((seed, step, i))))
+    return {name: np.stack([of_image[name] for of_image in crops]) for name in crops[0]}
 
 
 def names_of(source, batch_size, seed, step):
