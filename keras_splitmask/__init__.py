@@ -11,7 +11,7 @@ ids (B, N) int32 visual words; logits (B, m, V). Rows before columns.
 """
 
 from keras_splitmask import baselines, data, evaluation, interchange, losses, tokenizers, training, transfer
-from keras_splitmask.augment import Augment
+from keras_splitmask.augment import Augment, AugmentViews
 from keras_splitmask.decoder import Decoder
 from keras_splitmask.encoder import SIZES, Encoder
 from keras_splitmask.split import Split

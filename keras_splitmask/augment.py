@@ -36,6 +36,58 @@ def preset(name, seed=0):
     return host, Augment(**arguments, seed=seed) if arguments else None
 
 
+def views_preset(name, seed=0):
+    """The step's half of a named augmentation for the crops of `data.MultiCrop`: an `AugmentViews`. "dino" has DINO's shares of blur
+    and solarisation (section 3.1, those of BYOL), others do the same to every crop."""
+    host, augment = preset(name, seed)
+    if name != "dino":
+        return AugmentViews(augment, augment, augment)
+    shares = ({"blur": 1.0, "solarise": 0.0}, {"blur": 0.1, "solarise": 0.2}, {"blur": 0.5, "solarise": 0.0})
+    return AugmentViews(*(Augment(**{**PRESETS[name][1], **share}, seed=seed) for share in shares))
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class AugmentViews(keras.layers.Layer):
+    """Crops "global" (B, 2, H, W, C) and "local" (B, k, h, w, C) to the same augmented, float32 in 0..1. Every crop draws for itself.
+
+    Args:
+        first, second, local: an `Augment` or None, of the first and the second global crops and of all local ones.
+    """
+
+    def __init__(self, first, second, local, name="augment_views", **kwargs):
+        super().__init__(**{**kwargs, "name": name, "dtype": "float32"})
+        self.first, self.second, self.local = first, second, local
+        self.built = True
+
+    def call(self, views, training=None):
+        if not training:
+            return views
+        large = [_augmented(layer, views["global"][:, i : i + 1]) for i, layer in enumerate((self.first, self.second))]
+        return {"global": ops.concatenate(large, axis=1), "local": _augmented(self.local, views["local"])}
+
+    def compute_output_shape(self, views_shape):
+        return views_shape
+
+    def get_config(self):
+        own = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in ("first", "second", "local")}
+        return {**super().get_config(), **own}
+
+    @classmethod
+    def from_config(cls, config):
+        layers = {name: keras.saving.deserialize_keras_object(config[name]) for name in ("first", "second", "local")}
+        return cls(**{**config, **layers})
+
+
+def _augmented(layer, crops):
+    """Crops (B, k, h, w, C) augmented each by itself, float32 in 0..1."""
+    shape = tuple(crops.shape[1:])
+    if not shape[0]:
+        return ops.cast(crops, "float32")
+    crops = ops.reshape(crops, (-1, *shape[1:]))
+    crops = to_pixels(crops) if layer is None else layer(crops, training=True)
+    return ops.reshape(crops, (-1, *shape))
+
+
 @keras.saving.register_keras_serializable("keras_splitmask")
 class Augment(keras.layers.Layer):
     """Images (B, H, W, C), uint8 or uint16 or float in 0..1, to their augmented views (B, H, W, C) float32 in 0..1.
@@ -91,6 +143,8 @@ class Augment(keras.layers.Layer):
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.random_flip = keras.layers.RandomFlip("horizontal", seed=seed, data_format="channels_last", dtype="float32") if flip else None
+        if flip:
+            self.random_flip.build(None)  # of what is not built, `fit` tries to build all by calling the model on its data
         self.built = True
 
     def call(self, images, training=None):

@@ -174,9 +174,9 @@ class Encoder(keras.Model):
             layer.build((None, None, self.width))
         self.built = True
 
-    def embed(self, images):
-        """Images (B, H, W, C) to tokens (B, N, D) that know their positions."""
-        return self.patch_embedding(images)
+    def embed(self, images, table=None):
+        """Images (B, H, W, C) to tokens (B, N, D) that know their positions; of another size with a `table` (N, D) of their grid's."""
+        return self.patch_embedding(images, table=table)
 
     def encode(self, tokens, training=None, states=None):
         """Any subset of an image's tokens (B, n, D) to (B, 1 + n, D), cls first; fills the dictionary `states`, if given, block by block."""

@@ -58,6 +58,24 @@ def reconstruct(predicted, patches):
     return ops.mean(errors * errors, axis=(1, 2))
 
 
+def distil(logits, targets, temperature=0.1):
+    """Cross entropy of the student's views to the teacher's, averaged over all pairs of different views (DINO, equation 3).
+
+    Args:
+        logits: (S, B, K) float, the student's, of all views of an image.
+        targets: (T, B, K) float, the teacher's probabilities, of the first T of these views.
+        temperature: of the student; 0.1 in the paper.
+
+    Returns:
+        The loss (B,) float32.
+    """
+    log_shares = ops.log_softmax(ops.cast(logits, "float32") / temperature, axis=-1)
+    # The sum over all pairs is a product of sums; from it is taken what a view would learn from itself.
+    of_all = ops.sum(ops.sum(targets, axis=0) * ops.sum(log_shares, axis=0), axis=-1)  # (B,)
+    of_same = ops.sum(targets * log_shares[: targets.shape[0]], axis=(0, 2))  # (B,)
+    return (of_same - of_all) / (targets.shape[0] * (logits.shape[0] - 1))
+
+
 def patch_statistics(patches):
     """The mean and the deviation of the pixels of each of the patches (B, m, P) float32: (B, m, 1) each."""
     mean, variance = ops.moments(patches, axes=-1, keepdims=True)

@@ -124,14 +124,16 @@ class PatchEmbedding(keras.layers.Layer):
     def _fixed_table(self, shape, dtype=None):
         return ops.convert_to_tensor(sine_cosine_positions(*self.grid, self.width), dtype)
 
-    def call(self, images):
-        if tuple(images.shape[1:]) != self.image_shape:
+    def call(self, images, table=None):
+        """With `table` (N, D), the positions of another grid, for images of that grid."""
+        if table is None and tuple(images.shape[1:]) != self.image_shape:
             raise ValueError(
                 f"Expected images of {self.image_shape} (height, width, channels), received {tuple(images.shape[1:])}; "
                 "resize or convert the images, or build the encoder with their image_shape."
             )
         pixels = ops.cast(normalise(images), self.compute_dtype)
-        return self.project(to_patches(pixels, self.patch_size)) + ops.cast(self.table, self.compute_dtype)  # (B, N, D)
+        table = ops.cast(self.table if table is None else table, self.compute_dtype)
+        return self.project(to_patches(pixels, self.patch_size)) + table  # (B, N, D)
 
     def compute_output_shape(self, images_shape):
         return images_shape[0], self.grid[0] * self.grid[1], self.width

@@ -11,7 +11,7 @@ OF_LABELS = ("label_smoothing", "mixup", "cutmix", "rand_augment", "random_erasi
 OF_WORDS = ("tokenizer", "dalle_weights", "dalle_sha256", "vocabulary", "fit_patches", "word_resolution")
 
 
-def splitmask(encoder, source, **shared):
+def splitmask(encoder, **shared):
     import keras_splitmask as ks
 
     return ks.SplitMask(
@@ -27,26 +27,32 @@ def splitmask(encoder, source, **shared):
     )
 
 
-def beit(encoder, source, **shared):
+def beit(encoder, **shared):
     import keras_splitmask as ks
 
     return ks.baselines.BEiT(encoder, build_tokenizer(encoder), split=FLAGS.split, **given("mask_ratio"), **shared)
 
 
-def mae(encoder, source, **shared):
+def mae(encoder, **shared):
     import keras_splitmask as ks
 
     return ks.baselines.MAE(encoder, **given("mask_ratio"), decoder_depth=FLAGS.mae_decoder_depth, decoder_width=FLAGS.mae_decoder_width, **shared)
 
 
-def deit(encoder, source, **shared):
+def deit(encoder, classes, **shared):
     import keras_splitmask as ks
 
-    classes = len(source.classes or []) or int(source.labels.max()) + 1
     return ks.baselines.DeiT(encoder, classes, **shared)
 
 
-def untrained(encoder, source, **shared):
+def dino(encoder, steps, **shared):
+    import keras_splitmask as ks
+
+    temperatures = (FLAGS.teacher_temperature,) * 2
+    return ks.baselines.DINO(encoder, steps, FLAGS.prototypes, momentum=FLAGS.teacher_momentum, teacher_temperatures=temperatures, **shared)
+
+
+def untrained(encoder, **shared):
     import keras_splitmask as ks
 
     if FLAGS.init_from:
@@ -60,26 +66,45 @@ METHODS = {
     "beit": (beit, {*OF_WORDS, "split", "mask_ratio"}),
     "mae": (mae, {"mask_ratio", "mae_decoder_depth", "mae_decoder_width"}),
     "deit": (deit, set(OF_LABELS)),
+    "dino": (dino, {"local_crops", "prototypes", "teacher_momentum", "teacher_temperature", "frozen_epochs", "final_weight_decay"}),
     "random": (untrained, set()),
 }
 
 
+def build(source, image_shape, augmentation, steps):
+    """The model of --method on its encoder, for a run of so many steps, not compiled."""
+    import keras_splitmask as ks
+
+    encoder = ks.Encoder.from_size(FLAGS.size, image_shape, FLAGS.patch_size, drop_path=FLAGS.drop_path, positions=FLAGS.positions)
+    make, _ = METHODS[FLAGS.method]
+    own = {"steps": steps} if FLAGS.method == "dino" else {"classes": count_classes(source)} if FLAGS.method == "deit" else {}
+    return make(encoder, seed=FLAGS.seed, augmentation=augmentation, **own)
+
+
+def count_classes(source):
+    return len(source.classes or []) or int(source.labels.max()) + 1
+
+
 def augmentations():
-    """What is done to an image on the host, by its name, and inside the step, an `Augment` or None."""
+    """What is done to an image on the host, by its name, and inside the step, a layer or None."""
     import keras_splitmask as ks
     from keras_splitmask import data
 
     if FLAGS.method != "deit":
-        return ks.augment.preset(FLAGS.augmentation, FLAGS.seed)
+        host, layer = ks.augment.preset(FLAGS.augmentation, FLAGS.seed)
+        return host, ks.augment.views_preset(FLAGS.augmentation, FLAGS.seed) if FLAGS.method == "dino" else layer
     if FLAGS.augmentation not in data.PRESETS:  # all of it is done before images are mixed, which is on the host
         raise commandline.BadInput(f"Expected --augmentation among {', '.join(data.PRESETS)} with --method=deit, received {FLAGS.augmentation}.")
     return FLAGS.augmentation, None
 
 
-def batch_options(source):
+def batch_options(source, image_shape):
     """What else `data.batches` is told by the flags of --method."""
     from keras_splitmask import data
+    from keras_splitmask.baselines.dino import local_size
 
+    if FLAGS.method == "dino":
+        return {"views": data.MultiCrop(FLAGS.local_crops, local_size(image_shape, FLAGS.patch_size))}
     if FLAGS.method != "deit":
         return {}
     commandline.require_labels(source, FLAGS.dataset, "train")
@@ -87,13 +112,17 @@ def batch_options(source):
     return {"mix": mix, "change": data.changes(FLAGS.rand_augment, FLAGS.random_erasing), "repeats": FLAGS.repeats}
 
 
-def build(source, image_shape, augmentation):
-    """The model of --method on its encoder, not compiled."""
-    import keras_splitmask as ks
+def learning_rate():
+    """The peak that the method's authors would choose for --batch_size."""
+    return 5e-4 * FLAGS.batch_size / 256 if FLAGS.method == "dino" else max(5e-4, 1.5e-3 * FLAGS.batch_size / 2048)
 
-    encoder = ks.Encoder.from_size(FLAGS.size, image_shape, FLAGS.patch_size, drop_path=FLAGS.drop_path, positions=FLAGS.positions)
-    make, _ = METHODS[FLAGS.method]
-    return make(encoder, source=source, seed=FLAGS.seed, augmentation=augmentation)
+
+def weight_decay(source):
+    """The weight decay of a run on these images, and what else the method wants of `training.adamw`."""
+    if FLAGS.method != "dino":
+        return FLAGS.weight_decay, {}
+    frozen_steps = round(FLAGS.frozen_epochs * len(source) / FLAGS.batch_size)
+    return (FLAGS.weight_decay, FLAGS.final_weight_decay), {"clip_each": True, "frozen": "student_head/kernel$", "frozen_steps": frozen_steps}
 
 
 def given(name):
@@ -115,6 +144,8 @@ def settle_flags():
         print(f"--method={FLAGS.method} does not read {', '.join(listed)} of the flag file", flush=True)
     for name in unread:
         FLAGS[name].value = None
+    for name, value in (("augmentation", "dino" if FLAGS.method == "dino" else "crop_flip"), ("weight_decay", 0.04 if FLAGS.method == "dino" else 0.05)):
+        FLAGS[name].value = value if FLAGS[name].value is None else FLAGS[name].value
 
 
 def build_tokenizer(encoder):

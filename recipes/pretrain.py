@@ -38,15 +38,21 @@ flags.DEFINE_float("cutmix", 1.0, "CutMix's alpha; 0 for none. [deit]")
 flags.DEFINE_float("rand_augment", 9.0, lower_bound=0, upper_bound=10, help="Magnitude of RandAugment; 0 for none. [deit]")
 flags.DEFINE_float("random_erasing", 0.25, lower_bound=0, upper_bound=1, help="Share of the images of which a rectangle is erased. [deit]")
 flags.DEFINE_integer("repeats", 3, lower_bound=1, help="Times that an image comes up in a row, each time augmented anew. [deit]")
-flags.DEFINE_string("augmentation", "crop_flip", "none, flip, crop_flip, quarter_crop_flip, beit, three_augment or dino; deit knows the first three.")
+flags.DEFINE_integer("local_crops", 8, lower_bound=0, help="Small crops of each image, besides two large ones. Fewer are cheaper, and teach less per step. [dino]")
+flags.DEFINE_integer("prototypes", 65536, lower_bound=1, help="Answers of the head. 4096 are enough for small sets, and much cheaper. [dino]")
+flags.DEFINE_float("teacher_momentum", 0.996, lower_bound=0, upper_bound=1, help="Of the first step; it rises to 1. 0.9995 is advised for batches of 256. [dino]")
+flags.DEFINE_float("teacher_temperature", 0.04, lower_bound=0.001, help="Raise it, to 0.07 at most, if the answers become too few; lower it if the loss stays at its start. [dino]")
+flags.DEFINE_float("frozen_epochs", 1.0, lower_bound=0, help="Epochs in which the head's last layer stays as it is. Raise it if the loss does not fall. [dino]")
+flags.DEFINE_float("final_weight_decay", 0.4, lower_bound=0, help="Where half a cosine leads --weight_decay to. [dino]")
+flags.DEFINE_string("augmentation", None, "Left out, dino for --method=dino and crop_flip for others. none, flip, crop_flip, quarter_crop_flip, beit, three_augment or dino; deit knows the first three.")
 flags.DEFINE_integer("batch_size", 256, lower_bound=1, help="Images per step, which are also each other's negatives in the match loss. Lower it if memory runs out.")
 flags.DEFINE_float("epochs", 100, lower_bound=0, help="Times that each image is seen. Few images want many epochs: the paper has 5,000 for sets below 100,000.")
 flags.DEFINE_integer("steps", None, lower_bound=1, help="Optimizer steps, in place of --epochs.")
-flags.DEFINE_float("learning_rate", None, lower_bound=0, help="Peak; left out, 1.5e-3 x batch size / 2048, but not below 5e-4.")
+flags.DEFINE_float("learning_rate", None, lower_bound=0, help="Peak; left out, 1.5e-3 x batch size / 2048, but not below 5e-4; for dino 5e-4 x batch size / 256.")
 flags.DEFINE_float("min_learning_rate", 1e-5, "At the end of the cosine.")
 flags.DEFINE_float("warmup", 10 / 300, lower_bound=0, upper_bound=1, help="Share of the steps in which the learning rate rises. Raise it if the loss jumps early.")
-flags.DEFINE_float("weight_decay", 0.05, "Not applied to biases, norms, positions, cls and mask tokens.")
-flags.DEFINE_float("clip_norm", 3.0, lower_bound=0, help="Largest gradient norm; 0 for any.")
+flags.DEFINE_float("weight_decay", None, "Left out, 0.05, for dino 0.04 at first. Not applied to biases, norms, positions, cls and mask tokens.")
+flags.DEFINE_float("clip_norm", 3.0, lower_bound=0, help="Largest gradient norm; for dino that of each weight by itself; 0 for any.")
 flags.DEFINE_float("drop_path", 0.1, "Stochastic depth of the last block. Lower it for short runs.")
 flags.DEFINE_integer("seed", 0, "Of everything random.")
 flags.DEFINE_string("cache", None, "Folder to pack the images in, decoded and resized to 8/7 of --image_size, once; later runs read them from there.")
@@ -68,14 +74,13 @@ flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow back
 FLAGS = flags.FLAGS
 
 def build_model(source, image_shape, augmentation, steps):
-    """The method on its encoder, by the flags, compiled."""
+    """The method on its encoder, by the flags, for a run of so many steps, compiled."""
     import keras_splitmask as ks
 
-    model = methods.build(source, image_shape, augmentation)
-    rate = max(5e-4, 1.5e-3 * FLAGS.batch_size / 2048) if FLAGS.learning_rate is None else FLAGS.learning_rate
-    optimizer = ks.training.adamw(
-        rate, max(1, steps), round(FLAGS.warmup * steps), FLAGS.min_learning_rate, FLAGS.weight_decay, FLAGS.clip_norm or None
-    )
+    model = methods.build(source, image_shape, augmentation, max(1, steps))
+    rate = methods.learning_rate() if FLAGS.learning_rate is None else FLAGS.learning_rate
+    decay, own = methods.weight_decay(source)
+    optimizer = ks.training.adamw(rate, max(1, steps), round(FLAGS.warmup * steps), FLAGS.min_learning_rate, decay, FLAGS.clip_norm or None, **own)
     model.compile(optimizer=optimizer, jit_compile=commandline.jit())
     return model
 
@@ -100,6 +105,8 @@ def initialise(model, source):
         model.tokenizer.fit(images, **count, report=lambda line: print(line, flush=True))
     if FLAGS.init_from:
         print(ks.interchange.initialise(model, FLAGS.init_from), flush=True)
+        if FLAGS.method == "dino":
+            model.start_student()
 
 
 def explain(model, source, batches, shift):
@@ -149,7 +156,7 @@ def main():
     host, augmentation = methods.augmentations()
     source = commandline.open_images(FLAGS.channels, FLAGS.subset)
     image_shape = commandline.image_shape(source)
-    options = methods.batch_options(source)
+    options = methods.batch_options(source, image_shape)
     shift = FLAGS.rewind
 
     def batches(start):

@@ -2,5 +2,6 @@
 
 from keras_splitmask.baselines.beit import BEiT
 from keras_splitmask.baselines.deit import DeiT
+from keras_splitmask.baselines.dino import DINO
 from keras_splitmask.baselines.mae import MAE
 from keras_splitmask.baselines.untrained import Untrained

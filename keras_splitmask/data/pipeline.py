@@ -26,6 +26,7 @@ def batches(
     mix=None,
     change=None,
     repeats=1,
+    views=None,
 ):
     """The batches from step `start` on, for `model.fit(batches(...), steps_per_epoch=..., epochs=...)`.
 
@@ -50,6 +51,8 @@ def batches(
         change: a function (image, rng) -> image (H, W, C) uint8 that is done last, such as `changes` gives.
         repeats: how many times in a row an image is dealt out, each time augmented anew (Hoffer et al., 2020). So many epochs
             then pass before each image was seen once.
+        views: a `MultiCrop`, in place of `augmentation`, `labels` and `mix`: yields dictionaries of "global" (B, 2, H, W, C) and
+            "local" (B, k, h, w, C) uint8. The crops of an image depend on (seed, t, its place in batch t) alone, too.
 
     Returns:
         A `grain.IterDataset` of images (B, H, W, C) uint8.
@@ -61,6 +64,8 @@ def batches(
     if augmentation not in PRESETS:
         raise ValueError(f"Expected augmentation to be one of {', '.join(PRESETS)}, received {augmentation!r}.")
     _check_numbers(source, batch_size, start, steps, workers, repeats)
+    if views is not None and (labels or mix is not None):
+        raise ValueError("Expected views without labels and mix, received both; views are of images alone.")
     if (labels or mix is not None) and source.labels is None:
         raise ValueError("Expected a labelled source, received one without labels; put each class into its own folder.")
     if mix is not None:
@@ -69,6 +74,8 @@ def batches(
     box, flips = PRESETS[augmentation]
 
     def batch(step):
+        if views is not None:
+            return _batch_of_views(source, image_shape, batch_size, seed, step, views)
         images = np.empty((batch_size, *image_shape), "uint8")
         indices = _indices(len(source), batch_size, seed, step, repeats)
         for i, index in enumerate(indices):
@@ -90,6 +97,15 @@ def batches(
     # The buffer counts batches: grain's default of 500 would fill the memory.
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
     return grain.MapDataset.range(start, start + (steps or ENDLESS)).map(batch).to_iter_dataset(options)
+
+
+def _batch_of_views(source, image_shape, batch_size, seed, step, views):
+    """Batch `step` as the crops of a `MultiCrop`: a dictionary of arrays (B, crops, h, w, C) uint8."""
+    crops = []
+    for i, index in enumerate(_indices(len(source), batch_size, seed, step, 1)):
+        image, _ = source.readable(index, source.image)
+        crops.append(views.cut(image, image_shape[:2], np.random.default_rng((seed, step, i))))
+    return {name: np.stack([of_image[name] for of_image in crops]) for name in crops[0]}
 
 
 def names_of(source, batch_size, seed, step, repeats=1):

@@ -59,18 +59,35 @@ class LayerwiseAdamW(AdamW):
         learning_rate: a float or a schedule.
         layer_decay: a layer's learning rate is `layer_decay` times that of the layer above it; 1 for none.
         depth: the encoder's number of blocks; needed if layer_decay is not 1.
+        weight_decay: a float or a schedule.
+        frozen: a regular expression; weights whose paths it fits stay as they are in the first `frozen_steps` steps.
+        frozen_steps: int.
         **kwargs: as for `keras.optimizers.AdamW`.
 
     Raises:
         ValueError: when it is built, if no rule claims some of the weights; they are listed.
     """
 
-    def __init__(self, learning_rate, layer_decay=1.0, depth=0, name="layerwise_adamw", **kwargs):
-        super().__init__(learning_rate, name=name, **kwargs)
+    def __init__(
+        self,
+        learning_rate,
+        layer_decay=1.0,
+        depth=0,
+        weight_decay=0.004,
+        frozen=None,
+        frozen_steps=0,
+        name="layerwise_adamw",
+        **kwargs,
+    ):
+        if isinstance(weight_decay, dict):  # of a saved optimizer
+            weight_decay = keras.saving.deserialize_keras_object(weight_decay)
+        super().__init__(learning_rate, weight_decay=weight_decay, name=name, **kwargs)
         if not 0 < layer_decay <= 1 or (layer_decay < 1 and not depth):
             raise ValueError(f"Expected layer_decay in (0, 1], and a depth if below 1, received {layer_decay=}, {depth=}.")
         self.layer_decay = layer_decay
         self.depth = depth
+        self.frozen = frozen
+        self.frozen_steps = frozen_steps
 
     def build(self, variables):
         unclaimed = [v.path for v in variables if decays(v.path) is None]
@@ -82,24 +99,47 @@ class LayerwiseAdamW(AdamW):
         """What the learning rate is multiplied by for this weight."""
         return self.layer_decay ** (self.depth + 1 - layer_of(variable.path, self.depth)) if self.layer_decay < 1 else 1.0
 
+    def _moves(self, variable):
+        """1.0, or 0.0 where this step is one of the first ones, in which the weight stays as it is."""
+        if self.frozen is None or not re.search(self.frozen, variable.path):
+            return 1.0
+        return ops.cast(self.iterations >= self.frozen_steps, "float32")
+
     def _apply_weight_decay(self, variables):
-        rate = self.learning_rate * self.weight_decay
+        decay = self.weight_decay(self.iterations) if callable(self.weight_decay) else self.weight_decay
+        rate = self.learning_rate * decay
         for v in variables:
             if decays(v.path):
-                v.assign(v * ops.cast(1 - rate * self.scale(v), v.dtype))
+                v.assign(v * ops.cast(1 - rate * self.scale(v) * self._moves(v), v.dtype))
 
     def _backend_update_step(self, gradients, variables, learning_rate):
+        # Without gradients so far, the moments are zero, and so is what they move a weight by.
+        if self.frozen is not None:
+            gradients = [g * ops.cast(self._moves(v), g.dtype) for g, v in zip(gradients, variables)]
         scales = [self.scale(v) for v in variables]
         for scale in sorted(set(scales)):
             group = [(g, v) for g, v, s in zip(gradients, variables, scales) if s == scale]
             super()._backend_update_step([g for g, _ in group], [v for _, v in group], learning_rate * scale)
 
     def get_config(self):
-        return {**super().get_config(), "layer_decay": self.layer_decay, "depth": self.depth}
+        own = {name: getattr(self, name) for name in ("layer_decay", "depth", "frozen", "frozen_steps")}
+        scheduled = {"weight_decay": keras.saving.serialize_keras_object(self.weight_decay)} if callable(self.weight_decay) else {}
+        return {**super().get_config(), **scheduled, **own}
 
 
 def adamw(
-    learning_rate, steps, warmup=None, floor=1e-5, weight_decay=0.05, clip_norm=3.0, layer_decay=1.0, depth=0, beta_2=0.999
+    learning_rate,
+    steps,
+    warmup=None,
+    floor=1e-5,
+    weight_decay=0.05,
+    clip_norm=3.0,
+    layer_decay=1.0,
+    depth=0,
+    beta_2=0.999,
+    clip_each=False,
+    frozen=None,
+    frozen_steps=0,
 ):
     """AdamW with linear warm-up, a cosine and clipping, by BEiT's numbers, which are SplitMask's (section 5.1 of the paper).
 
@@ -108,13 +148,26 @@ def adamw(
         steps: optimizer steps of the whole run.
         warmup: steps of warm-up; left out, 10 of 300 of the run's steps, the paper's share on ImageNet.
         floor: the learning rate at the end; never above the peak.
-        weight_decay: not applied to biases, norms, positions, cls and mask tokens.
+        weight_decay: not applied to biases, norms, positions, cls and mask tokens. A float, or (first, last), which half a cosine
+            joins, as in DINO.
         clip_norm: largest norm of all gradients together; None for no clipping.
         layer_decay, depth: see `LayerwiseAdamW`.
         beta_2: decay of the second moment.
+        clip_each: `clip_norm` is that of each weight's gradient by itself, as in DINO.
+        frozen, frozen_steps: see `LayerwiseAdamW`.
     """
     warmup = round(steps * 10 / 300) if warmup is None else warmup
     schedule = WarmupCosine(learning_rate, steps, warmup, min(floor, learning_rate))
+    if isinstance(weight_decay, (tuple, list)):
+        weight_decay = WarmupCosine(weight_decay[0], steps, floor=weight_decay[1])
     return LayerwiseAdamW(
-        schedule, layer_decay, depth, weight_decay=weight_decay, global_clipnorm=clip_norm, epsilon=1e-8, beta_2=beta_2
+        schedule,
+        layer_decay,
+        depth,
+        weight_decay,
+        frozen,
+        frozen_steps,
+        **{"clipnorm" if clip_each else "global_clipnorm": clip_norm},
+        epsilon=1e-8,
+        beta_2=beta_2,
     )

@@ -70,6 +70,16 @@ class _Pretext(keras.Model):
         """Images (B, H, W, C) to a scalar loss and a dictionary of the values to report, by the names of the metrics."""
         raise NotImplementedError(f"{type(self).__name__} must say in `objective` what it minimises.")
 
+    def after_step(self, step, report):
+        """Assign to variables that are not trained, such as a teacher's, once the optimizer has moved those that are.
+
+        A step that is skipped does not come here.
+
+        Args:
+            step: int32 scalar, the number of the step, from 0 on.
+            report: what `objective` reported; what no metric is named after reaches this method alone.
+        """
+
     def get_config(self):
         return {**super().get_config(), "seed": self.seed, "augmentation": keras.saving.serialize_keras_object(self.augmentation)}
 
@@ -77,13 +87,13 @@ class _Pretext(keras.Model):
         """What is not finite first in a training step, made anew with the weights of now: a line, or None if all is finite.
 
         Args:
-            batch: images (B, H, W, C), or a tuple of them and their labels.
+            batch: images (B, H, W, C), or the dictionary of such that the model is fitted to, or a tuple of them and their labels.
             step: int, the number of the step, from 0 on.
         """
         data = batch if isinstance(batch, tuple) else (batch,)
         images = data[0]
         named = {"the images": images, **{f"the weight {v.path}": v for v in self.trainable_variables}}
-        bad = next((name for name, value in named.items() if not _is_finite(value)), None)
+        bad = next((name for name, value in named.items() if not all(map(_is_finite, keras.tree.flatten(value)))), None)
         if bad:
             return bad
         outputs = []
@@ -154,13 +164,14 @@ class _TensorFlowModel(_Pretext):
 
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
-        loss, report, gradients = self._gradients(data, self.optimizer.iterations)
+        step = tf.identity(self.optimizer.iterations)
+        loss, report, gradients = self._gradients(data, step)
         weights = self.trainable_variables
         norm = self._norm(gradients)
         finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
         tf.cond(
             finite,
-            lambda: (self.optimizer.apply(gradients, weights), tf.no_op())[1],
+            lambda: (self.optimizer.apply(gradients, weights), self.after_step(step, report), tf.no_op())[2],
             lambda: (self._skip(), tf.no_op())[1],
         )
         return self._track({"loss": loss, "gradient_norm": norm, **report}, finite)
@@ -180,16 +191,18 @@ class _TorchModel(_Pretext):
     def train_step(self, data):
         import torch
 
-        loss, report, gradients = self._gradients(data, self.optimizer.iterations)
+        step = int(self.optimizer.iterations)
+        loss, report, gradients = self._gradients(data, step)
         weights = self.trainable_variables
         with torch.no_grad():
             norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None]) / self.optimizer.scale_loss(1.0)
             finite = torch.isfinite(loss) & torch.isfinite(norm)
+            report = {name: value.detach() for name, value in report.items()}
             if finite:
                 self.optimizer.apply(gradients, weights)
+                self.after_step(step, report)
             else:
                 self._skip()
-            report = {name: value.detach() for name, value in report.items()}
             return self._track({"loss": loss.detach(), "gradient_norm": norm, **report}, finite)
 
     def test_step(self, data):
@@ -223,6 +236,10 @@ class _JaxModel(_Pretext):
             norm = self._norm(gradients)
         finite = jax.numpy.isfinite(loss) & jax.numpy.isfinite(norm)
         new_trainable, new_optimizer = self.optimizer.stateless_apply(optimizer, gradients, trainable)
+        with self._scope(new_trainable, fixed, optimizer) as scope:
+            self.after_step(self.optimizer.iterations.value, report)
+        new_fixed = self._values(scope, self.non_trainable_variables, fixed)
+        fixed = [old if new is old else jax.numpy.where(finite, new, old) for new, old in zip(new_fixed, fixed)]
         trainable = [jax.numpy.where(finite, new, old) for new, old in zip(new_trainable, trainable)]
         with self._scope(optimizer=optimizer) as scope:
             self._skip()

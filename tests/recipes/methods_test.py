@@ -9,7 +9,7 @@ import keras_splitmask as ks
 
 TIMES = {"images_per_second", "seconds", "data_wait_fraction"}
 KEYS = {"step", "epoch", "loss", "gradient_norm", "learning_rate", "knn_accuracy", *TIMES}
-WORDS = {"inpaint_loss", "inpaint_accuracy", "word_perplexity"}
+OWN = {"beit": {"inpaint_loss", "inpaint_accuracy", "word_perplexity"}, "mae": set(), "deit": {"accuracy"}, "dino": {"teacher_entropy", "feature_std"}}
 SMALL = ("--size=vit_micro", "--patch_size=4", "--image_size=8", "--batch_size=8", "--log_every=2")
 
 
@@ -23,12 +23,16 @@ def equal(one, other):
 
 @pytest.mark.backend
 @pytest.mark.parametrize(
-    ("method", "picture"), [("beit", "inpainting_random_projection.png"), ("mae", "inpainting_mae.png"), ("deit", None)]
+    ("method", "picture"), [("beit", "inpainting_random_projection.png"), ("mae", "inpainting_mae.png"), ("deit", None), ("dino", None)]
 )
 def test_a_run_of_a_baseline_is_stopped_resumed_and_of_use(here, arrays, tmp_path, lines, monkeypatch, stop_at_step, method, picture):
     given = [f"--dataset=npz:{arrays}", f"--probe=npz:{arrays}", "--size=vit_micro", "--batch_size=4", "--steps=6", "--log_every=3", f"--method={method}"]
-    # RandAugment is of grey and of colour alone, and these images have five channels.
-    given += {"beit": ["--vocabulary=8"], "mae": ["--mae_decoder_depth=1"], "deit": ["--rand_augment=0"]}[method]
+    given += {
+        "beit": ["--vocabulary=8"],
+        "mae": ["--mae_decoder_depth=1"],
+        "deit": ["--rand_augment=0"],  # which is of grey and of colour alone, and these images have five channels
+        "dino": ["--prototypes=16", "--local_crops=1", "--frozen_epochs=0.5"],
+    }[method]
     assert here("pretrain", *given, f"--workdir={tmp_path / 'whole'}").status == 0
     stop_at_step(5)
     assert here("pretrain", *given, f"--workdir={tmp_path / 'run'}").status == 75
@@ -37,9 +41,9 @@ def test_a_run_of_a_baseline_is_stopped_resumed_and_of_use(here, arrays, tmp_pat
     assert end.status == 0 and "resumed at step 5" in end.out, end.err
     told = [[{name: value for name, value in line.items() if name not in TIMES} for line in lines(tmp_path / run / "metrics.jsonl")] for run in ("whole", "run")]
     assert told[0] == told[1] and [line["step"] for line in told[0]] == [0, 3, 6]
-    assert set(told[0][-1]) == KEYS - TIMES | {"beit": WORDS, "mae": set(), "deit": {"accuracy"}}[method]
+    assert set(told[0][-1]) == KEYS - TIMES | OWN[method]
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "run"))
-    assert [path.name for path in (tmp_path / "run").glob("pictures/*")] == [picture] * (picture is not None)
+    assert [path.name for path in (tmp_path / "run").glob("pictures/*")] == ([picture] if picture else [])
     if picture:
         with Image.open(tmp_path / "run" / "pictures" / picture) as drawn:
             assert drawn.size == (3 * 84 - 4, 16 + 8 * 52)  # three columns and eight rows of 48x80, at their own size
@@ -50,8 +54,8 @@ def test_a_run_of_a_baseline_is_stopped_resumed_and_of_use(here, arrays, tmp_pat
 
 def test_random_is_where_every_method_begins(here, tmp_path, lines):
     given = ("--dataset=sample", "--probe=sample", "--probe_limit=40", *SMALL, "--steps=1", "--learning_rate=0", "--min_learning_rate=0", "--seed=3")
-    for method in ("random", "splitmask", "beit", "mae"):
-        end = here("pretrain", *given, f"--method={method}", f"--workdir={tmp_path / method}", "--pictures=0")
+    for method in ("random", "splitmask", "beit", "mae", "dino"):
+        end = here("pretrain", *given, *["--prototypes=16"] * (method == "dino"), f"--method={method}", f"--workdir={tmp_path / method}", "--pictures=0")
         assert end.status == 0 and not end.err
         assert equal(weights(tmp_path / method), weights(tmp_path / "random"))
     left = sorted(path.name for path in (tmp_path / "random").iterdir())
@@ -85,6 +89,8 @@ def test_one_method_goes_on_from_another(here, tmp_path):
         (["--method=mae", "--keep=0.5"], "Expected no --keep with --method=mae, which does not read it; leave it out"),
         (["--method=beit", "--match_weight", "1"], "Expected no --match_weight with --method=beit"),
         (["--method=mae", "--vocabulary=8", "-tokenizer=kmeans"], "Expected no --tokenizer, --vocabulary with --method=mae"),
+        (["--method=dino", "--mask_ratio=0.4"], "Expected no --mask_ratio with --method=dino"),
+        (["--local_crops=4"], "Expected no --local_crops with --method=splitmask"),
         (["--mask_ratio=0.4"], "Expected no --mask_ratio with --method=splitmask"),
         (["--method=random", "--init_from=nowhere"], "Expected no --init_from with --method=random, whose encoder is untrained"),
         (["--method=beit", "--mask_ratio=0.01"], "Expected a mask_ratio in (0, 1) that masks at least one patch, received mask_ratio=0.01 of 4"),

@@ -37,6 +37,21 @@ class Line(PretextModel):
         return self.slope * brightness, {"brightness": brightness, "luck": luck}
 
 
+class Followed(Line):
+    """A line whose `follower` is given the moved slope, the step's number and a value of the report."""
+
+    def build(self, images_shape):
+        self.follower = self.add_weight(shape=(3,), initializer="zeros", trainable=False, name="follower")
+        super().build(images_shape)
+
+    def objective(self, images, training):
+        loss, report = super().objective(images, training)
+        return loss, {**report, "for_the_hook": 10 * ops.mean(images)}
+
+    def after_step(self, step, report):
+        self.follower.assign(ops.stack([ops.cast(x, "float32") for x in (self.slope, step, report["for_the_hook"])]))
+
+
 @pytest.fixture
 def make_line():
     def make(optimizer=None, run_eagerly=False, seed=0, **kwargs):
@@ -100,6 +115,17 @@ def test_a_step_that_is_not_finite_changes_nothing_but_its_number(make_line, bad
     assert int(iterations) == 2 and logs["skipped_steps"] == 1
     logs = step(model, grey(1.0))
     assert float(model.slope) < before[model.slope.path] and logs["skipped_steps"] == 0
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_what_follows_a_step_sees_its_weights_and_number_and_is_left_out_of_a_bad_one(run_eagerly):
+    model = Followed()
+    jit_compile = keras.backend.backend() == "jax" and not run_eagerly
+    model.compile(keras.optimizers.SGD(0.5), run_eagerly=run_eagerly, jit_compile=jit_compile)
+    expected = {2.0: [0.0, 0, 20], -4.0: [2.0, 1, -40], np.nan: [2.0, 1, -40], 6.0: [-1.0, 3, 60]}
+    for level, follower in expected.items():
+        assert "for_the_hook" not in step(model, grey(level))
+        np.testing.assert_allclose(array(model.follower), follower)
 
 
 def test_what_is_not_finite_is_left_out_of_the_means(make_line):

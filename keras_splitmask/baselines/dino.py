@@ -1,0 +1,216 @@
+"""DINO (Caron et al., 2021, "Emerging properties in self-supervised vision transformers"), told once, on SplitMask's encoder."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_splitmask import losses
+from keras_splitmask.encoder import Encoder
+from keras_splitmask.patches import grid_shape
+from keras_splitmask.resampling import resampling_matrix
+from keras_splitmask.training.dense import Dense
+from keras_splitmask.training.distribution import gather_batch
+from keras_splitmask.training.steps import PretextModel
+
+HIDDEN, BOTTLENECK = 2048, 256  # widths of the head
+
+
+def local_size(image_shape, patch_size):
+    """(height, width) of a local crop: 96 of 224 pixels, to the nearest multiple of the patch."""
+    return tuple(max(1, round(side * 96 / 224 / patch_size)) * patch_size for side in image_shape[:2])
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class DINOHead(keras.layers.Layer):
+    """Tokens (B, D) to their cosines with K prototypes (B, K), by way of two hidden layers and a bottleneck.
+
+    The prototypes are a linear layer without bias that is weight-normalised, with its gain fixed at 1.
+    """
+
+    def __init__(self, width, prototypes, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+        self.prototypes = prototypes
+        small = keras.initializers.TruncatedNormal(stddev=0.02)
+        sizes = {"expand": HIDDEN, "hidden": HIDDEN, "bottleneck": BOTTLENECK}
+        self.expand, self.hidden, self.bottleneck = (
+            Dense(size, kernel_initializer=small, dtype=self.dtype_policy, name=name) for name, size in sizes.items()
+        )
+        self.build((None, width))
+
+    def build(self, tokens_shape):
+        for layer, width in ((self.expand, self.width), (self.hidden, HIDDEN), (self.bottleneck, HIDDEN)):
+            layer.build((None, width))
+        small = keras.initializers.TruncatedNormal(stddev=0.02)
+        self.kernel = self.add_weight(shape=(BOTTLENECK, self.prototypes), initializer=small, autocast=False, name="kernel")
+        self.built = True
+
+    def call(self, tokens):
+        tokens = ops.gelu(self.expand(tokens), approximate=False)  # (B, 2048)
+        tokens = ops.gelu(self.hidden(tokens), approximate=False)
+        tokens = losses.unit(self.bottleneck(tokens))  # (B, 256)
+        kernel = self.kernel * ops.rsqrt(ops.sum(self.kernel * self.kernel, axis=0, keepdims=True) + 1e-12)
+        return ops.matmul(ops.cast(tokens, self.compute_dtype), ops.cast(kernel, self.compute_dtype))
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width, "prototypes": self.prototypes}
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class DINO(PretextModel):
+    """Let a student say of every crop of an image what a teacher, the student's moving average, says of its two large crops.
+
+    It is fitted to dictionaries of crops, which `data.batches(..., views=data.MultiCrop(...))` gives: "global" (B, 2, H, W, C), the
+    large ones, and "local" (B, k, h, w, C). What is kept in the end, `encoder`, is the teacher, which the paper evaluates.
+
+    Args:
+        encoder: an `Encoder`, the teacher's. The student starts as its copy, and alone has drop path and gradients.
+        steps: optimizer steps of the whole run, over which the teacher's momentum rises.
+        prototypes: K; 65536 in the paper. A few thousand are enough for small sets, and cheaper.
+        local_shape: (height, width) of the local crops; left out, see `local_size`.
+        momentum: of the teacher in the first step, from where half a cosine leads to 1; 0.996 in the paper, 0.9995 for batches of 256.
+        centre_momentum: of the mean of the teacher's answers, which is taken from them lest one prototype always wins.
+        temperature: of the student.
+        teacher_temperatures: of the first step and of those from `teacher_warmup` on, linearly; lower than the student's, lest all
+            prototypes win alike. Both 0.04 in the paper, whose longer runs go on to 0.07.
+        teacher_warmup: steps.
+        augmentation: an `AugmentViews` of the crops that a training step is given.
+        seed: with the step's number, it decides all randomness of training.
+    """
+
+    def __init__(
+        self,
+        encoder,
+        steps,
+        prototypes=65536,
+        local_shape=None,
+        momentum=0.996,
+        centre_momentum=0.9,
+        temperature=0.1,
+        teacher_temperatures=(0.04, 0.04),
+        teacher_warmup=0,
+        augmentation=None,
+        seed=0,
+        name="dino",
+        **kwargs,
+    ):
+        super().__init__(reports=["teacher_entropy", "feature_std"], seed=seed, augmentation=augmentation, name=name, **kwargs)
+        if min(steps, prototypes) < 1 or not 0 <= momentum <= 1 or not 0 <= centre_momentum < 1:
+            raise ValueError(
+                "Expected steps and prototypes of at least 1, a momentum in [0, 1] and a centre_momentum in [0, 1), "
+                f"received {steps=}, {prototypes=}, {momentum=}, {centre_momentum=}."
+            )
+        if min(temperature, *teacher_temperatures) <= 0 or teacher_warmup < 0:
+            raise ValueError(
+                "Expected temperatures above 0 and a teacher_warmup of at least 0 steps, "
+                f"received {temperature=}, {teacher_temperatures=}, {teacher_warmup=}."
+            )
+        self.encoder = encoder
+        self.steps = steps
+        self.prototypes = prototypes
+        self.local_shape = tuple(local_shape or local_size(encoder.image_shape, encoder.patch_size))
+        self.momentum = momentum
+        self.centre_momentum = centre_momentum
+        self.temperature = temperature
+        self.teacher_temperatures = tuple(teacher_temperatures)
+        self.teacher_warmup = teacher_warmup
+        self.head = DINOHead(encoder.width, prototypes, dtype=self.dtype_policy, name="head")
+        self.student = Encoder.from_config({**encoder.get_config(), "name": "student"})
+        self.student_head = DINOHead(encoder.width, prototypes, dtype=self.dtype_policy, name="student_head")
+        local_grid = grid_shape((*self.local_shape, encoder.image_shape[-1]), encoder.patch_size)
+        self.resampling = [resampling_matrix(old, new, "bicubic").astype("float32") for old, new in zip(encoder.grid, local_grid)]
+        self.build((None, *encoder.image_shape))
+
+    def build(self, images_shape):
+        first = keras.initializers.Constant(self.teacher_temperatures[0])
+        self.teacher_temperature = self.add_weight(shape=(), initializer=first, trainable=False, autocast=False, name="temperature")
+        self.centre = self.add_weight(shape=(self.prototypes,), initializer="zeros", trainable=False, autocast=False, name="centre")
+        self.start_student()
+        self.built = True
+
+    def start_student(self):
+        """Make the student a copy of the teacher; needed once more where the encoder's weights were set from elsewhere."""
+        for student, teacher in self._pairs():
+            student.assign(ops.convert_to_numpy(teacher))  # a copy: JAX gives the memory of one variable away
+
+    def _pairs(self):
+        """(student's, teacher's) of each weight that the student learns."""
+        teacher = [*self.encoder.trainable_variables, *self.head.trainable_variables]
+        return list(zip(self.trainable_variables, teacher, strict=True))
+
+    # What the optimizer sees. The encoder's own weights stay trainable, for whoever takes it from here to fine-tune it.
+    @property
+    def trainable_variables(self):
+        return [*self.student.trainable_variables, *self.student_head.trainable_variables]
+
+    @property
+    def non_trainable_variables(self):
+        learned = {id(v) for v in self.trainable_variables}
+        return [v for v in self.variables if id(v) not in learned]
+
+    def call(self, images, training=None):
+        """Images (B, H, W, C) to the encoder's answer, the teacher's: what is kept when training is over."""
+        return self.encoder(images, training=training)
+
+    def local_positions(self):
+        """The student's table of positions on the grid of local crops: (n, D)."""
+        rows, columns = self.resampling
+        table = ops.reshape(self.student.patch_embedding.table, (*self.encoder.grid, -1))  # (rows, columns, D)
+        table = ops.tensordot(rows, ops.tensordot(columns, table, axes=(1, 1)), axes=(1, 1))
+        return ops.reshape(table, (-1, self.encoder.width))
+
+    def objective(self, views, training):
+        """Crops "global" (B, 2, H, W, C) and "local" (B, k, h, w, C) to the loss, a scalar, and the values to report (equation 3)."""
+        large = by_view(views["global"])  # (2B, H, W, C)
+        features = self.encoder(large, training=False)["cls"]  # (2B, D)
+        answers = self.head(features)  # (2B, K)
+        answers = ops.cast(ops.stop_gradient(answers), "float32")
+        targets = ops.softmax((answers - self.centre) / self.teacher_temperature, axis=-1)
+        targets = ops.reshape(targets, (2, -1, self.prototypes))  # (2, B, K)
+
+        tokens = self.student.encode(self.student.embed(large), training=training)[:, 0]  # (2B, D)
+        count = 2 + views["local"].shape[1]
+        if count > 2:
+            local = self.student.embed(by_view(views["local"]), table=self.local_positions())  # (kB, n, D)
+            tokens = ops.concatenate([tokens, self.student.encode(local, training=training)[:, 0]])  # ((2 + k)B, D)
+        logits = ops.reshape(self.student_head(tokens), (count, -1, self.prototypes))  # (2 + k, B, K)
+        loss = ops.mean(losses.distil(logits, targets, self.temperature))
+
+        entropy = -ops.mean(ops.sum(targets * ops.log(targets + 1e-12), axis=-1))
+        spread = ops.mean(ops.std(losses.unit(features), axis=0)) * self.encoder.width**0.5
+        mean, _ = gather_batch(ops.mean(answers, axis=0, keepdims=True))  # (replicas, K)
+        return loss, {"teacher_entropy": entropy, "feature_std": spread, "teacher_mean": ops.mean(mean, axis=0)}
+
+    def momentum_at(self, step):
+        """The teacher's momentum in a step, float32: along half a cosine from `momentum` to 1."""
+        share = ops.clip(ops.cast(step, "float32") / self.steps, 0.0, 1.0)
+        return 1 - (1 - self.momentum) * (1 + ops.cos(math.pi * share)) / 2
+
+    def teacher_temperature_at(self, step):
+        """The teacher's temperature in a step, float32."""
+        first, last = self.teacher_temperatures
+        return first + (last - first) * ops.clip(ops.cast(step, "float32") / max(1, self.teacher_warmup), 0.0, 1.0)
+
+    def after_step(self, step, report):
+        """The teacher follows the student, the centre the teacher's answers (equation 4), and the temperature its schedule."""
+        momentum = self.momentum_at(step)
+        for student, teacher in self._pairs():
+            teacher.assign(teacher + (1 - momentum) * (student - teacher))  # exact where both are equal
+        self.centre.assign(self.centre_momentum * self.centre + (1 - self.centre_momentum) * report["teacher_mean"])
+        self.teacher_temperature.assign(self.teacher_temperature_at(step + 1))
+
+    def get_config(self):
+        own = ("steps", "prototypes", "local_shape", "momentum", "centre_momentum", "temperature", "teacher_temperatures", "teacher_warmup")
+        layers = {"encoder": keras.saving.serialize_keras_object(self.encoder)}
+        return {**super().get_config(), **layers, **{name: getattr(self, name) for name in own}}
+
+    @classmethod
+    def from_config(cls, config):
+        layers = {name: keras.saving.deserialize_keras_object(config.get(name)) for name in ("encoder", "augmentation")}
+        return cls(**{**config, **layers})
+
+
+def by_view(crops):
+    """Crops (B, k, h, w, C) of each image to one batch (kB, h, w, C), the first crops of all images before the second."""
+    return ops.reshape(ops.transpose(crops, (1, 0, 2, 3, 4)), (-1, *crops.shape[2:]))

@@ -1,0 +1,61 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from keras_splitmask.data import MultiCrop, batches
+from keras_splitmask.data.arrays import ArraySource
+
+VIEWS = MultiCrop(3, (4, 6))
+
+
+def textured():
+    return ArraySource(np.random.default_rng(0).integers(256, size=(20, 16, 24, 3)).astype("uint8"), labels=np.zeros(20, int))
+
+
+def take(count, **options):
+    return list(itertools.islice(batches(textured(), (8, 12, 3), 6, views=VIEWS, **options), count))
+
+
+def test_crops_are_a_function_of_seed_and_step():
+    whole = take(5)
+    assert {name: (x.shape, x.dtype) for name, x in whole[0].items()} == {
+        "global": ((6, 2, 8, 12, 3), np.uint8),
+        "local": ((6, 3, 4, 6, 3), np.uint8),
+    }
+    for again in (take(3, start=2), take(5, workers=0)[2:]):
+        for a, b in zip(whole[2:], again, strict=True):
+            assert all((a[name] == b[name]).all() for name in ("global", "local"))
+    assert (whole[0]["global"] != take(1, seed=1)[0]["global"]).any()
+    for name in ("global", "local"):  # each crop is drawn for itself
+        crops = [crop.tobytes() for batch in whole for image in batch[name] for crop in image]
+        assert len(set(crops)) == len(crops)
+
+
+def test_shares_of_the_area():
+    """On an image whose pixels name their place, a crop's range of places is its size."""
+    places = np.zeros((200, 200, 2), "uint8")
+    places[..., 0], places[..., 1] = np.arange(200)[:, None], np.arange(200)[None]
+    crops = MultiCrop(200, (8, 8)).cut(places, (16, 16), np.random.default_rng(0))
+
+    def shares(crops):
+        spans = [crops[..., c].max(axis=(1, 2)).astype(float) - crops[..., c].min(axis=(1, 2)) for c in range(2)]
+        side = crops.shape[1]
+        return spans[0] * spans[1] * (side / (side - 1)) ** 2 / 200**2
+
+    local = shares(crops["local"])
+    assert 0.03 < local.min() < 0.09 and 0.33 < local.max() < 0.46 and abs(local.mean() - 0.225) < 0.04
+    large = np.concatenate([shares(MultiCrop(0, (8, 8)).cut(places, (16, 16), np.random.default_rng(i))["global"]) for i in range(60)])
+    assert 0.3 < large.min() < 0.5 and 0.85 < large.max() < 1.1
+
+
+def test_no_local_crops():
+    batch = next(iter(batches(textured(), (8, 12, 3), 6, views=MultiCrop(0, (4, 4)))))
+    assert batch["local"].shape == (6, 0, 4, 4, 3)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="Expected local >= 0 crops of local_size=.height, width., received -1 of"):
+        MultiCrop(-1, (4, 4))
+    with pytest.raises(ValueError, match="Expected views without labels and mix"):
+        batches(textured(), (8, 12, 3), 6, views=VIEWS, labels=True)
