@@ -73,7 +73,7 @@ def test_schedules_are_the_papers(parsed, data):
 def test_models_are_built_at_full_size(parsed, method, size):
     with parsed("pretrain", f"--flagfile={RECIPES}/flags/paper/imagenet.flags", f"--size={size}", f"--method={method}") as recipe:
         steps = recipe.count_steps(1_281_167)
-        model = recipe.build_model((224, 224, 3), None, steps)
+        model = recipe.build_model(None, (224, 224, 3), None, steps)
         assert model.encoder.count_params() == WEIGHTS[size]
         assert model.tokenizer.vectors.shape == (8192, 8 * 8 * 3)
         rate = model.optimizer._learning_rate
