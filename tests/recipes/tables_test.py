@@ -68,6 +68,27 @@ def test_schedules_are_the_papers(parsed, data):
         assert f"{images:,} images, {epochs:,} epochs" in head and "python recipes/pretrain.py --flagfile=recipes/flags/paper/" in head and "Hardware" in head
 
 
+# Table 9, and BEiT's for ImageNet: peak and layer decay, epochs of warm-up and in all, repeats, RandAugment, erasing.
+FINE_TUNING = {
+    "finetune_large": (1.4e-4, 1.0, 5, 300, 3, 7, 0.0),
+    "finetune_small": (4e-3, 0.65, 60, 300, 1, 9, 0.0),
+    "finetune_imagenet": (4e-3, 0.65, 20, 100, 1, 9, 0.25),
+}
+
+
+@pytest.mark.parametrize("name", FINE_TUNING)
+def test_fine_tuning_is_the_papers(parsed, name):
+    peak, decay, warmup, epochs, repeats, magnitude, erasing = FINE_TUNING[name]
+    file = RECIPES / "flags" / "paper" / f"{name}.flags"
+    with parsed("finetune", f"--flagfile={file}", "--dataset=sample") as recipe:
+        given = recipe.flags
+        assert (given.learning_rate, given.layer_decay, given.epochs, given.repeats) == (peak, decay, epochs, repeats)
+        assert given.warmup * epochs == pytest.approx(warmup, rel=1e-3)
+        assert (given.rand_augment, given.random_erasing, given.mixup, given.cutmix, given.label_smoothing) == (magnitude, erasing, 0.8, 1.0, 0.1)
+        assert (given.batch_size, given.weight_decay, given.drop_path, given.crop_ratio, given.image_size) == (1024, 0.05, 0.1, 0.875, "224")
+    assert "python recipes/finetune.py --flagfile=recipes/flags/paper/" in file.read_text() and "Hardware" in file.read_text()
+
+
 @pytest.mark.parametrize("size", WEIGHTS)
 @pytest.mark.parametrize("method", ["splitmask", "beit"])
 def test_models_are_built_at_full_size(parsed, method, size):
