@@ -145,7 +145,7 @@ ABLATION = Table(
     "Table 8: ViT-B on ImageNet, 300 epochs",
     "split / inpaint / match",
     (
-        Column("fine-tuned", "finetune", (flags("paper/finetune_imagenet"),), top1),
+        Column("fine-tuned", "finetune", (flags("paper/finetune_imagenet"), "--dataset=tfds:imagenet2012"), top1),
         Column("linear", "probe", ("--dataset=tfds:imagenet2012",), best_linear),
         Column("hours", "pretrain", (), hours),
     ),
