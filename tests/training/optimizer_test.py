@@ -136,3 +136,15 @@ def test_the_config_makes_an_equal_optimizer():
 def test_bad_values_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.backend
+def test_a_weight_that_was_frozen_moves_as_far_as_others_when_it_is_let_go(rng):
+    weight = variables(rng)[-1]
+    before = ops.convert_to_numpy(weight)
+    optimizer = LayerwiseAdamW(0.01, weight_decay=0.0, frozen=f"{weight.path}$", frozen_steps=40)
+    for step in range(44):
+        optimizer.apply([ops.ones((2, 3))], [weight])
+        if step < 40:
+            np.testing.assert_array_equal(ops.convert_to_numpy(weight), before)
+    np.testing.assert_allclose(before - ops.convert_to_numpy(weight), 4 * 0.01, rtol=1e-3)
