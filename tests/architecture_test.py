@@ -17,7 +17,7 @@ METHOD = ("patches", "split", "encoder", "decoder", "losses", "splitmask")
 # A part may import what stands on a line above its own. `data` and `training` stand apart.
 ORDER = (
     {"patches"},
-    {"split", "augment", "resampling", "archives"},
+    {"split", "augment", "resampling", "archives", "weight_files"},
     {"encoder"},
     {"decoder"},
     {"losses"},

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from keras_splitmask.tokenizers.weight_files import LEGACY_MAGIC, LEGACY_PROTOCOL, open_weights
+from keras_splitmask.weight_files import LEGACY_MAGIC, LEGACY_PROTOCOL, open_weights
 
 
 def small_module():
@@ -90,7 +90,7 @@ def test_views_of_one_storage_in_any_order(tmp_path, zipped):
 
 def test_torch_is_not_needed(tmp_path, python):
     torch.save(small_module(), tmp_path / "module.pt")
-    code = "import sys; sys.modules.update(torch=None); from keras_splitmask.tokenizers.weight_files import open_weights; "
+    code = "import sys; sys.modules.update(torch=None); from keras_splitmask.weight_files import open_weights; "
     assert python("-c", code + "print([w.read().shape for w in open_weights(sys.argv[1]).values()][0])", tmp_path / "module.pt", backend="jax")
 
 
@@ -104,6 +104,11 @@ def test_npz_and_safetensors(tmp_path, rng):
         for name, array in found.items():
             assert array.dtype == "float32"
             np.testing.assert_array_equal(array, arrays[name])
+
+
+def test_bfloat16_is_the_upper_half_of_float32(tmp_path):
+    save_safetensors(tmp_path / "w.safetensors", {"w": np.array([[0x3F80, 0xC049], [0, 0x4000]], "uint16")}, names={"uint16": "BF16"})
+    np.testing.assert_array_equal(read(tmp_path / "w.safetensors")["w"], [[1.0, -3.140625], [0.0, 2.0]])
 
 
 def test_the_checksum_is_compared(tmp_path):
@@ -320,7 +325,7 @@ def test_npz_of_objects_or_of_other_numbers(tmp_path):
         ({"shape": [2**39, 2**39]}, "cannot be its bytes"),
         ({"shape": [9] * 100_000}, "a shape that no weight has"),
         ({"shape": [-2, -2]}, "a shape that no weight has"),
-        ({"dtype": "I64"}, "w holds I64, expected F32 or F16"),
+        ({"dtype": "I64"}, "w holds I64, expected F32, F16 or BF16"),
         ({"shape": None}, "it is damaged"),
     ],
 )

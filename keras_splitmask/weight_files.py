@@ -22,7 +22,7 @@ import numpy as np
 LIMIT = 2**20  # bytes of a pickle or a header: those of a dVAE have 30,000
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how torch.save began its files before version 1.6
 STORAGES = {"torch.FloatStorage": "<f4", "torch.HalfStorage": "<f2"}
-SAFETENSORS = {"F32": "<f4", "F16": "<f2"}
+SAFETENSORS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # of the last, which NumPy does not know, the bits
 BUILTINS = {"collections.OrderedDict": OrderedDict, "builtins.set": set, "__builtin__.set": set}
 REBUILD_TENSOR, REBUILD_PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
 PLACEHOLDERS = {*STORAGES, REBUILD_TENSOR, REBUILD_PARAMETER, "torch.device"}
@@ -134,7 +134,7 @@ def _in_safetensors(path, file, size):
     found = {}
     for name, entry in header.items():
         if entry["dtype"] not in SAFETENSORS:
-            raise ValueError(f"{name} holds {entry['dtype']}, expected F32 or F16")
+            raise ValueError(f"{name} holds {entry['dtype']}, expected F32, F16 or BF16")
         dtype, shape, (first, last) = np.dtype(SAFETENSORS[entry["dtype"]]), tuple(entry["shape"]), entry["data_offsets"]
         count = _count(name, shape)
         if last - first != count * dtype.itemsize or not 0 <= first <= last <= size - 8 - length:
@@ -202,7 +202,9 @@ def _strided(path, name, storage, member, start, offset, shape, strides):
     def load():
         data = _read(path, member, start + offset * itemsize, span * itemsize)
         line = np.frombuffer(data, storage.dtype)
-        return np.lib.stride_tricks.as_strided(line, shape, [step * itemsize for step in strides], writeable=False)
+        if line.dtype.kind == "u":
+            line = (line.astype("<u4") << 16).view("<f4")  # bfloat16 is the upper half of a float32
+        return np.lib.stride_tricks.as_strided(line, shape, [step * line.itemsize for step in strides], writeable=False)
 
     return StoredArray(path, name, shape, count * itemsize, load)
 
