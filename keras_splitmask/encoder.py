@@ -72,15 +72,16 @@ class Attention(keras.layers.Layer):
 class Block(keras.layers.Layer):
     """A pre-norm transformer block, (B, n, D) to (B, n, D); with `start`, to the tokens from that index on alone."""
 
-    def __init__(self, width, heads, drop_path=0.0, **kwargs):
+    def __init__(self, width, heads, drop_path=0.0, epsilon=1e-6, **kwargs):
         super().__init__(**kwargs)
         self.width = width
         self.heads = heads
         self.drop_path = drop_path
+        self.epsilon = epsilon
         policy = self.dtype_policy
-        self.norm_attention = keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name="norm_attention")
+        self.norm_attention = keras.layers.LayerNormalization(epsilon=epsilon, dtype=policy, name="norm_attention")
         self.attention = Attention(width, heads, dtype=policy, name="attention")
-        self.norm_mlp = keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name="norm_mlp")
+        self.norm_mlp = keras.layers.LayerNormalization(epsilon=epsilon, dtype=policy, name="norm_mlp")
         self.expand = Dense(4 * width, dtype=policy, name="expand")
         self.contract = Dense(width, dtype=policy, name="contract")
         self.drop = DropPath(drop_path, dtype=policy, name="drop")
@@ -98,7 +99,7 @@ class Block(keras.layers.Layer):
         return tokens + self.drop(self.contract(hidden), training=training)
 
     def get_config(self):
-        own = {"width": self.width, "heads": self.heads, "drop_path": self.drop_path}
+        own = {"width": self.width, "heads": self.heads, "drop_path": self.drop_path, "epsilon": self.epsilon}
         return {**super().get_config(), **own}
 
 
@@ -114,13 +115,28 @@ class Encoder(keras.Model):
         heads: attention heads; divide the width.
         drop_path: stochastic depth of the last block; it rises linearly from 0 at the first.
         positions: "learned" or "sine_cosine".
+        epsilon: added to the variance in every norm; models of other libraries have 1e-12.
+        extra_tokens: learned tokens that take part in every block as cls does, and are in no answer: a distillation token or registers.
 
     Calling it on images (B, H, W, C), uint8 or uint16 or float in 0..1, gives a dictionary of
     "pooled" (B, D), the mean of the patches' tokens; "cls" (B, D); and "feature_map" (B, rows, columns, D).
     With `every_block=True` also, for each block, its tokens (B, 1 + N, D), cls first, before the final norm.
     """
 
-    def __init__(self, image_shape, patch_size, width, depth, heads, drop_path=0.0, positions="learned", name="encoder", **kwargs):
+    def __init__(
+        self,
+        image_shape,
+        patch_size,
+        width,
+        depth,
+        heads,
+        drop_path=0.0,
+        positions="learned",
+        epsilon=1e-6,
+        extra_tokens=0,
+        name="encoder",
+        **kwargs,
+    ):
         super().__init__(name=name, **kwargs)
         self.image_shape = tuple(image_shape)
         self.patch_size = patch_size
@@ -129,12 +145,14 @@ class Encoder(keras.Model):
         self.heads = heads
         self.drop_path = drop_path
         self.positions = positions
+        self.epsilon = epsilon
+        self.extra_tokens = extra_tokens
         policy = self.dtype_policy
         self.patch_embedding = PatchEmbedding(image_shape, patch_size, width, positions, dtype=policy, name="patch_embedding")
         self.blocks = [
-            Block(width, heads, drop_path * i / max(1, depth - 1), dtype=policy, name=f"block_{i + 1}") for i in range(depth)
+            Block(width, heads, drop_path * i / max(1, depth - 1), epsilon, dtype=policy, name=f"block_{i + 1}") for i in range(depth)
         ]
-        self.norm = keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name="norm")
+        self.norm = keras.layers.LayerNormalization(epsilon=epsilon, dtype=policy, name="norm")
         self.grid = self.patch_embedding.grid
         self.build((None, *self.image_shape))
 
@@ -147,9 +165,10 @@ class Encoder(keras.Model):
         return cls(image_shape, patch_size, width, depth, heads, **kwargs)
 
     def build(self, images_shape):
-        self.cls_token = self.add_weight(
-            shape=(1, 1, self.width), initializer=keras.initializers.TruncatedNormal(stddev=0.02), name="cls_token"
-        )
+        small = keras.initializers.TruncatedNormal(stddev=0.02)
+        self.cls_token = self.add_weight(shape=(1, 1, self.width), initializer=small, name="cls_token")
+        if self.extra_tokens:
+            self.extra = self.add_weight(shape=(1, self.extra_tokens, self.width), initializer=small, name="extra_tokens")
         self.patch_embedding.build(images_shape)
         for layer in (*self.blocks, self.norm):
             layer.build((None, None, self.width))
@@ -161,14 +180,15 @@ class Encoder(keras.Model):
 
     def encode(self, tokens, training=None, states=None):
         """Any subset of an image's tokens (B, n, D) to (B, 1 + n, D), cls first; fills the dictionary `states`, if given, block by block."""
-        cls_token = ops.cast(self.cls_token, tokens.dtype)
-        cls_token = ops.broadcast_to(cls_token, (ops.shape(tokens)[0], 1, self.width))
-        tokens = ops.concatenate([cls_token, tokens], axis=1)  # (B, 1 + n, D)
+        count = 1 + tokens.shape[1]
+        others = [self.cls_token, self.extra] if self.extra_tokens else [self.cls_token]
+        others = [ops.broadcast_to(ops.cast(t, tokens.dtype), (ops.shape(tokens)[0], *t.shape[1:])) for t in others]
+        tokens = ops.concatenate([others[0], tokens, *others[1:]], axis=1)  # (B, 1 + n + extra, D)
         for block in self.blocks:
             tokens = block(tokens, training=training)
             if states is not None:
-                states[block.name] = tokens
-        return self.norm(tokens)
+                states[block.name] = tokens[:, :count]
+        return self.norm(tokens[:, :count])
 
     def call(self, images, training=None, every_block=False):
         states = {}
@@ -181,5 +201,5 @@ class Encoder(keras.Model):
         return {**answer, **states} if every_block else answer
 
     def get_config(self):
-        own = ("image_shape", "patch_size", "width", "depth", "heads", "drop_path", "positions")
+        own = ("image_shape", "patch_size", "width", "depth", "heads", "drop_path", "positions", "epsilon", "extra_tokens")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}

@@ -1,11 +1,13 @@
-"""Weights in and out: models from a run's folder or a file, and what they learnt into models of other images, by name."""
+"""Weights in and out: models from a run's folder or a file, other libraries' among them, and what they learnt into other models, by name."""
 
 import dataclasses
 import pathlib
+import warnings
 
 import keras
 from keras import ops
 
+from keras_splitmask import layouts
 from keras_splitmask.archives import check_archive
 from keras_splitmask.encoder import Encoder
 from keras_splitmask.resampling import change_channels, resample_patches, resample_table
@@ -27,7 +29,7 @@ def load_model(path):
         file = file / MODEL_FILE
     if not file.is_file():
         unfinished = "; the run in this folder has not finished: repeat its command first" if (file.parent / "checkpoints").is_dir() else ""
-        raise ValueError(f"Expected a run's folder or a .keras file, received {path}: there is no file {file}{unfinished}.")
+        raise ValueError(f"Expected a run's folder, a .keras or a .safetensors file, received {path}: there is no file {file}{unfinished}.")
     try:
         check_archive(file)
         return keras.saving.load_model(file, compile=False)
@@ -36,50 +38,116 @@ def load_model(path):
 
 
 def load_encoder(path, report=None, **changes):
-    """The encoder of a run's folder or .keras file; `changes` replace its arguments, such as drop_path=0.1 or image_shape=(48, 80, 3).
+    """The encoder of a run's folder or .keras file, or of a model of Hugging Face or timm.
+
+    Those are a folder with model.safetensors, or a .safetensors file. With it are read config.json and preprocessor_config.json beside it;
+    what neither they nor shapes tell is assumed, and warned of if there is no `report`. Supported are the encoders of `ViTModel` (also
+    DINO's), `DeiTModel`, `BeitModel` without relative positions and `ViTMAEModel`, models that contain them, and timm's
+    `VisionTransformer`; what has another function than the encoder is refused. Their positions are learned from here on.
 
     Args:
-        report: a function that is given the `Transfer` to an encoder with changes, such as `print`.
+        report: a function that is given the `Transfer` to an encoder with changes or from another library, such as `print`.
+        **changes: replace arguments of the encoder, such as drop_path=0.1 or image_shape=(48, 80, 3).
 
     Raises:
-        ValueError: as `load_model`, if the model has no encoder, or if the changes make weights that nothing can be resized to.
+        ImportError: for a .safetensors file without the package safetensors.
+        ValueError: as `load_model`, if the model has no encoder, if it is another library's that ours cannot express, or if the changes make
+            weights that nothing can be resized to.
     """
-    encoder = _encoder_of(load_model(path), path)
-    if not changes:
-        return encoder
-    fresh = Encoder.from_config({**encoder.get_config(), **changes})
-    transferred = transfer(encoder, fresh)
-    if report:
-        report(transferred)
-    return fresh
+    model, transferred = _source(path)
+    encoder = _encoder_of(model, path)
+    if changes:
+        fresh = Encoder.from_config({**encoder.get_config(), **changes})
+        encoder, transferred = fresh, _after(transferred, transfer(encoder, fresh))
+    _tell(transferred, report)
+    return encoder
 
 
 def initialise(model, path):
-    """Start a model from what a run's folder or a .keras file holds; see `transfer`, which this returns and raises as."""
-    source = load_model(path)
+    """Start a model from what a run's folder or a file holds, as `load_encoder` reads it; see `transfer`, which this returns and raises as."""
+    source, transferred = _source(path)
     _encoder_of(source, path)
-    return transfer(source, model)
+    return _after(transferred, transfer(source, model))
+
+
+def save_encoder(encoder, folder, layout="vit"):
+    """Write an encoder for another library into a new folder, whole or not at all.
+
+    "vit", "deit", "beit" and "mae" write model.safetensors, config.json and preprocessor_config.json for `ViTModel.from_pretrained(folder)`,
+    `DeiTModel`, `BeitModel` and `ViTMAEModel` of Hugging Face; "timm" writes what `timm.create_model("local-dir:folder")` reads. None has the
+    weights of a pooler or a head. "deit" takes an encoder with one extra token alone; BEiT's keys have no biases, which change nothing.
+    `load_encoder(folder)` gives the same weights, bit by bit, but for those biases.
+
+    Args:
+        encoder: an `Encoder`, or a model that has one as `encoder`.
+        layout: "vit", "deit", "beit", "mae" or "timm".
+
+    Raises:
+        ImportError: without the package safetensors.
+        ValueError: if the folder exists, or the layout is unknown or cannot express the encoder.
+    """
+    encoder = _encoder_of(encoder)
+    layouts.write(folder, encoder.get_config(), _arrays(encoder), layout)
+
+
+def _source(path):
+    """The model that a path names, and the `Transfer` to it if it is of another library."""
+    file = layouts.find(path) if not (pathlib.Path(path) / MODEL_FILE).is_file() else None
+    if file is None:
+        return load_model(path), None
+    found = layouts.read(file)
+    encoder = Encoder(**found.arguments)
+    weights = named_weights(encoder)
+    if wrong := _misfits(found.arrays, weights):
+        raise ValueError(f"The weights of {file} do not fit: {wrong}.")
+    for name, array in found.arrays.items():
+        weights[name].assign(array)
+    loaded = [name for name in weights if name not in found.folded]
+    return encoder, Transfer(loaded, {}, {}, found.folded, found.dropped, found.notes)
+
+
+def _after(first, second):
+    """Two transfers, one after the other, as one."""
+    if first is None:
+        return second
+    folded = {name: note for name, note in first.folded.items() if name in {*second.loaded, *second.resized}}
+    resized = {name: ", ".join(filter(None, (folded.pop(name, None), note))) for name, note in second.resized.items()}
+    loaded = [name for name in second.loaded if name not in folded]
+    return Transfer(loaded, resized, second.fresh, folded, first.dropped, first.notes + second.notes)
+
+
+def _tell(transferred, report):
+    if transferred and report:
+        report(transferred)
+    elif transferred:
+        for note in transferred.notes:
+            warnings.warn(note, stacklevel=3)
 
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
-    """What became of a model's weights, by name; as text, one to three lines.
+    """What became of a model's weights, by name; as text, a line for each kind.
 
-    `loaded` were taken as they are, `resized` from another grid, patch size or number of channels, and `fresh` were not touched;
-    the dictionaries say how, and why.
+    `loaded` were taken as they are, `resized` from another grid, patch size or number of channels, and `fresh` were not touched. From a
+    model of another library, `folded` took in what the encoder has no weight for, and `dropped` are weights that are no part of an encoder,
+    by their names there. The dictionaries say how, and why. `notes` say what was assumed, and what else differs.
     """
 
     loaded: list
     resized: dict
     fresh: dict
+    folded: dict = dataclasses.field(default_factory=dict)
+    dropped: dict = dataclasses.field(default_factory=dict)
+    notes: list = dataclasses.field(default_factory=list)
 
     def __str__(self):
-        lines = [f"loaded    {len(self.loaded)} of {len(self.loaded) + len(self.resized) + len(self.fresh)} weights as they are"]
-        for title, notes in (("resized", self.resized), ("fresh", self.fresh)):
-            if notes:
+        count = len({*self.loaded, *self.resized, *self.folded, *self.fresh})
+        lines = [f"loaded    {len(self.loaded)} of {count} weights as they are"]
+        for title in ("resized", "folded", "fresh", "dropped"):
+            if notes := getattr(self, title):
                 by_note = {note: [name for name in notes if notes[name] == note] for note in notes.values()}
                 lines.append(f"{title:9} " + "; ".join(f"{_shown(names)} ({note})" for note, names in by_note.items()))
-        return "\n".join(lines)
+        return "\n".join(lines + [f"note      {note}" for note in self.notes])
 
 
 def transfer(source, target):
@@ -98,6 +166,9 @@ def transfer(source, target):
         ValueError: naming each weight of the encoder that is missing, left over or of another shape.
     """
     old, new = _encoder_of(source), _encoder_of(target)
+    if old.extra_tokens != new.extra_tokens:
+        wrong = f"they are of {old.extra_tokens} extra tokens, expected {new.extra_tokens}"
+        raise ValueError(f"The weights do not fit: {wrong}; make the encoder with extra_tokens={old.extra_tokens}, or start from another model.")
     arrays, resized = _fit_encoder(old, new)
     weights = named_weights(new)
     if wrong := _misfits(arrays, weights):
@@ -113,7 +184,8 @@ def transfer(source, target):
     fresh.update({w.path.split("/", 1)[-1]: "new" for w in target.trainable_variables if id(w) not in known})
     for name, array in arrays.items():
         weights[name].assign(array)
-    return Transfer([name for name in arrays if name not in resized], resized, fresh)
+    notes = [f"the norms' epsilon was {old.epsilon} and is {new.epsilon}"] if old.epsilon != new.epsilon else []
+    return Transfer([name for name in arrays if name not in resized], resized, fresh, notes=notes)
 
 
 def _encoder_of(model, path=None):

@@ -82,6 +82,21 @@ def patch_statistics(patches):
     return mean, ops.sqrt(variance + 1e-6)
 
 
+def classify(logits, labels):
+    """Cross entropy with the probabilities of the classes.
+
+    Args:
+        logits: (B, classes) float.
+        labels: (B, classes) float, each row a distribution.
+
+    Returns:
+        The loss (B,) float32, and whether the likeliest class was predicted (B,) float32.
+    """
+    labels = ops.cast(labels, "float32")
+    loss = -ops.sum(labels * ops.log_softmax(ops.cast(logits, "float32"), axis=-1), axis=-1)
+    return loss, ops.cast(ops.equal(ops.argmax(logits, axis=-1), ops.argmax(labels, axis=-1)), "float32")
+
+
 def unit(vectors):
     """Vectors (..., D) in float32, scaled to length one."""
     vectors = ops.cast(vectors, "float32")

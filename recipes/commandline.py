@@ -18,7 +18,7 @@ flags.DEFINE_enum("precision", "float32", ("float32", "bfloat16", "float16"), "b
 flags.DEFINE_string("workdir", None, "Folder for what the run leaves behind.")
 flags.DEFINE_bool("overwrite", False, "Replace the run that is in --workdir already.")
 FLAGS = flags.FLAGS
-LEFT_BEHIND = ("run.flags", "metrics.jsonl", "model.keras", "result.json", "probe.json", "report.html", "pictures/*.png", "checkpoints/*", "data.json")
+LEFT_BEHIND = ("run.flags", "metrics.jsonl", "model.keras", "result.json", "probe.json", "report.html", "subset.txt", "pictures/*.png", "checkpoints/*", "data.json")
 # A run may go on with other values of these.
 FREE = {"backend", "workers", "data_dir", "jit", "pictures", "probe", "probe_limit", "probe_every", "save_every", "keep_every", "rewind", "max_bad_fraction"}
 
@@ -137,8 +137,8 @@ def image_shape(source):
     return *(image_size() or (source.image_shape[:2] if own_size else (224, 224))), source.image_shape[-1]
 
 
-def open_images(channels):
-    """The images of --dataset to learn from. A folder that was looked at before is remembered in the workdir."""
+def open_images(channels, amount=None):
+    """The images of --dataset to learn from, or an `amount` of them, see `data.subset_of`. A folder that was looked at before is remembered in the workdir."""
     from keras_splitmask import data
 
     record = pathlib.Path(FLAGS.workdir) / "data.json"
@@ -153,7 +153,7 @@ def open_images(channels):
     )
     source.record = record  # from here on, since what is refused leaves nothing behind
     _say(f"{FLAGS.dataset}: {source.summary()}")
-    return source
+    return data.subset_of(source, amount, FLAGS.seed) if amount else source
 
 
 def packed(source, image_shape):
@@ -244,10 +244,10 @@ def fit(model, batches, steps, interval, log, checkpoints):
             checkpoints.save()
 
 
-def start_run(source=None):
+def start_run(source=None, listed=False):
     """Make the folder of the run, write the resolved flags and what the source is into it, and return its path.
 
-    What another run left there is removed.
+    What another run left there is removed. `listed` is whether to write down which images the source has.
     """
     workdir = pathlib.Path(FLAGS.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -257,6 +257,8 @@ def start_run(source=None):
     write_text(workdir / "run.flags", _resolved_flags())
     if source:
         source.save_record()
+        if listed:
+            write_text(workdir / "subset.txt", "".join(f"{source.name(i)}\n" for i in range(len(source))))
     return workdir
 
 

@@ -1,21 +1,53 @@
-"""Export a trained encoder as a SavedModel that needs TensorFlow alone.
+"""Export a trained encoder for use without this library.
 
     python recipes/export.py --init_from=runs/quickstart --output=runs/quickstart/encoder
+    python recipes/export.py --init_from=runs/quickstart --layout=vit --output=runs/quickstart/vit
 
-`tf.saved_model.load(PATH).serve(images)` takes images (B, H, W, C) uint8 of any number B, and gives a dictionary of "pooled" (B, D), "cls"
-(B, D) and "feature_map" (B, rows, columns, D), all float32. Preprocessing is inside.
+The first is a SavedModel that needs TensorFlow alone: `tf.saved_model.load(PATH).serve(images)` takes images (B, H, W, C) uint8 of any number
+B, and gives a dictionary of "pooled" (B, D), "cls" (B, D) and "feature_map" (B, rows, columns, D), all float32. Preprocessing is inside.
+
+The second is a folder that `ViTModel.from_pretrained(PATH)` of Hugging Face's transformers reads; deit, beit and mae are for `DeiTModel`,
+`BeitModel` and `ViTMAEModel`, and timm for `timm.create_model("local-dir:PATH", pretrained=True)`. Preprocessing is in a file beside it.
 """
 
 import commandline
 from absl import flags
 
 # These change the result.
-flags.DEFINE_string("init_from", None, "Run folder or .keras file of the encoder to export.")
+flags.DEFINE_string("init_from", None, "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of the encoder to export.")
+flags.DEFINE_enum("layout", "saved_model", ["saved_model", "vit", "deit", "beit", "mae", "timm"], "What to write; vit is what most libraries read.")
 
 # These do not.
 flags.DEFINE_string("output", None, "Folder to write; it must not exist yet.")
 FLAGS = flags.FLAGS
 TOLERANCE = 1e-4  # in units of the answer's own size
+
+
+def write_saved_model(encoder, folder):
+    """Write a SavedModel, and return what answers images as it will."""
+    import keras
+
+    from keras_splitmask.data.optional import optional
+
+    tf = optional("tensorflow", "tf")
+    signature = [keras.InputSpec(shape=(None, *encoder.image_shape), dtype="uint8")]
+    encoder.export(folder, format="tf_saved_model", input_signature=signature, verbose=False)
+    served = tf.saved_model.load(str(folder))
+    return lambda images: {name: value.numpy() for name, value in served.serve(images).items()}
+
+
+def write_layout(encoder, folder):
+    """Write the weights by the names of another library, and return what answers images with what can be read back."""
+    import shutil
+
+    import keras
+
+    import keras_splitmask as ks
+
+    shutil.rmtree(folder, ignore_errors=True)  # of an export that was interrupted
+    ks.interchange.save_encoder(encoder, folder, FLAGS.layout)
+    again = ks.interchange.load_encoder(folder)
+    return lambda images: {name: keras.ops.convert_to_numpy(value) for name, value in again(images).items()}
 
 
 def main():
@@ -27,24 +59,20 @@ def main():
     import numpy as np
 
     import keras_splitmask as ks
-    from keras_splitmask.data.optional import optional
 
     output = pathlib.Path(FLAGS.output)
     if output.exists():
         raise commandline.BadInput(f"Expected an --output that does not exist yet, received {output}.")
-    if keras.backend.backend() == "torch":
+    if FLAGS.layout == "saved_model" and keras.backend.backend() == "torch":
         raise commandline.BadInput("SavedModels are written on the tensorflow or jax backend; any run can be exported with --backend=tensorflow.")
-    tf = optional("tensorflow", "tf")
-    encoder = ks.interchange.load_encoder(FLAGS.init_from, dtype="float32")  # whatever the precision of training
+    encoder = ks.interchange.load_encoder(FLAGS.init_from, print, dtype="float32")  # whatever the precision of training
     aside = output.with_name(output.name + ".part")
-    signature = [keras.InputSpec(shape=(None, *encoder.image_shape), dtype="uint8")]
-    encoder.export(aside, format="tf_saved_model", input_signature=signature, verbose=False)
-    served = tf.saved_model.load(str(aside))
+    answer = (write_saved_model if FLAGS.layout == "saved_model" else write_layout)(encoder, aside)
     images = np.random.default_rng(0).integers(0, 256, (3, *encoder.image_shape), dtype="uint8")
-    expected, received = encoder(images), served.serve(images)
+    expected, received = encoder(images), answer(images)
     for name, value in expected.items():
         value = keras.ops.convert_to_numpy(value)
-        difference = np.abs(value - received[name].numpy()).max() / max(1.0, np.abs(value).max())
+        difference = np.abs(value - received[name]).max() / max(1.0, np.abs(value).max())
         print(f"{name:<12} {'x'.join(map(str, value.shape[1:])):<12} differs by {difference:.1e} after reloading")
         if not difference < TOLERANCE:
             raise RuntimeError(f"The exported encoder's {name} differs by {difference} from the original; {aside} is kept for a look.")

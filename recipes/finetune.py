@@ -9,8 +9,8 @@ from absl import flags
 
 # These change the result.
 flags.DEFINE_string("dataset", None, "Labelled set: sample, folder:PATH, npz:PATH or tfds:NAME; train split to learn from, test split to judge.")
-flags.DEFINE_integer("labelled", None, lower_bound=1, help="Learn from that many images of the training split, the same number of each class; left out, from all.")
-flags.DEFINE_string("init_from", None, "Run folder or .keras file of a pre-trained encoder; left out, from scratch.")
+flags.DEFINE_string("labelled", None, "Learn from so many images of the training split, such as 1000 or 1%, the same number of each class, drawn by the seed and listed in subset.txt; or from those that such a file lists. Left out, from all.")
+flags.DEFINE_string("init_from", None, "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of a pre-trained encoder; left out, from scratch.")
 flags.DEFINE_string("size", None, "Encoder when from scratch: vit_micro, vit_tiny, vit_small, vit_base or vit_large.")
 flags.DEFINE_integer("patch_size", None, lower_bound=1, help="Side of a patch in pixels; left out, that of --init_from.")
 flags.DEFINE_string("image_size", None, "Pixels, as 224 or 48x80; left out, those of --init_from; or from scratch 224, or for arrays and the sample their own size.")
@@ -28,6 +28,9 @@ flags.DEFINE_float("drop_path", 0.1, "Stochastic depth of the last block.")
 flags.DEFINE_float("label_smoothing", 0.1, "Probability that is spread over all classes.")
 flags.DEFINE_float("mixup", 0.0, "Mixup's alpha; 0.8 in the paper, for runs of hundreds of epochs.")
 flags.DEFINE_float("cutmix", 0.0, "CutMix's alpha; 1.0 in the paper, for runs of hundreds of epochs.")
+flags.DEFINE_float("rand_augment", 0.0, lower_bound=0, upper_bound=10, help="Magnitude of RandAugment; 7 or 9 in the paper, for runs of hundreds of epochs. 0 for none.")
+flags.DEFINE_float("random_erasing", 0.0, lower_bound=0, upper_bound=1, help="Share of the images of which a rectangle is erased; 0.25 in BEiT's recipe.")
+flags.DEFINE_integer("repeats", 1, lower_bound=1, help="Times that an image comes up in a row, each time augmented anew; 3 in the paper for its larger sets.")
 flags.DEFINE_float("crop_ratio", 1.0, "Share of a test image's side that is kept, from the centre; 0.875 in the paper.")
 flags.DEFINE_bool("frozen", False, "Train the head alone.")
 flags.DEFINE_integer("seed", 0, "Of everything random.")
@@ -53,12 +56,14 @@ def load_encoder():
     if FLAGS.size is not None:
         raise commandline.BadInput(f"--size is decided by --init_from={FLAGS.init_from}; leave it out.")
     changes = {"drop_path": FLAGS.drop_path, "dtype": keras.config.dtype_policy()}
-    encoder = load_encoder(FLAGS.init_from, **changes)
+    told = []
+    encoder = load_encoder(FLAGS.init_from, told.append, **changes)
     shape = (*(commandline.image_size() or encoder.image_shape[:2]), FLAGS.channels or encoder.image_shape[-1])
     patch_size = FLAGS.patch_size or encoder.patch_size
-    if (shape, patch_size) == (encoder.image_shape, encoder.patch_size):
-        return encoder
-    return load_encoder(FLAGS.init_from, print, image_shape=shape, patch_size=patch_size, **changes)
+    if (shape, patch_size) != (encoder.image_shape, encoder.patch_size):
+        encoder = load_encoder(FLAGS.init_from, told.append, image_shape=shape, patch_size=patch_size, **changes)
+    print(told[-1])
+    return encoder
 
 
 def fresh_encoder(source):
@@ -112,17 +117,18 @@ def main():
     keras.utils.set_random_seed(FLAGS.seed)
     encoder = load_encoder()
     channels = encoder.image_shape[-1] if encoder else FLAGS.channels
-    source = commandline.open_images(channels)
+    source = commandline.open_images(channels, FLAGS.labelled)
     commandline.require_labels(source, FLAGS.dataset, "train")
     test = commandline.open_labelled(FLAGS.dataset, "test", source.channels, source)
     encoder = encoder or fresh_encoder(source)
     shape = encoder.image_shape
-    source = data.balanced(source, FLAGS.labelled, FLAGS.seed) if FLAGS.labelled else source
     test_images, test_labels = data.read_all(test, shape, ratio=FLAGS.crop_ratio)
     mix = {"mixup": FLAGS.mixup, "cutmix": FLAGS.cutmix, "smoothing": FLAGS.label_smoothing}
+    change = data.changes(FLAGS.rand_augment, FLAGS.random_erasing)
 
     def batches(start):
-        return data.batches(source, shape, FLAGS.batch_size, FLAGS.augmentation, FLAGS.seed, start, workers=FLAGS.workers, mix=mix)
+        options = {"workers": FLAGS.workers, "mix": mix, "change": change, "repeats": FLAGS.repeats}
+        return data.batches(source, shape, FLAGS.batch_size, FLAGS.augmentation, FLAGS.seed, start, **options)
 
     batches(0)  # what does not fit stops here, before anything is written
     source = commandline.packed(source, shape)
@@ -136,7 +142,7 @@ def main():
     )
 
     checkpoints = commandline.open_checkpoints(model)
-    workdir = commandline.start_run(source)
+    workdir = commandline.start_run(source, listed=bool(FLAGS.labelled))
     log = ks.training.RunLog(workdir / "metrics.jsonl", steps, FLAGS.batch_size, len(source), checkpoints.step)
     commandline.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
     source.save_record()  # with what broke meanwhile

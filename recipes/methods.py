@@ -7,6 +7,7 @@ from absl import flags
 
 FLAGS = flags.FLAGS
 TOKENIZERS = {"random_projection": "RandomProjection", "random_patches": "RandomPatches", "kmeans": "KMeans"}
+OF_LABELS = ("label_smoothing", "mixup", "cutmix", "rand_augment", "random_erasing", "repeats")
 OF_WORDS = ("tokenizer", "dalle_weights", "dalle_sha256", "vocabulary", "fit_patches", "word_resolution")
 
 
@@ -38,6 +39,12 @@ def mae(encoder, **shared):
     return ks.baselines.MAE(encoder, **given("mask_ratio"), decoder_depth=FLAGS.mae_decoder_depth, decoder_width=FLAGS.mae_decoder_width, **shared)
 
 
+def deit(encoder, classes, **shared):
+    import keras_splitmask as ks
+
+    return ks.baselines.DeiT(encoder, classes, **shared)
+
+
 def dino(encoder, steps, **shared):
     import keras_splitmask as ks
 
@@ -58,37 +65,51 @@ METHODS = {
     "splitmask": (splitmask, {*OF_WORDS, "keep", "split", "decoder_depth", "temperature", "inpaint_weight", "match_weight"}),
     "beit": (beit, {*OF_WORDS, "split", "mask_ratio"}),
     "mae": (mae, {"mask_ratio", "mae_decoder_depth", "mae_decoder_width"}),
+    "deit": (deit, set(OF_LABELS)),
     "dino": (dino, {"local_crops", "prototypes", "teacher_momentum", "teacher_temperature", "frozen_epochs", "final_weight_decay"}),
     "random": (untrained, set()),
 }
 
 
-def build(image_shape, augmentation, steps):
+def build(source, image_shape, augmentation, steps):
     """The model of --method on its encoder, for a run of so many steps, not compiled."""
     import keras_splitmask as ks
 
     encoder = ks.Encoder.from_size(FLAGS.size, image_shape, FLAGS.patch_size, drop_path=FLAGS.drop_path, positions=FLAGS.positions)
     make, _ = METHODS[FLAGS.method]
-    own = {"steps": steps} if FLAGS.method == "dino" else {}
+    own = {"steps": steps} if FLAGS.method == "dino" else {"classes": count_classes(source)} if FLAGS.method == "deit" else {}
     return make(encoder, seed=FLAGS.seed, augmentation=augmentation, **own)
 
 
-def augmentation():
-    """What the host does, by its name, and what the step does, a layer or None."""
+def count_classes(source):
+    return len(source.classes or []) or int(source.labels.max()) + 1
+
+
+def augmentations():
+    """What is done to an image on the host, by its name, and inside the step, a layer or None."""
     import keras_splitmask as ks
+    from keras_splitmask import data
 
-    host, layer = ks.augment.preset(FLAGS.augmentation, FLAGS.seed)
-    return host, ks.augment.views_preset(FLAGS.augmentation, FLAGS.seed) if FLAGS.method == "dino" else layer
+    if FLAGS.method != "deit":
+        host, layer = ks.augment.preset(FLAGS.augmentation, FLAGS.seed)
+        return host, ks.augment.views_preset(FLAGS.augmentation, FLAGS.seed) if FLAGS.method == "dino" else layer
+    if FLAGS.augmentation not in data.PRESETS:  # all of it is done before images are mixed, which is on the host
+        raise commandline.BadInput(f"Expected --augmentation among {', '.join(data.PRESETS)} with --method=deit, received {FLAGS.augmentation}.")
+    return FLAGS.augmentation, None
 
 
-def views(image_shape):
-    """The crops of DINO's batches; None for methods that see one image at a time."""
-    if FLAGS.method != "dino":
-        return None
+def batch_options(source, image_shape):
+    """What else `data.batches` is told by the flags of --method."""
     from keras_splitmask import data
     from keras_splitmask.baselines.dino import local_size
 
-    return data.MultiCrop(FLAGS.local_crops, local_size(image_shape, FLAGS.patch_size))
+    if FLAGS.method == "dino":
+        return {"views": data.MultiCrop(FLAGS.local_crops, local_size(image_shape, FLAGS.patch_size))}
+    if FLAGS.method != "deit":
+        return {}
+    commandline.require_labels(source, FLAGS.dataset, "train")
+    mix = {"mixup": FLAGS.mixup, "cutmix": FLAGS.cutmix, "smoothing": FLAGS.label_smoothing}
+    return {"mix": mix, "change": data.changes(FLAGS.rand_augment, FLAGS.random_erasing), "repeats": FLAGS.repeats}
 
 
 def learning_rate():
@@ -96,11 +117,11 @@ def learning_rate():
     return 5e-4 * FLAGS.batch_size / 256 if FLAGS.method == "dino" else max(5e-4, 1.5e-3 * FLAGS.batch_size / 2048)
 
 
-def weight_decay(images):
-    """The weight decay of a run on so many images, and what else the method wants of `training.adamw`."""
+def weight_decay(source):
+    """The weight decay of a run on these images, and what else the method wants of `training.adamw`."""
     if FLAGS.method != "dino":
         return FLAGS.weight_decay, {}
-    frozen_steps = round(FLAGS.frozen_epochs * images / FLAGS.batch_size)
+    frozen_steps = round(FLAGS.frozen_epochs * len(source) / FLAGS.batch_size)
     return (FLAGS.weight_decay, FLAGS.final_weight_decay), {"clip_each": True, "frozen": "student_head/kernel$", "frozen_steps": frozen_steps}
 
 

@@ -1,4 +1,4 @@
-"""Pre-train a Vision Transformer on your own images, without labels and without any other data.
+"""Pre-train a Vision Transformer on your own images, without labels (but for --method=deit) and without any other data.
 
     python recipes/pretrain.py --flagfile=recipes/flags/quickstart.flags
     python recipes/pretrain.py --dataset=folder:photos --workdir=runs/photos
@@ -10,6 +10,7 @@ from absl import flags
 
 # These change the result.
 flags.DEFINE_string("dataset", None, "Images to learn from: sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME. Labels are not looked at.")
+flags.DEFINE_string("subset", None, "Learn from so many of the images, such as 5000 or 10%, drawn by the seed, if they are labelled the same number of each class, and listed in subset.txt; or from those that such a file lists.")
 flags.DEFINE_string("image_size", None, "Pixels, as 224 or 48x80 (height x width); left out, 224, or for arrays and the sample their own size.")
 flags.DEFINE_integer("channels", None, lower_bound=1, help="Convert images to 1 (grey) or 3 (colour) channels; left out, as they are.")
 flags.DEFINE_enum("method", "splitmask", list(methods.METHODS), "Pre-training method; random leaves the encoder as it was initialised. Flags that end in [names] are read by these methods alone.")
@@ -20,7 +21,7 @@ flags.DEFINE_enum("tokenizer", "random_projection", ["random_projection", "rando
 flags.DEFINE_list("dalle_weights", None, "For --tokenizer=dalle, ENCODER_FILE[,DECODER_FILE]: https://cdn.openai.com/dall-e/encoder.pkl, downloaded, and for pictures decoder.pkl. Or .safetensors, .npz. [splitmask, beit]")
 flags.DEFINE_string("dalle_sha256", None, "Checksum of that encoder file; left out, it is not compared. [splitmask, beit]")
 flags.DEFINE_integer("vocabulary", 8192, "Visual words. 8192 in the paper; 512 are enough for tens of thousands of small images, and cheaper. [splitmask, beit]")
-flags.DEFINE_integer("fit_patches", None, lower_bound=1, help="Patches that kmeans and random_patches learn from, and pictures of words are made from; left out, 100000, for dalle 10000. 3000000 in the paper.")
+flags.DEFINE_integer("fit_patches", None, lower_bound=1, help="Patches that kmeans and random_patches learn from, and pictures of words are made from; left out, 100000, for dalle 10000. 3000000 in the paper. [splitmask, beit]")
 flags.DEFINE_enum("word_resolution", None, ["half", "full"], "Resolution at which words are chosen; left out, half for even patches from 8 pixels up. [splitmask, beit]")
 flags.DEFINE_float("keep", 0.5, "Share of the patches that each half sees, in (0, 0.5]. The paper lowers it to 0.25 for its smallest data sets. [splitmask]")
 flags.DEFINE_enum("split", "block", ["block", "random"], "How patches are dealt out: in blocks (harder, the paper's default) or one by one. [splitmask, beit]")
@@ -31,13 +32,19 @@ flags.DEFINE_float("temperature", 0.2, "Of the match loss. Lower it to push imag
 flags.DEFINE_float("mask_ratio", None, "Share of the patches to mask; left out, the papers' 0.4 for beit and 0.75 for mae. [beit, mae]")
 flags.DEFINE_integer("mae_decoder_depth", None, lower_bound=1, help="Blocks of the decoder; left out, two thirds of the encoder's, at most 8. [mae]")
 flags.DEFINE_integer("mae_decoder_width", None, lower_bound=32, help="Width of the decoder, a multiple of 32; left out, two thirds of the encoder's, at most 512. [mae]")
+flags.DEFINE_float("label_smoothing", 0.1, "Probability that is spread over all classes. [deit]")
+flags.DEFINE_float("mixup", 0.8, "Mixup's alpha; 0 for none. [deit]")
+flags.DEFINE_float("cutmix", 1.0, "CutMix's alpha; 0 for none. [deit]")
+flags.DEFINE_float("rand_augment", 9.0, lower_bound=0, upper_bound=10, help="Magnitude of RandAugment; 0 for none. [deit]")
+flags.DEFINE_float("random_erasing", 0.25, lower_bound=0, upper_bound=1, help="Share of the images of which a rectangle is erased. [deit]")
+flags.DEFINE_integer("repeats", 3, lower_bound=1, help="Times that an image comes up in a row, each time augmented anew. [deit]")
 flags.DEFINE_integer("local_crops", 8, lower_bound=0, help="Small crops of each image, besides two large ones. Fewer are cheaper, and teach less per step. [dino]")
 flags.DEFINE_integer("prototypes", 65536, lower_bound=1, help="Answers of the head. 4096 are enough for small sets, and much cheaper. [dino]")
 flags.DEFINE_float("teacher_momentum", 0.996, lower_bound=0, upper_bound=1, help="Of the first step; it rises to 1. 0.9995 is advised for batches of 256. [dino]")
 flags.DEFINE_float("teacher_temperature", 0.04, lower_bound=0.001, help="Raise it, to 0.07 at most, if the answers become too few; lower it if the loss stays at its start. [dino]")
 flags.DEFINE_float("frozen_epochs", 1.0, lower_bound=0, help="Epochs in which the head's last layer stays as it is. Raise it if the loss does not fall. [dino]")
 flags.DEFINE_float("final_weight_decay", 0.4, lower_bound=0, help="Where half a cosine leads --weight_decay to. [dino]")
-flags.DEFINE_string("augmentation", None, "Left out, dino for --method=dino and crop_flip for others. none, flip, crop_flip, quarter_crop_flip, beit, three_augment or dino.")
+flags.DEFINE_string("augmentation", None, "Left out, dino for --method=dino and crop_flip for others. none, flip, crop_flip, quarter_crop_flip, beit, three_augment or dino; deit knows the first three.")
 flags.DEFINE_integer("batch_size", 256, lower_bound=1, help="Images per step, which are also each other's negatives in the match loss. Lower it if memory runs out.")
 flags.DEFINE_float("epochs", 100, lower_bound=0, help="Times that each image is seen. Few images want many epochs: the paper has 5,000 for sets below 100,000.")
 flags.DEFINE_integer("steps", None, lower_bound=1, help="Optimizer steps, in place of --epochs.")
@@ -45,11 +52,11 @@ flags.DEFINE_float("learning_rate", None, lower_bound=0, help="Peak; left out, 1
 flags.DEFINE_float("min_learning_rate", 1e-5, "At the end of the cosine.")
 flags.DEFINE_float("warmup", 10 / 300, lower_bound=0, upper_bound=1, help="Share of the steps in which the learning rate rises. Raise it if the loss jumps early.")
 flags.DEFINE_float("weight_decay", None, "Left out, 0.05, for dino 0.04 at first. Not applied to biases, norms, positions, cls and mask tokens.")
-flags.DEFINE_float("clip_norm", 3.0, lower_bound=0, help="Largest gradient norm; for dino that of each weight by itself.")
+flags.DEFINE_float("clip_norm", 3.0, lower_bound=0, help="Largest gradient norm; for dino that of each weight by itself; 0 for any.")
 flags.DEFINE_float("drop_path", 0.1, "Stochastic depth of the last block. Lower it for short runs.")
 flags.DEFINE_integer("seed", 0, "Of everything random.")
 flags.DEFINE_string("cache", None, "Folder to pack the images in, decoded and resized to 8/7 of --image_size, once; later runs read them from there.")
-flags.DEFINE_string("init_from", None, "Run folder or .keras file whose encoder to start from.")
+flags.DEFINE_string("init_from", None, "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, whose encoder to start from.")
 
 # These do not.
 flags.DEFINE_integer("save_every", None, lower_bound=1, help="Steps between checkpoints, at ends of log intervals; left out, as many as fit in 2% of the time.")
@@ -66,14 +73,14 @@ flags.DEFINE_integer("workers", 2, "Threads that read images.")
 flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow backend; left out, on accelerators alone.")
 FLAGS = flags.FLAGS
 
-def build_model(image_shape, augmentation, steps, images):
-    """The method on its encoder, by the flags, for a run of so many steps on so many images, compiled."""
+def build_model(source, image_shape, augmentation, steps):
+    """The method on its encoder, by the flags, for a run of so many steps, compiled."""
     import keras_splitmask as ks
 
-    model = methods.build(image_shape, augmentation, max(1, steps))
+    model = methods.build(source, image_shape, augmentation, max(1, steps))
     rate = methods.learning_rate() if FLAGS.learning_rate is None else FLAGS.learning_rate
-    decay, own = methods.weight_decay(images)
-    optimizer = ks.training.adamw(rate, max(1, steps), round(FLAGS.warmup * steps), FLAGS.min_learning_rate, decay, FLAGS.clip_norm, **own)
+    decay, own = methods.weight_decay(source)
+    optimizer = ks.training.adamw(rate, max(1, steps), round(FLAGS.warmup * steps), FLAGS.min_learning_rate, decay, FLAGS.clip_norm or None, **own)
     model.compile(optimizer=optimizer, jit_compile=commandline.jit())
     return model
 
@@ -108,7 +115,7 @@ def explain(model, source, batches, shift):
 
     def line(step):
         tensor = model.first_bad_tensor(next(iter(batches(step - 1))), step - 1) or "its loss or gradient"
-        names = data.names_of(source, FLAGS.batch_size, FLAGS.seed, step - 1 + shift)
+        names = data.names_of(source, FLAGS.batch_size, FLAGS.seed, step - 1 + shift, FLAGS.repeats or 1)
         return f"step {step} skipped: {tensor} is not finite; its images: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
 
     return line
@@ -146,20 +153,20 @@ def main():
     from keras_splitmask import data, evaluation
 
     keras.utils.set_random_seed(FLAGS.seed)
-    host, augmentation = methods.augmentation()
-    source = commandline.open_images(FLAGS.channels)
+    host, augmentation = methods.augmentations()
+    source = commandline.open_images(FLAGS.channels, FLAGS.subset)
     image_shape = commandline.image_shape(source)
+    options = methods.batch_options(source, image_shape)
     shift = FLAGS.rewind
 
     def batches(start):
-        views = methods.views(image_shape)
-        return data.batches(source, image_shape, FLAGS.batch_size, host, FLAGS.seed, start + shift, workers=FLAGS.workers, views=views)
+        return data.batches(source, image_shape, FLAGS.batch_size, host, FLAGS.seed, start + shift, workers=FLAGS.workers, **options)
 
     batches(0)  # what does not fit stops here, before anything is written
     probe = commandline.read_probe(image_shape)
     source = commandline.packed(source, image_shape)
     steps = count_steps(len(source))
-    model = build_model(image_shape, augmentation, steps, len(source))
+    model = build_model(source, image_shape, augmentation, steps)
     print(
         f"{len(source)} images of {image_shape[0]}x{image_shape[1]}x{image_shape[2]}, {model.encoder.count_params() / 1e6:.1f} M weights in the "
         f"encoder, {steps} steps of {FLAGS.batch_size} images ({steps * FLAGS.batch_size / len(source):.1f} epochs), {keras.backend.backend()}",
@@ -173,7 +180,7 @@ def main():
         initialise(model, source)
     checkpoints.note = {"shift": shift}
 
-    workdir = commandline.start_run(source)
+    workdir = commandline.start_run(source, listed=bool(FLAGS.subset))
     measures = [evaluation.NeighbourProbe(model.encoder, *probe, every=FLAGS.probe_every or max(1, steps // 10), last=steps)] if probe else []
     told = explain(model, source, batches, shift)
     log = ks.training.RunLog(workdir / "metrics.jsonl", steps, FLAGS.batch_size, len(source), checkpoints.step, measures, told)

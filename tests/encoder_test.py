@@ -53,7 +53,7 @@ def in_numpy(encoder, images):
         return x @ weights[f"{name}/kernel"] + weights[f"{name}/bias"]
 
     def norm(x, name):
-        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + encoder.epsilon)
         return x * weights[f"{name}/gamma"] + weights[f"{name}/beta"]
 
     def attention(x, name):
@@ -70,18 +70,20 @@ def in_numpy(encoder, images):
     rows, columns = encoder.grid
     squares = [x[:, size * r : size * (r + 1), size * c : size * (c + 1)].reshape(len(x), -1) for r in range(rows) for c in range(columns)]
     x = dense(np.stack(squares, axis=1), "patch_embedding/project") + weights["patch_embedding/positions"]
-    x = np.concatenate([np.repeat(weights["cls_token"], len(x), axis=0), x], axis=1)
+    first = [weights[name] for name in ("cls_token", "extra_tokens") if name in weights]
+    x = np.concatenate([*(np.repeat(t, len(x), axis=0) for t in first), x], axis=1)
     for i in range(encoder.depth):
         x = x + attention(norm(x, f"block_{i + 1}/norm_attention"), f"block_{i + 1}/attention")
         hidden = dense(norm(x, f"block_{i + 1}/norm_mlp"), f"block_{i + 1}/expand")
         gelu = hidden * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2))) / 2
         x = x + dense(gelu, f"block_{i + 1}/contract")
-    return norm(x, "norm")
+    return np.delete(norm(x, "norm"), range(1, 1 + encoder.extra_tokens), axis=1)
 
 
 @pytest.mark.backend
-def test_encoder_is_a_vision_transformer(make_encoder, make_images, rng):
-    encoder, images = make_encoder((12, 20, 3)), make_images(2, (12, 20, 3))
+@pytest.mark.parametrize("other", [{}, {"extra_tokens": 2, "epsilon": 0.1}], ids=["plain", "extra"])
+def test_encoder_is_a_vision_transformer(make_encoder, make_images, rng, other):
+    encoder, images = make_encoder((12, 20, 3), **other), make_images(2, (12, 20, 3))
     encoder.set_weights([w + 0.1 * rng.standard_normal(w.shape).astype("float32") for w in encoder.get_weights()])
     tokens = in_numpy(encoder, images)
     answer = encoder(images)
@@ -92,8 +94,9 @@ def test_encoder_is_a_vision_transformer(make_encoder, make_images, rng):
 
 @pytest.mark.backend
 def test_every_block_is_given_on_request(make_encoder, make_images):
-    encoder, images = make_encoder((12, 20, 3), depth=3), make_images(2, (12, 20, 3))
+    encoder, images = make_encoder((12, 20, 3), depth=3, extra_tokens=1), make_images(2, (12, 20, 3))
     answer = encoder(images, every_block=True)
+    assert tuple(answer["block_3"].shape) == (2, 1 + 15, 16)
     assert set(answer) == {"pooled", "cls", "feature_map", "block_1", "block_2", "block_3"}
     last = encoder.norm(answer["block_3"])
     np.testing.assert_allclose(ops.convert_to_numpy(last[:, 0]), ops.convert_to_numpy(answer["cls"]), atol=1e-6)
@@ -165,6 +168,7 @@ def layers():
         Attention(8, 2),
         Block(8, 2, drop_path=0.25),
         Encoder((12, 20, 5), 4, 8, 2, 2, drop_path=0.1, positions="sine_cosine", name="other"),
+        Encoder((12, 20, 5), 4, 8, 2, 2, epsilon=1e-12, extra_tokens=1),
     ]
 
 

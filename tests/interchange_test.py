@@ -160,7 +160,7 @@ def test_a_file_that_does_not_fit_changes_nothing(make_model, make_encoder, tmp_
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere", "Expected a run's folder or a .keras file, received .*nowhere: there is no file"),
+        ("nowhere", "Expected a run's folder, a .keras or a .safetensors file, received .*nowhere: there is no file"),
         ("", "there is no file .*model.keras"),
         ("garbage.keras", "garbage.keras is not a model that keras_splitmask can read: "),
         ("empty.keras", "empty.keras is not a model that keras_splitmask can read: "),
@@ -196,6 +196,8 @@ def test_what_does_not_fit_is_named_and_nothing_copied(make_encoder):
     with pytest.raises(ValueError) as error:
         transfer(make_encoder(heads=1), target)
     assert str(error.value) == "The weights do not fit: they are of 1 attention heads, expected 2."
+    with pytest.raises(ValueError, match="they are of 1 extra tokens, expected 0; make the encoder with extra_tokens=1, or start from another model"):
+        transfer(make_encoder(extra_tokens=1), target)
     assert same(arrays(target), before)
 
 

@@ -1,6 +1,7 @@
 """What SplitMask is measured against: other methods on the same encoder, words, data and optimizer, each told once."""
 
 from keras_splitmask.baselines.beit import BEiT
+from keras_splitmask.baselines.deit import DeiT
 from keras_splitmask.baselines.dino import DINO
 from keras_splitmask.baselines.mae import MAE
 from keras_splitmask.baselines.untrained import Untrained

@@ -5,5 +5,6 @@ from keras_splitmask.data.cache import cached
 from keras_splitmask.data.opening import open_source
 from keras_splitmask.data.multicrop import MultiCrop
 from keras_splitmask.data.pipeline import Reader, batches, names_of, read_all
+from keras_splitmask.data.rand_augment import changes
 from keras_splitmask.data.sources import NoSuchSplit, Source
-from keras_splitmask.data.subset import Subset, balanced
+from keras_splitmask.data.subset import Subset, balanced, subset_of

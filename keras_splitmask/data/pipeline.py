@@ -24,6 +24,8 @@ def batches(
     workers=2,
     labels=False,
     mix=None,
+    change=None,
+    repeats=1,
     views=None,
 ):
     """The batches from step `start` on, for `model.fit(batches(...), steps_per_epoch=..., epochs=...)`.
@@ -46,6 +48,9 @@ def batches(
         labels: yield (images, labels (B,) int32) instead of images.
         mix: with labels, the arguments of `augmentation.mix` by name, such as {"mixup": 0.8, "cutmix": 0.0}: yields its float
             images and label probabilities. `classes` is that of the source if it is not given.
+        change: a function (image, rng) -> image (H, W, C) uint8 that is done last, such as `changes` gives.
+        repeats: how many times in a row an image is dealt out, each time augmented anew (Hoffer et al., 2020). So many epochs
+            then pass before each image was seen once.
         views: a `MultiCrop`, in place of `augmentation`, `labels` and `mix`: yields dictionaries of "global" (B, 2, H, W, C) and
             "local" (B, k, h, w, C) uint8. The crops of an image depend on (seed, t, its place in batch t) alone, too.
 
@@ -58,13 +63,7 @@ def batches(
     _check(source, image_shape)
     if augmentation not in PRESETS:
         raise ValueError(f"Expected augmentation to be one of {', '.join(PRESETS)}, received {augmentation!r}.")
-    if not 1 <= batch_size <= len(source):
-        raise ValueError(
-            f"Expected a batch size from 1 to the {len(source)} images there are, received batch_size={batch_size}; "
-            "choose a smaller batch or add images."
-        )
-    if min(start, workers) < 0 or (steps is not None and steps < 1):
-        raise ValueError(f"Expected start and workers >= 0 and steps >= 1, received {start}, {workers} and {steps}.")
+    _check_numbers(source, batch_size, start, steps, workers, repeats)
     if views is not None and (labels or mix is not None):
         raise ValueError("Expected views without labels and mix, received both; views are of images alone.")
     if (labels or mix is not None) and source.labels is None:
@@ -78,7 +77,7 @@ def batches(
         if views is not None:
             return _batch_of_views(source, image_shape, batch_size, seed, step, views)
         images = np.empty((batch_size, *image_shape), "uint8")
-        indices = _indices(len(source), batch_size, seed, step)
+        indices = _indices(len(source), batch_size, seed, step, repeats)
         for i, index in enumerate(indices):
             images[i], indices[i] = source.readable(index, lambda index: augment(step, i, index))
         if not labels and mix is None:
@@ -92,7 +91,8 @@ def batches(
     def augment(step, i, index):
         rng = np.random.default_rng((seed, step, i))
         image = _read(source, index, image_shape[:2], functools.partial(box, rng=rng))
-        return flip(image, rng) if flips else image
+        image = flip(image, rng) if flips else image
+        return change(image, rng) if change else image
 
     # The buffer counts batches: grain's default of 500 would fill the memory.
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
@@ -102,20 +102,20 @@ def batches(
 def _batch_of_views(source, image_shape, batch_size, seed, step, views):
     """Batch `step` as the crops of a `MultiCrop`: a dictionary of arrays (B, crops, h, w, C) uint8."""
     crops = []
-    for i, index in enumerate(_indices(len(source), batch_size, seed, step)):
+    for i, index in enumerate(_indices(len(source), batch_size, seed, step, 1)):
         image, _ = source.readable(index, source.image)
         crops.append(views.cut(image, image_shape[:2], np.random.default_rng((seed, step, i))))
     return {name: np.stack([of_image[name] for of_image in crops]) for name in crops[0]}
 
 
-def names_of(source, batch_size, seed, step):
+def names_of(source, batch_size, seed, step, repeats=1):
     """The names of the images that `batches` puts into batch `step`, in order. See `source.broken` for those it had to replace."""
-    return [source.name(index) for index in _indices(len(source), batch_size, seed, step)]
+    return [source.name(index) for index in _indices(len(source), batch_size, seed, step, repeats)]
 
 
-def _indices(count, batch_size, seed, step):
+def _indices(count, batch_size, seed, step, repeats):
     """Which of `count` images batch `step` holds, in order."""
-    places = range(step * batch_size, (step + 1) * batch_size)
+    places = [place // repeats for place in range(step * batch_size, (step + 1) * batch_size)]
     return [int(_order(count, seed, place // count)[place % count]) for place in places]
 
 
@@ -194,3 +194,13 @@ def _check(source, image_shape):
             f"Expected images of {image_shape[-1]} channels, received {source.channels} in {source.name(0)}; "
             f"open the source with channels={image_shape[-1]}, or set image_shape to end in {source.channels}."
         )
+
+
+def _check_numbers(source, batch_size, start, steps, workers, repeats):
+    if not 1 <= batch_size <= len(source):
+        raise ValueError(
+            f"Expected a batch size from 1 to the {len(source)} images there are, received batch_size={batch_size}; "
+            "choose a smaller batch or add images."
+        )
+    if min(start, workers) < 0 or repeats < 1 or (steps is not None and steps < 1):
+        raise ValueError(f"Expected start and workers >= 0, steps and repeats >= 1, received {start=}, {workers=}, {steps=}, {repeats=}.")

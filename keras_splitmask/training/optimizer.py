@@ -9,7 +9,7 @@ from keras import ops
 # Every weight must be claimed by one of these rules, the first that fits its path; (pattern, whether it decays).
 DECAY_RULES = (
     (r"(^|/)(bias|beta|gamma)$", False),
-    (r"(^|/)(positions|cls_token|mask_token)$", False),
+    (r"(^|/)(positions|cls_token|extra_tokens|mask_token)$", False),
     (r"(^|/)kernel$", True),
 )
 
@@ -21,7 +21,7 @@ def decays(path, rules=DECAY_RULES):
 
 def layer_of(path, depth):
     """0 for the encoder's embeddings, i for its block i, depth + 1 for its last norm and for all that is not the encoder."""
-    if re.search(r"(^|/)encoder/(patch_embedding|cls_token)", path):
+    if re.search(r"(^|/)encoder/(patch_embedding|cls_token|extra_tokens)", path):
         return 0
     block = re.search(r"(^|/)encoder/block_(\d+)/", path)
     return int(block.group(2)) if block else depth + 1
@@ -101,9 +101,10 @@ class LayerwiseAdamW(AdamW):
 
     def _moves(self, variable):
         """1.0, or 0.0 where this step is one of the first ones, in which the weight stays as it is."""
-        if self.frozen is None or not re.search(self.frozen, variable.path):
-            return 1.0
-        return ops.cast(self.iterations >= self.frozen_steps, "float32")
+        return ops.cast(self.iterations >= self.frozen_steps, "float32") if self._is_frozen(variable) else 1.0
+
+    def _is_frozen(self, variable):
+        return self.frozen is not None and bool(re.search(self.frozen, variable.path))
 
     def _apply_weight_decay(self, variables):
         decay = self.weight_decay(self.iterations) if callable(self.weight_decay) else self.weight_decay
@@ -113,13 +114,13 @@ class LayerwiseAdamW(AdamW):
                 v.assign(v * ops.cast(1 - rate * self.scale(v) * self._moves(v), v.dtype))
 
     def _backend_update_step(self, gradients, variables, learning_rate):
-        # Without gradients so far, the moments are zero, and so is what they move a weight by.
-        if self.frozen is not None:
-            gradients = [g * ops.cast(self._moves(v), g.dtype) for g, v in zip(gradients, variables)]
-        scales = [self.scale(v) for v in variables]
-        for scale in sorted(set(scales)):
-            group = [(g, v) for g, v, s in zip(gradients, variables, scales) if s == scale]
-            super()._backend_update_step([g for g, _ in group], [v for _, v in group], learning_rate * scale)
+        # The moments of a frozen weight follow its gradients all the same: from zero, their correction by the number of steps would
+        # have gone by when it is let go, and its first moves be several times too long.
+        kinds = [(self.scale(v), self._is_frozen(v)) for v in variables]
+        for kind in sorted(set(kinds)):
+            group = [(g, v) for g, v, k in zip(gradients, variables, kinds) if k == kind]
+            rate = learning_rate * kind[0] * self._moves(group[0][1])
+            super()._backend_update_step([g for g, _ in group], [v for _, v in group], rate)
 
     def get_config(self):
         own = {name: getattr(self, name) for name in ("layer_decay", "depth", "frozen", "frozen_steps")}

@@ -46,7 +46,7 @@ def _watched(layer, bad):
 
 
 class _Pretext(keras.Model):
-    """A model whose loss is told by `objective(images, training)`; `fit` sees images alone and ignores labels.
+    """A model whose loss is told by `objective(images, training)`; `fit` ignores labels, unless `takes_labels` says otherwise.
 
     A step's randomness is a function of (seed, step). A step whose loss or gradient is not finite changes nothing but the
     step's number, and is counted in `skipped_steps`.
@@ -56,6 +56,8 @@ class _Pretext(keras.Model):
         seed: int.
         augmentation: a layer from images to the images that `objective` is given in training; None for none.
     """
+
+    takes_labels = False  # whether it is `objective(images, labels, training)`
 
     def __init__(self, reports=(), seed=0, augmentation=None, **kwargs):
         super().__init__(**kwargs)
@@ -81,13 +83,15 @@ class _Pretext(keras.Model):
     def get_config(self):
         return {**super().get_config(), "seed": self.seed, "augmentation": keras.saving.serialize_keras_object(self.augmentation)}
 
-    def first_bad_tensor(self, images, step):
+    def first_bad_tensor(self, batch, step):
         """What is not finite first in a training step, made anew with the weights of now: a line, or None if all is finite.
 
         Args:
-            images: (B, H, W, C), or the dictionary of such that the model is fitted to.
+            batch: images (B, H, W, C), or the dictionary of such that the model is fitted to, or a tuple of them and their labels.
             step: int, the number of the step, from 0 on.
         """
+        data = batch if isinstance(batch, tuple) else (batch,)
+        images = data[0]
         named = {"the images": images, **{f"the weight {v.path}": v for v in self.trainable_variables}}
         bad = next((name for name, value in named.items() if not all(map(_is_finite, keras.tree.flatten(value)))), None)
         if bad:
@@ -97,18 +101,18 @@ class _Pretext(keras.Model):
         for layer in layers:
             object.__setattr__(layer, "call", _watched(layer, outputs))
         try:
-            self._seeded_objective((images,), step, training=True)
+            self._seeded_objective(data, step, training=True)
         finally:
             for layer in layers:
                 object.__delattr__(layer, "call")
         if outputs:
             return f"the output of {outputs[0]}"
-        loss, _, gradients = self._gradients((images,), step)
+        loss, _, gradients = self._gradients(data, step)
         named = {"the loss": loss, **{f"the gradient of {v.path}": g for v, g in zip(self.trainable_variables, gradients)}}
         return next((name for name, value in named.items() if value is not None and not _is_finite(value)), None)
 
     def _seeded_objective(self, data, step, training):
-        images, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
         states = [v for v in self.non_trainable_variables if v.name == "seed_generator_state"]
         for i, state in enumerate(states):
             # Streams lie wide apart, since the torch backend adds up both numbers of a state.
@@ -116,7 +120,7 @@ class _Pretext(keras.Model):
             state.assign(ops.stack([ops.cast(stream, state.dtype), ops.cast(step, state.dtype) * DRAWS_PER_STEP]))
         if training and self.augmentation is not None:
             images = self.augmentation(images, training=True)
-        return self.objective(images, training)
+        return self.objective(images, labels, training) if self.takes_labels else self.objective(images, training)
 
     def _track(self, report, finite=True):
         """Update the metrics that `report` names, and return their results; what is not finite is left out of them."""

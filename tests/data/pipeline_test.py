@@ -123,8 +123,8 @@ def test_read_all():
         ({"augmentation": "crops"}, "Expected augmentation to be one of crop_flip, .*, received 'crops'"),
         ({"labels": True}, "Expected a labelled source, received one without labels"),
         ({"mix": {}}, "Expected a labelled source, received one without labels"),
-        ({"start": -1}, "Expected start and workers >= 0 and steps >= 1, received -1, 2 and None"),
-        ({"steps": 0}, "Expected start and workers >= 0 and steps >= 1, received 0, 2 and 0"),
+        ({"start": -1}, "Expected start and workers >= 0, steps and repeats >= 1, received start=-1"),
+        ({"steps": 0}, "received start=0, workers=2, steps=0, repeats=1"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(changes, message):
@@ -149,6 +149,27 @@ def test_the_names_of_a_batch():
     source = numbered()
     expected = [[source.name(i) for i in batch] for batch in sequence()]
     assert [names_of(source, 6, seed=1, step=step) for step in range(12)] == expected
+
+
+def test_repeats_deal_out_an_image_several_times_in_a_row():
+    once, thrice = (np.array(sequence(repeats=repeats)).reshape(-1) for repeats in (1, 3))
+    assert thrice.tolist() == np.repeat(once, 3)[:72].tolist()
+    assert sequence(repeats=3, start=5)[:7] == sequence(repeats=3)[5:]
+    source = numbered()
+    assert names_of(source, 6, seed=1, step=2, repeats=3) == [source.name(i) for i in sequence(repeats=3)[2]]
+    views = take(batches(textured(), (8, 8, 3), 6, "crop", repeats=3), 1)[0]
+    assert len({view.tobytes() for view in views}) == 6  # each augmented anew
+
+
+def test_a_change_is_done_last_and_depends_on_the_place_alone():
+    def change(image, rng):
+        return image + rng.integers(1, 100, dtype="uint8")
+
+    plain, changed, again = (
+        take(batches(textured(), (8, 8, 3), 6, "crop_flip", seed=2, start=start, change=given), 2) for start, given in ((0, None), (0, change), (1, change))
+    )
+    assert (np.ptp((changed[0] - plain[0]).reshape(6, -1), axis=1) == 0).all() and (changed[0] != plain[0]).all()
+    np.testing.assert_array_equal(changed[1], again[0])
 
 
 def test_the_same_images_for_any_number_of_workers_and_any_restart():

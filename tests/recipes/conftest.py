@@ -59,13 +59,33 @@ def run_here(name, *arguments):
             status = end.code
         finally:
             keras.config.set_dtype_policy("float32")
-            # The next recipe defines flags of the same names.
-            for module in (script, "commandline"):
-                for flag in list(flags.FLAGS.flags_by_module_dict().get(module, ())):
-                    delattr(flags.FLAGS, flag.name)
-            for module in ("commandline", "methods"):
-                sys.modules.pop(module, None)
+            forget(script)
     return End(status=status, out=out.getvalue(), err=err.getvalue())
+
+
+def forget(recipe):
+    """The flags of a recipe and its modules, since the next one defines flags of the same names."""
+    for module in (recipe, "commandline"):
+        for flag in list(flags.FLAGS.flags_by_module_dict().get(module, ())):
+            delattr(flags.FLAGS, flag.name)
+    for module in ("commandline", "methods"):
+        sys.modules.pop(module, None)
+
+
+@contextlib.contextmanager
+def parsed_here(name, *arguments):
+    """What a recipe defines, with these arguments read as its `flags`, but not run."""
+    script = str(ROOT / "recipes" / f"{name}.py")
+    with mock.patch.object(sys, "argv", [script, *map(str, arguments)]), mock.patch.object(sys, "path", [os.path.dirname(script), *sys.path]):
+        try:
+            recipe = types.SimpleNamespace(**runpy.run_path(script, run_name="recipe"))
+            flags.FLAGS(sys.argv)
+            if "methods" in sys.modules:
+                sys.modules["methods"].settle_flags()
+            recipe.flags = flags.FLAGS
+            yield recipe
+        finally:
+            forget("recipe")
 
 
 def read_lines(path):
@@ -81,6 +101,11 @@ def command():
 @pytest.fixture
 def here():
     return run_here
+
+
+@pytest.fixture
+def parsed():
+    return parsed_here
 
 
 @pytest.fixture

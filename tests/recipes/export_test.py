@@ -61,7 +61,7 @@ def test_by_the_command_and_in_float32_whatever_the_run(here, command, make_imag
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--output={tmp}/saved"], "Expected --init_from: Run folder or .keras file"),
+        (["--output={tmp}/saved"], "Expected --init_from: Run folder, .keras file"),
         (["--init_from={run}"], "Expected --output: Folder to write"),
         (["--init_from={run}", "--output={tmp}"], "Expected an --output that does not exist yet, received"),
         (["--init_from={tmp}", "--output={tmp}/saved"], "there is no file"),
@@ -69,3 +69,15 @@ def test_by_the_command_and_in_float32_whatever_the_run(here, command, make_imag
 )
 def test_bad_input_ends_in_one_line(refused, pretrained, tmp_path, flags, message):
     assert message in refused("export", *(flag.format(run=pretrained, tmp=tmp_path) for flag in flags))
+
+
+def test_the_encoder_for_another_library_and_back(here, arrays, pretrained, tmp_path):
+    pytest.importorskip("safetensors")
+    end = here("export", f"--init_from={pretrained}", "--layout=beit", f"--output={tmp_path / 'beit'}")
+    assert end.status == 2 and "Expected square images for the layout beit, received 48x80" in end.err and not (tmp_path / "beit").exists()
+    end = here("export", f"--init_from={pretrained}", "--layout=vit", f"--output={tmp_path / 'vit'}")
+    assert end.status == 0 and "differs by" in end.out, end.err
+    assert sorted(path.name for path in (tmp_path / "vit").iterdir()) == ["config.json", "model.safetensors", "preprocessor_config.json"]
+    given = (f"--init_from={tmp_path / 'vit'}", f"--dataset=npz:{arrays}", "--batch_size=4", "--steps=1", f"--workdir={tmp_path / 'tuned'}")
+    end = here("finetune", *given)
+    assert end.status == 0 and "loaded    30 of 30 weights as they are" in end.out, end.err + end.out

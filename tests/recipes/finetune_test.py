@@ -43,6 +43,16 @@ def test_by_the_command(command, pretrained, arrays, tmp_path):
     assert "8 labelled images of 2 classes, 24 to judge by" in end.out and "step 2/2" in end.out and "test top-1" in end.out
 
 
+def test_with_the_papers_augmentation(here, tmp_path, lines):
+    given = (*FROM_SCRATCH, "--steps=3", "--log_every=1", "--seed=2")
+    more = ("--rand_augment=9", "--random_erasing=0.25", "--repeats=3", "--mixup=0.8", "--cutmix=1")
+    runs = {name: here("finetune", *given, *flags, f"--workdir={tmp_path / name}") for name, flags in (("plain", ()), ("more", more), ("again", more))}
+    assert all(end.status == 0 for end in runs.values()), runs
+    losses = {name: [line.get("loss") for line in lines(tmp_path / name / "metrics.jsonl")] for name in runs}
+    assert losses["more"] == losses["again"] != losses["plain"]
+    assert len((tmp_path / "more" / "subset.txt").read_text().splitlines()) == 20
+
+
 def test_at_another_image_size(here, pretrained, tmp_path):
     given = (f"--init_from={pretrained}", "--dataset=sample", "--labelled=20", "--batch_size=10", "--steps=1", f"--workdir={tmp_path / 'run'}")
     end = here("finetune", *given, "--image_size=32", "--channels=1")
@@ -54,7 +64,7 @@ def test_from_scratch(here, tmp_path, lines):
     end = here("finetune", *FROM_SCRATCH, "--steps=2", "--log_every=1", f"--workdir={tmp_path / 'run'}")
     assert end.status == 0 and not end.err
     assert "20 labelled images of 10 classes, 2000 to judge by, encoder from scratch, 2 steps" in end.out
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoints", "metrics.jsonl", "model.keras", "report.html", "result.json", "run.flags"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoints", "metrics.jsonl", "model.keras", "report.html", "result.json", "run.flags", "subset.txt"]
     assert len(lines(tmp_path / "run" / "metrics.jsonl")) == 3
 
 
@@ -62,7 +72,7 @@ def test_a_run_that_diverges_stops_and_saves_no_model(here, tmp_path):
     given = (*FROM_SCRATCH, f"--workdir={tmp_path / 'run'}", "--steps=4", "--log_every=4", "--learning_rate=1e30", "--warmup=0")
     end = here("finetune", *given)
     assert end.status == 2 and "Expected a finite loss and gradient, received none from step 2 on" in end.err
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["metrics.jsonl", "run.flags"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["metrics.jsonl", "run.flags", "subset.txt"]
 
 
 @pytest.mark.parametrize(

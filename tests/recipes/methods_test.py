@@ -9,7 +9,7 @@ import keras_splitmask as ks
 
 TIMES = {"images_per_second", "seconds", "data_wait_fraction"}
 KEYS = {"step", "epoch", "loss", "gradient_norm", "learning_rate", "knn_accuracy", *TIMES}
-OWN = {"beit": {"inpaint_loss", "inpaint_accuracy", "word_perplexity"}, "mae": set(), "dino": {"teacher_entropy", "feature_std"}}
+OWN = {"beit": {"inpaint_loss", "inpaint_accuracy", "word_perplexity"}, "mae": set(), "deit": {"accuracy"}, "dino": {"teacher_entropy", "feature_std"}}
 SMALL = ("--size=vit_micro", "--patch_size=4", "--image_size=8", "--batch_size=8", "--log_every=2")
 
 
@@ -22,10 +22,17 @@ def equal(one, other):
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize(("method", "picture"), [("beit", "inpainting_random_projection.png"), ("mae", "inpainting_mae.png"), ("dino", None)])
+@pytest.mark.parametrize(
+    ("method", "picture"), [("beit", "inpainting_random_projection.png"), ("mae", "inpainting_mae.png"), ("deit", None), ("dino", None)]
+)
 def test_a_run_of_a_baseline_is_stopped_resumed_and_of_use(here, arrays, tmp_path, lines, monkeypatch, stop_at_step, method, picture):
     given = [f"--dataset=npz:{arrays}", f"--probe=npz:{arrays}", "--size=vit_micro", "--batch_size=4", "--steps=6", "--log_every=3", f"--method={method}"]
-    given += {"beit": ["--vocabulary=8"], "mae": ["--mae_decoder_depth=1"], "dino": ["--prototypes=16", "--local_crops=1", "--frozen_epochs=0.5"]}[method]
+    given += {
+        "beit": ["--vocabulary=8"],
+        "mae": ["--mae_decoder_depth=1"],
+        "deit": ["--rand_augment=0"],  # which is of grey and of colour alone, and these images have five channels
+        "dino": ["--prototypes=16", "--local_crops=1", "--frozen_epochs=0.5"],
+    }[method]
     assert here("pretrain", *given, f"--workdir={tmp_path / 'whole'}").status == 0
     stop_at_step(5)
     assert here("pretrain", *given, f"--workdir={tmp_path / 'run'}").status == 75
@@ -89,6 +96,10 @@ def test_one_method_goes_on_from_another(here, tmp_path):
         (["--method=beit", "--mask_ratio=0.01"], "Expected a mask_ratio in (0, 1) that masks at least one patch, received mask_ratio=0.01 of 4"),
         (["--method=mae", "--mae_decoder_width=40"], "Expected a decoder_width that is a multiple of 32, received decoder_width=40"),
         (["--method=beit", "--tokenizer=dalle"], "Expected --dalle_weights: "),
+        (["--method=splitmask", "--mixup=0"], "Expected no --mixup with --method=splitmask"),
+        (["--method=deit", "--augmentation=beit"], "Expected --augmentation among crop_flip, flip, none, crop, quarter_crop with --method=deit, received beit"),
+        (["--subset=5%%"], "Expected a number of images as 500, a share of them as 1%, or a file that lists them, received '5%%'"),
+        (["--subset=20000"], "Expected 1 to 10000 images, all there are, received 20000, which is 20000"),
     ],
 )
 def test_what_a_method_does_not_read_is_refused(refused, tmp_path, flags, message):
@@ -119,3 +130,17 @@ print(json.dumps([told, read, sorted(set().union(*(names for _, names in methods
 """
     told, read, names = json.loads(python("-c", script))
     assert told == read and sorted(told) == names
+
+
+@pytest.mark.parametrize("amount, count", [("40", 40), ("1%", 100)])
+def test_a_subset_is_balanced_and_listed(here, tmp_path, amount, count):
+    given = ("--dataset=sample", *SMALL, "--vocabulary=8", "--steps=1", "--pictures=0", f"--subset={amount}")
+    end = here("pretrain", *given, f"--workdir={tmp_path / 'run'}")
+    assert end.status == 0 and f"{count} images of 8x8x1" in end.out, end.err
+    names = (tmp_path / "run" / "subset.txt").read_text().splitlines()
+    assert len(set(names)) == count and all(name.startswith("train[") for name in names)
+    labels = ks.data.open_source("sample").labels[[int(name[6:-1]) for name in names]]
+    assert np.bincount(labels).tolist() == [count // 10] * 10
+    listed = here("pretrain", *given, f"--subset={tmp_path / 'run' / 'subset.txt'}", f"--workdir={tmp_path / 'again'}")
+    assert listed.status == 0
+    assert (tmp_path / "again" / "subset.txt").read_text().splitlines() == names

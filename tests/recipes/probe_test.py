@@ -7,11 +7,11 @@ from PIL import Image
 
 @pytest.mark.backend
 def test_every_block_is_judged(here, pretrained, arrays, tmp_path):
-    given = (f"--init_from={pretrained}", f"--dataset=npz:{arrays}", "--epochs=3", "--neighbours=3")
+    given = (f"--init_from={pretrained}", f"--dataset=npz:{arrays}", "--epochs=3", "--neighbours=3,7", "--features=cls")
     end = here("probe", *given, f"--workdir={tmp_path / 'probe'}")
     assert end.status == 0 and not end.err
     result = json.loads((tmp_path / "probe" / "probe.json").read_text())
-    assert set(result) == {"knn_accuracy", "linear_accuracy_block_1", "linear_accuracy_block_2"}
+    assert set(result) == {"knn_accuracy", "knn_accuracy_7", "linear_accuracy_block_1", "linear_accuracy_block_2"}
     assert all(0 <= value <= 1 for value in result.values())
     assert "24 labelled images, 24 to judge by" in end.out and f"block 2    {result['linear_accuracy_block_2']:.2%}" in end.out
     again = (f"--flagfile={tmp_path / 'probe' / 'run.flags'}", "--random")
@@ -35,13 +35,13 @@ def test_by_the_command(command, pretrained, arrays):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--dataset=sample"], "Expected --init_from: Run folder or .keras file"),
+        (["--dataset=sample"], "Expected --init_from: Run folder, .keras file"),
         (["--init_from={run}"], "Expected --dataset: Labelled set"),
         (["--init_from={tmp}/nowhere", "--dataset=sample"], "there is no file"),
         (["--init_from={run}", "--dataset=sample"], "Expected an image of 5 channels, received 1"),
         (["--init_from={run}", "--dataset=npz:{tmp}/plain.npz"], "plain.npz, whose train split has no labels; put each class into a folder"),
         (["--init_from={run}", "--dataset=npz:{tmp}/train.npz"], "Expected an array test_images or x_test in"),
-        (["--init_from={run}", "--dataset=npz:{tmp}/train.npz", "--neighbours=0"], "--neighbours=0"),
+        (["--init_from={run}", "--dataset=npz:{tmp}/train.npz", "--neighbours=0"], "Expected --neighbours as numbers from 1 on, such as 10,20, received '0'"),
         (["--init_from={run}", "--dataset=npz:{tmp}/one.npz"], "Expected labels of at least two classes, received 0 for all of 4 images"),
     ],
 )

@@ -10,6 +10,7 @@ PATHS = {  # a weight's path: whether it decays
     "encoder/patch_embedding/project/bias": False,
     "encoder/patch_embedding/positions": False,
     "encoder/cls_token": False,
+    "encoder/extra_tokens": False,
     "encoder/block_1/norm_mlp/gamma": False,
     "encoder/block_2/norm_mlp/beta": False,
     "encoder/block_2/attention/qkv/kernel": True,
@@ -52,7 +53,7 @@ def test_steps_are_those_of_adamw(rng, layer_decay):
         optimizer.apply([ops.convert_to_tensor(g[step]) for g in gradients], weights)
     # Warm-up from 0 in two steps, then the first of a cosine from 0.1 to 0.02 over the six that are left.
     rates = np.array([0, 0.05, 0.1, 0.02 + 0.08 * (1 + np.cos(np.pi / 6)) / 2])
-    layers = [0, 0, 0, 0, 1, 2, 2, 3, 3, 3]
+    layers = [0, 0, 0, 0, 0, 1, 2, 2, 3, 3, 3]
     for weight, start, gradient, layer in zip(weights, before, gradients, layers, strict=True):
         scale = layer_decay ** (3 - layer)
         expected = numpy_adamw(start, gradient, rates * scale, 0.3 if PATHS[weight.path] else 0.0)
@@ -91,7 +92,7 @@ def test_every_weight_must_be_claimed():
 
 
 def test_layers_count_from_the_embeddings_to_the_head():
-    assert [layer_of(path, 2) for path in PATHS] == [0, 0, 0, 0, 1, 2, 2, 3, 3, 3]
+    assert [layer_of(path, 2) for path in PATHS] == [0, 0, 0, 0, 0, 1, 2, 2, 3, 3, 3]
     assert layer_of("classifier/encoder/block_12/expand/kernel", 12) == 12 and layer_of("classifier/head/kernel", 12) == 13
     assert layer_of("teacher_encoder/block_1/expand/kernel", 12) == 13  # another's blocks
 
@@ -135,3 +136,15 @@ def test_the_config_makes_an_equal_optimizer():
 def test_bad_values_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.backend
+def test_a_weight_that_was_frozen_moves_as_far_as_others_when_it_is_let_go(rng):
+    weight = variables(rng)[-1]
+    before = ops.convert_to_numpy(weight)
+    optimizer = LayerwiseAdamW(0.01, weight_decay=0.0, frozen=f"{weight.path}$", frozen_steps=40)
+    for step in range(44):
+        optimizer.apply([ops.ones((2, 3))], [weight])
+        if step < 40:
+            np.testing.assert_array_equal(ops.convert_to_numpy(weight), before)
+    np.testing.assert_allclose(before - ops.convert_to_numpy(weight), 4 * 0.01, rtol=1e-3)

@@ -1,0 +1,184 @@
+"""What is written for other libraries and read again, and what is refused; their classes themselves are asked in huggingface_test.py."""
+
+import json
+
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_splitmask as ks
+
+safetensors = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed: pip install 'keras-splitmask[interchange]'")
+LAYOUTS = ["vit", "deit", "beit", "mae", "timm"]
+
+
+def make_encoder(layout="vit", **arguments):
+    arguments = {"extra_tokens": int(layout == "deit"), "epsilon": 1e-6 if layout == "timm" else 1e-12, **arguments}
+    encoder = ks.Encoder(**{"image_shape": (12, 12, 5), "patch_size": 4, "width": 12, "depth": 2, "heads": 3, **arguments})
+    rng = np.random.default_rng(0)
+    for weight in encoder.trainable_variables:
+        weight.assign_add(0.1 * rng.standard_normal(weight.shape).astype("float32"))
+    return encoder
+
+
+def arrays(encoder):
+    return {name: ops.convert_to_numpy(weight) for name, weight in ks.interchange.named_weights(encoder).items()}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A folder of the layout vit, and a function that changes its weights and files."""
+    folder = tmp_path / "saved"
+    ks.interchange.save_encoder(make_encoder(image_shape=(12, 12, 3)), folder)
+
+    def change(drop=(), add=(), config=None, processor=None):
+        weights = safetensors.load_file(folder / "model.safetensors")
+        weights = {**{name: array for name, array in weights.items() if name not in drop}, **dict(add)}
+        safetensors.save_file(weights, folder / "model.safetensors")
+        if config is not None:
+            (folder / "config.json").write_text(json.dumps({**json.loads((folder / "config.json").read_text()), **config}))
+        if processor is not None:
+            (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+        return folder
+
+    return change
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("changes", [{}, {"positions": "sine_cosine"}], ids=str)
+def test_a_round_trip_is_exact(layout, changes, tmp_path):
+    encoder, told = make_encoder(layout, **changes), []
+    ks.interchange.save_encoder(encoder, tmp_path / "out", layout)
+    again = ks.interchange.load_encoder(tmp_path / "out", told.append)
+    expected = arrays(encoder)
+    if layout == "beit":  # has no biases of keys
+        for i in (1, 2):
+            expected[f"block_{i}/attention/qkv/bias"][12:24] = 0
+    assert arrays(again).keys() == expected.keys()
+    for name, array in arrays(again).items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+    assert again.get_config()["epsilon"] == encoder.epsilon and again.heads == 3 and again.image_shape == (12, 12, 5)
+    assert not told[0].fresh and not told[0].notes and not told[0].dropped
+
+
+def test_not_square_images_keep_their_grid(tmp_path):
+    encoder = make_encoder(image_shape=(8, 20, 3))
+    ks.interchange.save_encoder(encoder, tmp_path / "out")
+    assert ks.interchange.load_encoder(tmp_path / "out").grid == (2, 5)
+
+
+def test_what_nothing_states_is_assumed_and_told(saved):
+    folder = saved()
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.warns(UserWarning, match="pixels are normalised by the mean 0.485 0.456 0.406 .* since no preprocessor_config.json states it"):
+        ks.interchange.load_encoder(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(ValueError, match="Expected config.json beside the weights to state num_attention_heads, received none, and a width of 12"):
+        ks.interchange.load_encoder(folder)
+
+
+def test_pixels_that_are_normalised_otherwise_give_the_same_answer(saved, make_images):
+    images = make_images(2, (12, 12, 3))
+    folder = saved()
+    before = ops.convert_to_numpy(ks.interchange.load_encoder(folder)(images)["pooled"])
+    # The same function of pixels, told with other statistics: weights times std, bias moved by the mean.
+    weights = safetensors.load_file(folder / "model.safetensors")
+    kernel, bias = (f"embeddings.patch_embeddings.projection.{name}" for name in ("weight", "bias"))
+    mean, std = (np.array(values, "float32").reshape(1, 3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    other = weights[kernel] * (0.5 / std)
+    shift = (weights[kernel] * ((0.5 - mean) / std)).sum(axis=(1, 2, 3))
+    safetensors.save_file({**weights, kernel: other, bias: weights[bias] + shift}, folder / "model.safetensors")
+    (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}')
+    told = []
+    after = ks.interchange.load_encoder(folder, told.append)(images)["pooled"]
+    np.testing.assert_allclose(ops.convert_to_numpy(after), before, atol=1e-5)
+    assert set(told[0].folded) == {"patch_embedding/project/kernel", "patch_embedding/project/bias"}
+
+
+QUERY = "encoder.layer.1.attention.attention.query.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"drop": [QUERY]}, "block_2/attention/qkv/kernel is missing"),
+        ({"drop": ["layernorm.bias"]}, "norm/beta is missing"),
+        ({"add": {QUERY: np.zeros((12, 13), "float32")}}, "block_2/attention/qkv/kernel is missing"),
+        ({"add": {"encoder.layer.0.output.dense.weight": np.zeros((12, 50), "float32")}}, r"block_1/contract/kernel has shape \(50, 12\), expected \(48, 12\)"),
+        ({"add": {"encoder.layer.0.gate.weight": np.zeros(3, "float32")}}, "Expected the weights of a plain Vision Transformer, received .* encoder.layer.0.gate.weight"),
+        ({"add": {"encoder.layer.0.attention.relative_position_bias": np.zeros(3, "float32")}}, "Expected absolute positions"),
+        ({"add": {"layernorm.bias": np.zeros(12, "int8")}}, "Expected floating point numbers in .*, received int8 in layernorm.bias"),
+        ({"drop": ["embeddings.cls_token"]}, "Expected one Vision Transformer with a cls token"),
+        ({"config": {"hidden_act": "relu"}}, "Expected a model with hidden_act gelu, received relu"),
+        ({"config": {"model_type": "swin"}}, "Expected a model_type among beit, deit, timm_wrapper, vit, vit_mae beside .*, received swin"),
+        ({"config": {"num_hidden_layers": 3}}, "depth 3 for 2 of the weights"),
+        ({"drop": ["embeddings.position_embeddings"]}, "Expected a table of positions in .*, received none; is the file whole"),
+        ({"add": {"embeddings.position_embeddings": np.zeros(12, "float32")}}, r"Expected tokens and positions \(1, count, 12\) in .*, received .*/positions \(12,\)"),
+        ({"drop": [f"encoder.layer.{i}.attention.attention.query.bias" for i in (0, 1)]}, "block_1/attention/qkv/bias is missing"),
+        ({"add": {"layernorm.bias": np.full(12, np.nan, "float32")}}, "Expected finite numbers in .*, received others in layernorm.bias"),
+        ({"config": {"image_size": 20}}, "Expected positions of 5x5 patches in .*, as config.json beside it states, received 10"),
+        ({"config": {"image_size": "12"}}, "Expected image_size to be a positive int or two in .*config.json, received '12'"),
+        ({"config": {"image_size": [12]}}, r"Expected image_size to be a positive int or two in .*config.json, received \[12\]"),
+        ({"config": {"num_attention_heads": 0}}, "Expected num_attention_heads to be a positive int in .*config.json, received 0"),
+        ({"config": {"layer_norm_eps": "small"}}, "Expected layer_norm_eps to be a positive float in .*config.json, received 'small'"),
+        ({"config": {"model_args": [1]}}, r"Expected model_args to be a JSON object in .*config.json, received \[1\]"),
+        ({"processor": {"image_mean": [0.5] * 3, "image_std": [0.5, 0, 0.5]}}, "Expected image_mean and a positive image_std of each channel"),
+        ({"processor": {"image_mean": [0.5] * 3}}, "Expected image_mean and a positive image_std of each channel beside .* and None"),
+        ({"processor": {"image_mean": [0.5] * 2, "image_std": [0.5] * 2}}, "Expected image_mean and image_std of 3 channels in .*, received 2 and 2"),
+        ({"processor": {"rescale_factor": None}}, "Expected a rescale_factor of 1/255"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_named(saved, change, message):
+    with pytest.raises(ValueError, match=message):
+        ks.interchange.load_encoder(saved(**change))
+
+
+def test_heads_and_decoders_are_left_out_and_named(saved):
+    told = []
+    ks.interchange.load_encoder(saved(add={"classifier.weight": np.zeros((3, 12), "float32"), "decoder.mask_token": np.zeros(3, "float32")}), told.append)
+    assert told[0].dropped == {"classifier.weight": "of a head", "decoder.mask_token": "of a decoder"}
+    assert "dropped   " in str(told[0]) and "classifier.weight (of a head)" in str(told[0])
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", (1 << 60).to_bytes(8, "little") + b"{}", (2).to_bytes(8, "little") + b"[]"])
+def test_damaged_files_are_refused(content, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match="Expected a safetensors file of floating point numbers, received .*model.safetensors"):
+        ks.interchange.load_encoder(tmp_path)
+
+
+def test_other_files_of_a_model_are_refused(tmp_path):
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(ValueError, match="Expected model.safetensors in .*, received pytorch_model.bin; save the model as one safetensors file"):
+        ks.interchange.load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("layout", "arguments", "message"),
+    [
+        ("swin", {}, "Expected a layout among vit, deit, beit, mae, timm, received 'swin'"),
+        ("deit", {"extra_tokens": 0}, "Expected an encoder with extra_tokens=1 for the layout deit, received 0; choose vit"),
+        ("vit", {"extra_tokens": 1}, "Expected an encoder with extra_tokens=0 for the layout vit, received 1; choose deit"),
+        ("beit", {"image_shape": (8, 12, 3)}, "Expected square images for the layout beit, received 8x12"),
+        ("timm", {"epsilon": 1e-12}, "Expected an encoder with epsilon=1e-06 for the layout timm"),
+    ],
+)
+def test_what_a_layout_cannot_express_is_refused_and_nothing_written(layout, arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        ks.interchange.save_encoder(make_encoder(**arguments), tmp_path / "out", layout)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_never_overwritten(tmp_path):
+    with pytest.raises(ValueError, match="Expected a folder that does not exist yet"):
+        ks.interchange.save_encoder(make_encoder(), tmp_path)
+
+
+@pytest.mark.backend
+def test_what_an_interrupted_export_left_is_not_taken_along_and_weights_are_float32(tmp_path):
+    (tmp_path / "out.part").mkdir()
+    (tmp_path / "out.part" / "stale.json").touch()
+    ks.interchange.save_encoder(make_encoder(dtype="bfloat16"), tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors", "preprocessor_config.json"]
+    assert {array.dtype for array in safetensors.load_file(tmp_path / "out" / "model.safetensors").values()} == {np.dtype("float32")}

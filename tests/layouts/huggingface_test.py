@@ -1,0 +1,160 @@
+"""Against the real classes of transformers and timm, with random weights."""
+
+import json
+
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_splitmask as ks
+
+pytestmark = pytest.mark.backend
+pytest.importorskip("safetensors", reason="safetensors is not installed: pip install 'keras-splitmask[interchange]'")
+SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 96, "image_size": 16, "patch_size": 4}
+BEIT = {"use_absolute_position_embeddings": True, "use_mean_pooling": False}
+MEAN, STD = np.array([0.485, 0.456, 0.406], "float32"), np.array([0.229, 0.224, 0.225], "float32")
+# The class of the model, and arguments of its configuration beside sizes.
+CLASSES = {
+    "ViTModel": {},
+    "ViTModel without biases": {"qkv_bias": False},
+    "ViTForImageClassification": {"num_labels": 3},
+    "DeiTModel": {},
+    "BeitModel": {**BEIT, "layer_scale_init_value": 0.0},
+    "BeitModel without positions": {"use_mean_pooling": False, "layer_scale_init_value": 0.0},
+    "BeitModel with layer scale": {**BEIT, "layer_scale_init_value": 0.1},
+    "ViTMAEModel": {"mask_ratio": 0.0},
+    "ViTMAEForPreTraining": {"mask_ratio": 0.0, "decoder_hidden_size": 16, "decoder_num_attention_heads": 2, "decoder_num_hidden_layers": 1},
+}
+
+
+def model_of(name, **changes):
+    """A model of transformers in which every weight is random."""
+    transformers = pytest.importorskip("transformers")
+    kind = name.split()[0]
+    config = getattr(transformers, kind.replace("ForImageClassification", "Model").replace("ForPreTraining", "Model").replace("Model", "Config"))
+    return shaken(getattr(transformers, kind)(config(**{**SIZES, **CLASSES.get(name, {}), **changes})).eval())
+
+
+def shaken(model):
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "position" not in name or weight.requires_grad:
+                weight += 0.1 * torch.randn(weight.shape, generator=generator)
+    return model
+
+
+def tokens_of(model, images):
+    """Its last hidden states, for uint8 images normalised as ImageNet's: (B, ..., D)."""
+    import torch
+
+    pixels = torch.tensor(((images / 255 - MEAN) / STD).transpose(0, 3, 1, 2), dtype=torch.float32)
+    with torch.no_grad():
+        if hasattr(model, "forward_features"):
+            return model.forward_features(pixels).numpy()
+        if hasattr(model.config, "mask_ratio"):  # which shuffles the patches: in order, given that noise
+            base = getattr(model, "vit", model)
+            return base(pixels, noise=torch.arange(16.0).expand(len(images), 16)).last_hidden_state.numpy()
+        base = next((getattr(model, name) for name in ("vit", "deit", "beit") if hasattr(model, name)), model)
+        return base(pixels).last_hidden_state.numpy()
+
+
+def check_equal(encoder, expected, images):
+    """Our answer and their tokens (B, 1 + extra + N, D)."""
+    answer = {name: ops.convert_to_numpy(value) for name, value in encoder(images).items()}
+    patches = expected[:, 1 + encoder.extra_tokens :]
+    np.testing.assert_allclose(answer["cls"], expected[:, 0], atol=1e-4)
+    np.testing.assert_allclose(answer["feature_map"].reshape(patches.shape), patches, atol=1e-4)
+    np.testing.assert_allclose(answer["pooled"], patches.mean(axis=1), atol=1e-4)
+
+
+def save(model, folder):
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": MEAN.tolist(), "image_std": STD.tolist()}))
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_answers_are_those_of_transformers(name, make_images, tmp_path):
+    model, images, told = model_of(name), make_images(3, (16, 16, 3)), []
+    save(model, tmp_path)
+    encoder = ks.interchange.load_encoder(tmp_path, told.append)
+    check_equal(encoder, tokens_of(model, images), images)
+    assert not told[0].fresh and {*told[0].loaded, *told[0].folded} == set(ks.interchange.named_weights(encoder))
+
+
+def test_a_state_dict_saved_by_hand_is_the_same(make_images, tmp_path):
+    """Its names are those in memory, which since transformers 5 are others than those of save_pretrained."""
+    safetensors = pytest.importorskip("safetensors.torch")
+    model, images = model_of("ViTModel"), make_images(2, (16, 16, 3))
+    save(model, tmp_path)
+    safetensors.save_file(model.state_dict(), tmp_path / "model.safetensors")
+    check_equal(ks.interchange.load_encoder(tmp_path, print), tokens_of(model, images), images)
+
+
+@pytest.mark.parametrize("layout", ["vit", "deit", "beit", "mae"])
+def test_transformers_reads_what_was_written(layout, make_images, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    encoder, images = make_encoder(extra_tokens=int(layout == "deit")), make_images(2, (16, 16, 3))
+    ks.interchange.save_encoder(encoder, tmp_path / "out", layout)
+    name = {"vit": "ViTModel", "deit": "DeiTModel", "beit": "BeitModel", "mae": "ViTMAEModel"}[layout]
+    options = {} if layout in ("beit", "mae") else {"add_pooling_layer": False}
+    model, report = getattr(transformers, name).from_pretrained(tmp_path / "out", output_loading_info=True, **options)
+    missing = [key for key in report["missing_keys"] if "pooler" not in key]
+    assert not missing and not report["unexpected_keys"], report
+    check_equal(encoder_without_key_biases(encoder) if layout == "beit" else encoder, tokens_of(model.eval(), images), images)
+
+
+def make_encoder(**arguments):
+    encoder = ks.Encoder((16, 16, 3), 4, 24, 2, 3, **{"epsilon": 1e-12, **arguments})
+    rng = np.random.default_rng(0)
+    for weight in encoder.weights:
+        if weight.name != "seed_generator_state":
+            weight.assign_add(0.1 * rng.standard_normal(weight.shape).astype("float32"))
+    return encoder
+
+
+def encoder_without_key_biases(encoder):
+    for i in range(encoder.depth):
+        bias = encoder.blocks[i].attention.qkv.bias
+        value = ops.convert_to_numpy(bias).copy()
+        value[24:48] = 0
+        bias.assign(value)
+    return encoder
+
+
+@pytest.mark.parametrize("options", [{}, {"reg_tokens": 2}, {"init_values": 0.1}, {"no_embed_class": True}, {"distilled": True}], ids=str)
+def test_answers_are_those_of_timm(options, make_images, tmp_path):
+    timm, safetensors = pytest.importorskip("timm"), pytest.importorskip("safetensors.torch")
+    arguments = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 0, **options}
+    kind = timm.models.deit.VisionTransformerDistilled if arguments.pop("distilled", False) else timm.models.VisionTransformer
+    model, images = shaken(kind(**arguments).eval()), make_images(2, (16, 16, 3))
+    safetensors.save_file(model.state_dict(), tmp_path / "model.safetensors")
+    card = {"mean": MEAN.tolist(), "std": STD.tolist(), "input_size": [3, 16, 16]}
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_tiny_patch16_224", "model_args": arguments, "pretrained_cfg": card}))
+    encoder = ks.interchange.load_encoder(tmp_path / "model.safetensors", print)
+    assert encoder.extra_tokens == options.get("reg_tokens", int("distilled" in options))
+    check_equal(encoder, tokens_of(model, images), images)
+
+
+def test_timm_reads_what_was_written(make_images, tmp_path):
+    timm = pytest.importorskip("timm")
+    encoder, images = make_encoder(epsilon=1e-6), make_images(2, (16, 16, 3))
+    ks.interchange.save_encoder(encoder, tmp_path / "out", "timm")
+    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    check_equal(encoder, tokens_of(model, images), images)
+
+
+def test_positions_are_resampled_for_another_grid(make_images, tmp_path):
+    save(model_of("ViTModel"), tmp_path)
+    told = []
+    encoder = ks.interchange.load_encoder(tmp_path, told.append, image_shape=(24, 16, 3))
+    assert encoder.grid == (6, 4) and told[0].resized == {"patch_embedding/positions": "4x4 to 6x4 patches"} and not told[0].fresh
+    assert encoder(make_images(1, (24, 16, 3)))["pooled"].shape == (1, 24)
+
+
+def test_relative_positions_are_refused(tmp_path):
+    save(model_of("BeitModel", use_relative_position_bias=True), tmp_path)
+    with pytest.raises(ValueError, match="Expected absolute positions, received .* a model with relative positions"):
+        ks.interchange.load_encoder(tmp_path)

@@ -1,0 +1,102 @@
+"""Every cell of the paper's tables: its flags are read, its model is built at full size, and its schedule is the paper's. Nothing is trained."""
+
+import pathlib
+import runpy
+
+import pytest
+
+RECIPES = pathlib.Path(__file__).resolve().parents[2] / "recipes"
+TABLES = runpy.run_path(str(RECIPES / "tables.py"))["TABLES"]
+PAPER = sorted(path.stem for path in RECIPES.glob("flags/paper/*.flags"))
+# Table 3: images, epochs, and millions of images seen.
+SCHEDULES = {
+    "imagenet": (1_281_167, 300, 384),
+    "imagenet_10pct": (128_116, 3_000, 384),
+    "imagenet_1pct": (12_811, 30_000, 384),
+    "inat18": (437_513, 800, 350),
+    "inat19": (265_240, 1_400, 371),
+    "food": (75_750, 5_000, 379),
+    "cars": (8_144, 5_000, 41),
+    "clipart": (34_019, 5_000, 170),
+    "painting": (52_867, 5_000, 264),
+    "sketch": (49_115, 5_000, 246),
+    "ade20k": (20_210, 21_000, 424),
+    "coco": (118_287, 3_000, 355),
+}
+FEW = {"cars", "clipart", "painting", "sketch"}
+# Of ViT-S/16 and ViT-B/16 on 224 pixels: patches, positions and cls, blocks, last norm.
+WEIGHTS = {
+    "vit_small": 16 * 16 * 3 * 384 + 384 + 197 * 384 + 12 * (12 * 384**2 + 13 * 384) + 2 * 384,
+    "vit_base": 16 * 16 * 3 * 768 + 768 + 197 * 768 + 12 * (12 * 768**2 + 13 * 768) + 2 * 768,
+}
+
+
+def cells():
+    return [(scale, name, row, column) for scale, tables in TABLES.items() for name, table in tables.items() for row, column, _ in table.cells()]
+
+
+def arguments(texts, column):
+    return [text.format(data=column.data).replace("=recipes/", f"={RECIPES}/") for text in texts]
+
+
+@pytest.mark.parametrize("scale, table", [(scale, name) for scale, tables in TABLES.items() for name in tables])
+def test_the_flags_of_every_cell_are_read(parsed, scale, table):
+    for row, column, _ in TABLES[scale][table].cells():
+        with parsed("pretrain", *arguments((*row.pretrain, *column.source), column)) as recipe:
+            assert recipe.flags.dataset, (row.name, column.name)
+        if column.recipe != "pretrain":
+            with parsed(column.recipe, *arguments(column.judge, column)) as recipe:
+                assert recipe.flags.dataset, (row.name, column.name)
+
+
+def test_all_files_are_of_a_cell_or_for_dense_tasks():
+    used = {text.partition("paper/")[2].removesuffix(".flags") for _, _, row, column in cells() for text in arguments((*row.pretrain, *column.judge), column)}
+    assert set(PAPER) - used == {"ade20k"}
+
+
+@pytest.mark.parametrize("data", SCHEDULES)
+def test_schedules_are_the_papers(parsed, data):
+    images, epochs, millions = SCHEDULES[data]
+    with parsed("pretrain", f"--flagfile={RECIPES}/flags/paper/{data}.flags", "--size=vit_small") as recipe:
+        assert recipe.flags.epochs == epochs and recipe.flags.batch_size == 2048
+        steps = recipe.count_steps(images)
+        assert round(steps * 2048 / 1e6) == millions
+        assert (recipe.flags.keep, recipe.flags.split) == ((0.25, "random") if data in FEW else (0.5, "block"))
+        augmentation = {"ade20k": "quarter_crop_flip"}.get(data, "three_augment" if data in FEW else "crop_flip")
+        assert recipe.flags.augmentation == augmentation
+        head = (RECIPES / "flags" / "paper" / f"{data}.flags").read_text()
+        assert f"{images:,} images, {epochs:,} epochs" in head and "python recipes/pretrain.py --flagfile=recipes/flags/paper/" in head and "Hardware" in head
+
+
+# Table 9, and BEiT's for ImageNet: peak and layer decay, epochs of warm-up and in all, repeats, RandAugment, erasing.
+FINE_TUNING = {
+    "finetune_large": (1.4e-4, 1.0, 5, 300, 3, 7, 0.0),
+    "finetune_small": (4e-3, 0.65, 60, 300, 1, 9, 0.0),
+    "finetune_imagenet": (4e-3, 0.65, 20, 100, 1, 9, 0.25),
+}
+
+
+@pytest.mark.parametrize("name", FINE_TUNING)
+def test_fine_tuning_is_the_papers(parsed, name):
+    peak, decay, warmup, epochs, repeats, magnitude, erasing = FINE_TUNING[name]
+    file = RECIPES / "flags" / "paper" / f"{name}.flags"
+    with parsed("finetune", f"--flagfile={file}", "--dataset=sample") as recipe:
+        given = recipe.flags
+        assert (given.learning_rate, given.layer_decay, given.epochs, given.repeats) == (peak, decay, epochs, repeats)
+        assert given.warmup * epochs == pytest.approx(warmup, rel=1e-3)
+        assert (given.rand_augment, given.random_erasing, given.mixup, given.cutmix, given.label_smoothing) == (magnitude, erasing, 0.8, 1.0, 0.1)
+        assert (given.batch_size, given.weight_decay, given.drop_path, given.crop_ratio, given.image_size) == (1024, 0.05, 0.1, 0.875, "224")
+    assert "python recipes/finetune.py --flagfile=recipes/flags/paper/" in file.read_text() and "Hardware" in file.read_text()
+
+
+@pytest.mark.parametrize("size", WEIGHTS)
+@pytest.mark.parametrize("method", ["splitmask", "beit"])
+def test_models_are_built_at_full_size(parsed, method, size):
+    with parsed("pretrain", f"--flagfile={RECIPES}/flags/paper/imagenet.flags", f"--size={size}", f"--method={method}") as recipe:
+        steps = recipe.count_steps(1_281_167)
+        model = recipe.build_model(None, (224, 224, 3), None, steps)
+        assert model.encoder.count_params() == WEIGHTS[size]
+        assert model.tokenizer.vectors.shape == (8192, 8 * 8 * 3)
+        rate = model.optimizer._learning_rate
+        assert (rate.peak, rate.floor, rate.steps, rate.warmup) == (1.5e-3, 1e-5, 187_671, 6_256)
+        assert model.optimizer.weight_decay == 0.05 and model.optimizer.global_clipnorm == 3
