@@ -181,18 +181,18 @@ def test_the_teacher_is_what_is_kept(make_dino, make_images, make_encoder, tmp_p
         np.testing.assert_array_equal(array(mine), array(his))
 
 
-@pytest.mark.parametrize("image_shape", [(16, 8, 1), (12, 20, 5)])
-def test_other_images_learn_without_collapse(make_dino, make_views, image_shape):
+def test_a_batch_of_another_shape_is_learnt_without_collapse(make_dino, make_views):
+    image_shape = (16, 8, 1)
     shape = local_size(image_shape, 4)
     augmentation = ks.augment.views_preset("flip")
-    model = make_dino(keras.optimizers.Adam(1e-3), image_shape=image_shape, momentum=0.99, steps=1000, augmentation=augmentation)
+    model = make_dino(keras.optimizers.Adam(1e-3), image_shape=image_shape, momentum=0.99, steps=1000, augmentation=augmentation, run_eagerly=False)
     views = make_views(8, 2, image_shape, shape)
     logs = []
     for _ in range(25):
         model.reset_metrics()
         logs.append(model.train_on_batch(views, return_dict=True))
     first, last = logs[0], logs[-1]
-    assert first["loss"] > 0.8 * math.log(24) and last["loss"] < 0.8 * first["loss"], (first, last)
+    assert model.local_shape == (8, 4) and first["loss"] > 0.8 * math.log(24) and last["loss"] < 0.8 * first["loss"], (first, last)
     assert last["feature_std"] > 0.5 * first["feature_std"] and last["teacher_entropy"] > 0.01
 
 
