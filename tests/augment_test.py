@@ -4,7 +4,7 @@ import pytest
 from keras import ops
 
 from keras_splitmask import data
-from keras_splitmask.augment import PRESETS, Augment, blur, grey, preset
+from keras_splitmask.augment import PRESETS, Augment, AugmentViews, blur, grey, preset, views_preset
 
 pytestmark = pytest.mark.backend
 
@@ -206,3 +206,26 @@ def test_a_model_is_saved_with_its_augmentation(make_model, make_images, tmp_pat
 def test_grey_of_other_depths_is_the_image(make_images):
     x = make_images(1, (2, 2, 4))
     assert grey(x) is x
+
+
+def test_each_kind_of_crop_has_its_own_augmentation(make_images):
+    crops = {"global": make_images(8).reshape(4, 2, 16, 16, 3), "local": make_images(12, (8, 4, 3)).reshape(4, 3, 8, 4, 3)}
+    layer = AugmentViews(Augment(solarise=1.0), None, Augment(grey=1.0))
+    out = {name: array(x) for name, x in layer(crops, training=True).items()}
+    pixels = {name: x / np.float32(255) for name, x in crops.items()}
+    first = pixels["global"][:, 0]
+    np.testing.assert_allclose(out["global"][:, 0], np.where(first < 0.5, first, 1 - first), atol=1e-6)
+    np.testing.assert_allclose(out["global"][:, 1], pixels["global"][:, 1], atol=1e-6)
+    assert out["local"].shape == crops["local"].shape
+    np.testing.assert_allclose(out["local"], np.repeat((pixels["local"] @ LUMINANCE)[..., None], 3, axis=-1), atol=1e-3)
+    np.testing.assert_array_equal(array(layer(crops)["local"]), crops["local"])
+    none = layer({**crops, "local": crops["local"][:, :0]}, training=True)["local"]
+    assert tuple(none.shape) == (4, 0, 8, 4, 3)
+
+
+def test_the_shares_of_dinos_crops():
+    layer = views_preset("dino", seed=3)
+    assert [(x.blur, x.solarise) for x in (layer.first, layer.second, layer.local)] == [(1.0, 0.0), (0.1, 0.2), (0.5, 0.0)]
+    assert all((x.flip, x.grey, x.jitter, x.jitter_share) == (True, 0.2, (0.4, 0.4, 0.2, 0.1), 0.8) for x in (layer.first, layer.second, layer.local))
+    assert AugmentViews.from_config(layer.get_config()).get_config() == layer.get_config()
+    assert views_preset("none").first is None and views_preset("flip").local.flip

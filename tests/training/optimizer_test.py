@@ -148,3 +148,26 @@ def test_a_weight_that_was_frozen_moves_as_far_as_others_when_it_is_let_go(rng):
         if step < 40:
             np.testing.assert_array_equal(ops.convert_to_numpy(weight), before)
     np.testing.assert_allclose(before - ops.convert_to_numpy(weight), 4 * 0.01, rtol=1e-3)
+
+
+@pytest.mark.backend
+def test_weight_decay_follows_half_a_cosine():
+    kernel = Path("a/kernel", [1.0])
+    optimizer = adamw(0.5, steps=100, warmup=0, floor=0.5, weight_decay=(0.04, 0.4), clip_norm=None)
+    optimizer.build([kernel])
+    for step, decay in {0: 0.04, 25: 0.22 - 0.18 * 2**-0.5, 50: 0.22, 100: 0.4, 300: 0.4}.items():
+        kernel.assign([1.0])
+        optimizer.iterations.assign(step)
+        optimizer.apply([ops.zeros((1,))], [kernel])
+        assert ops.convert_to_numpy(kernel).item() == pytest.approx(1 - 0.5 * decay, rel=1e-5)
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert again.weight_decay.get_config() == optimizer.weight_decay.get_config() and again.get_config() == optimizer.get_config()
+
+
+@pytest.mark.backend
+def test_clipping_each_gradient_by_itself():
+    a, b = Path("a/bias", [0.0]), Path("b/bias", [0.0])
+    optimizer = adamw(1.0, steps=2, warmup=0, floor=1.0, weight_decay=0, clip_norm=1.0, clip_each=True)
+    optimizer.apply([ops.convert_to_tensor([30.0]), ops.convert_to_tensor([0.5])], [a, b])
+    moments = [ops.convert_to_numpy(v).item() for v in optimizer.variables if v.path.endswith("momentum")]
+    assert moments == pytest.approx([0.1, 0.05])
