@@ -250,7 +250,7 @@ def test_a_finished_run_is_not_replaced_unasked(here, refused, tmp_path, lines):
         (["sample"], "Expected flags only, received 'sample'; write --name=value"),
         (["--size=vit_huge"], "Expected a size among vit_micro, vit_tiny, vit_small, vit_base, vit_large, received 'vit_huge'"),
         (["--tokenizer=dvae"], "value should be one of <random_projection|random_patches|kmeans|dalle>"),
-        (["--method=simclr"], "--method=simclr: value should be one of <splitmask|beit|mae|random>"),
+        (["--method=simclr"], "--method=simclr: value should be one of <splitmask|beit|mae|deit|dino|random>"),
         (["--backend=theano"], "--backend=theano: value should be one of <tensorflow|jax|torch>"),
         (["--precision=int8"], "--precision=int8: value should be one of <float32|bfloat16|float16>"),
         (["--steps=0"], "--steps=0"),
