@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_splitmask.patches import to_pixels
+from keras_splitmask.training import distribution
 
 BLUR_RADIUS = (0.1, 2.0)  # deviation in pixels, as in DINO and 3-Augment
 
@@ -142,9 +143,6 @@ class Augment(keras.layers.Layer):
         self.jitter_share = jitter_share
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
-        self.random_flip = keras.layers.RandomFlip("horizontal", seed=seed, data_format="channels_last", dtype="float32") if flip else None
-        if flip:
-            self.random_flip.build(None)  # of what is not built, `fit` tries to build all by calling the model on its data
         self.built = True
 
     def call(self, images, training=None):
@@ -152,7 +150,7 @@ class Augment(keras.layers.Layer):
             return images
         x = to_pixels(images)
         if self.flip:
-            x = self.random_flip(x, training=True)
+            x = ops.where(self._uniform(x) < 0.5, ops.flip(x, axis=2), x)
         x = self._recolour(x)
         if any(self.jitter) and self.jitter_share:
             x = ops.where(self._uniform(x) < self.jitter_share, self._jittered(x), x)
@@ -192,7 +190,7 @@ class Augment(keras.layers.Layer):
 
     def _uniform(self, x, low=0.0, high=1.0):
         """A number for each image: (B, 1, 1, 1) float32."""
-        return keras.random.uniform((ops.shape(x)[0], 1, 1, 1), low, high, dtype="float32", seed=self.seed_generator)
+        return distribution.uniform((ops.shape(x)[0], 1, 1, 1), low, high, self.seed_generator)
 
     def compute_output_shape(self, images_shape):
         return images_shape

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_splitmask.patches import PatchEmbedding
+from keras_splitmask.training import distribution
 from keras_splitmask.training.dense import Dense
 
 # name: (width, depth, heads). The MLP is four times as wide.
@@ -33,7 +34,7 @@ class DropPath(keras.layers.Layer):
         if not training or not self.rate:
             return x
         shape = (ops.shape(x)[0],) + (1,) * (len(x.shape) - 1)
-        kept = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator) >= self.rate
+        kept = distribution.uniform(shape, seed=self.seed_generator) >= self.rate
         return x * ops.cast(kept, x.dtype) / (1 - self.rate)
 
     def get_config(self):

@@ -62,8 +62,8 @@ def distil(logits, targets, temperature=0.1):
     """Cross entropy of the student's views to the teacher's, averaged over all pairs of different views (DINO, equation 3).
 
     Args:
-        logits: (S, B, K) float, the student's, of all views of an image.
-        targets: (T, B, K) float, the teacher's probabilities, of the first T of these views.
+        logits: (B, S, K) float, the student's, of all views of an image.
+        targets: (B, T, K) float, the teacher's probabilities, of the first T of these views.
         temperature: of the student; 0.1 in the paper.
 
     Returns:
@@ -71,9 +71,9 @@ def distil(logits, targets, temperature=0.1):
     """
     log_shares = ops.log_softmax(ops.cast(logits, "float32") / temperature, axis=-1)
     # The sum over all pairs is a product of sums; from it is taken what a view would learn from itself.
-    of_all = ops.sum(ops.sum(targets, axis=0) * ops.sum(log_shares, axis=0), axis=-1)  # (B,)
-    of_same = ops.sum(targets * log_shares[: targets.shape[0]], axis=(0, 2))  # (B,)
-    return (of_same - of_all) / (targets.shape[0] * (logits.shape[0] - 1))
+    of_all = ops.sum(ops.sum(targets, axis=1) * ops.sum(log_shares, axis=1), axis=-1)  # (B,)
+    of_same = ops.sum(targets * log_shares[:, : targets.shape[1]], axis=(1, 2))  # (B,)
+    return (of_same - of_all) / (targets.shape[1] * (logits.shape[1] - 1))
 
 
 def patch_statistics(patches):

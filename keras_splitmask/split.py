@@ -5,6 +5,8 @@ import math
 import keras
 from keras import ops
 
+from keras_splitmask.training import distribution
+
 RECTANGLES = 12  # of 8% to 38% of the grid each: they covered half of it in all of 20,000 draws on grids from 2x30 to 14x14
 
 
@@ -84,7 +86,7 @@ class Split(keras.layers.Layer):
         return ops.reshape(ops.stack([a, b], axis=1), (-1, *a.shape[1:]))
 
     def _uniform(self, shape, low=0.0, high=1.0):
-        return keras.random.uniform(shape, low, high, dtype="float32", seed=self.seed_generator)
+        return distribution.uniform(shape, low, high, self.seed_generator)
 
     def _block_ranks(self, batch):
         """Rank of the first of a series of random rectangles that covers a patch: (B, N) float."""

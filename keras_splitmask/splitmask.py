@@ -124,7 +124,7 @@ class SplitMask(PretextModel):
             match_loss, match_hits = losses.match(a, b, all_a, all_b, labels, self.temperature)
             match_loss = ops.mean(match_loss)
             loss = loss + self.match_weight * match_loss
-            spread = ops.mean(ops.std(losses.unit(a), axis=0)) * self.encoder.width**0.5
+            spread = ops.mean(ops.std(losses.unit(all_a), axis=0)) * self.encoder.width**0.5
             report.update(match_loss=match_loss, match_accuracy=ops.mean(match_hits), feature_std=spread)
         return loss, report
 

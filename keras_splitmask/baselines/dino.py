@@ -23,7 +23,7 @@ def local_size(image_shape, patch_size):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class DINOHead(keras.layers.Layer):
-    """Tokens (B, D) to their cosines with K prototypes (B, K), by way of two hidden layers and a bottleneck.
+    """Tokens (..., D) to their cosines with K prototypes (..., K), by way of two hidden layers and a bottleneck.
 
     The prototypes are a linear layer without bias that is weight-normalised, with its gain fixed at 1.
     """
@@ -47,9 +47,9 @@ class DINOHead(keras.layers.Layer):
         self.built = True
 
     def call(self, tokens):
-        tokens = ops.gelu(self.expand(tokens), approximate=False)  # (B, 2048)
+        tokens = ops.gelu(self.expand(tokens), approximate=False)  # (..., 2048)
         tokens = ops.gelu(self.hidden(tokens), approximate=False)
-        tokens = losses.unit(self.bottleneck(tokens))  # (B, 256)
+        tokens = losses.unit(self.bottleneck(tokens))  # (..., 256)
         kernel = self.kernel * ops.rsqrt(ops.sum(self.kernel * self.kernel, axis=0, keepdims=True) + 1e-12)
         return ops.matmul(ops.cast(tokens, self.compute_dtype), ops.cast(kernel, self.compute_dtype))
 
@@ -162,23 +162,25 @@ class DINO(PretextModel):
 
     def objective(self, views, training):
         """Crops "global" (B, 2, H, W, C) and "local" (B, k, h, w, C) to the loss, a scalar, and the values to report (equation 3)."""
-        large = by_view(views["global"])  # (2B, H, W, C)
+        large = one_batch(views["global"])  # (2B, H, W, C)
         features = self.encoder(large, training=False)["cls"]  # (2B, D)
         answers = self.head(features)  # (2B, K)
         answers = ops.cast(ops.stop_gradient(answers), "float32")
         targets = ops.softmax((answers - self.centre) / self.teacher_temperature, axis=-1)
-        targets = ops.reshape(targets, (2, -1, self.prototypes))  # (2, B, K)
+        targets = ops.reshape(targets, (-1, 2, self.prototypes))  # (B, 2, K)
 
-        tokens = self.student.encode(self.student.embed(large), training=training)[:, 0]  # (2B, D)
-        count = 2 + views["local"].shape[1]
-        if count > 2:
-            local = self.student.embed(by_view(views["local"]), table=self.local_positions())  # (kB, n, D)
-            tokens = ops.concatenate([tokens, self.student.encode(local, training=training)[:, 0]])  # ((2 + k)B, D)
-        logits = ops.reshape(self.student_head(tokens), (count, -1, self.prototypes))  # (2 + k, B, K)
+        tokens = self.student.encode(self.student.embed(large), training=training)[:, 0]
+        tokens = ops.reshape(tokens, (-1, 2, self.encoder.width))  # (B, 2, D)
+        if count := views["local"].shape[1]:
+            local = self.student.embed(one_batch(views["local"]), table=self.local_positions())  # (kB, n, D)
+            local = ops.reshape(self.student.encode(local, training=training)[:, 0], (-1, count, self.encoder.width))
+            tokens = ops.concatenate([tokens, local], axis=1)  # (B, 2 + k, D)
+        logits = self.student_head(tokens)  # (B, 2 + k, K)
         loss = ops.mean(losses.distil(logits, targets, self.temperature))
 
         entropy = -ops.mean(ops.sum(targets * ops.log(targets + 1e-12), axis=-1))
-        spread = ops.mean(ops.std(losses.unit(features), axis=0)) * self.encoder.width**0.5
+        everyone, _ = gather_batch(losses.unit(features))  # (2G, D)
+        spread = ops.mean(ops.std(everyone, axis=0)) * self.encoder.width**0.5
         mean, _ = gather_batch(ops.mean(answers, axis=0, keepdims=True))  # (replicas, K)
         return loss, {"teacher_entropy": entropy, "feature_std": spread, "teacher_mean": ops.mean(mean, axis=0)}
 
@@ -211,6 +213,6 @@ class DINO(PretextModel):
         return cls(**{**config, **layers})
 
 
-def by_view(crops):
-    """Crops (B, k, h, w, C) of each image to one batch (kB, h, w, C), the first crops of all images before the second."""
-    return ops.reshape(ops.transpose(crops, (1, 0, 2, 3, 4)), (-1, *crops.shape[2:]))
+def one_batch(crops):
+    """Crops (B, k, h, w, C) of each image to (kB, h, w, C), those of an image together: on many devices, they stay on the one that has it."""
+    return ops.reshape(crops, (-1, *crops.shape[2:]))

@@ -6,6 +6,8 @@ import zlib
 import keras
 from keras import ops
 
+from keras_splitmask.training import distribution
+
 DRAWS_PER_STEP = 64  # more than any layer draws from one generator in one step
 
 
@@ -162,23 +164,27 @@ class _TensorFlowModel(_Pretext):
     def train_step(self, data):
         import tensorflow as tf
 
-        if not self.optimizer.built:
-            self.optimizer.build(self.trainable_variables)
         step = tf.identity(self.optimizer.iterations)
         loss, report, gradients = self._gradients(data, step)
-        weights = self.trainable_variables
+        loss, *gradients = distribution.average([loss, *gradients])
         norm = self._norm(gradients)
         finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
-        tf.cond(
-            finite,
-            lambda: (self.optimizer.apply(gradients, weights), self.after_step(step, report), tf.no_op())[2],
-            lambda: (self._skip(), tf.no_op())[1],
-        )
-        return self._track({"loss": loss, "gradient_norm": norm, **report}, finite)
+        distribution.either(finite, self._move, lambda *_: self._skip(), gradients, step, report)
+        return distribution.one_log(self._track({"loss": loss, "gradient_norm": norm, **report}, finite))
+
+    def _move(self, gradients, step, report):
+        self.optimizer.apply(distribution.only_once(gradients), self.trainable_variables)
+        self.after_step(step, report)
 
     def test_step(self, data):
         loss, report = self._seeded_objective(data, 0, training=False)
-        return self._track({"loss": loss, **report})
+        return distribution.one_log(self._track({"loss": loss, **report}))
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Build the optimizer, since the model is built: Keras would use up a batch for it, and on several hosts fail."""
+        if not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
 
 
 class _TorchModel(_Pretext):
