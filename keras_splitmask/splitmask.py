@@ -6,7 +6,7 @@ from keras import ops
 from keras_splitmask import losses
 from keras_splitmask.decoder import Decoder
 from keras_splitmask.split import Split, gather
-from keras_splitmask.training.distribution import gather_batch
+from keras_splitmask.training.distribution import gather_batch, whole_batch
 from keras_splitmask.training.steps import PretextModel, WordPerplexity
 
 
@@ -67,6 +67,7 @@ class SplitMask(PretextModel):
         self.temperature = temperature
         self.inpaint_weight = inpaint_weight
         self.match_weight = match_weight
+        self.compares = bool(match_weight)
         self.split = Split(encoder.grid, keep, split, dtype=self.dtype_policy, name="split")
         self.decoder = Decoder(
             self.split.count,
@@ -104,6 +105,14 @@ class SplitMask(PretextModel):
         tokens = self.encoder.encode(tokens, training=training)  # (2B, 1 + n, D)
         return self.decoder(tokens, self.split.unseen(order), training=training, only_unseen=not self.match_weight)
 
+    def pooled(self, hidden):
+        """What is matched, the mean of each branch's patches: (2B, 1 + N, D) to (B, 2, D)."""
+        return ops.reshape(ops.mean(hidden[:, 1:], axis=1), (-1, 2, self.encoder.width))
+
+    def compared(self, images, training):
+        """The vectors (B, 2, D) that the match loss compares."""
+        return self.pooled(self.branches(images, self.split(images), training))
+
     def objective(self, images, training):
         """Images (B, H, W, C) to the loss, a scalar, and the values to report (Figure 4 of the paper)."""
         order = self.split(images)  # (B, N)
@@ -118,7 +127,7 @@ class SplitMask(PretextModel):
             loss = loss + self.inpaint_weight * inpaint_loss
             report.update(inpaint_loss=inpaint_loss, inpaint_accuracy=ops.mean(inpaint_hits), word_perplexity=ids)
         if self.match_weight:
-            pooled = ops.reshape(ops.mean(hidden[:, 1:], axis=1), (-1, 2, self.encoder.width))  # (B, 2, D)
+            pooled = whole_batch(self.pooled(hidden))  # (B, 2, D)
             everyone, labels = gather_batch(pooled)
             a, b, all_a, all_b = pooled[:, 0], pooled[:, 1], everyone[:, 0], everyone[:, 1]
             match_loss, match_hits = losses.match(a, b, all_a, all_b, labels, self.temperature)

@@ -1,11 +1,14 @@
 """What every recipe does around its work: flags in, one clear line for bad input, and the folder of a run."""
 
+import atexit
 import importlib.util
 import json
 import os
 import pathlib
+import shutil
 import signal
 import sys
+import tempfile
 import traceback
 
 from absl import app, flags
@@ -239,17 +242,23 @@ def fit(model, batches, steps, interval, log, checkpoints):
         while (start := checkpoints.step) < steps:
             length = min(interval - start % interval, steps - start)
             epochs = (steps - start) // interval if length == interval else 1
-            model.fit(log.timed(batches(start)), steps_per_epoch=length, epochs=epochs, callbacks=[log, checkpoints], verbose=0, shuffle=False)
+            feed = checkpoints.devices.feed(lambda: log.timed(batches(start), measured=checkpoints.devices.strategy is None))
+            model.fit(feed, steps_per_epoch=length, epochs=epochs, callbacks=[log, checkpoints], verbose=0, shuffle=False)
         if checkpoints.saved < steps:
             checkpoints.save()
 
 
-def start_run(source=None, listed=False):
+def start_run(source=None, listed=False, host=0):
     """Make the folder of the run, write the resolved flags and what the source is into it, and return its path.
 
-    What another run left there is removed. `listed` is whether to write down which images the source has.
+    What another run left there is removed. `listed` is whether to write down which images the source has. Of several hosts the first
+    works in --workdir; the others get folders that are forgotten.
     """
-    workdir = pathlib.Path(FLAGS.workdir)
+    workdir = pathlib.Path(tempfile.mkdtemp(prefix="keras-splitmask-") if host else FLAGS.workdir)
+    if host:
+        atexit.register(shutil.rmtree, workdir, ignore_errors=True)
+        if source:
+            source.record = None
     workdir.mkdir(parents=True, exist_ok=True)
     for pattern in LEFT_BEHIND if not resumes() else ():
         for path in workdir.glob(pattern):

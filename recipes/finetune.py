@@ -5,6 +5,7 @@
 """
 
 import commandline
+import hardware
 from absl import flags
 
 # These change the result.
@@ -107,7 +108,7 @@ def finish(workdir, model, images, labels, steps):
     print(f"test top-1 {accuracy:.2%}")
 
 
-def main():
+def main(devices):
     commandline.require("dataset", "workdir")
     import keras
 
@@ -127,7 +128,7 @@ def main():
     change = data.changes(FLAGS.rand_augment, FLAGS.random_erasing)
 
     def batches(start):
-        options = {"workers": FLAGS.workers, "mix": mix, "change": change, "repeats": FLAGS.repeats}
+        options = {"workers": FLAGS.workers, "share": (devices.host, devices.hosts), "mix": mix, "change": change, "repeats": FLAGS.repeats}
         return data.batches(source, shape, FLAGS.batch_size, FLAGS.augmentation, FLAGS.seed, start, **options)
 
     batches(0)  # what does not fit stops here, before anything is written
@@ -141,8 +142,8 @@ def main():
         flush=True,
     )
 
-    checkpoints = commandline.open_checkpoints(model)
-    workdir = commandline.start_run(source, listed=bool(FLAGS.labelled))
+    checkpoints = commandline.open_checkpoints(model, devices=devices)
+    workdir = commandline.start_run(source, listed=bool(FLAGS.labelled), host=devices.host)
     log = ks.training.RunLog(workdir / "metrics.jsonl", steps, FLAGS.batch_size, len(source), checkpoints.step)
     commandline.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
     source.save_record()  # with what broke meanwhile
@@ -150,4 +151,4 @@ def main():
 
 
 if __name__ == "__main__":
-    commandline.run(main)
+    commandline.run(hardware.spread(main))

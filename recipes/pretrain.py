@@ -5,6 +5,7 @@
 """
 
 import commandline
+import hardware
 import methods
 from absl import flags
 
@@ -72,6 +73,7 @@ flags.DEFINE_integer("pictures", 8, lower_bound=0, help="Images in the picture o
 flags.DEFINE_integer("workers", 2, "Threads that read images.")
 flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow backend; left out, on accelerators alone.")
 FLAGS = flags.FLAGS
+
 
 def build_model(source, image_shape, augmentation, steps):
     """The method on its encoder, by the flags, for a run of so many steps, compiled."""
@@ -145,7 +147,7 @@ def finish(workdir, model, source, probe):
     print(f"model     {workdir / ks.interchange.MODEL_FILE}\nreport    {workdir / 'report.html'}")
 
 
-def main():
+def main(devices):
     commandline.require("dataset", "workdir")
     import keras
 
@@ -160,7 +162,8 @@ def main():
     shift = FLAGS.rewind
 
     def batches(start):
-        return data.batches(source, image_shape, FLAGS.batch_size, host, FLAGS.seed, start + shift, workers=FLAGS.workers, **options)
+        share = (devices.host, devices.hosts)
+        return data.batches(source, image_shape, FLAGS.batch_size, host, FLAGS.seed, start + shift, workers=FLAGS.workers, share=share, **options)
 
     batches(0)  # what does not fit stops here, before anything is written
     probe = commandline.read_probe(image_shape)
@@ -169,18 +172,18 @@ def main():
     model = build_model(source, image_shape, augmentation, steps)
     print(
         f"{len(source)} images of {image_shape[0]}x{image_shape[1]}x{image_shape[2]}, {model.encoder.count_params() / 1e6:.1f} M weights in the "
-        f"encoder, {steps} steps of {FLAGS.batch_size} images ({steps * FLAGS.batch_size / len(source):.1f} epochs), {keras.backend.backend()}",
+        f"encoder, {steps} steps of {FLAGS.batch_size} images ({steps * FLAGS.batch_size / len(source):.1f} epochs), {keras.backend.backend()}{f' on {devices.replicas} devices' if devices.replicas > 1 else ''}",
         flush=True,
     )
 
-    checkpoints = commandline.open_checkpoints(model, every=FLAGS.save_every, keep_every=FLAGS.keep_every)
+    checkpoints = commandline.open_checkpoints(model, every=FLAGS.save_every, keep_every=FLAGS.keep_every, devices=devices)
     if checkpoints.step:
         shift += checkpoints.note["shift"]
     else:
         initialise(model, source)
     checkpoints.note = {"shift": shift}
 
-    workdir = commandline.start_run(source, listed=bool(FLAGS.subset))
+    workdir = commandline.start_run(source, listed=bool(FLAGS.subset), host=devices.host)
     measures = [evaluation.NeighbourProbe(model.encoder, *probe, every=FLAGS.probe_every or max(1, steps // 10), last=steps)] if probe else []
     told = explain(model, source, batches, shift)
     log = ks.training.RunLog(workdir / "metrics.jsonl", steps, FLAGS.batch_size, len(source), checkpoints.step, measures, told)
@@ -189,4 +192,4 @@ def main():
 
 
 if __name__ == "__main__":
-    commandline.run(main, methods.settle_flags)
+    commandline.run(hardware.spread(main), methods.settle_flags)

@@ -1,7 +1,9 @@
 """What the tests share: a small model, images for it, and scripts in a process of their own."""
 
+import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -93,5 +95,36 @@ def python():
         end = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
         assert end.returncode == 0, end.stderr[-4000:]
         return end.stdout
+
+    return run
+
+
+@pytest.fixture
+def hosts():
+    """Runs the same Python twice at the root of the repository, as two hosts that work together, and returns what both printed."""
+
+    def run(backend, *arguments, **environment):
+        with socket.socket() as one, socket.socket() as other:  # both ports are free, and not the same
+            one.bind(("127.0.0.1", 0))
+            other.bind(("127.0.0.1", 0))
+            addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in (one, other)]
+        started = []
+        for i in range(2):
+            if backend == "tensorflow":
+                own = {"TF_CONFIG": json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}})}
+            else:
+                names = ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")
+                own = {f"KERAS_DISTRIBUTION_{name}": value for name, value in zip(names, (addresses[0], "2", str(i)))}
+            env = {**os.environ, "KERAS_BACKEND": backend, **own, **environment}
+            command = [sys.executable, *map(str, arguments)]
+            started.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        try:
+            ends = [process.communicate(timeout=300) for process in started]
+        finally:
+            for process in started:
+                process.kill()
+        for process, (_, error) in zip(started, ends):
+            assert process.returncode == 0, error[-4000:]
+        return [text for text, _ in ends]
 
     return run

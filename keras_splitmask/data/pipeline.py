@@ -27,6 +27,7 @@ def batches(
     change=None,
     repeats=1,
     views=None,
+    share=(0, 1),
 ):
     """The batches from step `start` on, for `model.fit(batches(...), steps_per_epoch=..., epochs=...)`.
 
@@ -53,6 +54,8 @@ def batches(
             then pass before each image was seen once.
         views: a `MultiCrop`, in place of `augmentation`, `labels` and `mix`: yields dictionaries of "global" (B, 2, H, W, C) and
             "local" (B, k, h, w, C) uint8. The crops of an image depend on (seed, t, its place in batch t) alone, too.
+        share: (i, n), to yield of each batch only the i-th of n equal parts, and read no more: what host i of n needs. With `mix`,
+            which mixes images from all over the batch, all of it is read.
 
     Returns:
         A `grain.IterDataset` of images (B, H, W, C) uint8.
@@ -64,6 +67,8 @@ def batches(
     if augmentation not in PRESETS:
         raise ValueError(f"Expected augmentation to be one of {', '.join(PRESETS)}, received {augmentation!r}.")
     _check_numbers(source, batch_size, start, steps, workers, repeats)
+    if not 0 <= share[0] < share[1] or batch_size % share[1]:
+        raise ValueError(f"Expected a share (i, n) with 0 <= i < n and n a divisor of the batch size {batch_size}, received {share=}.")
     if views is not None and (labels or mix is not None):
         raise ValueError("Expected views without labels and mix, received both; views are of images alone.")
     if (labels or mix is not None) and source.labels is None:
@@ -73,20 +78,25 @@ def batches(
     grain = optional("grain", "data")
     box, flips = PRESETS[augmentation]
 
+    first, last = (batch_size * part // share[1] for part in (share[0], share[0] + 1))
+
     def batch(step):
+        if mix is not None:
+            images, batch_labels = part(step, 0, batch_size)
+            # Place B of the batch, which no image has, seeds what is drawn for the batch as a whole.
+            mixed = mix_batch(images, batch_labels, np.random.default_rng((seed, step, batch_size)), **mix)
+            return tuple(array[first:last] for array in mixed)
+        return part(step, first, last)
+
+    def part(step, first, last):
+        """Batch `step` from place `first` to before `last`."""
+        indices = _indices(len(source), batch_size, seed, step, repeats)[first:last]
         if views is not None:
-            return _batch_of_views(source, image_shape, batch_size, seed, step, views)
-        images = np.empty((batch_size, *image_shape), "uint8")
-        indices = _indices(len(source), batch_size, seed, step, repeats)
+            return _views_of(source, indices, image_shape, seed, step, first, views)
+        images = np.empty((last - first, *image_shape), "uint8")
         for i, index in enumerate(indices):
-            images[i], indices[i] = source.readable(index, lambda index: augment(step, i, index))
-        if not labels and mix is None:
-            return images
-        batch_labels = source.labels[indices]  # (B,)
-        if mix is None:
-            return images, batch_labels
-        # Place B of the batch, which no image has, seeds what is drawn for the batch as a whole.
-        return mix_batch(images, batch_labels, np.random.default_rng((seed, step, batch_size)), **mix)
+            images[i], indices[i] = source.readable(index, lambda index: augment(step, first + i, index))
+        return (images, source.labels[indices]) if labels or mix is not None else images
 
     def augment(step, i, index):
         rng = np.random.default_rng((seed, step, i))
@@ -99,10 +109,10 @@ def batches(
     return grain.MapDataset.range(start, start + (steps or ENDLESS)).map(batch).to_iter_dataset(options)
 
 
-def _batch_of_views(source, image_shape, batch_size, seed, step, views):
-    """Batch `step` as the crops of a `MultiCrop`: a dictionary of arrays (B, crops, h, w, C) uint8."""
+def _views_of(source, indices, image_shape, seed, step, first, views):
+    """The crops of images from place `first` of batch `step` on: a dictionary of arrays (B, crops, h, w, C) uint8."""
     crops = []
-    for i, index in enumerate(_indices(len(source), batch_size, seed, step, 1)):
+    for i, index in enumerate(indices, first):
         image, _ = source.readable(index, source.image)
         crops.append(views.cut(image, image_shape[:2], np.random.default_rng((seed, step, i))))
     return {name: np.stack([of_image[name] for of_image in crops]) for name in crops[0]}

@@ -1,13 +1,17 @@
-"""The only file that knows of several devices.
+"""The only file that knows of several devices, and of batches that one device takes in parts.
 
 Under JAX a batch is global: the compiler divides the step. Under a TensorFlow strategy each replica runs the step on its share of
-the batch, so that what concerns the batch as a whole (negatives, gradients, random numbers) must be told.
+the batch, so that what concerns the batch as a whole (negatives, gradients, random numbers) must be told. The same goes for each
+part of a batch whose gradients are accumulated.
 """
 
 import contextlib
+import dataclasses
 import os
+import threading
 
 import keras
+import numpy as np
 from keras import ops
 
 STRATEGIES = {"tensorflow": ("mirrored", "multi_worker", "tpu"), "jax": ("data_parallel", "model_parallel"), "torch": ()}
@@ -56,6 +60,19 @@ class Devices:
         dataset = tf.data.Dataset.from_generator(shares, output_signature=spec)
         return self.strategy.distribute_datasets_from_function(lambda context: dataset)
 
+    def any(self, flag):
+        """Whether the flag is set on any of the hosts, each of which must ask."""
+        if self.hosts == 1:
+            return flag
+        if self.strategy:
+            import tensorflow as tf
+
+            flags = self.strategy.run(lambda: tf.distribute.get_replica_context().all_reduce("SUM", tf.constant(float(flag))))
+            return float(self.strategy.experimental_local_results(flags)[0]) > 0
+        from jax.experimental import multihost_utils
+
+        return bool(multihost_utils.process_allgather(np.array([flag])).any())
+
 
 def start(strategy=None, devices=None, model_devices=None):
     """Choose the devices of a run, before anything is computed.
@@ -99,11 +116,14 @@ def _start_jax(strategy, count, model_devices):
     here = _first(jax.local_devices(), count)
     chosen = [device for host in range(hosts) for device in _first(jax.local_devices(host), len(here))]
     if len(chosen) == 1 and strategy is None:
+        keras.distribution.set_distribution(None)
         return Devices()
     names = [f"{device.platform}:{device.id}" for device in chosen]
     share = (model_devices or len(chosen)) if strategy == "model_parallel" else 1
     if len(chosen) % share:
         raise ValueError(f"Expected model_devices to divide the {len(chosen)} devices, received model_devices={share}.")
+    if len(here) % share and hosts > 1:
+        raise ValueError(f"Expected model_devices to divide the {len(here)} devices of a host, received model_devices={share}.")
     if strategy == "model_parallel":
         mesh = keras.distribution.DeviceMesh((len(chosen) // share, share), ("batch", "model"), names)
         layouts = keras.distribution.LayoutMap(mesh)
@@ -160,6 +180,17 @@ def _replica():
     return context if context is not None and context.num_replicas_in_sync > 1 else None
 
 
+def to_numpy(variable):
+    """A variable's value, also where devices of other hosts have parts of it, as long as this host's have all."""
+    value = variable.value
+    if keras.backend.backend() != "jax" or value.is_fully_addressable or value.is_fully_replicated:
+        return np.asarray(ops.convert_to_numpy(variable))
+    whole = np.empty(value.shape, value.dtype)
+    for part in value.addressable_shards:
+        whole[part.index] = part.data
+    return whole
+
+
 def gather_batch(x):
     """The rows of all replicas, with their gradients, and where this replica's own stand among them.
 
@@ -177,14 +208,64 @@ def gather_batch(x):
     return x, own
 
 
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """`images` images of a batch, or of a replica's share: those numbered index, index + count, ... Thus each device has some of every part."""
+
+    index: object
+    count: int
+    images: object
+    vectors: object  # what the loss compares across the batch, (B / count, count, ...), if anything
+
+
+_thread = threading.local()  # TensorFlow runs replicas in threads
+
+
+@contextlib.contextmanager
+def part_of_batch(index, count, images, vectors=None):
+    """Within it, `uniform` and `whole_batch` know that the batch at hand is a part; see `_Part`."""
+    _thread.part = _Part(index, count, images, vectors)
+    try:
+        yield
+    finally:
+        _thread.part = None
+
+
+def after(tensors):
+    """A context whose work TensorFlow begins when these tensors are there: it would take all parts at once, with the memory of all."""
+    if keras.backend.backend() != "tensorflow":
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    return tf.control_dependencies(keras.tree.flatten(tensors))
+
+
+def whole_batch(x):
+    """The vectors of a whole batch, of which the part at hand has computed its own, `x` (B / count, ...); without parts `x` itself.
+
+    The others are constants. The gradient is that of the whole batch's loss, times `count`, since those of the parts are averaged.
+    """
+    part = getattr(_thread, "part", None)
+    if not part or part.vectors is None:
+        return x
+    x = x + (part.count - 1) * (x - ops.stop_gradient(x))
+    own = ops.reshape(ops.equal(ops.arange(part.count), part.index), (1, -1) + (1,) * (len(x.shape) - 1))
+    vectors = ops.where(own, ops.expand_dims(x, 1), ops.cast(part.vectors, x.dtype))
+    return ops.reshape(vectors, (-1, *x.shape[1:]))
+
+
 def uniform(shape, low=0.0, high=1.0, seed=None):
-    """`keras.random.uniform` in float32 for a batch (B, ...), of which a row gets the same numbers however many replicas share the batch."""
-    replica = _replica()
-    if not replica:
+    """`keras.random.uniform` in float32 for a batch (B, ...), in which a row gets the same numbers however the batch is divided."""
+    replica, part = _replica(), getattr(_thread, "part", None)
+    if not replica and not part:
         return keras.random.uniform(shape, low, high, dtype="float32", seed=seed)
-    of_all = keras.random.uniform((shape[0] * replica.num_replicas_in_sync, *shape[1:]), low, high, dtype="float32", seed=seed)
-    first = shape[0] * replica.replica_id_in_sync_group
-    return ops.reshape(of_all[first : first + shape[0]], shape)
+    rows = shape[0] * (part.count if part else 1)  # of this replica
+    replicas, number = (replica.num_replicas_in_sync, replica.replica_id_in_sync_group) if replica else (1, 0)
+    drawn = keras.random.uniform((rows * replicas, *shape[1:]), low, high, dtype="float32", seed=seed)
+    drawn = drawn[rows * number : rows * (number + 1)]
+    if part:  # an image may have several rows
+        drawn = ops.reshape(drawn, (part.images, part.count, -1, *shape[1:]))[:, part.index]
+    return ops.reshape(drawn, shape)
 
 
 def average(tensors):

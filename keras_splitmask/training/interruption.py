@@ -7,7 +7,7 @@ import time
 import keras
 import numpy as np
 
-from keras_splitmask.training import checkpoints
+from keras_splitmask.training import checkpoints, distribution
 
 STATUS = 75  # EX_TEMPFAIL: "try again", as schedulers read it
 SHARE = 0.02  # of the time that checkpoints may take when nobody says how often to save
@@ -22,15 +22,17 @@ class Checkpoints(keras.callbacks.Callback):
         every: steps between checkpoints, which are made at the ends of epochs; None for as many as fit in 2% of the time.
         keep_every: keep those of every so many steps; else the last two.
         note: anything that JSON can hold, to be kept with each.
+        devices: `distribution.Devices`. Of several hosts the first saves, and all stop together, at the end of an epoch.
     """
 
-    def __init__(self, folder, start=0, every=None, keep_every=None, note=None):
+    def __init__(self, folder, start=0, every=None, keep_every=None, note=None, devices=None):
         super().__init__()
         self.folder = folder
         self.step = self.saved = start
         self.every = every
         self.keep_every = keep_every
         self.note = note
+        self.devices = devices or distribution.Devices()
         self.cost = 0.0  # seconds of the last checkpoint
         self.ended = time.monotonic()
         self.metrics = {}
@@ -78,7 +80,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
-        if self.signal is not None and batch + 1 != self.params.get("steps"):  # else the interval has its line first
+        if self.signal is not None and self.devices.hosts == 1 and batch + 1 != self.params.get("steps"):  # else the interval has its line first
             if hasattr(self.model, "jax_state_sync"):
                 self.model.jax_state_sync()
             self.save(within=True)
@@ -88,6 +90,8 @@ class Checkpoints(keras.callbacks.Callback):
         due = time.monotonic() - self.ended >= self.cost / SHARE if self.every is None else self.step - self.saved >= self.every
         if due:
             self.save()
+        if self.devices.any(self.signal is not None):
+            self.signal = self.signal or signal.SIGTERM
         self._stop_if_asked()
 
     def save(self, within=False):
@@ -98,10 +102,11 @@ class Checkpoints(keras.callbacks.Callback):
         """
         began = time.monotonic()
         variables = {**checkpoints.variables_of(self.model), **(self._metrics() if within else {})}
-        arrays = {name: np.asarray(keras.ops.convert_to_numpy(variable)) for name, variable in variables.items()}
+        arrays = {name: distribution.to_numpy(variable) for name, variable in variables.items()}
         _check_finite({name: array for name, array in arrays.items() if not name.startswith("metrics/")}, self.step, self.saved)
         try:
-            checkpoints.save(self.folder, self.step, arrays, self.note, keep_every=self.keep_every)
+            if self.devices.host == 0:
+                checkpoints.save(self.folder, self.step, arrays, self.note, keep_every=self.keep_every)
             self.saved = self.step
         except OSError as error:
             print(f"no checkpoint at step {self.step}: {error}; the one of step {self.saved} is whole. Make room in {self.folder}.", flush=True)

@@ -45,9 +45,11 @@ class RunLog(keras.callbacks.Callback):
         self.lost_since = None  # first of the steps in a row, up to now, without a finite loss and gradient
         self.began = None
         self.waited = 0.0  # seconds of this interval
+        self.measured = True
 
-    def timed(self, batches):
-        """The batches for `fit`, as tuples; how long it waits for them is measured."""
+    def timed(self, batches, measured=True):
+        """The batches for `fit`, as tuples. How long it waits for them is measured, unless it is a thread of its own that takes them."""
+        self.measured = measured
         iterator = iter(batches)
         while True:
             began = time.monotonic()
@@ -82,7 +84,8 @@ class RunLog(keras.callbacks.Callback):
             values = {}  # means of nothing
         values["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         values["images_per_second"] = (self.step - self.step_before) * self.batch_size / seconds
-        values["data_wait_fraction"] = min(1.0, self.waited / seconds)
+        if self.measured:
+            values["data_wait_fraction"] = min(1.0, self.waited / seconds)
         values["seconds"] = self.earlier + time.monotonic() - self.began
         values.update(self._measure())
         if self.skipped:

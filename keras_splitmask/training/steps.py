@@ -57,20 +57,30 @@ class _Pretext(keras.Model):
         reports: names of the scalars that `objective` reports.
         seed: int.
         augmentation: a layer from images to the images that `objective` is given in training; None for none.
+        accumulate: k, to take each batch in k parts, one after the other: the same step, but for rounding, in the memory of a k-th
+            of the batch, which must be a multiple of k. A loss that compares images sees all of them, for one more forward pass.
     """
 
     takes_labels = False  # whether it is `objective(images, labels, training)`
+    compares = False  # whether `objective` compares images, and there is `compared(images, training)`
 
-    def __init__(self, reports=(), seed=0, augmentation=None, **kwargs):
+    def __init__(self, reports=(), seed=0, augmentation=None, accumulate=1, **kwargs):
         super().__init__(**kwargs)
+        if accumulate < 1:
+            raise ValueError(f"Expected accumulate of at least 1, received accumulate={accumulate}.")
         self.seed = seed
         self.augmentation = augmentation
+        self.accumulate = accumulate
         self.report_metrics = [keras.metrics.Mean(name=name) for name in (*reports, "gradient_norm")]
         self.skipped_steps = keras.metrics.Sum(name="skipped_steps")
 
     def objective(self, images, training):
         """Images (B, H, W, C) to a scalar loss and a dictionary of the values to report, by the names of the metrics."""
         raise NotImplementedError(f"{type(self).__name__} must say in `objective` what it minimises.")
+
+    def compared(self, images, training):
+        """The vectors (B, ...) that `objective` compares across the batch, which it takes from `distribution.whole_batch`."""
+        raise NotImplementedError(f"{type(self).__name__} must say in `compared` what its objective compares.")
 
     def after_step(self, step, report):
         """Assign to variables that are not trained, such as a teacher's, once the optimizer has moved those that are.
@@ -83,7 +93,8 @@ class _Pretext(keras.Model):
         """
 
     def get_config(self):
-        return {**super().get_config(), "seed": self.seed, "augmentation": keras.saving.serialize_keras_object(self.augmentation)}
+        own = {"seed": self.seed, "accumulate": self.accumulate}
+        return {**super().get_config(), **own, "augmentation": keras.saving.serialize_keras_object(self.augmentation)}
 
     def first_bad_tensor(self, batch, step):
         """What is not finite first in a training step, made anew with the weights of now: a line, or None if all is finite.
@@ -113,7 +124,8 @@ class _Pretext(keras.Model):
         named = {"the loss": loss, **{f"the gradient of {v.path}": g for v, g in zip(self.trainable_variables, gradients)}}
         return next((name for name, value in named.items() if value is not None and not _is_finite(value)), None)
 
-    def _seeded_objective(self, data, step, training):
+    def _seeded_objective(self, data, step, training, compared=False):
+        """`objective` of a batch, or what `compared` makes of it, with the randomness of this step."""
         images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
         states = [v for v in self.non_trainable_variables if v.name == "seed_generator_state"]
         for i, state in enumerate(states):
@@ -122,7 +134,56 @@ class _Pretext(keras.Model):
             state.assign(ops.stack([ops.cast(stream, state.dtype), ops.cast(step, state.dtype) * DRAWS_PER_STEP]))
         if training and self.augmentation is not None:
             images = self.augmentation(images, training=True)
+        if compared:
+            return self.compared(images, training)
         return self.objective(images, labels, training) if self.takes_labels else self.objective(images, training)
+
+    def _accumulated(self, data, gradients_of, compared_of):
+        """Loss, report and gradients of a batch, part by part.
+
+        Args:
+            data: the batch.
+            gradients_of: from a part of it to loss, report and gradients.
+            compared_of: from a part of it to what `compared` returns.
+        """
+        count = self.accumulate
+        images = keras.tree.flatten(data)[0]
+        if images.shape[0] is not None and images.shape[0] % count:
+            raise ValueError(f"Expected a batch size that is a multiple of accumulate={count}, received {images.shape[0]}.")
+        images = ops.shape(images)[0] // count
+        vectors = None
+
+        def part(i):
+            return keras.tree.map_structure(lambda x: ops.reshape(x, (-1, count, *x.shape[1:]))[:, i], data)
+
+        def compare(carry, i):
+            with distribution.part_of_batch(i, count, images):
+                return carry, compared_of(part(i))
+
+        def add(sums, i):
+            with distribution.part_of_batch(i, count, images, vectors):
+                loss, report, gradients = gradients_of(part(i))
+            sums = [s if g is None else s + ops.cast(g, s.dtype) for s, g in zip(sums, gradients, strict=True)]
+            return sums, {"loss": loss, **report}
+
+        if self.compares:
+            _, vectors = self._scan(compare, ops.zeros(()))  # (k, B / k, ...)
+            vectors = ops.stop_gradient(ops.swapaxes(vectors, 0, 1))
+        sums, report = self._scan(add, [ops.zeros(v.shape, v.dtype) for v in self.trainable_variables])
+        # Of what is reported image by image, all of it; of the rest the mean over the parts.
+        report = {name: ops.reshape(x, (-1, *x.shape[2:])) if len(x.shape) > 2 else ops.mean(x, axis=0) for name, x in report.items()}
+        return report.pop("loss"), report, [s / count for s in sums]
+
+    def _scan(self, function, carry):
+        """`ops.scan` over the numbers of the parts; on TensorFlow, which has Keras' scan for sums alone, and on torch a loop."""
+        if keras.backend.backend() == "jax":
+            return ops.scan(function, carry, ops.arange(self.accumulate))
+        answers = []
+        for i in range(self.accumulate):
+            with distribution.after((carry, answers[-1:])):
+                carry, answer = function(carry, i)
+            answers.append(answer)
+        return carry, keras.tree.map_structure(lambda *parts: ops.stack(parts), *answers)
 
     def _track(self, report, finite=True):
         """Update the metrics that `report` names, and return their results; what is not finite is left out of them."""
@@ -153,6 +214,11 @@ class _Pretext(keras.Model):
 
 class _TensorFlowModel(_Pretext):
     def _gradients(self, data, step):
+        if self.accumulate == 1:
+            return self._gradients_of(data, step)
+        return self._accumulated(data, lambda part: self._gradients_of(part, step), lambda part: self._seeded_objective(part, step, True, True))
+
+    def _gradients_of(self, data, step):
         import tensorflow as tf
 
         with tf.GradientTape() as tape:
@@ -182,17 +248,28 @@ class _TensorFlowModel(_Pretext):
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Build the optimizer, since the model is built: Keras would use up a batch for it, and on several hosts fail."""
-        if not self.optimizer.built:
+        if self.optimizer is not None and not self.optimizer.built:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
 
 
 class _TorchModel(_Pretext):
     def _gradients(self, data, step):
+        if self.accumulate == 1:
+            return self._gradients_of(data, step)
+        import torch
+
+        with torch.no_grad():
+            return self._accumulated(data, lambda part: self._gradients_of(part, step), lambda part: self._seeded_objective(part, step, True, True))
+
+    def _gradients_of(self, data, step):
+        import torch
+
         self.zero_grad()
-        loss, report = self._seeded_objective(data, step, training=True)
-        self.optimizer.scale_loss(loss).backward()
-        return loss, report, [v.value.grad for v in self.trainable_variables]
+        with torch.enable_grad():
+            loss, report = self._seeded_objective(data, step, training=True)
+            self.optimizer.scale_loss(loss).backward()
+        return loss.detach(), {name: value.detach() for name, value in report.items()}, [v.value.grad for v in self.trainable_variables]
 
     def train_step(self, data):
         import torch
@@ -203,13 +280,12 @@ class _TorchModel(_Pretext):
         with torch.no_grad():
             norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None]) / self.optimizer.scale_loss(1.0)
             finite = torch.isfinite(loss) & torch.isfinite(norm)
-            report = {name: value.detach() for name, value in report.items()}
             if finite:
                 self.optimizer.apply(gradients, weights)
                 self.after_step(step, report)
             else:
                 self._skip()
-            return self._track({"loss": loss.detach(), "gradient_norm": norm, **report}, finite)
+            return self._track({"loss": loss, "gradient_norm": norm, **report}, finite)
 
     def test_step(self, data):
         loss, report = self._seeded_objective(data, 0, training=False)
@@ -222,6 +298,16 @@ class _JaxModel(_Pretext):
         return self._gradients_in(*state, data, step)[:3]
 
     def _gradients_in(self, trainable, fixed, optimizer, data, step=None):
+        if self.accumulate == 1:
+            return self._gradients_of(trainable, fixed, optimizer, data, step)
+
+        def compared(part):
+            with self._scope(trainable, fixed, optimizer):
+                return self._seeded_objective(part, self.optimizer.iterations if step is None else step, True, True)
+
+        return *self._accumulated(data, lambda part: self._gradients_of(trainable, fixed, optimizer, part, step)[:3], compared), fixed
+
+    def _gradients_of(self, trainable, fixed, optimizer, data, step):
         import jax
 
         def objective(trainable):

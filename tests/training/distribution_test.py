@@ -46,29 +46,7 @@ np.testing.assert_allclose(tf.concat(gradient, 0), tape.gradient(total, halves),
 print("equal")
 """
 
-DATA_PARALLEL = """
-import keras
-import numpy as np
-import keras_splitmask as ks
-
-images = np.random.default_rng(0).integers(0, 256, (8, 8, 12, 3), "uint8")
-
-
-def train():
-    keras.utils.set_random_seed(0)
-    encoder = ks.Encoder((8, 12, 3), patch_size=4, width=16, depth=1, heads=2)
-    model = ks.SplitMask(encoder, ks.tokenizers.RandomProjection((8, 12, 3), 4, vocabulary=16), decoder_depth=1)
-    model.compile(keras.optimizers.SGD(0.1))
-    logs = model.fit(images, batch_size=8, epochs=2, shuffle=False, verbose=0).history
-    return [*logs["loss"], *logs["match_loss"], *logs["gradient_norm"], *[np.abs(w).sum() for w in model.get_weights()]]
-
-
-one = train()
-assert len(keras.distribution.list_devices()) == 2
-keras.distribution.set_distribution(keras.distribution.DataParallel())
-np.testing.assert_allclose(train(), one, rtol=1e-4)
-print(len(one), "values are equal")
-"""
+SCRIPT = "tests/training/many_devices.py"
 
 
 @pytest.mark.backend
@@ -84,5 +62,27 @@ def test_match_loss_of_two_tensorflow_replicas_equals_one_devices(python):
     assert python("-c", REPLICAS).endswith("equal\n")
 
 
-def test_two_jax_devices_equal_one(python):
-    assert "values are equal" in python("-c", DATA_PARALLEL, backend="jax", XLA_FLAGS="--xla_force_host_platform_device_count=2")
+@pytest.mark.parametrize(("methods", "devices"), [("splitmask,dino,beit", "mirrored:2"), ("splitmask", "mirrored:4")])
+def test_tensorflow_replicas_equal_one_device(python, methods, devices):
+    lines = python(SCRIPT, methods, f"{devices},one:1").splitlines()
+    assert len([line for line in lines if f"{devices} equals one device" in line]) == len(methods.split(","))
+
+
+@pytest.mark.parametrize(("methods", "devices"), [("splitmask,dino,beit", "data_parallel:4"), ("splitmask", "model_parallel:4")])
+def test_jax_devices_equal_one(python, methods, devices):
+    text = python(SCRIPT, methods, f"{devices},one:1", backend="jax")
+    assert all(f"{method} {devices} equals one device" in text for method in methods.split(","))
+    assert ("qkv of 24 columns on each device" in text) == (devices == "model_parallel:4")
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_two_hosts_equal_one_device(hosts, python, tmp_path, backend):
+    """Each of them is given half of each batch."""
+    kind = {"tensorflow": "multi_worker:0", "jax": "data_parallel:0"}[backend]
+    python(SCRIPT, "splitmask", "one:1", tmp_path / "one", backend=backend)
+    assert [f"host {i} of 2" in text for i, text in enumerate(hosts(backend, SCRIPT, "splitmask", kind, tmp_path / "two"))] == [True, True]
+    one, *two = (np.load(tmp_path / name) for name in ("one-0.npz", "two-0.npz", "two-1.npz"))
+    for both in two:
+        assert set(both) == set(one)
+        for name in one:
+            np.testing.assert_allclose(both[name], one[name], atol=1e-5, rtol=1e-5, err_msg=name)

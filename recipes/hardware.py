@@ -1,0 +1,29 @@
+"""--strategy and --devices: what a training recipe computes on."""
+
+import os
+import sys
+
+import commandline
+from absl import flags
+
+flags.DEFINE_enum("strategy", None, ("mirrored", "multi_worker", "tpu", "data_parallel", "model_parallel"), "How devices share the work: the first three TensorFlow's, the others JAX's; left out, what suits the devices that there are. See docs/scale.md.")
+flags.DEFINE_integer("devices", None, lower_bound=1, help="Devices to use on each host; left out, all. Of a machine without accelerators the CPU is divided, for trials.")
+flags.DEFINE_integer("model_devices", None, lower_bound=1, help="Devices that share one copy of the weights, with --strategy=model_parallel; left out, all.")
+FLAGS = flags.FLAGS
+
+
+def spread(main):
+    """A recipe's `main(devices)` as `main()`, on the devices that the flags name. Of several hosts the first alone tells what happens."""
+
+    def spread_main():
+        from keras_splitmask.training import distribution
+
+        devices = distribution.start(FLAGS.strategy, FLAGS.devices, FLAGS.model_devices)
+        if FLAGS.batch_size % devices.replicas:
+            raise commandline.BadInput(f"Expected --batch_size to be a multiple of the {devices.replicas} devices that share it, received {FLAGS.batch_size}.")
+        if devices.host:
+            sys.stdout = open(os.devnull, "w")
+        with devices.scope():
+            main(devices)
+
+    return spread_main
