@@ -32,6 +32,7 @@ class SplitMask(PretextModel):
         inpaint_weight, match_weight: of the two losses. What a weight of 0 makes useless is not computed.
         augmentation: an `Augment` of the images that a training step is given; its words and both halves are of one view.
         seed: with the step's number, it decides all randomness of training.
+        accumulate: take each batch in so many parts; the match loss sees all of it nevertheless. See `training.steps`.
     """
 
     def __init__(

@@ -78,7 +78,7 @@ def build(source, image_shape, augmentation, steps):
     encoder = ks.Encoder.from_size(FLAGS.size, image_shape, FLAGS.patch_size, drop_path=FLAGS.drop_path, positions=FLAGS.positions)
     make, _ = METHODS[FLAGS.method]
     own = {"steps": steps} if FLAGS.method == "dino" else {"classes": count_classes(source)} if FLAGS.method == "deit" else {}
-    return make(encoder, seed=FLAGS.seed, augmentation=augmentation, **own)
+    return make(encoder, seed=FLAGS.seed, augmentation=augmentation, accumulate=FLAGS.accumulate, **own)
 
 
 def count_classes(source):

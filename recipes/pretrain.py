@@ -60,6 +60,7 @@ flags.DEFINE_string("cache", None, "Folder to pack the images in, decoded and re
 flags.DEFINE_string("init_from", None, "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, whose encoder to start from.")
 
 # These do not.
+flags.DEFINE_integer("accumulate", 1, lower_bound=1, help="Take each batch in so many parts, one after the other, in less memory. Images still are negatives of the whole batch, which costs SplitMask one more forward pass.")
 flags.DEFINE_integer("save_every", None, lower_bound=1, help="Steps between checkpoints, at ends of log intervals; left out, as many as fit in 2% of the time.")
 flags.DEFINE_integer("keep_every", None, lower_bound=1, help="Keep the checkpoints of every so many steps, besides the last two.")
 flags.DEFINE_integer("rewind", 0, lower_bound=0, help="Go on from the last checkpoint with data of so many steps later, after a run that diverged.")
@@ -149,6 +150,10 @@ def finish(workdir, model, source, probe):
 
 def main(devices):
     commandline.require("dataset", "workdir")
+    if FLAGS.batch_size % (devices.replicas * FLAGS.accumulate):
+        raise commandline.BadInput(
+            f"Expected --batch_size to be a multiple of --accumulate={FLAGS.accumulate} parts on {devices.replicas} devices, received {FLAGS.batch_size}."
+        )
     import keras
 
     import keras_splitmask as ks

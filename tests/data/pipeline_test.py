@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_splitmask.data import Reader, batches, mix, names_of, open_source, read_all
+from keras_splitmask.data import MultiCrop, Reader, batches, mix, names_of, open_source, read_all
 from keras_splitmask.data.arrays import ArraySource
 from keras_splitmask.data.folders import FolderSource
 
@@ -74,6 +74,28 @@ def test_the_seed_changes_order_and_augmentation():
     # One image only: all that is left to differ is the augmentation, which differs between places and steps too.
     crops = take(batches(ArraySource(textured().images[:1].repeat(6, 0)), (8, 8, 3), 6), 2)
     assert len({crop.tobytes() for batch in crops for crop in batch}) == 12
+
+
+@pytest.mark.parametrize("options", [{}, {"labels": True}, {"mix": {"mixup": 0.8, "cutmix": 1.0}}, {"views": MultiCrop(2, (4, 4))}], ids=str)
+def test_hosts_share_a_batch(options):
+    """Of each batch every host has its rows, in order."""
+    source = textured()
+    source.labels = np.arange(20) % 3
+    whole, *parts = (take(batches(source, (8, 8, 3), 6, workers=0, share=share, **options), 4) for share in ((0, 1), (0, 3), (1, 3), (2, 3)))
+    for step in range(4):
+        together = keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *(part[step] for part in parts))
+        keras.tree.map_structure(np.testing.assert_array_equal, together, whole[step])
+
+
+def test_a_host_reads_its_share_alone():
+    read = []
+    source = numbered()
+    image = source.image
+    source.image = lambda index, *arguments: read.append(index) or image(index, *arguments)
+    batch = take(batches(source, SHAPE, 6, "none", workers=0, share=(1, 2)), 1)[0]
+    assert read == numbers(batch) and len(read) == 3
+    with pytest.raises(ValueError, match="divisor of the batch size 6"):
+        batches(source, SHAPE, 6, share=(0, 4))
 
 
 def test_iterating_again_starts_again():

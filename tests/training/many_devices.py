@@ -1,6 +1,7 @@
 """Trains small models for ten steps each and compares them with those of one device, or writes down what came out.
 
-python many_devices.py METHODS DEVICES,... [OUTPUT]     where DEVICES is STRATEGY:COUNT; of several processes, each is a host.
+python many_devices.py METHODS DEVICES,... [OUTPUT]     where DEVICES is STRATEGY:COUNT, and splitmask/2 is
+SplitMask that takes its batches in two parts. Of several processes, each is a host.
 """
 
 import sys
@@ -15,15 +16,15 @@ SHAPE = (8, 12, 3)
 STEPS, BATCH = 10, 8
 
 
-def build(method):
+def build(method, accumulate):
     keras.utils.set_random_seed(0)
     encoder = ks.Encoder(SHAPE, patch_size=4, width=16, depth=1, heads=2, drop_path=0.2)
     augmentation = ks.augment.preset("three_augment")[1]
     if method == "dino":
-        model = ks.baselines.DINO(encoder, STEPS, prototypes=24, local_shape=(4, 8), augmentation=ks.augment.views_preset("dino"))
+        model = ks.baselines.DINO(encoder, STEPS, prototypes=24, local_shape=(4, 8), augmentation=ks.augment.views_preset("dino"), accumulate=accumulate)
     else:
         words = ks.tokenizers.RandomProjection(SHAPE, 4, vocabulary=16)
-        model = {"splitmask": ks.SplitMask, "beit": ks.baselines.BEiT}[method](encoder, words, augmentation=augmentation)
+        model = {"splitmask": ks.SplitMask, "beit": ks.baselines.BEiT}[method](encoder, words, augmentation=augmentation, accumulate=accumulate)
     optimizer = ks.training.adamw(1e-3, STEPS, clip_norm=0.5, layer_decay=0.8, depth=1)  # at this norm each of these gradients is clipped
     optimizer.epsilon = 1e-4  # lest a gradient that is zero but for rounding moves its weight as far as others
     model.compile(optimizer, jit_compile=keras.backend.backend() == "jax")
@@ -42,7 +43,8 @@ def batches(method, host, hosts):
 
 def train(method, devices):
     with devices.scope():
-        model = build(method)
+        method, _, accumulate = method.partition("/")
+        model = build(method, int(accumulate or 1))
         feed = devices.feed(lambda: batches(method, devices.host, devices.hosts))
         logs = model.fit(feed, epochs=STEPS, steps_per_epoch=1, shuffle=False, verbose=0).history
     if keras.backend.backend() == "jax":
