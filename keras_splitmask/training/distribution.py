@@ -17,11 +17,11 @@ from keras import ops
 STRATEGIES = {"tensorflow": ("mirrored", "multi_worker", "tpu"), "jax": ("data_parallel", "model_parallel"), "torch": ()}
 # How the weights of transformer blocks are divided: each pair of products needs one sum over the devices (Shoeybi et al., 2019).
 LAYOUTS = {
-    r"block_\d+/(attention/qkv|expand)/kernel$": (None, "model"),
-    r"block_\d+/(attention/qkv|expand)/bias$": ("model",),
-    r"block_\d+/(attention/project|contract)/kernel$": ("model", None),
-    r"(^|/)words/kernel$": (None, "model"),
-    r"(^|/)words/bias$": ("model",),
+    r".*block_\d+/(attention/qkv|expand)/kernel": (None, "model"),
+    r".*block_\d+/(attention/qkv|expand)/bias": ("model",),
+    r".*block_\d+/(attention/project|contract)/kernel": ("model", None),
+    r".*words/kernel": (None, "model"),
+    r".*words/bias": ("model",),
 }
 
 
