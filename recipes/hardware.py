@@ -19,11 +19,17 @@ def spread(main):
         from keras_splitmask.training import distribution
 
         devices = distribution.start(FLAGS.strategy, FLAGS.devices, FLAGS.model_devices)
-        if FLAGS.batch_size % devices.replicas:
-            raise commandline.BadInput(f"Expected --batch_size to be a multiple of the {devices.replicas} devices that share it, received {FLAGS.batch_size}.")
+        divide(FLAGS.batch_size, devices.replicas)
         if devices.host:
             sys.stdout = open(os.devnull, "w")
         with devices.scope():
             main(devices)
 
     return spread_main
+
+
+def divide(batch_size, replicas, parts=1):
+    """Refuse a batch that so many devices cannot share equally, each taking its share in so many equal parts."""
+    if batch_size % (replicas * parts):
+        taken = f" times the {parts} parts of --accumulate" if parts > 1 else ""
+        raise commandline.BadInput(f"Expected --batch_size to be a multiple of the devices that share it, {replicas}{taken}, received {batch_size}.")

@@ -112,6 +112,20 @@ def initialise(model, source):
             model.start_student()
 
 
+def announce(source, model, steps, devices):
+    """Print in one line what the run is about to do."""
+    import keras
+
+    height, width, channels = model.encoder.image_shape
+    epochs = steps * FLAGS.batch_size / len(source)
+    several = f" on {devices.replicas} devices" if devices.replicas > 1 else ""
+    print(
+        f"{len(source)} images of {height}x{width}x{channels}, {model.encoder.count_params() / 1e6:.1f} M weights in the encoder, "
+        f"{steps} steps of {FLAGS.batch_size} images ({epochs:.1f} epochs), {keras.backend.backend()}{several}",
+        flush=True,
+    )
+
+
 def explain(model, source, batches, shift):
     """A function that tells what went wrong in a step that was skipped."""
     from keras_splitmask import data
@@ -150,10 +164,7 @@ def finish(workdir, model, source, probe):
 
 def main(devices):
     commandline.require("dataset", "workdir")
-    if FLAGS.batch_size % (devices.replicas * FLAGS.accumulate):
-        raise commandline.BadInput(
-            f"Expected --batch_size to be a multiple of --accumulate={FLAGS.accumulate} parts on {devices.replicas} devices, received {FLAGS.batch_size}."
-        )
+    hardware.divide(FLAGS.batch_size, devices.replicas, FLAGS.accumulate)
     import keras
 
     import keras_splitmask as ks
@@ -175,12 +186,7 @@ def main(devices):
     source = commandline.packed(source, image_shape)
     steps = count_steps(len(source))
     model = build_model(source, image_shape, augmentation, steps)
-    print(
-        f"{len(source)} images of {image_shape[0]}x{image_shape[1]}x{image_shape[2]}, {model.encoder.count_params() / 1e6:.1f} M weights in the "
-        f"encoder, {steps} steps of {FLAGS.batch_size} images ({steps * FLAGS.batch_size / len(source):.1f} epochs), {keras.backend.backend()}{f' on {devices.replicas} devices' if devices.replicas > 1 else ''}",
-        flush=True,
-    )
-
+    announce(source, model, steps, devices)
     checkpoints = commandline.open_checkpoints(model, every=FLAGS.save_every, keep_every=FLAGS.keep_every, devices=devices)
     if checkpoints.step:
         shift += checkpoints.note["shift"]

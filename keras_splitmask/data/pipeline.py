@@ -66,27 +66,22 @@ def batches(
     _check(source, image_shape)
     if augmentation not in PRESETS:
         raise ValueError(f"Expected augmentation to be one of {', '.join(PRESETS)}, received {augmentation!r}.")
-    _check_numbers(source, batch_size, start, steps, workers, repeats)
-    if not 0 <= share[0] < share[1] or batch_size % share[1]:
-        raise ValueError(f"Expected a share (i, n) with 0 <= i < n and n a divisor of the batch size {batch_size}, received {share=}.")
-    if views is not None and (labels or mix is not None):
-        raise ValueError("Expected views without labels and mix, received both; views are of images alone.")
-    if (labels or mix is not None) and source.labels is None:
-        raise ValueError("Expected a labelled source, received one without labels; put each class into its own folder.")
+    _check_numbers(source, batch_size, start, steps, workers, repeats, share)
+    labelled = labels or mix is not None
+    _check_labels(source, labelled, views)
     if mix is not None:
         mix = {"classes": len(source.classes or []) or int(source.labels.max()) + 1, **mix}
     grain = optional("grain", "data")
     box, flips = PRESETS[augmentation]
-
-    first, last = (batch_size * part // share[1] for part in (share[0], share[0] + 1))
+    own = (batch_size * share[0] // share[1], batch_size * (share[0] + 1) // share[1])
 
     def batch(step):
         if mix is not None:
             images, batch_labels = part(step, 0, batch_size)
             # Place B of the batch, which no image has, seeds what is drawn for the batch as a whole.
             mixed = mix_batch(images, batch_labels, np.random.default_rng((seed, step, batch_size)), **mix)
-            return tuple(array[first:last] for array in mixed)
-        return part(step, first, last)
+            return tuple(array[slice(*own)] for array in mixed)
+        return part(step, *own)
 
     def part(step, first, last):
         """Batch `step` from place `first` to before `last`."""
@@ -96,7 +91,7 @@ def batches(
         images = np.empty((last - first, *image_shape), "uint8")
         for i, index in enumerate(indices):
             images[i], indices[i] = source.readable(index, lambda index: augment(step, first + i, index))
-        return (images, source.labels[indices]) if labels or mix is not None else images
+        return (images, source.labels[indices]) if labelled else images
 
     def augment(step, i, index):
         rng = np.random.default_rng((seed, step, i))
@@ -206,7 +201,14 @@ def _check(source, image_shape):
         )
 
 
-def _check_numbers(source, batch_size, start, steps, workers, repeats):
+def _check_labels(source, labelled, views):
+    if labelled and views is not None:
+        raise ValueError("Expected views without labels and mix, received both; views are of images alone.")
+    if labelled and source.labels is None:
+        raise ValueError("Expected a labelled source, received one without labels; put each class into its own folder.")
+
+
+def _check_numbers(source, batch_size, start, steps, workers, repeats, share):
     if not 1 <= batch_size <= len(source):
         raise ValueError(
             f"Expected a batch size from 1 to the {len(source)} images there are, received batch_size={batch_size}; "
@@ -214,3 +216,5 @@ def _check_numbers(source, batch_size, start, steps, workers, repeats):
         )
     if min(start, workers) < 0 or repeats < 1 or (steps is not None and steps < 1):
         raise ValueError(f"Expected start and workers >= 0, steps and repeats >= 1, received {start=}, {workers=}, {steps=}, {repeats=}.")
+    if not 0 <= share[0] < share[1] or batch_size % share[1]:
+        raise ValueError(f"Expected a share (i, n) with 0 <= i < n and n a divisor of the batch size {batch_size}, received {share=}.")
