@@ -23,7 +23,8 @@ flags.DEFINE_bool("overwrite", False, "Replace the run that is in --workdir alre
 FLAGS = flags.FLAGS
 LEFT_BEHIND = ("run.flags", "metrics.jsonl", "model.keras", "result.json", "probe.json", "report.html", "subset.txt", "pictures/*.png", "checkpoints/*", "data.json")
 # A run may go on with other values of these.
-FREE = {"backend", "accumulate", "workers", "data_dir", "jit", "pictures", "probe", "probe_limit", "probe_every", "save_every", "keep_every", "rewind", "max_bad_fraction"}
+FREE = {"backend", "strategy", "devices", "model_devices", "accumulate", "workers", "data_dir", "jit"}
+FREE |= {"pictures", "probe", "probe_limit", "probe_every", "save_every", "keep_every", "rewind", "max_bad_fraction"}
 
 
 class BadInput(ValueError):

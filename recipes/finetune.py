@@ -110,6 +110,8 @@ def finish(workdir, model, images, labels, steps):
 
 def main(devices):
     commandline.require("dataset", "workdir")
+    if devices.hosts > 1:
+        raise commandline.BadInput(f"Expected one host to fine-tune on, received {devices.hosts}; use --devices, of which one host can have several.")
     import keras
 
     import keras_splitmask as ks
@@ -128,7 +130,7 @@ def main(devices):
     change = data.changes(FLAGS.rand_augment, FLAGS.random_erasing)
 
     def batches(start):
-        options = {"workers": FLAGS.workers, "share": (devices.host, devices.hosts), "mix": mix, "change": change, "repeats": FLAGS.repeats}
+        options = {"workers": FLAGS.workers, "mix": mix, "change": change, "repeats": FLAGS.repeats}
         return data.batches(source, shape, FLAGS.batch_size, FLAGS.augmentation, FLAGS.seed, start, **options)
 
     batches(0)  # what does not fit stops here, before anything is written
@@ -143,7 +145,7 @@ def main(devices):
     )
 
     checkpoints = commandline.open_checkpoints(model, devices=devices)
-    workdir = commandline.start_run(source, listed=bool(FLAGS.labelled), host=devices.host)
+    workdir = commandline.start_run(source, listed=bool(FLAGS.labelled))
     log = ks.training.RunLog(workdir / "metrics.jsonl", steps, FLAGS.batch_size, len(source), checkpoints.step)
     commandline.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
     source.save_record()  # with what broke meanwhile

@@ -180,6 +180,12 @@ def _replica():
     return context if context is not None and context.num_replicas_in_sync > 1 else None
 
 
+def replicas():
+    """How many replicas run the step at hand, each on its share of the batch, and know of the others by this file alone."""
+    replica = _replica()
+    return replica.num_replicas_in_sync if replica else 1
+
+
 def to_numpy(variable):
     """A variable's value, also where devices of other hosts have parts of it, as long as this host's have all."""
     value = variable.value

@@ -188,12 +188,13 @@ class _Pretext(keras.Model):
     def _track(self, report, finite=True):
         """Update the metrics that `report` names, and return their results; what is not finite is left out of them."""
         finite = ops.cast(finite, "float32")
+        share = 1.0 / distribution.replicas()  # since the counts of all replicas are added up
         reported = [metric for metric in self.metrics if metric.name in report]
         for metric in reported:
             value = report[metric.name]
-            metric.update_state(ops.where(finite > 0, value, ops.zeros_like(value)), sample_weight=finite)
+            metric.update_state(ops.where(finite > 0, value, ops.zeros_like(value)), sample_weight=finite * share)
         if "gradient_norm" in report:
-            self.skipped_steps.update_state(1.0 - finite)
+            self.skipped_steps.update_state((1.0 - finite) * share)
             reported.append(self.skipped_steps)
         return {metric.name: metric.result() for metric in reported}
 
