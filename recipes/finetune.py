@@ -110,8 +110,6 @@ def finish(workdir, model, images, labels, steps):
 
 def main(devices):
     commandline.require("dataset", "workdir")
-    if devices.hosts > 1:
-        raise commandline.BadInput(f"Expected one host to fine-tune on, received {devices.hosts}; use --devices, of which one host can have several.")
     import keras
 
     import keras_splitmask as ks
@@ -153,4 +151,4 @@ def main(devices):
 
 
 if __name__ == "__main__":
-    commandline.run(hardware.spread(main))
+    commandline.run(hardware.spread(main, one_host=True))

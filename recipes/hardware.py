@@ -12,13 +12,15 @@ flags.DEFINE_integer("model_devices", None, lower_bound=1, help="Devices that sh
 FLAGS = flags.FLAGS
 
 
-def spread(main):
+def spread(main, one_host=False):
     """A recipe's `main(devices)` as `main()`, on the devices that the flags name. Of several hosts the first alone tells what happens."""
 
     def spread_main():
         from keras_splitmask.training import distribution
 
         devices = distribution.start(FLAGS.strategy, FLAGS.devices, FLAGS.model_devices)
+        if one_host and devices.hosts > 1:
+            raise commandline.BadInput(f"Expected one host, received {devices.hosts}; fine-tune with --devices, of which one host can have several.")
         divide(FLAGS.batch_size, devices.replicas)
         if devices.host:
             sys.stdout = open(os.devnull, "w")

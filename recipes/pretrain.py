@@ -61,6 +61,7 @@ flags.DEFINE_string("init_from", None, "Run folder, .keras file, or .safetensors
 
 # These do not.
 flags.DEFINE_integer("accumulate", 1, lower_bound=1, help="Take each batch in so many parts, one after the other, in less memory. Images still are negatives of the whole batch, which costs SplitMask one more forward pass.")
+flags.DEFINE_integer("steps_per_execution", 1, lower_bound=1, help="Steps that TensorFlow makes before it returns to Python, which TPUs gain by. Must divide --log_every and the steps of the run.")
 flags.DEFINE_integer("save_every", None, lower_bound=1, help="Steps between checkpoints, at ends of log intervals; left out, as many as fit in 2% of the time.")
 flags.DEFINE_integer("keep_every", None, lower_bound=1, help="Keep the checkpoints of every so many steps, besides the last two.")
 flags.DEFINE_integer("rewind", 0, lower_bound=0, help="Go on from the last checkpoint with data of so many steps later, after a run that diverged.")
@@ -84,15 +85,22 @@ def build_model(source, image_shape, augmentation, steps):
     rate = methods.learning_rate() if FLAGS.learning_rate is None else FLAGS.learning_rate
     decay, own = methods.weight_decay(source)
     optimizer = ks.training.adamw(rate, max(1, steps), round(FLAGS.warmup * steps), FLAGS.min_learning_rate, decay, FLAGS.clip_norm or None, **own)
-    model.compile(optimizer=optimizer, jit_compile=commandline.jit())
+    model.compile(optimizer=optimizer, jit_compile=commandline.jit(), steps_per_execution=FLAGS.steps_per_execution)
     return model
 
 
 def count_steps(images):
     """Optimizer steps of the whole run, for so many images."""
-    if FLAGS.method == "random":
-        return 0
-    return FLAGS.steps or max(1, round(FLAGS.epochs * images / FLAGS.batch_size))
+    import keras
+
+    steps = FLAGS.steps or max(1, round(FLAGS.epochs * images / FLAGS.batch_size))
+    steps = 0 if FLAGS.method == "random" else steps
+    at_once = FLAGS.steps_per_execution
+    if steps % at_once or FLAGS.log_every % at_once:
+        raise commandline.BadInput(f"Expected --steps_per_execution to divide --log_every={FLAGS.log_every} and the {steps} steps of the run, received {at_once}.")
+    if at_once > 1 and keras.backend.backend() == "torch":
+        raise commandline.BadInput(f"Expected --steps_per_execution=1 on torch, of which Keras makes each step by itself, received {at_once}.")
+    return steps
 
 
 def initialise(model, source):

@@ -72,6 +72,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.training = True
+        self.before = self.step
         variables = self._metrics()
         if self.metrics and {name: v.shape for name, v in self.metrics.items()} == {name: tuple(v.shape) for name, v in variables.items()}:
             for name, variable in variables.items():
@@ -79,7 +80,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.metrics = {}
 
     def on_train_batch_end(self, batch, logs=None):
-        self.step += 1
+        self.step = self.before + batch + 1  # an execution may be of several steps
         if self.signal is not None and self.devices.hosts == 1 and batch + 1 != self.params.get("steps"):  # else the interval has its line first
             if hasattr(self.model, "jax_state_sync"):
                 self.model.jax_state_sync()

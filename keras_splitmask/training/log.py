@@ -71,8 +71,8 @@ class RunLog(keras.callbacks.Callback):
         self.waited = 0.0
 
     def on_train_batch_end(self, batch, logs=None):
-        self.step += 1
-        self.batches.append(logs)  # not read before the interval ends: that would wait for the device at every step
+        self.step = self.step_before + batch + 1  # an execution may be of several steps
+        self.batches.append((self.step, logs))  # not read before the interval ends: that would wait for the device at every step
 
     def on_epoch_end(self, epoch, logs=None):
         seconds = time.monotonic() - self.interval_began
@@ -80,7 +80,7 @@ class RunLog(keras.callbacks.Callback):
         skipped = int(values.pop("skipped_steps", 0))
         self._stop_if_lost(skipped, values["loss"])
         self.skipped += skipped
-        if skipped >= len(self.batches):
+        if skipped >= self.step - self.step_before:
             values = {}  # means of nothing
         values["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         values["images_per_second"] = (self.step - self.step_before) * self.batch_size / seconds
@@ -98,7 +98,7 @@ class RunLog(keras.callbacks.Callback):
             self.lost_since = None
             return
         before = 0
-        for step, logs in enumerate(self.batches, self.step_before + 1):
+        for step, logs in self.batches:
             total = float(logs.get("skipped_steps", 0))
             lost = total > before or not math.isfinite(float(logs["loss"]))
             if lost and self.explain and not before:

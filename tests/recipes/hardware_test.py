@@ -24,6 +24,10 @@ except SystemExit as end:
 SMALL = ("--dataset=sample", "--size=vit_micro", "--patch_size=4", "--image_size=8", "--vocabulary=16", "--decoder_depth=1", "--pictures=0")
 
 
+def without_times(line):
+    return {name: value for name, value in line.items() if name not in TIMES}
+
+
 @pytest.mark.backend
 def test_devices_that_the_backend_does_not_have_are_refused(refused, tmp_path):
     backend = keras.backend.backend()
@@ -52,5 +56,18 @@ def test_a_run_on_two_devices_goes_on_with_one(here, python, tmp_path, lines):
     assert end.status == 0 and "resumed at step 3" in end.out
     one, other = (lines(tmp_path / run / "metrics.jsonl") for run in ("one", "run"))
     assert [line["step"] for line in other] == [0, 2, 4, 6]
-    for a, b in zip(one, other, strict=True):
-        assert {name: a[name] for name in a if name not in TIMES} == pytest.approx({name: b[name] for name in b if name not in TIMES}, rel=1e-4, abs=1e-6)
+    assert [without_times(line) for line in one] == [pytest.approx(without_times(line), rel=1e-4, abs=1e-6) for line in other]
+
+
+@pytest.mark.backend
+def test_several_steps_in_one_execution_change_nothing(here, refused, tmp_path, lines):
+    given = (*SMALL, "--batch_size=4", "--steps=8", "--log_every=4", "--seed=1")
+    assert "to divide --log_every=4 and the 8 steps" in refused("pretrain", *given, f"--workdir={tmp_path / 'three'}", "--steps_per_execution=3")
+    if keras.backend.backend() == "torch":
+        assert "on torch" in refused("pretrain", *given, f"--workdir={tmp_path / 'two'}", "--steps_per_execution=2")
+        return
+    for at_once in (1, 2):
+        assert here("pretrain", *given, f"--workdir={tmp_path / str(at_once)}", f"--steps_per_execution={at_once}").status == 0
+    one, two = (lines(tmp_path / str(at_once) / "metrics.jsonl") for at_once in (1, 2))
+    assert [line["step"] for line in two] == [0, 4, 8]
+    assert [without_times(line) for line in one] == [pytest.approx(without_times(line)) for line in two]
