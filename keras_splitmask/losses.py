@@ -1,6 +1,37 @@
 """The losses: pure functions of tensors that return one value per example."""
 
+import keras
 from keras import ops
+
+LOGITS_AT_ONCE = 2**27  # half a GiB in float32
+
+
+def inpaint_by(head, hidden, ids):
+    """`inpaint` of what a layer predicts, of which no more than `LOGITS_AT_ONCE` are held at any time; the gradient computes them anew.
+
+    Args:
+        head: a built layer from (B, m, D) to logits (B, m, V).
+        hidden: (B, m, D) float.
+        ids: (B, m) int32, the words.
+
+    Returns:
+        As `inpaint`.
+    """
+    count, vocabulary = ids.shape[1], head.kernel.shape[-1]
+    images = hidden.shape[0] or 512  # TensorFlow may not know
+    parts = min(count, -(-images * count * vocabulary // LOGITS_AT_ONCE))
+    if parts == 1:
+        return inpaint(head(hidden), ids)
+
+    def part(hidden, ids, *weights):
+        logits, _ = head.stateless_call(weights, [], hidden)
+        return inpaint(logits, ids)
+
+    weights = [ops.convert_to_tensor(v) for v in head.trainable_variables]
+    edges = [count * i // parts for i in range(parts + 1)]
+    answers = [keras.remat(part)(hidden[:, i:j], ids[:, i:j], *weights) for i, j in zip(edges, edges[1:])]
+    shares = [(j - i) / count for i, j in zip(edges, edges[1:])]
+    return tuple(sum(share * values for share, values in zip(shares, of_parts)) for of_parts in zip(*answers))
 
 
 def inpaint(logits, ids):

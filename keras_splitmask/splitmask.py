@@ -122,8 +122,7 @@ class SplitMask(PretextModel):
         if self.inpaint_weight:
             ids = self.tokenizer(images)  # (B, N)
             targets = self.split.unseen(gather(ids, order))  # (2B, N - n)
-            logits = self.decoder.words(hidden[:, -targets.shape[1] :])  # (2B, N - n, V)
-            inpaint_loss, inpaint_hits = losses.inpaint(logits, targets)
+            inpaint_loss, inpaint_hits = losses.inpaint_by(self.decoder.words, hidden[:, -targets.shape[1] :], targets)
             inpaint_loss = ops.mean(inpaint_loss)
             loss = loss + self.inpaint_weight * inpaint_loss
             report.update(inpaint_loss=inpaint_loss, inpaint_accuracy=ops.mean(inpaint_hits), word_perplexity=ids)

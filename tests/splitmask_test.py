@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 import keras_splitmask as ks
+from keras_splitmask import losses
 from keras_splitmask.split import Split
 
 pytestmark = pytest.mark.backend
@@ -222,4 +223,21 @@ def test_errors(make_model):
     with pytest.raises(ValueError, match="Expected a tokenizer, since inpaint_weight is not 0"):
         make_model(tokenizer=None)
     with pytest.raises(ValueError, match="received keep=0.6"):
-        make_model(keep=0.6)
+        make_model(keep=0.6)@pytest.mark.backend
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_words_predicted_in_parts_change_nothing(make_model, make_images, monkeypatch, accumulate):
+    """8 x 2 x 8 patches and 32 words, all at once or in several parts."""
+    images = make_images(8)
+
+    def train(logits_at_once):
+        monkeypatch.setattr(losses, "LOGITS_AT_ONCE", logits_at_once)
+        keras.utils.set_random_seed(0)
+        model = make_model(run_eagerly=False, drop_path=0.2, accumulate=accumulate)
+        logs = model.fit(images, batch_size=8, epochs=2, shuffle=False, verbose=0).history
+        return [*logs.values(), *(array(v) for v in model.trainable_variables)]
+
+    for expected, received in zip(train(2**27), train(1200 // accumulate), strict=True):
+        np.testing.assert_allclose(received, expected, atol=1e-5, rtol=1e-5)
+
+
+

@@ -68,8 +68,7 @@ class BEiT(PretextModel):
         order = self.split(images)  # (B, N)
         ids = self.tokenizer(images)  # (B, N)
         targets = gather(ids, order[:, : self.masked_count])  # (B, m)
-        logits = self.words(self.masked(images, order, training))  # (B, m, V)
-        loss, hits = losses.inpaint(logits, targets)
+        loss, hits = losses.inpaint_by(self.words, self.masked(images, order, training), targets)
         loss = ops.mean(loss)
         return loss, {"inpaint_loss": loss, "inpaint_accuracy": ops.mean(hits), "word_perplexity": ids}
 
