@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_splitmask.training.distribution import scan
+
 LOGITS_AT_ONCE = 2**27  # half a GiB in float32
 
 
@@ -19,19 +21,21 @@ def inpaint_by(head, hidden, ids):
     """
     count, vocabulary = ids.shape[1], head.kernel.shape[-1]
     images = hidden.shape[0] or 512  # TensorFlow may not know
-    parts = min(count, -(-images * count * vocabulary // LOGITS_AT_ONCE))
+    parts = next(n for n in range(1, count + 1) if count % n == 0 and (n == count or images * count // n * vocabulary <= LOGITS_AT_ONCE))
     if parts == 1:
         return inpaint(head(hidden), ids)
+    weights = [ops.convert_to_tensor(v) for v in head.trainable_variables]
 
-    def part(hidden, ids, *weights):
+    @keras.remat
+    def loss(hidden, ids, *weights):
         logits, _ = head.stateless_call(weights, [], hidden)
         return inpaint(logits, ids)
 
-    weights = [ops.convert_to_tensor(v) for v in head.trainable_variables]
-    edges = [count * i // parts for i in range(parts + 1)]
-    answers = [keras.remat(part)(hidden[:, i:j], ids[:, i:j], *weights) for i, j in zip(edges, edges[1:])]
-    shares = [(j - i) / count for i, j in zip(edges, edges[1:])]
-    return tuple(sum(share * values for share, values in zip(shares, of_parts)) for of_parts in zip(*answers))
+    def split(x):
+        return ops.moveaxis(ops.reshape(x, (-1, parts, count // parts, *x.shape[2:])), 1, 0)
+
+    _, answers = scan(lambda carry, part: (carry, loss(*part, *weights)), ops.zeros(()), (split(hidden), split(ids)))
+    return tuple(ops.mean(of_parts, axis=0) for of_parts in answers)
 
 
 def inpaint(logits, ids):

@@ -237,7 +237,28 @@ def part_of_batch(index, count, images, vectors=None):
         _thread.part = None
 
 
-def after(tensors):
+def scan(function, carry, xs):
+    """`ops.scan`, one part after the other: a loop on torch, and on TensorFlow, which has Keras' scan for sums alone.
+
+    Args:
+        function: from (carry, one of xs) to (carry, answer).
+        carry: tensors.
+        xs: arrays with a leading axis, of parts.
+
+    Returns:
+        The last carry, and the answers stacked.
+    """
+    if keras.backend.backend() == "jax":
+        return ops.scan(function, carry, keras.tree.map_structure(ops.convert_to_tensor, xs))
+    answers = []
+    for i in range(keras.tree.flatten(xs)[0].shape[0]):
+        with _after((carry, answers[-1:])):
+            carry, answer = function(carry, keras.tree.map_structure(lambda x: x[i], xs))
+        answers.append(answer)
+    return carry, keras.tree.map_structure(lambda *parts: ops.stack(parts), *answers)
+
+
+def _after(tensors):
     """A context whose work TensorFlow begins when these tensors are there: it would take all parts at once, with the memory of all."""
     if keras.backend.backend() != "tensorflow":
         return contextlib.nullcontext()

@@ -4,6 +4,7 @@ import functools
 import zlib
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_splitmask.training import distribution
@@ -167,23 +168,12 @@ class _Pretext(keras.Model):
             return sums, {"loss": loss, **report}
 
         if self.compares:
-            _, vectors = self._scan(compare, ops.zeros(()))  # (k, B / k, ...)
+            _, vectors = distribution.scan(compare, ops.zeros(()), np.arange(count))  # (k, B / k, ...)
             vectors = ops.stop_gradient(ops.swapaxes(vectors, 0, 1))
-        sums, report = self._scan(add, [ops.zeros(v.shape, v.dtype) for v in self.trainable_variables])
+        sums, report = distribution.scan(add, [ops.zeros(v.shape, v.dtype) for v in self.trainable_variables], np.arange(count))
         # Of what is reported image by image, all of it; of the rest the mean over the parts.
         report = {name: ops.reshape(x, (-1, *x.shape[2:])) if len(x.shape) > 2 else ops.mean(x, axis=0) for name, x in report.items()}
         return report.pop("loss"), report, [s / count for s in sums]
-
-    def _scan(self, function, carry):
-        """`ops.scan` over the numbers of the parts; on TensorFlow, which has Keras' scan for sums alone, and on torch a loop."""
-        if keras.backend.backend() == "jax":
-            return ops.scan(function, carry, ops.arange(self.accumulate))
-        answers = []
-        for i in range(self.accumulate):
-            with distribution.after((carry, answers[-1:])):
-                carry, answer = function(carry, i)
-            answers.append(answer)
-        return carry, keras.tree.map_structure(lambda *parts: ops.stack(parts), *answers)
 
     def _track(self, report, finite=True):
         """Update the metrics that `report` names, and return their results; what is not finite is left out of them."""

@@ -86,3 +86,21 @@ def test_two_hosts_equal_one_device(hosts, python, tmp_path, backend):
         assert set(both) == set(one)
         for name in one:
             np.testing.assert_allclose(both[name], one[name], atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+def test_what_devices_send_and_hold_is_as_the_formulas_of_the_documentation_say(python):
+    """docs/scale.md; of SplitMask on JAX, for 16 images of 32x32x3, width 64 and 128 words."""
+    kinds = ",".join(f"data_parallel:{n}" for n in (8, 4, 2))
+    text = python("tests/training/communication.py", "splitmask", kinds, backend="jax", JAX_DISABLE_MOST_OPTIMIZATIONS="0")
+    held = {}
+    for line in text.splitlines():
+        kind, *numbers = line.split()
+        devices = int(kind.split(":")[1])
+        weights, reduced, gathered, everything, state, held[devices] = map(int, numbers)
+        assert gathered == 8 * 16 * 64
+        assert 0 <= reduced - (4 * weights + 8 * 16 * 64 + 4 * 128) <= 1024  # scalars
+        assert everything == reduced + gathered
+        assert state == pytest.approx(12 * weights + 16 * 32 * 32 * 3 / devices, rel=0.05)  # and the tokenizer
+    of_image = (held[2] - held[8]) / (16 / 2 - 16 / 8)
+    assert held[2] - 8 * of_image == pytest.approx(4 * weights, rel=0.3)  # the gradients
+    assert held[4] == pytest.approx(4 * weights + 4 * of_image, rel=0.1)
