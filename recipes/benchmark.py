@@ -1,11 +1,11 @@
-"""What a SplitMask step costs, beside the same step written by hand in plain JAX (plain_jax.py) or plain torch (plain_torch.py), or
-beside another method's on the same encoder.
+"""What a SplitMask step costs, and which part of it, beside others on the same encoder: the same step written by hand in plain JAX
+(plain_jax.py) or plain torch (plain_torch.py), other methods of this library, and Hugging Face's in torch (rivals.py).
 
     python recipes/benchmark.py --backend=jax
-    python recipes/benchmark.py --method=beit
+    python recipes/benchmark.py --backend=torch --beside=by_hand,beit,mae,hf_mae,hf_beit --parts
     python recipes/benchmark.py --backend=torch --size=vit_tiny --image_size=32 --channels=3 --vocabulary=8192 --batch_size=32
 
-First the two written differently must agree on the loss, from the same weights, images and order of patches. Then all take turns at training.
+The two written differently must first agree on the loss, from the same weights, images and order of patches. Then all take turns at training.
 """
 
 import importlib
@@ -30,7 +30,10 @@ flags.DEFINE_integer("vocabulary", 512, "Visual words.")
 flags.DEFINE_float("keep", 0.5, "Share of the patches that each half sees, in (0, 0.5].")
 flags.DEFINE_integer("batch_size", 64, "Images per step.", lower_bound=2)
 
-flags.DEFINE_enum("method", None, ["beit", "mae"], "Time it in place of the step written by hand.")
+flags.DEFINE_list("beside", ["by_hand"], "What to time in turns with SplitMask; ratios are to the first of them: by_hand, beit, mae, hf_mae, hf_beit.")
+flags.register_validator("beside", lambda names: set(names) <= set(RIVALS), "must be names among by_hand, beit, mae, hf_mae, hf_beit")
+flags.DEFINE_bool("compile", False, "Let torch.compile compile hf_mae and hf_beit.")
+flags.DEFINE_bool("parts", False, "Time steps that end earlier, for the share of each part.")
 
 # These do not.
 flags.DEFINE_integer("steps", 5, "Steps that each contender takes when it is its turn. Raise it if steps are short.", lower_bound=1)
@@ -39,6 +42,7 @@ flags.DEFINE_string("json", None, "File to write the table to.")
 flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow backend; left out, on accelerators alone.")
 FLAGS = flags.FLAGS
 
+RIVALS = ("by_hand", "beit", "mae", "hf_mae", "hf_beit")
 OURS, BY_HAND = "keras_splitmask", "by hand"
 TOLERANCE = 1e-4  # relative, between the two losses
 RUN = types.SimpleNamespace(
@@ -46,15 +50,15 @@ RUN = types.SimpleNamespace(
 )
 
 
-def build_model(method="splitmask", **weights):
-    """A method by the flags, compiled; `weights` are those of SplitMask's losses."""
+def build_model(method="splitmask", kind=None, **options):
+    """A method by the flags, compiled; `options` are SplitMask's, or its partial's, which is the `kind`."""
     import keras_splitmask as ks
 
     image_shape = (*commandline.image_size(), FLAGS.channels)
     tokenizer = ks.tokenizers.RandomProjection(image_shape, FLAGS.patch_size, FLAGS.vocabulary)
     encoder = ks.Encoder.from_size(FLAGS.size, image_shape, FLAGS.patch_size)
     if method == "splitmask":
-        model = ks.SplitMask(encoder, tokenizer, keep=FLAGS.keep, split="random", **weights)
+        model = (kind or ks.SplitMask)(encoder, tokenizer, keep=FLAGS.keep, split="random", **options)
     else:
         model = ks.baselines.BEiT(encoder, tokenizer, split="random") if method == "beit" else ks.baselines.MAE(encoder)
     optimizer = ks.training.adamw(RUN.peak, RUN.steps, RUN.warmup, RUN.floor, RUN.weight_decay, RUN.clip_norm)
@@ -202,45 +206,73 @@ def peak_flops():
     return 2 * side**3 / min(product(side) for _ in range(3))
 
 
+def reference():
+    """Whom ratios are to."""
+    return BY_HAND if FLAGS.beside[:1] == ["by_hand"] else (FLAGS.beside or [BY_HAND])[0]
+
+
 def rows_of(seconds, work, peak):
     """One dictionary for each contender; ratios are taken within each round."""
-    reference = FLAGS.method or BY_HAND
     rows = []
     for name, taken in seconds.items():
         middle = statistics.median(taken)
         row = {"step": name, "ms": 1e3 * middle, "images_per_second": FLAGS.batch_size / middle}
-        if reference in seconds:
-            ratios = [one / other for one, other in zip(taken, seconds[reference])]
+        if reference() in seconds:
+            ratios = [one / other for one, other in zip(taken, seconds[reference()])]
             row.update(ratio=statistics.median(ratios), ratio_min=min(ratios), ratio_max=max(ratios))
         rows.append({**row, "gflops": work[name] / middle / 1e9, "share_of_peak": work[name] / middle / peak})
     return rows
 
 
 def print_table(rows):
-    print(f"\n{'step':<18}{'ms':>9}{'images/s':>10}{f'to {FLAGS.method or BY_HAND} (min..max)':>25}{'GFLOP/s':>10}{'of peak':>9}")
+    print(f"\n{'step':<18}{'ms':>9}{'images/s':>10}{f'to {reference()} (min..max)':>25}{'GFLOP/s':>10}{'of peak':>9}")
     for row in rows:
         ratio = "{ratio:.3f} ({ratio_min:.3f}..{ratio_max:.3f})".format(**row) if "ratio" in row else "-"
         line = f"{row['step']:<18}{row['ms']:>9.2f}{row['images_per_second']:>10.1f}{ratio:>25}"
         print(f"{line}{row['gflops']:>10.1f}{row['share_of_peak']:>9.1%}")
 
 
+def rival(name):
+    """Hugging Face's model of the size of ours, and the multiplications and additions of its step."""
+    if not importlib.util.find_spec("transformers"):
+        raise commandline.BadInput(f"Expected transformers for --beside={name}, which is not installed; run: pip install torch==2.13.0 transformers")
+    ours = build_model(name.removeprefix("hf_"))
+    work = flops(ours)
+    if hasattr(ours, "word_perplexity"):  # words are given to it
+        work -= dense(FLAGS.batch_size * ours.split.count, ours.tokenizer.dimension, ours.tokenizer.vocabulary)
+    return importlib.import_module("rivals").Rival(ours, RUN, FLAGS.compile), work
+
+
 def contenders_beside(model, images):
-    """What takes turns: the model, what it is measured against, and the model with one of its losses alone."""
+    """What takes turns: the model, what it is measured against, and the model with one of its losses alone; and the work of each."""
     import keras
 
-    contenders = {OURS: model}
+    contenders, work = {OURS: model}, {}
     backend = keras.backend.backend()
-    for framework in ("jax", "torch") if not FLAGS.method else ():
+    for framework in ("jax", "torch") if "by_hand" in FLAGS.beside else ():
         plain = by_hand(framework, model) if backend in (framework, "tensorflow") else None
         if plain:
             check_equality(model, framework, plain, images)
-    if FLAGS.method:
-        contenders[FLAGS.method] = build_model(FLAGS.method)
-    elif backend != "tensorflow":
-        contenders[BY_HAND] = by_hand(backend, model)
+    for name in FLAGS.beside:
+        if name.startswith("hf_"):
+            contenders[name], work[name] = rival(name)
+        elif name != "by_hand":
+            contenders[name] = build_model(name)
+        elif backend != "tensorflow":
+            contenders[BY_HAND] = by_hand(backend, model)
     for name in ("inpaint_weight", "match_weight"):
         contenders[f"{name}=0"] = build_model(**{name: 0.0})
-    return contenders
+    return contenders, {name: work.get(name) or flops(one if hasattr(one, "fit") else model) for name, one in contenders.items()}
+
+
+def print_parts(images):
+    """The share of each part in a step; returns them by name."""
+    from parts import PARTS, Partial, shares
+
+    steps = {f"to {part}": build_model(kind=Partial, count=i + 1) for i, part in enumerate(PARTS)}
+    found = shares([statistics.median(seconds) for seconds in take_turns(steps, images).values()])
+    print("\n" + "\n".join(f"{part:<18}{share:>9.1%}" for part, share in found.items()))
+    return found
 
 
 def main():
@@ -252,17 +284,17 @@ def main():
     model = build_model()
     add_noise(model, rng)
     images = rng.integers(0, 256, (FLAGS.batch_size, *model.encoder.image_shape), "uint8")
-    contenders = contenders_beside(model, images)
-    work = {name: flops(contender if hasattr(contender, "fit") else model) for name, contender in contenders.items()}
+    contenders, work = contenders_beside(model, images)
     peak = peak_flops()
     rows = rows_of(take_turns(contenders, images), work, peak)
     print_table(rows)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    found = {"parts": print_parts(images)} if FLAGS.parts else {}
     print(f"\n{keras.backend.backend()}, {FLAGS.size} on {images.shape[1:]}, {work[OURS] / 1e9:.1f} GFLOP a step, median of {FLAGS.repeats} turns of {FLAGS.steps} steps")
     print(f"largest matrix product {peak / 1e9:.1f} GFLOP/s, peak memory of the whole process {memory / 2**20:.0f} MiB")
     if FLAGS.json:
         result = {"backend": keras.backend.backend(), "flags": {name: FLAGS[name].value for name in FLAGS}, "rows": rows, "peak_gflops": peak / 1e9}
-        commandline.write_json(pathlib.Path(FLAGS.json), {**result, "memory_bytes": memory})
+        commandline.write_json(pathlib.Path(FLAGS.json), {**result, **found, "memory_bytes": memory})
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def test_the_step_written_by_hand_is_the_same_and_every_contender_is_timed(here,
 
 @pytest.mark.parametrize("method", ["beit", "mae"])
 def test_another_method_is_timed_in_its_place(here, tmp_path, method):
-    end = here("benchmark", *SMALL, f"--method={method}", f"--json={tmp_path / 'table.json'}")
+    end = here("benchmark", *SMALL, f"--beside={method}", f"--json={tmp_path / 'table.json'}")
     assert end.status == 0 and not end.err and "equal" not in end.out
     rows = {row["step"]: row for row in json.loads((tmp_path / "table.json").read_text())["rows"]}
     assert set(rows) == {"keras_splitmask", method, "inpaint_weight=0", "match_weight=0"}

@@ -4,6 +4,7 @@ python many_devices.py METHODS DEVICES,... [OUTPUT]     where DEVICES is STRATEG
 SplitMask that takes its batches in two parts. Of several processes, each is a host.
 """
 
+import functools
 import sys
 
 import keras
@@ -24,7 +25,8 @@ def build(method, accumulate):
         model = ks.baselines.DINO(encoder, STEPS, prototypes=24, local_shape=(4, 8), augmentation=ks.augment.views_preset("dino"), accumulate=accumulate)
     else:
         words = ks.tokenizers.RandomProjection(SHAPE, 4, vocabulary=16)
-        model = {"splitmask": ks.SplitMask, "beit": ks.baselines.BEiT}[method](encoder, words, augmentation=augmentation, accumulate=accumulate)
+        make = ks.baselines.BEiT if method == "beit" else functools.partial(ks.SplitMask, decoder_depth=1)
+        model = make(encoder, words, augmentation=augmentation, accumulate=accumulate)
     optimizer = ks.training.adamw(1e-3, STEPS, clip_norm=0.5, layer_decay=0.8, depth=1)  # at this norm each of these gradients is clipped
     optimizer.epsilon = 1e-4  # lest a gradient that is zero but for rounding moves its weight as far as others
     model.compile(optimizer, jit_compile=keras.backend.backend() == "jax")
