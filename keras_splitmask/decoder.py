@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_splitmask.encoder import Block
-from keras_splitmask.training.dense import Dense
+from keras_splitmask.training.layers import Dense, LayerNormalization
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
@@ -31,7 +31,7 @@ class Decoder(keras.layers.Layer):
         self.depth = depth
         self.vocabulary = vocabulary
         self.blocks = [Block(width, heads, dtype=self.dtype_policy, name=f"block_{i + 1}") for i in range(depth)]
-        self.norm = keras.layers.LayerNormalization(epsilon=1e-6, dtype=self.dtype_policy, name="norm")
+        self.norm = LayerNormalization(epsilon=1e-6, dtype=self.dtype_policy, name="norm")
         self.words = Dense(vocabulary, dtype=self.dtype_policy, name="words") if vocabulary else None
 
     def build(self, tokens_shape):

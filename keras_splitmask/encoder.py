@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_splitmask.patches import PatchEmbedding
 from keras_splitmask.training import distribution
-from keras_splitmask.training.dense import Dense
+from keras_splitmask.training.layers import Dense, LayerNormalization
 
 # name: (width, depth, heads). The MLP is four times as wide.
 SIZES = {
@@ -80,9 +80,9 @@ class Block(keras.layers.Layer):
         self.drop_path = drop_path
         self.epsilon = epsilon
         policy = self.dtype_policy
-        self.norm_attention = keras.layers.LayerNormalization(epsilon=epsilon, dtype=policy, name="norm_attention")
+        self.norm_attention = LayerNormalization(epsilon=epsilon, dtype=policy, name="norm_attention")
         self.attention = Attention(width, heads, dtype=policy, name="attention")
-        self.norm_mlp = keras.layers.LayerNormalization(epsilon=epsilon, dtype=policy, name="norm_mlp")
+        self.norm_mlp = LayerNormalization(epsilon=epsilon, dtype=policy, name="norm_mlp")
         self.expand = Dense(4 * width, dtype=policy, name="expand")
         self.contract = Dense(width, dtype=policy, name="contract")
         self.drop = DropPath(drop_path, dtype=policy, name="drop")
@@ -153,7 +153,7 @@ class Encoder(keras.Model):
         self.blocks = [
             Block(width, heads, drop_path * i / max(1, depth - 1), epsilon, dtype=policy, name=f"block_{i + 1}") for i in range(depth)
         ]
-        self.norm = keras.layers.LayerNormalization(epsilon=epsilon, dtype=policy, name="norm")
+        self.norm = LayerNormalization(epsilon=epsilon, dtype=policy, name="norm")
         self.grid = self.patch_embedding.grid
         self.build((None, *self.image_shape))
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_splitmask.training.dense import Dense
+from keras_splitmask.training.layers import Dense
 
 # Mean and deviation of ImageNet's pixels, as BEiT and DeiT use them; images of another depth than three are centred.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

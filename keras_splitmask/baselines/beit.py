@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_splitmask import losses
 from keras_splitmask.split import Split, gather, masked_count
-from keras_splitmask.training.dense import Dense
+from keras_splitmask.training.layers import Dense
 from keras_splitmask.training.steps import PretextModel, WordPerplexity
 
 

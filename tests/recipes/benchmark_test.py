@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import re
 from unittest import mock
@@ -39,6 +40,28 @@ def test_another_method_is_timed_in_its_place(here, tmp_path, method):
     assert set(rows) == {"keras_splitmask", method, "inpaint_weight=0", "match_weight=0"}
     assert rows[method]["ratio"] == 1 and all(0.1 < row["ratio"] < 100 and 0 < row["share_of_peak"] < 1 for row in rows.values())
     assert f"to {method} (min..max)" in end.out
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="Theirs is in torch, whichever backend is ours.")
+@pytest.mark.backend
+def test_what_one_would_use_instead_and_the_parts(here, tmp_path):
+    pytest.importorskip("transformers")
+    square = ("--image_size=8x8", *SMALL[1:])
+    end = here("benchmark", *square, "--beside=hf_mae,hf_beit", "--parts", f"--json={tmp_path / 'table.json'}")
+    assert end.status == 0 and not end.err, end.err
+    result = json.loads((tmp_path / "table.json").read_text())
+    rows = {row["step"]: row for row in result["rows"]}
+    assert set(rows) == {"keras_splitmask", "hf_mae", "hf_beit", "inpaint_weight=0", "match_weight=0"} and rows["hf_mae"]["ratio"] == 1
+    assert list(result["parts"]) == ["optimizer", "encoder", "decoder", "tokenizer", "head and losses"]
+    assert all(share >= 0 for share in result["parts"].values()) and 0.9 < sum(result["parts"].values()) < 3
+    assert "head and losses" in end.out
+
+
+def test_a_rival_that_is_unknown_or_not_there_is_refused(refused, monkeypatch):
+    assert "by_hand, beit, mae, hf_mae, hf_beit" in refused("benchmark", *SMALL, "--beside=simclr")
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "transformers" else found(name))
+    assert "Expected transformers for --beside=hf_beit" in refused("benchmark", *SMALL, "--beside=hf_beit")
 
 
 COUNT = """

@@ -68,7 +68,7 @@ def forget(recipe):
     for module in (recipe, "commandline", "hardware"):
         for flag in list(flags.FLAGS.flags_by_module_dict().get(module, ())):
             delattr(flags.FLAGS, flag.name)
-    for module in ("commandline", "hardware", "methods"):
+    for module in ("commandline", "hardware", "methods", "parts"):
         sys.modules.pop(module, None)
 
 
