@@ -61,8 +61,8 @@ class Attention(keras.layers.Layer):
     def call(self, tokens, start=0):
         count = tokens.shape[1]
         qkv = ops.reshape(self.qkv(tokens), (-1, count, 3, self.heads, self.width // self.heads))
-        query, key, value = qkv[:, start:, 0], qkv[:, :, 1], qkv[:, :, 2]  # (B, n, heads, D / heads)
-        mixed = ops.dot_product_attention(query, key, value)
+        query, key, value = ops.unstack(qkv, 3, axis=2)  # (B, n, heads, D / heads); torch fills less memory than for slices
+        mixed = ops.dot_product_attention(query[:, start:] if start else query, key, value)
         return self.project(ops.reshape(mixed, (-1, count - start, self.width)))
 
     def get_config(self):
@@ -95,7 +95,7 @@ class Block(keras.layers.Layer):
 
     def call(self, tokens, training=None, start=0):
         attended = self.attention(self.norm_attention(tokens), start=start)
-        tokens = tokens[:, start:] + self.drop(attended, training=training)
+        tokens = (tokens[:, start:] if start else tokens) + self.drop(attended, training=training)
         hidden = ops.gelu(self.expand(self.norm_mlp(tokens)), approximate=False)
         return tokens + self.drop(self.contract(hidden), training=training)
 

@@ -4,6 +4,8 @@
     python recipes/benchmark.py --backend=jax
     python recipes/benchmark.py --backend=torch --beside=by_hand,beit,mae,hf_mae,hf_beit --parts
     python recipes/benchmark.py --backend=torch --size=vit_tiny --image_size=32 --channels=3 --vocabulary=8192 --batch_size=32
+    python recipes/benchmark.py --backend=jax --precision=bfloat16 --size=vit_base --image_size=224 --channels=3 --patch_size=16 --vocabulary=8192 \
+        --batch_size=256 --beside=hf_mae,hf_beit --compile --parts       # a GPU
 
 The two written differently must first agree on the loss, from the same weights, images and order of patches. Then all take turns at training.
 """
@@ -190,11 +192,11 @@ def dense(rows, width, units):
 
 
 def peak_flops():
-    """Multiplications and additions a second in the best of three large matrix products on this backend."""
+    """Multiplications and additions a second in the best of three large matrix products on this backend, in the precision of the step."""
     import keras
 
     def product(side):
-        x = keras.random.normal((side, side))
+        x = keras.ops.cast(keras.random.normal((side, side)), keras.config.dtype_policy().compute_dtype)
         float(keras.ops.matmul(x, x)[0, 0])
         start = time.perf_counter()
         float(keras.ops.matmul(x, x)[0, 0])
@@ -240,7 +242,7 @@ def rival(name):
     work = flops(ours)
     if hasattr(ours, "word_perplexity"):  # words are given to it
         work -= dense(FLAGS.batch_size * ours.split.count, ours.tokenizer.dimension, ours.tokenizer.vocabulary)
-    return importlib.import_module("rivals").Rival(ours, RUN, FLAGS.compile), work
+    return importlib.import_module("rivals").Rival(ours, RUN, FLAGS.precision, FLAGS.compile), work
 
 
 def contenders_beside(model, images):
@@ -249,6 +251,8 @@ def contenders_beside(model, images):
 
     contenders, work = {OURS: model}, {}
     backend = keras.backend.backend()
+    if "by_hand" in FLAGS.beside and FLAGS.precision != "float32":
+        raise commandline.BadInput(f"Expected --precision=float32 beside by_hand, which knows no other, received {FLAGS.precision}; pass --beside=hf_mae.")
     for framework in ("jax", "torch") if "by_hand" in FLAGS.beside else ():
         plain = by_hand(framework, model) if backend in (framework, "tensorflow") else None
         if plain:

@@ -24,11 +24,13 @@ class Rival:
     Args:
         model: our `MAE` or `BEiT`.
         setting: of the optimizer, see benchmark.py.
+        precision: float32, bfloat16 or float16, in which its products are.
         compiled: whether `torch.compile` compiles the model.
     """
 
-    def __init__(self, model, setting, compiled=False):
+    def __init__(self, model, setting, precision, compiled):
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.precision = getattr(torch, precision)
         self.count, self.masked_count = model.split.count, model.masked_count
         if model.name == "mae":
             decoder = {"hidden_size": model.decoder.width, "num_hidden_layers": model.decoder.depth, "num_attention_heads": model.decoder.heads}
@@ -54,7 +56,8 @@ class Rival:
             places = torch.rand(len(x), self.count, device=self.device).argsort(dim=1) < self.masked_count
             labels = torch.randint(self.vocabulary, (len(x) * self.masked_count,), device=self.device)
             arguments = {"bool_masked_pos": places, "labels": labels}
-        loss = self.call(x, **arguments).loss
+        with torch.autocast(self.device, self.precision, enabled=self.precision != torch.float32):
+            loss = self.call(x, **arguments).loss
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)

@@ -3,17 +3,26 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 PASSED, NOTHING_SELECTED = 0, 5
 
 
+def run(backend):
+    """Run the tests of a backend, print what they print once all is there, and return the exit status."""
+    selection = [] if backend == "tensorflow" else ["-m", "backend and not endurance"]
+    command = [sys.executable, "-m", "pytest", "-q", "--durations=5", *selection, *sys.argv[1:]]
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    end = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    print(f"\n{backend}: {' '.join(command[1:])}\n{end.stdout}", flush=True)
+    return end.returncode
+
+
 def main():
-    ends = {}
-    for backend in ("tensorflow", "jax", "torch"):
-        selection = [] if backend == "tensorflow" else ["-m", "backend and not endurance"]
-        command = [sys.executable, "-m", "pytest", "-q", "--durations=5", *selection, *sys.argv[1:]]
-        print(f"\n{backend}: {' '.join(command[1:])}", flush=True)
-        ends[backend] = subprocess.run(command, env={**os.environ, "KERAS_BACKEND": backend}).returncode
+    print("What the tests of a backend print follows when they are done.", flush=True)
+    backends = ("tensorflow", "jax", "torch")
+    with ThreadPoolExecutor(2) as pool:  # TensorFlow's tests take as long as those of the other two
+        ends = dict(zip(backends, pool.map(run, backends)))
     failed = [name for name, end in ends.items() if end not in (PASSED, NOTHING_SELECTED)]
     nothing_ran = set(ends.values()) == {NOTHING_SELECTED}
     print(f"\nFailed on: {', '.join(failed)}." if failed else "\nNo test ran." if nothing_ran else "\nPassed on all three backends.")

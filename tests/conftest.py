@@ -92,7 +92,7 @@ def python():
 
     def run(*arguments, backend="tensorflow", **environment):
         env = {**os.environ, "KERAS_BACKEND": backend, **environment}
-        end = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+        end = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
         assert end.returncode == 0, end.stderr[-4000:]
         return end.stdout
 

@@ -44,9 +44,10 @@ def test_another_method_is_timed_in_its_place(here, tmp_path, method):
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="Theirs is in torch, whichever backend is ours.")
 @pytest.mark.backend
-def test_what_one_would_use_instead_and_the_parts(here, tmp_path):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_what_one_would_use_instead_and_the_parts(here, tmp_path, precision):
     pytest.importorskip("transformers")
-    square = ("--image_size=8x8", *SMALL[1:])
+    square = ("--image_size=8x8", *SMALL[1:], f"--precision={precision}")
     end = here("benchmark", *square, "--beside=hf_mae,hf_beit", "--parts", f"--json={tmp_path / 'table.json'}")
     assert end.status == 0 and not end.err, end.err
     result = json.loads((tmp_path / "table.json").read_text())
@@ -58,6 +59,7 @@ def test_what_one_would_use_instead_and_the_parts(here, tmp_path):
 
 
 def test_a_rival_that_is_unknown_or_not_there_is_refused(refused, monkeypatch):
+    assert "Expected --precision=float32 beside by_hand" in refused("benchmark", *SMALL, "--precision=bfloat16")
     assert "by_hand, beit, mae, hf_mae, hf_beit" in refused("benchmark", *SMALL, "--beside=simclr")
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "transformers" else found(name))

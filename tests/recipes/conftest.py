@@ -36,7 +36,7 @@ def run_by_command(name, *arguments, **environment):
     """`python recipes/<name>.py` with these arguments."""
     env = {**os.environ, "KERAS_BACKEND": keras.backend.backend(), "PYTHONPATH": str(ROOT), **environment}
     command = [sys.executable, f"recipes/{name}.py", *map(str, arguments)]
-    end = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    end = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
     return End(status=end.returncode, out=end.stdout, err=NOISE.sub("", end.stderr))
 
 
