@@ -20,21 +20,26 @@ def inpaint_by(head, hidden, ids):
         As `inpaint`.
     """
     count, vocabulary = ids.shape[1], head.kernel.shape[-1]
-    images = hidden.shape[0] or 512  # TensorFlow may not know
+    images = hidden.shape[0] or 128  # TensorFlow knows it under a strategy alone
     parts = next(n for n in range(1, count + 1) if count % n == 0 and (n == count or images * count // n * vocabulary <= LOGITS_AT_ONCE))
     if parts == 1:
         return inpaint(head(hidden), ids)
     weights = [ops.convert_to_tensor(v) for v in head.trainable_variables]
 
-    @keras.remat
-    def loss(hidden, ids, *weights):
-        logits, _ = head.stateless_call(weights, [], hidden)
-        return inpaint(logits, ids)
+    def of_part(carry, part):
+        hidden, ids = part
+
+        @keras.remat
+        def answer(hidden, *weights):
+            logits, _ = head.stateless_call(weights, [], hidden)
+            return inpaint(logits, ids)
+
+        return carry, answer(hidden, *weights)
 
     def split(x):
         return ops.moveaxis(ops.reshape(x, (-1, parts, count // parts, *x.shape[2:])), 1, 0)
 
-    _, answers = scan(lambda carry, part: (carry, loss(*part, *weights)), ops.zeros(()), (split(hidden), split(ids)))
+    _, answers = scan(of_part, ops.zeros(()), (split(hidden), split(ids)))
     return tuple(ops.mean(of_parts, axis=0) for of_parts in answers)
 
 
