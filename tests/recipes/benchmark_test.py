@@ -42,7 +42,7 @@ def test_another_method_is_timed_in_its_place(here, tmp_path, method):
     assert f"to {method} (min..max)" in end.out
 
 
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="Theirs is in torch, whichever backend is ours.")
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="Hugging Face's steps are in torch, so they are timed there once.")
 @pytest.mark.backend
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_what_one_would_use_instead_and_the_parts(here, tmp_path, precision):

@@ -44,7 +44,7 @@ def test_the_jax_step_is_lowered_for_a_tpu(method):
     assert products["bf16", "bf16"] > len(model.trainable_variables) / 2  # the others: colours, words, pooled vectors
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="of TensorFlow alone")
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="It reads a TensorFlow graph, which the other backends do not have.")
 @METHODS
 def test_the_tensorflow_step_is_compiled_without_dynamic_shapes(method):
     import tensorflow as tf
