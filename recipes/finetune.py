@@ -5,6 +5,7 @@
 """
 
 import commandline
+import encoders
 import hardware
 from absl import flags
 
@@ -44,35 +45,6 @@ flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines o
 flags.DEFINE_integer("workers", 2, "Threads that read images.")
 flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow backend; left out, on accelerators alone.")
 FLAGS = flags.FLAGS
-
-
-def load_encoder():
-    """The encoder of --init_from, resized to --image_size, --patch_size and --channels if they are given; None if it was left out."""
-    import keras
-
-    from keras_splitmask.interchange import load_encoder
-
-    if not FLAGS.init_from:
-        return None
-    if FLAGS.size is not None:
-        raise commandline.BadInput(f"--size is decided by --init_from={FLAGS.init_from}; leave it out.")
-    changes = {"drop_path": FLAGS.drop_path, "dtype": keras.config.dtype_policy()}
-    told = []
-    encoder = load_encoder(FLAGS.init_from, told.append, **changes)
-    shape = (*(commandline.image_size() or encoder.image_shape[:2]), FLAGS.channels or encoder.image_shape[-1])
-    patch_size = FLAGS.patch_size or encoder.patch_size
-    if (shape, patch_size) != (encoder.image_shape, encoder.patch_size):
-        encoder = load_encoder(FLAGS.init_from, told.append, image_shape=shape, patch_size=patch_size, **changes)
-    print(told[-1])
-    return encoder
-
-
-def fresh_encoder(source):
-    """An untrained encoder by the flags, for the source's images."""
-    import keras_splitmask as ks
-
-    commandline.require("size", "patch_size")
-    return ks.Encoder.from_size(FLAGS.size, commandline.image_shape(source), FLAGS.patch_size, drop_path=FLAGS.drop_path)
 
 
 def build_classifier(encoder, classes, steps):
@@ -116,12 +88,12 @@ def main(devices):
     from keras_splitmask import data
 
     keras.utils.set_random_seed(FLAGS.seed)
-    encoder = load_encoder()
+    encoder = encoders.load_encoder()
     channels = encoder.image_shape[-1] if encoder else FLAGS.channels
     source = commandline.open_images(channels, FLAGS.labelled)
     commandline.require_labels(source, FLAGS.dataset, "train")
     test = commandline.open_labelled(FLAGS.dataset, "test", source.channels, source)
-    encoder = encoder or fresh_encoder(source)
+    encoder = encoder or encoders.fresh_encoder(commandline.image_shape(source))
     shape = encoder.image_shape
     test_images, test_labels = data.read_all(test, shape, ratio=FLAGS.crop_ratio)
     mix = {"mixup": FLAGS.mixup, "cutmix": FLAGS.cutmix, "smoothing": FLAGS.label_smoothing}

@@ -25,7 +25,7 @@ ORDER = (
     {"evaluation", "interchange"},
 )
 APART = {"data", "training"}
-FOR_ALL = {f"keras_splitmask/{name}.py" for name in ("training/layers", "training/distribution", "training/steps", "data/optional")}
+FOR_ALL = {f"keras_splitmask/{name}.py" for name in ("training/layers", "training/distribution", "training/steps", "data/optional", "data/resizing")}
 
 PIP = {"PIL": "pillow", "absl": "absl_py"}  # module: package, where the names differ
 NOT_IMPORTED = {  # what a file needs besides its imports
@@ -157,7 +157,7 @@ def test_the_library_requires_three_packages_alone():
     required = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
     assert required[-1] == "-e ."
     extras = project["optional-dependencies"]
-    assert set(required[:-1]) == {*project["dependencies"], *extras["tf"], *extras["cv"], *extras["data"], *extras["interchange"]}
+    assert set(required[:-1]) == {*project["dependencies"], *extras["tf"], *extras["cv"], *extras["data"], *extras["interchange"], *extras["coco"]}
 
 
 def target_of(name):

@@ -2,9 +2,13 @@
 
 from keras_splitmask.data.augmentation import PRESETS, center_box, crop_box, flip, mix
 from keras_splitmask.data.cache import cached
+from keras_splitmask.data.coco import DetectionSource, Objects, open_detection
+from keras_splitmask.data.framing import letterbox
+from keras_splitmask.data.label_maps import SegmentationSource, open_segmentation
 from keras_splitmask.data.opening import open_source
 from keras_splitmask.data.multicrop import MultiCrop
 from keras_splitmask.data.pipeline import Reader, batches, names_of, read_all
 from keras_splitmask.data.rand_augment import changes
+from keras_splitmask.data.scenes import detection_batches, segmentation_batches
 from keras_splitmask.data.sources import NoSuchSplit, Source
 from keras_splitmask.data.subset import Subset, balanced, subset_of

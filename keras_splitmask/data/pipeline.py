@@ -63,17 +63,16 @@ def batches(
     Raises:
         ValueError: if the source does not fit.
     """
-    _check(source, image_shape)
+    check_shape(source, image_shape)
     if augmentation not in PRESETS:
         raise ValueError(f"Expected augmentation to be one of {', '.join(PRESETS)}, received {augmentation!r}.")
-    _check_numbers(source, batch_size, start, steps, workers, repeats, share)
+    check_numbers(source, batch_size, start, steps, workers, repeats, share)
     labelled = labels or mix is not None
     _check_labels(source, labelled, views)
     if mix is not None:
         mix = {"classes": len(source.classes or []) or int(source.labels.max()) + 1, **mix}
-    grain = optional("grain", "data")
     box, flips = PRESETS[augmentation]
-    own = (batch_size * share[0] // share[1], batch_size * (share[0] + 1) // share[1])
+    own = own_places(batch_size, share)
 
     def batch(step):
         if mix is not None:
@@ -85,7 +84,7 @@ def batches(
 
     def part(step, first, last):
         """Batch `step` from place `first` to before `last`."""
-        indices = _indices(len(source), batch_size, seed, step, repeats)[first:last]
+        indices = indices_of(len(source), batch_size, seed, step, repeats)[first:last]
         if views is not None:
             return _views_of(source, indices, image_shape, seed, step, first, views)
         images = np.empty((last - first, *image_shape), "uint8")
@@ -99,6 +98,12 @@ def batches(
         image = flip(image, rng) if flips else image
         return change(image, rng) if change else image
 
+    return stream(batch, start, steps, workers)
+
+
+def stream(batch, start, steps, workers):
+    """`batch(step)` from step `start` on, prepared ahead by so many threads: a `grain.IterDataset`."""
+    grain = optional("grain", "data")
     # The buffer counts batches: grain's default of 500 would fill the memory.
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
     return grain.MapDataset.range(start, start + (steps or ENDLESS)).map(batch).to_iter_dataset(options)
@@ -115,10 +120,15 @@ def _views_of(source, indices, image_shape, seed, step, first, views):
 
 def names_of(source, batch_size, seed, step, repeats=1):
     """The names of the images that `batches` puts into batch `step`, in order. See `source.broken` for those it had to replace."""
-    return [source.name(index) for index in _indices(len(source), batch_size, seed, step, repeats)]
+    return [source.name(index) for index in indices_of(len(source), batch_size, seed, step, repeats)]
 
 
-def _indices(count, batch_size, seed, step, repeats):
+def own_places(batch_size, share):
+    """The first place in each batch that is this host's, and the first after them. See `batches`."""
+    return batch_size * share[0] // share[1], batch_size * (share[0] + 1) // share[1]
+
+
+def indices_of(count, batch_size, seed, step, repeats=1):
     """Which of `count` images batch `step` holds, in order."""
     places = [place // repeats for place in range(step * batch_size, (step + 1) * batch_size)]
     return [int(_order(count, seed, place // count)[place % count]) for place in places]
@@ -162,7 +172,7 @@ class Reader:
     """
 
     def __init__(self, source, image_shape, limit=None, ratio=1.0, workers=2):
-        _check(source, image_shape)
+        check_shape(source, image_shape)
         if limit is not None and limit < 1:
             raise ValueError(f"Expected a limit of at least 1 image, received limit={limit}.")
         self.source = source
@@ -191,7 +201,7 @@ class Reader:
         return images, indices
 
 
-def _check(source, image_shape):
+def check_shape(source, image_shape):
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise ValueError(f"Expected image_shape=(height, width, channels), received {tuple(image_shape)}.")
     if source.channels != image_shape[-1]:
@@ -208,7 +218,7 @@ def _check_labels(source, labelled, views):
         raise ValueError("Expected a labelled source, received one without labels; put each class into its own folder.")
 
 
-def _check_numbers(source, batch_size, start, steps, workers, repeats, share):
+def check_numbers(source, batch_size, start, steps, workers, repeats, share):
     if not 1 <= batch_size <= len(source):
         raise ValueError(
             f"Expected a batch size from 1 to the {len(source)} images there are, received batch_size={batch_size}; "

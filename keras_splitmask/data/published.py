@@ -1,10 +1,11 @@
 """Images of tensorflow-datasets."""
 
 import functools
+import io
 
 import numpy as np
 
-from keras_splitmask.data.decoding import read_pixels
+from keras_splitmask.data.decoding import open_picture, read_pixels
 from keras_splitmask.data.optional import optional
 from keras_splitmask.data.sources import SPLITS, NoSuchSplit, Source, check_labels, part_of
 
@@ -23,6 +24,7 @@ class TfdsSource(Source):
     def __init__(self, records, features, channels=None, place="", split="train"):
         super().__init__()
         self.records = records
+        self.features = features
         self.place = place
         self.split = split
         self.channels = channels or features["image"].shape[-1] or 3
@@ -45,12 +47,31 @@ class TfdsSource(Source):
     def label(self, i):
         return int(self.records[i]["label"]) if self._labelled else None
 
-    def _read(self, i, plan=None):
+    def record(self, i):
+        """All that is stored of image `i`: a dict.
+
+        Raises:
+            ValueError: with its name, if it is damaged.
+        """
         try:
-            image = self.records[i]["image"]
+            return self.records[i]
         except Exception as error:  # a damaged record: each file format has an error of its own
             reason = " ".join(str(error).split())
             raise ValueError(f"Expected a readable record, received {self.name(i)} ({reason}); prepare the data anew.") from error
+
+    def size(self, i, feature="image"):
+        """(height, width) of an image of record `i` as stored."""
+        image = self.record(i)[feature]
+        if not isinstance(image, bytes):
+            return image.shape[:2]
+        try:
+            with open_picture(io.BytesIO(image)) as picture:
+                return picture.height, picture.width
+        except OSError as error:
+            raise ValueError(f"Expected a readable image, received {self.name(i)} ({error}); prepare the data anew.") from error
+
+    def _read(self, i, plan=None):
+        image = self.record(i)["image"]
         return read_pixels(image, self.name(i), plan) if isinstance(image, bytes) else part_of(image, plan)
 
     def _identity(self):
@@ -78,8 +99,9 @@ def open_tfds(name, split, channels=None, data_dir=None):
 
 
 def _records(tfds, name, split, data_dir, features):
-    # Grey and colour are decoded when they are asked for; Pillow cannot give four channels, or two.
-    encoded = {"image": tfds.decode.SkipDecoding()} if features["image"].shape[-1] in (None, 1, 3) else {}
+    # Grey and colour are decoded when they are asked for; Pillow cannot give four channels, or two. Label maps are called "annotation".
+    images = [name for name in ("image", "annotation") if name in features and isinstance(features[name], tfds.features.Image)]
+    encoded = {name: tfds.decode.SkipDecoding() for name in images if features[name].shape[-1] in (None, 1, 3)}
     options = {"split": split, "data_dir": data_dir, "decoders": encoded}
     try:
         return tfds.data_source(name, **options)

@@ -1,6 +1,9 @@
-"""How good are the features: neighbours, linear probes, and pictures of what is inpainted."""
+"""How good are the features: neighbours, linear probes, detections and label maps, and pictures of it all."""
 
+from keras_splitmask.evaluation.detection import average_precision, decode_mask, encode_mask, paste_mask, to_original
 from keras_splitmask.evaluation.linear import block_features, linear_probe
 from keras_splitmask.evaluation.neighbours import NeighbourProbe, extract, standardise, weighted_knn
+from keras_splitmask.evaluation.overlays import palette, save_detections, save_label_maps
 from keras_splitmask.evaluation.pictures import inpaint, inpaint_masked, inpaints, save_inpainting
 from keras_splitmask.evaluation.report import read_metrics, write_report
+from keras_splitmask.evaluation.segmentation import ConfusionMatrix, segment_sliding, segment_whole

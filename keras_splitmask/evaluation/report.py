@@ -7,15 +7,17 @@ import pathlib
 
 # Curves that share a chart, and what it is called.
 CHARTS = (
-    ("Loss", ("loss", "inpaint_loss", "match_loss")),
+    ("Loss", ("loss", "inpaint_loss", "match_loss", "box_loss", "class_loss", "proposal_loss", "mask_loss", "auxiliary_loss")),
     ("Accuracy", ("inpaint_accuracy", "match_accuracy", "knn_accuracy", "accuracy")),
+    ("Average precision", ("ap", "ap50", "mask_ap")),
+    ("Label maps", ("mean_iou", "pixel_accuracy")),
     ("Perplexity of the words", ("word_perplexity",)),
     ("Spread of the features (1 is even, 0 collapsed)", ("feature_std",)),
     ("Gradient norm", ("gradient_norm",)),
     ("Learning rate", ("learning_rate",)),
     ("Images per second", ("images_per_second",)),
 )
-COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#7a4988")
+COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#7a4988", "#b07d0e", "#1f8a8a", "#8c5a3c", "#5f6b7a")
 WIDTH, HEIGHT = 420, 170
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>

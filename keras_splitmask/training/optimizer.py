@@ -39,12 +39,37 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step):
         step = ops.cast(step, "float32")
         rise = self.peak * step / max(1, self.warmup)
-        share = ops.clip((step - self.warmup) / (self.steps - self.warmup), 0.0, 1.0)
-        fall = self.floor + (self.peak - self.floor) * (1 + ops.cos(math.pi * share)) / 2
-        return ops.where(step < self.warmup, rise, fall)
+        return ops.where(step < self.warmup, rise, self._after_warmup(step))
+
+    def _after_warmup(self, step):
+        return self.floor + (self.peak - self.floor) * (1 + ops.cos(math.pi * self._share(step))) / 2
+
+    def _share(self, step):
+        """How much of the way from the end of the warm-up to the last step is done."""
+        return ops.clip((step - self.warmup) / (self.steps - self.warmup), 0.0, 1.0)
 
     def get_config(self):
         return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup, "floor": self.floor}
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class WarmupLinear(WarmupCosine):
+    """Linear from 0 to `peak` over `warmup` steps, then linear to `floor` at step `steps`: the usual one of segmenters."""
+
+    def _after_warmup(self, step):
+        return self.peak + (self.floor - self.peak) * self._share(step)
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class WarmupSteps(WarmupCosine):
+    """Linear from 0 to `peak` over `warmup` steps; a tenth of it from 27/36 of the steps on, a hundredth from 33/36: the usual one of detectors."""
+
+    def _after_warmup(self, step):
+        drops = sum(ops.cast(step >= self.steps * share, "float32") for share in (27 / 36, 33 / 36))
+        return ops.maximum(self.peak * 0.1**drops, self.floor)
+
+
+SCHEDULES = {"cosine": WarmupCosine, "linear": WarmupLinear, "steps": WarmupSteps}
 
 
 # On torch, Keras updates all weights together only if the optimizer derives from a class of its own, which AdamW's `__new__` picks.
@@ -141,6 +166,7 @@ def adamw(
     clip_each=False,
     frozen=None,
     frozen_steps=0,
+    schedule="cosine",
 ):
     """AdamW with linear warm-up, a cosine and clipping, by BEiT's numbers, which are SplitMask's (section 5.1 of the paper).
 
@@ -156,9 +182,10 @@ def adamw(
         beta_2: decay of the second moment.
         clip_each: `clip_norm` is that of each weight's gradient by itself, as in DINO.
         frozen, frozen_steps: see `LayerwiseAdamW`.
+        schedule: how the learning rate falls: one of `SCHEDULES`.
     """
     warmup = round(steps * 10 / 300) if warmup is None else warmup
-    schedule = WarmupCosine(learning_rate, steps, warmup, min(floor, learning_rate))
+    schedule = SCHEDULES[schedule](learning_rate, steps, warmup, min(floor, learning_rate))
     if isinstance(weight_decay, (tuple, list)):
         weight_decay = WarmupCosine(weight_decay[0], steps, floor=weight_decay[1])
     return LayerwiseAdamW(

@@ -1,3 +1,7 @@
-"""What is done with a pre-trained encoder."""
+"""What is done with a pre-trained encoder: classify, detect, outline and segment."""
 
 from keras_splitmask.transfer.classify import Classifier
+from keras_splitmask.transfer.mask_rcnn import MaskRCNN
+from keras_splitmask.transfer.pyramid import FeaturePyramid, Pyramid
+from keras_splitmask.transfer.retinanet import RetinaNet
+from keras_splitmask.transfer.segment import Segmenter

@@ -35,3 +35,15 @@ def test_pictures_are_inside_the_page(tmp_path):
     (tmp_path / "pictures" / "inpainting_kmeans.png").write_bytes(b"abc")
     write_report(tmp_path)
     assert "data:image/png;base64,YWJj" in (tmp_path / "report.html").read_text()
+
+
+def test_every_curve_of_a_chart_is_drawn(tmp_path):
+    names = ("loss", "box_loss", "class_loss", "proposal_loss", "mask_loss", "auxiliary_loss", "inpaint_loss", "match_loss")
+    names += ("ap", "ap50", "mask_ap", "mean_iou", "pixel_accuracy")
+    write_run(tmp_path, [{"step": step, **{name: i + 0.5 for i, name in enumerate(names)}} for step in (1, 2)])
+    write_report(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<polyline") == len(names) and all(f">{name} {i + 0.5}<" in page for i, name in enumerate(names))
+    for figure in re.findall("<figure>.*?</figure>", page):
+        colours = re.findall(r'stroke="(#\w+)"', figure)
+        assert len(set(colours)) == len(colours)

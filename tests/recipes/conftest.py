@@ -65,10 +65,10 @@ def run_here(name, *arguments):
 
 def forget(recipe):
     """The flags of a recipe and its modules, since the next one defines flags of the same names."""
-    for module in (recipe, "commandline", "hardware"):
+    for module in (recipe, "commandline", "hardware", "dense"):
         for flag in list(flags.FLAGS.flags_by_module_dict().get(module, ())):
             delattr(flags.FLAGS, flag.name)
-    for module in ("commandline", "hardware", "methods", "parts"):
+    for module in ("commandline", "hardware", "methods", "parts", "dense", "encoders"):
         sys.modules.pop(module, None)
 
 

@@ -1,5 +1,6 @@
 """Every cell of the paper's tables: its flags are read, its model is built at full size, and its schedule is the paper's. Nothing is trained."""
 
+import math
 import pathlib
 import runpy
 
@@ -24,6 +25,11 @@ SCHEDULES = {
     "coco": (118_287, 3_000, 355),
 }
 FEW = {"cars", "clipart", "painting", "sketch"}
+# FACTS A.8: peak, schedule, layer decay, drop path, batch, epochs or steps; the numbers of the paper that the head of the file must tell.
+DENSE = {
+    "detect_coco": ("detect", (1e-4, "steps", 1.0, 0.05, 16), {"epochs": 36, "head": "maskrcnn", "positions": "sine_cosine"}, "45.3 / 40.6"),
+    "segment_ade20k": ("segment", (7e-4, "linear", 0.65, 0.1, 16), {"steps": 160_000, "head": "upernet", "head_width": 768}, "SplitMask 45.7"),
+}
 # Of ViT-S/16 and ViT-B/16 on 224 pixels: patches, positions and cls, blocks, last norm.
 WEIGHTS = {
     "vit_small": 16 * 16 * 3 * 384 + 384 + 197 * 384 + 12 * (12 * 384**2 + 13 * 384) + 2 * 384,
@@ -51,7 +57,7 @@ def test_the_flags_of_every_cell_are_read(parsed, scale, table):
 
 def test_all_files_are_of_a_cell_or_for_dense_tasks():
     used = {text.partition("paper/")[2].removesuffix(".flags") for _, _, row, column in cells() for text in arguments((*row.pretrain, *column.judge), column)}
-    assert set(PAPER) - used == {"ade20k"}
+    assert set(PAPER) - used == {"ade20k", *DENSE}
 
 
 @pytest.mark.parametrize("data", SCHEDULES)
@@ -100,3 +106,34 @@ def test_models_are_built_at_full_size(parsed, method, size):
         rate = model.optimizer._learning_rate
         assert (rate.peak, rate.floor, rate.steps, rate.warmup) == (1.5e-3, 1e-5, 187_671, 6_256)
         assert model.optimizer.weight_decay == 0.05 and model.optimizer.global_clipnorm == 3
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_dense_tasks_are_the_papers(parsed, name):
+    recipe_name, settings, more, told = DENSE[name]
+    file = RECIPES / "flags" / "paper" / f"{name}.flags"
+    with parsed(recipe_name, f"--flagfile={file}", "--init_from=x") as recipe:
+        given = recipe.flags
+        assert (given.learning_rate, given.schedule, given.layer_decay, given.drop_path, given.batch_size) == settings
+        assert {name: given[name].value for name in more} == more
+        assert given.weight_decay == 0.05 and given.neck == "blocks"
+    head = file.read_text()
+    assert told in head and f"python recipes/{recipe_name}.py --flagfile=recipes/flags/paper/{name}.flags" in head and "Hardware" in head
+
+
+@pytest.mark.parametrize("size", WEIGHTS)
+def test_dense_models_are_built_at_full_size(parsed, size):
+    """With as many weights as by hand: the encoder on its own grid, the pyramid, the head."""
+    width = {"vit_small": 384, "vit_base": 768}[size]
+    pyramid = 3 * 2 * width + (4 * width**2 + 4 * width) * 3 + 2 * width  # norms of three blocks, transposed convolutions, a norm between two
+    file = RECIPES / "flags" / "paper" / "detect_coco.flags"
+    with parsed("detect", f"--flagfile={file}", f"--size={size}", "--patch_size=16") as recipe:
+        encoder = recipe.dense.encoders.fresh_encoder((800, 1344, 3), positions="sine_cosine")
+        model = recipe.build_model(encoder, 80)
+        neck = 4 * (width * 256 + 256) + 4 * (9 * 256**2 + 256)
+        proposals = 9 * 256**2 + 256 + 15 * 257
+        regions = 49 * 256 * 1024 + 1024 + 1024**2 + 1024 + (81 + 4 * 80) * 1025
+        masks = 4 * (9 * 256**2 + 256) + 4 * (256**2 + 256) + 80 * 257
+        count = sum(math.prod(v.shape) for v in model.trainable_variables)
+        assert count == WEIGHTS[size] - 196 * width + pyramid + neck + proposals + regions + masks
+        assert len(model.anchors[0]) == 3 * sum(math.ceil(800 / s) * math.ceil(1344 / s) for s in (4, 8, 16, 32, 64))

@@ -1,0 +1,116 @@
+"""Images with annotations of their pixels: a source on top of a source of images."""
+
+import collections
+import dataclasses
+
+from keras_splitmask.data.folders import FolderSource
+from keras_splitmask.data.scan import NAMED, printable
+from keras_splitmask.data.sources import Source
+
+
+class AnnotatedSource(Source):
+    """The images of another source, each of which must have the size that its annotation is for.
+
+    Args:
+        pictures: a `Source` of the images.
+        classes: their names.
+        left_out: name: reason, of what cannot be used besides what `pictures` leaves out.
+    """
+
+    def __init__(self, pictures, classes, left_out):
+        super().__init__()
+        self.pictures = pictures
+        self.report = pictures.report
+        self.channels = pictures.channels
+        self.classes = classes
+        self.left_out = {**pictures.left_out, **left_out}
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def name(self, i):
+        return self.pictures.name(i)
+
+    def size(self, i):
+        """(height, width) of the image that annotation `i` is for."""
+        raise NotImplementedError
+
+    def _read(self, i, plan=None):
+        """See `Source`. An image that was turned or resized after it was annotated cannot be read."""
+        found = []
+
+        def noted(height, width):
+            found.append((height, width))
+            return plan(height, width) if plan else ((0, 0, height, width), (height, width))
+
+        pixels = self.pictures._read(i, noted)
+        check_size(self.size(i), found[0], self.name(i))
+        return pixels
+
+    def summary(self):
+        """How many images of how many classes there are, and what was left out and why, in a line."""
+        return f"{len(self)} images, {len(self.classes)} classes{told(self.left_out)}"
+
+
+def check_size(annotated, size, name):
+    """Raises ValueError unless an image has the (height, width) that its annotation is for."""
+    if tuple(annotated) != tuple(size):
+        raise ValueError(
+            f"Expected an image of {annotated[0]}x{annotated[1]} pixels, as it was annotated, received {size[0]}x{size[1]} in {name}; "
+            "annotate it anew."
+        )
+
+
+def check_classes(classes, expected, place):
+    """Raises ValueError if other classes than the data set's are expected, such as those of a checkpoint."""
+    if expected is not None and list(expected) != classes:
+        raise ValueError(f"Expected the {len(expected)} classes {_first(expected)}, received {len(classes)} in {place}: {_first(classes)}.")
+
+
+def told(left_out):
+    """What was left out, as the end of a line: for each reason how many, and the names of the first."""
+    names = collections.defaultdict(list)
+    for name, reason in left_out.items():
+        names[reason].append(name)
+    reasons = [f"{len(of_reason)} for {reason} ({_first(of_reason)})" for reason, of_reason in names.items()]
+    return f"; left out: {'; '.join(reasons)}" if reasons else ""
+
+
+def _first(names):
+    more = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
+    return ", ".join([*map(str, names[:NAMED]), *more])
+
+
+def annotated_images(found, sizes, channels, report):
+    """The images of a folder that are annotated.
+
+    Args:
+        found: a `Scan` of the folder.
+        sizes: relative path: (height, width), of the images that are annotated.
+        channels: see `FolderSource`.
+        report: told of each image that turns out to be broken.
+
+    Returns:
+        A `FolderSource` in the order of `sizes`; and name: reason, of the images that are annotated but not there or of another size, and
+        of those that are not annotated. An image that its EXIF tag turns has the right size if its sides do.
+
+    Raises:
+        ValueError: if no image is left.
+    """
+    left_out = {printable(path): found.left_out.get(path, "no such file") for path in sizes if path not in found.images}
+    left_out.update({printable(path): "no annotation" for path in found.images if path not in sizes})
+    images = {}
+    for path, size in sizes.items():
+        stored = found.images.get(path)
+        if stored and sorted(stored[:2]) == sorted(size):
+            images[path] = stored
+        elif stored:
+            left_out[printable(path)] = "another size than was annotated"
+    if not images:
+        raise ValueError(
+            f"Expected the {len(sizes)} annotated images in {printable(found.root)}, received none{told(left_out)}; correct the folder."
+        )
+    pictures = FolderSource(dataclasses.replace(found, images=images), channels)
+    if report:
+        pictures.report = report
+    return pictures, left_out

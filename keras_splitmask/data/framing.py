@@ -1,0 +1,98 @@
+"""Which part of an image is shown in a batch, and at what size; and the boxes, masks and label maps that go with it."""
+
+import dataclasses
+
+import numpy as np
+
+from keras_splitmask.data.resizing import resize
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """A part of an image, resized, perhaps mirrored, and shown at the top left of what the batch has room for; the rest is padding.
+
+    Attributes:
+        box: (top, left, height, width) of the part, in pixels of the image.
+        size: (rows, columns) that it is resized to.
+        mirrored: whether left and right change places.
+    """
+
+    box: tuple
+    size: tuple
+    mirrored: bool = False
+
+    def show(self, part, image_shape):
+        """The part (h, w, C) uint8 of an image, which may be read at another resolution, as the batch shows it: `image_shape` uint8."""
+        shown = np.zeros(image_shape, "uint8")
+        shown[: self.size[0], : self.size[1]] = self._turned(resize(part, self.size))
+        return shown
+
+    def show_labels(self, labels, room, padding):
+        """A label map (H, W) as the batch shows it, by nearest neighbour: (*room, ) of the same type."""
+        top, left, height, width = self.box
+        rows, columns = ((np.arange(n) * 2 + 1) * length // (2 * n) for n, length in zip(self.size, (height, width)))
+        shown = np.full(room, padding, labels.dtype)
+        shown[: self.size[0], : self.size[1]] = self._turned(labels[np.ix_(top + rows, left + columns)])
+        return shown
+
+    def visible(self, boxes):
+        """What is in the part of boxes (n, 4) in pixels of the image; no rows or no columns of those that are not."""
+        top, left, height, width = self.box
+        return np.clip(boxes, (top, left, top, left), (top + height, left + width) * 2)
+
+    def place(self, visible):
+        """Boxes (n, 4) inside the part, from pixels of the image to those of the batch."""
+        top, left, height, width = self.box
+        rows, columns = self.size
+        placed = (visible - np.array((top, left, top, left))) * (np.array((rows, columns) * 2) / np.array((height, width) * 2))
+        if self.mirrored:
+            placed[:, [1, 3]] = columns - placed[:, [3, 1]]
+        return placed
+
+    def _turned(self, pixels):
+        return pixels[:, ::-1] if self.mirrored else pixels
+
+
+def fitting(height, width, room):
+    """The largest factor by which an image may be resized so that there is room for it (rows, columns)."""
+    return min(room[0] / height, room[1] / width)
+
+
+def whole(height, width, room):
+    """The `Frame` of a whole image, as large as there is room for."""
+    factor = fitting(height, width, room)
+    size = tuple(min(end, max(1, round(side * factor))) for side, end in zip((height, width), room))
+    return Frame((0, 0, height, width), size)
+
+
+def stretched(height, width, room):
+    """The `Frame` of a whole image that fills the room (rows, columns), whatever its shape."""
+    return Frame((0, 0, height, width), tuple(room))
+
+
+def drawn(height, width, room, rng, scale):
+    """A random `Frame`: the image resized by the factor of `fitting` times one from `scale`, any part of what is too large, half mirrored."""
+    factor = fitting(height, width, room) * rng.uniform(*scale)
+    (top, height, rows), (left, width, columns) = (_span(side, end, factor, rng) for side, end in zip((height, width), room))
+    return Frame((top, left, height, width), (rows, columns), bool(rng.random() < 0.5))
+
+
+def _span(side, end, factor, rng):
+    """Along one axis of an image: where the part begins, how long it is, and how long it is shown."""
+    length = min(side, max(1, round(end / factor)))
+    shown = end if length < side else min(end, max(1, round(side * factor)))
+    return int(rng.integers(side - length + 1)), length, shown
+
+
+def letterbox(image, image_shape):
+    """A whole image as large as there is room for, at the top left, zero elsewhere.
+
+    Args:
+        image: (h, w, C) uint8.
+        image_shape: (H, W, C).
+
+    Returns:
+        (H, W, C) uint8, and the factor that it was resized by: boxes in it divided by the factor are boxes in the image.
+    """
+    size, room = image.shape[:2], image_shape[:2]
+    return whole(*size, room).show(image, image_shape), fitting(*size, room)

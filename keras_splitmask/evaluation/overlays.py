@@ -1,0 +1,192 @@
+"""Pictures of what is detected and segmented beside the truth, in colours that most eyes tell apart."""
+
+import functools
+import itertools
+import math
+
+import numpy as np
+
+from keras_splitmask.data.optional import optional
+from keras_splitmask.evaluation.detection import decode_mask, paste_mask
+
+PANEL, GAP, MARGIN, TEXT = 480, 8, 14, 13  # the longer side of a picture, between two, around all, and the height of letters, in pixels
+GREY = (128, 128, 128)  # what the truth ignores
+# Okabe and Ito's colours ("Color Universal Design", 2008) but black: sky blue, vermilion, green, yellow, blue, reddish purple, orange.
+FIRST = ((86, 180, 233), (213, 94, 0), (0, 158, 115), (240, 228, 66), (0, 114, 178), (204, 121, 167), (230, 159, 0))
+# How protanopes and deuteranopes see linear RGB (Machado, Oliveira and Fernandes, 2009, severity 1).
+SIGHTS = (
+    ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
+    ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
+)
+# Linear RGB to cones, and their cube roots to Oklab (Ottosson, 2020), where distances are about as large as they look.
+CONES = (
+    (0.4122214708, 0.5363325363, 0.0514459929),
+    (0.2119034982, 0.6806995451, 0.1073969566),
+    (0.0883024619, 0.2817188376, 0.6299787005),
+)
+OKLAB = (
+    (0.2104542553, 0.7936177850, -0.0040720468),
+    (1.9779984951, -2.4285922050, 0.4505937099),
+    (0.0259040371, 0.7827717662, -0.8086757660),
+)
+
+
+@functools.cache
+def palette(count):
+    """Colours of classes (count, 3) uint8, always the same: each new one is as far as can be from all before, grey, black and white.
+
+    Far for those to whom it is nearest: who see all colours, protanopes or deuteranopes.
+    """
+    candidates = np.stack(np.meshgrid(*[np.linspace(0, 255, 16)] * 3), axis=-1).reshape(-1, 3)
+    lightness = _seen(candidates)[0, :, 0]
+    candidates = candidates[(lightness > 0.42) & (lightness < 0.95)]  # neither dark nor pale
+    seen, nearest = _seen(candidates), np.inf  # (sights, candidates, 3)
+    colours = [*np.array(FIRST[:count], float)]
+    for taken in (*colours, np.array(GREY), np.zeros(3), np.full(3, 255)):
+        nearest = np.minimum(nearest, _distance(seen, taken))
+    while len(colours) < count:
+        colours.append(candidates[nearest.argmax()])
+        nearest = np.minimum(nearest, _distance(seen, colours[-1]))
+    return np.reshape(colours, (-1, 3)).astype("uint8")
+
+
+def _distance(seen, colour):
+    """Of a colour (3,) from others, (sights, n, 3) in Oklab, for the eyes that tell them apart least: (n,)."""
+    return np.linalg.norm(seen - _seen(colour[None]), axis=-1).min(axis=0)
+
+
+def _seen(colours):
+    """Colours (n, 3) in 0..255 as each of the sights has them, (sights, n, 3) in Oklab."""
+    shares = colours / 255
+    linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    sights = np.clip(np.einsum("sij,nj->sni", np.array(SIGHTS), linear), 0, 1)
+    return np.cbrt(sights @ np.array(CONES).T) @ np.array(OKLAB).T
+
+
+def save_detections(path, images, truths, predictions, classes, limit=6, least_score=0.3):
+    """Draw the objects of a few images, left those of the truth, right those predicted, into a PNG file.
+
+    Args:
+        images: (height, width, C) uint8 each, of which the first `limit` are drawn.
+        truths: for each image a dictionary of "boxes" (n, 4), "labels" (n,), -1 where there is nothing, and maybe "masks": (n, S, S)
+            inside the boxes, or n COCO RLEs of the image.
+        predictions: the same and "scores" (n,); what has less than `least_score` is not drawn.
+        classes: their names.
+    """
+    rows = [
+        (_with_objects(image, truth, classes, 0), _with_objects(image, prediction, classes, least_score))
+        for image, truth, prediction in itertools.islice(zip(images, truths, predictions, strict=True), limit)
+    ]
+    _sheet(rows, ("truth", f"predicted with a score of {least_score:g} or more")).save(path)
+
+
+def save_label_maps(path, images, truths, predictions, classes, limit=6):
+    """Draw a few images, their true label maps and those predicted side by side into a PNG file, over the classes that occur.
+
+    Args:
+        images: (height, width, C) uint8 each, of which the first `limit` are drawn.
+        truths, predictions: (height, width) int each; grey where they have the number of no class.
+        classes: their names.
+    """
+    shown = list(itertools.islice(zip(images, truths, predictions, strict=True), limit))
+    rows = [(_photograph(image), *(_with_classes(image, labels, len(classes)) for labels in maps)) for image, *maps in shown]
+    found = np.unique(np.concatenate([np.ravel(labels) for _, *maps in shown for labels in maps]))
+    colours = palette(len(classes)).tolist()
+    legend = [(name, colour) for i, (name, colour) in enumerate(zip(classes, colours)) if i in found]
+    legend += [("ignored", GREY)] * bool((found >= len(classes)).any())
+    _sheet(rows, ("image", "truth", "predicted"), legend).save(path)
+
+
+def _photograph(image):
+    """An image (height, width, C) as a picture whose longer side is `PANEL`; of many channels the first three, of two the first."""
+    Image = optional("PIL.Image", "data")
+    image = image[..., :3] if image.shape[-1] >= 3 else image[..., :1].repeat(3, axis=-1)
+    height, width = (max(1, round(side * PANEL / max(image.shape[:2]))) for side in image.shape[:2])
+    return Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _with_classes(image, labels, count):
+    """An image in grey under the colours of its label map (height, width)."""
+    Image, ImageOps = optional("PIL.Image", "data"), optional("PIL.ImageOps", "data")
+    photograph = ImageOps.autocontrast(_photograph(image).convert("L"), cutoff=1).convert("RGB")
+    labels = np.asarray(labels)
+    labels = np.where((labels >= 0) & (labels < count), labels, count)
+    colours = np.concatenate([palette(count), np.array([GREY], "uint8")])[labels]
+    return Image.blend(photograph, Image.fromarray(colours).resize(photograph.size, Image.Resampling.NEAREST), 0.65)
+
+
+def _with_objects(image, objects, classes, least_score):
+    """An image with boxes, names, scores and masks, the smallest in front."""
+    Image, ImageDraw = optional("PIL.Image", "data"), optional("PIL.ImageDraw", "data")
+    picture, masks, scores = _photograph(image), objects.get("masks"), objects.get("scores")
+    width, height = picture.size
+    scale = np.array([height / image.shape[0], width / image.shape[1]] * 2)
+    boxes, labels = np.asarray(objects["boxes"], float).reshape(-1, 4) * scale, np.asarray(objects["labels"])
+    order = np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), kind="stable")
+    drawn = [i for i in order if labels[i] >= 0 and (scores is None or scores[i] >= least_score)]
+    colours = [tuple(colour) for colour in palette(len(classes)).tolist()]
+    for i in drawn if masks is not None else ():
+        if isinstance(masks[i], dict):
+            mask = Image.fromarray(decode_mask(masks[i])).resize(picture.size, Image.Resampling.NEAREST)
+        else:
+            mask = Image.fromarray(paste_mask(masks[i], boxes[i], height, width))
+        picture.paste(Image.blend(picture, Image.new("RGB", picture.size, colours[labels[i]]), 0.45), mask=mask)
+    draw, tags = ImageDraw.Draw(picture), []
+    corners = boxes.round().astype(int).tolist()
+    for i in drawn:
+        top, left, bottom, right = corners[i]
+        draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=colours[labels[i]], width=2)
+    for i in drawn:
+        score = "" if scores is None else f" {scores[i]:.2f}"
+        _write_tag(picture, tags, corners[i], classes[labels[i]] + score, colours[labels[i]])
+    return picture
+
+
+def _write_tag(picture, tags, box, text, colour):
+    """Write a name inside the picture at a corner of a box, one where it covers none of the `tags`, (top, left, width) each, if it can."""
+    font, draw = _font(), optional("PIL.ImageDraw", "data").Draw(picture)
+    top, left, bottom, right = box
+    wide, high = math.ceil(font.getlength(text)) + 6, TEXT + 4
+    corners = itertools.product((top - high, top, bottom - high, bottom), (left, right - wide))
+    corners = [(max(0, min(y, picture.height - high)), max(0, min(x, picture.width - wide))) for y, x in corners]
+
+    def covers(y, x):
+        return any(abs(y - tag_y) < high and x < tag_x + tag_wide and tag_x < x + wide for tag_y, tag_x, tag_wide in tags)
+
+    y, x = next((corner for corner in corners if not covers(*corner)), corners[0])
+    tags.append((y, x, wide))
+    draw.rectangle((x, y, x + wide - 1, y + high - 1), fill=colour)
+    dark = np.dot(colour, (0.299, 0.587, 0.114)) < 130
+    draw.text((x + 3, y + high // 2), text, fill="white" if dark else "black", font=font, anchor="lm")
+
+
+def _font():
+    return optional("PIL.ImageFont", "data").load_default(TEXT)
+
+
+def _sheet(rows, titles, legend=()):
+    """Pictures in rows under titles, over a legend of (name, colour)."""
+    Image, ImageDraw = optional("PIL.Image", "data"), optional("PIL.ImageDraw", "data")
+    font, line = _font(), TEXT + 10
+    width = 2 * MARGIN + len(titles) * (PANEL + GAP) - GAP
+    places, x, y = [], MARGIN, MARGIN + line + sum(max(picture.height for picture in row) + GAP for row in rows)
+    for name, _ in legend:
+        wide = TEXT + 6 + math.ceil(font.getlength(name)) + 18
+        if x + wide > width - MARGIN:
+            x, y = MARGIN, y + line
+        places.append((x, y))
+        x += wide
+    sheet = Image.new("RGB", (width, y + (line if legend else 0) + MARGIN - GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, title in enumerate(titles):
+        draw.text((MARGIN + column * (PANEL + GAP), MARGIN), title, fill="black", font=font)
+    top = MARGIN + line
+    for row in rows:
+        for column, picture in enumerate(row):
+            sheet.paste(picture, (MARGIN + column * (PANEL + GAP), top))
+        top += max(picture.height for picture in row) + GAP
+    for (name, colour), (x, y) in zip(legend, places):
+        draw.rectangle((x, y + 2, x + TEXT, y + 2 + TEXT), fill=tuple(colour))
+        draw.text((x + TEXT + 6, y + 2 + TEXT / 2), name, fill="black", font=font, anchor="lm")
+    return sheet

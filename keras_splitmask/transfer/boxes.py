@@ -1,0 +1,180 @@
+"""Boxes (..., 4) of [top, left, bottom, right] in pixels: which anchors stand for which objects, and which answers are kept."""
+
+import math
+
+import numpy as np
+from keras import ops
+
+LARGEST_SCALE = 1000 / 16  # by which a delta may enlarge a box, so that no exponential overflows
+
+
+def iou(a, b):
+    """Intersection over union of boxes (B, n, 4) and (B, m, 4): (B, n, m); 0 with boxes of no size."""
+    corner = ops.maximum(a[:, :, None, :2], b[:, None, :, :2])
+    sides = ops.maximum(ops.minimum(a[:, :, None, 2:], b[:, None, :, 2:]) - corner, 0.0)
+    overlap = sides[..., 0] * sides[..., 1]
+    union = area(a)[:, :, None] + area(b)[:, None, :] - overlap
+    return ops.where(overlap > 0, overlap / ops.where(union > 0, union, 1.0), 0.0)
+
+
+def area(boxes):
+    """Areas (...) of boxes (..., 4)."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def clip(boxes, image_shape):
+    """Boxes (..., 4) cut off at the borders of the image."""
+    height, width = image_shape[:2]
+    return ops.minimum(ops.maximum(boxes, 0.0), np.array([height, width, height, width], "float32"))
+
+
+def anchors(image_shape, strides, sizes, ratios=(0.5, 1.0, 2.0)):
+    """The boxes that a detector's answers are relative to: (A, 4) float32, level by level, row by row, at each place size by size.
+
+    Args:
+        strides: of the levels, in pixels.
+        sizes: for each level the square roots of the areas.
+        ratios: height / width.
+    """
+    levels = []
+    for stride, level_sizes in zip(strides, sizes, strict=True):
+        grid = [(np.arange(-(-side // stride)) + 0.5) * stride for side in image_shape[:2]]
+        centres = np.stack(np.meshgrid(*grid, indexing="ij"), axis=-1).reshape(-1, 1, 2)
+        halves = [(size * ratio**0.5 / 2, size / ratio**0.5 / 2) for size in level_sizes for ratio in ratios]
+        halves = np.array(halves)[None]  # (1, sizes x ratios, 2)
+        levels.append(np.concatenate([centres - halves, centres + halves], axis=-1).reshape(-1, 4))
+    return np.concatenate(levels).astype("float32")
+
+
+def match(candidates, boxes, labels, low, high, best_too=False):
+    """Which object each candidate stands for.
+
+    Args:
+        candidates: boxes (B, A, 4).
+        boxes: the objects' (B, M, 4).
+        labels: (B, M) int32, -1 where there is no object.
+        low, high: a candidate whose overlap with its nearest object is `high` or more stands for it, below `low` for background.
+        best_too: let every object also have the candidates that are nearest to it, if they touch it (Faster R-CNN, section 3.1.2).
+
+    Returns:
+        The number of the object (B, A) int32, and +1, 0 or -1 (B, A) int32 for object, background and what is between both.
+    """
+    overlap = ops.where((labels >= 0)[:, None, :], iou(candidates, boxes), -1.0)  # (B, A, M)
+    nearest, best = ops.argmax(overlap, axis=-1), ops.max(overlap, axis=-1)
+    kind = ops.where(best >= high, 1, ops.where(best < low, 0, -1))
+    if best_too:
+        top = ops.max(overlap, axis=1, keepdims=True)  # of each object (B, 1, M)
+        tops = (overlap >= top - 1e-6) & (top > 0)
+        chosen = ops.any(tops, axis=-1)
+        nearest = ops.where(chosen, ops.argmax(ops.where(tops, overlap, -2.0), axis=-1), nearest)
+        kind = ops.where(chosen, 1, kind)
+    return ops.cast(nearest, "int32"), ops.cast(kind, "int32")
+
+
+def take(x, indices):
+    """Rows of x (B, n, ...) by number (B, m): (B, m, ...)."""
+    return ops.take_along_axis(x, ops.reshape(indices, (-1, indices.shape[1]) + (1,) * (len(x.shape) - 2)), axis=1)
+
+
+def top(x, count):
+    """The largest of x (B, n), sorted, and their numbers: both (B, count). By sorting, since TensorFlow cannot read what JAX exports of `top_k`."""
+    indices = ops.argsort(-ops.stop_gradient(x), axis=1)[:, :count]
+    return ops.take_along_axis(x, indices, axis=1), indices
+
+
+def encode(boxes, anchors, variance=(0.1, 0.1, 0.2, 0.2)):
+    """Boxes (B, A, 4) as deltas (B, A, 4) to anchors (B or 1, A, 4): of the centres and of the logarithms of the sides, over `variance`.
+
+    Not by `keras.utils.bounding_boxes`, which takes TensorFlow's operations where JAX is exported to TensorFlow. A box of no size,
+    which no anchor stands for, gives finite deltas.
+    """
+    centre, size = _centre_and_size(boxes)
+    own_centre, own_size = _centre_and_size(anchors)
+    deltas = [(centre - own_centre) / own_size, ops.log(ops.maximum(size, 1e-3) / own_size)]
+    return ops.divide(ops.concatenate(deltas, axis=-1), np.array(variance, "float32"))
+
+
+def decode(deltas, anchors, image_shape, variance=(0.1, 0.1, 0.2, 0.2)):
+    """The inverse of `encode`, cut off at the borders of the image."""
+    deltas = ops.multiply(deltas, np.array(variance, "float32"))
+    own_centre, own_size = _centre_and_size(anchors)
+    centre = own_centre + deltas[..., :2] * own_size
+    half = ops.exp(ops.minimum(deltas[..., 2:], math.log(LARGEST_SCALE))) * own_size / 2
+    return clip(ops.concatenate([centre - half, centre + half], axis=-1), image_shape)
+
+
+def _centre_and_size(boxes):
+    return (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
+
+
+def suppress(boxes, scores, groups, count, threshold):
+    """Non-maximum suppression: the best, then the best of those that overlap it by no more than `threshold`, and so on.
+
+    Static in shape and without random access, so that it compiles on every backend and for every accelerator.
+
+    Args:
+        boxes: (B, n, 4).
+        scores: (B, n); what is not above 0 is never chosen.
+        groups: (B, n) int, such as classes; boxes of different groups do not suppress each other.
+        count: K, how many to choose.
+        threshold: of the intersection over union.
+
+    Returns:
+        Which (B, K) int32, best first, and their scores (B, K), 0 where there were no more.
+    """
+    boxes, scores = ops.stop_gradient(boxes), ops.stop_gradient(scores)  # there is nothing to learn from a choice
+    # Groups lie apart, as if on sheets side by side.
+    far = ops.max(boxes, axis=(1, 2), keepdims=True) + 1.0
+    boxes = boxes + ops.cast(groups, boxes.dtype)[..., None] * far
+    places = ops.arange(count)
+
+    def choose(k, state):
+        left, chosen, best_scores = state
+        best = ops.argmax(left, axis=1, keepdims=True)  # (B, 1)
+        score = ops.take_along_axis(left, best, axis=1)
+        overlap = iou(take(boxes, best), boxes)[:, 0]  # (B, n)
+        itself = ops.arange(left.shape[1]) == ops.cast(best, "int32")
+        left = ops.where((overlap > threshold) | itself, 0.0, left)
+        here = places == k
+        return left, ops.where(here, ops.cast(best, "int32"), chosen), ops.where(here, score, best_scores)
+
+    left = ops.where(scores > 0, scores, 0.0)
+    nothing = ops.zeros_like(left[:, :1]) * ops.zeros((1, count))  # (B, K)
+    _, chosen, best_scores = ops.fori_loop(0, count, choose, (left, ops.cast(nothing, "int32"), nothing))
+    return chosen, best_scores
+
+
+def keep_best(boxes, scores, count, threshold, least, candidates=1000):
+    """What a detector answers: of its boxes and what each may be, the best that do not overlap others of their class.
+
+    Args:
+        boxes: (B, A, 4), or of each class its own (B, A, classes, 4).
+        scores: (B, A, classes) in 0..1.
+        count: K.
+        threshold: largest intersection over union of two boxes of one class.
+        least: score that a box must have.
+        candidates: how many of the pairs of box and class are looked at, the best.
+
+    Returns:
+        "boxes" (B, K, 4), "scores" (B, K) and "labels" (B, K) int32, -1 where there were no more, and "indices" (B, K) int32 of the
+        boxes among the A.
+    """
+    total, classes = scores.shape[1:]
+    scores = ops.where(scores > least, scores, 0.0)
+    # The best pairs are all of boxes whose best class is among the best; so no sort need see all pairs.
+    _, rows = top(ops.max(scores, axis=-1), min(candidates, total))  # (B, R)
+    pairs = ops.reshape(take(scores, rows), (-1, rows.shape[1] * classes))
+    best, places = top(pairs, min(candidates, pairs.shape[1]))
+    labels = ops.cast(places % classes, "int32")
+    rows = take(rows, places // classes)  # (B, n) of A
+    boxes = take(boxes, rows)
+    if len(boxes.shape) == 4:
+        boxes = ops.take_along_axis(boxes, labels[..., None, None], axis=2)[:, :, 0]
+    chosen, best = suppress(boxes, best, labels, count, threshold)
+    there = best > 0
+    return {
+        "boxes": ops.where(there[..., None], take(boxes, chosen), 0.0),
+        "scores": best,
+        "labels": ops.where(there, take(labels, chosen), -1),
+        "indices": ops.cast(take(rows, chosen), "int32"),
+    }

@@ -1,0 +1,275 @@
+"""Mask R-CNN (He et al., 2017) on a plain Vision Transformer: objects, their boxes and their outlines."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_splitmask.training import distribution
+from keras_splitmask.training.layers import Dense
+from keras_splitmask.training.steps import PretextModel
+from keras_splitmask.transfer import boxes, regions
+from keras_splitmask.transfer.pyramid import STRIDES, Enlarge, FeaturePyramid, Pyramid
+
+LEVELS = {**STRIDES, "P6": 64}
+RATIOS = 3  # anchors at each place
+ANCHORS, POSITIVE_ANCHORS = 256, 128  # of an image that are learnt from
+POSITIVE_SHARE = 1 / 4  # of the regions that are
+NEAR_ANCHOR, NEAR_REGION = (1.0, 1.0, 1.0, 1.0), (0.1, 0.1, 0.2, 0.2)  # variances
+BOX_BINS, MASK_BINS = 7, 14
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class ProposalHead(keras.layers.Layer):
+    """Feature maps of all levels to whether there is an object (B, A), as logits, and the deltas (B, A, 4) of its box, both float32."""
+
+    def __init__(self, width, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+        small, policy = keras.initializers.RandomNormal(stddev=0.01), self.dtype_policy
+        self.hidden = keras.layers.Conv2D(width, 3, padding="same", activation="relu", dtype=policy, name="hidden")
+        self.logits = Dense(RATIOS, kernel_initializer=small, dtype=policy, name="logits")
+        self.deltas = Dense(4 * RATIOS, kernel_initializer=small, dtype=policy, name="deltas")
+
+    def build(self, shape):
+        for layer in (self.hidden, self.logits, self.deltas):
+            layer.build((None, None, None, self.width))
+
+    def call(self, maps):
+        hidden = [self.hidden(maps[level]) for level in LEVELS]
+        logits = [ops.reshape(self.logits(x), (-1, x.shape[1] * x.shape[2] * RATIOS)) for x in hidden]
+        deltas = [ops.reshape(self.deltas(x), (-1, x.shape[1] * x.shape[2] * RATIOS, 4)) for x in hidden]
+        return tuple(ops.cast(ops.concatenate(parts, axis=1), "float32") for parts in (logits, deltas))
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class RegionHead(keras.layers.Layer):
+    """Regions (B, R, 7, 7, D) to logits (B, R, classes + 1), the last for background, and deltas (B, R, classes, 4), both float32."""
+
+    def __init__(self, classes, width, hidden, **kwargs):
+        super().__init__(**kwargs)
+        self.classes, self.width, self.hidden = classes, width, hidden
+        policy = self.dtype_policy
+        self.both = [Dense(hidden, dtype=policy, name=f"hidden_{i + 1}") for i in range(2)]
+        self.logits = Dense(classes + 1, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01), dtype=policy, name="logits")
+        self.deltas = Dense(4 * classes, kernel_initializer=keras.initializers.RandomNormal(stddev=0.001), dtype=policy, name="deltas")
+
+    def build(self, shape):
+        self.both[0].build((None, None, BOX_BINS**2 * self.width))
+        for layer in (self.both[1], self.logits, self.deltas):
+            layer.build((None, None, self.hidden))
+
+    def call(self, x):
+        count = x.shape[1]
+        x = ops.reshape(x, (-1, count, BOX_BINS**2 * self.width))
+        for layer in self.both:
+            x = ops.relu(layer(x))
+        deltas = ops.reshape(self.deltas(x), (-1, count, self.classes, 4))
+        return ops.cast(self.logits(x), "float32"), ops.cast(deltas, "float32")
+
+    def get_config(self):
+        return {**super().get_config(), "classes": self.classes, "width": self.width, "hidden": self.hidden}
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class MaskHead(keras.layers.Layer):
+    """Regions (B, R, 14, 14, D) and their labels (B, R) to the logits (B, R, 28, 28) float32 of the mask of such an object."""
+
+    def __init__(self, classes, width, **kwargs):
+        super().__init__(**kwargs)
+        self.classes, self.width = classes, width
+        policy = self.dtype_policy
+        self.hidden = [keras.layers.Conv2D(width, 3, padding="same", activation="relu", dtype=policy, name=f"hidden_{i + 1}") for i in range(4)]
+        self.enlarge = Enlarge(width, dtype=policy, name="enlarge")
+        self.logits = Dense(classes, dtype=policy, name="logits")
+
+    def build(self, shape):
+        for layer in (*self.hidden, self.enlarge, self.logits):
+            layer.build((None, None, None, self.width))
+
+    def call(self, x, labels):
+        count = x.shape[1]
+        x = ops.reshape(x, (-1, MASK_BINS, MASK_BINS, self.width))
+        for layer in self.hidden:
+            x = layer(x)
+        logits = self.logits(ops.relu(self.enlarge(x)))  # (B R, 28, 28, classes)
+        own = ops.one_hot(ops.reshape(ops.maximum(labels, 0), (-1,)), self.classes, dtype=logits.dtype)
+        logits = ops.sum(logits * own[:, None, None], axis=-1)
+        return ops.cast(ops.reshape(logits, (-1, count, 2 * MASK_BINS, 2 * MASK_BINS)), "float32")
+
+    def get_config(self):
+        return {**super().get_config(), "classes": self.classes, "width": self.width}
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class MaskRCNN(PretextModel):
+    """Learn boxes and masks in two stages: where there is something, and what it is.
+
+    It is given images and {"boxes": (B, M, 4), "labels": (B, M), "masks": (B, M, S, S)}: `data.detection_batches(..., mask_size=S)`. The
+    numbers are those of the paper on a feature pyramid; a loss is that of an image, and then the mean over images, so that it does not
+    depend on how a batch is divided.
+
+    Args:
+        encoder: an `Encoder`.
+        classes: number of classes.
+        neck: see `Pyramid`.
+        width: channels of the feature pyramid and the heads. Fewer are cheaper.
+        masks: whether there are masks; without, it is Faster R-CNN.
+        anchor_scale: side of a level's anchors in units of its stride. Lower it for small objects.
+        proposals: regions that the first stage gives.
+        samples: of them, and of the true boxes, how many the second stage learns from, a quarter of them objects if there are as many.
+        hidden: width of the second stage.
+        max_detections, score_threshold, iou_threshold: see `boxes.keep_best`.
+        augmentation: an `Augment` of colours alone, for the images that a training step is given.
+        seed: with the step's number, it decides all randomness of training.
+    """
+
+    takes_labels = True
+
+    def __init__(
+        self,
+        encoder,
+        classes,
+        neck="blocks",
+        width=256,
+        masks=True,
+        anchor_scale=8.0,
+        proposals=1000,
+        samples=512,
+        hidden=1024,
+        max_detections=100,
+        score_threshold=0.05,
+        iou_threshold=0.5,
+        augmentation=None,
+        seed=0,
+        accumulate=1,
+        name="mask_rcnn",
+        **kwargs,
+    ):
+        reports = ["proposal_loss", "class_loss", "box_loss"] + ["mask_loss"] * masks
+        super().__init__(reports=reports, seed=seed, augmentation=augmentation, accumulate=accumulate, name=name, **kwargs)
+        if min(classes, proposals) < 1 or samples < 4:
+            raise ValueError(f"Expected classes and proposals of at least 1, samples of at least 4, received {classes=}, {proposals=}, {samples=}.")
+        self.encoder, self.classes, self.neck, self.width, self.masks = encoder, classes, neck, width, masks
+        self.anchor_scale, self.proposals, self.samples, self.hidden = anchor_scale, proposals, samples, hidden
+        self.max_detections, self.score_threshold, self.iou_threshold = max_detections, score_threshold, iou_threshold
+        self.anchors = boxes.anchors(encoder.image_shape, LEVELS.values(), [[anchor_scale * stride] for stride in LEVELS.values()])[None]
+        self.draws = keras.random.SeedGenerator(seed)
+        policy = self.dtype_policy
+        self.pyramid = Pyramid(encoder, neck, dtype=policy)
+        self.feature_pyramid = FeaturePyramid(width, LEVELS, pooled=True, dtype=policy)
+        self.proposal_head = ProposalHead(width, dtype=policy, name="proposal_head")
+        self.region_head = RegionHead(classes, width, hidden, dtype=policy, name="region_head")
+        self.mask_head = MaskHead(classes, width, dtype=policy, name="mask_head") if masks else None
+        self.build((None, *encoder.image_shape))
+
+    def build(self, images_shape):
+        self.feature_pyramid.build({level: (None, None, None, self.encoder.width) for level in STRIDES})
+        for head in (self.proposal_head, self.region_head, self.mask_head):
+            if head is not None:
+                head.build(None)
+        self.built = True
+
+    def call(self, images, training=None):
+        """Images (B, H, W, C) to "boxes" (B, K, 4), "scores" (B, K), "labels" (B, K) int32, -1 where there are no more objects, and "masks"
+        (B, K, 28, 28) float32, probabilities inside each box."""
+        maps = self.feature_pyramid(self.pyramid(images, training=training))
+        candidates, there = self.propose(*self.proposal_head(maps), before=1000)
+        logits, deltas = self.region_head(regions.align(maps, candidates, BOX_BINS))
+        found = boxes.decode(deltas, candidates[:, :, None], self.encoder.image_shape, NEAR_REGION)  # (B, R, classes, 4)
+        scores = ops.softmax(logits)[..., :-1] * ops.cast(there, "float32")[..., None]
+        best = boxes.keep_best(found, scores, self.max_detections, self.iou_threshold, self.score_threshold)
+        answer = {name: best[name] for name in ("boxes", "scores", "labels")}
+        if self.masks:
+            answer["masks"] = ops.sigmoid(self.mask_head(regions.align(maps, best["boxes"], MASK_BINS), best["labels"]))
+        return answer
+
+    def propose(self, logits, deltas, before):
+        """What the first stage gives: regions (B, R, 4), and whether there is one in each place (B, R) bool.
+
+        Args:
+            logits: (B, A).
+            deltas: (B, A, 4).
+            before: how many of each level are looked at.
+        """
+        found = boxes.decode(ops.stop_gradient(deltas), ops.convert_to_tensor(self.anchors), self.encoder.image_shape, NEAR_ANCHOR)
+        scores = ops.sigmoid(ops.stop_gradient(logits)) * ops.cast(boxes.area(found) > 0, "float32")
+        chosen, first = [], 0
+        for number, stride in enumerate(LEVELS.values()):
+            count = RATIOS * np.prod([-(-side // stride) for side in self.encoder.image_shape[:2]])
+            best, places = boxes.top(scores[:, first : first + count], min(before, count))
+            chosen.append((best, boxes.take(found[:, first : first + count], places), ops.full_like(places, number)))
+            first += count
+        scores, found, levels = (ops.concatenate(parts, axis=1) for parts in zip(*chosen))
+        kept, scores = boxes.suppress(found, scores, levels, min(self.proposals, scores.shape[1]), 0.7)
+        return ops.where((scores > 0)[..., None], boxes.take(found, kept), 0.0), scores > 0
+
+    def objective(self, images, targets, training):
+        """Images (B, H, W, C) and their objects' boxes (B, M, 4), labels (B, M) and masks (B, M, S, S) to the loss, a scalar, and its parts."""
+        maps = self.feature_pyramid(self.pyramid(images, training=training))
+        logits, deltas = self.proposal_head(maps)
+        report = {"proposal_loss": self._proposal_loss(logits, deltas, targets)}
+        candidates, there = self.propose(logits, deltas, before=2000)
+        candidates = ops.concatenate([candidates, targets["boxes"]], axis=1)
+        there = ops.concatenate([there, targets["labels"] >= 0], axis=1)
+        nearest, kind = boxes.match(candidates, targets["boxes"], targets["labels"], 0.5, 0.5)
+        quota = round(self.samples * POSITIVE_SHARE)
+        chosen, there = regions.sample(ops.where(there, kind, -1), self._keys(kind), self.samples, quota)
+        candidates, nearest = boxes.take(candidates, chosen), boxes.take(nearest, chosen)
+        positive = there & (boxes.take(kind, chosen) > 0)  # (B, samples)
+        objects, labels = boxes.take(targets["boxes"], nearest), ops.where(positive, boxes.take(targets["labels"], nearest), self.classes)
+        report["class_loss"], report["box_loss"] = self._region_losses(maps, candidates, objects, labels, there)
+        if self.masks:
+            first = [x[:, :quota] for x in (candidates, objects, labels, nearest)]  # where the positive ones are
+            report["mask_loss"] = self._mask_loss(maps, *first, targets["masks"])
+        return sum(report.values()), report
+
+    def _keys(self, like):
+        return distribution.uniform((ops.shape(like)[0], like.shape[1]), seed=self.draws)
+
+    def _proposal_loss(self, logits, deltas, targets):
+        """Of a sample of the anchors: whether there is an object, and where; both over their number (Ren et al., 2015, equation 1)."""
+        anchors = ops.convert_to_tensor(self.anchors)
+        nearest, kind = boxes.match(anchors, targets["boxes"], targets["labels"], 0.3, 0.7, best_too=True)
+        chosen, there = regions.sample(kind, self._keys(kind), ANCHORS, POSITIVE_ANCHORS)
+        positive = there & (boxes.take(kind, chosen) > 0)
+        anchors = boxes.take(ops.broadcast_to(anchors, ops.shape(deltas)), chosen)
+        goals = boxes.encode(boxes.take(targets["boxes"], boxes.take(nearest, chosen)), anchors, NEAR_ANCHOR)
+        logits = boxes.take(logits, chosen)
+        entropy = ops.softplus(logits) - logits * ops.cast(positive, "float32")
+        huber = 4 * keras.losses.huber(goals, boxes.take(deltas, chosen), delta=1 / 9)
+        return _mean_over(there, ops.where(there, entropy, 0.0) + ops.where(positive, huber * 9, 0.0))
+
+    def _region_losses(self, maps, candidates, objects, labels, there):
+        logits, deltas = self.region_head(regions.align(maps, candidates, BOX_BINS))
+        entropy = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+        positive = there & (labels < self.classes)
+        own = ops.one_hot(ops.where(positive, labels, -1), self.classes)[..., None]
+        goals = boxes.encode(objects, ops.where(positive[..., None], candidates, ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0])), NEAR_REGION)
+        huber = 4 * keras.losses.huber(goals, ops.sum(deltas * own, axis=2))
+        return _mean_over(there, ops.where(there, entropy, 0.0)), _mean_over(there, ops.where(positive, huber, 0.0))
+
+    def _mask_loss(self, maps, candidates, objects, labels, nearest, masks):
+        positive = labels < self.classes
+        logits = self.mask_head(regions.align(maps, candidates, MASK_BINS), ops.where(positive, labels, 0))
+        goals = regions.masks_in(candidates, objects, boxes.take(masks, nearest), 2 * MASK_BINS)
+        entropy = ops.mean(ops.softplus(logits) - logits * goals, axis=(2, 3))
+        return _mean_over(positive, ops.where(positive, entropy, 0.0))
+
+    def get_config(self):
+        names = ("classes", "neck", "width", "masks", "anchor_scale", "proposals", "samples", "hidden")
+        names += ("max_detections", "score_threshold", "iou_threshold")
+        own = {name: getattr(self, name) for name in names}
+        return {**super().get_config(), **own, "encoder": keras.saving.serialize_keras_object(self.encoder)}
+
+    @classmethod
+    def from_config(cls, config):
+        layers = {name: keras.saving.deserialize_keras_object(config.get(name)) for name in ("encoder", "augmentation")}
+        return cls(**{**config, **layers})
+
+
+def _mean_over(there, values):
+    """The sum of an image's values (B, n) over how many there are, and its mean over images."""
+    return ops.mean(ops.sum(values, axis=1) / ops.maximum(ops.sum(ops.cast(there, "float32"), axis=1), 1.0))

@@ -1,0 +1,156 @@
+"""A plain Vision Transformer as the backbone of dense heads: its features at strides of 4 to 32 pixels."""
+
+import keras
+from keras import ops
+
+from keras_splitmask.training.layers import Dense, LayerNormalization
+
+STRIDES = {"P2": 4, "P3": 8, "P4": 16, "P5": 32}
+NECKS = ("blocks", "simple")
+
+
+def tapped_blocks(depth):
+    """The numbers, from 1 on, of the four blocks that are looked at: of 12 the 4th, 6th, 8th and 12th (XCiT, section 4.3, and BEiT)."""
+    return [max(1, round(depth * share)) for share in (1 / 3, 1 / 2, 2 / 3, 1)]
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class Enlarge(keras.layers.Layer):
+    """A transposed convolution of 2x2 pixels with a stride of 2, (B, h, w, D) to (B, 2h, 2w, D), as the one matrix product that it is."""
+
+    def __init__(self, width, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+        self.project = Dense(4 * width, dtype=self.dtype_policy, name="project")
+
+    def build(self, shape):
+        self.project.build(shape)
+
+    def call(self, x):
+        height, width = x.shape[1:3]
+        x = ops.reshape(self.project(x), (-1, height, width, 2, 2, self.width))
+        return ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, 2 * height, 2 * width, self.width))
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class Pyramid(keras.layers.Layer):
+    """Images (B, H, W, C) to feature maps by level, "P2" (B, H / 4, W / 4, D) to "P5" (B, H / 32, W / 32, D), rounded up.
+
+    A level finer than the patches is enlarged by transposed convolutions, with a norm and GELU between two; one coarser is the
+    maximum over 2x2 or more. BEiT has batch norms here; these are layer norms, so that no image's answer depends on its batch.
+
+    Args:
+        encoder: an `Encoder`, whose patches have a side of 4, 8, 16 or 32 pixels, say: a power of two.
+        neck: "blocks", to take the levels from four blocks (XCiT and BEiT), or "simple", all from the last (ViTDet, section 3).
+        levels: which of `STRIDES` are wanted.
+    """
+
+    def __init__(self, encoder, neck="blocks", levels=tuple(STRIDES), name="pyramid", **kwargs):
+        super().__init__(name=name, **kwargs)
+        if neck not in NECKS:
+            raise ValueError(f"Expected neck to be one of {', '.join(NECKS)}, received {neck!r}.")
+        side = encoder.patch_size
+        if side & (side - 1):
+            raise ValueError(f"Expected patches whose side is a power of two, received patch_size={side}; load the encoder with patch_size=16.")
+        self.encoder = encoder
+        self.neck = neck
+        self.levels = tuple(levels)
+        width, policy = encoder.width, self.dtype_policy
+        blocks = tapped_blocks(encoder.depth) if neck == "blocks" else [encoder.depth] * 4
+        self.taps = {level: f"block_{block}" for level, block in zip(STRIDES, blocks) if level in self.levels}
+        self.norms = {t: LayerNormalization(epsilon=1e-6, dtype=policy, name=f"norm_{t}") for t in sorted(set(self.taps.values())) if t != self._last}
+        self.ladders = {level: self._ladder(level, side // stride, width, policy) for level, stride in STRIDES.items() if level in levels and side > stride}
+        self.build((None, *encoder.image_shape))
+
+    @property
+    def _last(self):
+        return f"block_{self.encoder.depth}"
+
+    def _ladder(self, level, factor, width, policy):
+        steps = []
+        for i in range(factor.bit_length() - 1):
+            if i:
+                steps += [LayerNormalization(epsilon=1e-6, dtype=policy, name=f"{level}_norm_{i}"), keras.layers.Activation("gelu", dtype=policy)]
+            steps.append(Enlarge(width, dtype=policy, name=f"{level}_enlarge_{i + 1}"))
+        return steps
+
+    def build(self, images_shape):
+        shape = (None, *self.encoder.grid, self.encoder.width)
+        for layer in (*self.norms.values(), *(step for ladder in self.ladders.values() for step in ladder)):
+            layer.build(shape)
+        self.built = True
+
+    def call(self, images, training=None):
+        states = {}
+        tokens = self.encoder.encode(self.encoder.embed(images), training=training, states=states)
+        # The last block's tokens have the encoder's own norm, which was learnt with it.
+        normed = {tap: norm(states[tap]) for tap, norm in self.norms.items()} | {self._last: tokens}
+        maps = {tap: ops.reshape(x[:, 1:], (-1, *self.encoder.grid, self.encoder.width)) for tap, x in normed.items()}
+        return {level: self._resized(level, maps[tap]) for level, tap in self.taps.items()}
+
+    def _resized(self, level, x):
+        for step in self.ladders.get(level, ()):
+            x = step(x)
+        shrink = STRIDES[level] // self.encoder.patch_size
+        return ops.max_pool(x, shrink, shrink, padding="same") if shrink > 1 else x
+
+    def get_config(self):
+        return {**super().get_config(), "encoder": keras.saving.serialize_keras_object(self.encoder), "neck": self.neck, "levels": self.levels}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "encoder": keras.saving.deserialize_keras_object(config["encoder"])})
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class FeaturePyramid(keras.layers.Layer):
+    """A dictionary of feature maps from fine to coarse to one of maps of `width` channels that know of all coarser ones (Lin et al., 2017).
+
+    Args:
+        width: channels of every map.
+        levels: names of the levels to give, such as ("P3", "P4", "P5", "P6", "P7"); those that the input lacks are made from its coarsest,
+            each of half the size of the one before, by convolutions, or with `pooled=True` by leaving every other pixel out.
+    """
+
+    def __init__(self, width, levels, pooled=False, name="feature_pyramid", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.width = width
+        self.levels = tuple(levels)
+        self.pooled = pooled
+
+    def build(self, shapes):
+        policy = self.dtype_policy
+        self.own = [level for level in self.levels if level in shapes]
+        more = [level for level in self.levels if level not in shapes and not self.pooled]
+        self.lateral = {level: Dense(self.width, dtype=policy, name=f"{level}_lateral") for level in self.own}
+        self.smooth = {level: keras.layers.Conv2D(self.width, 3, padding="same", dtype=policy, name=f"{level}_smooth") for level in self.own}
+        self.coarser = {level: keras.layers.Conv2D(self.width, 3, 2, padding="same", dtype=policy, name=level) for level in more}
+        for level in self.own:
+            self.lateral[level].build(shapes[level])
+            self.smooth[level].build((None, None, None, self.width))
+        for i, layer in enumerate(self.coarser.values()):
+            layer.build((None, None, None, self.width if i else shapes[self.own[-1]][-1]))
+
+    def call(self, maps):
+        answer, above = {}, None
+        for level in reversed(self.own):
+            x = self.lateral[level](maps[level])
+            above = x if above is None else x + _twice(above, x.shape[1:3])
+            answer[level] = self.smooth[level](above)
+        coarsest = answer[self.own[-1]] if self.pooled else maps[self.own[-1]]
+        for level in self.levels:
+            if level not in answer:
+                coarsest = coarsest[:, ::2, ::2] if self.pooled else self.coarser[level](ops.relu(coarsest) if len(answer) > len(self.own) else coarsest)
+                answer[level] = coarsest
+        return {level: answer[level] for level in self.levels}
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width, "levels": self.levels, "pooled": self.pooled}
+
+
+def _twice(x, size):
+    """A feature map (B, h, w, D) with every pixel four times, cut to `size`, which an odd one is short of."""
+    return ops.repeat(ops.repeat(x, 2, axis=1), 2, axis=2)[:, : size[0], : size[1]]

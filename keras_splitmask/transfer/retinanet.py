@@ -1,0 +1,160 @@
+"""KerasCV's RetinaNet on a plain Vision Transformer."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_splitmask.patches import to_pixels
+from keras_splitmask.training.steps import PretextModel
+from keras_splitmask.transfer import boxes
+from keras_splitmask.transfer.pyramid import FeaturePyramid, Pyramid
+
+STRIDES = (8, 16, 32, 64, 128)
+SCALES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
+KERASCV_WIDTH = 256  # of its feature pyramid and heads, which know no other
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class Levels(FeaturePyramid):
+    """The maps of a `FeaturePyramid` as a list, which KerasCV's RetinaNet expects."""
+
+    def call(self, maps):
+        return list(super().call(maps).values())
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class PredictionHead(keras.layers.Layer):
+    """KerasCV's head of RetinaNet with convolutions of another width: (B, h, w, D) to (B, h, w, outputs)."""
+
+    def __init__(self, outputs, width, bias=0.0, depth=3, **kwargs):
+        super().__init__(**kwargs)
+        self.outputs, self.width, self.bias, self.depth = outputs, width, bias, depth
+        options = {"padding": "same", "kernel_initializer": "orthogonal", "dtype": self.dtype_policy}
+        self.hidden = [keras.layers.Conv2D(width, 3, activation="relu", name=f"hidden_{i + 1}", **options) for i in range(depth)]
+        self.last = keras.layers.Conv2D(outputs, 3, bias_initializer=keras.initializers.Constant(bias), name="last", **options)
+
+    def build(self, shape):
+        for layer in (*self.hidden, self.last):
+            layer.build((None, None, None, self.width))
+
+    def call(self, x):
+        for layer in self.hidden:
+            x = layer(x)
+        return self.last(x)
+
+    def get_config(self):
+        return {**super().get_config(), "outputs": self.outputs, "width": self.width, "bias": self.bias, "depth": self.depth}
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class RetinaNet(PretextModel):
+    """Learn boxes (Lin et al., 2017, "Focal loss for dense object detection") with KerasCV's network, `network`, on our encoder.
+
+    It is given images and {"boxes": (B, M, 4), "labels": (B, M)}: `data.detection_batches`. KerasCV 0.9.0 encodes labels, adds up its
+    losses and suppresses boxes in ways that this model replaces, since on Keras 3.15 the first counts in a metric inside the step, the
+    second is doubled under a MirroredStrategy and differs with how a batch is divided, and the third is neither exported nor, without
+    torchvision, run on torch. Here the loss is that of an image over the anchors that stand for its objects, and the mean over images.
+
+    Args:
+        encoder: an `Encoder`, of images whose sides are multiples of 32.
+        classes: number of classes.
+        neck: see `Pyramid`.
+        width: channels of the feature pyramid and the heads; 256 in KerasCV. Fewer are cheaper.
+        anchor_scale: side of a level's smallest anchors in units of its stride; 4 in the paper. Lower it for small objects.
+        max_detections, score_threshold, iou_threshold: see `boxes.keep_best`.
+        augmentation: an `Augment` of colours alone, for the images that a training step is given.
+        seed: with the step's number, it decides all randomness of training.
+
+    Raises:
+        ImportError: without the package keras-cv.
+    """
+
+    takes_labels = True
+
+    def __init__(
+        self,
+        encoder,
+        classes,
+        neck="blocks",
+        width=KERASCV_WIDTH,
+        anchor_scale=4.0,
+        max_detections=100,
+        score_threshold=0.05,
+        iou_threshold=0.5,
+        augmentation=None,
+        seed=0,
+        accumulate=1,
+        name="retinanet",
+        **kwargs,
+    ):
+        from keras_splitmask.transfer.kerascv_backbone import ViTBackbone, keras_cv
+
+        super().__init__(reports=["class_loss", "box_loss"], seed=seed, augmentation=augmentation, accumulate=accumulate, name=name, **kwargs)
+        if classes < 1:
+            raise ValueError(f"Expected at least one class, received classes={classes}.")
+        if any(side % 32 for side in encoder.image_shape[:2]):
+            raise ValueError(f"Expected sides that are multiples of 32 for KerasCV's RetinaNet, received image_shape={encoder.image_shape}.")
+        self.encoder = encoder
+        self.classes = classes
+        self.neck = neck
+        self.width = width
+        self.anchor_scale = anchor_scale
+        self.max_detections = max_detections
+        self.score_threshold = score_threshold
+        self.iou_threshold = iou_threshold
+        sizes = [[anchor_scale * stride * scale for scale in SCALES] for stride in STRIDES]
+        self.anchors = boxes.anchors(encoder.image_shape, STRIDES, sizes)[None]  # (1, A, 4)
+        backbone = ViTBackbone(Pyramid(encoder, neck, ("P3", "P4", "P5"), dtype=self.dtype_policy))
+        self.network = keras_cv.models.RetinaNet(backbone, classes, "yxyx", **self._parts())
+        self.built = True
+
+    def _parts(self):
+        """What takes the place of KerasCV's own parts."""
+        if self.width == KERASCV_WIDTH:
+            return {}
+        rare = -math.log((1 - 0.01) / 0.01)  # so that everything is background at first (section 4.1)
+        return {
+            "feature_pyramid": Levels(self.width, ("P3", "P4", "P5", "P6", "P7"), dtype=self.dtype_policy),
+            "classification_head": PredictionHead(9 * self.classes, self.width, rare, dtype=self.dtype_policy, name="classification_head"),
+            "box_head": PredictionHead(9 * 4, self.width, dtype=self.dtype_policy, name="box_head"),
+        }
+
+    def predictions(self, images, training=None):
+        """Images (B, H, W, C) to deltas (B, A, 4) and logits (B, A, classes), both float32."""
+        answer = self.network({"images": to_pixels(images)}, training=training)
+        return ops.cast(answer["box"], "float32"), ops.cast(answer["classification"], "float32")
+
+    def call(self, images, training=None):
+        """Images (B, H, W, C) to "boxes" (B, K, 4), "scores" (B, K) and "labels" (B, K) int32, -1 where there are no more objects."""
+        deltas, logits = self.predictions(images, training=training)
+        found = boxes.decode(deltas, ops.convert_to_tensor(self.anchors), self.encoder.image_shape)
+        best = boxes.keep_best(found, ops.sigmoid(logits), self.max_detections, self.iou_threshold, self.score_threshold)
+        return {name: best[name] for name in ("boxes", "scores", "labels")}
+
+    def objective(self, images, targets, training):
+        """Images (B, H, W, C) and the boxes (B, M, 4) and labels (B, M) of their objects to the loss, a scalar, and what it consists of."""
+        deltas, logits = self.predictions(images, training)
+        anchors = ops.convert_to_tensor(self.anchors)
+        nearest, kind = boxes.match(anchors, targets["boxes"], targets["labels"], 0.4, 0.5, best_too=True)  # (B, A)
+        labels = ops.where(kind > 0, boxes.take(targets["labels"], nearest), -1)
+        focal = keras.losses.binary_focal_crossentropy(
+            ops.one_hot(labels, self.classes)[..., None], logits[..., None], apply_class_balancing=True, from_logits=True
+        )  # (B, A, classes)
+        goals = boxes.encode(boxes.take(targets["boxes"], nearest), anchors)
+        huber = 4 * keras.losses.huber(goals, deltas)  # (B, A), the sum over the coordinates
+        objects = ops.cast(kind > 0, "float32")
+        share = 1 / ops.maximum(ops.sum(objects, axis=1), 1.0)  # (B,)
+        class_loss = ops.mean(ops.sum(ops.where(kind >= 0, ops.sum(focal, axis=-1), 0.0), axis=1) * share)
+        box_loss = ops.mean(ops.sum(ops.where(kind > 0, huber, 0.0), axis=1) * share)
+        return class_loss + box_loss, {"class_loss": class_loss, "box_loss": box_loss}
+
+    def get_config(self):
+        names = ("classes", "neck", "width", "anchor_scale", "max_detections", "score_threshold", "iou_threshold")
+        own = {name: getattr(self, name) for name in names}
+        return {**super().get_config(), **own, "encoder": keras.saving.serialize_keras_object(self.encoder)}
+
+    @classmethod
+    def from_config(cls, config):
+        layers = {name: keras.saving.deserialize_keras_object(config.get(name)) for name in ("encoder", "augmentation")}
+        return cls(**{**config, **layers})

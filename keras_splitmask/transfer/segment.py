@@ -1,0 +1,171 @@
+"""Segment images with an encoder: the class of every pixel."""
+
+import keras
+from keras import ops
+
+from keras_splitmask.patches import to_pixels
+from keras_splitmask.training.steps import PretextModel
+from keras_splitmask.transfer.pyramid import STRIDES, Pyramid
+from keras_splitmask.transfer.upernet import PixelClassifier, UPerNet, enlarge
+
+HEADS = ("upernet", "deeplab", "segformer")
+IGNORE = 255  # in label maps
+AUXILIARY_WIDTH = 256  # at most
+
+
+def pixel_cross_entropy(logits, labels):
+    """Cross entropy of the pixels that are not to be ignored.
+
+    Args:
+        logits: (B, H, W, classes) float.
+        labels: (B, H, W) int32 of classes, 255 to ignore.
+
+    Returns:
+        Its mean over the valid pixels of each image (B,) float32, and the share of them to whose class no other was preferred
+        (B,) float32; both are 0 where there are none.
+    """
+    valid = ops.not_equal(labels, IGNORE)
+    logits = ops.cast(logits, "float32")
+    of_label = ops.take_along_axis(logits, ops.where(valid, labels, 0)[..., None], axis=-1)[..., 0]  # (B, H, W)
+    # Not log_softmax: with ten classes it takes torch three times as long on a CPU.
+    losses = ops.logsumexp(logits, axis=-1) - of_label
+    hits = ops.cast(of_label >= ops.max(logits, axis=-1), "float32")
+    count = ops.maximum(ops.sum(ops.cast(valid, "float32"), axis=(1, 2)), 1.0)  # (B,)
+    return tuple(ops.sum(ops.where(valid, x, 0.0), axis=(1, 2)) / count for x in (losses, hits))
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class Segmenter(PretextModel):
+    """Images (B, H, W, C) to logits (B, H, W, classes) float32, of the images' own size.
+
+    It is fitted to images and label maps (B, H, W) int32 of classes from 0 to classes - 1, and 255 to ignore; what else may be in a
+    map is for its source to refuse, and has no meaning here. The loss is a mean over an image's valid pixels, then over the images,
+    so that it does not depend on how a batch is divided.
+
+    KerasCV's heads have batch norms and a dropout of Keras: what is learnt from an image depends on the others of its batch and, under
+    TensorFlow's strategies, on how the batch is divided. A skipped step leaves their moving averages alone, as all else.
+
+    Args:
+        encoder: an `Encoder`.
+        classes: number of classes.
+        head: "upernet", or of KerasCV "deeplab" or "segformer".
+        neck: how the head's maps are made of the encoder's blocks; see `Pyramid`.
+        width: channels in the head; 768 in BEiT's UPerNet on ViT-B.
+        auxiliary_weight: of the loss of UPerNet's second, small head on the map of stride 16; 0 for none. KerasCV's heads have none.
+        drop: share of the head's channels that are dropped in training.
+        augmentation: a layer from images to the images that a training step is given, which leaves every pixel in its place.
+        seed: with the step's number, it decides all randomness of training.
+        accumulate: in how many parts a batch is taken; with KerasCV's heads 1.
+    """
+
+    takes_labels = True
+
+    def __init__(
+        self,
+        encoder,
+        classes,
+        head="upernet",
+        neck="blocks",
+        width=512,
+        auxiliary_weight=0.4,
+        drop=0.1,
+        augmentation=None,
+        seed=0,
+        accumulate=1,
+        name="segmenter",
+        **kwargs,
+    ):
+        second = head == "upernet" and auxiliary_weight > 0
+        reports = ["pixel_accuracy", "auxiliary_loss"] if second else ["pixel_accuracy"]
+        super().__init__(reports=reports, seed=seed, augmentation=augmentation, accumulate=accumulate, name=name, **kwargs)
+        self._check(classes, head, accumulate)
+        self.encoder = encoder
+        self.classes = classes
+        self.head = head
+        self.neck = neck
+        self.width = width
+        self.auxiliary_weight = auxiliary_weight
+        self.drop = drop
+        policy = self.dtype_policy
+        levels = ("P2", "P5") if head == "deeplab" else tuple(STRIDES)  # of others, there would be weights without a use
+        self.pyramid = Pyramid(encoder, neck, levels, dtype=policy)
+        self.network = UPerNet(classes, width, drop, dtype=policy) if head == "upernet" else self._of_kerascv()
+        self.auxiliary = PixelClassifier(classes, min(width, AUXILIARY_WIDTH), drop, dtype=policy, name="auxiliary") if second else None
+        self.build((None, *encoder.image_shape))
+
+    @staticmethod
+    def _check(classes, head, accumulate):
+        if not 2 <= classes <= IGNORE:
+            raise ValueError(f"Expected 2 to {IGNORE} classes, received classes={classes}.")
+        if head not in HEADS:
+            raise ValueError(f"Expected head to be one of {', '.join(HEADS)}, received {head!r}.")
+        if head != "upernet" and accumulate > 1:
+            raise ValueError(f"Expected accumulate=1 with the batch norms of head={head!r}, received accumulate={accumulate}; take upernet.")
+
+    def _of_kerascv(self):
+        from keras_splitmask.transfer import kerascv_heads
+
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(self.dtype_policy)  # KerasCV's layers know no other way
+        try:
+            return kerascv_heads.HEADS[self.head](self.pyramid, self.classes, self.width, self.drop)
+        finally:
+            keras.config.set_dtype_policy(before)
+
+    def build(self, images_shape):
+        grids = {level: [-(-side // stride) for side in images_shape[1:3]] for level, stride in STRIDES.items()}
+        shapes = {level: (None, *grid, self.encoder.width) for level, grid in grids.items()}
+        if self.head == "upernet":
+            self.network.build(shapes)
+        if self.auxiliary:
+            self.auxiliary.build(shapes["P4"])
+        self.built = True
+
+    def call(self, images, training=None):
+        return self._answers(images, training, auxiliary=False)[0]
+
+    def _answers(self, images, training, auxiliary):
+        """Images (B, H, W, C) to logits (B, H, W, classes) of the head and, if asked, of the auxiliary one."""
+        if self.head != "upernet":
+            # With None, layers that resize would take it for training, and with them the batch norms that follow.
+            return [ops.cast(self.network(to_pixels(images), training=bool(training)), "float32")]
+        maps = self.pyramid(images, training=training)
+        answers = [self.network(maps, training=training)]
+        if auxiliary:
+            answers.append(self.auxiliary(maps["P4"], training=training))
+        return [enlarge(logits, images.shape[1:3]) for logits in answers]
+
+    def objective(self, images, labels, training):
+        """Images (B, H, W, C) and label maps (B, H, W) int32 to the loss, a scalar, and the values to report."""
+        # A batch norm moves its averages while it computes, before it is known whether the step is skipped.
+        averages = self._moving_averages() if training else {}
+        before = {name: ops.copy(v) for name, v in averages.items()}
+        logits, *auxiliary = self._answers(images, training, auxiliary=self.auxiliary is not None)
+        report = {name: ops.copy(v) for name, v in averages.items()}
+        for name, v in averages.items():
+            v.assign(before[name])
+        loss, hits = pixel_cross_entropy(logits, labels)
+        loss, report["pixel_accuracy"] = ops.mean(loss), ops.mean(hits)
+        for logits in auxiliary:
+            report["auxiliary_loss"] = ops.mean(pixel_cross_entropy(logits, labels)[0])
+            loss = loss + self.auxiliary_weight * report["auxiliary_loss"]
+        return loss, report
+
+    def after_step(self, step, report):
+        for name, v in self._moving_averages().items():
+            v.assign(report[name])
+
+    def _moving_averages(self):
+        """The variables of batch norms, by names of their own."""
+        variables = [v for v in self.network.non_trainable_variables if v.name in ("moving_mean", "moving_variance")]
+        return {f"moving_{i}": v for i, v in enumerate(variables)}
+
+    def get_config(self):
+        names = ("classes", "head", "neck", "width", "auxiliary_weight", "drop")
+        own = {name: getattr(self, name) for name in names}
+        return {**super().get_config(), **own, "encoder": keras.saving.serialize_keras_object(self.encoder)}
+
+    @classmethod
+    def from_config(cls, config):
+        layers = {name: keras.saving.deserialize_keras_object(config.get(name)) for name in ("encoder", "augmentation")}
+        return cls(**{**config, **layers})

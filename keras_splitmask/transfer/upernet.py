@@ -1,0 +1,170 @@
+"""UPerNet (Xiao et al., 2018, "Unified Perceptual Parsing for Scene Understanding"): a pyramid of feature maps to the class of each pixel."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_splitmask.training import distribution
+from keras_splitmask.training.layers import Dense, LayerNormalization
+
+BINS = (1, 2, 3, 6)  # of the pyramid pooling (Zhao et al., 2017, section 3.2)
+
+
+def enlarge(x, size):
+    """A map (B, h, w, D) resized to `size` (rows, columns): bilinear between the centres of pixels, the same on every backend."""
+    if tuple(x.shape[1:3]) == tuple(size):
+        return x
+    return ops.image.resize(x, size, interpolation="bilinear", antialias=False, data_format="channels_last")
+
+
+def pooling_matrix(size, bins):
+    """The matrix (bins, size) float32 that averages a line over `bins` stretches as equal as can be, which overlap where they must."""
+    matrix = np.zeros((bins, size), "float32")
+    for i in range(bins):
+        start, end = i * size // bins, -(-(i + 1) * size // bins)
+        matrix[i, start:end] = 1 / (end - start)
+    return matrix
+
+
+def pool(x, bins):
+    """The means (B, bins, bins, D) of a map (B, h, w, D) of any size, by products, which every backend compiles and exports."""
+    height, width, channels = x.shape[1:]
+    rows, columns = (ops.cast(pooling_matrix(size, bins), x.dtype) for size in (height, width))
+    x = ops.matmul(rows, ops.reshape(x, (-1, height, width * channels)))  # (B, bins, w D)
+    x = ops.matmul(columns, ops.reshape(x, (-1, width, channels)))  # (B bins, bins, D)
+    return ops.reshape(x, (-1, bins, bins, channels))
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class DropChannels(keras.layers.Layer):
+    """In training, drops a share `rate` of the channels of each map (B, h, w, D) (Tompson et al., 2015), however the batch is divided."""
+
+    def __init__(self, rate, seed=0, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 <= rate < 1:
+            raise ValueError(f"Expected a rate of dropped channels in [0, 1), received drop={rate}.")
+        self.rate = rate
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.built = True
+
+    def call(self, x, training=None):
+        if not training or not self.rate:
+            return x
+        kept = distribution.uniform((ops.shape(x)[0], 1, 1, x.shape[-1]), seed=self.seed_generator) >= self.rate
+        return x * ops.cast(kept, x.dtype) / (1 - self.rate)
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class ConvNorm(keras.layers.Layer):
+    """A convolution of `side` x `side` pixels, a norm and ReLU: a map (B, h, w, C) to (B, h, w, D).
+
+    BEiT has batch norms here; these are over the channels of each pixel, so that no image's answer depends on its batch.
+    """
+
+    def __init__(self, width, side, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+        self.side = side
+        policy = self.dtype_policy
+        if side == 1:
+            self.convolution = Dense(width, dtype=policy, name="convolution")  # the same, and faster on torch
+        else:
+            self.convolution = keras.layers.Conv2D(width, side, padding="same", use_bias=False, dtype=policy, name="convolution")
+        self.norm = LayerNormalization(epsilon=1e-6, dtype=policy, name="norm")
+
+    def build(self, shape):
+        self.convolution.build((None, None, None, shape[-1]))
+        self.norm.build((None, None, None, self.width))
+
+    def call(self, x):
+        return ops.relu(self.norm(self.convolution(x)))
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width, "side": self.side}
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class PixelClassifier(keras.layers.Layer):
+    """A map (B, h, w, C) to logits (B, h, w, classes) float32: a 3x3 convolution with its norm, dropped channels and a linear map.
+
+    It is what UPerNet ends with, and alone the auxiliary head (Long et al., 2015, as Zhao et al., 2017, use it).
+    """
+
+    def __init__(self, classes, width, drop=0.1, **kwargs):
+        super().__init__(**kwargs)
+        self.classes = classes
+        self.width = width
+        self.drop = drop
+        policy = self.dtype_policy
+        self.fuse = ConvNorm(width, 3, dtype=policy, name="fuse")
+        self.drop_channels = DropChannels(drop, dtype=policy, name="drop_channels")
+        self.classify = Dense(classes, dtype=policy, name="classify")
+
+    def build(self, shape):
+        self.fuse.build(shape)
+        self.classify.build((None, None, None, self.width))
+
+    def call(self, x, training=None):
+        return ops.cast(self.classify(self.drop_channels(self.fuse(x), training=training)), "float32")
+
+    def get_config(self):
+        return {**super().get_config(), "classes": self.classes, "width": self.width, "drop": self.drop}
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class UPerNet(keras.layers.Layer):
+    """A dictionary of maps from fine to coarse, {"P2": (B, h, w, C), ...}, to logits (B, h, w, classes) float32 at the size of the finest.
+
+    The coarsest is pooled to 1, 4, 9 and 36 places, which tell every pixel of the whole; the others get what the coarser ones know;
+    then all are put together.
+
+    Args:
+        classes: number of classes.
+        width: channels of every map in it; 512 in the paper, 768 in BEiT on ViT-B.
+        drop: share of the channels that the classifier does without in training.
+    """
+
+    def __init__(self, classes, width=512, drop=0.1, name="upernet", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.classes = classes
+        self.width = width
+        self.drop = drop
+
+    def build(self, shapes):
+        width, policy = self.width, self.dtype_policy
+        *finer, coarsest = shapes
+        self.pooled = [ConvNorm(width, 1, dtype=policy, name=f"pooled_{bins}") for bins in BINS]
+        self.scene = ConvNorm(width, 3, dtype=policy, name="scene")
+        self.laterals = {level: ConvNorm(width, 1, dtype=policy, name=f"{level}_lateral") for level in finer}
+        self.smooths = {level: ConvNorm(width, 3, dtype=policy, name=f"{level}_smooth") for level in finer}
+        self.classifier = PixelClassifier(self.classes, width, self.drop, dtype=policy, name="classifier")
+        for layer in self.pooled:
+            layer.build(shapes[coarsest])
+        self.scene.build((None, None, None, shapes[coarsest][-1] + len(BINS) * width))
+        for level in finer:
+            self.laterals[level].build(shapes[level])
+            self.smooths[level].build((None, None, None, width))
+        self.classifier.build((None, None, None, len(shapes) * width))
+
+    def call(self, maps, training=None):
+        *finer, coarsest = maps
+        above = self._scene(maps[coarsest])
+        answers = [above]
+        for level in reversed(finer):
+            x = self.laterals[level](maps[level])
+            above = x + enlarge(above, x.shape[1:3])
+            answers.insert(0, self.smooths[level](above))
+        size = answers[0].shape[1:3]
+        return self.classifier(ops.concatenate([enlarge(x, size) for x in answers], axis=-1), training=training)
+
+    def _scene(self, x):
+        """The coarsest map (B, h, w, C), and what is on average in its parts, as one map (B, h, w, D)."""
+        parts = [enlarge(layer(pool(x, bins)), x.shape[1:3]) for bins, layer in zip(BINS, self.pooled)]
+        return self.scene(ops.concatenate([x, *parts], axis=-1))
+
+    def get_config(self):
+        return {**super().get_config(), "classes": self.classes, "width": self.width, "drop": self.drop}

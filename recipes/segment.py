@@ -1,0 +1,90 @@
+"""Learn the class of every pixel, with a pre-trained encoder or from scratch.
+
+    python recipes/segment.py --init_from=runs/streets --dataset=masks:streets --image_size=384x512 --workdir=runs/segmented
+
+masks:DIR holds DIR/SPLIT/images and DIR/SPLIT/labels, PNG files of class numbers with the names of the images, for the splits train, val
+and test; DIR/classes.json may name the classes. tfds:scene_parse150 is ADE20k.
+"""
+
+import functools
+
+import commandline
+import dense
+import hardware
+from absl import flags
+
+# These change the result.
+flags.DEFINE_string("dataset", None, "Labelled images: masks:DIR or tfds:scene_parse150.")
+flags.DEFINE_enum("head", "upernet", ["upernet", "deeplab", "segformer"], "upernet is the paper's; the others are KerasCV's.")
+flags.DEFINE_enum("positions", "learned", ["learned", "sine_cosine"], "Position table; a learned one is resampled.")
+flags.DEFINE_integer("head_width", 512, lower_bound=1, help="Channels of the head; 768 in the paper's ViT-B. Fewer are cheaper.")
+flags.DEFINE_float("auxiliary_weight", 0.4, lower_bound=0, help="Weight of the loss of a second, small head in training; of upernet.")
+flags.DEFINE_float("dropout", 0.1, lower_bound=0, help="Share of the head's channels that are dropped in training.")
+
+# These do not change what is learnt.
+flags.DEFINE_enum("inference", "whole", ["whole", "slide"], "Judge by looking at an image as a whole, or through overlapping windows, its shape kept.")
+flags.adopt_module_key_flags(dense)
+FLAGS = flags.FLAGS
+SCALE = ("0.5", "2.0")
+
+
+def label_maps(model, source, limit=None):
+    """The true label map of each image of a source, or of the first of them, and that which the model gives, both of the image's own size."""
+    from keras_splitmask import evaluation
+
+    def predict(images):
+        return dense.predict(model, images)
+
+    segment = evaluation.segment_whole if FLAGS.inference == "whole" else functools.partial(evaluation.segment_sliding, batch_size=FLAGS.batch_size)
+    for i, image in dense.readable(source, limit):
+        yield image, source.label_map(i), segment(predict, image, model.encoder.image_shape)
+
+
+def judge(model, source, limit=None):
+    """Mean intersection over union and the like on a source, or its first images: numbers by name, also of each class."""
+    from keras_splitmask import evaluation
+
+    matrix = evaluation.ConfusionMatrix(len(source.classes))
+    for _, truth, predicted in label_maps(model, source, limit):
+        matrix.add(truth, predicted)
+    values = {name: getattr(matrix, name) for name in ("mean_iou", "pixel_accuracy", "mean_accuracy")}
+    return values | {f"iou/{name}": float(value) for name, value in zip(source.classes, matrix.iou) if value == value}
+
+
+def finish(model, source, workdir, values):
+    """Print and draw what the model is worth, and return it."""
+    from keras_splitmask import evaluation
+
+    if FLAGS.pictures:
+        shown = list(label_maps(model, source, FLAGS.pictures))
+        evaluation.save_label_maps(workdir / "pictures" / "label_maps.png", *zip(*shown), source.classes, FLAGS.pictures)
+    width = max(map(len, source.classes))
+    for name in source.classes:
+        if f"iou/{name}" in values:
+            print(f"{name:<{width}}  IoU {values[f'iou/{name}']:.1%}")
+    print(f"mIoU {values['mean_iou']:.2%}, pixels {values['pixel_accuracy']:.2%}")
+    return values
+
+
+def main(devices):
+    commandline.require("dataset", "workdir")
+    import keras
+
+    from keras_splitmask import data, transfer
+
+    keras.utils.set_random_seed(FLAGS.seed)
+    encoder = dense.build_encoder(positions=FLAGS.positions)
+    source, judged = dense.open_sets(data.open_segmentation)
+
+    def batches(start):
+        options = {"scale": dense.scale(SCALE), "workers": FLAGS.workers}
+        return data.segmentation_batches(source, encoder.image_shape, FLAGS.batch_size, FLAGS.seed, start, **options)
+
+    batches(0)  # what does not fit stops here, before anything is written
+    options = {"drop": FLAGS.dropout, "auxiliary_weight": FLAGS.auxiliary_weight, "seed": FLAGS.seed, "accumulate": FLAGS.accumulate}
+    model = transfer.Segmenter(encoder, len(source.classes), FLAGS.head, FLAGS.neck, FLAGS.head_width, **options)
+    dense.train(devices, model, source, batches, functools.partial(judge, model, judged), functools.partial(finish, model, judged))
+
+
+if __name__ == "__main__":
+    commandline.run(hardware.spread(main, one_host=True))

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+
+from keras_splitmask.data.segmentations import mask_in_box, usable
+
+SQUARE = [10, 20, 30, 20, 30, 40, 10, 40]  # x 10 to 30, y 20 to 40
+
+
+def test_polygons_are_cut_to_the_image_and_slivers_left_out():
+    assert usable([SQUARE, [1, 1, 2, 2]], 50, 60) == [SQUARE]
+    assert usable([SQUARE], 30, 20) == [[10, 20, 20, 20, 20, 30, 10, 30]]
+    assert usable([[-1e30, 0, 5, 0, 5, 1e30]], 30, 20) == [[0, 0, 5, 0, 5, 30]]
+    assert usable([], 50, 60) is usable(None, 50, 60) is None
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "reason"),
+    [
+        ([[1, 1, 2, 2]], "without a polygon"),
+        ([[1, 1, 2, 2, 3]], "without a polygon"),
+        ([[1, 1, 2, 2, 3, float("nan")]], "without a polygon"),
+        (SQUARE, "without a polygon"),
+        ("polygon", "without a polygon"),
+        ({"size": [3, 2], "counts": [6]}, "another size than its image"),
+        ({"size": [2, 3], "counts": [7]}, "do not fill the image"),
+        ({"size": [2, 3], "counts": [8, -2]}, "do not fill the image"),
+        ({"size": [2, 3], "counts": "?"}, "do not fill the image"),
+        ({"size": [2, 3]}, "do not fill the image"),
+    ],
+)
+def test_what_cannot_be_used(segmentation, reason):
+    with pytest.raises(ValueError, match=reason):
+        usable(segmentation, 2, 3)
+
+
+def test_run_lengths_go_down_the_columns():
+    whole = np.array([[0, 1, 1], [0, 1, 0]])  # down: 0 0, 1 1, 1 0
+    outline = usable({"size": [2, 3], "counts": [2, 3, 1]}, 2, 3)
+    assert (mask_in_box(outline, (0, 0, 2, 3), 6) == np.repeat(np.repeat(whole, 3, 0), 2, 1)).all()
+    assert (mask_in_box(outline, (0, 1, 2, 3), 2) == whole[:, 1:]).all()
+    assert (mask_in_box(outline, (0, 1.5, 1, 3), 1) == 1).all()
+
+
+@pytest.mark.parametrize("grain", [1, 9])  # of single pixels and of longer runs
+def test_run_lengths_as_text(grain):
+    masks = pytest.importorskip("pycocotools.mask")
+    whole = np.repeat((np.random.default_rng(0).random((40, 40 // grain)) < 0.4).astype("uint8"), grain, 1)
+    packed = masks.encode(np.asfortranarray(whole))
+    outline = usable({"size": list(whole.shape), "counts": packed["counts"].decode()}, *whole.shape)
+    columns = ((np.arange(40) + 0.5) * whole.shape[1] / 40).astype(int)
+    assert (mask_in_box(outline, (0, 0, *whole.shape), 40) == whole[:, columns]).all()
+
+
+def test_polygons_are_drawn_at_the_size_of_the_mask():
+    pytest.importorskip("pycocotools")
+    assert mask_in_box([SQUARE], (20, 10, 40, 30), 8).all()
+    assert mask_in_box([SQUARE], (25, 12, 27, 14), 8).all()  # all around it
+    quarter = mask_in_box([SQUARE], (30, 20, 50, 40), 8)  # a box whose upper left quarter it fills
+    assert quarter.dtype == np.uint8 and quarter[:4, :4].all() and quarter.sum() == 16
+    two = mask_in_box([[0, 0, 10, 0, 10, 10, 0, 10], [30, 0, 40, 0, 40, 10, 30, 10]], (0, 0, 10, 40), 8)
+    assert (two == np.array([1, 1, 0, 0, 0, 0, 1, 1])).all()
+    triangle = mask_in_box([[0, 0, 40, 0, 0, 40]], (0, 0, 40, 40), 40)  # the half above the diagonal
+    rows, columns = np.indices((40, 40)) + 0.5
+    assert (triangle == (rows + columns < 40))[abs(rows + columns - 40) > 1.5].all()

@@ -1,0 +1,130 @@
+"""detect.py and segment.py from a pre-trained run to an exported model, on drawn scenes."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_splitmask as ks
+
+pytest.importorskip("PIL.Image")
+pytest.importorskip("pycocotools", reason="average precision is counted by pycocotools, which is not installed")
+
+from PIL import Image  # noqa: E402
+
+SHAPE = (64, 96, 3)
+SMALL = ("--size=vit_micro", "--patch_size=16", "--image_size=64x96", "--batch_size=2", "--steps=3", "--log_every=1", "--judge_every=2")
+
+
+def scene(rng):
+    """An image with a red box in it, its [left, top, width, height] and its label map."""
+    image = rng.integers(0, 60, SHAPE, "uint8")
+    height, width = rng.integers(14, 32, 2)
+    top, left = rng.integers(0, SHAPE[0] - height), rng.integers(0, SHAPE[1] - width)
+    labels = np.zeros(SHAPE[:2], "uint8")
+    labels[top : top + height, left : left + width] = 1
+    image[labels > 0] = (250, 30, 30)
+    return image, [int(x) for x in (left, top, width, height)], labels
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Folders "boxes" and "maps" of the same six training and four validation images."""
+    root, rng = tmp_path_factory.mktemp("sets"), np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 4)):
+        for folder in (root / "boxes" / split / "images", *(root / "maps" / split / kind for kind in ("images", "labels"))):
+            folder.mkdir(parents=True)
+        images, annotations = [], []
+        for i in range(count):
+            image, (left, top, width, height), labels = scene(rng)
+            for folder in ("boxes", "maps"):
+                Image.fromarray(image).save(root / folder / split / "images" / f"{i}.png")
+            Image.fromarray(labels).save(root / "maps" / split / "labels" / f"{i}.png")
+            images.append({"id": i, "file_name": f"{i}.png", "height": SHAPE[0], "width": SHAPE[1]})
+            outline = [left, top, left + width, top, left + width, top + height, left, top + height]
+            own = {"id": i + 1, "image_id": i, "category_id": 7, "bbox": [left, top, width, height], "area": width * height, "iscrowd": 0}
+            annotations.append({**own, "segmentation": [outline]})
+        content = {"images": images, "annotations": annotations, "categories": [{"id": 7, "name": "box"}]}
+        (root / "boxes" / split / "instances.json").write_text(json.dumps(content))
+    (root / "maps" / "classes.json").write_text(json.dumps({"classes": ["rest", "box"], "void": 255}))
+    return root
+
+
+@pytest.mark.backend
+def test_boxes_and_masks_with_mask_rcnn(here, sets, tmp_path, lines):
+    workdir = tmp_path / "found"
+    given = (f"--dataset=coco:{sets / 'boxes'}", f"--workdir={workdir}", "--head=maskrcnn", "--head_width=16", "--anchor_scale=4", "--samples=8", "--proposals=12")
+    end = here("detect", *SMALL, *given)
+    assert end.status == 0, end.err
+    assert "val: 4 images" in end.out and "AP 0." in end.out
+    result = json.loads((workdir / "result.json").read_text())
+    assert result["classes"] == ["box"] and {"ap", "ap50", "mask_ap", "ap/box", "mask_ap50/box"} <= set(result)
+    told = lines(workdir / "metrics.jsonl")
+    assert [line["step"] for line in told] == [0, 1, 2, 3] and "ap" in told[2] and "mask_loss" in told[1]
+    names = {path.relative_to(workdir).as_posix() for path in workdir.rglob("*") if path.is_file()}
+    assert {"model.keras", "report.html", "run.flags", "pictures/detections.png"} <= names
+    flags = (workdir / "run.flags").read_text()
+    assert "--head_width=16" in flags and "--image_size=64x96" in flags and "--samples=8" in flags
+    again = here("detect", *SMALL, *given)
+    assert again.status == 0 and "holds this run, finished" in again.out
+    assert isinstance(ks.interchange.load_model(workdir), ks.transfer.MaskRCNN)
+
+
+def test_boxes_with_kerascv_from_a_run_and_its_export(here, sets, tmp_path):
+    pytest.importorskip("keras_cv", reason="RetinaNet is KerasCV's, which is not installed")
+    given = (f"--dataset=folder:{sets / 'boxes' / 'train' / 'images'}", f"--workdir={tmp_path / 'run'}", "--size=vit_micro", "--vocabulary=8")
+    assert here("pretrain", *given, "--image_size=64x96", "--patch_size=16", "--batch_size=2", "--steps=1", "--pictures=0").status == 0
+    given = (f"--init_from={tmp_path / 'run'}", f"--dataset=coco:{sets / 'boxes'}", f"--workdir={tmp_path / 'found'}", "--head_width=16")
+    end = here("detect", *given, "--batch_size=2", "--steps=2")
+    assert end.status == 0, end.err
+    assert "patch_embedding/positions (calculated for 4x6 patches)" in end.out and "encoder from" in end.out
+    end = here("export", f"--init_from={tmp_path / 'found'}", "--what=model", f"--output={tmp_path / 'saved'}")
+    assert end.status == 0, end.err
+    import tensorflow as tf
+
+    images = np.random.default_rng(0).integers(0, 256, (2, *SHAPE), "uint8")
+    model = ks.interchange.load_model(tmp_path / "found")
+    expected, served = model(images), tf.saved_model.load(str(tmp_path / "saved")).serve(images)
+    assert set(served) == {"boxes", "scores", "labels"}
+    for name, value in served.items():
+        np.testing.assert_allclose(value.numpy(), ops.convert_to_numpy(expected[name]), atol=1e-3)
+
+
+@pytest.mark.backend
+def test_label_maps_and_their_export(here, sets, tmp_path, lines):
+    workdir = tmp_path / "segmented"
+    given = (*SMALL, f"--dataset=masks:{sets / 'maps'}", f"--workdir={workdir}", "--head_width=16", "--inference=slide")
+    end = here("segment", *given)
+    assert end.status == 0, end.err
+    result = json.loads((workdir / "result.json").read_text())
+    assert result["classes"] == ["rest", "box"] and {"mean_iou", "pixel_accuracy", "iou/rest", "iou/box"} <= set(result)
+    assert "mean_iou" in lines(workdir / "metrics.jsonl")[2] and (workdir / "pictures" / "label_maps.png").exists()
+    if keras.backend.backend() == "torch":
+        return
+    end = here("export", f"--init_from={workdir}", "--what=model", f"--output={tmp_path / 'saved'}")
+    assert end.status == 0, end.err
+    import tensorflow as tf
+
+    images = np.random.default_rng(0).integers(0, 256, (2, *SHAPE), "uint8")
+    expected = ops.convert_to_numpy(ks.interchange.load_model(workdir)(images)).argmax(axis=-1)
+    served = tf.saved_model.load(str(tmp_path / "saved")).serve(images)
+    assert set(served) == {"labels"} and (served["labels"].numpy() == expected).mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("detect", ["--dataset=folder:x"], "Expected a dataset coco:PATH or tfds:NAME, received 'folder:x'"),
+        ("detect", ["--dataset=coco:{sets}/boxes", "--judge=test"], "Expected split to be one of"),
+        ("detect", ["--dataset=coco:{sets}/boxes", "--samples=8"], "Expected --head=maskrcnn with --samples, received --head=retinanet"),
+        ("detect", ["--dataset=coco:{sets}/boxes", "--scale=1,2,3"], "Expected --scale as two numbers, such as 0.5,1.5, received 1,2,3"),
+        ("detect", ["--dataset=coco:{sets}/boxes", "--batch_size=7"], "Expected a batch size from 1 to the 6 images there are"),
+        ("segment", ["--dataset=masks:{sets}/boxes"], "{sets}/boxes"),
+        ("segment", ["--dataset=masks:{sets}/maps", "--image_size=60x96"], "60"),
+    ],
+)
+def test_bad_input_ends_in_one_line(refused, sets, tmp_path, name, flags, message):
+    flags = [flag.format(sets=sets) for flag in flags]
+    assert message.format(sets=sets) in refused(name, *SMALL, *flags, f"--workdir={tmp_path / 'run'}")

@@ -1,0 +1,103 @@
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_splitmask as ks
+from keras_splitmask.transfer.mask_rcnn import MaskRCNN
+
+pytestmark = pytest.mark.backend
+SHAPE = (64, 96, 3)
+
+
+def make(classes=2, **options):
+    sizes = {"width": 16, "hidden": 32, "proposals": 30, "samples": 16, "anchor_scale": 4.0, "max_detections": 10}
+    return MaskRCNN(ks.Encoder(SHAPE, 16, 32, 2, 2), classes, **{**sizes, **options})
+
+
+def test_shapes_are_static_and_losses_finite_without_objects(scenes):
+    model, (images, targets) = make(), scenes(2)
+    answer = model(images)
+    assert {name: tuple(x.shape) for name, x in answer.items()} == {"boxes": (2, 10, 4), "scores": (2, 10), "labels": (2, 10), "masks": (2, 10, 28, 28)}
+    assert set(model.objective(images, targets, training=True)[1]) == {"proposal_loss", "class_loss", "box_loss", "mask_loss"}
+    nothing = {"boxes": 0 * targets["boxes"], "labels": 0 * targets["labels"] - 1, "masks": 0 * targets["masks"]}
+    model.compile(ks.training.adamw(1e-3, 4, 1), run_eagerly=keras.backend.backend() != "jax", jit_compile=keras.backend.backend() == "jax")
+    logs = model.fit(((images, nothing) for _ in range(2)), steps_per_epoch=2, shuffle=False, verbose=0).history
+    assert logs["skipped_steps"] == [0] and np.isfinite(logs["loss"][0]) and logs["box_loss"] == logs["mask_loss"] == [0]
+
+
+def test_losses_at_the_start_are_those_of_ignorance(scenes):
+    """With zero weights in the last layers: log 2 for each anchor, log 3 for each region of two classes and background, log 2 for each pixel."""
+    model, (images, targets) = make(), scenes(4)
+    for layer in (model.proposal_head.logits, model.region_head.logits, model.mask_head.logits, model.proposal_head.deltas, model.region_head.deltas):
+        layer.kernel.assign(0 * layer.kernel)
+    found = targets["boxes"].copy()
+    _, report = model.objective(images[1:], {name: x[1:] for name, x in targets.items()}, training=False)
+    assert float(report["class_loss"]) == pytest.approx(np.log(3), rel=1e-5)
+    assert float(report["mask_loss"]) == pytest.approx(np.log(2), rel=1e-5)
+    empty = {"boxes": found[:1], "labels": targets["labels"][:1], "masks": targets["masks"][:1]}
+    _, report = model.objective(images[:1], empty, training=False)
+    assert float(report["proposal_loss"]) == pytest.approx(np.log(2), rel=1e-5) and float(report["mask_loss"]) == 0
+
+
+def test_proposals_are_the_best_of_each_level(scenes):
+    model = make(proposals=5)
+    count = model.anchors.shape[1]
+    logits = np.full((1, count), -9.0, "float32")
+    middle = 3 * (8 * 24 + 12) + 1  # the square anchor of P2 in row 8, column 12, whose side is 16
+    logits[0, [middle, middle + 3]] = 5, 4  # its neighbour overlaps it by 12 of 20 pixels: 0.6, which is no more than 0.7
+    found, there = model.propose(ops.convert_to_tensor(logits), ops.zeros((1, count, 4)), 100)
+    assert ops.convert_to_numpy(there)[0].tolist() == [True] * 5
+    np.testing.assert_allclose(ops.convert_to_numpy(found)[0, :2], [[26, 42, 42, 58], [26, 46, 42, 62]])
+
+
+def test_it_learns(scenes):
+    model, (images, targets) = make(), scenes(3)
+    model.compile(ks.training.adamw(2e-3, 30, 3), jit_compile=keras.backend.backend() == "jax")
+    history = model.fit(((images, targets) for _ in range(30)), steps_per_epoch=10, epochs=3, shuffle=False, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0] / 2 and not history["skipped_steps"][-1]
+
+
+def test_a_step_draws_the_same_whatever_came_before(scenes):
+    model, (images, targets) = make(), scenes(2)
+    losses = [float(model._seeded_objective((images, targets), step, True)[0]) for step in (3, 4, 3)]
+    assert losses[0] == losses[2] != losses[1]
+
+
+def test_without_masks_it_is_faster_rcnn(scenes):
+    model, (images, targets) = make(masks=False), scenes(2)
+    targets.pop("masks")
+    assert set(model.objective(images, targets, training=True)[1]) == {"proposal_loss", "class_loss", "box_loss"}
+    assert set(model(images)) == {"boxes", "scores", "labels"} and model.mask_head is None
+
+
+def test_a_saved_model_is_the_same_and_so_is_an_exported_one(scenes, tmp_path):
+    model, images = make(score_threshold=0.1), scenes(2)[0]
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    assert again.get_config() == model.get_config()
+    expected = {name: ops.convert_to_numpy(x) for name, x in model(images).items()}
+    assert (expected["labels"] >= 0).any()
+    for name, x in again(images).items():
+        np.testing.assert_allclose(ops.convert_to_numpy(x), expected[name], atol=1e-4)
+    if keras.backend.backend() == "torch":
+        return
+    import tensorflow as tf
+
+    model.export(tmp_path / "saved", format="tf_saved_model", input_signature=[keras.InputSpec((None, *SHAPE), "uint8")], verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "saved")).serve(images[:1])
+    for name, x in served.items():
+        np.testing.assert_allclose(x.numpy(), expected[name][:1], atol=1e-3)
+
+
+def test_mixed_precision(scenes):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model, (images, targets) = make(), scenes(2)
+    loss, report = model.objective(images, targets, training=True)
+    assert np.isfinite(float(loss)) and {keras.backend.standardize_dtype(x.dtype) for x in report.values()} == {"float32"}
+    assert keras.backend.standardize_dtype(model(images)["masks"].dtype) == "float32"
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match="samples of at least 4, received classes=2, proposals=30, samples=3."):
+        make(samples=3)

@@ -1,0 +1,115 @@
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_splitmask as ks
+from keras_splitmask.evaluation import average_precision
+from keras_splitmask.transfer import boxes
+
+pytest.importorskip("keras_cv", reason="RetinaNet is KerasCV's, which is not installed")
+
+from keras_splitmask.transfer.kerascv_backbone import ViTBackbone, keras_cv  # noqa: E402
+from keras_splitmask.transfer.retinanet import STRIDES, RetinaNet  # noqa: E402
+
+pytestmark = pytest.mark.backend
+SHAPE = (64, 96, 3)
+
+
+def make(width=16, classes=2, neck="blocks", **options):
+    return RetinaNet(ks.Encoder(SHAPE, 16, 32, 2, 2), classes, neck, width, **{"anchor_scale": 2.0, "max_detections": 20, **options})
+
+
+def ap50(truth_boxes, truth_labels, answer):
+    """By the project's own count, of boxes alone."""
+    truth = {"categories": [{"id": i + 1, "name": str(i)} for i in range(2)], "images": [], "annotations": []}
+    found = []
+    for i, (own, labels) in enumerate(zip(truth_boxes, truth_labels)):
+        truth["images"].append({"id": i, "height": SHAPE[0], "width": SHAPE[1]})
+        for (top, left, bottom, right), label in zip(own[labels >= 0].tolist(), labels[labels >= 0].tolist()):
+            box = [left, top, right - left, bottom - top]
+            truth["annotations"].append({"id": len(truth["annotations"]) + 1, "image_id": i, "category_id": label + 1, "bbox": box})
+        there = answer["labels"][i] >= 0
+        found.append({"image_id": i, **{name: answer[name][i][there] for name in ("boxes", "scores", "labels")}})
+    return average_precision(truth, found)["ap50"]
+
+
+def test_anchors_are_kerascvs():
+    model = make(anchor_scale=4.0)
+    theirs = keras_cv.models.RetinaNet.default_anchor_generator("yxyx")
+    theirs = np.concatenate([ops.convert_to_numpy(x) for x in theirs(image_shape=SHAPE).values()])
+    mine = ops.convert_to_numpy(boxes.clip(ops.convert_to_tensor(model.anchors[0]), SHAPE))
+    assert len(mine) == len(theirs) == sum(9 * -(-SHAPE[0] // s) * -(-SHAPE[1] // s) for s in STRIDES)
+    np.testing.assert_allclose(np.sort(mine.round(3), axis=0), np.sort(theirs.round(3), axis=0), atol=2e-3)
+
+
+def test_the_network_is_kerascvs_on_our_encoder():
+    model = make(width=256)
+    assert isinstance(model.network, keras_cv.models.RetinaNet) and isinstance(model.network.backbone, ViTBackbone)
+    assert isinstance(model.network.feature_pyramid, keras_cv.models.retinanet.FeaturePyramid)
+    assert set(model.network.backbone.pyramid_level_inputs) == {"P3", "P4", "P5"}
+    known = {id(v) for v in model.trainable_variables}
+    assert all(id(v) in known for v in model.encoder.trainable_variables)
+
+
+def test_the_loss_is_that_of_numpy(scenes):
+    model = make()
+    images, targets = scenes(3)
+    deltas, logits = (ops.convert_to_numpy(x) for x in model.predictions(images))
+    loss, report = model.objective(images, targets, training=False)
+    class_losses, box_losses = [], []
+    for i in range(3):
+        own = targets["labels"][i] >= 0
+        arguments = [ops.convert_to_tensor(x) for x in (model.anchors, targets["boxes"][i : i + 1], targets["labels"][i : i + 1])]
+        nearest, kind = (ops.convert_to_numpy(x)[0] for x in boxes.match(*arguments, 0.4, 0.5, best_too=True))
+        assert (kind > 0).sum() >= own.sum()
+        true = np.zeros_like(logits[i])
+        true[np.flatnonzero(kind > 0), targets["labels"][i][nearest[kind > 0]]] = 1
+        p = 1 / (1 + np.exp(-logits[i].astype("float64")))
+        focal = -np.where(true, 0.25 * (1 - p) ** 2 * np.log(p), 0.75 * p**2 * np.log(1 - p))
+        class_losses.append(focal[kind >= 0].sum() / max(1, (kind > 0).sum()))
+        a, b = model.anchors[0][kind > 0], targets["boxes"][i][nearest[kind > 0]]
+        centre = ((b[:, :2] + b[:, 2:]) / 2 - (a[:, :2] + a[:, 2:]) / 2) / (a[:, 2:] - a[:, :2]) / 0.1
+        goals = np.concatenate([centre, np.log((b[:, 2:] - b[:, :2]) / (a[:, 2:] - a[:, :2])) / 0.2], axis=1)
+        off = np.abs(goals - deltas[i][kind > 0])
+        box_losses.append(np.where(off < 1, off**2 / 2, off - 0.5).sum() / max(1, (kind > 0).sum()))
+    assert float(report["class_loss"]) == pytest.approx(np.mean(class_losses), rel=1e-4)
+    assert float(report["box_loss"]) == pytest.approx(np.mean(box_losses), rel=1e-4)
+    assert float(loss) == pytest.approx(np.mean(class_losses) + np.mean(box_losses), rel=1e-4)
+
+
+def test_a_few_images_are_memorised(scenes):
+    model, (images, targets) = make(32), scenes(2)
+    targets.pop("masks")
+    model.compile(ks.training.adamw(2e-3, 60, 6), jit_compile=keras.backend.backend() == "jax")
+    history = model.fit(((images, targets) for _ in range(60)), steps_per_epoch=30, epochs=2, shuffle=False, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0] and not history["skipped_steps"][-1]
+    answer = model.predict(images, verbose=0)
+    assert ap50(targets["boxes"], targets["labels"], answer) > 0.9
+    assert (answer["scores"][0] < 0.5).all()  # there is nothing in the first
+
+
+def test_a_saved_model_is_the_same_and_so_is_an_exported_one(scenes, tmp_path):
+    model, images = make(score_threshold=0.005), scenes(2)[0]
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    assert again.get_config() == model.get_config()
+    expected = {name: ops.convert_to_numpy(x) for name, x in model(images).items()}
+    assert (expected["labels"] >= 0).any()
+    for name, x in again(images).items():
+        np.testing.assert_allclose(ops.convert_to_numpy(x), expected[name], atol=1e-4)
+    if keras.backend.backend() == "torch":
+        return
+    import tensorflow as tf
+
+    model.export(tmp_path / "saved", format="tf_saved_model", input_signature=[keras.InputSpec((None, *SHAPE), "uint8")], verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "saved")).serve(images[:1])
+    for name, x in served.items():
+        np.testing.assert_allclose(x.numpy(), expected[name][:1], atol=1e-3)
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match="multiples of 32 for KerasCV's RetinaNet, received image_shape=\\(48, 96, 3\\)"):
+        RetinaNet(ks.Encoder((48, 96, 3), 16, 32, 2, 2), 2)
+    with pytest.raises(ValueError, match="Expected at least one class, received classes=0."):
+        make(classes=0)
