@@ -86,7 +86,8 @@ def test_boxes_with_kerascv_from_a_run_and_its_export(here, sets, tmp_path):
 
     images = np.random.default_rng(0).integers(0, 256, (2, *SHAPE), "uint8")
     model = ks.interchange.load_model(tmp_path / "found")
-    expected, served = model(images), tf.saved_model.load(str(tmp_path / "saved")).serve(images)
+    exported = tf.saved_model.load(str(tmp_path / "saved"))  # its variables live as long as it does
+    expected, served = model(images), exported.serve(images)
     assert set(served) == {"boxes", "scores", "labels"}
     for name, value in served.items():
         np.testing.assert_allclose(value.numpy(), ops.convert_to_numpy(expected[name]), atol=1e-3)
@@ -109,7 +110,8 @@ def test_label_maps_and_their_export(here, sets, tmp_path, lines):
 
     images = np.random.default_rng(0).integers(0, 256, (2, *SHAPE), "uint8")
     expected = ops.convert_to_numpy(ks.interchange.load_model(workdir)(images)).argmax(axis=-1)
-    served = tf.saved_model.load(str(tmp_path / "saved")).serve(images)
+    exported = tf.saved_model.load(str(tmp_path / "saved"))  # its variables live as long as it does
+    served = exported.serve(images)
     assert set(served) == {"labels"} and (served["labels"].numpy() == expected).mean() > 0.99
 
 

