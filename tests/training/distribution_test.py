@@ -47,6 +47,7 @@ print("equal")
 """
 
 SCRIPT = "tests/training/many_devices.py"
+DENSE = "upernet,maskrcnn,retinanet"
 
 
 @pytest.mark.backend
@@ -62,13 +63,13 @@ def test_match_loss_of_two_tensorflow_replicas_equals_one_devices(python):
     assert python("-c", REPLICAS).endswith("equal\n")
 
 
-@pytest.mark.parametrize(("methods", "devices"), [("splitmask,dino,beit", "mirrored:2"), ("splitmask", "mirrored:4")])
+@pytest.mark.parametrize(("methods", "devices"), [("splitmask,dino,beit", "mirrored:2"), ("splitmask", "mirrored:4"), (DENSE, "mirrored:2")])
 def test_tensorflow_replicas_equal_one_device(python, methods, devices):
     lines = python(SCRIPT, methods, f"{devices},one:1").splitlines()
     assert len([line for line in lines if f"{devices} equals one device" in line]) == len(methods.split(","))
 
 
-@pytest.mark.parametrize(("methods", "devices"), [("splitmask,dino,beit", "data_parallel:4"), ("splitmask", "model_parallel:4")])
+@pytest.mark.parametrize(("methods", "devices"), [("splitmask,dino,beit", "data_parallel:4"), ("splitmask", "model_parallel:4"), (DENSE, "data_parallel:2")])
 def test_jax_devices_equal_one(python, methods, devices):
     text = python(SCRIPT, methods, f"{devices},one:1", backend="jax")
     assert all(f"{method} {devices} equals one device" in text for method in methods.split(","))

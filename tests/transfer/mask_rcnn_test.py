@@ -84,7 +84,7 @@ def test_a_saved_model_is_the_same_and_so_is_an_exported_one(scenes, tmp_path):
         return
     import tensorflow as tf
 
-    model.export(tmp_path / "saved", format="tf_saved_model", input_signature=[keras.InputSpec((None, *SHAPE), "uint8")], verbose=False)
+    model.export(tmp_path / "saved", format="tf_saved_model", input_signature=[keras.InputSpec(shape=(None, *SHAPE), dtype="uint8")], verbose=False)
     exported = tf.saved_model.load(str(tmp_path / "saved"))  # its variables live as long as it does
     served = exported.serve(images[:1])
     for name, x in served.items():
