@@ -122,10 +122,17 @@ def count_steps(source):
     return FLAGS.steps or max(1, math.ceil(FLAGS.epochs * len(source) / FLAGS.batch_size))
 
 
-def train(devices, model, source, batches, judge, finish):
-    """Fit the model to `batches(start)`, judging it by `judge(limit)` on the way; then `finish(workdir, values)` with what the last judgement gave.
+def write_record(workdir, sources):
+    """Write into data.json what is in the sources, by name, what was left out and what broke since, and why."""
+    record = {name: {"summary": source.summary(), "left_out": source.left_out, "broken": source.broken} for name, source in sources.items()}
+    commandline.write_json(workdir / "data.json", record)
 
-    `judge` returns a dictionary of numbers by name, for the log.
+
+def train(devices, model, source, judged, batches, judge, finish):
+    """Fit the model to `batches(start)` of a source, judging it by another on the way, and finish.
+
+    `judge(model, judged, limit)` returns a dictionary of numbers by name, for the log; `finish(model, judged, workdir, values)` is given
+    that of all images, and returns what result.json is to have of it.
     """
     import keras_splitmask as ks
     from keras_splitmask import evaluation
@@ -137,11 +144,13 @@ def train(devices, model, source, batches, judge, finish):
     print(f"{len(source)} images of {len(source.classes)} classes, {weights}, {steps} steps", flush=True)
     checkpoints = commandline.open_checkpoints(model, devices=devices)
     workdir = commandline.start_run()
-    measures = [lambda step: judge(FLAGS.judge_limit) if step and step < steps and step % every == 0 else {}]
+    write_record(workdir, {"train": source, "judged": judged})
+    measures = [lambda step: judge(model, judged, FLAGS.judge_limit) if step and step < steps and step % every == 0 else {}]
     log = ks.training.RunLog(workdir / "metrics.jsonl", steps, FLAGS.batch_size, len(source), checkpoints.step, measures)
     commandline.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
     (workdir / "pictures").mkdir(exist_ok=True)
-    values = finish(workdir, judge(None))
+    values = finish(model, judged, workdir, judge(model, judged))
+    write_record(workdir, {"train": source, "judged": judged})
     commandline.write_json(workdir / "result.json", {**values, "steps": steps, "seed": FLAGS.seed, "classes": source.classes})
     evaluation.write_report(workdir)
     commandline.save_model(workdir, model)  # last: a folder with a model holds a finished run

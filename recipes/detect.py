@@ -6,7 +6,6 @@ coco:DIR holds DIR/SPLIT/images and DIR/SPLIT/instances.json, in COCO's format, 
 archives unpack to: DIR/annotations/instances_train2017.json, DIR/train2017 and so on. tfds:coco/2017 has boxes, but no masks.
 """
 
-import functools
 import itertools
 
 import commandline
@@ -113,7 +112,7 @@ def main(devices):
 
     batches(0)  # what does not fit stops here, before anything is written
     model = build_model(encoder, len(source.classes))
-    dense.train(devices, model, source, batches, functools.partial(judge, model, judged), functools.partial(finish, model, judged))
+    dense.train(devices, model, source, judged, batches, judge, finish)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def main(devices):
     batches(0)  # what does not fit stops here, before anything is written
     options = {"drop": FLAGS.dropout, "auxiliary_weight": FLAGS.auxiliary_weight, "seed": FLAGS.seed, "accumulate": FLAGS.accumulate}
     model = transfer.Segmenter(encoder, len(source.classes), FLAGS.head, FLAGS.neck, FLAGS.head_width, **options)
-    dense.train(devices, model, source, batches, functools.partial(judge, model, judged), functools.partial(finish, model, judged))
+    dense.train(devices, model, source, judged, batches, judge, finish)
 
 
 if __name__ == "__main__":

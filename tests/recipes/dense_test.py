@@ -1,6 +1,8 @@
 """detect.py and segment.py from a pre-trained run to an exported model, on drawn scenes."""
 
 import json
+import math
+import shutil
 
 import keras
 import numpy as np
@@ -27,6 +29,19 @@ def scene(rng):
     labels[top : top + height, left : left + width] = 1
     image[labels > 0] = (250, 30, 30)
     return image, [int(x) for x in (left, top, width, height)], labels
+
+
+def spoil(folder):
+    """Adds to a split of boxes what cannot be used, and returns the reasons as data.json is to tell them."""
+    content = json.loads((folder / "instances.json").read_text())
+    own = {**content["annotations"][0], "image_id": 0}
+    bad = [{"bbox": [0, 0, 0, 9]}, {"bbox": [9, 9, -3, 4]}, {"bbox": [97, 2, 3, 4]}, {"category_id": 8}, {"segmentation": {"size": [1, 2], "counts": [2]}}]
+    content["annotations"] += [{**own, **change} for change in bad]
+    content["images"] += [{"id": 90, "file_name": "gone.png", "height": 64, "width": 96}, {"id": 91, "file_name": "none.png", "height": 64, "width": 96}]
+    Image.new("RGB", (96, 64)).save(folder / "images" / "none.png")  # without objects
+    (folder / "instances.json").write_text(json.dumps(content))
+    reasons = ["an empty box"] * 2 + ["a box outside its image", "an unknown category", "a segmentation of another size than its image"]
+    return {"gone.png": "no such file", **{f"annotations[{i}] of 0.png": reason for i, reason in enumerate(reasons, 6)}}
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +85,17 @@ def test_boxes_and_masks_with_mask_rcnn(here, sets, tmp_path, lines):
     again = here("detect", *SMALL, *given)
     assert again.status == 0 and "holds this run, finished" in again.out
     assert isinstance(ks.interchange.load_model(workdir), ks.transfer.MaskRCNN)
+
+
+def test_annotations_that_cannot_be_used_are_listed(here, sets, tmp_path, lines):
+    shutil.copytree(sets / "boxes", tmp_path / "boxes")
+    reasons = spoil(tmp_path / "boxes" / "train")
+    given = (f"--dataset=coco:{tmp_path / 'boxes'}", "--head=maskrcnn", "--head_width=16", "--samples=8", "--proposals=12")
+    end = here("detect", *SMALL, *given, f"--workdir={tmp_path / 'found'}")
+    assert end.status == 0, end.err
+    assert "7 images, 1 of them without objects; 6 objects of 1 classes" in end.out and "2 for an empty box (annotations[6] of 0.png, " in end.out
+    assert json.loads((tmp_path / "found" / "data.json").read_text())["train"]["left_out"] == reasons
+    assert all(math.isfinite(line["loss"]) for line in lines(tmp_path / "found" / "metrics.jsonl")[1:])
 
 
 def test_boxes_with_kerascv_from_a_run_and_its_export(here, sets, tmp_path):
