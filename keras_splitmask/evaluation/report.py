@@ -24,7 +24,7 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</t
 <style>body{{font:15px/1.5 system-ui,sans-serif;max-width:1320px;margin:2em auto;padding:0 1em;color:#222}}
 .charts{{display:flex;flex-wrap:wrap;gap:1.5em}}figure{{margin:0}}figcaption{{font-weight:600}}svg{{background:#f7f7f5}}
 pre{{background:#f7f7f5;padding:1em;overflow-x:auto}}img{{max-width:100%}}</style>
-<h1>{title}</h1><p>{summary}</p><div class="charts">{charts}</div>{pictures}<h2>Flags</h2><pre>{flags}</pre></html>
+<h1>{title}</h1><p>{summary}</p><div class="charts">{charts}</div>{result}{pictures}<h2>Flags</h2><pre>{flags}</pre></html>
 """
 
 
@@ -40,7 +40,7 @@ def read_metrics(path):
 
 
 def write_report(workdir):
-    """Write report.html into a run's folder from the metrics.jsonl, run.flags and pictures in it."""
+    """Write report.html into a run's folder from the metrics.jsonl, run.flags, pictures and, if there is one, result.json in it."""
     workdir = pathlib.Path(workdir)
     lines = read_metrics(workdir / "metrics.jsonl")
     last = lines[-1] if lines else {}
@@ -53,10 +53,19 @@ def write_report(workdir):
         title=html.escape(workdir.resolve().name),
         summary=", ".join(f"{name} {last[name]:g}" for name in shown if name in last),
         charts="".join(_chart(title, names, lines) for title, names in CHARTS),
+        result=_result(workdir / "result.json"),
         pictures=pictures,
         flags=html.escape((workdir / "run.flags").read_text()),
     )
     (workdir / "report.html").write_text(page)
+
+
+def _result(path):
+    """The numbers of a result.json, a line each; nothing if there is no such file."""
+    if not path.exists():
+        return ""
+    numbers = {name: value for name, value in json.loads(path.read_text()).items() if isinstance(value, (int, float))}
+    return f"<h2>Result</h2><pre>{html.escape(chr(10).join(f'{name:<24}{value:.4g}' for name, value in numbers.items()))}</pre>"
 
 
 def _base64(path):

@@ -182,8 +182,13 @@ def adamw(
         beta_2: decay of the second moment.
         clip_each: `clip_norm` is that of each weight's gradient by itself, as in DINO.
         frozen, frozen_steps: see `LayerwiseAdamW`.
-        schedule: how the learning rate falls: one of `SCHEDULES`.
+        schedule: how the learning rate falls: "cosine", "linear" or "steps".
+
+    Raises:
+        ValueError: of another schedule, or without steps after the warm-up.
     """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"Expected schedule to be one of {', '.join(SCHEDULES)}, received {schedule!r}.")
     warmup = round(steps * 10 / 300) if warmup is None else warmup
     schedule = SCHEDULES[schedule](learning_rate, steps, warmup, min(floor, learning_rate))
     if isinstance(weight_decay, (tuple, list)):

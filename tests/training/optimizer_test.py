@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_splitmask.training.optimizer import DECAY_RULES, LayerwiseAdamW, WarmupCosine, adamw, decays, layer_of
+from keras_splitmask.training.optimizer import DECAY_RULES, SCHEDULES, LayerwiseAdamW, WarmupCosine, adamw, decays, layer_of
 
 PATHS = {  # a weight's path: whether it decays
     "encoder/patch_embedding/project/kernel": True,
@@ -98,13 +98,26 @@ def test_layers_count_from_the_embeddings_to_the_head():
 
 
 @pytest.mark.backend
-def test_the_schedule_by_hand():
-    schedule = WarmupCosine(peak=0.8, steps=110, warmup=10, floor=0.2)
-    expected = {0: 0, 5: 0.4, 10: 0.8, 35: 0.2 + 0.6 * (1 + 2**-0.5) / 2, 60: 0.5, 110: 0.2, 999: 0.2}
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cosine", {0: 0, 5: 0.4, 10: 0.8, 35: 0.2 + 0.6 * (1 + 2**-0.5) / 2, 60: 0.5, 110: 0.2, 999: 0.2}),
+        ("linear", {0: 0, 5: 0.4, 10: 0.8, 35: 0.65, 60: 0.5, 110: 0.2, 999: 0.2}),
+        ("steps", {0: 0, 5: 0.4, 10: 0.8, 82: 0.8, 83: 0.2, 110: 0.2}),
+    ],
+)
+def test_schedules_by_hand(name, expected):
+    schedule = SCHEDULES[name](peak=0.8, steps=110, warmup=10, floor=0.2)
     for step, rate in expected.items():
         assert float(schedule(step)) == pytest.approx(rate, abs=1e-6)
-    assert float(WarmupCosine(0.8, 4)(0)) == pytest.approx(0.8)
-    assert WarmupCosine.from_config(schedule.get_config()).get_config() == schedule.get_config()
+    assert float(SCHEDULES[name](0.8, 4)(0)) == pytest.approx(0.8)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
+    assert type(again) is type(schedule) and again.get_config() == schedule.get_config()
+
+
+def test_the_steps_of_detectors():
+    schedule = SCHEDULES["steps"](peak=1.0, steps=36)
+    assert [float(schedule(step)) for step in (26, 27, 32, 33, 36)] == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
 
 
 def test_the_numbers_of_the_paper():
@@ -128,6 +141,7 @@ def test_the_config_makes_an_equal_optimizer():
     [
         (lambda: WarmupCosine(1.0, steps=5, warmup=5), "Expected fewer steps of warm-up than steps in all, received warmup=5, steps=5"),
         (lambda: WarmupCosine(1.0, steps=5, warmup=-1), "received warmup=-1"),
+        (lambda: adamw(1e-3, 9, schedule="poly"), "Expected schedule to be one of cosine, linear, steps, received 'poly'"),
         (lambda: LayerwiseAdamW(1e-3, layer_decay=0.9), "Expected layer_decay in .0, 1., and a depth if below 1, received layer_decay=0.9, depth=0"),
         (lambda: LayerwiseAdamW(1e-3, layer_decay=1.1, depth=2), "received layer_decay=1.1"),
         (lambda: LayerwiseAdamW(1e-3, layer_decay=0, depth=2), "received layer_decay=0"),
