@@ -6,10 +6,9 @@ import zipfile
 
 import numpy as np
 
-from keras_splitmask.data.decoding import NUMPY, ZIP, is_grey, open_picture
+from keras_splitmask.data.decoding import MAX_PIXELS, NUMPY, ZIP, is_grey, open_picture
 from keras_splitmask.data.optional import optional
 
-MAX_PIXELS = 178_000_000  # of one image; a small file of more is taken for a decompression bomb
 MAX_CHECKED = 16_000_000  # pixels; a file that seems cut short is decoded to make sure, unless it is larger
 END = {"JPEG": (b"\xff\xd9", 64), "MPO": (b"\xff\xd9", 64), "PNG": (b"IEND", 64), "GIF": (b";", 1)}  # among so many last bytes
 SAMPLES_PER_PIXEL, EXTRA_SAMPLES = 277, 338  # tags of a TIFF

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_splitmask.data import open_source
+from keras_splitmask.data import decoding, open_source
 from keras_splitmask.data.decoding import fit_channels, read_pixels, to_uint8
 from keras_splitmask.data.optional import optional
 
@@ -146,6 +146,32 @@ def test_a_rotated_jpeg_is_cropped_as_it_is_seen(tmp_path):
     part = read_pixels((tmp_path / "a.jpg").read_bytes(), "a.jpg", plan)
     assert seen == [(600, 400)] and part.shape == (80, 40, 3)
     assert np.abs(part.astype(int) - np.asarray(Image.fromarray(upright[400:560, 40:120]).reduce(2))).max() < 6
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_an_ordinary_jpeg_is_read_without_pillow(tmp_path, monkeypatch, mode):
+    for quality, options in ((60, {}), (95, {"subsampling": 0}), (90, {"progressive": True})):
+        Image.fromarray(photograph(45, 70)).convert(mode).save(tmp_path / "a.jpg", quality=quality, **options)
+        expected = np.asarray(Image.open(tmp_path / "a.jpg")).reshape(45, 70, -1)
+        with monkeypatch.context() as patched:
+            patched.setattr(decoding, "open_picture", None)
+            assert (read_pixels((tmp_path / "a.jpg").read_bytes(), "a.jpg") == expected).all()
+
+
+def test_a_jpeg_is_turned_as_its_xmp_says(tmp_path):
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    Image.fromarray(photograph(45, 70)).save(tmp_path / "a.jpg", xmp=xmp)
+    expected = np.rot90(np.asarray(Image.open(tmp_path / "a.jpg")), -1)
+    assert (read_pixels((tmp_path / "a.jpg").read_bytes(), "a.jpg") == expected).all()
+
+
+def test_a_jpeg_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "a.jpg")
+    content = (tmp_path / "a.jpg").read_bytes()
+    size = content.index(b"\xff\xc0") + 5  # of the frame's header: marker, length and precision come first
+    bomb = content[:size] + b"\xff\xdc\xff\xdc" + content[size + 4 :]
+    with pytest.raises(ValueError, match="received bomb.jpg .65500 x 65500 pixels, more than 178 million"):
+        read_pixels(bomb, "bomb.jpg")
 
 
 def test_damage_inside_a_jpeg_is_noticed_and_harmless_bytes_are_not(tmp_path):
