@@ -1,13 +1,13 @@
-"""What a SplitMask step costs, and which part of it, beside others on the same encoder: the same step written by hand in plain JAX
-(plain_jax.py) or plain torch (plain_torch.py), other methods of this library, and Hugging Face's in torch (rivals.py).
+"""What a SplitMask step costs, and which part of it, beside others on the same encoder: the same step written by hand in the plain backend
+(plain_tensorflow.py, plain_jax.py, plain_torch.py), other methods of this library, and Hugging Face's in torch (rivals.py).
 
     python recipes/benchmark.py --backend=jax
     python recipes/benchmark.py --backend=torch --beside=by_hand,beit,mae,hf_mae,hf_beit --parts
     python recipes/benchmark.py --backend=torch --size=vit_tiny --image_size=32 --channels=3 --vocabulary=8192 --batch_size=32
     python recipes/benchmark.py --backend=jax --precision=bfloat16 --size=vit_base --image_size=224 --channels=3 --patch_size=16 --vocabulary=8192 \
-        --batch_size=256 --beside=hf_mae,hf_beit --compile --parts       # a GPU
+        --batch_size=256 --beside=torch_by_hand,by_hand,hf_mae,hf_beit --compile --parts       # a GPU
 
-The two written differently must first agree on the loss, from the same weights, images and order of patches. Then all take turns at training.
+What is written by hand must first agree on the loss, from the same weights, images and order of patches. Then all take turns at training.
 """
 
 import importlib
@@ -32,10 +32,11 @@ flags.DEFINE_integer("vocabulary", 512, "Visual words.")
 flags.DEFINE_float("keep", 0.5, "Share of the patches that each half sees, in (0, 0.5].")
 flags.DEFINE_integer("batch_size", 64, "Images per step.", lower_bound=2)
 
-flags.DEFINE_list("beside", ["by_hand"], "What to time in turns with SplitMask; ratios are to the first of them: by_hand, beit, mae, hf_mae, hf_beit.")
-flags.register_validator("beside", lambda names: set(names) <= set(RIVALS), "must be names among by_hand, beit, mae, hf_mae, hf_beit")
-flags.DEFINE_bool("compile", False, "Let torch.compile compile hf_mae and hf_beit.")
+flags.DEFINE_list("beside", ["by_hand"], "What to time in turns with SplitMask, ratios being to the first: by_hand, in the backend, torch_by_hand, beit, mae, hf_mae, hf_beit.")
+flags.register_validator("beside", lambda names: set(names) <= set(RIVALS), "must be names among by_hand, torch_by_hand, beit, mae, hf_mae, hf_beit")
+flags.DEFINE_bool("compile", False, "Let torch.compile compile torch_by_hand, hf_mae and hf_beit.")
 flags.DEFINE_bool("parts", False, "Time steps that end earlier, for the share of each part.")
+flags.DEFINE_string("dataset", "sample", "Images whose reading is the last of these parts: sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME.")
 
 # These do not.
 flags.DEFINE_integer("steps", 5, "Steps that each contender takes when it is its turn. Raise it if steps are short.", lower_bound=1)
@@ -44,9 +45,9 @@ flags.DEFINE_string("json", None, "File to write the table to.")
 flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow backend; left out, on accelerators alone.")
 FLAGS = flags.FLAGS
 
-RIVALS = ("by_hand", "beit", "mae", "hf_mae", "hf_beit")
-OURS, BY_HAND = "keras_splitmask", "by hand"
-TOLERANCE = 1e-4  # relative, between the two losses
+RIVALS = ("by_hand", "torch_by_hand", "beit", "mae", "hf_mae", "hf_beit")
+OURS = "keras_splitmask"
+TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2, "float16": 1e-2}  # relative, between two losses
 RUN = types.SimpleNamespace(
     peak=1e-3, steps=10_000, warmup=300, floor=1e-5, weight_decay=0.05, clip_norm=3.0, beta_1=0.9, beta_2=0.999, epsilon=1e-8
 )
@@ -69,9 +70,9 @@ def build_model(method="splitmask", kind=None, **options):
 
 
 def by_hand(framework, model):
-    """The hand-written step with the weights of `model`, or None if the framework is not installed."""
+    """The step written by hand in a framework, with the weights of `model`."""
     if not importlib.util.find_spec(framework):
-        return None
+        raise commandline.BadInput(f"Expected {framework} for a step by hand in it, which is not installed; install it, or leave it out of --beside.")
     import keras
     import numpy as np
 
@@ -91,6 +92,8 @@ def by_hand(framework, model):
         seen=model.split.seen_count,
         half=model.tokenizer.resolution == "half",
         temperature=model.temperature,
+        precision=FLAGS.precision,
+        compiled=FLAGS.compile if framework == "torch" else commandline.jit(),
     )
     return importlib.import_module(f"plain_{framework}").Plain(values, vectors, setting)
 
@@ -107,12 +110,12 @@ def losses(model, plain, images):
     return float(ops.convert_to_numpy(loss)), plain.loss(images, order)
 
 
-def check_equality(model, framework, plain, images):
+def check_equality(model, name, plain, images):
     ours, theirs = losses(model, plain, images)
     difference = abs(ours - theirs) / abs(theirs)
-    if not difference <= TOLERANCE:
-        raise commandline.BadInput(f"The losses differ: {ours:.6f} here, {theirs:.6f} by hand in plain {framework}; no use in timing them.")
-    print(f"equal     loss {ours:.6f} here, {theirs:.6f} by hand in plain {framework}, relative difference {difference:.1e}", flush=True)
+    if not difference <= TOLERANCE[FLAGS.precision]:
+        raise commandline.BadInput(f"The losses differ: {ours:.6f} here, {theirs:.6f} in {name}; no use in timing them.")
+    print(f"equal     loss {ours:.6f} here, {theirs:.6f} in {name}, relative difference {difference:.1e}", flush=True)
 
 
 def add_noise(model, rng):
@@ -135,7 +138,8 @@ def time_model(model, images, steps):
             keras.ops.convert_to_numpy(self.model.trainable_variables[-1])
             marks.append(time.perf_counter())
 
-    model.fit(((images,) for _ in itertools.count()), steps_per_epoch=steps, callbacks=[Clock()], verbose=0, shuffle=False)
+    batches = model.batches(images) if hasattr(model, "batches") else ((images,) for _ in itertools.count())
+    model.fit(batches, steps_per_epoch=steps, callbacks=[Clock()], verbose=0, shuffle=False)
     return (marks[1] - marks[0]) / steps
 
 
@@ -208,29 +212,25 @@ def peak_flops():
     return 2 * side**3 / min(product(side) for _ in range(3))
 
 
-def reference():
-    """Whom ratios are to."""
-    return BY_HAND if FLAGS.beside[:1] == ["by_hand"] else (FLAGS.beside or [BY_HAND])[0]
-
-
 def rows_of(seconds, work, peak):
     """One dictionary for each contender; ratios are taken within each round."""
     rows = []
     for name, taken in seconds.items():
         middle = statistics.median(taken)
         row = {"step": name, "ms": 1e3 * middle, "images_per_second": FLAGS.batch_size / middle}
-        if reference() in seconds:
-            ratios = [one / other for one, other in zip(taken, seconds[reference()])]
+        if FLAGS.beside:
+            ratios = [one / other for one, other in zip(taken, seconds[FLAGS.beside[0]])]
             row.update(ratio=statistics.median(ratios), ratio_min=min(ratios), ratio_max=max(ratios))
         rows.append({**row, "gflops": work[name] / middle / 1e9, "share_of_peak": work[name] / middle / peak})
     return rows
 
 
 def print_table(rows):
-    print(f"\n{'step':<18}{'ms':>9}{'images/s':>10}{f'to {reference()} (min..max)':>25}{'GFLOP/s':>10}{'of peak':>9}")
+    ratios = f"to {FLAGS.beside[0]} (min..max)" if FLAGS.beside else ""
+    print(f"\n{'step':<18}{'ms':>9}{'images/s':>10}{ratios:>28}{'GFLOP/s':>10}{'of peak':>9}")
     for row in rows:
         ratio = "{ratio:.3f} ({ratio_min:.3f}..{ratio_max:.3f})".format(**row) if "ratio" in row else "-"
-        line = f"{row['step']:<18}{row['ms']:>9.2f}{row['images_per_second']:>10.1f}{ratio:>25}"
+        line = f"{row['step']:<18}{row['ms']:>9.2f}{row['images_per_second']:>10.1f}{ratio:>28}"
         print(f"{line}{row['gflops']:>10.1f}{row['share_of_peak']:>9.1%}")
 
 
@@ -250,20 +250,14 @@ def contenders_beside(model, images):
     import keras
 
     contenders, work = {OURS: model}, {}
-    backend = keras.backend.backend()
-    if "by_hand" in FLAGS.beside and FLAGS.precision != "float32":
-        raise commandline.BadInput(f"Expected --precision=float32 beside by_hand, which knows no other, received {FLAGS.precision}; pass --beside=hf_mae.")
-    for framework in ("jax", "torch") if "by_hand" in FLAGS.beside else ():
-        plain = by_hand(framework, model) if backend in (framework, "tensorflow") else None
-        if plain:
-            check_equality(model, framework, plain, images)
     for name in FLAGS.beside:
-        if name.startswith("hf_"):
+        if name.endswith("by_hand"):
+            contenders[name] = by_hand("torch" if name == "torch_by_hand" else keras.backend.backend(), model)
+            check_equality(model, name, contenders[name], images)
+        elif name.startswith("hf_"):
             contenders[name], work[name] = rival(name)
-        elif name != "by_hand":
+        else:
             contenders[name] = build_model(name)
-        elif backend != "tensorflow":
-            contenders[BY_HAND] = by_hand(backend, model)
     for name in ("inpaint_weight", "match_weight"):
         contenders[f"{name}=0"] = build_model(**{name: 0.0})
     return contenders, {name: work.get(name) or flops(one if hasattr(one, "fit") else model) for name, one in contenders.items()}
@@ -273,10 +267,33 @@ def print_parts(images):
     """The share of each part in a step; returns them by name."""
     from parts import PARTS, Partial, shares
 
-    steps = {f"to {part}": build_model(kind=Partial, count=i + 1) for i, part in enumerate(PARTS)}
+    from keras_splitmask import data
+
+    source = data.open_source(FLAGS.dataset, channels=FLAGS.channels)
+    steps = {f"to {part}": build_model(kind=Partial, count=i + 1, source=source) for i, part in enumerate(PARTS)}
     found = shares([statistics.median(seconds) for seconds in take_turns(steps, images).values()])
     print("\n" + "\n".join(f"{part:<18}{share:>9.1%}" for part, share in found.items()))
     return found
+
+
+def peak_memory():
+    """Bytes by name: what the process held at most, and the accelerator, if there is one, for this backend."""
+    import keras
+
+    found = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)}
+    if keras.backend.backend() == "jax":
+        import jax
+
+        found["accelerator"] = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    elif keras.backend.backend() == "torch":
+        import torch
+
+        found["accelerator"] = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    else:
+        import tensorflow as tf
+
+        found["accelerator"] = tf.config.experimental.get_memory_info("GPU:0")["peak"] if tf.config.list_physical_devices("GPU") else None
+    return {name: count for name, count in found.items() if count is not None}
 
 
 def main():
@@ -292,10 +309,10 @@ def main():
     peak = peak_flops()
     rows = rows_of(take_turns(contenders, images), work, peak)
     print_table(rows)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    memory = peak_memory()
     found = {"parts": print_parts(images)} if FLAGS.parts else {}
     print(f"\n{keras.backend.backend()}, {FLAGS.size} on {images.shape[1:]}, {work[OURS] / 1e9:.1f} GFLOP a step, median of {FLAGS.repeats} turns of {FLAGS.steps} steps")
-    print(f"largest matrix product {peak / 1e9:.1f} GFLOP/s, peak memory of the whole process {memory / 2**20:.0f} MiB")
+    print(f"largest matrix product {peak / 1e9:.1f} GFLOP/s, peak memory of the {', of the '.join(f'{name} {count / 2**20:.0f} MiB' for name, count in memory.items())}")
     if FLAGS.json:
         result = {"backend": keras.backend.backend(), "flags": {name: FLAGS[name].value for name in FLAGS}, "rows": rows, "peak_gflops": peak / 1e9}
         commandline.write_json(pathlib.Path(FLAGS.json), {**result, **found, "memory_bytes": memory})

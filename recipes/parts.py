@@ -1,23 +1,32 @@
 """What the parts of a SplitMask step cost, for benchmark.py: steps that end earlier and earlier."""
 
+import itertools
+
 from keras import ops
 
 import keras_splitmask as ks
 from keras_splitmask.split import gather
 
-PARTS = ("optimizer", "encoder", "decoder", "tokenizer", "head and losses")
+PARTS = ("optimizer", "encoder", "decoder", "tokenizer", "head and losses", "input")
 
 
 class Partial(ks.SplitMask):
-    """A SplitMask whose objective consists of the first `count` of `PARTS`; with all of them it is SplitMask's."""
+    """A SplitMask whose step consists of the first `count` of `PARTS`; with all of them it is that of a run on a `source` of images."""
 
-    def __init__(self, *arguments, count, **options):
+    def __init__(self, *arguments, count, source, **options):
         self.count = count
+        self.source = source
         super().__init__(*arguments, **options)
+
+    def batches(self, images):
+        """What it is fitted to: these images again and again, or random parts of those of the source."""
+        if self.count <= PARTS.index("input"):
+            return ((images,) for _ in itertools.count())
+        return ks.data.batches(self.source, images.shape[1:], len(images), "crop")
 
     def objective(self, images, training):
         idle = 1e-9 * sum(ops.mean(weight) for weight in self.trainable_variables)  # so that the optimizer moves all of them
-        if self.count == len(PARTS):
+        if self.count > PARTS.index("head and losses"):
             loss, report = super().objective(images, training)
             return loss + idle, report
         report = {}

@@ -10,8 +10,10 @@ def linear(p, name, x):
 
 
 def norm(p, name, x):
+    precision, x = x.dtype, x.astype("float32")
     x = x - x.mean(axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6) * p[f"{name}/gamma"] + p[f"{name}/beta"]
+    x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6)
+    return (x * p[f"{name}/gamma"] + p[f"{name}/beta"]).astype(precision)
 
 
 def block(p, name, x, heads):
@@ -47,6 +49,7 @@ def split(order, seen):
 
 def cross_entropy(logits, ids):
     """Mean over all rows. The comparison with `ids` fuses with its neighbours, where a gather's gradient would be a scatter."""
+    logits = logits.astype("float32")
     chosen = ids[..., None] == jnp.arange(logits.shape[-1])
     return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jnp.where(chosen, logits, 0), axis=-1))
 
@@ -54,10 +57,11 @@ def cross_entropy(logits, ids):
 def objective(p, vectors, images, order, setting):
     """The loss of images (B, H, W, C) uint8 whose patches are dealt out in `order` (B, N)."""
     x = (images / np.float32(255) - setting.mean) / setting.std
+    p = {name: value.astype(setting.precision) for name, value in p.items()}
     rows = jnp.arange(len(images)).repeat(2)[:, None]
     seen, unseen = split(order, setting.seen)
 
-    patches = to_patches(x, setting.patch_size)
+    patches = to_patches(x, setting.patch_size).astype(setting.precision)
     tokens = linear(p, "patch_embedding/project", patches[rows, seen]) + p["patch_embedding/positions"][seen]  # (2B, n, D)
     cls_token = jnp.broadcast_to(p["cls_token"], (len(tokens), 1, tokens.shape[-1]))
     tokens = blocks(p, "", jnp.concatenate([cls_token, tokens], axis=1), setting.heads)  # (2B, 1 + n, D)
@@ -69,7 +73,7 @@ def objective(p, vectors, images, order, setting):
     words = jnp.argmax(to_patches(x, setting.patch_size // (2 if setting.half else 1)) @ vectors.T, axis=-1)  # (B, N)
     inpaint = cross_entropy(linear(p, "decoder/words", hidden[:, -unseen.shape[1] :]), words[rows, unseen])
 
-    pooled = hidden[:, 1:].mean(axis=1)
+    pooled = hidden[:, 1:].mean(axis=1, dtype="float32")
     pooled = (pooled * jax.lax.rsqrt(jnp.sum(pooled**2, axis=-1, keepdims=True) + 1e-12)).reshape(len(images), 2, -1)
     similarity = pooled[:, 0] @ pooled[:, 1].T / setting.temperature  # (B, B)
     own = jnp.arange(len(images))

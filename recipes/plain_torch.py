@@ -46,9 +46,8 @@ def split(order, seen):
 
 def objective(p, vectors, images, order, setting):
     """The loss of images (B, H, W, C) uint8 whose patches are dealt out in `order` (B, N)."""
-    mean, std = (torch.as_tensor(value, dtype=torch.float32) for value in (setting.mean, setting.std))
-    x = (images.float() / 255 - mean) / std
-    rows = torch.arange(len(images)).repeat_interleave(2)[:, None]
+    x = (images.float() / 255 - setting.mean) / setting.std
+    rows = torch.arange(len(images), device=x.device).repeat_interleave(2)[:, None]
     seen, unseen = split(order, setting.seen)
 
     patches = to_patches(x, setting.patch_size)
@@ -60,13 +59,14 @@ def objective(p, vectors, images, order, setting):
 
     if setting.half:
         x = x.reshape(len(x), x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1).mean(dim=(2, 4))
-    words = (to_patches(x, setting.patch_size // (2 if setting.half else 1)) @ vectors.T).argmax(dim=-1)  # (B, N)
+    with torch.autocast(x.device.type, enabled=False):  # words are chosen in float32
+        words = (to_patches(x, setting.patch_size // (2 if setting.half else 1)) @ vectors.T).argmax(dim=-1)  # (B, N)
     logits = linear(p, "decoder/words", hidden[:, -unseen.shape[1] :])
     inpaint = F.cross_entropy(logits.flatten(0, 1), words[rows, unseen].flatten())
 
     pooled = F.normalize(hidden[:, 1:].mean(dim=1), dim=-1, eps=1e-6)
     similarity = pooled[0::2] @ pooled[1::2].T / setting.temperature  # (B, B)
-    own = torch.arange(len(images))
+    own = torch.arange(len(images), device=x.device)
     return inpaint + (F.cross_entropy(similarity, own) + F.cross_entropy(similarity.T, own)) / 2
 
 
@@ -78,15 +78,19 @@ def learning_rate(step, setting):
 
 
 class Plain:
-    """Holds the state; `setting` tells what is fixed, see benchmark.py."""
+    """Holds the state, on a GPU if there is one; `setting` tells what is fixed, see benchmark.py."""
 
     def __init__(self, weights, vectors, setting):
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
         # `F.linear` takes its kernels transposed.
         self.weights = {
-            name: torch.tensor(value.T if name.endswith("kernel") else value).contiguous().requires_grad_() for name, value in weights.items()
+            name: torch.tensor(value.T if name.endswith("kernel") else value, device=self.device).contiguous().requires_grad_()
+            for name, value in weights.items()
         }
-        self.vectors = torch.tensor(vectors)
+        self.vectors = torch.tensor(vectors, device=self.device)
         self.setting = setting
+        setting.mean, setting.std = (torch.as_tensor(value, dtype=torch.float32, device=self.device) for value in (setting.mean, setting.std))
+        self.objective = torch.compile(objective) if setting.compiled else objective
         decay = [p for name, p in self.weights.items() if name.endswith("kernel")]
         others = [p for name, p in self.weights.items() if not name.endswith("kernel")]
         groups = [{"params": decay, "weight_decay": setting.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -95,12 +99,17 @@ class Plain:
 
     def loss(self, images, order):
         with torch.no_grad():
-            return float(objective(self.weights, self.vectors, torch.tensor(images), torch.tensor(order).long(), self.setting))
+            return float(self._loss(objective, torch.tensor(images, device=self.device), order))
+
+    def _loss(self, objective, images, order):
+        if order is None:
+            order = torch.rand(len(images), self.setting.count, device=self.device).argsort(dim=1)
+        order = torch.as_tensor(order, device=self.device).long()
+        with torch.autocast(self.device, getattr(torch, self.setting.precision), enabled=self.setting.precision != "float32"):
+            return objective(self.weights, self.vectors, images, order, self.setting)
 
     def step(self, images, order):
-        images = torch.as_tensor(images)
-        order = torch.rand(len(images), self.setting.count).argsort(dim=1) if order is None else torch.as_tensor(order).long()
-        loss = objective(self.weights, self.vectors, images, order, self.setting)
+        loss = self._loss(self.objective, torch.as_tensor(images).to(self.device), order)
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.weights.values(), self.setting.clip_norm)

@@ -131,9 +131,13 @@ class LayerwiseAdamW(AdamW):
     def _is_frozen(self, variable):
         return self.frozen is not None and bool(re.search(self.frozen, variable.path))
 
+    def _decay(self):
+        return self.weight_decay(self.iterations) if callable(self.weight_decay) else self.weight_decay
+
     def _apply_weight_decay(self, variables):
-        decay = self.weight_decay(self.iterations) if callable(self.weight_decay) else self.weight_decay
-        rate = self.learning_rate * decay
+        if keras.backend.backend() == "torch":
+            return  # it is part of the update
+        rate = self.learning_rate * self._decay()
         for v in variables:
             if decays(v.path):
                 v.assign(v * ops.cast(1 - rate * self.scale(v) * self._moves(v), v.dtype))
@@ -141,11 +145,44 @@ class LayerwiseAdamW(AdamW):
     def _backend_update_step(self, gradients, variables, learning_rate):
         # The moments of a frozen weight follow its gradients all the same: from zero, their correction by the number of steps would
         # have gone by when it is let go, and its first moves be several times too long.
-        kinds = [(self.scale(v), self._is_frozen(v)) for v in variables]
+        kinds = [(self.scale(v), self._is_frozen(v), decays(v.path)) for v in variables]
         for kind in sorted(set(kinds)):
             group = [(g, v) for g, v, k in zip(gradients, variables, kinds) if k == kind]
             rate = learning_rate * kind[0] * self._moves(group[0][1])
             super()._backend_update_step([g for g, _ in group], [v for _, v in group], rate)
+
+    def _parallel_update_step(self, gradients, variables, learning_rate):
+        """The update of weights that all decay, or none, on torch: one pass over them, where Keras makes some twenty."""
+        import torch
+        from torch.optim.adamw import adamw
+
+        weights, gradients = [v.value for v in variables], [g.contiguous() for g in gradients]
+        moments = [[table[self._get_variable_index(v)].value for v in variables] for table in (self._momentums, self._velocities)]
+        step = float(self.iterations)
+        steps = list(torch.full((len(weights),), step, device=weights[0].device))
+        adamw(
+            weights,
+            gradients,
+            *moments,
+            [],
+            steps,
+            fused=True,
+            amsgrad=False,
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            lr=float(learning_rate),
+            weight_decay=float(self._decay()) if decays(variables[0].path) else 0.0,
+            eps=self.epsilon / (1 - self.beta_2 ** (step + 1)) ** 0.5,  # which Keras adds before the correction, and torch after it
+            maximize=False,
+        )
+
+    def _clip_gradients(self, gradients):
+        if keras.backend.backend() != "torch" or not self.global_clipnorm:
+            return super()._clip_gradients(gradients)
+        import torch
+
+        norm = torch.nn.utils.get_total_norm(gradients)
+        return torch._foreach_mul(gradients, self.global_clipnorm / norm.clamp(min=self.global_clipnorm))
 
     def get_config(self):
         own = {name: getattr(self, name) for name in ("layer_decay", "depth", "frozen", "frozen_steps")}
