@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_splitmask.patches import PatchEmbedding
 from keras_splitmask.training import distribution
-from keras_splitmask.training.layers import Dense, LayerNormalization
+from keras_splitmask.training.layers import Dense, LayerNormalization, attention
 
 # name: (width, depth, heads). The MLP is four times as wide.
 SIZES = {
@@ -61,9 +61,7 @@ class Attention(keras.layers.Layer):
     def call(self, tokens, start=0):
         count = tokens.shape[1]
         qkv = ops.reshape(self.qkv(tokens), (-1, count, 3, self.heads, self.width // self.heads))
-        query, key, value = ops.unstack(qkv, 3, axis=2)  # (B, n, heads, D / heads); torch fills less memory than for slices
-        mixed = ops.dot_product_attention(query[:, start:] if start else query, key, value)
-        return self.project(ops.reshape(mixed, (-1, count - start, self.width)))
+        return self.project(ops.reshape(attention(qkv, start), (-1, count - start, self.width)))
 
     def get_config(self):
         return {**super().get_config(), "width": self.width, "heads": self.heads}

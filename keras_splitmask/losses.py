@@ -1,63 +1,51 @@
 """The losses: pure functions of tensors that return one value per example."""
 
-import keras
 from keras import ops
 
-from keras_splitmask.training.distribution import scan
+from keras_splitmask.training import distribution
+from keras_splitmask.training.layers import add_product, cross_entropy, linear
 
-LOGITS_AT_ONCE = 2**27  # half a GiB in float32
 
+def inpaint(head, hidden, ids):
+    """Cross entropy between predicted and true visual words, averaged over the unseen patches of all examples (section 4).
 
-def inpaint_by(head, hidden, ids):
-    """`inpaint` of what a layer predicts, of which no more than `LOGITS_AT_ONCE` are held at any time; the gradient computes them anew.
+    With thousands of words, the table of all logits is by far the largest of a step. So the patches are taken in parts, and what the
+    gradient needs of a part's logits is taken from them at once.
 
     Args:
-        head: a built layer from (B, m, D) to logits (B, m, V).
+        head: a built layer `linear(x, kernel, bias)` from (B, m, D) to logits (B, m, V).
         hidden: (B, m, D) float.
         ids: (B, m) int32, the words.
 
     Returns:
-        As `inpaint`.
+        The loss and the share of the words to which no other was preferred, scalars float32.
     """
-    count, vocabulary = ids.shape[1], head.kernel.shape[-1]
-    images = hidden.shape[0] or 128  # TensorFlow knows it under a strategy alone
-    parts = next(n for n in range(1, count + 1) if count % n == 0 and (n == count or images * count // n * vocabulary <= LOGITS_AT_ONCE))
-    if parts == 1:
-        return inpaint(head(hidden), ids)
-    weights = [ops.convert_to_tensor(v) for v in head.trainable_variables]
+    kernel, bias = ops.convert_to_tensor(head.kernel), ops.convert_to_tensor(head.bias)
+    tokens, weights, biases = (ops.cast(ops.stop_gradient(x), hidden.dtype) for x in (hidden, kernel, bias))
 
-    def of_part(carry, part):
-        hidden, ids = part
+    def of_part(sums, part):
+        tokens, words = ops.reshape(part[0], (-1, weights.shape[0])), ops.reshape(part[1], (-1,))
+        logits = ops.cast(linear(tokens, weights, biases), "float32")  # (n, V)
+        of_word = ops.take_along_axis(logits, ops.expand_dims(words, -1), axis=-1)[:, 0]
+        hits = ops.cast(of_word >= ops.max(logits, axis=-1), "float32")  # by argmax, it would cost more
+        loss, towards_logits = cross_entropy(logits, words)
+        sums = {"bias": sums["bias"] + ops.sum(towards_logits, axis=0), "kernel": sums["kernel"]}
+        towards_logits = ops.cast(towards_logits, tokens.dtype)
+        sums["kernel"] = add_product(sums["kernel"], tokens, towards_logits)
+        towards_tokens = ops.reshape(ops.matmul(towards_logits, ops.transpose(weights)), (-1, *part[0].shape[1:]))
+        return sums, {"loss": ops.mean(loss), "hits": ops.mean(hits), "tokens": towards_tokens}
 
-        @keras.remat
-        def answer(hidden, *weights):
-            logits, _ = head.stateless_call(weights, [], hidden)
-            return inpaint(logits, ids)
-
-        return carry, answer(hidden, *weights)
-
-    def split(x):
-        return ops.moveaxis(ops.reshape(x, (-1, parts, count // parts, *x.shape[2:])), 1, 0)
-
-    _, answers = scan(of_part, ops.zeros(()), (split(hidden), split(ids)))
-    return tuple(ops.mean(of_parts, axis=0) for of_parts in answers)
+    sums = {"kernel": ops.zeros(weights.shape), "bias": ops.zeros(biases.shape)}
+    sums, found = distribution.by_parts(of_part, sums, (tokens, ids), width=weights.shape[1])
+    gradients = [(hidden, distribution.join_parts(found["tokens"])), (kernel, sums["kernel"]), (bias, sums["bias"])]
+    loss = with_gradient(ops.mean(found["loss"]), gradients, 1 / ops.cast(ops.size(ids), "float32"))
+    return loss, ops.mean(found["hits"])
 
 
-def inpaint(logits, ids):
-    """Cross entropy between predicted and true visual words, averaged over an example's unseen patches (section 4).
-
-    Args:
-        logits: (B, m, V) float.
-        ids: (B, m) int32, the words; no one-hot table of them is built.
-
-    Returns:
-        The loss (B,) float32, and the share of the words to which no other was preferred (B,) float32.
-    """
-    # Not logsumexp, whose gradient costs torch two more passes over (B, m, V); nor argmax, which costs more than max.
-    log_shares = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
-    of_word = ops.take_along_axis(log_shares, ops.expand_dims(ids, -1), axis=-1)[..., 0]  # (B, m)
-    hits = ops.cast(of_word >= ops.max(log_shares, axis=-1), "float32")
-    return -ops.mean(of_word, axis=-1), ops.mean(hits, axis=-1)
+def with_gradient(value, gradients, scale):
+    """A scalar that is `value`, and whose gradient with respect to each x of the pairs (x, g) is `scale` times g."""
+    along = scale * sum(ops.sum(ops.cast(x, "float32") * ops.cast(ops.stop_gradient(g), "float32")) for x, g in gradients)
+    return ops.stop_gradient(value) + (along - ops.stop_gradient(along))
 
 
 def match(a, b, all_a, all_b, labels, temperature=0.2):

@@ -122,10 +122,9 @@ class SplitMask(PretextModel):
         if self.inpaint_weight:
             ids = self.tokenizer(images)  # (B, N)
             targets = self.split.unseen(gather(ids, order))  # (2B, N - n)
-            inpaint_loss, inpaint_hits = losses.inpaint_by(self.decoder.words, hidden[:, -targets.shape[1] :], targets)
-            inpaint_loss = ops.mean(inpaint_loss)
+            inpaint_loss, inpaint_accuracy = losses.inpaint(self.decoder.words, hidden[:, -targets.shape[1] :], targets)
             loss = loss + self.inpaint_weight * inpaint_loss
-            report.update(inpaint_loss=inpaint_loss, inpaint_accuracy=ops.mean(inpaint_hits), word_perplexity=ids)
+            report.update(inpaint_loss=inpaint_loss, inpaint_accuracy=inpaint_accuracy, word_perplexity=ids)
         if self.match_weight:
             pooled = whole_batch(self.pooled(hidden))  # (B, 2, D)
             everyone, labels = gather_batch(pooled)

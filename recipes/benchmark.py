@@ -124,9 +124,15 @@ def add_noise(model, rng):
         weight.assign_add(0.05 * rng.standard_normal(weight.shape).astype("float32"))
 
 
+def same_batches(images):
+    return ((images,) for _ in itertools.count())
+
+
 def time_model(model, images, steps):
     """Seconds of a step in `fit`, from the beginning of the epoch until its last weight is there."""
     import keras
+
+    from keras_splitmask.training import distribution
 
     marks = []
 
@@ -138,8 +144,8 @@ def time_model(model, images, steps):
             keras.ops.convert_to_numpy(self.model.trainable_variables[-1])
             marks.append(time.perf_counter())
 
-    batches = model.batches(images) if hasattr(model, "batches") else ((images,) for _ in itertools.count())
-    model.fit(batches, steps_per_epoch=steps, callbacks=[Clock()], verbose=0, shuffle=False)
+    batches = getattr(model, "batches", same_batches)
+    model.fit(distribution.Devices().feed(lambda: batches(images)), steps_per_epoch=steps, callbacks=[Clock()], verbose=0, shuffle=False)
     return (marks[1] - marks[0]) / steps
 
 

@@ -22,7 +22,7 @@ class Partial(ks.SplitMask):
         """What it is fitted to: these images again and again, or random parts of those of the source."""
         if self.count <= PARTS.index("input"):
             return ((images,) for _ in itertools.count())
-        return ks.data.batches(self.source, images.shape[1:], len(images), "crop")
+        return ((batch,) for batch in ks.data.batches(self.source, images.shape[1:], len(images), "crop"))
 
     def objective(self, images, training):
         idle = 1e-9 * sum(ops.mean(weight) for weight in self.trainable_variables)  # so that the optimizer moves all of them

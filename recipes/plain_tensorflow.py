@@ -6,7 +6,9 @@ import tensorflow as tf
 
 
 def linear(p, name, x):
-    return tf.linalg.matmul(x, p[f"{name}/kernel"]) + p[f"{name}/bias"]
+    kernel, bias = p[f"{name}/kernel"], p[f"{name}/bias"]
+    product = tf.nn.bias_add(tf.linalg.matmul(tf.reshape(x, (-1, kernel.shape[0])), kernel), bias)
+    return tf.reshape(product, (*x.shape[:-1], kernel.shape[1]))
 
 
 def norm(p, name, x):

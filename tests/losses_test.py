@@ -1,4 +1,5 @@
 import math
+import types
 
 import keras
 import numpy as np
@@ -6,6 +7,8 @@ import pytest
 from keras import ops
 
 from keras_splitmask import losses
+from keras_splitmask.training import distribution
+from keras_splitmask.training.layers import Dense
 
 pytestmark = pytest.mark.backend
 
@@ -13,8 +16,10 @@ AXES = np.eye(2, dtype="float32")
 
 
 def inpaint(logits, ids, dtype="float32"):
-    answer = losses.inpaint(ops.cast(np.array(logits), dtype), ops.convert_to_tensor(np.array(ids, "int32")))
-    return [ops.convert_to_numpy(x) for x in answer]
+    """By a head that hands on what it is given."""
+    logits = ops.cast(np.array(logits), dtype)
+    head = types.SimpleNamespace(kernel=ops.eye(logits.shape[-1]), bias=ops.zeros(logits.shape[-1]))
+    return [ops.convert_to_numpy(x) for x in losses.inpaint(head, logits, ops.convert_to_tensor(np.array(ids, "int32")))]
 
 
 def match(a, b, labels=None, temperature=0.2, rows=slice(None)):
@@ -23,17 +28,59 @@ def match(a, b, labels=None, temperature=0.2, rows=slice(None)):
     return [ops.convert_to_numpy(x) for x in losses.match(a[rows], b[rows], a, b, labels, temperature)]
 
 
-def test_inpaint_is_the_mean_cross_entropy_of_an_examples_patches():
+def test_inpaint_is_the_mean_cross_entropy_of_all_patches():
     logits = [[[0, math.log(3)], [0, math.log(3)]], [[0, 0], [0, 0]]]  # words at odds of 1 : 3, and even
-    expected = [-(math.log(3 / 4) + math.log(1 / 4)) / 2, math.log(2)]
     loss, hits = inpaint(logits, [[1, 0], [0, 1]])
-    np.testing.assert_allclose(loss, expected, rtol=1e-6)
-    np.testing.assert_array_equal(hits, [0.5, 1])
+    assert loss == pytest.approx((-math.log(3 / 4) - math.log(1 / 4) + 2 * math.log(2)) / 4, rel=1e-6)
+    assert hits == 3 / 4
 
 
 def test_inpaint_ignores_a_constant_and_survives_large_half_precision_logits():
-    np.testing.assert_allclose(inpaint([[[60000.0, 0.0]]], [[1]], "float16")[0], [60000.0], rtol=1e-3)
-    np.testing.assert_allclose(inpaint([[[1000.0, 1000.0 + math.log(3)]]], [[1]])[0], [math.log(4 / 3)], rtol=1e-3)
+    np.testing.assert_allclose(inpaint([[[60000.0, 0.0]]], [[1]], "float16")[0], 60000.0, rtol=1e-3)
+    np.testing.assert_allclose(inpaint([[[1000.0, 1000.0 + math.log(3)]]], [[1]])[0], math.log(4 / 3), rtol=1e-3)
+
+
+@pytest.mark.parametrize("at_once", [2**21, 60, 1])  # of 3 x 4 x 5 logits
+def test_the_gradient_of_inpaint_is_that_of_its_definition(rng, monkeypatch, at_once):
+    monkeypatch.setattr(distribution, "TABLE_ON_CPU", at_once)
+    hidden, ids = rng.standard_normal((3, 4, 6)).astype("float32"), rng.integers(0, 5, (3, 4), "int32")
+    head = Dense(5)
+    head.build((None, None, 6))
+    head.bias.assign(rng.standard_normal(5))
+    inputs = [hidden, ops.convert_to_numpy(head.kernel), ops.convert_to_numpy(head.bias)]
+
+    def in_parts(hidden, kernel, bias):
+        return 3 * losses.inpaint(types.SimpleNamespace(kernel=kernel, bias=bias), hidden, ops.convert_to_tensor(ids))[0]
+
+    def as_defined(hidden, kernel, bias):
+        shares = ops.log_softmax(hidden @ kernel + bias)
+        return -3 * ops.mean(ops.take_along_axis(shares, ops.convert_to_tensor(ids)[..., None], axis=-1))
+
+    received, expected = (value_and_gradients(function, inputs) for function in (in_parts, as_defined))
+    for a, b in zip(received, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def value_and_gradients(function, inputs):
+    """Of a scalar function, and with respect to each of its inputs."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        value, gradients = jax.value_and_grad(function, tuple(range(len(inputs))))(*inputs)
+    elif keras.backend.backend() == "torch":
+        inputs = [ops.convert_to_tensor(x).requires_grad_() for x in inputs]
+        value = function(*inputs)
+        value.backward()
+        gradients = [x.grad for x in inputs]
+    else:
+        import tensorflow as tf
+
+        inputs = [tf.constant(x) for x in inputs]
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            value = function(*inputs)
+        gradients = tape.gradient(value, inputs)
+    return [ops.convert_to_numpy(x) for x in (value, *gradients)]
 
 
 def test_match_of_equal_halves():

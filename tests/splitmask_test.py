@@ -6,8 +6,8 @@ import pytest
 from keras import ops
 
 import keras_splitmask as ks
-from keras_splitmask import losses
 from keras_splitmask.split import Split
+from keras_splitmask.training import distribution
 
 pytestmark = pytest.mark.backend
 
@@ -229,8 +229,8 @@ def test_words_predicted_in_parts_change_nothing(make_model, make_images, monkey
     """8 x 2 x 8 patches and 32 words, all at once or in several parts."""
     images = make_images(8)
 
-    def train(logits_at_once):
-        monkeypatch.setattr(losses, "LOGITS_AT_ONCE", logits_at_once)
+    def train(at_once):
+        monkeypatch.setattr(distribution, "TABLE_ON_CPU", at_once)
         keras.utils.set_random_seed(0)
         model = make_model(run_eagerly=False, drop_path=0.2, accumulate=accumulate)
         logs = model.fit(images, batch_size=8, epochs=2, shuffle=False, verbose=0).history

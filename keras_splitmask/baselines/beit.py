@@ -68,9 +68,8 @@ class BEiT(PretextModel):
         order = self.split(images)  # (B, N)
         ids = self.tokenizer(images)  # (B, N)
         targets = gather(ids, order[:, : self.masked_count])  # (B, m)
-        loss, hits = losses.inpaint_by(self.words, self.masked(images, order, training), targets)
-        loss = ops.mean(loss)
-        return loss, {"inpaint_loss": loss, "inpaint_accuracy": ops.mean(hits), "word_perplexity": ids}
+        loss, accuracy = losses.inpaint(self.words, self.masked(images, order, training), targets)
+        return loss, {"inpaint_loss": loss, "inpaint_accuracy": accuracy, "word_perplexity": ids}
 
     def paint(self, images, order):
         """Images (B, H, W, C) in 0..1 with predicted words drawn where they are masked; elsewhere they mean nothing."""

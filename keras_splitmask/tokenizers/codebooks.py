@@ -5,6 +5,8 @@ import numpy as np
 from keras import ops
 
 from keras_splitmask.patches import denormalise, grid_shape, normalise, to_images, to_patches
+from keras_splitmask.training import distribution
+from keras_splitmask.training.layers import argmax
 
 
 class Codebook(keras.layers.Layer):
@@ -66,11 +68,13 @@ class Codebook(keras.layers.Layer):
         return to_patches(x, self.patch_size // self.shrink)
 
     def call(self, images):
-        return self.words(self.pixels(images))
+        patches = self.pixels(images)  # (B, N, d)
+        _, ids = distribution.by_parts(lambda _, part: (_, self.words(*part)), ops.zeros(()), (patches,), width=self.vocabulary)
+        return distribution.join_parts(ids)
 
     def words(self, patches):
         """Patches (..., d) as `pixels` gives them, to words (...) int32. The length of a patch has no influence."""
-        return ops.cast(ops.argmax(ops.matmul(patches, ops.transpose(self.vectors)), axis=-1), "int32")
+        return argmax(ops.matmul(patches, ops.transpose(self.vectors)))
 
     def same_words(self, other):
         """Whether another tokenizer gives a patch the same word, whatever the size of the images."""

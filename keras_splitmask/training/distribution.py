@@ -23,6 +23,8 @@ LAYOUTS = {
     r".*words/kernel": (None, "model"),
     r".*words/bias": ("model",),
 }
+# Numbers in a table of which a step needs but one part at a time: 8 MiB stay in the cache of a CPU, half a GiB is no trouble elsewhere.
+TABLE_ON_CPU, TABLE = 2**21, 2**27
 
 
 class Devices:
@@ -44,8 +46,11 @@ class Devices:
         return self.strategy.scope() if self.strategy else contextlib.nullcontext()
 
     def feed(self, make_batches):
-        """What to give to `fit`: this host's batches, tuples that `make_batches()` gives, divided among its replicas."""
-        if not self.strategy:
+        """What to give to `fit`: this host's batches, tuples that `make_batches()` gives, divided among its replicas.
+
+        To TensorFlow it tells their size, which Keras does not.
+        """
+        if keras.backend.backend() != "tensorflow":
             return make_batches()
         import tensorflow as tf
 
@@ -58,7 +63,7 @@ class Devices:
 
         spec = keras.tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), next(shares()))
         dataset = tf.data.Dataset.from_generator(shares, output_signature=spec)
-        return self.strategy.distribute_datasets_from_function(lambda context: dataset)
+        return self.strategy.distribute_datasets_from_function(lambda context: dataset) if self.strategy else dataset.prefetch(2)
 
     def any(self, flag):
         """Whether the flag is set on any of the hosts, each of which must ask."""
@@ -235,6 +240,40 @@ def part_of_batch(index, count, images, vectors=None):
         yield
     finally:
         _thread.part = None
+
+
+def on_cpu():
+    """Whether what is computed is computed on CPUs."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return not torch.cuda.is_available()
+    return all(device.startswith("cpu") for device in keras.distribution.list_devices())
+
+
+def by_parts(function, carry, xs, width):
+    """`scan` over equal parts of some images' rows, as many as it takes that a table of `width` numbers for each row of a part is not large.
+
+    Args:
+        function: from (carry, what `xs` has of the rows of a part) to (carry, answer).
+        carry: tensors.
+        xs: a tuple of tensors (B, m, ...).
+        width: int.
+
+    Returns:
+        The last carry, and the answers stacked; see `join_parts`.
+    """
+    images, count = xs[0].shape[:2]
+    # TensorFlow need not know how many there are.
+    images, at_once = (images or 32, TABLE_ON_CPU) if on_cpu() else (images or 128, TABLE)
+    devices = keras.distribution.distribution().device_mesh.shape[0] if keras.distribution.distribution() else 1
+    parts = next(n for n in range(1, count + 1) if count % n == 0 and (n == count or images // devices * (count // n) * width <= at_once))
+    return scan(function, carry, tuple(ops.moveaxis(ops.reshape(x, (-1, parts, count // parts, *x.shape[2:])), 1, 0) for x in xs))
+
+
+def join_parts(x):
+    """Stacked answers (parts, B, m / parts, ...) of `by_parts` as they belong together (B, m, ...)."""
+    return ops.reshape(ops.moveaxis(x, 0, 1), (-1, x.shape[0] * x.shape[2], *x.shape[3:]))
 
 
 def scan(function, carry, xs):

@@ -1,22 +1,80 @@
-"""Two layers of Keras at the backends' full speed."""
+"""Parts of Keras at the backends' full speed."""
 
 import keras
 from keras import ops
 
 
-@keras.saving.register_keras_serializable("keras_splitmask")
-class Dense(keras.layers.Dense):
-    """`keras.layers.Dense` without activation, whose bias torch adds inside the product, as JAX and TensorFlow do once compiled.
+def linear(x, kernel, bias):
+    """x (B, ..., D) times `kernel` (D, V), plus `bias` (V,).
 
-    Keras adds it to the finished product, one more pass over it: measured on a CPU, 6 to 20% of a SplitMask step on torch.
+    Torch and TensorFlow add the bias inside the product, as JAX does once compiled; Keras adds it to the finished product, one more
+    pass over it: measured on a CPU, 6 to 20% of a SplitMask step on torch.
     """
-
-    def call(self, inputs, training=None):
-        if keras.backend.backend() != "torch":
-            return super().call(inputs, training=training)
+    if keras.backend.backend() == "torch":
         import torch
 
-        return torch.nn.functional.linear(inputs, ops.convert_to_tensor(self.kernel).T, ops.convert_to_tensor(self.bias))
+        return torch.nn.functional.linear(x, kernel.T, bias)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        product = tf.nn.bias_add(tf.matmul(tf.reshape(x, (-1, x.shape[-1])), kernel), bias)
+        return ops.reshape(product, (-1, *x.shape[1:-1], kernel.shape[1]))
+    return ops.add(ops.matmul(x, kernel), bias)
+
+
+def attention(qkv, start=0):
+    """Queries, keys and values (B, n, 3, heads, d) to mixed values (B, n - start, heads, d), for which only tokens from `start` on ask."""
+    if keras.backend.backend() != "tensorflow":
+        query, key, value = ops.unstack(qkv, 3, axis=2)  # torch fills less memory than for slices
+        return ops.dot_product_attention(query[:, start:] if start else query, key, value)
+    import tensorflow as tf
+
+    # Not by einsum as Keras does, at half as much again.
+    query, key, value = tf.unstack(tf.transpose(qkv, (2, 0, 3, 1, 4)))  # (B, heads, n, d)
+    query = query[:, :, start:] if start else query
+    logits = tf.matmul(query * query.shape[-1] ** -0.5, key, transpose_b=True)  # (B, heads, m, n)
+    shares = tf.cast(tf.nn.softmax(tf.cast(logits, "float32")), value.dtype)
+    return tf.transpose(tf.matmul(shares, value), (0, 2, 1, 3))
+
+
+def argmax(x):
+    """`ops.argmax` of the last axis, int32, without the five passes over x for the sign of its zeros that Keras makes on TensorFlow."""
+    if keras.backend.backend() != "tensorflow":
+        return ops.cast(ops.argmax(x, axis=-1), "int32")
+    import tensorflow as tf
+
+    return tf.argmax(x, axis=-1, output_type="int32")
+
+
+def cross_entropy(logits, ids):
+    """The cross entropies (n,) of logits (n, V) float32 and words (n,) int32, and their gradient (n, V), which has no gradient itself."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=logits, labels=ids)
+    shares, places = ops.softmax(logits, axis=-1), ops.expand_dims(ids, -1)
+    of_word = ops.take_along_axis(logits, places, axis=-1)
+    losses = ops.max(logits, axis=-1, keepdims=True) - of_word - ops.log(ops.max(shares, axis=-1, keepdims=True))
+    if keras.backend.backend() == "torch":
+        gradient = shares.scatter_add_(1, places.long(), shares.new_full((1, 1), -1.0).expand(places.shape))
+    else:
+        gradient = shares - ops.cast(ops.equal(ops.arange(shares.shape[1], dtype="int32"), places), shares.dtype)  # XLA builds no table
+    return losses[:, 0], gradient
+
+
+def add_product(total, a, b):
+    """total (D, V) float32 plus the product of a (n, D), transposed, and b (n, V); `total` may be changed."""
+    if keras.backend.backend() != "torch" or a.dtype != total.dtype:
+        return total + ops.cast(ops.matmul(ops.transpose(a), b), total.dtype)
+    return total.addmm_(a.T, b)
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class Dense(keras.layers.Dense):
+    """`keras.layers.Dense` without activation, as `linear` computes it."""
+
+    def call(self, inputs, training=None):
+        return linear(inputs, ops.convert_to_tensor(self.kernel), ops.convert_to_tensor(self.bias))
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")

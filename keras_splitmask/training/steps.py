@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_splitmask.training import distribution
+from keras_splitmask.training.optimizer import global_norm
 
 DRAWS_PER_STEP = 64  # more than any layer draws from one generator in one step
 
@@ -190,9 +191,7 @@ class _Pretext(keras.Model):
 
     def _norm(self, gradients):
         """Norm of all gradients together, of the loss as it stands before any loss scaling, and whether all is finite."""
-        squares = [ops.sum(ops.square(ops.cast(g, "float32"))) for g in gradients if g is not None]
-        norm = ops.sqrt(sum(squares))
-        return norm / ops.cast(self.optimizer.scale_loss(ops.ones(())), "float32")
+        return global_norm(gradients) / ops.cast(self.optimizer.scale_loss(ops.ones(())), "float32")
 
     def _skip(self):
         """What a step does whose gradient is not finite: it is counted, and in float16 halves the scale of the loss."""
@@ -269,7 +268,7 @@ class _TorchModel(_Pretext):
         loss, report, gradients = self._gradients(data, step)
         weights = self.trainable_variables
         with torch.no_grad():
-            norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None]) / self.optimizer.scale_loss(1.0)
+            norm = self._norm(gradients)
             finite = torch.isfinite(loss) & torch.isfinite(norm)
             if finite:
                 self.optimizer.apply(gradients, weights)
