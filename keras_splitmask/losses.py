@@ -23,20 +23,25 @@ def inpaint(head, hidden, ids):
     kernel, bias = ops.convert_to_tensor(head.kernel), ops.convert_to_tensor(head.bias)
     tokens, weights, biases = (ops.cast(ops.stop_gradient(x), hidden.dtype) for x in (hidden, kernel, bias))
 
+    # Each device adds up what its own images ask of the head, so that devices need not meet for each part.
+    devices = distribution.devices_of_batch()
+    by_device = lambda x: ops.reshape(x, (devices, -1, x.shape[-1]))
+
     def of_part(sums, part):
         tokens, words = ops.reshape(part[0], (-1, weights.shape[0])), ops.reshape(part[1], (-1,))
         logits = ops.cast(linear(tokens, weights, biases), "float32")  # (n, V)
         of_word = ops.take_along_axis(logits, ops.expand_dims(words, -1), axis=-1)[:, 0]
         hits = ops.cast(of_word >= ops.max(logits, axis=-1), "float32")  # by argmax, it would cost more
         loss, towards_logits = cross_entropy(logits, words)
-        sums = {"bias": sums["bias"] + ops.sum(towards_logits, axis=0), "kernel": sums["kernel"]}
+        bias = sums["bias"] + ops.sum(by_device(towards_logits), axis=1)
         towards_logits = ops.cast(towards_logits, tokens.dtype)
-        sums["kernel"] = add_product(sums["kernel"], tokens, towards_logits)
+        sums = {"bias": bias, "kernel": add_product(sums["kernel"], by_device(tokens), by_device(towards_logits))}
         towards_tokens = ops.reshape(ops.matmul(towards_logits, ops.transpose(weights)), (-1, *part[0].shape[1:]))
         return sums, {"loss": ops.mean(loss), "hits": ops.mean(hits), "tokens": towards_tokens}
 
-    sums = {"kernel": ops.zeros(weights.shape), "bias": ops.zeros(biases.shape)}
+    sums = {"kernel": ops.zeros((devices, *weights.shape)), "bias": ops.zeros((devices, *biases.shape))}
     sums, found = distribution.by_parts(of_part, sums, (tokens, ids), width=weights.shape[1])
+    sums = {name: ops.sum(x, axis=0) for name, x in sums.items()}
     gradients = [(hidden, distribution.join_parts(found["tokens"])), (kernel, sums["kernel"]), (bias, sums["bias"])]
     loss = with_gradient(ops.mean(found["loss"]), gradients, 1 / ops.cast(ops.size(ids), "float32"))
     return loss, ops.mean(found["hits"])

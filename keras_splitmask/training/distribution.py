@@ -251,6 +251,11 @@ def on_cpu():
     return all(device.startswith("cpu") for device in keras.distribution.list_devices())
 
 
+def devices_of_batch():
+    """Among how many devices the compiler divides the tensors at hand, by their first axis: under JAX all that share a batch, else one."""
+    return keras.distribution.distribution().device_mesh.shape[0] if keras.distribution.distribution() else 1
+
+
 def by_parts(function, carry, xs, width):
     """`scan` over equal parts of some images' rows, as many as it takes that a table of `width` numbers for each row of a part is not large.
 
@@ -266,8 +271,8 @@ def by_parts(function, carry, xs, width):
     images, count = xs[0].shape[:2]
     # TensorFlow need not know how many there are.
     images, at_once = (images or 32, TABLE_ON_CPU) if on_cpu() else (images or 128, TABLE)
-    devices = keras.distribution.distribution().device_mesh.shape[0] if keras.distribution.distribution() else 1
-    parts = next(n for n in range(1, count + 1) if count % n == 0 and (n == count or images // devices * (count // n) * width <= at_once))
+    images //= devices_of_batch()
+    parts = next(n for n in range(1, count + 1) if count % n == 0 and (n == count or images * (count // n) * width <= at_once))
     return scan(function, carry, tuple(ops.moveaxis(ops.reshape(x, (-1, parts, count // parts, *x.shape[2:])), 1, 0) for x in xs))
 
 

@@ -63,10 +63,10 @@ def cross_entropy(logits, ids):
 
 
 def add_product(total, a, b):
-    """total (D, V) float32 plus the product of a (n, D), transposed, and b (n, V); `total` may be changed."""
+    """total (s, D, V) float32 plus the products of a (s, n, D), transposed, and b (s, n, V); `total` may be changed."""
     if keras.backend.backend() != "torch" or a.dtype != total.dtype:
-        return total + ops.cast(ops.matmul(ops.transpose(a), b), total.dtype)
-    return total.addmm_(a.T, b)
+        return total + ops.cast(ops.matmul(ops.swapaxes(a, 1, 2), b), total.dtype)
+    return total.baddbmm_(a.mT, b)
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")

@@ -170,7 +170,10 @@ class LayerwiseAdamW(AdamW):
         import torch
         from torch.optim.adamw import adamw
 
-        weights, gradients = [v.value for v in variables], [g.contiguous() for g in gradients]
+        weights = [v.value for v in variables]
+        for weight in weights:
+            weight.data = weight.data.contiguous()  # an orthogonal initializer's is not
+        gradients = [g.contiguous() for g in gradients]
         moments = [[table[self._get_variable_index(v)].value for v in variables] for table in (self._momentums, self._velocities)]
         step = float(self.iterations)
         steps = list(torch.full((len(weights),), step, device=weights[0].device))

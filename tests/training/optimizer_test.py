@@ -61,6 +61,14 @@ def test_steps_are_those_of_adamw(rng, layer_decay):
     assert int(optimizer.iterations) == 4
 
 
+@pytest.mark.backend
+def test_a_weight_whose_rows_lie_apart_in_memory_moves_all_the_same(rng):
+    first, gradient = (rng.standard_normal((3, 2)).astype("float32") for _ in range(2))
+    weight = keras.Variable(ops.transpose(ops.convert_to_tensor(first)), name="kernel")
+    LayerwiseAdamW(0.1, weight_decay=0.0, epsilon=1e-8).apply([ops.convert_to_tensor(gradient.T)], [weight])
+    np.testing.assert_allclose(ops.convert_to_numpy(weight), numpy_adamw(first, [gradient], [0.1], 0.0).T, atol=3e-6)
+
+
 def test_the_decay_has_its_layers_share_of_the_rate(rng):
     """With gradients of 0 only the decay is left."""
     weights = variables(rng)
