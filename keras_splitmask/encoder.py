@@ -60,8 +60,8 @@ class Attention(keras.layers.Layer):
 
     def call(self, tokens, start=0):
         count = tokens.shape[1]
-        qkv = ops.reshape(self.qkv(tokens), (-1, count, 3, self.heads, self.width // self.heads))
-        return self.project(ops.reshape(attention(qkv, start), (-1, count - start, self.width)))
+        qkv = ops.reshape(self.qkv.call(tokens), (-1, count, 3, self.heads, self.width // self.heads))
+        return self.project.call(ops.reshape(attention(qkv, start), (-1, count - start, self.width)))
 
     def get_config(self):
         return {**super().get_config(), "width": self.width, "heads": self.heads}
@@ -69,7 +69,10 @@ class Attention(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class Block(keras.layers.Layer):
-    """A pre-norm transformer block, (B, n, D) to (B, n, D); with `start`, to the tokens from that index on alone."""
+    """A pre-norm transformer block, (B, n, D) to (B, n, D); with `start`, to the tokens from that index on alone.
+
+    It uses the `call` of its layers, all of its own precision: what Keras does around a layer takes torch 0.1 ms each time.
+    """
 
     def __init__(self, width, heads, drop_path=0.0, epsilon=1e-6, **kwargs):
         super().__init__(**kwargs)
@@ -92,10 +95,10 @@ class Block(keras.layers.Layer):
         self.contract.build((None, None, 4 * self.width))
 
     def call(self, tokens, training=None, start=0):
-        attended = self.attention(self.norm_attention(tokens), start=start)
-        tokens = (tokens[:, start:] if start else tokens) + self.drop(attended, training=training)
-        hidden = ops.gelu(self.expand(self.norm_mlp(tokens)), approximate=False)
-        return tokens + self.drop(self.contract(hidden), training=training)
+        attended = self.attention.call(self.norm_attention.call(tokens), start=start)
+        tokens = (tokens[:, start:] if start else tokens) + self.drop.call(attended, training=training)
+        hidden = ops.gelu(self.expand.call(self.norm_mlp.call(tokens)), approximate=False)
+        return tokens + self.drop.call(self.contract.call(hidden), training=training)
 
     def get_config(self):
         own = {"width": self.width, "heads": self.heads, "drop_path": self.drop_path, "epsilon": self.epsilon}
