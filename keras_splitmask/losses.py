@@ -1,4 +1,4 @@
-"""The losses: pure functions of tensors that return one value per example."""
+"""The losses: pure functions of tensors that return one value per example; `inpaint` alone returns a mean, with its gradient."""
 
 from keras import ops
 

@@ -121,6 +121,8 @@ class LayerwiseAdamW(AdamW):
         if isinstance(weight_decay, dict):  # of a saved optimizer
             weight_decay = keras.saving.deserialize_keras_object(weight_decay)
         super().__init__(learning_rate, weight_decay=weight_decay, name=name, **kwargs)
+        if self.amsgrad:
+            raise ValueError("Expected amsgrad=False, received True; take keras.optimizers.AdamW for it.")
         if not 0 < layer_decay <= 1 or (layer_decay < 1 and not depth):
             raise ValueError(f"Expected layer_decay in (0, 1], and a depth if below 1, received {layer_decay=}, {depth=}.")
         self.layer_decay = layer_decay
@@ -212,7 +214,7 @@ class LayerwiseAdamW(AdamW):
             beta1=self.beta_1,
             beta2=self.beta_2,
             epsilon=self.epsilon,
-            grad=gradient,
+            grad=tf.convert_to_tensor(gradient),
         )
 
     def _clip_gradients(self, gradients):

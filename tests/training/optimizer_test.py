@@ -99,6 +99,11 @@ def test_every_weight_must_be_claimed():
     assert decays("head/scale", ((r"scale$", True), *DECAY_RULES)) is True
 
 
+def test_amsgrad_is_refused():
+    with pytest.raises(ValueError, match="Expected amsgrad=False, received True"):
+        LayerwiseAdamW(1e-3, amsgrad=True)
+
+
 def test_layers_count_from_the_embeddings_to_the_head():
     assert [layer_of(path, 2) for path in PATHS] == [0, 0, 0, 0, 0, 1, 2, 2, 3, 3, 3]
     assert layer_of("classifier/encoder/block_12/expand/kernel", 12) == 12 and layer_of("classifier/head/kernel", 12) == 13
