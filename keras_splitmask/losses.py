@@ -3,7 +3,7 @@
 from keras import ops
 
 from keras_splitmask.training import distribution
-from keras_splitmask.training.layers import add_product, cross_entropy, linear
+from keras_splitmask.training.layers import add_product, add_rows, cross_entropy, linear, transposed
 
 
 def inpaint(head, hidden, ids):
@@ -22,6 +22,7 @@ def inpaint(head, hidden, ids):
     """
     kernel, bias = ops.convert_to_tensor(head.kernel), ops.convert_to_tensor(head.bias)
     tokens, weights, biases = (ops.cast(ops.stop_gradient(x), hidden.dtype) for x in (hidden, kernel, bias))
+    back = transposed(weights)  # (V, D)
 
     # Each device adds up what its own images ask of the head, so that devices need not meet for each part.
     devices = distribution.devices_of_batch()
@@ -33,10 +34,10 @@ def inpaint(head, hidden, ids):
         of_word = ops.take_along_axis(logits, ops.expand_dims(words, -1), axis=-1)[:, 0]
         hits = ops.cast(of_word >= ops.max(logits, axis=-1), "float32")  # by argmax, it would cost more
         loss, towards_logits = cross_entropy(logits, words)
-        bias = sums["bias"] + ops.sum(by_device(towards_logits), axis=1)
         towards_logits = ops.cast(towards_logits, tokens.dtype)
-        sums = {"bias": bias, "kernel": add_product(sums["kernel"], by_device(tokens), by_device(towards_logits))}
-        towards_tokens = ops.reshape(ops.matmul(towards_logits, ops.transpose(weights)), (-1, *part[0].shape[1:]))
+        by_rows = by_device(towards_logits)
+        sums = {"kernel": add_product(sums["kernel"], by_device(tokens), by_rows), "bias": add_rows(sums["bias"], by_rows)}
+        towards_tokens = ops.reshape(ops.matmul(towards_logits, back), (-1, *part[0].shape[1:]))
         return sums, {"loss": ops.mean(loss), "hits": ops.mean(hits), "tokens": towards_tokens}
 
     sums = {"kernel": ops.zeros((devices, *weights.shape)), "bias": ops.zeros((devices, *biases.shape))}
