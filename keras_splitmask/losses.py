@@ -34,9 +34,9 @@ def inpaint(head, hidden, ids):
         of_word = ops.take_along_axis(logits, ops.expand_dims(words, -1), axis=-1)[:, 0]
         hits = ops.cast(of_word >= ops.max(logits, axis=-1), "float32")  # by argmax, it would cost more
         loss, towards_logits = cross_entropy(logits, words)
+        bias = add_rows(sums["bias"], by_device(towards_logits))
         towards_logits = ops.cast(towards_logits, tokens.dtype)
-        by_rows = by_device(towards_logits)
-        sums = {"kernel": add_product(sums["kernel"], by_device(tokens), by_rows), "bias": add_rows(sums["bias"], by_rows)}
+        sums = {"bias": bias, "kernel": add_product(sums["kernel"], by_device(tokens), by_device(towards_logits))}
         towards_tokens = ops.reshape(ops.matmul(towards_logits, back), (-1, *part[0].shape[1:]))
         return sums, {"loss": ops.mean(loss), "hits": ops.mean(hits), "tokens": towards_tokens}
 

@@ -63,9 +63,9 @@ def cross_entropy(logits, ids):
 
 
 def transposed(x):
-    """x (D, V) to (V, D), laid out anew where products with it repeat: each of TensorFlow's would else take twice as long on a CPU.
+    """x (D, V) to (V, D), for several products with it: on TensorFlow it is laid out anew, without which each takes twice as long on a CPU.
 
-    It takes a detour by a third axis, since TensorFlow makes a mere transpose part of the product again.
+    It takes a detour by a third axis, since TensorFlow makes a mere transpose part of each product again.
     """
     if keras.backend.backend() != "tensorflow":
         return ops.transpose(x)
@@ -80,9 +80,9 @@ def add_product(total, a, b):
 
 
 def add_rows(total, x):
-    """total (s, V) float32 plus the sums of the rows of x (s, n, V), by a product but for torch, whose sum is as fast."""
+    """total (s, V) plus the sums of the rows of x (s, n, V), both float32: by a product, but on torch, whose sum is faster."""
     if keras.backend.backend() == "torch":
-        return total + ops.sum(ops.cast(x, total.dtype), axis=1)
+        return total + ops.sum(x, axis=1)
     return add_product(total[:, None], ops.ones_like(x[..., :1]), x)[:, 0]
 
 
