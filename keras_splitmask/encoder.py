@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_splitmask.patches import PatchEmbedding
 from keras_splitmask.training import distribution
-from keras_splitmask.training.layers import Dense, LayerNormalization, attention
+from keras_splitmask.training.layers import Dense, LayerNormalization, attention, gelu
 
 # name: (width, depth, heads). The MLP is four times as wide.
 SIZES = {
@@ -97,7 +97,7 @@ class Block(keras.layers.Layer):
     def call(self, tokens, training=None, start=0):
         attended = self.attention.call(self.norm_attention.call(tokens), start=start)
         tokens = (tokens[:, start:] if start else tokens) + self.drop.call(attended, training=training)
-        hidden = ops.gelu(self.expand.call(self.norm_mlp.call(tokens)), approximate=False)
+        hidden = gelu(self.expand.call(self.norm_mlp.call(tokens)))
         return tokens + self.drop.call(self.contract.call(hidden), training=training)
 
     def get_config(self):

@@ -14,6 +14,7 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiling takes 
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 import keras_splitmask as ks
 from keras_splitmask.tokenizers.dalle import decoder_convolutions, encoder_convolutions
@@ -33,6 +34,33 @@ def fresh_state():
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def value_and_gradients():
+    """Of a scalar function of several tensors, and with respect to each of them, as arrays."""
+
+    def found(function, inputs):
+        if keras.backend.backend() == "jax":
+            import jax
+
+            value, gradients = jax.value_and_grad(function, tuple(range(len(inputs))))(*inputs)
+        elif keras.backend.backend() == "torch":
+            inputs = [ops.convert_to_tensor(x).requires_grad_() for x in inputs]
+            value = function(*inputs)
+            value.backward()
+            gradients = [x.grad for x in inputs]
+        else:
+            import tensorflow as tf
+
+            inputs = [tf.constant(x) for x in inputs]
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                value = function(*inputs)
+            gradients = tape.gradient(value, inputs)
+        return [ops.convert_to_numpy(x) for x in (value, *gradients)]
+
+    return found
 
 
 @pytest.fixture

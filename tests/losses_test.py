@@ -41,7 +41,7 @@ def test_inpaint_ignores_a_constant_and_survives_large_half_precision_logits():
 
 
 @pytest.mark.parametrize("at_once", [2**21, 60, 1])  # of 3 x 4 x 5 logits
-def test_the_gradient_of_inpaint_is_that_of_its_definition(rng, monkeypatch, at_once):
+def test_the_gradient_of_inpaint_is_that_of_its_definition(rng, value_and_gradients, monkeypatch, at_once):
     monkeypatch.setattr(distribution, "TABLE_ON_CPU", at_once)
     hidden, ids = rng.standard_normal((3, 4, 6)).astype("float32"), rng.integers(0, 5, (3, 4), "int32")
     head = Dense(5)
@@ -59,28 +59,6 @@ def test_the_gradient_of_inpaint_is_that_of_its_definition(rng, monkeypatch, at_
     received, expected = (value_and_gradients(function, inputs) for function in (in_parts, as_defined))
     for a, b in zip(received, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
-
-
-def value_and_gradients(function, inputs):
-    """Of a scalar function, and with respect to each of its inputs."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        value, gradients = jax.value_and_grad(function, tuple(range(len(inputs))))(*inputs)
-    elif keras.backend.backend() == "torch":
-        inputs = [ops.convert_to_tensor(x).requires_grad_() for x in inputs]
-        value = function(*inputs)
-        value.backward()
-        gradients = [x.grad for x in inputs]
-    else:
-        import tensorflow as tf
-
-        inputs = [tf.constant(x) for x in inputs]
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            value = function(*inputs)
-        gradients = tape.gradient(value, inputs)
-    return [ops.convert_to_numpy(x) for x in (value, *gradients)]
 
 
 def test_match_of_equal_halves():

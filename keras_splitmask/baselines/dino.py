@@ -10,7 +10,7 @@ from keras_splitmask.encoder import Encoder
 from keras_splitmask.patches import grid_shape
 from keras_splitmask.resampling import resampling_matrix
 from keras_splitmask.training.distribution import gather_batch
-from keras_splitmask.training.layers import Dense
+from keras_splitmask.training.layers import Dense, gelu
 from keras_splitmask.training.steps import PretextModel
 
 HIDDEN, BOTTLENECK = 2048, 256  # widths of the head
@@ -47,8 +47,8 @@ class DINOHead(keras.layers.Layer):
         self.built = True
 
     def call(self, tokens):
-        tokens = ops.gelu(self.expand(tokens), approximate=False)  # (..., 2048)
-        tokens = ops.gelu(self.hidden(tokens), approximate=False)
+        tokens = gelu(self.expand(tokens))  # (..., 2048)
+        tokens = gelu(self.hidden(tokens))
         tokens = losses.unit(self.bottleneck(tokens))  # (..., 256)
         kernel = self.kernel * ops.rsqrt(ops.sum(self.kernel * self.kernel, axis=0, keepdims=True) + 1e-12)
         return ops.matmul(ops.cast(tokens, self.compute_dtype), ops.cast(kernel, self.compute_dtype))

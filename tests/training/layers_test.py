@@ -1,9 +1,11 @@
+import math
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
-from keras_splitmask.training.layers import Dense, LayerNormalization
+from keras_splitmask.training.layers import Dense, LayerNormalization, gelu
 
 
 @pytest.mark.backend
@@ -22,3 +24,15 @@ def test_equals_that_of_keras(rng, layer, policy, tolerance):
     assert keras.backend.standardize_dtype(answer.dtype) == keras.backend.standardize_dtype(expected.dtype)
     as_numbers = [ops.convert_to_numpy(ops.cast(value, "float32")) for value in (answer, expected)]
     np.testing.assert_allclose(*as_numbers, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-6), ("bfloat16", 4e-2)])
+def test_gelu_and_its_gradient_are_those_of_the_normal_distribution(rng, value_and_gradients, dtype, tolerance):
+    x = np.linspace(-6, 6, 49).astype("float32")
+    towards = rng.standard_normal(x.shape).astype("float32")
+    weigh = lambda x: ops.sum(ops.multiply(ops.cast(gelu(ops.cast(x, dtype)), "float32"), towards))
+    value, slopes = value_and_gradients(weigh, [x])
+    below = np.array([math.erfc(-each / 2**0.5) / 2 for each in x])  # of the standard normal distribution
+    assert value == pytest.approx(np.sum(x * below * towards), rel=tolerance, abs=tolerance)
+    np.testing.assert_allclose(slopes, towards * (below + x * np.exp(-x * x / 2) / math.tau**0.5), atol=tolerance)
