@@ -39,7 +39,7 @@ flags.DEFINE_bool("parts", False, "Time steps that end earlier, for the share of
 flags.DEFINE_string("dataset", "sample", "Images whose reading is the last of these parts: sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME.")
 
 # These do not.
-flags.DEFINE_integer("steps", 5, "Steps that each contender takes when it is its turn. Raise it if steps are short.", lower_bound=1)
+flags.DEFINE_integer("steps", 5, "Steps that each contender takes when it is its turn, after one that is not timed. Raise it if steps are short.", lower_bound=1)
 flags.DEFINE_integer("repeats", 5, "Turns of each contender. Raise it on a machine that has other things to do.", lower_bound=1)
 flags.DEFINE_string("json", None, "File to write the table to.")
 flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow backend; left out, on accelerators alone.")
@@ -129,7 +129,7 @@ def same_batches(images):
 
 
 def time_model(model, images, steps):
-    """Seconds of a step in `fit`, from the beginning of the epoch until its last weight is there."""
+    """Seconds of a step in `fit`, from the end of an epoch's first step until the last weight is there."""
     import keras
 
     from keras_splitmask.training import distribution
@@ -137,19 +137,22 @@ def time_model(model, images, steps):
     marks = []
 
     class Clock(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            marks.append(time.perf_counter())
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 0:
+                [float(value) for value in logs.values()]  # it has come to its end
+                marks.append(time.perf_counter())
 
         def on_epoch_end(self, epoch, logs=None):
             keras.ops.convert_to_numpy(self.model.trainable_variables[-1])
             marks.append(time.perf_counter())
 
     batches = getattr(model, "batches", same_batches)
-    model.fit(distribution.Devices().feed(lambda: batches(images)), steps_per_epoch=steps, callbacks=[Clock()], verbose=0, shuffle=False)
+    model.fit(distribution.Devices().feed(lambda: batches(images)), steps_per_epoch=1 + steps, callbacks=[Clock()], verbose=0, shuffle=False)
     return (marks[1] - marks[0]) / steps
 
 
 def time_by_hand(plain, images, steps):
+    plain.steps(images, 1)
     start = time.perf_counter()
     plain.steps(images, steps)
     return (time.perf_counter() - start) / steps
@@ -159,7 +162,9 @@ def take_turns(contenders, images):
     """Seconds per step of each contender in each round."""
     measures = {name: time_model if hasattr(contender, "fit") else time_by_hand for name, contender in contenders.items()}
     for name, contender in contenders.items():
-        print(f"start     {name}: {measures[name](contender, images, 1):.1f} s", flush=True)  # most of it compiles
+        start = time.perf_counter()
+        measures[name](contender, images, 1)
+        print(f"start     {name}: {time.perf_counter() - start:.1f} s", flush=True)  # most of it compiles
     seconds = {name: [] for name in contenders}
     for _ in range(FLAGS.repeats):
         for name, contender in contenders.items():
