@@ -49,8 +49,12 @@ def gelu(x):
     def of_tensor(x):
         scaled = -(0.5**0.5) * x
         share = 0.5 * tf.math.erfc(scaled)
-        slope = lambda: share - math.pi**-0.5 * (scaled * tf.exp(-tf.square(scaled)))  # TensorFlow makes one pass of the last three
-        return x * share, lambda towards: towards * slope()
+
+        def gradient(towards):
+            bell = math.pi**-0.5 * tf.exp(-tf.square(scaled))  # TensorFlow squares, negates and exponentiates in one pass
+            return towards * (share - scaled * bell)
+
+        return x * share, gradient
 
     return of_tensor(x)
 
