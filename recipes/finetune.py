@@ -7,6 +7,7 @@
 import commandline
 import encoders
 import hardware
+import image_sets
 from absl import flags
 
 # These change the result.
@@ -90,9 +91,9 @@ def main(devices):
     keras.utils.set_random_seed(FLAGS.seed)
     encoder = encoders.load_encoder()
     channels = encoder.image_shape[-1] if encoder else FLAGS.channels
-    source = commandline.open_images(channels, FLAGS.labelled)
-    commandline.require_labels(source, FLAGS.dataset, "train")
-    test = commandline.open_labelled(FLAGS.dataset, "test", source.channels, source)
+    source = image_sets.open_images(channels, FLAGS.labelled)
+    image_sets.require_labels(source, FLAGS.dataset, "train")
+    test = image_sets.open_labelled(FLAGS.dataset, "test", source.channels, source)
     encoder = encoder or encoders.fresh_encoder(commandline.image_shape(source))
     shape = encoder.image_shape
     test_images, test_labels = data.read_all(test, shape, ratio=FLAGS.crop_ratio)
@@ -104,7 +105,7 @@ def main(devices):
         return data.batches(source, shape, FLAGS.batch_size, FLAGS.augmentation, FLAGS.seed, start, **options)
 
     batches(0)  # what does not fit stops here, before anything is written
-    source = commandline.packed(source, shape)
+    source = image_sets.packed(source, shape)
     steps = FLAGS.steps or max(1, round(FLAGS.epochs * len(source) / FLAGS.batch_size))
     classes = len(source.classes or []) or int(source.labels.max()) + 1
     model = build_classifier(encoder, classes, steps)

@@ -3,6 +3,7 @@
 import sys
 
 import commandline
+import image_sets
 from absl import flags
 
 FLAGS = flags.FLAGS
@@ -107,7 +108,7 @@ def batch_options(source, image_shape):
         return {"views": data.MultiCrop(FLAGS.local_crops, local_size(image_shape, FLAGS.patch_size))}
     if FLAGS.method != "deit":
         return {}
-    commandline.require_labels(source, FLAGS.dataset, "train")
+    image_sets.require_labels(source, FLAGS.dataset, "train")
     mix = {"mixup": FLAGS.mixup, "cutmix": FLAGS.cutmix, "smoothing": FLAGS.label_smoothing}
     return {"mix": mix, "change": data.changes(FLAGS.rand_augment, FLAGS.random_erasing), "repeats": FLAGS.repeats}
 

@@ -6,6 +6,7 @@
 
 import commandline
 import hardware
+import image_sets
 import methods
 from absl import flags
 
@@ -180,7 +181,7 @@ def main(devices):
 
     keras.utils.set_random_seed(FLAGS.seed)
     host, augmentation = methods.augmentations()
-    source = commandline.open_images(FLAGS.channels, FLAGS.subset)
+    source = image_sets.open_images(FLAGS.channels, FLAGS.subset)
     image_shape = commandline.image_shape(source)
     options = methods.batch_options(source, image_shape)
     shift = FLAGS.rewind
@@ -190,8 +191,8 @@ def main(devices):
         return data.batches(source, image_shape, FLAGS.batch_size, host, FLAGS.seed, start + shift, workers=FLAGS.workers, share=share, **options)
 
     batches(0)  # what does not fit stops here, before anything is written
-    probe = commandline.read_probe(image_shape)
-    source = commandline.packed(source, image_shape)
+    probe = image_sets.read_probe(image_shape)
+    source = image_sets.packed(source, image_shape)
     steps = count_steps(len(source))
     model = build_model(source, image_shape, augmentation, steps)
     announce(source, model, steps, devices)

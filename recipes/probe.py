@@ -6,6 +6,7 @@ The features of all blocks are held in memory, 8 x images x blocks x width bytes
 """
 
 import commandline
+import image_sets
 from absl import flags
 
 # These change the result.
@@ -51,8 +52,8 @@ def main():
     encoder = ks.interchange.load_encoder(FLAGS.init_from, print, dtype=keras.config.dtype_policy())
     if FLAGS.random:
         encoder = ks.Encoder.from_config(encoder.get_config())
-    train = commandline.open_labelled(FLAGS.dataset, "train", encoder.image_shape[-1])
-    test = commandline.open_labelled(FLAGS.dataset, "test", encoder.image_shape[-1], train)
+    train = image_sets.open_labelled(FLAGS.dataset, "train", encoder.image_shape[-1])
+    test = image_sets.open_labelled(FLAGS.dataset, "test", encoder.image_shape[-1], train)
     images, labels = data.read_all(train, encoder.image_shape, FLAGS.train_limit)
     test_images, test_labels = data.read_all(test, encoder.image_shape, FLAGS.test_limit)
     print(f"{len(images)} labelled images, {len(test_images)} to judge by", flush=True)

@@ -65,11 +65,12 @@ def run_here(name, *arguments):
 
 def forget(recipe):
     """The flags of a recipe and its modules, since the next one defines flags of the same names."""
-    for module in (recipe, "commandline", "hardware", "dense"):
+    shared = [name for name, module in sys.modules.items() if (getattr(module, "__file__", None) or "").startswith(str(ROOT / "recipes"))]
+    for module in (recipe, *shared):
         for flag in list(flags.FLAGS.flags_by_module_dict().get(module, ())):
             delattr(flags.FLAGS, flag.name)
-    for module in ("commandline", "hardware", "methods", "parts", "dense", "encoders"):
-        sys.modules.pop(module, None)
+    for module in shared:
+        del sys.modules[module]
 
 
 @contextlib.contextmanager
