@@ -1,6 +1,7 @@
 """What every recipe does around its work: flags in, one clear line for bad input, and the folder of a run."""
 
 import atexit
+import contextlib
 import importlib.util
 import json
 import os
@@ -171,7 +172,7 @@ def fit(model, batches, steps, interval, log, checkpoints):
     """
     if not steps:
         log.on_train_begin()
-    with checkpoints.listening():
+    with contextlib.closing(log), checkpoints.listening():
         while (start := checkpoints.step) < steps:
             length = min(interval - start % interval, steps - start)
             epochs = (steps - start) // interval if length == interval else 1
@@ -206,18 +207,28 @@ def start_run(source=None, listed=False, host=0):
 
 def write_text(path, text):
     """Write a whole file or nothing."""
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(text)
-    os.replace(aside, path)
+    with _aside(path, f"{path.name}.part") as aside:
+        aside.write_text(text)
 
 
 def save_model(workdir, model):
     """Write the model into the folder of its run, whole or not at all."""
     from keras_splitmask.interchange import MODEL_FILE
 
-    aside = workdir / f"part-{MODEL_FILE}"
-    model.save(aside)
-    os.replace(aside, workdir / MODEL_FILE)
+    with _aside(workdir / MODEL_FILE, f"part-{MODEL_FILE}") as aside:
+        model.save(aside)
+
+
+@contextlib.contextmanager
+def _aside(path, name):
+    """The path of a file of this name beside `path`, which takes its place when it is complete, or is removed."""
+    aside = path.with_name(name)
+    try:
+        yield aside
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path, values):

@@ -148,9 +148,10 @@ def train(devices, model, source, judged, batches, judge, finish):
     measures = [lambda step: judge(model, judged, FLAGS.judge_limit) if step and step < steps and step % every == 0 else {}]
     log = ks.training.RunLog(workdir / "metrics.jsonl", steps, FLAGS.batch_size, len(source), checkpoints.step, measures)
     commandline.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
-    (workdir / "pictures").mkdir(exist_ok=True)
-    values = finish(model, judged, workdir, judge(model, judged))
-    write_record(workdir, {"train": source, "judged": judged})
-    commandline.write_json(workdir / "result.json", {**values, "steps": steps, "seed": FLAGS.seed, "classes": source.classes})
-    evaluation.write_report(workdir)
-    commandline.save_model(workdir, model)  # last: a folder with a model holds a finished run
+    with checkpoints.finishing():
+        (workdir / "pictures").mkdir(exist_ok=True)
+        values = finish(model, judged, workdir, judge(model, judged))
+        write_record(workdir, {"train": source, "judged": judged})
+        commandline.write_json(workdir / "result.json", {**values, "steps": steps, "seed": FLAGS.seed, "classes": source.classes})
+        evaluation.write_report(workdir)
+        commandline.save_model(workdir, model)  # last: a folder with a model holds a finished run

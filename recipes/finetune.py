@@ -119,8 +119,9 @@ def main(devices):
     workdir = commandline.start_run(source, listed=bool(FLAGS.labelled))
     log = ks.training.RunLog(workdir / "metrics.jsonl", steps, FLAGS.batch_size, len(source), checkpoints.step)
     commandline.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
-    source.save_record()  # with what broke meanwhile
-    finish(workdir, model, test_images, test_labels, steps)
+    with checkpoints.finishing():
+        source.save_record()  # with what broke meanwhile
+        finish(workdir, model, test_images, test_labels, steps)
 
 
 if __name__ == "__main__":

@@ -208,7 +208,8 @@ def main(devices):
     told = explain(model, source, batches, shift)
     log = ks.training.RunLog(workdir / "metrics.jsonl", steps, FLAGS.batch_size, len(source), checkpoints.step, measures, told)
     commandline.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
-    finish(workdir, model, source, probe)
+    with checkpoints.finishing():
+        finish(workdir, model, source, probe)
 
 
 if __name__ == "__main__":

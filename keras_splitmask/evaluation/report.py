@@ -29,20 +29,22 @@ pre{{background:#f7f7f5;padding:1em;overflow-x:auto}}img{{max-width:100%}}</styl
 
 
 def read_metrics(path):
-    """The lines of a metrics.jsonl as dictionaries, without a last line that was cut off."""
+    """The lines of a metrics.jsonl as dictionaries, without a last line that was cut off, or others that have no step."""
     lines = []
-    for text in pathlib.Path(path).read_text().splitlines():
+    for text in pathlib.Path(path).read_text(errors="replace").splitlines():
         try:
-            lines.append(json.loads(text))
-        except ValueError:
+            values = json.loads(text)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(values, dict) and "step" in values:
+            lines.append(values)
     return lines
 
 
 def write_report(workdir):
     """Write report.html into a run's folder from the metrics.jsonl, run.flags, pictures and, if there is one, result.json in it."""
     workdir = pathlib.Path(workdir)
-    lines = read_metrics(workdir / "metrics.jsonl")
+    lines = read_metrics(workdir / "metrics.jsonl") if (workdir / "metrics.jsonl").is_file() else []
     last = lines[-1] if lines else {}
     shown = ("step", "epoch", "loss", "inpaint_accuracy", "match_accuracy", "knn_accuracy", "accuracy", "seconds")
     pictures = "".join(
@@ -57,7 +59,13 @@ def write_report(workdir):
         pictures=pictures,
         flags=html.escape((workdir / "run.flags").read_text()),
     )
-    (workdir / "report.html").write_text(page)
+    aside = workdir / "report.html.part"
+    try:
+        aside.write_text(page)
+        aside.replace(workdir / "report.html")
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def _result(path):

@@ -2,18 +2,26 @@
 
 A file holds, in this order: the length of the header (8 bytes), the header (JSON: the step, what the caller wants noted, and for
 each array its name, dtype, shape and sha256), the arrays one after another, and the sha256 of the length and the header.
+
+Whatever else lies under a checkpoint's name (a damaged file, one of another step, a folder, a link to nothing) is not counted:
+it is renamed to `step-0000000020.checkpoint.damaged`, and never deleted.
 """
 
+import contextlib
 import hashlib
+import itertools
 import json
 import math
 import os
 import pathlib
 import re
+import stat
+import time
 
 import numpy as np
 
-PATTERN = re.compile(r"step-(\d{10})\.checkpoint$")
+PATTERN = re.compile(r"step-(\d{10})\.checkpoint")
+_WHOLE = set()  # stamps of files that this process has written or checked
 
 
 class Damaged(ValueError):
@@ -36,26 +44,26 @@ def variables_of(model):
     return dict(named)
 
 
-def save(folder, step, arrays, note=None, keep=2, keep_every=None):
-    """Write a checkpoint, and delete those that are not kept.
+def save(folder, step, arrays, note=None, keep=2, keep_every=None, report=print):
+    """Write a checkpoint, and delete the older ones that are not kept.
 
     Args:
         folder: made if need be.
         step: int, steps done.
         arrays: dictionary of anything that NumPy can read, by name.
         note: anything that JSON can hold, given back by `load`.
-        keep: number of the newest checkpoints to keep.
+        keep: number of the newest whole checkpoints to keep, this one included.
         keep_every: keep those of every so many steps as well.
+        report: called with a line about each file that was moved aside.
 
     Returns:
         The file's path. If writing fails, the error is raised and all earlier checkpoints are as they were.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step-{step:010d}.checkpoint"
+    path = _path_of(folder, step)
     aside = path.with_suffix(".part")
-    for left in folder.glob("step-*.part"):  # by a run that was killed in a save
-        left.unlink(missing_ok=True)
+    _remove_parts(folder)
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     pieces = {name: array.reshape(-1).view("uint8") for name, array in arrays.items()}
     entries = [
@@ -65,28 +73,29 @@ def save(folder, step, arrays, note=None, keep=2, keep_every=None):
     header = json.dumps({"step": step, "note": note, "arrays": entries}).encode()
     start = len(header).to_bytes(8, "little") + header
     try:
-        with open(aside, "wb") as file:
-            file.write(start)
-            for piece in pieces.values():
+        with open(aside, "xb") as file:
+            for piece in (start, *pieces.values(), hashlib.sha256(start).digest()):
                 file.write(piece)
-            file.write(hashlib.sha256(start).digest())
             file.flush()
+            # Times of writes are coarse. This one is exact, so that a write within the same tick is seen.
+            os.utime(aside, ns=(time.time_ns(),) * 2)
             os.fsync(file.fileno())
+        if os.path.lexists(path) and not _is_of_its_step(path):
+            move_aside(path, "damaged")
         os.replace(aside, path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+    _WHOLE.add(_stamp(path))
     _flush_folder(folder)
-    for old in steps(folder)[:-keep]:
-        if not keep_every or old % keep_every:
-            (folder / f"step-{old:010d}.checkpoint").unlink(missing_ok=True)
+    _prune(folder, step, keep, keep_every, report)
     return path
 
 
 def steps(folder):
-    """Steps of the checkpoints in a folder, whole or damaged, in rising order."""
+    """Steps of the checkpoints in a folder by their names, whole or damaged, in rising order."""
     folder = pathlib.Path(folder)
-    found = [PATTERN.search(path.name) for path in folder.iterdir()] if folder.is_dir() else []
+    found = [PATTERN.fullmatch(path.name) for path in folder.iterdir()] if folder.is_dir() else []
     return sorted(int(match[1]) for match in found if match)
 
 
@@ -94,48 +103,162 @@ def load(path):
     """A checkpoint's step, note and arrays by name.
 
     Raises:
-        Damaged: if any byte of the file differs from what was written, or some are missing.
+        Damaged: if any byte of the file differs from what was written, some are missing, or its name is that of another step.
+        OSError: if it cannot be read.
     """
-    data = pathlib.Path(path).read_bytes()
-    end = 8 + int.from_bytes(data[:8], "little")
-    if len(data) < end + 32 or hashlib.sha256(data[:end]).digest() != data[-32:]:
-        raise Damaged(f"{path} is damaged: its header or its end is not what was written.")
-    try:
-        header = json.loads(data[8:end])
-        arrays, end = _arrays(path, header["arrays"], data, end)
-        found = header["step"], header["note"], arrays
-    except Damaged:
-        raise
-    except (TypeError, KeyError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        raise Damaged(f"{path} is no checkpoint: {error}.") from error
-    if end != len(data) - 32:
-        raise Damaged(f"{path} is damaged: it is longer than what was written.")
-    return found
-
-
-def _arrays(path, entries, data, end):
-    """The arrays of a checkpoint by name, of which the first begins at byte `end`, and where the last ends."""
-    arrays = {}
-    for entry in entries:
-        dtype, shape = np.dtype(entry["dtype"]), tuple(entry["shape"])
-        size = dtype.itemsize * math.prod(shape)
-        piece = data[end : end + size]
-        if len(piece) < size or hashlib.sha256(piece).hexdigest() != entry["sha256"]:
-            raise Damaged(f"{path} is damaged: {entry['name']} is not what was written.")
-        arrays[entry["name"]] = np.frombuffer(piece, dtype).reshape(shape)
-        end += size
-    return arrays, end
+    with _reading(path) as file:
+        stamp = _stamp(path)
+        step, note, entries = _read_header(file, path)
+        arrays = dict(_read_arrays(file, path, entries))
+    _WHOLE.add(stamp)
+    return step, note, arrays
 
 
 def load_newest(folder, report=print):
-    """The newest checkpoint of a folder that is whole, as `load` gives it; None if there is none. Damaged ones are reported."""
-    for step in reversed(steps(folder)):
-        path = pathlib.Path(folder) / f"step-{step:010d}.checkpoint"
+    """The newest checkpoint of a folder that is whole, as `load` gives it; None if there is none.
+
+    What is not whole is reported and moved aside.
+    """
+    found = steps(folder)
+    for step in reversed(found):
+        path = _path_of(folder, step)
         try:
             return load(path)
-        except Damaged as error:
-            report(f"{error} Going back to the one before.")
+        except (Damaged, OSError) as error:
+            reason = str(error) if isinstance(error, Damaged) else f"{path} cannot be read: {error.strerror or error}."
+        moved = move_aside(path, "damaged")
+        report(f"{reason} {f'It is now called {moved}. ' if moved else ''}Going back to the one before.")
+    if found:
+        report(f"No checkpoint in {folder} is whole; the run starts again from step 0.")
     return None
+
+
+def _path_of(folder, step):
+    return pathlib.Path(folder) / f"step-{step:010d}.checkpoint"
+
+
+def _reading(path):
+    """An open file; what is not a file, such as a folder or a pipe, which may never end, is not opened."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise Damaged(f"{path} is no checkpoint: it is not a file.")
+    return open(path, "rb")
+
+
+def _read_header(file, path):
+    """The step, the note and (name, dtype, shape, sha256) of each array; the file is left at the first array."""
+    size = os.fstat(file.fileno()).st_size
+    start = file.read(8)
+    end = 8 + int.from_bytes(start, "little")
+    if size < end + 32:
+        raise Damaged(f"{path} is damaged: its header or its end is not what was written.")
+    start += file.read(end - 8)
+    file.seek(size - 32)
+    if hashlib.sha256(start).digest() != file.read(32):
+        raise Damaged(f"{path} is damaged: its header or its end is not what was written.")
+    file.seek(end)
+    try:
+        header = json.loads(start[8:])
+        step, note = header["step"], header["note"]
+        entries = [(entry["name"], np.dtype(entry["dtype"]), tuple(entry["shape"]), entry["sha256"]) for entry in header["arrays"]]
+        sizes = [dtype.itemsize * math.prod(shape) for _, dtype, shape, _ in entries]
+        if any(dtype.hasobject or min(shape, default=0) < 0 for _, dtype, shape, _ in entries):
+            raise ValueError("it has arrays of objects or of negative sizes")
+        whole = end + sum(sizes) + 32
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise Damaged(f"{path} is no checkpoint: {error}.") from error
+    if size != whole:
+        raise Damaged(f"{path} is damaged: it is {'longer' if size > whole else 'shorter'} than what was written.")
+    named = PATTERN.fullmatch(pathlib.Path(path).name)
+    if type(step) is not int or (named and int(named[1]) != step):
+        raise Damaged(f"{path} is not what its name says: it holds step {step}.")
+    return step, note, entries
+
+
+def _read_arrays(file, path, entries):
+    """Name and array of each entry, one after another."""
+    for name, dtype, shape, digest in entries:
+        try:
+            array = np.empty(shape, dtype)
+            piece = array.reshape(-1).view("uint8")
+        except (TypeError, ValueError) as error:
+            raise Damaged(f"{path} is no checkpoint: {error}.") from error
+        if file.readinto(piece) < piece.size or hashlib.sha256(piece).hexdigest() != digest:
+            raise Damaged(f"{path} is damaged: {name} is not what was written.")
+        yield name, array
+
+
+def _is_of_its_step(path):
+    """Whether there is a checkpoint of the step that the name says, by its header and its length only, which costs little."""
+    try:
+        with _reading(path) as file:
+            _read_header(file, path)
+        return True
+    except (Damaged, OSError):
+        return False
+
+
+def _is_whole(path):
+    """Whether every byte is what was written. A file that this process has written or checked is not read again."""
+    try:
+        with _reading(path) as file:
+            stamp = _stamp(path)
+            if stamp not in _WHOLE:
+                for _ in _read_arrays(file, path, _read_header(file, path)[2]):
+                    pass
+                _WHOLE.add(stamp)
+        return True
+    except (Damaged, OSError):
+        return False
+
+
+def _stamp(path):
+    """What changes when a file does: its name, its place on the disk, its size and the time of its last change."""
+    found = os.stat(path)
+    return os.path.abspath(path), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _prune(folder, step, keep, keep_every, report):
+    """After a save of `step`: keep the newest whole ones, delete the older ones, and move aside what is not whole or is of a later step."""
+    whole = 1
+
+    def move(path, word, reason):
+        if moved := move_aside(path, word):
+            report(f"{path} {reason}, and does not count. It is now called {moved}.")
+
+    for old in reversed([old for old in steps(folder) if old != step]):
+        path = _path_of(folder, old)
+        if old > step and _is_of_its_step(path):
+            move(path, "later", f"is of a later step than {step}")
+        elif old < step and whole < keep and _is_whole(path):
+            whole += 1
+        elif old < step and whole >= keep and _is_of_its_step(path):
+            if not keep_every or old % keep_every:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+        else:
+            move(path, "damaged", "is not whole")
+
+
+def move_aside(path, word):
+    """Rename what does not count. Returns its new name; None where it cannot be renamed, and stays as it is."""
+    names = itertools.chain([f"{path.name}.{word}"], (f"{path.name}.{word}-{i}" for i in itertools.count(2)))
+    name = next(name for name in names if not os.path.lexists(path.with_name(name)))
+    try:
+        os.rename(path, path.with_name(name))
+        return name
+    except OSError:
+        return None
+
+
+def _remove_parts(folder):
+    """Remove what a run that was killed in a save has left behind."""
+    for left in folder.iterdir():
+        if re.fullmatch(r"step-\d{10}\.part", left.name):
+            with contextlib.suppress(OSError):
+                if left.is_file():
+                    left.unlink()
+                else:
+                    move_aside(left, "damaged")
 
 
 def restore(variables, arrays):
@@ -162,9 +285,10 @@ def restore(variables, arrays):
 
 
 def _flush_folder(folder):
-    """Make a rename survive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Make a rename survive a loss of power, on file systems that can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

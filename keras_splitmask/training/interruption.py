@@ -1,6 +1,7 @@
 """A run that can end at any moment: checkpoints while it goes on, and one more when it is asked to stop."""
 
 import contextlib
+import errno
 import signal
 import time
 
@@ -14,7 +15,7 @@ SHARE = 0.02  # of the time that checkpoints may take when nobody says how often
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Saves the state of `fit` at the ends of epochs, and at once on SIGTERM and SIGINT, of which it makes exit status 75.
+    """Saves the state of `fit` at the ends of epochs, and at once on SIGTERM, SIGINT and SIGHUP, which end in exit status 75.
 
     Args:
         folder: of the checkpoints.
@@ -35,14 +36,18 @@ class Checkpoints(keras.callbacks.Callback):
         self.devices = devices or distribution.Devices()
         self.cost = 0.0  # seconds of the last checkpoint
         self.ended = time.monotonic()
+        self.failing = False  # whether the last try to save failed
         self.metrics = {}
         self.training = False
         self.signal = None
 
     @contextlib.contextmanager
     def listening(self):
-        """Within it, SIGTERM and SIGINT save and end the run: at the end of a step once `fit` has begun, before that at once."""
-        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        """Within it, SIGTERM, SIGINT and SIGHUP save and end the run: at the end of a step once `fit` has begun, before that at once.
+
+        SIGHUP stays ignored if it is ignored, as under nohup.
+        """
+        before = {number: signal.signal(number, self._on_signal) for number in stopping_signals()}
         try:
             yield
             self._stop_if_asked()
@@ -107,12 +112,35 @@ class Checkpoints(keras.callbacks.Callback):
         _check_finite({name: array for name, array in arrays.items() if not name.startswith("metrics/")}, self.step, self.saved)
         try:
             if self.devices.host == 0:
-                checkpoints.save(self.folder, self.step, arrays, self.note, keep_every=self.keep_every)
+                checkpoints.save(self.folder, self.step, arrays, self.note, keep_every=self.keep_every, report=_say)
+        except (OSError, MemoryError) as error:
+            self._say_that_it_failed(error)
+        else:
             self.saved = self.step
-        except OSError as error:
-            print(f"no checkpoint at step {self.step}: {error}; the one of step {self.saved} is whole. Make room in {self.folder}.", flush=True)
+            if self.failing:
+                _say(f"a checkpoint could be saved again, at step {self.step}")
+            self.failing = False
         self.ended = time.monotonic()
         self.cost = self.ended - began
+
+    @contextlib.contextmanager
+    def finishing(self):
+        """Within it, what a finished run leaves is written. If that fails, one line says so, and the run ends with status 75."""
+        try:
+            yield
+        except Exception as error:
+            if not (cause := failed_write(error)):
+                raise
+            state = f"the last checkpoint, of step {self.saved}, is in {self.folder}" if self.saved else "no checkpoint could be saved either"
+            _say(f"The results could not be written: {cause}; {state}. {remedy(cause)} Then run the same command again.")
+            raise SystemExit(STATUS) from error
+
+    def _say_that_it_failed(self, error):
+        """Once in a row of failures, and whenever the run ends with it."""
+        if not self.failing or self.signal is not None:
+            last = f"the last is of step {self.saved}" if self.saved else "there is none yet"
+            _say(f"no checkpoint at step {self.step} in {self.folder}: {error}; {last}. {remedy(error)}")
+        self.failing = True
 
     def _metrics(self):
         return {f"metrics/{i}": variable for i, variable in enumerate(self.model.metrics_variables)}
@@ -122,7 +150,7 @@ class Checkpoints(keras.callbacks.Callback):
             self.signal = number
             self._stop()
         self.signal = number
-        print(f"{signal.Signals(number).name}: stopping after this step", flush=True)
+        _say(f"{signal.Signals(number).name}: stopping after this step")
 
     def _stop_if_asked(self):
         if self.signal is not None:
@@ -132,8 +160,36 @@ class Checkpoints(keras.callbacks.Callback):
 
     def _stop(self):
         name = signal.Signals(self.signal).name
-        print(f"stopped by {name}, saved at step {self.saved}; the same command goes on from there", flush=True)
+        _say(f"stopped by {name}, saved at step {self.saved}; the same command goes on from there")
         raise SystemExit(STATUS)
+
+
+def stopping_signals():
+    """The signals that ask a run to stop: SIGTERM, SIGINT, and SIGHUP unless it is ignored."""
+    hangup = getattr(signal, "SIGHUP", None)
+    heard = hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN
+    return (signal.SIGTERM, signal.SIGINT, *([hangup] if heard else []))
+
+
+def failed_write(error):
+    """The system's OSError behind an error, which a library may have wrapped in its own; None if it is of another kind."""
+    if isinstance(error, ValueError):  # bad input, whatever showed it
+        return None
+    while error is not None and not (isinstance(error, OSError) and error.errno):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def remedy(error):
+    """What to do about an error in writing, in a sentence."""
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return "Make room on that disk." if full else "Check that folder and its permissions."
+
+
+def _say(line):
+    """Print a line, also within a signal handler or when the terminal is gone, as after SIGHUP: then it is lost, but not the run."""
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
+        print(line, flush=True)
 
 
 def _check_finite(arrays, step, saved):

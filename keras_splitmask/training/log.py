@@ -1,21 +1,19 @@
 """What a run tells: a line on the screen and a line of metrics.jsonl per interval."""
 
-import json
 import math
-import os
-import pathlib
 import time
 
 import keras
 
 from keras_splitmask.training.hints import hints
+from keras_splitmask.training.metrics_file import MetricsFile
 
 
 class RunLog(keras.callbacks.Callback):
     """Each Keras epoch is one logging interval: print it, and append it to `path` as a line of JSON.
 
     Args:
-        path: file to append to, or None.
+        path: file to append to, or None. Lines that cannot be written are kept until they can be.
         steps: steps of the whole run.
         batch_size: images per step.
         images: images of the training set, to count epochs with.
@@ -30,7 +28,6 @@ class RunLog(keras.callbacks.Callback):
 
     def __init__(self, path, steps, batch_size, images, start=0, measures=(), explain=None, patience=20):
         super().__init__()
-        self.path = path
         self.steps = steps
         self.batch_size = batch_size
         self.images = images
@@ -40,7 +37,8 @@ class RunLog(keras.callbacks.Callback):
         self.patience = patience
         self.start = start
         self.skipped = 0
-        self.past = self._read_past()
+        self.file = MetricsFile(path, start) if path else None
+        self.past = self.file.past if self.file else []
         self.earlier = self.past[-1].get("seconds", 0.0) if self.past else 0.0
         self.lost_since = None  # first of the steps in a row, up to now, without a finite loss and gradient
         self.began = None
@@ -111,6 +109,11 @@ class RunLog(keras.callbacks.Callback):
                 "its weights as they were before. Try a lower learning rate, a longer warm-up or float32; or other data, with --rewind=1000."
             )
 
+    def close(self):
+        """At the end of the run: try to write the lines that still wait, and say how many could not be."""
+        if self.file:
+            self.file.close()
+
     def _measure(self):
         values = {}
         for measure in self.measures:
@@ -119,30 +122,11 @@ class RunLog(keras.callbacks.Callback):
 
     def _write(self, values):
         values = {name: value for name, value in values.items() if not isinstance(value, float) or math.isfinite(value)}
-        self.past.append({k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in values.items()})
-        if self.path:
-            with open(self.path, "a") as file:
-                file.write(json.dumps(self.past[-1]) + "\n")
+        rounded = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in values.items()}
+        (self.file or self.past).append(rounded)
         print(self._line(values), flush=True)
         for line in hints(self.past):
             print(f"  {line}", flush=True)
-
-    def _read_past(self):
-        """The lines of the file, of which those of steps after `start` and one cut off by the end of a run are removed."""
-        path = pathlib.Path(self.path) if self.path else None
-        if path is None or not path.exists():
-            return []
-        past = []
-        for line in path.read_text().splitlines():
-            try:
-                past.append(json.loads(line))
-            except ValueError:
-                break
-        past = [values for values in past if values["step"] <= self.start]
-        aside = path.with_name(path.name + ".part")
-        aside.write_text("".join(json.dumps(values) + "\n" for values in past))
-        os.replace(aside, path)
-        return past
 
     def _line(self, values):
         shown = [f"step {values['step']}/{self.steps}"]

@@ -1,6 +1,8 @@
 import json
 import re
 
+import pytest
+
 from keras_splitmask.evaluation import read_metrics, write_report
 
 
@@ -27,6 +29,32 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 3.0}]
     write_report(tmp_path)
     assert "loss 3<" in (tmp_path / "report.html").read_text()
+
+
+def test_what_is_no_line_of_metrics_is_left_out(tmp_path):
+    write_run(tmp_path, [{"step": 1, "loss": 3.0}, 5, {"loss": 7.0}, [1]])
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        file.write(b"\xff notes\n" + b"[" * 100_000 + b'\n{"step": 2, "loss": 4.0}\n')
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 4.0}]
+    (tmp_path / "metrics.jsonl").unlink()
+    write_report(tmp_path)  # of a run that could write none
+    assert "<h2>Flags</h2>" in (tmp_path / "report.html").read_text()
+
+
+def test_a_report_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    write_run(tmp_path, [{"step": 1, "loss": 3.0}])
+    write_report(tmp_path)
+    before = sorted(tmp_path.iterdir())
+
+    def full(path, text):
+        with open(path, "w") as file:
+            file.write(text[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_report(tmp_path)
+    assert sorted(tmp_path.iterdir()) == before and "loss 3<" in (tmp_path / "report.html").read_text()
 
 
 def test_pictures_are_inside_the_page(tmp_path):

@@ -45,9 +45,147 @@ def test_any_flipped_byte_truncation_or_addition_is_noticed(tmp_path, rng):
         path.write_bytes(whole[:length])
         with pytest.raises(checkpoints.Damaged):
             checkpoints.load(path)
-    path.write_bytes(whole[:-32] + b"x" + whole[-32:])
-    with pytest.raises(checkpoints.Damaged, match="longer"):
-        checkpoints.load(path)
+    for end, word in ((whole[:-32] + b"x" + whole[-32:], "longer"), (whole[:-33] + whole[-32:], "shorter")):
+        path.write_bytes(end)
+        with pytest.raises(checkpoints.Damaged, match=word):
+            checkpoints.load(path)
+
+
+def under(name, what):
+    """Something that is no whole checkpoint, under the name of one."""
+    whole = checkpoints.save(name.parent / "other", 3, ARRAYS).read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    files = {"cut": whole[:-3], "flipped": flipped, "empty": b"", "another step": whole, "a text": b"my notes\n" * 20}
+    if what in files:
+        name.write_bytes(files[what])
+    elif what == "a folder":
+        name.mkdir()
+        (name / "photo.png").write_bytes(b"mine")
+    elif what == "a pipe":
+        os.mkfifo(name)
+    elif what == "a dangling link":
+        name.symlink_to("nowhere")
+    else:
+        name.symlink_to(name.parent / "other" / "step-0000000003.checkpoint")
+    return name
+
+
+KINDS = ["cut", "flipped", "empty", "another step", "a text", "a folder", "a pipe", "a dangling link", "a link to another step"]
+
+
+@pytest.mark.parametrize("what", KINDS)
+@pytest.mark.parametrize("first", ["load", "save"])
+def test_what_is_not_whole_does_not_count_and_is_moved_aside(tmp_path, what, first, capsys):
+    for step in (1, 2):
+        checkpoints.save(tmp_path, step, ARRAYS)
+    path, told = under(tmp_path / "step-0000000009.checkpoint", what), []
+    before = path.lstat()
+    if first == "load":
+        step, _, arrays = checkpoints.load_newest(tmp_path, told.append)
+        assert step == 2 and same(arrays, ARRAYS)
+    checkpoints.save(tmp_path, 4, ARRAYS, report=told.append)
+    assert checkpoints.steps(tmp_path) == [2, 4] and checkpoints.load_newest(tmp_path, pytest.fail)[0] == 4
+    assert len(told) == 1 and str(path) in told[0] and f"is now called {path.name}.damaged." in told[0]
+    aside = path.with_name(f"{path.name}.damaged")
+    assert (aside.lstat().st_ino, aside.lstat().st_size) == (before.st_ino, before.st_size)  # the same, not a copy
+    assert what != "a folder" or (aside / "photo.png").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("load", [True, False])
+def test_new_checkpoints_are_kept_beside_two_damaged_ones_of_later_steps(tmp_path, load):
+    paths = [checkpoints.save(tmp_path, step, ARRAYS) for step in (10, 20)]
+    cut = [path.read_bytes()[:-3] for path in paths]
+    for path, content in zip(paths, cut):
+        path.write_bytes(content)
+    told = []
+    if load:
+        assert checkpoints.load_newest(tmp_path, told.append) is None
+        assert told[-1] == f"No checkpoint in {tmp_path} is whole; the run starts again from step 0."
+    seen = []
+    for step in (2, 4, 6):
+        checkpoints.save(tmp_path, step, {"at": np.array(step)}, report=told.append)
+        seen.append(checkpoints.steps(tmp_path))
+    assert seen == [[2], [2, 4], [4, 6]] and checkpoints.load_newest(tmp_path)[2]["at"] == 6
+    assert [path.with_name(f"{path.name}.damaged").read_bytes() for path in paths] == cut
+
+
+def test_two_whole_ones_are_kept_whatever_lies_between(tmp_path):
+    for step in (1, 2, 3):
+        path = checkpoints.save(tmp_path, step, ARRAYS)
+    data = bytearray(path.read_bytes())
+    data[-40] ^= 1
+    path.write_bytes(data)  # the same size, a moment after it was written
+    checkpoints.save(tmp_path, 4, ARRAYS)
+    assert checkpoints.steps(tmp_path) == [2, 4] and (tmp_path / f"{path.name}.damaged").exists()
+
+
+def test_a_whole_one_of_a_later_step_is_moved_and_not_deleted(tmp_path):
+    content = checkpoints.save(tmp_path, 100, ARRAYS).read_bytes()
+    for step in (2, 4):
+        checkpoints.save(tmp_path, step, ARRAYS)
+    assert checkpoints.steps(tmp_path) == [2, 4] and checkpoints.load_newest(tmp_path)[0] == 4
+    assert (tmp_path / "step-0000000100.checkpoint.later").read_bytes() == content
+
+
+def test_a_link_to_a_whole_one_of_its_step_counts(tmp_path):
+    path = checkpoints.save(tmp_path / "other disk", 5, ARRAYS)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / path.name).symlink_to(path)
+    assert checkpoints.load_newest(tmp_path / "run", pytest.fail)[0] == 5
+    for step in (6, 7):
+        checkpoints.save(tmp_path / "run", step, ARRAYS)
+    assert checkpoints.steps(tmp_path / "run") == [6, 7] and path.exists()
+
+
+def test_what_cannot_be_read_or_moved_is_passed_over(tmp_path, monkeypatch):
+    for step in (1, 2):
+        path = checkpoints.save(tmp_path, step, ARRAYS)
+
+    def unreadable(name, *arguments, **options):
+        if str(name) == str(path) and arguments == ("rb",):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(name))
+        return opened(name, *arguments, **options)
+
+    opened, told = open, []
+    monkeypatch.setattr("builtins.open", unreadable)
+    monkeypatch.setattr(os, "rename", lambda source, _: os.listdir(source))  # an OSError
+    assert checkpoints.load_newest(tmp_path, told.append)[0] == 1
+    assert told == [f"{path} cannot be read: Permission denied. Going back to the one before."]
+    for step in (3, 4):
+        checkpoints.save(tmp_path, step, ARRAYS, report=told.append)
+    assert checkpoints.steps(tmp_path) == [2, 3, 4] and len(told) == 1
+
+
+@pytest.mark.parametrize("name", ["step-0000000007.checkpoint", "step-0000000007.part"])
+def test_what_is_in_the_way_of_a_save_is_moved_and_not_overwritten(tmp_path, name):
+    under(tmp_path / name, "a folder")
+    checkpoints.save(tmp_path, 7, ARRAYS)
+    assert checkpoints.load_newest(tmp_path, pytest.fail)[0] == 7
+    assert (tmp_path / f"{name}.damaged" / "photo.png").read_bytes() == b"mine"
+
+
+def test_only_files_with_the_name_of_a_checkpoint_are_looked_at(tmp_path):
+    names = ["my step-0000000001.checkpoint", "step-1.checkpoint", "step-0000000001.checkpoint.bak", "step-mine.part", "step-00000000010.part"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"mine")
+    for step in (5, 6, 7):
+        checkpoints.save(tmp_path, step, ARRAYS)
+    assert checkpoints.steps(tmp_path) == [6, 7] and all((tmp_path / name).read_bytes() == b"mine" for name in names)
+
+
+def test_what_this_process_has_written_or_checked_is_not_read_again(tmp_path, monkeypatch):
+    checkpoints.save(tmp_path, 1, ARRAYS)
+    reads, read = [], checkpoints._read_arrays
+    monkeypatch.setattr(checkpoints, "_read_arrays", lambda file, path, entries: reads.append(path.name) or read(file, path, entries))
+    for step in (2, 3, 4):
+        checkpoints.save(tmp_path, step, ARRAYS)
+    assert not reads
+    monkeypatch.setattr(checkpoints, "_WHOLE", set())  # as in another process
+    checkpoints.load_newest(tmp_path)
+    for step in (5, 6, 7):
+        checkpoints.save(tmp_path, step, ARRAYS)
+    assert reads == ["step-0000000004.checkpoint"]
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_reported(tmp_path):
@@ -90,7 +228,8 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch, bytes_
             if self.left < 0:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("builtins.open", lambda path, mode: FullDisk(os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT), "wb")))
+    opened = open
+    monkeypatch.setattr("builtins.open", lambda path, mode: FullDisk(opened(path, mode)))
     with pytest.raises(OSError, match="No space left"):
         checkpoints.save(tmp_path, 2, ARRAYS)
     monkeypatch.undo()
@@ -162,14 +301,15 @@ def test_two_hundred_flips_truncations_and_deletions(tmp_path, state):
         if i % 3 == 2:
             path.write_bytes(whole[: rng.randrange(len(whole))])
         elif i % 30 == 0:
-            path.unlink()
+            path.unlink(missing_ok=True)
         else:
             damaged = bytearray(whole)
             damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
             path.write_bytes(damaged)
+        there = path.exists()
         step, _, arrays = checkpoints.load_newest(tmp_path, told.append)
         assert step == 1 and same(arrays, {name: array + 1 for name, array in state.items()})
-        assert [str(path) in line for line in told] == [True] * path.exists(), i
+        assert [str(path) in line for line in told] == [True] * there and not path.exists(), i
 
 
 # checkpoints.py needs no backend, so a process that saves and nothing else starts soon.

@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 import signal
 
 import keras
@@ -62,7 +63,7 @@ def test_every_so_many_steps_at_ends_of_epochs(make_line, tmp_path, every, saved
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("step", [1, 2, 3])
 def test_a_signal_within_a_step_saves_after_it(make_line, tmp_path, capsys, step, number):
     model, saves = make_line(), Checkpoints(tmp_path, every=100, note={"shift": 3})
@@ -75,6 +76,31 @@ def test_a_signal_within_a_step_saves_after_it(make_line, tmp_path, capsys, step
     for old, new in zip(checkpoints.variables_of(model).values(), checkpoints.variables_of(again).values(), strict=True):
         np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (old, new)))
     assert int(again.optimizer.iterations) == step
+
+
+def test_a_hangup_that_is_ignored_stays_ignored(make_line, tmp_path):
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        saves = Checkpoints(tmp_path, every=100)
+        with saves.listening():
+            fit(make_line(), At(3, lambda: signal.raise_signal(signal.SIGHUP)), saves)
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert saves.step == 6 and not checkpoints.steps(tmp_path)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_hangup_saves_although_the_terminal_is_gone(make_line, tmp_path, monkeypatch):
+    class Gone:
+        def write(self, text):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        flush = write
+
+    monkeypatch.setattr("sys.stdout", Gone())
+    stopped(make_line(), Checkpoints(tmp_path, every=100), At(3, lambda: signal.raise_signal(signal.SIGHUP)))
+    assert checkpoints.steps(tmp_path) == [3]
 
 
 def test_a_signal_within_a_save_does_not_cut_it_off(make_line, tmp_path, monkeypatch):
@@ -130,20 +156,77 @@ def test_checkpoints_take_two_percent_of_the_time(make_line, tmp_path, monkeypat
     assert 2 * len(saved) <= 0.02 * clock[0] + 2
 
 
-@pytest.mark.backend
-def test_a_full_disk_is_told_and_the_run_goes_on(make_line, tmp_path, monkeypatch, capsys):
-    saves, save = Checkpoints(tmp_path, every=2), checkpoints.save
+def failing(monkeypatch, steps, error):
+    """Makes saves at these steps fail."""
+    save = checkpoints.save
 
-    def full(folder, step, *arguments, **options):
-        if step == 4:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def fail(folder, step, *arguments, **options):
+        if step in steps:
+            raise error
         return save(folder, step, *arguments, **options)
 
-    monkeypatch.setattr(checkpoints, "save", full)
+    monkeypatch.setattr(checkpoints, "save", fail)
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.backend
+def test_a_full_disk_is_reported_once_and_the_run_goes_on(make_line, tmp_path, monkeypatch, capsys):
+    failing(monkeypatch, (4, 6, 8, 14), FULL)
+    fit(make_line(), Checkpoints(tmp_path, every=2), epochs=8)
+    assert checkpoints.steps(tmp_path) == [12, 16]
+    assert capsys.readouterr().out.splitlines() == [
+        f"no checkpoint at step 4 in {tmp_path}: [Errno 28] No space left on device; the last is of step 2. Make room on that disk.",
+        "a checkpoint could be saved again, at step 10",
+        f"no checkpoint at step 14 in {tmp_path}: [Errno 28] No space left on device; the last is of step 12. Make room on that disk.",
+        "a checkpoint could be saved again, at step 16",
+    ]
+
+
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "Permission denied"), MemoryError("no more")])
+def test_a_run_that_is_stopped_says_that_nothing_could_be_saved(make_line, tmp_path, monkeypatch, capsys, error):
+    failing(monkeypatch, (2, 3), error)
+    stopped(make_line(), Checkpoints(tmp_path, every=2), At(3, stop))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("no checkpoint")]
+    assert [line.split(" in ")[0] for line in lines] == ["no checkpoint at step 2", "no checkpoint at step 3"]
+    assert lines[-1].endswith(f"{error}; there is none yet. Check that folder and its permissions.")
+
+
+def test_a_folder_that_was_removed_is_made_again(make_line, tmp_path):
+    folder = tmp_path / "run" / "checkpoints"
+    fit(make_line(), At(3, lambda: shutil.rmtree(tmp_path / "run")), Checkpoints(folder, every=2))
+    assert checkpoints.steps(folder) == [4, 6]
+
+
+def wrapped(error):
+    """A library's own error about a failed write."""
+    try:
+        raise error
+    except OSError as cause:
+        try:
+            raise RuntimeError("cannot close the file") from cause
+        except RuntimeError as outer:
+            return outer
+
+
+@pytest.mark.parametrize("error", [FULL, wrapped(FULL)])
+def test_results_that_cannot_be_written_end_in_a_line_and_status_75(make_line, tmp_path, capsys, error):
+    saves = Checkpoints(tmp_path, every=2)
     fit(make_line(), saves)
-    assert checkpoints.steps(tmp_path) == [2, 6]
-    told = capsys.readouterr().out
-    assert told.count("\n") == 1 and f"no checkpoint at step 4: [Errno 28] No space left on device; the one of step 2 is whole. Make room in {tmp_path}." in told
+    with pytest.raises(SystemExit) as end, saves.finishing():
+        raise error
+    assert end.value.code == 75 and checkpoints.load_newest(tmp_path)[0] == 6
+    assert capsys.readouterr().out == (
+        f"The results could not be written: [Errno 28] No space left on device; the last checkpoint, of step 6, is in {tmp_path}. "
+        "Make room on that disk. Then run the same command again.\n"
+    )
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), ValueError("Expected images"), OSError("cannot identify image")])
+def test_other_errors_at_the_end_are_not_taken_for_a_full_disk(tmp_path, error):
+    with pytest.raises(type(error), match=str(error)), Checkpoints(tmp_path).finishing():
+        raise error
 
 
 @pytest.mark.backend
