@@ -35,6 +35,7 @@ flags.DEFINE_integer("judge_every", None, lower_bound=1, help="Steps between jud
 flags.DEFINE_integer("judge_limit", None, lower_bound=1, help="Judge by so many images while the run goes on; at its end by all.")
 flags.DEFINE_integer("pictures", 6, lower_bound=0, help="Images in the picture at the end.")
 flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines of the log.")
+flags.DEFINE_float("max_bad_fraction", 0.5, lower_bound=0, upper_bound=1, help="Share of a split's annotated images that may be unusable; each is listed in data.json.")
 flags.DEFINE_integer("workers", 2, "Threads that read images.")
 flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow backend; left out, on accelerators alone.")
 FLAGS = flags.FLAGS
@@ -45,14 +46,14 @@ def open_sets(open_set):
     """The source to learn from and that to judge by; `open_set` is `data.open_detection` or `data.open_segmentation`."""
     from keras_splitmask import data
 
-    options = {"data_dir": FLAGS.data_dir, "report": lambda line: print(line, flush=True)}
+    options = {"data_dir": FLAGS.data_dir, "report": lambda line: print(line, flush=True), "max_bad_fraction": FLAGS.max_bad_fraction}
     channels = FLAGS.channels or 3
     source = open_set(FLAGS.dataset, "train", channels=channels, **options)
     print(f"{FLAGS.dataset}: {source.summary()}", flush=True)
     splits = [FLAGS.judge] if FLAGS.judge else ["val", "test"]
     for split in splits:
         try:
-            judged = open_set(FLAGS.dataset, split, channels=channels, classes=source.classes, **options)
+            judged = open_set(FLAGS.dataset, split, channels=channels, classes=source, **options)
             break
         except data.NoSuchSplit:
             if split == splits[-1]:
@@ -107,15 +108,6 @@ def predict(model, images):
     padded = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
     answers = model.predict(padded, batch_size=FLAGS.batch_size, verbose=0)
     return keras.tree.map_structure(lambda x: x[: len(images)], answers)
-
-
-def readable(source, limit=None):
-    """The number and the image of all that can be read, of the first `limit` if that is given; the others are named."""
-    for i in range(min(limit or len(source), len(source))):
-        try:
-            yield i, source.image(i)
-        except ValueError as error:
-            print(f"{error} It is not judged by.", flush=True)
 
 
 def count_steps(source):

@@ -43,47 +43,62 @@ def build_model(encoder, classes):
 
 
 def detections(model, source, limit=None):
-    """What the model finds in the images of a source, or the first of them, in their own pixels: a dictionary for each, as `evaluation` takes it."""
+    """What the model finds in the images of a source, or the first of them, in their own pixels.
+
+    Returns:
+        For each image that can be read a tuple: the image, (its entry and its annotations as COCO has them), its `Objects` as a dictionary,
+        and what was found, a dictionary as `evaluation` takes it.
+    """
     import numpy as np
 
     from keras_splitmask import data, evaluation
 
-    found, images = [], dense.readable(source, limit)
+    def read(i):
+        return source.image(i), source.truth_of(i), vars(source.objects(i))
+
+    images = source.each(read, limit)
     while chunk := list(itertools.islice(images, 4 * FLAGS.batch_size)):
-        boxed = [data.letterbox(image, model.encoder.image_shape) for _, image in chunk]
+        boxed = [data.letterbox(image, model.encoder.image_shape) for image, *_ in chunk]
         answers = dense.predict(model, np.stack([image for image, _ in boxed]))
-        for place, ((i, _), (_, factor)) in enumerate(zip(chunk, boxed)):
+        for place, ((image, truth, objects), (_, factor)) in enumerate(zip(chunk, boxed)):
             answer = {name: value[place] for name, value in answers.items()}
-            found.append({"image_id": source.image_id(i), **evaluation.to_original(answer, factor, *source.size(i))})
-    return found
+            found = {"image_id": truth[0]["id"], **evaluation.to_original(answer, factor, *image.shape[:2])}
+            yield image, truth, objects, found
 
 
 def judge(model, source, limit=None):
     """Average precision on a source, or its first images: numbers by name, of boxes, of masks if there are any, and of each class."""
     from keras_splitmask import evaluation
 
-    found = detections(model, source, limit)
-    truth = source.truth()
-    shown = {prediction["image_id"] for prediction in found}
-    truth = {**truth, **{kind: [x for x in truth[kind] if x[key] in shown] for kind, key in (("images", "id"), ("annotations", "image_id"))}}
+    parts = [(truth, found) for _, truth, _, found in detections(model, source, limit)]
+    truth, found = source.truth([truth for truth, _ in parts]), [found for _, found in parts]
     values = {}
-    for prefix, kind in (("", "boxes"), ("mask_", "masks")):
-        if all(kind in prediction for prediction in found):
-            scores = evaluation.average_precision(truth, found, kind)
+    for prefix, kind, of_kind in (("", "boxes", truth), ("mask_", "masks", outlined(truth))):
+        if of_kind["annotations"] and all(kind in prediction for prediction in found):
+            scores = evaluation.average_precision(of_kind, found, kind)
             of_classes = scores.pop("per_class")
             values |= {f"{prefix}{name}": value for name, value in scores.items()}
             values |= {f"{prefix}{measure}/{name}": value for name, of_class in of_classes.items() for measure, value in of_class.items()}
     return values
 
 
+def outlined(truth):
+    """COCO's truth for masks, where an object without an outline is a crowd that fills its box: what is found there does not count."""
+    filled = []
+    for annotation in truth["annotations"]:
+        left, top, width, height = annotation["bbox"]
+        corners = [left, top, left + width, top, left + width, top + height, left, top + height]
+        filled.append(annotation if "segmentation" in annotation else {**annotation, "segmentation": [corners], "iscrowd": 1})
+    return {**truth, "annotations": filled}
+
+
 def finish(model, source, workdir, values):
     """Print and draw what the model is worth, and return it."""
     from keras_splitmask import evaluation
 
-    if FLAGS.pictures:
-        numbers, images = zip(*dense.readable(source, FLAGS.pictures))
-        truths = [vars(source.objects(i)) for i in numbers]
-        found = detections(model, source, FLAGS.pictures)
+    shown = list(detections(model, source, FLAGS.pictures)) if FLAGS.pictures else []
+    if shown:
+        images, _, truths, found = zip(*shown)
         evaluation.save_detections(workdir / "pictures" / "detections.png", images, truths, found, source.classes, FLAGS.pictures)
     width = max(map(len, source.classes))
     for name in source.classes:
@@ -91,7 +106,8 @@ def finish(model, source, workdir, values):
             masks = f"  masks {values[f'mask_ap/{name}']:.3f}  at 0.5 {values[f'mask_ap50/{name}']:.3f}" if f"mask_ap/{name}" in values else ""
             print(f"{name:<{width}}  AP {values[f'ap/{name}']:.3f}  at 0.5 {values[f'ap50/{name}']:.3f}{masks}")
     masks = f", masks {values['mask_ap']:.3f}" if "mask_ap" in values else ""
-    print(f"AP {values['ap']:.3f} (0.5: {values['ap50']:.3f}, 0.75: {values['ap75']:.3f}){masks}")
+    if "ap" in values:
+        print(f"AP {values['ap']:.3f} (0.5: {values['ap50']:.3f}, 0.75: {values['ap75']:.3f}){masks}")
     return values
 
 

@@ -36,8 +36,8 @@ def label_maps(model, source, limit=None):
         return dense.predict(model, images)
 
     segment = evaluation.segment_whole if FLAGS.inference == "whole" else functools.partial(evaluation.segment_sliding, batch_size=FLAGS.batch_size)
-    for i, image in dense.readable(source, limit):
-        yield image, source.label_map(i), segment(predict, image, model.encoder.image_shape)
+    for image, truth in source.each(lambda i: (source.image(i), source.label_map(i)), limit):
+        yield image, truth, segment(predict, image, model.encoder.image_shape)
 
 
 def judge(model, source, limit=None):
@@ -48,21 +48,23 @@ def judge(model, source, limit=None):
     for _, truth, predicted in label_maps(model, source, limit):
         matrix.add(truth, predicted)
     values = {name: getattr(matrix, name) for name in ("mean_iou", "pixel_accuracy", "mean_accuracy")}
-    return values | {f"iou/{name}": float(value) for name, value in zip(source.classes, matrix.iou) if value == value}
+    values |= {f"iou/{name}": float(value) for name, value in zip(source.classes, matrix.iou)}
+    return {name: value for name, value in values.items() if value == value}  # without labelled pixels there is none
 
 
 def finish(model, source, workdir, values):
     """Print and draw what the model is worth, and return it."""
     from keras_splitmask import evaluation
 
-    if FLAGS.pictures:
-        shown = list(label_maps(model, source, FLAGS.pictures))
+    shown = list(label_maps(model, source, FLAGS.pictures)) if FLAGS.pictures else []
+    if shown:
         evaluation.save_label_maps(workdir / "pictures" / "label_maps.png", *zip(*shown), source.classes, FLAGS.pictures)
     width = max(map(len, source.classes))
     for name in source.classes:
         if f"iou/{name}" in values:
             print(f"{name:<{width}}  IoU {values[f'iou/{name}']:.1%}")
-    print(f"mIoU {values['mean_iou']:.2%}, pixels {values['pixel_accuracy']:.2%}")
+    if "mean_iou" in values:
+        print(f"mIoU {values['mean_iou']:.2%}, pixels {values['pixel_accuracy']:.2%}")
     return values
 
 

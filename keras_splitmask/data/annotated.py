@@ -2,10 +2,13 @@
 
 import collections
 import dataclasses
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 from keras_splitmask.data.folders import FolderSource
-from keras_splitmask.data.scan import NAMED, printable
+from keras_splitmask.data.scan import NAMED, THREADS, printable
 from keras_splitmask.data.sources import Source
+from keras_splitmask.data.turning import orientation, upright
 
 
 class AnnotatedSource(Source):
@@ -47,6 +50,19 @@ class AnnotatedSource(Source):
         check_size(self.size(i), found[0], self.name(i))
         return pixels
 
+    def each(self, read, limit=None):
+        """`read(i)` of each image for which it can be done, or of the first of them, one after the other.
+
+        One that cannot be read, or whose annotation cannot, is reported once and noted in `broken`.
+        """
+        for i in range(min(limit or len(self), len(self))):
+            try:
+                answer = read(i)
+            except ValueError as error:
+                self._note(i, str(error), "It is left out of the measures.")
+                continue
+            yield answer
+
     def summary(self):
         """How many images of how many classes there are, and what was left out and why, in a line."""
         return f"{len(self)} images, {len(self.classes)} classes{told(self.left_out)}"
@@ -57,14 +73,26 @@ def check_size(annotated, size, name):
     if tuple(annotated) != tuple(size):
         raise ValueError(
             f"Expected an image of {annotated[0]}x{annotated[1]} pixels, as it was annotated, received {size[0]}x{size[1]} in {name}; "
-            "annotate it anew."
+            "annotate it again."
         )
 
 
 def check_classes(classes, expected, place):
-    """Raises ValueError if other classes than the data set's are expected, such as those of a checkpoint."""
+    """Raises ValueError if other classes than the data set's are expected: names, or those of a source."""
+    expected = getattr(expected, "classes", expected)
     if expected is not None and list(expected) != classes:
         raise ValueError(f"Expected the {len(expected)} classes {_first(expected)}, received {len(classes)} in {place}: {_first(classes)}.")
+
+
+def check_left_out(bad, total, left_out, place, max_bad_fraction):
+    """Raises ValueError if none of `total` annotated images is left, or more than that share of them is `bad`: a number."""
+    if bad < total and bad <= max_bad_fraction * total:
+        return
+    share = f"at most {max_bad_fraction:.0%} of the annotated images in {place} to be unusable, received {bad} of {total}"
+    none = f"annotated images in {place}, received none that can be used"
+    raise ValueError(
+        f"Expected {share if 0 < bad < total else none}{told(left_out)}; correct the files{', or raise max_bad_fraction' * (bad < total)}."
+    )
 
 
 def told(left_out):
@@ -91,26 +119,27 @@ def annotated_images(found, sizes, channels, report):
         report: told of each image that turns out to be broken.
 
     Returns:
-        A `FolderSource` in the order of `sizes`; and name: reason, of the images that are annotated but not there or of another size, and
-        of those that are not annotated. An image that its EXIF tag turns has the right size if its sides do.
-
-    Raises:
-        ValueError: if no image is left.
+        A `FolderSource` in the order of `sizes`; {path: EXIF orientation} of the images that are annotated as they are stored, but are
+        turned when they are read; name: reason, of the images that are annotated but not there or of another size; and the same of those
+        that are not annotated. The first is None if no image is left.
     """
     left_out = {printable(path): found.left_out.get(path, "no such file") for path in sizes if path not in found.images}
-    left_out.update({printable(path): "no annotation" for path in found.images if path not in sizes})
-    images = {}
-    for path, size in sizes.items():
-        stored = found.images.get(path)
-        if stored and sorted(stored[:2]) == sorted(size):
-            images[path] = stored
-        elif stored:
+    others = {printable(path): "no annotation" for path in found.images if path not in sizes}
+    there = [path for path in sizes if path in found.images]
+    with ThreadPoolExecutor(THREADS) as pool:
+        turns = pool.map(orientation, (os.path.join(found.root, path) for path in there))
+    images, turned = {}, {}
+    for path, turn in zip(there, turns, strict=True):
+        stored, size = found.images[path][:2], tuple(sizes[path])
+        if size == upright(stored, turn):
+            images[path] = found.images[path]
+        elif size == stored:
+            images[path], turned[path] = found.images[path], turn
+        elif size == stored[::-1]:
+            left_out[printable(path)] = "height and width exchanged in its annotation"
+        else:
             left_out[printable(path)] = "another size than was annotated"
-    if not images:
-        raise ValueError(
-            f"Expected the {len(sizes)} annotated images in {printable(found.root)}, received none{told(left_out)}; correct the folder."
-        )
-    pictures = FolderSource(dataclasses.replace(found, images=images), channels)
-    if report:
+    pictures = FolderSource(dataclasses.replace(found, images=images), channels) if images else None
+    if report and pictures:
         pictures.report = report
-    return pictures, left_out
+    return pictures, turned, left_out, others

@@ -2,18 +2,18 @@
 
 import dataclasses
 import hashlib
-import json
 import os
-import re
 from pathlib import Path
 
 import numpy as np
 
-from keras_splitmask.data.annotated import AnnotatedSource, annotated_images, check_classes, told
+from keras_splitmask.data import coco_files
+from keras_splitmask.data.annotated import AnnotatedSource, annotated_images, check_classes, check_left_out, told
 from keras_splitmask.data.published import open_tfds
-from keras_splitmask.data.scan import scan
-from keras_splitmask.data.segmentations import finite, usable
-from keras_splitmask.data.sources import SPLITS, NoSuchSplit
+from keras_splitmask.data.scan import printable, scan
+from keras_splitmask.data.segmentations import turn_outline
+from keras_splitmask.data.sources import SPLITS
+from keras_splitmask.data.turning import turn_points, upright
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,17 +38,28 @@ class DetectionSource(AnnotatedSource):
 
     Args:
         pictures: a `Source` of the images.
-        categories: id: name.
+        categories: id: name. Categories of one name are one class.
         left_out: name: reason, of what cannot be used besides what `pictures` leaves out.
 
     Attributes:
-        classes: the names of the categories in order of their ids; a label is a place among them.
-        category_ids: the ids in order.
+        classes: the names of the categories in order of their ids; a label is an index into them.
+        category_ids: the first id of each class, in order.
+        merged: names that more than one category has.
+        most_objects: the largest number of objects in an image, or None if it is not known.
+        outlined, unoutlined: how many objects, but for crowds, have an outline and have none; 0 and None if they cannot have any.
+        unused: what of the objects is not learnt, in words, for the summary; see `detection_batches`.
     """
 
+    most_objects, outlined, unoutlined, unused = None, 0, None, ""
+
     def __init__(self, pictures, categories, left_out):
-        self.category_ids = sorted(categories)
-        super().__init__(pictures, [categories[number] for number in self.category_ids], left_out)
+        first = {}  # name: id
+        for number in sorted(categories):
+            first.setdefault(categories[number], number)
+        self.category_ids = list(first.values())
+        self.merged = sorted({name for number, name in categories.items() if first[name] != number})
+        super().__init__(pictures, list(first), left_out)
+        self._known = {number: first[name] for number, name in categories.items()}
         self._labels = {number: label for label, number in enumerate(self.category_ids)}
 
     def annotations(self, i):
@@ -71,59 +82,23 @@ class DetectionSource(AnnotatedSource):
             [a.get("segmentation") for a in annotations],
         )
 
-    def truth(self):
-        """What is there, as COCO has it, for pycocotools to compare with: a dict of "images", "annotations" and "categories"."""
-        images, annotations = [], []
-        for i in range(len(self)):
-            height, width = self.size(i)
-            images.append({"id": self.image_id(i), "file_name": self.name(i), "height": height, "width": width})
-            for annotation in self.annotations(i):
-                # Numbered from 1, whatever the file says: pycocotools takes an object of id 0 for one that nobody found.
-                annotations.append({"id": len(annotations) + 1, "image_id": self.image_id(i), **annotation})
+    def truth_of(self, i):
+        """Image `i` as COCO has it, a dict, and its annotations, a list of dicts."""
+        (height, width), number = self.size(i), self.image_id(i)
+        image = {"id": number, "file_name": self.name(i), "height": height, "width": width}
+        return image, [{"image_id": number, **annotation} for annotation in self.annotations(i)]
+
+    def truth(self, parts=None):
+        """What is there, as COCO has it, for pycocotools to compare with: a dict of "images", "annotations" and "categories".
+
+        Args:
+            parts: what `truth_of` gave for some images, to have only these.
+        """
+        parts = parts if parts is not None else [self.truth_of(i) for i in range(len(self))]
+        # Numbered from 1, whatever the file says: pycocotools takes an object of id 0 for one that nobody found.
+        annotations = [{"id": n, **annotation} for n, annotation in enumerate((a for _, of_image in parts for a in of_image), 1)]
         categories = [{"id": number, "name": name} for number, name in zip(self.category_ids, self.classes, strict=True)]
-        return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
-
-
-def clean(annotation, known, height, width):
-    """A copy of a COCO annotation, without its ids and with its box cut to the image.
-
-    Args:
-        annotation: a dict of anything.
-        known: the ids of the categories.
-        height, width: of the image.
-
-    Raises:
-        ValueError: with the reason, if it cannot be used.
-    """
-    category = _reference(annotation, "category_id")
-    if category not in known:
-        raise ValueError("an unknown category")
-    box = finite(annotation.get("bbox"))
-    if box is None or len(box) != 4:
-        raise ValueError("a box that is not four finite numbers")
-    if min(box[2:]) <= 0:
-        raise ValueError("an empty box")
-    left, top, right, bottom = box[0], box[1], box[0] + box[2], box[1] + box[3]
-    if min(left, top) < 0 or right > width or bottom > height:
-        left, right = (min(max(x, 0.0), float(width)) for x in (left, right))
-        top, bottom = (min(max(y, 0.0), float(height)) for y in (top, bottom))
-        box = [left, top, right - left, bottom - top]
-    if not (np.float32(left) < np.float32(right) and np.float32(top) < np.float32(bottom)):
-        raise ValueError("a box outside its image")
-    (area,) = finite([annotation.get("area")]) or [0]
-    return {
-        "category_id": category,
-        "bbox": box,
-        "area": area if area > 0 else box[2] * box[3],
-        "iscrowd": int(bool(annotation.get("iscrowd"))),
-        **({"segmentation": outline} if (outline := usable(annotation.get("segmentation"), height, width)) else {}),
-    }
-
-
-def _reference(annotation, key):
-    """The id that an annotation has there, or None."""
-    value = annotation.get(key) if isinstance(annotation, dict) else None
-    return value if isinstance(value, (int, float, str)) else None
+        return {"info": {}, "images": [image for image, _ in parts], "annotations": annotations, "categories": categories}
 
 
 class CocoSource(DetectionSource):
@@ -132,37 +107,48 @@ class CocoSource(DetectionSource):
     Args:
         pictures: a `FolderSource`.
         images: the file's entry of each of them.
-        annotations: all that the file has.
-        categories: id: name.
+        places: {id: index} of the images; an image may have several ids.
+        turns: {index: EXIF orientation} of the images that are annotated as they are stored, and turned when they are read.
+        file: what the file says.
         others: ids of images that the file names, but that are left out, and their annotations with them.
         left_out: name: reason.
         digest: of the file's content.
     """
 
-    def __init__(self, pictures, images, annotations, categories, others, left_out, digest):
-        super().__init__(pictures, categories, left_out)
-        self.images, self.digest, self.clipped = images, digest, 0
+    def __init__(self, pictures, images, places, turns, file, others, left_out, digest):
+        super().__init__(pictures, coco_files.categories_by_id(file["categories"], "the file"), left_out)
+        self.images, self.places, self.turns, self.digest = images, places, turns, digest
+        self.clipped = self.beyond = 0
         self._annotations = [[] for _ in images]
-        places = {image["id"]: i for i, image in enumerate(images)}
-        for number, annotation in enumerate(annotations):
-            image = _reference(annotation, "image_id")
+        for number, annotation in enumerate(file["annotations"]):
+            image = coco_files.reference(annotation, "image_id")
             if image in others:
                 continue
+            name = f"annotations[{number}]{f' of {self.name(places[image])}' if image in places else ''}"
             try:
-                self._add(annotation, places.get(image))
+                self._add(annotation, places.get(image), name)
             except ValueError as error:
-                of_image = f" of {self.name(places[image])}" if image in places else ""
-                self.left_out[f"annotations[{number}]{of_image}"] = str(error)
+                self.left_out[name] = str(error)
+        objects = [annotation for of_image in self._annotations for annotation in of_image]
+        self.crowds = sum(annotation["iscrowd"] for annotation in objects)
+        self.outlined = sum("segmentation" in annotation and not annotation["iscrowd"] for annotation in objects)
+        self.unoutlined = len(objects) - self.crowds - self.outlined
+        self.most_objects = max(map(len, self._annotations))
 
-    def _add(self, annotation, i):
+    def _add(self, annotation, i, name):
         if i is None:
             raise ValueError("an unknown image")
-        cleaned = clean(annotation, self._labels, *self.size(i))
+        size = self.images[i]["height"], self.images[i]["width"]
+        cleaned, flaw = coco_files.clean(annotation, self._known, *size)
+        if flaw:
+            self.left_out[f"the outline of {name}"] = f"{flaw}; its box is kept"
+        left, top, width, height = coco_files.box_of(annotation)
         self.clipped += cleaned["bbox"] != annotation["bbox"]
-        self._annotations[i].append(cleaned)
+        self.beyond += left + width > size[1] + 1 or top + height > size[0] + 1
+        self._annotations[i].append(_turned(cleaned, size, self.turns[i]) if i in self.turns else cleaned)
 
     def size(self, i):
-        return self.images[i]["height"], self.images[i]["width"]
+        return upright((self.images[i]["height"], self.images[i]["width"]), self.turns.get(i, 1))
 
     def annotations(self, i):
         return self._annotations[i]
@@ -176,10 +162,34 @@ class CocoSource(DetectionSource):
     def summary(self):
         """How many images and objects there are, and what was left out and why, in a line."""
         counts = [len(annotations) for annotations in self._annotations]
-        return (
+        line = (
             f"{len(self)} images, {counts.count(0)} of them without objects; {sum(counts)} objects of {len(self.classes)} classes, "
-            f"{self.clipped} of them cut at the border{told(self.left_out)}"
+            f"{self.clipped} of them cut at the border"
         )
+        return "; ".join([line, *self._remarks(sum(counts))]) + told(self.left_out)
+
+    def _remarks(self, count):
+        """What a user should know of the file, a phrase each."""
+        remarks = {
+            f"categories of one name are one class ({', '.join(self.merged[:3])})": self.merged,
+            f"{len(self.places) - len(self)} ids are of images listed before, to which their objects are added": len(self.places) > len(self),
+            f"{len(self.turns)} annotations of images turned as their EXIF tags say": self.turns,
+            f"{self.crowds} crowds, which are ignored": self.crowds,
+            f"{self.beyond} boxes reach beyond their image, although COCO's are [left, top, width, height]": 2 * self.beyond > count,
+            self.unused: self.unused,
+        }
+        return [remark for remark, holds in remarks.items() if holds]
+
+
+def _turned(annotation, size, turn):
+    """A clean annotation of an image stored with this (height, width), as that of the upright image."""
+    left, top, width, height = annotation["bbox"]
+    corners = turn_points([(left, top), (left + width, top + height)], size, turn)
+    (left, top), (right, bottom) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
+    annotation = {**annotation, "bbox": [left, top, right - left, bottom - top]}
+    if "segmentation" in annotation:
+        annotation["segmentation"] = turn_outline(annotation["segmentation"], size, turn)
+    return annotation
 
 
 class TfdsDetectionSource(DetectionSource):
@@ -200,7 +210,7 @@ class TfdsDetectionSource(DetectionSource):
             top, left, bottom, right = np.asarray(box, "float64") * (height, width, height, width)
             annotation = {"category_id": int(label), "bbox": [left, top, right - left, bottom - top], "iscrowd": bool(is_crowd)}
             try:
-                annotations.append(clean(annotation, self._labels, height, width))
+                annotations.append(coco_files.clean(annotation, self._known, height, width)[0])
             except ValueError as error:
                 self._leave_out(f"objects[{n}] of {self.name(i)}", str(error))
         return annotations
@@ -214,8 +224,8 @@ class TfdsDetectionSource(DetectionSource):
         return self.pictures._identity()
 
 
-def open_detection(dataset, split, data_dir=None, channels=3, report=None, classes=None):
-    """Opens a set of images with objects by its name; images are read when they are asked for.
+def open_detection(dataset, split, data_dir=None, channels=3, report=None, classes=None, max_bad_fraction=0.5):
+    """Opens a set of images with objects by its name; images are read when they are needed.
 
     * `coco:PATH`: COCO's own PATH/annotations/instances_SPLIT2017.json with PATH/SPLIT2017/* (of any year, the last if there are several),
       or PATH/SPLIT/instances.json with PATH/SPLIT/images/*.
@@ -223,29 +233,34 @@ def open_detection(dataset, split, data_dir=None, channels=3, report=None, class
       coco/2017. It has no masks.
 
     Boxes are cut to their images. Annotations without a box in the image or of no known image or category are left out, as are images that
-    are not there; `summary()` counts them and `left_out` names each. Images without objects stay.
+    are not there; `summary()` counts them and `left_out` names each. Images without objects stay. An outline that cannot be used is left
+    out, but not its box. Objects of an image that is listed under several ids are joined, and categories of one name are one class.
 
     Args:
         dataset: one of the above.
         split: "train", "val" or "test".
         data_dir: where tensorflow-datasets keeps its files.
         channels: the wanted number of channels; 1 and 3 convert between grey and RGB.
-        report: told of the scan's progress, and later of each image that turns out to be broken, in a line each.
-        classes: names that the data set must have, such as those of the training split.
+        report: a function that gets a line about the progress, and later about each image that turns out to be broken.
+        classes: names that the data set must have, or the source that has them, such as that of the train split.
+        max_bad_fraction: share of the annotated images that may be left out because they cannot be used.
 
     Returns:
         A `DetectionSource`.
 
     Raises:
         NoSuchSplit: if there is the data set, but not that split.
-        ValueError: if there is nothing of that name, or it holds no objects, or other classes.
+        ValueError: if there is nothing of that name, or it holds no objects that can be used, or other classes.
     """
     kind, _, place = dataset.partition(":")
     if kind not in ("coco", "tfds") or not place:
         raise ValueError(f"Expected a dataset coco:PATH or tfds:NAME, received {dataset!r}.")
     if split not in SPLITS:
         raise ValueError(f"Expected split to be one of {', '.join(SPLITS)}, received {split!r}.")
-    source = _open_coco(place, split, channels, report) if kind == "coco" else _open_objects(place, split, channels, data_dir)
+    if kind == "coco":
+        source = _open_coco(place, split, channels, report, max_bad_fraction)
+    else:
+        source = _open_objects(place, split, channels, data_dir)
     check_classes(source.classes, classes, dataset)
     if report:
         source.report = report
@@ -262,68 +277,33 @@ def _open_objects(name, split, channels, data_dir):
     return TfdsDetectionSource(pictures)
 
 
-def _open_coco(place, split, channels, report):
-    path, folder = _find(Path(place).expanduser(), split)
-    content, file = _load(path)
-    categories = _by_id(file["categories"], {"name": str}, path, "category")
-    entries = _by_id(file["images"], {"file_name": str, "height": int, "width": int}, path, "image")
-    paths = {}  # relative path: entry
-    for entry in entries.values():
-        paths.setdefault(os.path.normpath(entry["file_name"]), entry)
-    sizes = {path: (entry["height"], entry["width"]) for path, entry in paths.items()}
-    pictures, left_out = annotated_images(scan(folder, report=report), sizes, channels, report)
-    images = [paths[path] for path in pictures.paths]
-    names = {number: category["name"] for number, category in categories.items()}
-    others = set(entries) - {image["id"] for image in images}
-    source = CocoSource(pictures, images, file["annotations"], names, others, left_out, hashlib.sha256(content).hexdigest())
+def _open_coco(place, split, channels, report, max_bad_fraction):
+    path, folder = coco_files.find(Path(place).expanduser(), split)
+    content, file = coco_files.load(path)
+    coco_files.categories_by_id(file["categories"], path)
+    entries, twice = _by_path(coco_files.images_by_id(file["images"], path))
+    sizes = {path: (of_path[0]["height"], of_path[0]["width"]) for path, of_path in entries.items()}
+    pictures, turned, left_out, others = annotated_images(scan(folder, report=report), sizes, channels, report)
+    check_left_out(len(left_out), len(sizes), {**left_out, **others}, folder, max_bad_fraction)
+    images = [entries[path][0] for path in pictures.paths]
+    places = {entry["id"]: i for i, path in enumerate(pictures.paths) for entry in entries[path]}
+    turns = {i: turned[path] for i, path in enumerate(pictures.paths) if path in turned}
+    unused = {entry["id"] for of_path in entries.values() for entry in of_path if entry["id"] not in places} | twice.keys()
+    left_out = {**left_out, **others, **{f"the image of id {number}": reason for number, reason in twice.items()}}
+    source = CocoSource(pictures, images, places, turns, file, unused, left_out, hashlib.sha256(content).hexdigest())
     if not any(source.annotations(i) for i in range(len(source))):
         raise ValueError(f"Expected objects in {path}, received none that can be used: {source.summary()}; correct the file.")
     return source
 
 
-def _find(root, split):
-    """Paths of the file of annotations and of the folder of images of a split."""
-    found = {name: (root / name / "instances.json", root / name / "images") for names in SPLITS.values() for name in names}
-    found = {name: paths for name, paths in found.items() if paths[0].is_file()}
-    for path in sorted(root.glob("annotations/instances_*.json")):  # by year: the last stays
-        match = re.fullmatch(r"instances_([a-z]+)(\d*)\.json", path.name)
-        if match and (root / "".join(match.groups())).is_dir():
-            found[match[1]] = path, root / "".join(match.groups())
-    if not found:
-        raise ValueError(
-            f"Expected annotations/instances_{split}2017.json with {split}2017, or {split}/instances.json with {split}/images, in {root}, "
-            "received neither; correct the path."
-        )
-    name = next((name for name in SPLITS[split] if name in found), None)
-    if name is None:
-        raise NoSuchSplit(f"Expected split to be one of {', '.join(found)}, which are in {root}, received {split!r}.")
-    return found[name]
-
-
-def _load(path):
-    """The content of one of COCO's files, bytes, and what it says."""
-    try:
-        content = path.read_bytes()
-        file = json.loads(content)
-    except (ValueError, RecursionError, OSError) as error:
-        raise ValueError(f"Expected a JSON file, received {path} ({error}); write it anew.") from error
-    keys = ("images", "annotations", "categories")
-    missing = [key for key in keys if not isinstance(file, dict) or not isinstance(file.get(key), list) or not file[key]]
-    if missing:
-        raise ValueError(f"Expected COCO's lists of {', '.join(keys)} in {path}, received no {' and no '.join(missing)}; correct the file.")
-    return content, file
-
-
-def _by_id(entries, needed, path, kind):
-    """id: entry, of images or categories, of which each must have an id of its own."""
-    found = {}
-    for entry in entries:
-        number = entry.get("id") if isinstance(entry, dict) else None
-        if not isinstance(number, int) or not all(isinstance(entry.get(key), type_) for key, type_ in needed.items()):
-            raise ValueError(
-                f"Expected each {kind} with an integer id and {', '.join(needed)}, received {str(entry)[:200]} in {path}; correct it."
-            )
-        if number in found:
-            raise ValueError(f"Expected one {kind} of each id, received two of id {number} in {path}; number them anew.")
-        found[number] = entry
-    return found
+def _by_path(images):
+    """{relative path: its entries} of images by id, and {id: reason} of those of another size than the first entry of their path."""
+    entries, unfit = {}, {}
+    for number, entry in images.items():
+        path = os.path.normpath(entry["file_name"])
+        of_path = entries.setdefault(path, [])
+        if of_path and any(entry[side] != of_path[0][side] for side in ("height", "width")):
+            unfit[number] = f"another size than {printable(path)} has under id {of_path[0]['id']}"
+        else:
+            of_path.append(entry)
+    return entries, unfit

@@ -1,22 +1,20 @@
 """Images with a label map each: folders of images and PNG files, and scene_parse150 of tensorflow-datasets."""
 
-import io
-import json
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from keras_splitmask.data.annotated import AnnotatedSource, annotated_images, check_classes, check_size
-from keras_splitmask.data.decoding import open_picture
+from keras_splitmask.data.annotated import AnnotatedSource, annotated_images, check_classes, check_left_out, check_size
+from keras_splitmask.data.class_numbers import IGNORE, numbering
 from keras_splitmask.data.published import open_tfds
-from keras_splitmask.data.scan import THREADS, printable, scan
+from keras_splitmask.data.scan import INTERVAL, THREADS, printable, scan
 from keras_splitmask.data.sources import SPLITS, NoSuchSplit
+from keras_splitmask.data.stored_numbers import look, read_file, read_numbers
+from keras_splitmask.data.turning import turn_labels, upright
 
-IGNORE = 255
-MODES = ("1", "L", "P", "I", "I;16")  # Pillow's, of images of numbers: grey of 1 to 16 bits, and palettes
-FACTORS = {"L;2": 85, "L;4": 17}  # by which Pillow multiplies grey of 2 and 4 bits, to fill 8
 SCENES = 150  # classes of scene_parse150, which are 1 to 150 in its files
 
 
@@ -35,7 +33,7 @@ class SegmentationSource(AnnotatedSource):
         self._numbers = numbers
 
     def _stored(self, i):
-        """The content of the image file of label map `i`."""
+        """The numbers (H, W) that label map `i` stores, in the frame of the image as it is read."""
         raise NotImplementedError
 
     def label_name(self, i):
@@ -48,7 +46,7 @@ class SegmentationSource(AnnotatedSource):
         Raises:
             ValueError: with its name, if it cannot be read, is of another size than its header said or of unknown classes.
         """
-        stored = read_numbers(self._stored(i), self.label_name(i))
+        stored = self._stored(i)
         check_size(self.size(i), stored.shape, self.label_name(i))
         labels = self._numbers[stored]  # (H, W)
         if labels.min() < 0:
@@ -64,32 +62,37 @@ class FolderSegmentationSource(SegmentationSource):
 
     Args:
         pictures: a `FolderSource`.
-        classes, numbers, left_out: see `SegmentationSource`.
+        numbered: a `Numbering`.
+        left_out: see `SegmentationSource`.
         root: path of the folder of label maps.
         paths: of the label map of each image, relative to it.
-        sizes: (height, width) of each.
+        sizes: (height, width) of each, as stored.
+        turns: the EXIF orientation of each image that is turned when it is read, but whose label map is not: {index: orientation}.
     """
 
-    def __init__(self, pictures, classes, numbers, left_out, root, paths, sizes):
-        super().__init__(pictures, classes, numbers, left_out)
-        self.root, self.paths, self.sizes = root, paths, sizes
+    def __init__(self, pictures, numbered, left_out, root, paths, sizes, turns):
+        super().__init__(pictures, numbered.classes, numbered.meaning, left_out)
+        self.numbered, self.root, self.paths, self.sizes, self.turns = numbered, root, paths, sizes, turns
 
     def size(self, i):
-        return self.sizes[i]
+        return upright(self.sizes[i], self.turns.get(i, 1))
 
     def label_name(self, i):
         return printable(f"{self.root.name}/{self.paths[i]}")
 
     def _stored(self, i):
-        try:
-            return (self.root / self.paths[i]).read_bytes()
-        except OSError as error:
-            raise ValueError(f"Expected a label map, received {self.label_name(i)} ({error.strerror}); restore the file.") from error
+        return turn_labels(read_file(self.root / self.paths[i], self.label_name(i)), self.turns.get(i, 1))
 
     def _identity(self):
         files = [(path, os.stat(self.root / path)) for path in self.paths]
         stamps = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in files]
-        return [self.pictures.fingerprint, stamps, self.classes, np.flatnonzero(self._numbers == IGNORE).tolist()]
+        known = np.flatnonzero(self._numbers >= 0)
+        return [self.pictures.fingerprint, stamps, self.classes, known.tolist(), self._numbers[known].tolist()]
+
+    def summary(self):
+        """See `AnnotatedSource`; and what is to be known of the numbers."""
+        turned = f"; {len(self.turns)} label maps turned as the EXIF tags of their images say" if self.turns else ""
+        return f"{super().summary()}{turned}{'. ' + self.numbered.note.rstrip('.') if self.numbered.note else ''}"
 
 
 class TfdsSegmentationSource(SegmentationSource):
@@ -107,64 +110,41 @@ class TfdsSegmentationSource(SegmentationSource):
         return f"the annotation of {self.name(i)}"
 
     def _stored(self, i):
-        return self.pictures.record(i)["annotation"]
+        return read_numbers(self.pictures.record(i)["annotation"], self.label_name(i))
 
     def _identity(self):
         return self.pictures._identity()
 
 
-def read_numbers(content, name):
-    """The numbers (H, W), from 0 to 65535, that an image file stores for its pixels: grey values, or places in a palette.
-
-    Raises:
-        ValueError: with the name, if it cannot be read, or is in colour.
-    """
-    try:
-        with open_picture(io.BytesIO(content)) as image:
-            if image.format == "PNG":
-                image.verify()  # the checksums, which Pillow does not look at when it decodes
-        with open_picture(io.BytesIO(content)) as image:
-            factor = FACTORS.get(image.tile[0][3] if image.tile else None, 1)
-            if image.mode not in MODES:
-                raise ValueError(_colours(image.mode))
-            return np.asarray(image).astype("uint16") // factor
-    except ImportError:
-        raise
-    except Exception as error:  # a damaged file raises whatever its decoder stumbles over
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"Expected a readable label map, received {name} ({reason}); repair or remove the file.") from error
-
-
-def _colours(mode):
-    return f"colours ({mode}) instead of the numbers of classes"
-
-
-def open_segmentation(dataset, split, data_dir=None, channels=3, report=None, classes=None):
-    """Opens a set of images with label maps by its name; both are read when they are asked for.
+def open_segmentation(dataset, split, data_dir=None, channels=3, report=None, classes=None, max_bad_fraction=0.5):
+    """Opens a set of images with label maps by its name; both are read when they are needed.
 
     * `masks:PATH`: PATH/SPLIT/images/* with PATH/SPLIT/labels/*.png of the same names but for the extension. A label map holds the number of
-      the class of each pixel, as grey value of up to 16 bits or as place in a palette. PATH/classes.json may say
-      {"classes": [names], "void": 255}, where void is a number to ignore; 255 always is. Without it the classes are those given here, or
-      "0" to the largest number in the label maps of the train split, which are all read to find it.
+      the class of each pixel, as grey value of up to 16 bits or as index in a palette. It may also be a TIFF, BMP, GIF or .npy file.
+      PATH/classes.json names the classes: {"classes": [names], "void": 255}, where void is a number to ignore or a list of such, and the
+      other numbers are those of the classes in their order; or {"0": name, "7": name}. 255 is ignored unless it is the number of a class.
+      Without that file, the classes are those given here, or "0" to the largest number in the label maps of the train split.
+      Label maps of 0 and 255 only are read as 0 and 1, unless classes.json says otherwise.
     * `tfds:scene_parse150`: ADE20k's 150 classes, "0" to "149"; what is none of them is ignored.
 
-    Images without a label map, label maps without an image, in colour or of another size than their image are left out; `summary()`
-    counts them and `left_out` names each.
+    All label maps are read once when they are opened. Images without a label map, and label maps without an image, in colour, that cannot be
+    read, with a number of no class or of another size than their image are left out; `summary()` counts them and `left_out` names each.
 
     Args:
         dataset: one of the above.
         split: "train", "val" or "test".
         data_dir: where tensorflow-datasets keeps its files.
         channels: the wanted number of channels; 1 and 3 convert between grey and RGB.
-        report: told of the scan's progress, and later of each image that turns out to be broken, in a line each.
-        classes: names that the data set must have, such as those of the training split.
+        report: a function that gets a line about the progress, and later about each image that turns out to be broken.
+        classes: names that the data set must have; or the source of the train split, whose classes and numbers it must have.
+        max_bad_fraction: share of the label maps that may be left out because they, or their images, cannot be used.
 
     Returns:
         A `SegmentationSource`.
 
     Raises:
         NoSuchSplit: if there is the data set, but not that split.
-        ValueError: if there is nothing of that name, or it holds no label maps, or other classes.
+        ValueError: if there is nothing of that name, or it holds no label maps that can be used, or other classes.
     """
     kind, _, place = dataset.partition(":")
     if kind not in ("masks", "tfds") or not place:
@@ -172,7 +152,7 @@ def open_segmentation(dataset, split, data_dir=None, channels=3, report=None, cl
     if split not in SPLITS:
         raise ValueError(f"Expected split to be one of {', '.join(SPLITS)}, received {split!r}.")
     if kind == "masks":
-        source = _open_masks(Path(place).expanduser(), split, channels, report, classes)
+        source = _open_masks(Path(place).expanduser(), split, channels, report, classes, max_bad_fraction)
     elif place.split(":")[0] == "scene_parse150":
         source = TfdsSegmentationSource(open_tfds(place, split, channels, data_dir))
     else:
@@ -183,25 +163,31 @@ def open_segmentation(dataset, split, data_dir=None, channels=3, report=None, cl
     return source
 
 
-def _open_masks(root, split, channels, report, expected):
+def _open_masks(root, split, channels, report, expected, max_bad_fraction):
     folders = _folders(root)
     name = next((name for name in SPLITS[split] if name in folders), None)
     if name is None:
         raise NoSuchSplit(f"Expected split to be one of {', '.join(folders)}, which are in {root}, received {split!r}.")
-    classes, numbers = _classes(root, folders, expected)
-    labels = _label_files(folders[name] / "labels")  # stem: path
-    with ThreadPoolExecutor(THREADS) as pool:
-        headers = dict(zip(labels, pool.map(_header, (folders[name] / "labels" / path for path in labels.values())), strict=True))
-    left_out = {printable(f"labels/{labels[stem]}"): header for stem, header in headers.items() if isinstance(header, str)}
-    found = scan(folders[name] / "images", report=report)
-    images = {path: os.path.splitext(path)[0] for path in (*found.images, *found.left_out)}  # path: stem
-    left_out.update({printable(f"labels/{labels[stem]}"): "no image" for stem in sorted(headers.keys() - set(images.values()))})
-    sizes = {path: headers[stem] for path, stem in images.items() if isinstance(headers.get(stem), tuple)}
-    pictures, others = annotated_images(found, sizes, channels, report)
-    paths = [labels[images[path]] for path in pictures.paths]
-    return FolderSegmentationSource(
-        pictures, classes, numbers, {**left_out, **others}, folders[name] / "labels", paths, [sizes[path] for path in pictures.paths]
-    )
+    folder = folders[name]
+    looked, unread, twice = _look_at_labels(folder / "labels", report)
+    numbered = _numbering(root, folders, name, looked, expected, report)
+    for stem, (path, _, numbers) in list(looked.items()):
+        if unknown := numbered.unknown(numbers):
+            unread[f"labels/{path}"] = f"the number {unknown[-1]}, which is none of the {len(numbered.classes)} classes"
+            del looked[stem]
+    found = scan(folder / "images", report=report)
+    stems = {path: os.path.splitext(path)[0] for path in (*found.images, *found.left_out)}
+    sizes = {path: looked[stem][1] for path, stem in stems.items() if stem in looked}
+    pictures, turned, unfit, others = annotated_images(found, sizes, channels, report)
+    others.update({printable(f"labels/{looked[stem][0]}"): "no image" for stem in sorted(looked.keys() - set(stems.values()))})
+    left_out = {printable(path): reason for path, reason in {**unread, **unfit, **twice, **others}.items()}
+    check_left_out(len(unread) + len(unfit), len(unread) + len(sizes), left_out, folder, max_bad_fraction)
+    used = [looked[stems[path]] for path in pictures.paths]
+    if not any(numbered.labelled(numbers) for _, _, numbers in used):
+        raise ValueError(f"Expected label maps with pixels of a class in {folder / 'labels'}, received pixels to ignore only; label some.")
+    paths, stored, _ = zip(*used)
+    turns = {i: turned[path] for i, path in enumerate(pictures.paths) if path in turned}
+    return FolderSegmentationSource(pictures, numbered, left_out, folder / "labels", paths, stored, turns)
 
 
 def _folders(root):
@@ -213,66 +199,40 @@ def _folders(root):
     return found
 
 
-def _label_files(folder):
-    """Stem: relative path, of the PNG files in a folder but for hidden ones, in order."""
-    paths = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() == ".png" and not path.name.startswith("."))
-    return {os.path.splitext(path)[0]: str(path) for path in paths}
+def _look_at_labels(folder, report):
+    """Read all label maps of a folder.
 
-
-def _header(path):
-    """(height, width) of a label map, or a reason (str) to leave it out."""
-    try:
-        with open(path, "rb") as file, open_picture(file) as image:
-            return (image.height, image.width) if image.mode in MODES else _colours(image.mode)
-    except ImportError:
-        raise
-    except Exception:  # a damaged header raises whatever its reader stumbles over
-        return "no label map that can be read"
-
-
-def _classes(root, folders, expected):
-    """The names of the classes, and the class of each number that may be stored: see `SegmentationSource`."""
-    path, void = root / "classes.json", IGNORE
-    if path.exists():
-        classes, void = _written_classes(path)
-    elif expected is not None:
-        classes = list(expected)
-    elif "train" in folders:
-        classes = [str(k) for k in range(_largest(folders["train"] / "labels") + 1)]
-    else:
-        raise ValueError(f"Expected {path} or the labels of a train split in {root}, received neither; write down the classes.")
-    if not 1 <= len(classes) <= IGNORE:
-        raise ValueError(f"Expected 1 to {IGNORE} classes in {root}, received {len(classes)}; join some, or write {path} with their names.")
-    numbers = np.full(65536, -1, "int16")
-    numbers[: len(classes)] = np.arange(len(classes))
-    numbers[[IGNORE, void]] = IGNORE
-    return classes, numbers
-
-
-def _written_classes(path):
-    try:
-        facts = json.loads(path.read_bytes())
-        classes, void = [str(name) for name in facts["classes"]], facts.get("void", IGNORE)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
-        raise ValueError(
-            f'Expected {{"classes": [names], "void": 255}} in {path}, received other content ({error!r}); write it anew.'
-        ) from error
-    if not isinstance(void, int) or not len(classes) <= void < 65536:
-        raise ValueError(
-            f"Expected void to be a number from {len(classes)}, after the classes, to 65535, received {void} in {path}; correct it."
-        )
-    return classes, void
-
-
-def _largest(folder):
-    """The largest number in the label maps of a folder but for 255; those that cannot be read do not count."""
-
-    def largest(path):
-        try:
-            numbers = read_numbers((folder / path).read_bytes(), path)
-        except (ValueError, OSError):
-            return -1
-        return int(np.where(numbers == IGNORE, 0, numbers).max())
-
+    Returns:
+        {stem: (path relative to the folder, (height, width), numbers in it)}; and two of {"labels/path": reason}: of those that cannot
+        be read, and of those that have the stem of another.
+    """
+    found = scan(folder, report=report)
+    unread = {f"labels/{path}": reason for path, reason in found.left_out.items() if not os.path.basename(path).startswith(".")}
+    looked, twice = {}, {}
+    started = said = time.monotonic()
     with ThreadPoolExecutor(THREADS) as pool:
-        return max(pool.map(largest, _label_files(folder).values()), default=-1)
+        answers = pool.map(lambda path: look(folder / path, found.images[path]), found.images)
+        for i, (path, answer) in enumerate(zip(found.images, answers)):
+            stem = os.path.splitext(path)[0]
+            if isinstance(answer, str):
+                unread[f"labels/{path}"] = answer
+            elif stem in looked:
+                twice[f"labels/{path}"] = f"a second label map beside {looked[stem][0]}"
+            else:
+                looked[stem] = path, *answer
+            if report and time.monotonic() - said > INTERVAL:
+                said = time.monotonic()
+                report(f"looking at {printable(str(folder))}: {i + 1} of {len(found.images)} label maps, {said - started:.0f} s")
+    return looked, unread, twice
+
+
+def _numbering(root, folders, name, looked, expected, report):
+    """The `Numbering` by classes.json, by the source or names that are `expected`, or by the label maps of the train split."""
+    if isinstance(expected, FolderSegmentationSource):
+        return expected.numbered
+    path = root / "classes.json"
+    if "train" not in folders and expected is None and not path.exists():
+        raise ValueError(f"Expected {path} or the labels of a train split in {root}, received neither; write down the classes.")
+    if name != "train" and "train" in folders:
+        looked, *_ = _look_at_labels(folders["train"] / "labels", report)
+    return numbering(path, expected, set().union(*(numbers for _, _, numbers in looked.values())))

@@ -12,6 +12,7 @@ from keras_splitmask.data.segmentations import mask_in_box
 
 MIN_SHARE = 0.25  # of a box that must be in the batch's image
 MIN_SIDE = 2.0  # pixels of it there
+MAX_IGNORED = 1000  # objects of an image that may be ignored, the largest; each is compared with every anchor
 
 
 def detection_batches(
@@ -30,8 +31,9 @@ def detection_batches(
     """Images and their objects from step `start` on, endlessly; see `pipeline.batches` for their order and for unreadable images.
 
     An image is resized by the factor that makes it fit, times one drawn from `scale`; of what is too large any part is shown, what is
-    missing is 0 at the bottom and on the right; half of them are mirrored. Boxes are cut at the border; those of which less than a
-    quarter is left, or less than 2 pixels, are no targets, and neither are crowds.
+    missing is 0 at the bottom and on the right; half of them are mirrored. Boxes are cut at the border. Objects that are visible but no
+    targets are "ignored", neither objects nor background: crowds, those of which less than a quarter or less than 2 pixels are left,
+    those without an outline where masks are wanted, and of more than `max_objects` the smallest.
 
     Args:
         source: a `DetectionSource` of at least `batch_size` images.
@@ -43,26 +45,29 @@ def detection_batches(
         share: (i, n), to yield of each batch only the i-th of n equal parts: what host i of n needs.
         augment: if not, the whole image is shown, as `letterbox` does it.
         scale: the smallest and the largest factor.
-        max_objects: M; of more the largest are targets.
+        max_objects: M; of more the largest are targets, and the others are ignored.
         mask_size: S, if masks are wanted.
 
     Returns:
         A `grain.IterDataset` of images (B, H, W, C) uint8 and a dictionary of "boxes" (B, M, 4) float32, [top, left, bottom, right] in
-        pixels, and "labels" (B, M) int32, -1 where there is no object; with `mask_size` also "masks" (B, M, S, S) uint8, 0 or 1, of each
-        object inside its box.
+        pixels, "labels" (B, M) int32, -1 where there is no object, and "ignored" (B, I, 4) float32, boxes of objects to ignore, 0 where
+        there are no more; I is as many as an image of the source may need, at most 1,000. With `mask_size` also "masks" (B, M, S, S)
+        uint8, 0 or 1, of each object inside its box.
 
     Raises:
-        ValueError: if the source does not fit, or masks are wanted of objects that have none.
+        ValueError: if the source does not fit, or masks are wanted and no object has an outline.
     """
     _check(source, DetectionSource, image_shape, batch_size, start, workers, share, scale)
     if max_objects < 1 or (mask_size is not None and mask_size < 1):
         raise ValueError(f"Expected max_objects and mask_size of at least 1, received {max_objects=}, {mask_size=}; correct it.")
-    if mask_size:
-        _check_masks(source)
+    if mask_size and not source.outlined and source.unoutlined != 0:
+        raise ValueError("Expected objects with a segmentation, received none that has one; do without mask_size (--nomasks), or draw them.")
+    _note_unused(source, max_objects, mask_size)
+    places = min(source.most_objects or max_objects, MAX_IGNORED)
 
     def read(index, rng):
         image, frame = _read(source, index, image_shape, _frames(augment, whole, rng, scale))
-        return image, _targets(source.objects(index), frame, max_objects, mask_size)
+        return image, _targets(source.objects(index), frame, max_objects, places, mask_size)
 
     return _batches(read, source, batch_size, seed, start, workers, share)
 
@@ -128,15 +133,18 @@ def _batches(read, source, batch_size, seed, start, workers, share):
     return stream(batch, start, None, workers)
 
 
-def _targets(objects, frame, max_objects, mask_size):
-    """The `Objects` of an image as those of its `Frame`, in as many places as there is room for: a dictionary of arrays."""
+def _targets(objects, frame, max_objects, places, mask_size):
+    """The `Objects` of an image as those of its `Frame`: a dictionary of arrays, of `max_objects` to learn and `places` to ignore."""
     visible = frame.visible(objects.boxes)
     boxes = frame.place(visible)  # (n, 4)
-    remains = _areas(visible) >= MIN_SHARE * _areas(objects.boxes)
-    kept = np.flatnonzero(remains & ((boxes[:, 2:] - boxes[:, :2]).min(axis=1) >= MIN_SIDE) & ~objects.crowd)
-    kept = np.sort(kept[np.argsort(-_areas(boxes[kept]), kind="stable")[:max_objects]])
-    targets = {"boxes": np.zeros((max_objects, 4), "float32"), "labels": np.full(max_objects, -1, "int32")}
-    targets["boxes"][: len(kept)] = boxes[kept]
+    sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
+    learnt = (_areas(visible) >= MIN_SHARE * _areas(objects.boxes)) & (sides >= MIN_SIDE) & ~objects.crowd
+    if mask_size:
+        learnt &= np.array([outline is not None for outline in objects.segmentations], bool)
+    by_size = np.argsort(-_areas(boxes), kind="stable")
+    kept = np.sort(by_size[learnt[by_size]][:max_objects])
+    others = by_size[~np.isin(by_size, kept) & (sides[by_size] > 0)][:places]
+    targets = {"boxes": _padded(boxes[kept], max_objects), "labels": np.full(max_objects, -1, "int32"), "ignored": _padded(boxes[others], places)}
     targets["labels"][: len(kept)] = objects.labels[kept]
     if mask_size:
         targets["masks"] = np.zeros((max_objects, mask_size, mask_size), "uint8")
@@ -144,6 +152,12 @@ def _targets(objects, frame, max_objects, mask_size):
             mask = mask_in_box(objects.segmentations[n], visible[n], mask_size)
             targets["masks"][place] = mask[:, ::-1] if frame.mirrored else mask
     return targets
+
+
+def _padded(boxes, places):
+    padded = np.zeros((places, 4), "float32")
+    padded[: len(boxes)] = boxes
+    return padded
 
 
 def _areas(boxes):
@@ -160,10 +174,19 @@ def _check(source, kind, image_shape, batch_size, start, workers, share, scale):
         raise ValueError(f"Expected scale to be the smallest and the largest factor, both above 0, received {scale=}; correct it.")
 
 
-def _check_masks(source):
-    for i in range(len(source)):
-        objects = source.objects(i)
-        if any(outline is None and not crowd for outline, crowd in zip(objects.segmentations, objects.crowd, strict=True)):
-            raise ValueError(
-                f"Expected a segmentation of each object, received none in {source.name(i)}; do without mask_size, or draw them."
-            )
+def _note_unused(source, max_objects, mask_size):
+    """Says of which objects nothing is learnt, the first time that there are any, and leaves it for the summary."""
+    remarks = []
+    if (most := source.most_objects or 0) > max_objects:
+        counts = [len(source.annotations(i)) for i in range(len(source))]
+        full, over = sum(n > max_objects for n in counts), sum(max(0, n - max_objects) for n in counts)
+        remarks.append(
+            f"{over} objects ignored in {full} images of more than {max_objects}, up to {most}; raise max_objects to learn from more than the largest"
+        )
+    if most > max_objects + MAX_IGNORED:
+        remarks.append(f"the smallest beyond {max_objects + MAX_IGNORED} are taken for background")
+    if mask_size and (without := source.unoutlined):
+        remarks.append(f"{without} objects without an outline ignored")
+    if remarks and not source.unused:
+        source.unused = "; ".join(remarks)
+        source.report(source.unused + ".")

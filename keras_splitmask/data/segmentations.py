@@ -5,6 +5,11 @@ import math
 import numpy as np
 
 from keras_splitmask.data.optional import optional
+from keras_splitmask.data.turning import turn_labels, turn_points
+
+MAX_POLYGONS = 10_000  # of an object
+MAX_LENGTH = 2_000_000  # pixels along the outlines of an object, in each of which pycocotools takes some 200 bytes
+MAX_CHARACTERS = 6  # of one run length in COCO's text: 30 bits
 
 
 def finite(values):
@@ -17,52 +22,102 @@ def finite(values):
 
 
 def usable(segmentation, height, width):
-    """A segmentation without polygons of fewer than three corners, the others cut to the image; None if there is none.
+    """A segmentation in COCO's form without polygons of fewer than three corners, the others cut to the image; None if there is none.
 
     Args:
-        segmentation: as COCO has them: a list of polygons [x, y, x, y...], or {"size": [height, width], "counts": ...} with run lengths as a
-            list or a string; None or empty where there is none.
+        segmentation: a list of polygons [x, y, x, y...], or {"size": [height, width], "counts": ...} with run lengths as a list or a
+            string; None, empty, or with nothing in it where there is none. A single polygon, and corners as [x, y], are converted.
         height, width: of the image.
 
     Raises:
         ValueError: with the reason, if it cannot be used.
     """
-    if not segmentation:
+    if isinstance(segmentation, list) and len(segmentation) == 1 and isinstance(segmentation[0], dict):
+        (segmentation,) = segmentation
+    if not segmentation or (isinstance(segmentation, list) and not any(part or part == 0 for part in segmentation)):
         return None
     if isinstance(segmentation, dict):
         return _run_lengths(segmentation, height, width)
-    polygons = [finite(polygon) for polygon in segmentation] if isinstance(segmentation, list) else []
+    polygons = _polygons(segmentation) if isinstance(segmentation, list) else []
     polygons = [_inside(polygon, height, width) for polygon in polygons if polygon and len(polygon) >= 6 and len(polygon) % 2 == 0]
     if not polygons:
         raise ValueError("a segmentation without a polygon")
+    if sum(map(_length, polygons)) > MAX_LENGTH:
+        raise ValueError(f"outlines of more than {MAX_LENGTH:,} pixels in length")
     return polygons
+
+
+def _polygons(segmentation):
+    """Polygons as lists of floats [x, y, x, y...], None for what is none, from a list of numbers, of corners, or of lists of either."""
+    if len(segmentation) > MAX_POLYGONS and isinstance(segmentation[0], list) and len(segmentation[0]) > 2:
+        raise ValueError(f"an outline of more than {MAX_POLYGONS:,} polygons")
+    if not isinstance(segmentation[0], list):
+        return [finite(segmentation)]
+    if all(isinstance(corner, list) and len(corner) == 2 for corner in segmentation) and not isinstance(segmentation[0][0], list):
+        return [_joined(segmentation)]
+    return [_joined(part) if isinstance(part, list) and part and isinstance(part[0], list) else finite(part) for part in segmentation]
+
+
+def _joined(corners):
+    """Corners [x, y] as one list of floats, or None if they are none."""
+    points = [finite(corner) if isinstance(corner, list) else None for corner in corners]
+    return [value for point in points for value in point] if all(point and len(point) == 2 for point in points) else None
+
+
+def _length(polygon):
+    """How many pixels long the edges of a polygon are: pycocotools keeps each of them in memory."""
+    steps = np.abs(np.diff(np.reshape(polygon, (-1, 2)), axis=0, append=[polygon[:2]]))
+    return int(np.ceil(steps.max(axis=1)).sum())
 
 
 def _run_lengths(segmentation, height, width):
     """Run lengths as a list, that fill the image: pycocotools decodes others to whatever is in the memory."""
     if segmentation.get("size") != [height, width]:
         raise ValueError("a segmentation of another size than its image")
-    counts = segmentation.get("counts")
+    counts, total = segmentation.get("counts"), height * width
     if isinstance(counts, str):
         counts = _unpacked(counts)
-    lengths = isinstance(counts, list) and all(isinstance(count, int) and count >= 0 for count in counts)
-    if not lengths or sum(counts) != height * width:
+    lengths = isinstance(counts, list) and all(isinstance(count, int) and 0 <= count <= total for count in counts)
+    if not lengths or sum(counts) != total:
         raise ValueError("run lengths that do not fill the image")
     return {"size": [height, width], "counts": counts}
 
 
 def _unpacked(text):
-    """The run lengths of COCO's text: five bits a character, the lowest first, and from the fourth run on the difference to the last but one."""
-    counts, value, bits = [], 0, 0
-    for character in text:
-        code = ord(character) - 48
-        value |= (code & 31) << bits
-        bits += 5
-        if not code & 32:  # the last character of a run
-            value -= (code & 16) << (bits - 4)  # its highest bit is the sign
-            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-            value = bits = 0
-    return counts
+    """The run lengths of COCO's text, a list, or None if it is no such text.
+
+    Each has five bits in a character, the lowest first; from the fourth run on it is the difference to the last but one.
+    """
+    codes = np.frombuffer(text.encode("utf-8", "surrogatepass"), "uint8").astype("int64") - 48
+    ends = np.flatnonzero(codes & 32 == 0)  # the last character of each run
+    if not len(codes) or codes.min() < 0 or codes.max() > 63 or not len(ends) or ends[-1] != len(codes) - 1:
+        return None
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    if (ends - starts).max() >= MAX_CHARACTERS:
+        return None
+    places = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)  # of each character in its run
+    values = np.add.reduceat((codes & 31) << (5 * places), starts)
+    values -= (codes[ends] & 16) << (5 * places[ends] + 1)  # the highest bit of the last character is the sign
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values.tolist()
+
+
+def turn_outline(outline, size, turn):
+    """An outline, as `usable` gives it, in a stored image of this (height, width), as that in the upright one."""
+    if isinstance(outline, list):
+        return [turn_points(polygon, size, turn).ravel().tolist() for polygon in outline]
+    turned = turn_labels(_whole(outline), turn)
+    flat = turned.T.ravel()
+    ends = np.flatnonzero(np.diff(flat, prepend=0))
+    return {"size": list(turned.shape), "counts": np.diff([0, *ends, flat.size]).tolist()}
+
+
+def _whole(outline):
+    """Run lengths as a mask (H, W) uint8."""
+    height, width = outline["size"]
+    runs = (np.arange(len(outline["counts"])) % 2).astype("uint8")
+    return np.repeat(runs, outline["counts"]).reshape(width, height).T  # runs go down the columns
 
 
 def _inside(polygon, height, width):
@@ -90,9 +145,7 @@ def mask_in_box(segmentation, box, side):
         scale = side / np.array([right - left, bottom - top])
         polygons = [((np.reshape(polygon, (-1, 2)) - (left, top)) * scale).ravel().tolist() for polygon in segmentation]
         return masks.decode(masks.merge(masks.frPyObjects(polygons, side, side)))
-    height, width = segmentation["size"]
-    runs = (np.arange(len(segmentation["counts"])) % 2).astype("uint8")
-    whole = np.repeat(runs, segmentation["counts"]).reshape(width, height).T  # (H, W): runs go down the columns
+    (height, width), whole = segmentation["size"], _whole(segmentation)
     centres = (np.arange(side) + 0.5) / side
     rows, columns = (np.minimum((a + centres * (b - a)).astype(int), end - 1) for a, b, end in ((top, bottom, height), (left, right, width)))
     return whole[np.ix_(rows, columns)]  # (side, side)

@@ -41,7 +41,7 @@ def test_objects(tmp_path):
     assert objects.crowd.tolist() == [False, True] and objects.segmentations == [None, outline]
     assert source.objects(1).boxes.shape == (0, 4) and source.labels is None
     assert source.image(0).shape == (40, 60, 3) and source.size(0) == (40, 60) and source.image_id(1) == 2 and source.name(1) == "b.png"
-    assert source.summary() == "2 images, 1 of them without objects; 2 objects of 2 classes, 0 of them cut at the border"
+    assert source.summary() == "2 images, 1 of them without objects; 2 objects of 2 classes, 0 of them cut at the border; 1 crowds, which are ignored"
 
 
 def test_cocos_own_layout(tmp_path):
@@ -71,7 +71,8 @@ def test_cocos_own_layout(tmp_path):
         ({"bbox": [60, 2, 3, 4]}, "a box outside its image"),
         ({"bbox": [5, -9, 3, 9]}, "a box outside its image"),
         ({"bbox": [30, 2, 1e-9, 4]}, "a box outside its image"),
-        ({"segmentation": {"size": [60, 40], "counts": [2400]}}, "a segmentation of another size than its image"),
+        ({"bbox": {"x": 1}}, "a box that is not four finite numbers"),
+        ({"bbox": [1, 2, 10**400, 4]}, "a box that is not four finite numbers"),
     ],
 )
 def test_what_is_wrong_with_an_annotation(tmp_path, change, reason):
@@ -94,21 +95,113 @@ def test_images_that_are_not_there(tmp_path):
     picture(tmp_path / "train" / "images" / "b.png", (80, 40))
     (tmp_path / "train" / "images" / "c.png").write_bytes(b"")
     picture(tmp_path / "train" / "images" / "e.png")
-    source = open_detection(f"coco:{tmp_path}", "train")
+    with pytest.raises(ValueError, match="Expected at most 50% .* unusable, received 3 of 4; left out: 1 for no such file .*, or raise max_bad"):
+        open_detection(f"coco:{tmp_path}", "train")
+    source = open_detection(f"coco:{tmp_path}", "train", max_bad_fraction=0.8)
     assert len(source) == 1 and source.name(0) == "d.png" and source.image_id(0) == 4
     reasons = {"a.png": "no such file", "b.png": "another size than was annotated", "c.png": "an empty file", "e.png": "no annotation"}
     assert source.left_out == reasons  # their annotations go with them
     assert "left out: 1 for an empty file (c.png)" in source.summary() and "1 for no such file (a.png)" in source.summary()
 
 
-def test_an_image_that_was_turned_is_replaced(tmp_path):
-    write(tmp_path, [OBJECT])
+@pytest.mark.parametrize(
+    "outline",
+    [
+        [[10, 5, 30, 5, 30, 35]],
+        [10, 5, 30, 5, 30, 35],
+        [[10, 5], [30, 5], [30, 35]],
+        [[[10, 5], [30, 5], [30, 35]]],
+    ],
+)
+def test_outlines_of_other_forms(tmp_path, outline):
+    source = open_detection(write(tmp_path, [{**OBJECT, "segmentation": outline}]), "train")
+    assert source.objects(0).segmentations == [[[10, 5, 30, 5, 30, 35]]] and not source.left_out
+
+
+@pytest.mark.parametrize(
+    ("outline", "reason"),
+    [
+        ([[]], None),
+        ([], None),
+        ([[10, 5, 30, 35]], "a segmentation without a polygon"),
+        ("polygon", "a segmentation without a polygon"),
+        ({"size": [60, 40], "counts": [2400]}, "a segmentation of another size than its image"),
+        ({"size": [40, 60], "counts": "o" * 10**6}, "run lengths that do not fill the image"),
+        ([[10, 5, 30, 5, 30, 35]] * 100_000, "an outline of more than 10,000 polygons"),
+    ],
+)
+def test_a_box_is_kept_whatever_its_outline(tmp_path, outline, reason):
+    given = [{**OBJECT, "segmentation": [[10, 5, 30, 5, 30, 35]]}, {**OBJECT, "segmentation": outline}]
+    source = open_detection(write(tmp_path, given), "train")
+    assert source.objects(0).boxes.tolist() == [[5, 10, 35, 30]] * 2 and source.objects(0).segmentations[1] is None
+    assert (source.outlined, source.unoutlined) == (1, 1)
+    assert source.left_out == ({"the outline of annotations[1] of a.png": f"{reason}; its box is kept"} if reason else {})
+
+
+def test_an_image_that_is_listed_twice_has_the_objects_of_both(tmp_path):
+    second, third = entry(8, "./a.png"), entry(9, "b.png", (30, 20))
+    objects = [OBJECT, {**OBJECT, "image_id": 8, "category_id": 2}, {**OBJECT, "image_id": 9}, {**OBJECT, "image_id": "2"}]
+    source = open_detection(write(tmp_path, objects, images=[entry(1, "a.png"), entry(2, "b.png"), second, third]), "train")
+    assert [source.objects(i).labels.tolist() for i in range(2)] == [[1, 0], [1]]
+    assert source.left_out == {"the image of id 9": "another size than b.png has under id 2"}
+    assert "1 ids are of images listed before, to which their objects are added" in source.summary()
+    assert {a["image_id"] for a in source.truth()["annotations"]} == {1, 2} == {image["id"] for image in source.truth()["images"]}
+
+
+def test_categories_of_one_name_are_one_class(tmp_path):
+    categories = [{"id": 7, "name": "dog"}, {"id": 2, "name": "cat"}, {"id": "9", "name": "cat"}]
+    objects = [OBJECT, {**OBJECT, "category_id": 9}, {**OBJECT, "category_id": "2"}, {**OBJECT, "category_id": 7.0}]
+    source = open_detection(write(tmp_path, objects, categories=categories), "train")
+    assert source.classes == ["cat", "dog"] and source.objects(0).labels.tolist() == [1, 0, 0, 1] and not source.left_out
+    assert [a["category_id"] for a in source.truth()["annotations"]] == [7, 2, 2, 7] and source.truth()["categories"] == CATEGORIES[::-1]
+    assert "categories of one name are one class (cat)" in source.summary()
+
+
+def stored_sideways(path, turn, box):
+    """Noise of (40, 60) with a white box [left, top, width, height], which its EXIF tag turns."""
     exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (60, 40)).save(tmp_path / "train" / "images" / "a.png", exif=exif)
-    source = open_detection(f"coco:{tmp_path}", "train")
-    assert source.readable(0, source.image)[1] == 1
-    assert "Expected an image of 40x60 pixels, as it was annotated, received 60x40 in a.png" in source.broken["a.png"]
+    exif[0x0112] = turn
+    pixels = np.random.default_rng(0).integers(0, 100, (40, 60, 3), "uint8")
+    left, top, width, height = box
+    pixels[top : top + height, left : left + width] = 250
+    Image.fromarray(pixels).save(path, exif=exif, quality=100)
+
+
+@pytest.mark.parametrize("form", ["jpg", "png"])
+@pytest.mark.parametrize("turn", [5, 6, 7, 8])
+def test_boxes_turn_with_their_images(tmp_path, turn, form):
+    """The listed size is that of the stored frame, so the boxes are too."""
+    name = f"c.{form}"
+    outline = [10, 5, 30, 5, 30, 35, 10, 35]
+    dataset = write(tmp_path, [{**OBJECT, "segmentation": [outline]}], images=[entry(1, name), entry(2, "b.png")])
+    stored_sideways(tmp_path / "train" / "images" / name, turn, OBJECT["bbox"])
+    source = open_detection(dataset, "train")
+    assert source.size(0) == source.image(0).shape[:2] == (60, 40) and "1 annotations of images turned as their EXIF tags say" in source.summary()
+    rows, columns = (np.flatnonzero((source.image(0)[..., 0] > 175).any(axis)) for axis in (1, 0))
+    (box,), ((outline,),) = source.objects(0).boxes.tolist(), source.objects(0).segmentations
+    assert box == [rows[0], columns[0], rows[-1] + 1, columns[-1] + 1]
+    assert [min(outline[1::2]), min(outline[0::2]), max(outline[1::2]), max(outline[0::2])] == box
+    assert source.truth()["images"][0] == entry(1, name, (40, 60))
+    upright = [box[1], box[0], box[3] - box[1], box[2] - box[0]]
+    source = open_detection(write(tmp_path, [{**OBJECT, "bbox": upright}], images=[entry(1, name, (40, 60)), entry(2, "b.png")]), "train")
+    assert source.size(0) == (60, 40) and source.objects(0).boxes.tolist() == [box] and "turned" not in source.summary()
+
+
+def test_exchanged_sizes_are_noticed_at_the_start(tmp_path):
+    images = [entry(1, "a.png", (40, 60)), entry(2, "b.png"), entry(3, "c.png")]
+    source = open_detection(write(tmp_path, [OBJECT, {**OBJECT, "image_id": 2}], ("a.png", "b.png", "c.png"), images=images), "train")
+    assert source.left_out == {"a.png": "height and width exchanged in its annotation"} and len(source) == 2
+    images = [entry(1, "a.png", (40, 60)), entry(2, "b.png", (40, 60))]
+    with pytest.raises(ValueError, match=r"received none that can be used; left out: 2 for height and width exchanged in its annotation \(a.png"):
+        open_detection(write(tmp_path / "all", images=images), "train")
+
+
+def test_boxes_of_other_conventions_are_noticed(tmp_path):
+    with pytest.raises(ValueError, match="Expected boxes in pixels, received numbers of at most 1 in all 2 boxes of .*; multiply them by"):
+        open_detection(write(tmp_path, [{**OBJECT, "bbox": box} for box in ([0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1])]), "train")
+    corners = [[20, 10, 59, 39], [40, 20, 50, 30], [1, 2, 4, 5]]  # [left, top, right, bottom]
+    summary = open_detection(write(tmp_path, [{**OBJECT, "bbox": box} for box in corners]), "train").summary()
+    assert "2 boxes reach beyond their image, although COCO's are [left, top, width, height]" in summary
 
 
 @pytest.mark.parametrize(
@@ -116,12 +209,12 @@ def test_an_image_that_was_turned_is_replaced(tmp_path):
     [
         ({"annotations": []}, "received no annotations; correct the file"),
         ({"categories": None}, "received no categories"),
-        ({"annotations": [{**OBJECT, "bbox": [0] * 4}] * 5}, r"received none that can be used: .*5 for an empty box \(annotations\[0\]"),
+        ({"annotations": [{**OBJECT, "bbox": [0, 0, 0, 2]}] * 5}, r"received none that can be used: .*5 for an empty box \(annotations\[0\]"),
         ({"categories": CATEGORIES * 2}, "Expected one category of each id, received two of id 7"),
         ({"categories": [{"id": "x"}]}, "Expected each category with an integer id and name, received .*'x'"),
         ({"images": [entry(1, "a.png"), entry(1, "b.png")]}, "Expected one image of each id, received two of id 1"),
-        ({"images": [{"id": 1, "file_name": "a.png"}]}, "Expected each image with an integer id and file_name, height, width, received"),
-        ({"images": [entry(1, "gone.png")]}, r"Expected the 1 annotated images .*1 for no such file \(gone.png\).*correct the folder"),
+        ({"images": [{"id": 1, "file_name": "a.png"}]}, "Expected each image with an id, file_name, height and width, received"),
+        ({"images": [entry(1, "gone.png")]}, r"received none that can be used; left out: 1 for no such file \(gone.png\).*correct the files\."),
     ],
 )
 def test_files_that_are_of_no_use(tmp_path, changes, message):

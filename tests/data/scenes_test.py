@@ -6,6 +6,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from keras_splitmask.data import detection_batches, letterbox, open_detection, open_segmentation, segmentation_batches
+from keras_splitmask.data import scenes
 from keras_splitmask.data.arrays import ArraySource
 
 SHAPE = (48, 64, 3)
@@ -73,9 +74,10 @@ def test_boxes_and_masks_are_where_the_objects_are(tmp_path, size, form, augment
         assert {name: (array.shape, str(array.dtype)) for name, array in targets.items()} == {
             "boxes": ((3, 100, 4), "float32"),
             "labels": ((3, 100), "int32"),
+            "ignored": ((3, 3, 4), "float32"),
             "masks": ((3, 100, 20, 20), "uint8"),
         }
-        for image, boxes, labels, masks in zip(images, *targets.values()):
+        for image, boxes, labels, masks in zip(images, *(targets[name] for name in ("boxes", "labels", "masks"))):
             assert not boxes[labels < 0].any() and not masks[labels < 0].any() and masks.max() == 1
             for box, label, mask in zip(boxes[labels >= 0], labels[labels >= 0], masks):
                 top, left, bottom, right = np.round(box).astype(int)
@@ -132,23 +134,55 @@ def with_boxes(root, boxes, size=(64, 48), **changes):
     return open_detection(f"coco:{root}", "train")
 
 
-def test_crowds_and_slivers_are_no_targets_and_the_largest_stay(tmp_path):
+def test_the_largest_are_learnt_and_the_others_ignored(tmp_path):
+    """Crowds, slivers of less than 2 pixels and what is more than the largest four are neither objects nor background."""
     boxes = [[1, 1, 4, 4], [1, 1, 9, 9], [3, 3, 1.9, 30], [8, 8, 5, 5], [20, 10, 10, 10], [3, 3, 8, 8]]
-    source = with_boxes(tmp_path, boxes)
-    ((_, targets),) = take(detection_batches(source, SHAPE, 1, augment=False, max_objects=4), 1)
+    source, said = with_boxes(tmp_path, boxes), []
+    source.report = said.append
+    for _ in range(2):
+        ((_, targets),) = take(detection_batches(source, SHAPE, 1, augment=False, max_objects=4), 1)
     assert targets["boxes"][0].tolist() == [[1, 1, 10, 10], [8, 8, 13, 13], [10, 20, 20, 30], [3, 3, 11, 11]]
     assert targets["labels"].tolist() == [[0, 0, 0, 0]]
+    ignored = [[0, 0, 48, 64], np.float32([3, 3, 33, 4.9]).tolist(), [1, 1, 5, 5]]  # the largest first
+    assert targets["ignored"][0].tolist() == [*ignored, *[[0] * 4] * 4]
+    assert len(said) == 1 and said[0].startswith("3 objects ignored in 1 images of more than 4, up to 7; raise max_objects")
+    assert said[0].rstrip(".") in source.summary() and "1 crowds, which are ignored" in source.summary()
+
+
+def test_no_more_are_ignored_than_there_is_room_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(scenes, "MAX_IGNORED", 3)
+    source = with_boxes(tmp_path, [[0, 0, k, k] for k in range(3, 9)])
+    ((_, targets),) = take(detection_batches(source, SHAPE, 1, augment=False, max_objects=2), 1)
+    assert targets["ignored"][0, :, 2].tolist() == [48, 6, 5] and "the smallest beyond 5 are taken for background" in source.summary()
+
+
+def test_objects_without_an_outline_are_ignored_where_masks_are_wanted(tmp_path):
+    pytest.importorskip("pycocotools")
+    source = with_boxes(tmp_path, [[1, 1, 9, 9], [20, 10, 10, 10]])
+    content = json.loads((tmp_path / "train" / "instances.json").read_text())
+    content["annotations"][1]["segmentation"] = [[20, 10, 30, 10, 30, 20, 20, 20]]
+    (tmp_path / "train" / "instances.json").write_text(json.dumps(content))
+    source = open_detection(f"coco:{tmp_path}", "train")
+    ((_, targets),) = take(detection_batches(source, SHAPE, 1, augment=False, mask_size=4), 1)
+    assert targets["labels"][0, :2].tolist() == [0, -1] and targets["masks"][0, 0].all()
+    assert targets["boxes"][0, 0].tolist() == [10, 20, 20, 30] and targets["ignored"][0, 1].tolist() == [1, 1, 10, 10]
+    assert "1 objects without an outline ignored" in source.summary()
+    ((_, targets),) = take(detection_batches(source, SHAPE, 1, augment=False), 1)
+    assert targets["labels"][0, :3].tolist() == [0, 0, -1]
 
 
 def test_a_quarter_of_a_box_must_remain(tmp_path):
     """Of an image at twice the size half the rows and columns are shown, so of a box in its corner anything from nothing to all."""
     source = with_boxes(tmp_path, [[0, 0, 20, 20]])
-    areas = []
+    areas, slivers = [], []
     for image, targets in take(detection_batches(source, SHAPE, 1, scale=(2.0, 2.0)), 200):
         (top, left, bottom, right) = targets["boxes"][0, 0]
         areas.append((bottom - top) * (right - left) if targets["labels"][0, 0] == 0 else 0)
+        rest = targets["ignored"][0, 1]  # after the crowd
+        slivers.append(0 if areas[-1] else (rest[2] - rest[0]) * (rest[3] - rest[1]))
         assert 0 <= top <= bottom <= 48 and 0 <= left <= right <= 64
     assert 0 in areas and 1000 < max(areas) <= 1600 and 400 <= min(area for area in areas if area) < 500
+    assert 0 in slivers and 300 < max(slivers) < 400  # what is left of less is ignored, unless nothing is
 
 
 def test_images_without_objects_are_negatives(tmp_path):
@@ -167,7 +201,7 @@ def test_an_unreadable_image_is_replaced_with_its_objects(tmp_path):
 
 def test_what_does_not_fit(tmp_path):
     source = with_boxes(tmp_path / "boxes", [[1, 1, 9, 9]])
-    with pytest.raises(ValueError, match="Expected a segmentation of each object, received none in a.png; do without mask_size"):
+    with pytest.raises(ValueError, match="Expected objects with a segmentation, received none that has one; do without mask_size"):
         detection_batches(source, SHAPE, 1, mask_size=28)
     with pytest.raises(ValueError, match="Expected images of 1 channels, received 3"):
         detection_batches(source, (48, 64, 1), 1)

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from keras_splitmask.data.segmentations import mask_in_box, usable
+from keras_splitmask.data.decoding import TURNS
+from keras_splitmask.data.segmentations import mask_in_box, turn_outline, usable
 
 SQUARE = [10, 20, 30, 20, 30, 40, 10, 40]  # x 10 to 30, y 20 to 40
 
@@ -13,18 +14,57 @@ def test_polygons_are_cut_to_the_image_and_slivers_left_out():
     assert usable([], 50, 60) is usable(None, 50, 60) is None
 
 
+PAIRS = [[10, 20], [30, 20], [30, 40], [10, 40]]
+
+
+@pytest.mark.parametrize("form", [SQUARE, PAIRS, [PAIRS], [SQUARE, [1, 1]], [{"size": [2, 3], "counts": [2, 3, 1]}]])
+def test_other_forms_are_converted(form):
+    expected = [SQUARE] if not isinstance(form[0], dict) else {"size": [2, 3], "counts": [2, 3, 1]}
+    assert usable(form, *((50, 60) if expected == [SQUARE] else (2, 3))) == expected
+
+
+@pytest.mark.parametrize("form", [[[]], [[], []], {}, None, []])
+def test_an_outline_with_nothing_in_it_is_none(form):
+    assert usable(form, 50, 60) is None
+
+
+@pytest.mark.parametrize("turn", [5, 6, 7, 8])
+def test_outlines_turn_with_their_image(turn, rng):
+    whole = (rng.random((4, 7)) < 0.5).astype("uint8")
+    flat = np.concatenate([[0], whole.T.ravel()])
+    outline = usable({"size": [4, 7], "counts": np.diff([0, *np.flatnonzero(np.diff(flat)), 28]).tolist()}, 4, 7)
+    turned = turn_outline(outline, (4, 7), turn)
+    assert turned["size"] == [7, 4] and usable(turned, 7, 4) == turned
+    assert (mask_in_box(turned, (0, 0, 7, 4), 28) == np.kron(TURNS[turn](whole[..., None])[..., 0], np.ones((4, 7)))).all()
+    pixel = turn_outline([[2, 1, 3, 1, 3, 2, 2, 2]], (4, 7), turn)  # of row 1, column 2
+    spot = np.zeros((4, 7, 1))
+    spot[1, 2] = 1
+    (row, column, _) = np.argwhere(TURNS[turn](spot))[0]
+    corners = np.reshape(pixel[0], (-1, 2))
+    assert corners.min(axis=0).tolist() == [column, row] and corners.max(axis=0).tolist() == [column + 1, row + 1]
+
+
 @pytest.mark.parametrize(
     ("segmentation", "reason"),
     [
         ([[1, 1, 2, 2]], "without a polygon"),
         ([[1, 1, 2, 2, 3]], "without a polygon"),
         ([[1, 1, 2, 2, 3, float("nan")]], "without a polygon"),
-        (SQUARE, "without a polygon"),
+        ([[[1, 1], [2]]], "without a polygon"),
+        ([[[1, 1], [2, 2]], {}], "without a polygon"),
+        ([[1, 1], [2, 2]], "without a polygon"),
+        ([[1, 1, 2, 1, 2, 2]] * 10_001, "more than 10,000 polygons"),
+        ([[0, 0, 3, 2] * 400_000], "more than 2,000,000 pixels in length"),
         ("polygon", "without a polygon"),
         ({"size": [3, 2], "counts": [6]}, "another size than its image"),
         ({"size": [2, 3], "counts": [7]}, "do not fill the image"),
         ({"size": [2, 3], "counts": [8, -2]}, "do not fill the image"),
         ({"size": [2, 3], "counts": "?"}, "do not fill the image"),
+        ({"size": [2, 3], "counts": ""}, "do not fill the image"),
+        ({"size": [2, 3], "counts": "\ud800 \xff"}, "do not fill the image"),
+        ({"size": [2, 3], "counts": "o" * 10**6}, "do not fill the image"),  # a run without an end
+        ({"size": [2, 3], "counts": "oooooo0"}, "do not fill the image"),
+        ({"size": [2, 3], "counts": [10**4000, -(10**4000) + 6]}, "do not fill the image"),
         ({"size": [2, 3]}, "do not fill the image"),
     ],
 )

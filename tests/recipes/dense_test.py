@@ -40,8 +40,16 @@ def spoil(folder):
     content["images"] += [{"id": 90, "file_name": "gone.png", "height": 64, "width": 96}, {"id": 91, "file_name": "none.png", "height": 64, "width": 96}]
     Image.new("RGB", (96, 64)).save(folder / "images" / "none.png")  # without objects
     (folder / "instances.json").write_text(json.dumps(content))
-    reasons = ["an empty box"] * 2 + ["a box outside its image", "an unknown category", "a segmentation of another size than its image"]
-    return {"gone.png": "no such file", **{f"annotations[{i}] of 0.png": reason for i, reason in enumerate(reasons, 6)}}
+    reasons = ["an empty box"] * 2 + ["a box outside its image", "an unknown category"]
+    reasons = {"gone.png": "no such file", **{f"annotations[{i}] of 0.png": reason for i, reason in enumerate(reasons, 6)}}
+    return reasons | {"the outline of annotations[10] of 0.png": "a segmentation of another size than its image; its box is kept"}
+
+
+def flip_a_bit(path):
+    """Damages the pixels of a PNG file, which its header does not show."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +72,8 @@ def sets(tmp_path_factory):
         content = {"images": images, "annotations": annotations, "categories": [{"id": 7, "name": "box"}]}
         (root / "boxes" / split / "instances.json").write_text(json.dumps(content))
     (root / "maps" / "classes.json").write_text(json.dumps({"classes": ["rest", "box"], "void": 255}))
+    shutil.copytree(root / "maps", root / "spoilt")
+    Image.fromarray(np.full(SHAPE[:2], 9, "uint8")).save(root / "spoilt" / "train" / "labels" / "0.png")
     return root
 
 
@@ -88,14 +98,23 @@ def test_boxes_and_masks_with_mask_rcnn(here, sets, tmp_path, lines):
     assert isinstance(ks.interchange.load_model(workdir), ks.transfer.MaskRCNN)
 
 
-def test_annotations_that_cannot_be_used_are_listed(here, sets, tmp_path, lines):
+def test_what_cannot_be_used_is_listed_and_ends_no_run(here, sets, tmp_path, lines):
+    """In the split to learn from and in that to judge by: an object without an outline, and an image that breaks after the scan."""
     shutil.copytree(sets / "boxes", tmp_path / "boxes")
     reasons = spoil(tmp_path / "boxes" / "train")
+    val = tmp_path / "boxes" / "val"
+    content = json.loads((val / "instances.json").read_text())
+    del content["annotations"][0]["segmentation"]
+    (val / "instances.json").write_text(json.dumps(content))
+    flip_a_bit(val / "images" / "1.png")
     given = (f"--dataset=coco:{tmp_path / 'boxes'}", "--head=maskrcnn", "--head_width=16", "--samples=8", "--proposals=12")
     end = here("detect", *SMALL, *given, f"--workdir={tmp_path / 'found'}")
     assert end.status == 0, end.err
-    assert "7 images, 1 of them without objects; 6 objects of 1 classes" in end.out and "2 for an empty box (annotations[6] of 0.png, " in end.out
-    assert json.loads((tmp_path / "found" / "data.json").read_text())["train"]["left_out"] == reasons
+    assert "7 images, 1 of them without objects; 7 objects of 1 classes" in end.out and "2 for an empty box (annotations[6] of 0.png, " in end.out
+    assert "\n1 objects without an outline ignored.\n" in end.out and end.out.count("1.png (broken") == 1
+    record = json.loads((tmp_path / "found" / "data.json").read_text())
+    assert record["train"]["left_out"] == reasons and "1 objects without an outline ignored" in record["train"]["summary"]
+    assert list(record["judged"]["broken"]) == ["1.png"] and {"ap", "mask_ap"} <= set(json.loads((tmp_path / "found" / "result.json").read_text()))
     assert all(math.isfinite(line["loss"]) for line in lines(tmp_path / "found" / "metrics.jsonl")[1:])
 
 
@@ -122,10 +141,17 @@ def test_boxes_with_kerascv_from_a_run_and_its_export(here, sets, tmp_path):
 
 @pytest.mark.backend
 def test_label_maps_and_their_export(here, sets, tmp_path, lines):
-    workdir = tmp_path / "segmented"
-    given = (*SMALL, f"--dataset=masks:{sets / 'maps'}", f"--workdir={workdir}", "--head_width=16", "--inference=slide")
+    workdir, maps = tmp_path / "segmented", tmp_path / "maps"
+    shutil.copytree(sets / "maps", maps)
+    flip_a_bit(maps / "val" / "labels" / "0.png")
+    Image.fromarray(np.full(SHAPE[:2], 5, "uint8")).save(maps / "val" / "labels" / "1.png")
+    flip_a_bit(maps / "val" / "images" / "2.png")
+    given = (*SMALL, f"--dataset=masks:{maps}", f"--workdir={workdir}", "--head_width=16", "--inference=slide")
     end = here("segment", *given)
     assert end.status == 0, end.err
+    judged = json.loads((workdir / "data.json").read_text())["judged"]
+    assert judged["left_out"]["labels/1.png"] == "the number 5, which is none of the 2 classes" and "labels/0.png" in judged["left_out"]
+    assert list(judged["broken"]) == ["2.png"] and judged["summary"] in end.out and "val: 2 images" in end.out
     result = json.loads((workdir / "result.json").read_text())
     assert result["classes"] == ["rest", "box"] and {"mean_iou", "pixel_accuracy", "iou/rest", "iou/box"} <= set(result)
     assert "mean_iou" in lines(workdir / "metrics.jsonl")[2] and (workdir / "pictures" / "label_maps.png").exists()
@@ -152,6 +178,7 @@ def test_label_maps_and_their_export(here, sets, tmp_path, lines):
         ("detect", ["--dataset=coco:{sets}/boxes", "--batch_size=7"], "Expected a batch size from 1 to the 6 images there are"),
         ("segment", ["--dataset=masks:{sets}/boxes"], "{sets}/boxes"),
         ("segment", ["--dataset=masks:{sets}/maps", "--image_size=60x96"], "60"),
+        ("segment", ["--dataset=masks:{sets}/spoilt", "--max_bad_fraction=0.1"], "received 1 of 6; left out: 1 for the number 9, which is none"),
     ],
 )
 def test_bad_input_ends_in_one_line(refused, sets, tmp_path, name, flags, message):

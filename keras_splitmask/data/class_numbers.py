@@ -1,0 +1,160 @@
+"""Which class each number in a label map stands for: what classes.json says, or what the label maps of the train split show."""
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+
+from keras_splitmask.data.stored_numbers import LARGEST
+
+IGNORE = 255
+BINARY = {0, IGNORE}
+FORMS = '{"classes": ["sky", "road"], "void": 255} or {"0": "sky", "7": "road"}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbering:
+    """The meaning of the numbers that label maps store.
+
+    Attributes:
+        classes: names of the classes.
+        meaning: (65536,) int16: the class of each number, 255 to ignore it, -1 if it has no meaning.
+        note: what a user should know of it, in a line; empty if there is nothing.
+    """
+
+    classes: list
+    meaning: np.ndarray
+    note: str = ""
+
+    def unknown(self, numbers):
+        """Those of some numbers that have no meaning."""
+        return [number for number in numbers if self.meaning[number] < 0]
+
+    def labelled(self, numbers):
+        """Whether one of some numbers is a class."""
+        return any(0 <= self.meaning[number] != IGNORE for number in numbers)
+
+
+def numbering(path, expected, numbers):
+    """The `Numbering` of a data set.
+
+    Args:
+        path: of its classes.json, which may be missing.
+        expected: names of the classes, for want of that file; or None.
+        numbers: a set of all numbers in the label maps of the train split.
+
+    Raises:
+        ValueError: if the file cannot be used, or there are fewer than 2 or more than 255 classes.
+    """
+    binary = numbers == BINARY
+    if path.exists():
+        classes, void = read_classes(path)
+    else:
+        classes, void = list(expected) if expected is not None else ["0", "1"] if binary else _counted(numbers), None
+    if isinstance(classes, list) and binary and len(classes) in (1, 2):
+        if void and IGNORE in void:
+            raise ValueError(
+                f"Expected label maps of two classes, received 0 and 255 only, of which {path} has 255 ignored; "
+                'take "void" out of it, so that 255 is read as the second class.'
+            )
+        names = classes if len(classes) == 2 else ["background", *classes]
+        note = f"The label maps hold 0 and 255 only: 255 is read as class 1 ({names[1]}), not ignored."
+        return Numbering(names, _meaning({0: 0, IGNORE: 1}, []), note)
+    void = {IGNORE} if void is None else void
+    if isinstance(classes, list):
+        free = (number for number in itertools.count() if number not in void)
+        classes = dict(zip(free, classes))
+    names = list(classes.values())
+    if not 2 <= len(names) <= IGNORE:
+        raise ValueError(f"Expected 2 to {IGNORE} classes, received {len(names)} in {path.parent}; name them in {path} as {FORMS}.")
+    of_number = {number: label for label, number in enumerate(classes)}
+    return Numbering(names, _meaning(of_number, void), _note(classes, void, numbers, path))
+
+
+def _counted(numbers):
+    return [str(k) for k in range(max(numbers - {IGNORE}, default=-1) + 1)]
+
+
+def _meaning(of_number, void):
+    meaning = np.full(LARGEST + 1, -1, "int16")
+    meaning[[IGNORE, *void]] = IGNORE
+    meaning[list(of_number)] = list(of_number.values())
+    return meaning
+
+
+def _note(classes, void, numbers, path):
+    """What a user should know: numbers that are not 0, 1, 2..., or classes that do not occur."""
+    if numbers == BINARY and IGNORE not in classes:
+        return f"The label maps hold 0 and 255 only: 255 is ignored; if it is a class, write {path} as {FORMS}."
+    if list(classes) != list(range(len(classes))):
+        shown = ", ".join(f"{number} is {name}" for number, name in itertools.islice(classes.items(), 3))
+        return f"Numbers in the label maps: {shown}{', ...' if len(classes) > 3 else ''}; {_joined(void)} ignored."
+    occur = sorted(number for number in numbers if number in classes)
+    if not path.exists() and 2 * len(occur) < len(classes):
+        return f"Of {len(classes)} classes only {_joined(occur)} occur in the label maps; write {path} as {FORMS} to name those."
+    return ""
+
+
+def _joined(numbers):
+    numbers = sorted(numbers)
+    return ", ".join(map(str, numbers[:8])) + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
+
+
+def read_classes(path):
+    """The names of classes.json, a list, or {number: name} where it says the numbers; and the set of numbers to ignore, or None.
+
+    Raises:
+        ValueError: if it says neither.
+    """
+    try:
+        if not path.is_file():
+            raise ValueError("no file")
+        facts = json.loads(path.read_bytes())
+    except (ValueError, RecursionError, OSError) as error:
+        raise ValueError(f"Expected {FORMS} in {path}, received no JSON ({str(error)[:100]}); correct it.") from error
+    void = facts.get("void") if isinstance(facts, dict) else None
+    if isinstance(facts, dict):
+        facts = facts["classes"] if "classes" in facts else {key: value for key, value in facts.items() if key != "void"}
+    classes, void = _by_number(facts), _void(void, path)
+    if classes is None:
+        raise ValueError(f"Expected {FORMS} in {path}, received {str(facts)[:100]}; correct it.")
+    names = classes if isinstance(classes, list) else list(classes.values())
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"Expected classes of different names in {path}, received {twice[0]!r} twice; rename one.")
+    if isinstance(classes, dict) and void and (both := sorted(void & classes.keys())):
+        raise ValueError(f"Expected numbers to ignore that are no classes in {path}, received {both[0]} as both; take it out of one.")
+    return classes, void
+
+
+def _by_number(facts):
+    """A list of names, {number: name} in order of the numbers, or None for anything else."""
+    if isinstance(facts, list) and facts and all(isinstance(entry, dict) for entry in facts):  # as COCO has its categories
+        facts = {entry.get("id"): entry.get("name") for entry in facts}
+    if isinstance(facts, list):
+        return [str(name) for name in facts] if all(isinstance(name, (str, int)) for name in facts) else None
+    if not isinstance(facts, dict) or not facts:
+        return None
+    if all(_number(key) is not None and isinstance(value, str) for key, value in facts.items()):
+        found = {_number(key): value for key, value in facts.items()}
+    elif all(isinstance(key, str) and _number(value) is not None for key, value in facts.items()):
+        found = {_number(value): key for key, value in facts.items()}
+    else:
+        return None
+    return dict(sorted(found.items())) if len(found) == len(facts) else None
+
+
+def _number(value):
+    """A number from 0 to 65535, perhaps as text, or None."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 5:
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST else None
+
+
+def _void(value, path):
+    if value is None:
+        return None
+    numbers = [_number(number) for number in (value if isinstance(value, list) else [value])]
+    if None in numbers:
+        raise ValueError(f"Expected void to be a number from 0 to {LARGEST} or a list of such, received {str(value)[:100]} in {path}; correct it.")
+    return set(numbers)

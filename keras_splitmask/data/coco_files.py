@@ -1,0 +1,148 @@
+"""What COCO's JSON files say, checked entry by entry: images, categories, and objects with their boxes."""
+
+import json
+import re
+
+import numpy as np
+
+from keras_splitmask.data.segmentations import finite, usable
+from keras_splitmask.data.sources import SPLITS, NoSuchSplit
+
+LISTS = ("images", "annotations", "categories")
+
+
+def find(root, split):
+    """Paths of the file of annotations and of the folder of images of a split."""
+    found = {name: (root / name / "instances.json", root / name / "images") for names in SPLITS.values() for name in names}
+    found = {name: paths for name, paths in found.items() if paths[0].is_file()}
+    for path in sorted(root.glob("annotations/instances_*.json")):  # by year: the last stays
+        match = re.fullmatch(r"instances_([a-z]+)(\d*)\.json", path.name)
+        if match and path.is_file() and (root / "".join(match.groups())).is_dir():
+            found[match[1]] = path, root / "".join(match.groups())
+    if not found:
+        raise ValueError(
+            f"Expected annotations/instances_{split}2017.json with {split}2017, or {split}/instances.json with {split}/images, in {root}, "
+            "received neither; correct the path."
+        )
+    name = next((name for name in SPLITS[split] if name in found), None)
+    if name is None:
+        raise NoSuchSplit(f"Expected split to be one of {', '.join(found)}, which are in {root}, received {split!r}.")
+    return found[name]
+
+
+def load(path):
+    """The content of one of COCO's files, bytes, and what it says."""
+    try:
+        content = path.read_bytes()
+        file = json.loads(content)
+    except (ValueError, RecursionError, OSError) as error:
+        raise ValueError(f"Expected a JSON file, received {path} ({error}); write it again.") from error
+    missing = [key for key in LISTS if not isinstance(file, dict) or not isinstance(file.get(key), list) or not file[key]]
+    if missing:
+        raise ValueError(f"Expected COCO's lists of {', '.join(LISTS)} in {path}, received no {' and no '.join(missing)}; correct the file.")
+    _check_unit(file["annotations"], path)
+    return content, file
+
+
+def _check_unit(annotations, path):
+    """Raises ValueError if all boxes are parts of their images' sides instead of pixels."""
+    boxes = [box for box in (box_of(annotation) for annotation in annotations) if box]
+    if boxes and 0 < max(map(max, boxes)) <= 1:
+        raise ValueError(
+            f"Expected boxes in pixels, received numbers of at most 1 in all {len(boxes)} boxes of {path}, as of parts of an image; "
+            "multiply them by the width and the height of their image."
+        )
+
+
+def number(value):
+    """An id or a length as an int, from a number or the text of one; other text as it is; None for anything else."""
+    if isinstance(value, str):
+        return int(value) if value.isascii() and value.isdigit() and len(value) < 20 else value or None
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def reference(annotation, key):
+    """The id that an annotation has there, or None."""
+    return number(annotation.get(key)) if isinstance(annotation, dict) else None
+
+
+def images_by_id(entries, path):
+    """id: entry with file_name, height and width, of images, each of which must have an id of its own."""
+    found = {}
+    for entry in entries:
+        facts = entry if isinstance(entry, dict) else {}
+        sides = [number(facts.get(side)) for side in ("height", "width")]
+        own, name = number(facts.get("id")), facts.get("file_name")
+        if own is None or not isinstance(name, str) or not all(isinstance(side, int) for side in sides):
+            raise ValueError(
+                f"Expected each image with an id, file_name, height and width, received {str(entry)[:200]} in {path}; correct it."
+            )
+        _check_new(own, found, "image", path)
+        found[own] = {**entry, "id": own, "height": sides[0], "width": sides[1]}
+    return found
+
+
+def categories_by_id(entries, path):
+    """id: name, of categories, each of which must have an integer id of its own."""
+    found = {}
+    for entry in entries:
+        facts = entry if isinstance(entry, dict) else {}
+        own, name = number(facts.get("id")), facts.get("name")
+        if not isinstance(own, int) or not isinstance(name, str):
+            raise ValueError(f"Expected each category with an integer id and name, received {str(entry)[:200]} in {path}; correct it.")
+        _check_new(own, found, "category", path)
+        found[own] = name
+    return found
+
+
+def _check_new(own, found, kind, path):
+    if own in found:
+        raise ValueError(f"Expected one {kind} of each id, received two of id {own} in {path}; give each an id of its own.")
+
+
+def box_of(annotation):
+    """The four numbers of an annotation's box, or None."""
+    box = finite(annotation.get("bbox")) if isinstance(annotation, dict) and isinstance(annotation.get("bbox"), list) else None
+    return box if box and len(box) == 4 else None
+
+
+def clean(annotation, known, height, width):
+    """A copy of a COCO annotation, without its ids and with its box cut to the image; and why its outline is not in it, or None.
+
+    Args:
+        annotation: a dict of anything.
+        known: {id: id} of the categories; ids of one class lead to one id.
+        height, width: of the image.
+
+    Raises:
+        ValueError: with the reason, if it cannot be used.
+    """
+    category = reference(annotation, "category_id")
+    if category not in known:
+        raise ValueError("an unknown category")
+    box = box_of(annotation)
+    if box is None:
+        raise ValueError("a box that is not four finite numbers")
+    if min(box[2:]) <= 0:
+        raise ValueError("an empty box")
+    left, top, right, bottom = box[0], box[1], box[0] + box[2], box[1] + box[3]
+    if min(left, top) < 0 or right > width or bottom > height:
+        left, right = (min(max(x, 0.0), float(width)) for x in (left, right))
+        top, bottom = (min(max(y, 0.0), float(height)) for y in (top, bottom))
+        box = [left, top, right - left, bottom - top]
+    if not (np.float32(left) < np.float32(right) and np.float32(top) < np.float32(bottom)):
+        raise ValueError("a box outside its image")
+    (area,) = finite([annotation.get("area")]) or [0]
+    cleaned = {
+        "category_id": known[category],
+        "bbox": box,
+        "area": area if area > 0 else box[2] * box[3],
+        "iscrowd": int(bool(annotation.get("iscrowd"))),
+    }
+    try:
+        outline = usable(annotation.get("segmentation"), height, width)
+    except ValueError as error:  # the box is good all the same
+        return cleaned, str(error)
+    return ({**cleaned, "segmentation": outline} if outline else cleaned), None

@@ -1,0 +1,107 @@
+"""The numbers that the file of a label map stores for its pixels."""
+
+import contextlib
+import io
+import os
+import threading
+
+import numpy as np
+
+from keras_splitmask.data.decoding import MAX_PIXELS, NUMPY, open_picture
+
+LOSSLESS = ("BMP", "DIB", "GIF", "PNG", "PPM", "TIFF")
+MODES = ("1", "L", "P", "I", "I;16", "I;16B")  # Pillow's, of images of numbers: grey of 1 to 32 bits, and palettes
+FACTORS = {"L;2": 85, "L;4": 17}  # by which Pillow multiplies grey of 2 and 4 bits, to fill 8
+LARGEST = 65535
+PART = 2**20  # pixels that are counted at a time
+LARGE = 16_000_000  # pixels; of such files one is looked at at a time
+_large = threading.Lock()
+
+
+def read_numbers(content, name):
+    """The numbers (H, W) uint8 or uint16 that a file stores for its pixels: grey values, indices in a palette, or an .npy array.
+
+    Colours of which red, green and blue are equal are grey values.
+
+    Raises:
+        ValueError: with the name, if it cannot be read, is in colour, or has numbers beyond 65535.
+    """
+    try:
+        numbers = _array(content) if content.startswith(NUMPY) else _picture(content)
+        low, high = numbers.min(), numbers.max()
+        if low < 0 or high > LARGEST:
+            raise ValueError(f"numbers from {low} to {high}, not 0 to {LARGEST}")
+    except ImportError:
+        raise
+    except Exception as error:  # a damaged file raises whatever its decoder stumbles over
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"Expected a readable label map, received {name} ({reason}); repair or remove the file.") from error
+    return numbers if numbers.dtype in ("uint8", "uint16") else numbers.astype("uint16")
+
+
+def _array(content):
+    array = np.load(io.BytesIO(content), allow_pickle=False)
+    array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
+    if array.ndim != 2 or array.dtype.kind not in "bui":
+        raise ValueError(f"an array of {array.dtype} {array.shape}, not of integers (H, W)")
+    return array.astype("uint8") if array.dtype == bool else array
+
+
+def _picture(content):
+    with open_picture(io.BytesIO(content)) as image:
+        if image.format not in LOSSLESS:
+            raise ValueError(f"{image.format}, which does not keep numbers; save it as PNG")
+        if image.height * image.width > MAX_PIXELS:
+            raise ValueError(f"{image.height} x {image.width} pixels, more than {MAX_PIXELS // 10**6} million")
+        if image.format == "PNG":
+            image.verify()  # the checksums, which Pillow does not look at when it decodes
+    with open_picture(io.BytesIO(content)) as image:
+        factor = FACTORS.get(image.tile[0][3] if image.tile else None, 1)
+        numbers = np.asarray(image) if image.mode in MODES else _grey(np.asarray(image), image.mode)
+    numbers = numbers.astype("uint8") if numbers.dtype == bool else numbers
+    return numbers if factor == 1 else numbers // np.uint8(factor)
+
+
+def _grey(colours, mode):
+    """The one value of all channels of colours (H, W, C), if they have one and are nowhere transparent."""
+    if mode in ("RGB", "RGBA", "LA"):
+        values, alpha = (colours, None) if mode == "RGB" else (colours[..., :-1], colours[..., -1])
+        if (alpha is None or alpha.min() == 255) and (values == values[..., :1]).all():
+            return values[..., 0]
+    kind = "numbers with fractions (F)" if mode == "F" else f"colours ({mode}) instead of the numbers of classes"
+    raise ValueError(f"{kind}; save the numbers as a grey PNG or one with a palette")
+
+
+def read_file(path, name):
+    """See `read_numbers`; a file that is not there, or is no file, raises ValueError too."""
+    if not os.path.isfile(path):  # opening a FIFO waits for ever
+        raise ValueError(f"Expected a label map, received {name} (no file of that name); restore the file.")
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise ValueError(f"Expected a label map, received {name} ({error.strerror}); restore the file.") from error
+    return read_numbers(content, name)
+
+
+def look(path, shape):
+    """The (height, width) of a label map and a list of the numbers in it, or a reason (str) to leave it out.
+
+    Args:
+        path: of the file.
+        shape: what its header says, (height, width, ...).
+    """
+    try:
+        with _large if shape[0] * shape[1] > LARGE else contextlib.nullcontext():
+            stored = read_file(path, "")
+            return stored.shape, numbers_in(stored)
+    except ValueError as error:
+        return str(error).partition("(")[2].rpartition(")")[0]
+
+
+def numbers_in(stored):
+    """The different numbers in a label map (H, W), in order."""
+    found, flat = np.zeros(LARGEST + 1, bool), stored.reshape(-1)
+    for start in range(0, flat.size, PART):
+        found[flat[start : start + PART]] = True
+    return np.flatnonzero(found).tolist()
