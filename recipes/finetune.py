@@ -11,8 +11,8 @@ import image_sets
 from absl import flags
 
 # These change the result.
-flags.DEFINE_string("dataset", None, "Labelled set: sample, folder:PATH, npz:PATH or tfds:NAME; train split to learn from, test split to judge.")
-flags.DEFINE_string("labelled", None, "Learn from so many images of the training split, such as 1000 or 1%, the same number of each class, drawn by the seed and listed in subset.txt; or from those that such a file lists. Left out, from all.")
+flags.DEFINE_string("dataset", None, "Labelled set: sample, folder:PATH, npz:PATH or tfds:NAME. Its train split is learnt from; see --judge.")
+flags.DEFINE_string("labelled", None, "Learn from a part of the training split. 1000: so many images, the same number of each class, or all of a class that has fewer. 1%: this share of each class, at least one image. Drawn by the seed and listed in subset.txt. Or the path of such a file. Default: all images.")
 flags.DEFINE_string("init_from", None, "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of a pre-trained encoder; left out, from scratch.")
 flags.DEFINE_string("size", None, "Encoder when from scratch: vit_micro, vit_tiny, vit_small, vit_base or vit_large.")
 flags.DEFINE_integer("patch_size", None, lower_bound=1, help="Side of a patch in pixels; left out, that of --init_from.")
@@ -36,16 +36,18 @@ flags.DEFINE_float("random_erasing", 0.0, lower_bound=0, upper_bound=1, help="Sh
 flags.DEFINE_integer("repeats", 1, lower_bound=1, help="Times that an image comes up in a row, each time augmented anew; 3 in the paper for its larger sets.")
 flags.DEFINE_float("crop_ratio", 1.0, "Share of a test image's side that is kept, from the centre; 0.875 in the paper.")
 flags.DEFINE_bool("frozen", False, "Train the head alone.")
-flags.DEFINE_integer("seed", 0, "Of everything random.")
+flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**32 - 1, help="Seed of all random numbers.")
 flags.DEFINE_string("cache", None, "Folder to pack the images in, decoded and resized to 8/7 of --image_size, once; later runs read them from there.")
 
 # These do not.
-flags.DEFINE_float("max_bad_fraction", 0.1, lower_bound=0, upper_bound=1, help="Share of the files that may be unreadable; each is listed in data.json.")
+flags.DEFINE_enum("judge", None, ["test", "val", "train"], "Split to judge by. Default: test, or val if there is no test or it has no labels.")
+flags.DEFINE_float("max_bad_fraction", 0.1, lower_bound=0, upper_bound=1, help="Share of the files of each split that may be unreadable; each is listed in data.json.")
 flags.DEFINE_string("data_dir", None, "Where tfds keeps its data.")
 flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines of the log.")
 flags.DEFINE_integer("workers", 2, "Threads that read images.")
 flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow backend; left out, on accelerators alone.")
 FLAGS = flags.FLAGS
+commandline.FREE |= {"judge"}
 
 
 def build_classifier(encoder, classes, steps):
@@ -69,16 +71,16 @@ def build_classifier(encoder, classes, steps):
     return model
 
 
-def finish(workdir, model, images, labels, steps):
-    """What a run leaves behind at its end: how many of the test images it names rightly, and the model."""
+def finish(workdir, model, split, images, labels, steps):
+    """What a run leaves behind at its end: the share of the images of a split that it classifies correctly, and the model."""
     from keras_splitmask import evaluation
 
     logits = model.predict(images, batch_size=256, verbose=0)
     accuracy = float((logits.argmax(axis=1) == labels).mean())
-    commandline.write_json(workdir / "result.json", {"test_top1": accuracy, "steps": steps, "seed": FLAGS.seed})
+    commandline.write_json(workdir / "result.json", {f"{split}_top1": accuracy, "steps": steps, "seed": FLAGS.seed})
     evaluation.write_report(workdir)
     commandline.save_model(workdir, model)  # last: a folder with a model holds a finished run
-    print(f"test top-1 {accuracy:.2%}")
+    print(f"{split} top-1 {accuracy:.2%}")
 
 
 def main(devices):
@@ -92,11 +94,11 @@ def main(devices):
     encoder = encoders.load_encoder()
     channels = encoder.image_shape[-1] if encoder else FLAGS.channels
     source = image_sets.open_images(channels, FLAGS.labelled)
-    image_sets.require_labels(source, FLAGS.dataset, "train")
-    test = image_sets.open_labelled(FLAGS.dataset, "test", source.channels, source)
+    source.check_labelled(f"the train split of {FLAGS.dataset}")
+    judged, split = image_sets.open_judged(source, source.channels)
     encoder = encoder or encoders.fresh_encoder(commandline.image_shape(source))
     shape = encoder.image_shape
-    test_images, test_labels = data.read_all(test, shape, ratio=FLAGS.crop_ratio)
+    images, labels = image_sets.read(judged, split, shape, ratio=FLAGS.crop_ratio)
     mix = {"mixup": FLAGS.mixup, "cutmix": FLAGS.cutmix, "smoothing": FLAGS.label_smoothing}
     change = data.changes(FLAGS.rand_augment, FLAGS.random_erasing)
 
@@ -107,21 +109,21 @@ def main(devices):
     batches(0)  # what does not fit stops here, before anything is written
     source = image_sets.packed(source, shape)
     steps = FLAGS.steps or max(1, round(FLAGS.epochs * len(source) / FLAGS.batch_size))
-    classes = len(source.classes or []) or int(source.labels.max()) + 1
-    model = build_classifier(encoder, classes, steps)
+    model = build_classifier(encoder, source.class_count, steps)
     print(
-        f"{len(source)} labelled images of {classes} classes, {len(test_images)} to judge by, encoder "
+        f"{len(source)} labelled images of {source.class_count} classes, {len(images)} to judge by, encoder "
         f"{'from ' + FLAGS.init_from if FLAGS.init_from else 'from scratch'}{' (frozen)' if FLAGS.frozen else ''}, {steps} steps",
         flush=True,
     )
 
     checkpoints = commandline.open_checkpoints(model, devices=devices)
     workdir = commandline.start_run(source, listed=bool(FLAGS.labelled))
+    image_sets.save_record(source, judged, split)
     log = ks.training.RunLog(workdir / "metrics.jsonl", steps, FLAGS.batch_size, len(source), checkpoints.step)
     commandline.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
     with checkpoints.finishing():
-        source.save_record()  # with what broke meanwhile
-        finish(workdir, model, test_images, test_labels, steps)
+        image_sets.save_record(source, judged, split)  # with what broke meanwhile
+        finish(workdir, model, split, images, labels, steps)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import commandline
 from absl import flags
 
 FLAGS = flags.FLAGS
+NAMED = 5  # classes named in a message
 
 
 def open_images(channels, amount=None):
@@ -40,32 +41,77 @@ def _say(line):
     print(line, flush=True)
 
 
-def open_labelled(dataset, split, channels, train=None):
-    """A split of a labelled set, of the same classes as the source `train` if that is given."""
+def open_split(dataset, split, channels):
+    """A split of a data set, to be judged by or compared with."""
     from keras_splitmask import data
 
-    source = data.open_source(dataset, split, FLAGS.data_dir, channels, report=_say)
-    require_labels(source, dataset, split)
-    if train and source.classes != train.classes:
-        raise commandline.BadInput(f"Expected the classes {train.classes} in the {split} split of {dataset} as in its train split, received {source.classes}.")
-    return source
+    return data.open_source(dataset, split, FLAGS.data_dir, channels, max_bad_fraction=FLAGS.max_bad_fraction, report=_say)
 
 
-def require_labels(source, dataset, split):
-    """Stop unless the source knows its classes."""
-    if source.labels is None:
-        raise commandline.BadInput(f"Expected a labelled set, received {dataset}, whose {split} split has no labels; put each class into a folder of its own.")
+def open_judged(train, channels):
+    """The split of --dataset to judge by, and its name: --judge, or test, or val where there is no test or it has no labels.
+
+    Its classes have the numbers that they have in the source `train`.
+    """
+    from keras_splitmask import data
+
+    absent, unlabelled = [], None
+    for split in (FLAGS.judge,) if FLAGS.judge else ("test", "val"):
+        try:
+            source = open_split(FLAGS.dataset, split, channels)
+            number_as(train, source, FLAGS.dataset, split)
+        except data.NoSuchSplit as error:
+            absent.append(error)
+        except data.NoLabels as error:
+            unlabelled = error
+        else:
+            reason = f" ({unlabelled or absent[0]})" if unlabelled or absent else ""
+            _say(f"judged by {split}{reason}: {source.summary()}")
+            return source, split
+    if unlabelled or FLAGS.judge:
+        raise unlabelled or absent[0]
+    raise commandline.BadInput(f"{absent[0]} It is to judge by. --judge=train takes the training images for it, which says little.")
+
+
+def number_as(train, source, dataset, split):
+    """Give each label of a source the number that its class has in the source `train`; a class that is not learnt is refused."""
+    import numpy as np
+
+    place = f"the {split} split of {dataset}"
+    names = train.classes or [str(label) for label in range(train.class_count)]
+    if train.classes or source.classes:
+        source.number_by(names, place)
+    source.check_labelled(place)
+    if (unknown := np.setdiff1d(source.labels, train.labels)).size:
+        classes = ", ".join(names[label] if label < len(names) else str(label) for label in unknown[:NAMED])
+        raise commandline.BadInput(f"Expected images of learnt classes alone in {place}, received {len(unknown)} others ({classes}); remove their images.")
+    if (absent := np.setdiff1d(train.labels, source.labels)).size:
+        _say(f"{split} has no image of {len(absent)} classes ({', '.join(names[label] for label in absent[:NAMED])})")
+
+
+def read(source, split, shape, limit=None, ratio=1.0):
+    """The images and labels of a split, at most `limit` of them. Those that cannot be read are left out, up to --max_bad_fraction."""
+    from keras_splitmask import data
+
+    images, labels = data.read_all(source, shape, limit, ratio)
+    wanted = min(limit or len(source), len(source))
+    if lost := wanted - len(images):
+        if lost > FLAGS.max_bad_fraction * wanted:
+            first = next(iter(source.broken.values()))
+            raise commandline.BadInput(f"Expected at most {FLAGS.max_bad_fraction:.0%} of the {split} images to be unreadable, received {lost} of {wanted}; {first}")
+        _say(f"{split}: {lost} of {wanted} images are left out, since they cannot be read")
+    return images, labels
 
 
 def read_probe(shape):
-    """Images and labels of --probe, which must not be the training images, or None if it was left out."""
+    """The source of --probe, which must not be the training images, and its images and labels; None and None if it was left out."""
     from keras_splitmask import data
 
     if not FLAGS.probe:
-        return None
+        return None, None
     for split in ("test", "val", "train"):
         try:
-            source = data.open_source(FLAGS.probe, split, FLAGS.data_dir, shape[-1], report=_say)
+            source = open_split(FLAGS.probe, split, shape[-1])
             break
         except data.NoSuchSplit:
             if split == "train":
@@ -73,5 +119,12 @@ def read_probe(shape):
     same = [os.path.realpath(os.path.expanduser(name.partition(":")[2])) for name in (FLAGS.probe, FLAGS.dataset)]
     if split == "train" and same[0] == same[1]:
         raise commandline.BadInput(f"Expected --probe to be a labelled set apart from the training images, received {FLAGS.probe} for both.")
-    require_labels(source, FLAGS.probe, split)
-    return data.read_all(source, shape, FLAGS.probe_limit)
+    source.check_labelled(f"the {split} split of {FLAGS.probe}")
+    _say(f"probe, {split}: {source.summary()}")
+    return source, read(source, "probe", shape, FLAGS.probe_limit)
+
+
+def save_record(train, judged=None, split="judged"):
+    """Write into data.json what is in the images to learn from and in those to judge by, what was left out and what broke, and why."""
+    sources = {"train": train} if judged is None else {"train": train, "judged" if split == "train" else split: judged}
+    train.save_record(splits={name: source.description() for name, source in sources.items()})

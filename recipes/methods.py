@@ -3,7 +3,6 @@
 import sys
 
 import commandline
-import image_sets
 from absl import flags
 
 FLAGS = flags.FLAGS
@@ -78,12 +77,8 @@ def build(source, image_shape, augmentation, steps):
 
     encoder = ks.Encoder.from_size(FLAGS.size, image_shape, FLAGS.patch_size, drop_path=FLAGS.drop_path, positions=FLAGS.positions)
     make, _ = METHODS[FLAGS.method]
-    own = {"steps": steps} if FLAGS.method == "dino" else {"classes": count_classes(source)} if FLAGS.method == "deit" else {}
+    own = {"steps": steps} if FLAGS.method == "dino" else {"classes": source.class_count} if FLAGS.method == "deit" else {}
     return make(encoder, seed=FLAGS.seed, augmentation=augmentation, accumulate=FLAGS.accumulate, **own)
-
-
-def count_classes(source):
-    return len(source.classes or []) or int(source.labels.max()) + 1
 
 
 def augmentations():
@@ -108,7 +103,7 @@ def batch_options(source, image_shape):
         return {"views": data.MultiCrop(FLAGS.local_crops, local_size(image_shape, FLAGS.patch_size))}
     if FLAGS.method != "deit":
         return {}
-    image_sets.require_labels(source, FLAGS.dataset, "train")
+    source.check_labelled(f"the train split of {FLAGS.dataset}")
     mix = {"mixup": FLAGS.mixup, "cutmix": FLAGS.cutmix, "smoothing": FLAGS.label_smoothing}
     return {"mix": mix, "change": data.changes(FLAGS.rand_augment, FLAGS.random_erasing), "repeats": FLAGS.repeats}
 

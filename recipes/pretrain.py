@@ -12,7 +12,7 @@ from absl import flags
 
 # These change the result.
 flags.DEFINE_string("dataset", None, "Images to learn from: sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME. Labels are not looked at.")
-flags.DEFINE_string("subset", None, "Learn from so many of the images, such as 5000 or 10%, drawn by the seed, if they are labelled the same number of each class, and listed in subset.txt; or from those that such a file lists.")
+flags.DEFINE_string("subset", None, "Learn from a part of the images. 5000: so many; of labelled ones the same number of each class, or all of a class that has fewer. 10%: this share, of each class if they are labelled. Drawn by the seed and listed in subset.txt. Or the path of such a file.")
 flags.DEFINE_string("image_size", None, "Pixels, as 224 or 48x80 (height x width); left out, 224, or for arrays and the sample their own size.")
 flags.DEFINE_integer("channels", None, lower_bound=1, help="Convert images to 1 (grey) or 3 (colour) channels; left out, as they are.")
 flags.DEFINE_enum("method", "splitmask", list(methods.METHODS), "Pre-training method; random leaves the encoder as it was initialised. Flags that end in [names] are read by these methods alone.")
@@ -56,7 +56,7 @@ flags.DEFINE_float("warmup", 10 / 300, lower_bound=0, upper_bound=1, help="Share
 flags.DEFINE_float("weight_decay", None, "Left out, 0.05, for dino 0.04 at first. Not applied to biases, norms, positions, cls and mask tokens.")
 flags.DEFINE_float("clip_norm", 3.0, lower_bound=0, help="Largest gradient norm; for dino that of each weight by itself; 0 for any.")
 flags.DEFINE_float("drop_path", 0.1, "Stochastic depth of the last block. Lower it for short runs.")
-flags.DEFINE_integer("seed", 0, "Of everything random.")
+flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**32 - 1, help="Seed of all random numbers.")
 flags.DEFINE_string("cache", None, "Folder to pack the images in, decoded and resized to 8/7 of --image_size, once; later runs read them from there.")
 flags.DEFINE_string("init_from", None, "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, whose encoder to start from.")
 
@@ -66,9 +66,9 @@ flags.DEFINE_integer("steps_per_execution", 1, lower_bound=1, help="Steps that T
 flags.DEFINE_integer("save_every", None, lower_bound=1, help="Steps between checkpoints, at ends of log intervals; left out, as many as fit in 2% of the time.")
 flags.DEFINE_integer("keep_every", None, lower_bound=1, help="Keep the checkpoints of every so many steps, besides the last two.")
 flags.DEFINE_integer("rewind", 0, lower_bound=0, help="Go on from the last checkpoint with data of so many steps later, after a run that diverged.")
-flags.DEFINE_float("max_bad_fraction", 0.1, lower_bound=0, upper_bound=1, help="Share of the files that may be unreadable; each is listed in data.json.")
+flags.DEFINE_float("max_bad_fraction", 0.1, lower_bound=0, upper_bound=1, help="Share of the files that may be unreadable, of --dataset and of --probe; each is listed in data.json.")
 flags.DEFINE_string("data_dir", None, "Where tfds keeps its data.")
-flags.DEFINE_string("probe", None, "Labelled set, apart from the training images, for a live kNN curve; named as --dataset. Its test split is used.")
+flags.DEFINE_string("probe", None, "Labelled set, apart from the training images, for a live kNN curve; named as --dataset. Its test split is used; or val, or train, if there is no test.")
 flags.DEFINE_integer("probe_limit", 2000, lower_bound=2, help="Images of --probe to use at most.")
 flags.DEFINE_integer("probe_every", None, lower_bound=1, help="Steps between kNN measurements; left out, a tenth of the run.")
 flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines of the log.")
@@ -157,15 +157,15 @@ def draw(workdir, model, images):
     print(f"picture   {path}")
 
 
-def finish(workdir, model, source, probe):
-    """What a run leaves behind at its end."""
+def finish(workdir, model, source, probed, probe):
+    """What a run leaves behind at its end; `probed` is the source of the images of `probe`."""
     import keras_splitmask as ks
     from keras_splitmask import data, evaluation
 
     if FLAGS.pictures and evaluation.inpaints(model):
         images, _ = probe or data.read_all(source, model.encoder.image_shape, limit=FLAGS.pictures)
         draw(workdir, model, images)
-    source.save_record()  # with what broke meanwhile
+    image_sets.save_record(source, probed, "probe")  # with what broke meanwhile
     evaluation.write_report(workdir)
     commandline.save_model(workdir, model)  # last: a folder with a model holds a finished run
     print(f"model     {workdir / ks.interchange.MODEL_FILE}\nreport    {workdir / 'report.html'}")
@@ -191,7 +191,7 @@ def main(devices):
         return data.batches(source, image_shape, FLAGS.batch_size, host, FLAGS.seed, start + shift, workers=FLAGS.workers, share=share, **options)
 
     batches(0)  # what does not fit stops here, before anything is written
-    probe = image_sets.read_probe(image_shape)
+    probed, probe = image_sets.read_probe(image_shape)
     source = image_sets.packed(source, image_shape)
     steps = count_steps(len(source))
     model = build_model(source, image_shape, augmentation, steps)
@@ -204,12 +204,13 @@ def main(devices):
     checkpoints.note = {"shift": shift}
 
     workdir = commandline.start_run(source, listed=bool(FLAGS.subset), host=devices.host)
+    image_sets.save_record(source, probed, "probe")
     measures = [evaluation.NeighbourProbe(model.encoder, *probe, every=FLAGS.probe_every or max(1, steps // 10), last=steps)] if probe else []
     told = explain(model, source, batches, shift)
     log = ks.training.RunLog(workdir / "metrics.jsonl", steps, FLAGS.batch_size, len(source), checkpoints.step, measures, told)
     commandline.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
     with checkpoints.finishing():
-        finish(workdir, model, source, probe)
+        finish(workdir, model, source, probed, probe)
 
 
 if __name__ == "__main__":

@@ -11,29 +11,31 @@ from absl import flags
 
 # These change the result.
 flags.DEFINE_string("init_from", None, "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of the encoder to judge.")
-flags.DEFINE_string("dataset", None, "Labelled set: sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME; train split to learn from, test split to judge.")
+flags.DEFINE_string("dataset", None, "Labelled set: sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME; Its train split is learnt from; see --judge.")
+flags.DEFINE_enum("judge", None, ["test", "val", "train"], "Split to judge by. Default: test, or val if there is no test or it has no labels.")
 flags.DEFINE_bool("random", False, "Judge the same encoder with fresh random weights: what pre-training has to beat.")
 flags.DEFINE_integer("train_limit", None, lower_bound=1, help="Labelled training images to use at most.")
-flags.DEFINE_integer("test_limit", None, lower_bound=1, help="Test images to use at most.")
+flags.DEFINE_integer("test_limit", None, lower_bound=1, help="Images to judge by at most.")
 flags.DEFINE_list("neighbours", ["20"], "How many neighbours vote; of several numbers, such as DINO's 10,20,100,200, each is tried.")
 flags.DEFINE_enum("features", "pooled", ["pooled", "cls"], "What neighbours are found by: the mean of the patches, or DINO's cls.")
 flags.DEFINE_integer("epochs", 50, lower_bound=1, help="Of the linear classifiers. Raise it for few labels.")
 flags.DEFINE_float("learning_rate", 1e-2, lower_bound=0, help="Of the linear classifiers.")
-flags.DEFINE_integer("seed", 0, "Of the random weights of --random.")
+flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**32 - 1, help="Seed of the random weights of --random.")
 
 # These do not.
+flags.DEFINE_float("max_bad_fraction", 0.1, lower_bound=0, upper_bound=1, help="Share of the files of each split that may be unreadable; each is listed in data.json of --workdir.")
 flags.DEFINE_string("data_dir", None, "Where tfds keeps its data.")
 FLAGS = flags.FLAGS
 
 
-def vote(bank, queries, labels, test_labels):
-    """Accuracies of the kNN by the numbers of neighbours in --neighbours, told and returned."""
+def vote(bank, queries, labels, judged_labels):
+    """Print and return accuracies of the kNN by the numbers of neighbours in --neighbours."""
     from keras_splitmask import evaluation
 
     bank, queries = evaluation.standardise(bank, queries)
     result = {}
     for number in FLAGS.neighbours:
-        accuracy = float((evaluation.weighted_knn(bank, labels, queries, int(number)) == test_labels).mean())
+        accuracy = float((evaluation.weighted_knn(bank, labels, queries, int(number)) == judged_labels).mean())
         result[f"knn_accuracy_{number}" if result else "knn_accuracy"] = accuracy
         print(f"kNN {number:<6} {accuracy:.2%}", flush=True)
     return result
@@ -46,29 +48,35 @@ def main():
     import keras
 
     import keras_splitmask as ks
-    from keras_splitmask import data, evaluation
+    from keras_splitmask import evaluation
 
     keras.utils.set_random_seed(FLAGS.seed)
     encoder = ks.interchange.load_encoder(FLAGS.init_from, print, dtype=keras.config.dtype_policy())
     if FLAGS.random:
         encoder = ks.Encoder.from_config(encoder.get_config())
-    train = image_sets.open_labelled(FLAGS.dataset, "train", encoder.image_shape[-1])
-    test = image_sets.open_labelled(FLAGS.dataset, "test", encoder.image_shape[-1], train)
-    images, labels = data.read_all(train, encoder.image_shape, FLAGS.train_limit)
-    test_images, test_labels = data.read_all(test, encoder.image_shape, FLAGS.test_limit)
-    print(f"{len(images)} labelled images, {len(test_images)} to judge by", flush=True)
+    shape = encoder.image_shape
+    train = image_sets.open_split(FLAGS.dataset, "train", shape[-1])
+    train.check_labelled(f"the train split of {FLAGS.dataset}")
+    print(f"{FLAGS.dataset}: {train.summary()}", flush=True)
+    judged, split = image_sets.open_judged(train, shape[-1])
+    images, labels = image_sets.read(train, "train", shape, FLAGS.train_limit)
+    judged_images, judged_labels = image_sets.read(judged, split, shape, FLAGS.test_limit)
+    print(f"{len(images)} labelled images, {len(judged_images)} to judge by", flush=True)
 
-    result = vote(*(evaluation.extract(encoder, x, key=FLAGS.features) for x in (images, test_images)), labels, test_labels)
+    result = vote(*(evaluation.extract(encoder, x, key=FLAGS.features) for x in (images, judged_images)), labels, judged_labels)
 
-    features, test_features = evaluation.block_features(encoder, images), evaluation.block_features(encoder, test_images)
+    features, judged_features = evaluation.block_features(encoder, images), evaluation.block_features(encoder, judged_images)
     accuracies = evaluation.linear_probe(
-        features, labels, test_features, test_labels, epochs=FLAGS.epochs, learning_rate=FLAGS.learning_rate
+        features, labels, judged_features, judged_labels, epochs=FLAGS.epochs, learning_rate=FLAGS.learning_rate
     )
     for i, accuracy in enumerate(accuracies):
         result[f"linear_accuracy_block_{i + 1}"] = float(accuracy)
         print(f"block {i + 1:<4} {accuracy:.2%}", flush=True)
     if FLAGS.workdir:
-        commandline.write_json(commandline.start_run() / "probe.json", result)
+        workdir = commandline.start_run()
+        train.record = workdir / "data.json"
+        image_sets.save_record(train, judged, split)
+        commandline.write_json(workdir / "probe.json", {**result, "judged_by": split})
 
 
 if __name__ == "__main__":

@@ -41,8 +41,9 @@ class Table:
 
 
 def top1(folder):
-    """Test accuracy in percent, of finetune.py."""
-    return 100 * json.loads((folder / "result.json").read_text())["test_top1"]
+    """Accuracy in percent, of finetune.py, on the split that it judged by."""
+    result = json.loads((folder / "result.json").read_text())
+    return 100 * next(value for name, value in result.items() if name.endswith("_top1"))
 
 
 def best_linear(folder):

@@ -10,5 +10,5 @@ from keras_splitmask.data.multicrop import MultiCrop
 from keras_splitmask.data.pipeline import Reader, batches, names_of, read_all
 from keras_splitmask.data.rand_augment import changes
 from keras_splitmask.data.scenes import detection_batches, segmentation_batches
-from keras_splitmask.data.sources import NoSuchSplit, Source
+from keras_splitmask.data.sources import NoLabels, NoSuchSplit, Selection, Source
 from keras_splitmask.data.subset import Subset, balanced, subset_of

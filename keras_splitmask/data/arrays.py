@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 
 from keras_splitmask.data.decoding import check_pixels, fit_channels
-from keras_splitmask.data.sources import SPLITS, NoSuchSplit, Source, check_labels, part_of
+from keras_splitmask.data.labels import check_labels, text
+from keras_splitmask.data.sources import SPLITS, NoSuchSplit, Source, part_of
 
 SAMPLE = Path(__file__).parent / "sample" / "fashion_mnist.npz"
 
 
 class ArraySource(Source):
-    """Images (B, H, W) or (B, H, W, C) of an array, with labels (B,) or (B, 1) int or without."""
+    """Images (B, H, W) or (B, H, W, C) of an array, with labels as `labels.check_labels` takes them, or without."""
+
+    unlabelled = "there is no array of labels; add one, such as train_labels, to an npz file"
 
     def __init__(self, images, labels=None, classes=None, channels=None, place="the array", split="train"):
         super().__init__()
@@ -24,10 +27,9 @@ class ArraySource(Source):
         fit_channels(np.empty((1, 1, self.images.shape[-1]), "uint8"), self.channels, place)
         for start in range(0, len(images), 1024):  # a piece at a time: the file may be larger than memory
             self._check(slice(start, start + 1024), place)
+        self.classes = None if classes is None else [str(name) for name in classes]
         if labels is not None:
-            self.labels = check_labels(labels, len(images), place)
-        if classes is not None:
-            self.classes = [str(name) for name in classes]
+            self.labels, self.classes = check_labels(labels, len(images), place, classes)
 
     def _check(self, piece, place):
         try:
@@ -59,17 +61,30 @@ def open_sample(split, channels=None):
 
 def open_npz(place, split, channels=None):
     with _load(place, np.lib.npyio.NpzFile, "npz") as file:
-        keys = [(f"{name}_images", f"{name}_labels") for name in SPLITS[split]]
-        keys += [(f"x_{name}", f"y_{name}") for name in SPLITS[split]]
-        keys += [("images", "labels")] if split == "train" else []
+        keys = _keys(split)
         key = next((pair for pair in keys if pair[0] in file.files), None)
         if key is None:
             raise NoSuchSplit(
-                f"Expected an array {' or '.join(sorted({pair[0] for pair in keys}))} in {place}, received "
+                f"Expected an array {' or '.join(['images'] * (split == 'train') + [f'{split}_images', f'x_{split}'])} in {place}, received "
                 f"{', '.join(file.files) or 'no arrays'}; rename the array or choose another split than {split}."
             )
         images, labels, classes = (_member(file, name, place) for name in (*key, "classes"))
+        if classes is None and labels is not None and labels.dtype.kind in "US":
+            classes = _names(file, place)
     return ArraySource(images, labels, classes, channels, place, split)
+
+
+def _keys(split):
+    """Names of the arrays of images and of labels that a split may have."""
+    keys = [(f"{name}_images", f"{name}_labels") for name in SPLITS[split]]
+    keys += [(f"x_{name}", f"y_{name}") for name in SPLITS[split]]
+    return keys + [("images", "labels")] * (split == "train")
+
+
+def _names(file, place):
+    """The names of the classes of all splits, whose labels are text: sorted, so that each has the same number in every split."""
+    arrays = [_member(file, name, place) for split in SPLITS for _, name in _keys(split) if name in file.files]
+    return sorted(set().union(*(text(labels, place).ravel().tolist() for labels in arrays if labels.dtype.kind in "US")))
 
 
 def open_npy(place, split, channels=None):
@@ -83,6 +98,8 @@ def _member(file, name, place):
     try:
         return file[name] if name in file.files else None
     except Exception as error:  # damaged, of pickled objects, or larger than memory
+        if "pickle" in str(error):  # NumPy's own advice is to run what is in the file
+            raise ValueError(f"Expected an npz file of plain arrays, received Python objects in {name} of {place}; save numbers or text.") from error
         raise ValueError(f"Expected an npz file of plain arrays, received {place} ({name}: {error}); write it anew.") from error
 
 

@@ -1,6 +1,5 @@
 """Images decoded and resized once, packed into one file, and read from there at the speed of memory."""
 
-import functools
 import json
 import os
 import time
@@ -10,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from keras_splitmask.data.arrays import ArraySource
+from keras_splitmask.data.labels import some
 from keras_splitmask.data.optional import optional
 from keras_splitmask.data.resizing import resize
-from keras_splitmask.data.sources import Source, part_of
+from keras_splitmask.data.sources import Selection, part_of
 
 VERSION = 1
 INDEX = "index.json"
@@ -22,40 +22,22 @@ AT_ONCE = 256  # images in memory while packing
 INTERVAL = 2.0  # seconds between two reports
 
 
-class CachedSource(Source):
+class CachedSource(Selection):
     """The images of `source` as packed in a folder, those left out that were not readable then.
 
     A record that fails its checksum is read from the source instead, at the packed size, so it changes no batch.
     """
 
     def __init__(self, source, folder, index):
-        super().__init__()
-        self.source = source
+        super().__init__(source, np.array(index["indices"]))
         self.short_side = index["short_side"]
         self.shapes = index["shapes"]
-        self.indices = np.array(index["indices"])
-        self.channels = source.channels
-        self.classes = source.classes
-        self.left_out = source.left_out
-        self.report = source.report
+        self.broken.update(index.get("broken", {}))
         reading = optional("array_record.python.array_record_data_source", "data")
         self.records = reading.ArrayRecordDataSource(str(Path(folder, index["file"])))
 
-    def __len__(self):
-        return len(self.indices)
-
-    def name(self, i):
-        return self.source.name(self.indices[i])
-
     def summary(self):
         return f"{self.source.summary()}; packed with a short side of {self.short_side} pixels"
-
-    def save_record(self):
-        self.source.save_record()
-
-    @functools.cached_property
-    def labels(self):
-        return None if self.source.labels is None else self.source.labels[self.indices]
 
     def _read(self, i, plan=None):
         try:
@@ -102,6 +84,8 @@ def cached(source, short_side, folder, report=None, workers=2):
     if index is None:
         folder.mkdir(parents=True, exist_ok=True)
         index = _pack(source, folder, key, report, workers)
+    elif missing := index.get("broken"):
+        report(f"{len(missing)} images are not in {folder}, since they could not be read: {some(list(missing))}")
     return CachedSource(source, folder, index)
 
 
@@ -128,7 +112,7 @@ def _pack(source, folder, key, report, workers):
         _close(writer, folder)
         if not index["indices"]:
             raise ValueError(f"Expected images to pack, received {len(source)} that cannot be read; is the disk still there?")
-        index["bytes"] = _flush(folder / name)
+        index |= {"bytes": _flush(folder / name), "broken": source.broken}
         (folder / f"{INDEX}.part").write_text(json.dumps(index), encoding="ascii")
         _flush(folder / f"{INDEX}.part")
         os.replace(folder / f"{INDEX}.part", folder / INDEX)

@@ -8,35 +8,47 @@ from pathlib import Path
 import numpy as np
 
 from keras_splitmask.data.decoding import read_pixels
-from keras_splitmask.data.scan import printable, save, scan
-from keras_splitmask.data.sources import SPLITS, NoSuchSplit, Source
+from keras_splitmask.data.scan import printable, scan
+from keras_splitmask.data.sources import NoSuchSplit, Source
+from keras_splitmask.data.split_folders import split_folders, what_is_beside
 
 
 class FolderSource(Source):
-    """The images of a folder that was looked at by `scan`.
+    """The images of a folder that was looked at by `scan`. They have labels if each lies in one of several folders, exactly one deep.
 
     Args:
         found: a `Scan`.
         channels: of the images; by default that of most of them, where grey among colour becomes colour. Images of another depth
             are left out.
         record: path of the JSON file of the scan, for `save_record`.
+        beside: name: what it is, of what lies beside the folder of this split and is not used.
     """
 
-    def __init__(self, found, channels=None, record=None):
+    def __init__(self, found, channels=None, record=None, beside=None):
         super().__init__()
         depths = collections.Counter(shape[2] for shape in found.images.values())
         self.channels = channels or _channels(depths)
         self.scan = _of_depth(found, self.channels)
         self.record = record
+        self.beside = beside or {}
         if self.scan is not found:
             self.save_record()
         self.paths = list(self.scan.images)
         self.left_out = {printable(path): reason for path, reason in self.scan.left_out.items()}
-        directories = sorted({os.path.dirname(path) for path in self.paths})
-        if len(directories) > 1 and all(name and os.sep not in name for name in directories):
-            self.classes = [printable(name) for name in directories]
-            number = {name: i for i, name in enumerate(directories)}
-            self.labels = np.array([number[os.path.dirname(path)] for path in self.paths], "int32")
+        self.unlabelled = _without_labels(self.paths)
+        if self.unlabelled is None:
+            self._label()
+
+    def _label(self):
+        """Numbers the classes by the names of their folders, in order."""
+        folders = sorted({os.path.dirname(path) for path in self.paths})
+        self.classes = [printable(name) for name in folders]
+        self.labels = np.array([folders.index(os.path.dirname(path)) for path in self.paths], "int32")
+
+    def number_by(self, classes, place="the data set"):
+        if self.labels is None and all(path.count(os.sep) == 1 for path in self.paths):  # all images lie in one folder
+            self._label()
+        super().number_by(classes, place)
 
     def __len__(self):
         return len(self.paths)
@@ -64,12 +76,17 @@ class FolderSource(Source):
         return *self.scan.images[self.paths[0]][:2], self.channels
 
     def summary(self):
-        return self.scan.summary()
+        beside = "; ".join(f"{printable(name)}: {what}" for name, what in self.beside.items())
+        return self.scan.summary() + (f"; not used ({beside})" if beside else "") + self._doubt()
 
-    def save_record(self):
-        """Writes the scan, and which images broke since, into the JSON file that it was given, if any."""
-        if self.record:
-            save(self.scan, self.record, self.broken)
+    def _doubt(self):
+        """What `summary` says of images that have no labels, though most of them lie in class folders."""
+        shallow = {path for path in self.paths if path.count(os.sep) == 1}
+        spoilt = self.labels is None and 2 * len(shallow) > len(self.paths) and len(set(map(os.path.dirname, shallow))) > 1
+        return f"; without labels, since {self.unlabelled.partition(';')[0]}" if spoilt else ""
+
+    def _facts(self):
+        return {**self.scan.facts(), "not_used": self.beside, "broken": self.broken}
 
 
 def _channels(depths):
@@ -89,18 +106,36 @@ def _of_depth(found, channels):
     return dataclasses.replace(found, images=images, left_out=dict(sorted({**found.left_out, **others}.items())))
 
 
+def _without_labels(paths):
+    """Why images have no labels, by their paths, and what to do; or None if they have."""
+    by_depth = {depth: [path for path in paths if min(path.count(os.sep), 2) == depth] for depth in range(3)}
+    wrong = by_depth[0] or by_depth[2]
+    if not by_depth[1] and by_depth[0]:
+        return "the images do not lie in folders of classes; put the images of each class into a folder of its own"
+    if wrong:
+        where = "outside of a class folder" if by_depth[0] else "more than one folder deep"
+        lie = "image lies" if len(wrong) == 1 else "images lie"
+        return f"{len(wrong)} {lie} {where} ({printable(wrong[0])}); put the images of each class directly into a folder of its own"
+    if len(folders := set(map(os.path.dirname, paths))) == 1:
+        return f"all images lie in one folder ({printable(folders.pop())}); put the images of each class into a folder of its own"
+    return None
+
+
 def open_folder(place, split, channels=None, record=None, max_bad_fraction=0.1, report=None, frozen=False):
     """A `FolderSource` of the folder, or of its subfolder for the split. See `opening.open_source`."""
     root = Path(place).expanduser()
     if not root.is_dir():
-        raise ValueError(f"Expected a folder, received {place}, which is not one; correct the path.")
-    divided = {s: root / name for s, names in SPLITS.items() for name in names if (root / name).is_dir()}
-    if divided and split not in divided:
-        raise NoSuchSplit(f"Expected split to be one of {', '.join(divided)}, the subfolders of {place}, received {split!r}.")
-    if not divided and split != "train":
+        raise ValueError(f"Folder not found: {place}. Correct the path after folder:.")
+    folders = split_folders(root, report if split == "train" else None)
+    if folders and split not in folders:
+        raise NoSuchSplit(f"Expected split to be one of {', '.join(folders)}, the subfolders of {place}, received {split!r}.")
+    if not folders and split != "train":
         raise NoSuchSplit(f"Expected a subfolder {split} in {place}, received a folder that is not divided; use the split train.")
-    found = scan(divided.get(split, root), record, report, frozen)
+    found = scan(folders.get(split, root), record, report, frozen)
+    if folders and not found.images and not found.left_out:
+        raise NoSuchSplit(f"Expected images in {printable(found.root)}, received none; add some, or use another split than {split}.")
     found.check(max_bad_fraction)
-    source = FolderSource(found, channels, record)
+    beside = what_is_beside(root, folders) if split == next(iter(folders), None) else {}
+    source = FolderSource(found, channels, record, beside)
     source.scan.check(max_bad_fraction)  # again, without the images of other depths
     return source

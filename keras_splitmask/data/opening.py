@@ -9,16 +9,18 @@ from keras_splitmask.data.sources import SPLITS
 
 
 def open_source(
-    dataset, split="train", data_dir=None, channels=None, record=None, max_bad_fraction=0.1, report=None, frozen=False
+    dataset, split="train", data_dir=None, channels=None, record=None, max_bad_fraction=0.1, report=None, frozen=False, classes=None
 ):
     """Opens a set of images by its name; images are read when they are asked for.
 
     * `sample`: 10,000 train and 2,000 test images of Fashion-MNIST, 28x28 grey.
-    * `folder:PATH`: the images under PATH, or under PATH/SPLIT if PATH has subfolders called train, val or test. They have labels,
-      namely the names of their directories, if all lie exactly one directory deep and there are two directories or more. An .npy
-      or .npz file of an array (H, W) or (H, W, C) is an image like any other, of as many channels as it has.
+    * `folder:PATH`: the images under PATH, or under PATH/SPLIT if PATH has subfolders called train, val or test (in any case, or
+      training, validation, valid, testing; see `split_folders`). They have labels, namely the names of their directories, if all lie
+      exactly one directory deep and there are two directories or more. An .npy or .npz file of an array (H, W) or (H, W, C) is an
+      image like any other, of as many channels as it has.
     * `npz:PATH`: arrays `train_images` and `train_labels` (likewise val, test), as MedMNIST has them, or `x_train` and `y_train`,
       as Keras has them, or `images` and `labels`, which are the train split. Labels may be absent, and so may `classes`, the names.
+      Labels are numbers from 0 on, one-hot rows, or text, whose sorted names are then the classes of every split.
     * `npy:PATH`: one array of images, the train split.
     * `tfds:NAME`: a data set of tensorflow-datasets that has a feature called "image", and labels if it has one called "label".
 
@@ -30,6 +32,7 @@ def open_source(
         data_dir: where tensorflow-datasets keeps its files; the other kinds do not use it.
         channels: the wanted number of channels; 1 and 3 convert between grey and RGB. By default that of the images; a folder of
             which some images are grey and some in colour is in colour.
+        classes: names to number the labels by, such as the `classes` of the train split. Some may have no image here.
 
     These are for folders alone; see `scan.scan`:
         record: path of a JSON file that remembers what is in the folder, and what was left out for what reason.
@@ -42,7 +45,7 @@ def open_source(
 
     Raises:
         NoSuchSplit: if there is the data set, but not that split.
-        ValueError: if there is nothing of that name, or it does not hold images of one of these forms.
+        ValueError: if there is nothing of that name, or it does not hold images of one of these forms, or one of another class.
     """
     kinds = {
         "sample": lambda place, *rest: open_sample(*rest),
@@ -63,4 +66,6 @@ def open_source(
     source = kinds[kind](place, split, channels)
     if report:
         source.report = report
+    if classes is not None:
+        source.number_by(classes, f"the {split} split of {dataset}")
     return source

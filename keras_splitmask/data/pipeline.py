@@ -8,6 +8,7 @@ import numpy as np
 from keras_splitmask.data.augmentation import PRESETS, center_box, flip
 from keras_splitmask.data.augmentation import mix as mix_batch
 from keras_splitmask.data.optional import optional
+from keras_splitmask.data.randomness import check_seed, generator
 from keras_splitmask.data.resizing import resize
 
 ENDLESS = 2**40  # steps
@@ -66,19 +67,18 @@ def batches(
     check_shape(source, image_shape)
     if augmentation not in PRESETS:
         raise ValueError(f"Expected augmentation to be one of {', '.join(PRESETS)}, received {augmentation!r}.")
-    check_numbers(source, batch_size, start, steps, workers, repeats, share)
+    check_numbers(source, batch_size, seed, start, steps, workers, repeats, share)
     labelled = labels or mix is not None
     _check_labels(source, labelled, views)
     if mix is not None:
-        mix = {"classes": len(source.classes or []) or int(source.labels.max()) + 1, **mix}
+        mix = {"classes": source.class_count, **mix}
     box, flips = PRESETS[augmentation]
     own = own_places(batch_size, share)
 
     def batch(step):
         if mix is not None:
             images, batch_labels = part(step, 0, batch_size)
-            # Place B of the batch, which no image has, seeds what is drawn for the batch as a whole.
-            mixed = mix_batch(images, batch_labels, np.random.default_rng((seed, step, batch_size)), **mix)
+            mixed = mix_batch(images, batch_labels, generator("batch", seed, step), **mix)
             return tuple(array[slice(*own)] for array in mixed)
         return part(step, *own)
 
@@ -93,7 +93,7 @@ def batches(
         return (images, source.labels[indices]) if labelled else images
 
     def augment(step, i, index):
-        rng = np.random.default_rng((seed, step, i))
+        rng = generator("image", seed, step, i)
         image = _read(source, index, image_shape[:2], functools.partial(box, rng=rng))
         image = flip(image, rng) if flips else image
         return change(image, rng) if change else image
@@ -114,7 +114,7 @@ def _views_of(source, indices, image_shape, seed, step, first, views):
     crops = []
     for i, index in enumerate(indices, first):
         image, _ = source.readable(index, source.image)
-        crops.append(views.cut(image, image_shape[:2], np.random.default_rng((seed, step, i))))
+        crops.append(views.cut(image, image_shape[:2], generator("image", seed, step, i)))
     return {name: np.stack([of_image[name] for of_image in crops]) for name in crops[0]}
 
 
@@ -137,7 +137,7 @@ def indices_of(count, batch_size, seed, step, repeats=1):
 @functools.lru_cache(maxsize=4)  # a batch may span two epochs, and workers may be in two batches
 def _order(count, seed, epoch):
     # Not grain's own shuffle: measured at 3.5 ms for each index among 20 images, and 18 us among 10,000.
-    return np.random.default_rng((seed, epoch)).permutation(count)
+    return generator("order", seed, epoch).permutation(count)
 
 
 def _read(source, index, size, box):
@@ -146,7 +146,7 @@ def _read(source, index, size, box):
 
 
 def read_all(source, image_shape, limit=None, ratio=1.0, workers=2):
-    """Images as they are evaluated: the centre, resized, without augmentation. One that cannot be read is replaced by another.
+    """Images as they are evaluated: the centre, resized, without augmentation. One that cannot be read is left out, and in `source.broken`.
 
     See `Reader` for more images than there is memory for.
 
@@ -159,16 +159,32 @@ def read_all(source, image_shape, limit=None, ratio=1.0, workers=2):
 
     Returns:
         Images (B, H, W, C) uint8, and labels (B,) int32 or None.
+
+    Raises:
+        ValueError: if the source does not fit, or none of the images can be read.
     """
     reader = Reader(source, image_shape, limit, ratio, workers)
-    images, indices = reader.read(reader.indices)
-    return images, None if source.labels is None else source.labels[indices]
+    images, there = np.empty(reader.shape, "uint8"), np.ones(len(reader), bool)
+
+    def fill(i):
+        try:
+            images[i] = reader.image(int(reader.indices[i]))
+        except ValueError as error:
+            there[i] = False
+            source._note(int(reader.indices[i]), str(error), "It is left out.")
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(fill, range(len(reader))))
+    if not there.any():
+        raise ValueError(f"Expected images to evaluate, received {len(reader)} that cannot be read; is the disk still there?")
+    indices = reader.indices[there]
+    return images if there.all() else images[there], None if source.labels is None else source.labels[indices]
 
 
 class Reader:
     """What `read_all` reads, at the time it is asked for: `reader[[3, 5]]` reads two images. It has the length and the shape of all.
 
-    Args and raises: as of `read_all`.
+    Args as of `read_all`. An image that cannot be read is replaced by another.
     """
 
     def __init__(self, source, image_shape, limit=None, ratio=1.0, workers=2):
@@ -179,26 +195,19 @@ class Reader:
         self.ratio = ratio
         self.workers = workers
         # Not every tenth: where the labels of an array go round in tens, that would be one class alone.
-        self.indices = np.sort(_order(len(source), 0, 0)[:limit])
+        self.indices = np.sort(generator("limit", 0).permutation(len(source))[:limit])
         self.shape = (len(self.indices), *image_shape)
 
     def __len__(self):
         return len(self.indices)
 
     def __getitem__(self, places):
-        return self.read(self.indices[places])[0]
-
-    def read(self, indices):
-        """Images (M, H, W, C) uint8 of these indices of the source (M,), and the indices of those that were shown in their place."""
-        images, indices = np.empty((len(indices), *self.shape[1:]), "uint8"), np.array(indices)
-
-        def fill(i):
-            box = functools.partial(center_box, ratio=self.ratio)
-            images[i], indices[i] = self.source.readable(int(indices[i]), lambda index: _read(self.source, index, self.shape[1:3], box))
-
         with ThreadPoolExecutor(self.workers) as pool:
-            list(pool.map(fill, range(len(indices))))
-        return images, indices
+            return np.stack(list(pool.map(lambda index: self.source.readable(int(index), self.image)[0], self.indices[places])))
+
+    def image(self, index):
+        """Image (H, W, C) uint8 at this index of the source."""
+        return _read(self.source, index, self.shape[1:3], functools.partial(center_box, ratio=self.ratio))
 
 
 def check_shape(source, image_shape):
@@ -214,11 +223,12 @@ def check_shape(source, image_shape):
 def _check_labels(source, labelled, views):
     if labelled and views is not None:
         raise ValueError("Expected views without labels and mix, received both; views are of images alone.")
-    if labelled and source.labels is None:
-        raise ValueError("Expected a labelled source, received one without labels; put each class into its own folder.")
+    if labelled:
+        source.check_labelled()
 
 
-def check_numbers(source, batch_size, start, steps, workers, repeats, share):
+def check_numbers(source, batch_size, seed, start, steps, workers, repeats, share):
+    check_seed(seed)
     if not 1 <= batch_size <= len(source):
         raise ValueError(
             f"Expected a batch size from 1 to the {len(source)} images there are, received batch_size={batch_size}; "

@@ -6,8 +6,9 @@ import io
 import numpy as np
 
 from keras_splitmask.data.decoding import open_picture, read_pixels
+from keras_splitmask.data.labels import check_labels
 from keras_splitmask.data.optional import optional
-from keras_splitmask.data.sources import SPLITS, NoSuchSplit, Source, check_labels, part_of
+from keras_splitmask.data.sources import SPLITS, NoSuchSplit, Source, part_of
 
 
 class TfdsSource(Source):
@@ -20,6 +21,8 @@ class TfdsSource(Source):
         place: name of the data set, of its version and of the split.
         split: "train", "val" or "test".
     """
+
+    unlabelled = 'there is no feature "label", or it is -1; choose another split or data set'
 
     def __init__(self, records, features, channels=None, place="", split="train"):
         super().__init__()
@@ -42,7 +45,10 @@ class TfdsSource(Source):
     def labels(self):
         if not self._labelled:
             return None
-        return check_labels(np.array([record["label"] for record in self.records]), len(self), self.split)
+        labels = np.array([record["label"] for record in self.records])
+        if (labels == -1).all():  # what tensorflow-datasets gives for test sets whose labels are kept secret
+            return None
+        return check_labels(labels, len(self), self.split, self.classes)[0]
 
     def label(self, i):
         return int(self.records[i]["label"]) if self._labelled else None

@@ -9,15 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from keras_splitmask.data.headers import read_header
+from keras_splitmask.data.record import write
+from keras_splitmask.data.walking import EXTENSIONS, walk
 
-EXTENSIONS = tuple(
-    ".avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .mpo .npy .npz .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
-)
-UNREAD = tuple(".arw .cr2 .dng .exr .hdr .heic .heif .jxl .nef .psd .raw .svg".split())  # images too, but listed as left out
 THREADS = 8
 INTERVAL = 2.0  # seconds between two reports
 NAMED = 3  # files named in a message
-VERSION = 1  # of the JSON file
+VERSION = 2  # of the JSON file
 
 
 @dataclasses.dataclass
@@ -30,6 +28,7 @@ class Scan:
         left_out: relative path: reason.
         others: how many files are no images by their names.
         files: relative path: (bytes, time of change in ns) of both the images and what was left out.
+        not_entered: relative path: reason, of folders that hold no data.
     """
 
     root: str
@@ -37,6 +36,7 @@ class Scan:
     left_out: dict
     others: int
     files: dict
+    not_entered: dict = dataclasses.field(default_factory=dict)
 
     def check(self, max_bad_fraction):
         """Raises ValueError if there is no image, or the share of files left out is too large. Hidden files do not count."""
@@ -44,32 +44,41 @@ class Scan:
         if len(bad) > max_bad_fraction * (len(bad) + len(self.images)):
             raise ValueError(
                 f"Expected at most {max_bad_fraction:.0%} of the files in {printable(self.root)} to be unreadable, received {len(bad)} of "
-                f"{len(bad) + len(self.images)} ({self.reasons(bad)}); repair or remove them, or raise max_bad_fraction."
+                f"{len(bad) + len(self.images)} ({reasons(self.left_out, bad)}); repair or remove them, or raise max_bad_fraction."
             )
         if not self.images:
-            others = f" but for {self.others + len(self.left_out)} other files" if self.others or self.left_out else ""
+            others = f" but for {self.others} other files" if self.others else ""
+            left_out = f"; left out is {reasons(self.left_out)}" if self.left_out else ""
             raise ValueError(
-                f"Expected images ({' '.join(EXTENSIONS)}) in {printable(self.root)}, received an empty folder{others}; correct the path."
+                f"Expected images ({' '.join(EXTENSIONS)}) in {printable(self.root)}, received an empty folder{others}{left_out}; correct the path."
             )
 
-    def reasons(self, paths):
-        """The first of some files left out, and why."""
-        more = [f"and {len(paths) - NAMED} more"] if len(paths) > NAMED else []
-        return "; ".join([f"{printable(path)}: {self.left_out[path]}" for path in paths[:NAMED]] + more)
+    def facts(self):
+        """What a JSON file must hold for `scan` to remember it."""
+        return {"version": VERSION, **vars(self)}
 
     def summary(self):
         """The number of images, their range of sizes, and what was left out, in a line."""
         sizes = sorted({(shape[0] * shape[1], shape[0], shape[1]) for shape in self.images.values()})
         ends = dict.fromkeys(f"{rows}x{columns}" for _, rows, columns in (sizes[0], sizes[-1]))
-        left_out = f"; {len(self.left_out)} left out ({self.reasons(list(self.left_out))})" if self.left_out else ""
-        return f"{len(self.images)} images of {' to '.join(ends)}{left_out}"
+        left_out = f"; {len(self.left_out)} left out ({reasons(self.left_out)})" if self.left_out else ""
+        folders = "1 folder" if len(self.not_entered) == 1 else f"{len(self.not_entered)} folders"
+        not_entered = f"; {folders} not entered ({reasons(self.not_entered)})" if self.not_entered else ""
+        return f"{len(self.images)} images of {' to '.join(ends)}{left_out}{not_entered}"
+
+
+def reasons(by_path, paths=None):
+    """The first of some paths with their reasons {path: reason}; by default of all paths."""
+    paths = list(by_path) if paths is None else paths
+    more = [f"and {len(paths) - NAMED} more"] if len(paths) > NAMED else []
+    return "; ".join([f"{printable(path)}: {by_path[path]}" for path in paths[:NAMED]] + more)
 
 
 def scan(root, record=None, report=None, frozen=False):
     """Looks at all files under a folder. Only headers are read; on a second look only of files that are new, changed or left out.
 
     Args:
-        root: path of the folder. Links to folders are followed, hidden folders are not entered.
+        root: path of the folder. Links to folders are followed; see `walking.walk` for the folders that are not entered.
         record: path of a JSON file that remembers the scan, such as the run's data.json.
         report: told how far it is, a line every few seconds.
         frozen: take what `record` says as it is, if it is about this folder, so that a run that is resumed has the same images.
@@ -81,9 +90,9 @@ def scan(root, record=None, report=None, frozen=False):
     before = _load(record, root)
     if frozen and before:
         return before
-    paths, left_out, others = _walk(root)
-    files, images, todo = {}, {}, []
-    for path in paths:
+    seen = walk(root)
+    files, images, left_out, todo = {}, {}, seen.left_out, []
+    for path in seen.paths:
         try:
             files[path] = _stamp(os.path.join(root, path))
         except ValueError as error:
@@ -96,23 +105,10 @@ def scan(root, record=None, report=None, frozen=False):
     for path, header in zip(todo, _headers(root, todo, report or (lambda line: None)), strict=True):
         (left_out if isinstance(header, str) else images)[path] = header
     in_order = (dict(sorted(facts.items())) for facts in (images, left_out))
-    found = Scan(root, *in_order, others, files)
+    found = Scan(root, *in_order, seen.others, files, seen.not_entered)
     if record and found != before:
-        save(found, record)
+        write(found.facts(), record)
     return found
-
-
-def save(found, record, broken=None):
-    """Writes a scan, and images that broke later by name: reason, into a JSON file, whole or not at all."""
-    record = Path(record)
-    record.parent.mkdir(parents=True, exist_ok=True)
-    facts = {"version": VERSION, **vars(found), "broken": broken or {}}
-    aside = record.with_name(record.name + ".part")
-    with open(aside, "w", encoding="ascii") as file:  # JSON escapes all else, so any file name can be written and read again
-        file.write(json.dumps(facts, indent=1 if len(found.files) < 1000 else None))  # indented, it takes six times as long
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, record)
 
 
 def printable(name):
@@ -126,42 +122,11 @@ def _load(record, root):
         facts = json.loads(Path(record).read_text(encoding="ascii"))
         if facts.pop("version") != VERSION or facts["root"] != root:
             return None
-        del facts["broken"]
-        for key in ("images", "files"):
-            facts[key] = {path: tuple(fact) for path, fact in facts[key].items()}
-        return Scan(**facts)
+        found = Scan(**{field.name: facts[field.name] for field in dataclasses.fields(Scan)})
+        found.images, found.files = ({path: tuple(fact) for path, fact in facts.items()} for facts in (found.images, found.files))
+        return found
     except (TypeError, KeyError, ValueError, AttributeError, RecursionError, OSError):  # no record, or one that is no scan
         return None
-
-
-def _walk(root):
-    """Relative paths of what images are by their names, {path: reason} of what is left out already, and the number of others."""
-    paths, left_out, others, visited = [], {}, 0, set()
-
-    def unreadable(error):
-        left_out[os.path.relpath(error.filename, root)] = f"a folder that cannot be read ({error.strerror})"
-
-    for directory, subdirectories, names in os.walk(root, followlinks=True, onerror=unreadable):
-        real = os.path.realpath(directory)
-        if real in visited:  # a link back to where we have been
-            subdirectories.clear()
-            continue
-        visited.add(real)
-        subdirectories[:] = sorted(name for name in subdirectories if not name.startswith("."))
-        inside = "" if directory == root else os.path.relpath(directory, root) + os.sep
-        for name in names:
-            extension = os.path.splitext(name.lower())[1]
-            if extension not in EXTENSIONS + UNREAD:
-                others += 1
-            elif name.startswith("._"):
-                left_out[inside + name] = "what macOS notes about a file, no image"
-            elif name.startswith("."):
-                left_out[inside + name] = "hidden"
-            elif extension in UNREAD:
-                left_out[inside + name] = f"the format {extension} is not supported; convert it to .png or .jpg"
-            else:
-                paths.append(inside + name)
-    return paths, left_out, others
 
 
 def _stamp(path):

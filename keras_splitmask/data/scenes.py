@@ -8,6 +8,7 @@ from keras_splitmask.data.coco import DetectionSource
 from keras_splitmask.data.framing import drawn, stretched, whole
 from keras_splitmask.data.label_maps import IGNORE, SegmentationSource
 from keras_splitmask.data.pipeline import check_numbers, check_shape, indices_of, own_places, stream
+from keras_splitmask.data.randomness import generator
 from keras_splitmask.data.segmentations import mask_in_box
 
 MIN_SHARE = 0.25  # of a box that must be in the batch's image
@@ -57,7 +58,7 @@ def detection_batches(
     Raises:
         ValueError: if the source does not fit, or masks are wanted and no object has an outline.
     """
-    _check(source, DetectionSource, image_shape, batch_size, start, workers, share, scale)
+    _check(source, DetectionSource, image_shape, batch_size, seed, start, workers, share, scale)
     if max_objects < 1 or (mask_size is not None and mask_size < 1):
         raise ValueError(f"Expected max_objects and mask_size of at least 1, received {max_objects=}, {mask_size=}; correct it.")
     if mask_size and not source.outlined and source.unoutlined != 0:
@@ -90,7 +91,7 @@ def segmentation_batches(
     Raises:
         ValueError: if the source does not fit.
     """
-    _check(source, SegmentationSource, image_shape, batch_size, start, workers, share, scale)
+    _check(source, SegmentationSource, image_shape, batch_size, seed, start, workers, share, scale)
 
     def read(index, rng):
         image, frame = _read(source, index, image_shape, _frames(augment, stretched, rng, scale))
@@ -121,7 +122,7 @@ def _batches(read, source, batch_size, seed, start, workers, share):
     first, last = own_places(batch_size, share)
 
     def at(step, place, index):
-        return source.readable(index, lambda index: read(index, np.random.default_rng((seed, step, place))))[0]
+        return source.readable(index, lambda index: read(index, generator("image", seed, step, place)))[0]
 
     def batch(step):
         indices = indices_of(len(source), batch_size, seed, step)[first:last]
@@ -164,12 +165,12 @@ def _areas(boxes):
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-def _check(source, kind, image_shape, batch_size, start, workers, share, scale):
+def _check(source, kind, image_shape, batch_size, seed, start, workers, share, scale):
     if not isinstance(source, kind):
         opening = "open_detection" if kind is DetectionSource else "open_segmentation"
         raise ValueError(f"Expected a source that {opening} gives, received {type(source).__name__}; open the data set with it.")
     check_shape(source, image_shape)
-    check_numbers(source, batch_size, start, None, workers, 1, share)
+    check_numbers(source, batch_size, seed, start, None, workers, 1, share)
     if not 0 < scale[0] <= scale[1] < float("inf"):
         raise ValueError(f"Expected scale to be the smallest and the largest factor, both above 0, received {scale=}; correct it.")
 

@@ -9,14 +9,21 @@ import threading
 import numpy as np
 
 from keras_splitmask.data.decoding import fit_channels, part, to_uint8
+from keras_splitmask.data.labels import some
+from keras_splitmask.data.randomness import generator
+from keras_splitmask.data.record import write
 
 # What a split may be called in a folder, an array file or a tfds data set.
-SPLITS = {"train": ("train",), "val": ("val", "validation", "valid"), "test": ("test",)}
+SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
 TRIES = 100  # images that may take the place of one that cannot be read
 
 
 class NoSuchSplit(ValueError):
     """The data set is there, but has no split of that name."""
+
+
+class NoLabels(ValueError):
+    """The data set is there, but without labels."""
 
 
 class Source:
@@ -29,9 +36,12 @@ class Source:
         left_out: name: reason, of the files that are not among the images because they cannot be read.
         broken: name: reason, of the images that could not be read when they were needed, and others were shown.
         report: a function that is told of each of these once, in a line; silent by default.
+        unlabelled: why `labels` is None, and what to do.
+        record: path of the JSON file for `save_record`, or None.
     """
 
-    channels = labels = classes = None
+    channels = labels = classes = record = None
+    unlabelled = "the data set has none; choose another"
 
     def __init__(self):
         self.left_out = {}
@@ -85,7 +95,7 @@ class Source:
         )
 
     def _others(self, i):
-        yield from np.random.default_rng(i).permutation(len(self))[:TRIES].tolist()
+        yield from generator("replacement", 0, i).permutation(len(self))[:TRIES].tolist()
 
     def _note(self, i, reason, consequence):
         """Remembers that image `i` is broken, and says so the first time."""
@@ -100,8 +110,47 @@ class Source:
         """How many images there are, and what was left out and why, in a line."""
         return f"{len(self)} images"
 
-    def save_record(self):
-        """Writes what was left out and what broke into the record of the scan; other sources than folders have none."""
+    def description(self):
+        """The summary, what was left out and what broke: a dictionary that JSON can hold."""
+        return {"summary": self.summary(), "left_out": self.left_out, "broken": self.broken}
+
+    def save_record(self, **more):
+        """Writes what is in the source, what was left out and what broke into its JSON file, if any, and `more` facts by name."""
+        if self.record:
+            write({**self._facts(), **more}, self.record)
+
+    def _facts(self):
+        return self.description()
+
+    @property
+    def class_count(self):
+        """The number of classes: that of their names, or one more than the largest label."""
+        return len(self.classes or ()) or int(self.labels.max()) + 1
+
+    def number_by(self, classes, place="the data set"):
+        """Numbers the labels by the names of classes in this order, such as those of another split; some may have no image here.
+
+        Args:
+            classes: their names.
+            place: what the source is, for messages.
+
+        Raises:
+            ValueError: if there is an image of another class.
+        """
+        self.check_labelled(place)
+        if self.classes == classes:
+            return
+        names = self.classes or [str(label) for label in range(self.class_count)]
+        if unknown := [names[label] for label in np.unique(self.labels) if names[label] not in classes]:
+            raise ValueError(f"Expected images of the classes to learn alone, received images of {some(unknown)} in {place}; remove them.")
+        number = {name: i for i, name in enumerate(classes)}
+        self.labels = np.array([number.get(name, -1) for name in names], "int32")[self.labels]
+        self.classes = list(classes)
+
+    def check_labelled(self, place="the source"):
+        """Raises NoLabels if there are none."""
+        if self.labels is None:
+            raise NoLabels(f"Expected labels in {place}, received none: {self.unlabelled}.")
 
     @functools.cached_property
     def image_shape(self):
@@ -114,18 +163,42 @@ class Source:
         return hashlib.sha256(json.dumps(self._identity()).encode()).hexdigest()
 
 
+class Selection(Source):
+    """Images of another source at their `indices` there. What is known of an image is known in both."""
+
+    def __init__(self, source, indices):
+        super().__init__()
+        self.source = source
+        self.indices = indices
+        for name in ("channels", "classes", "left_out", "broken", "report", "unlabelled", "_lock"):
+            setattr(self, name, getattr(source, name))
+
+    def __len__(self):
+        return len(self.indices)
+
+    def name(self, i):
+        return self.source.name(self.indices[i])
+
+    @property
+    def record(self):
+        return self.source.record
+
+    @record.setter
+    def record(self, path):
+        self.source.record = path
+
+    @functools.cached_property
+    def labels(self):
+        return None if self.source.labels is None else self.source.labels[self.indices]
+
+    @property
+    def class_count(self):
+        return self.source.class_count  # the selection may have no image of some
+
+    def _facts(self):
+        return self.source._facts()
+
+
 def part_of(pixels, plan):
     """The part of pixels (H, W, C) that a plan names; all of them without a plan."""
     return part(pixels, plan(*pixels.shape[:2])[0]) if plan else pixels
-
-
-def check_labels(labels, count, place):
-    """Labels (B,) or (B, 1) of any integer type, one for each of `count` images, to (B,) int32."""
-    labels = np.asarray(labels)
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.shape != (count,):
-        raise ValueError(f"Expected a label for each of the {count} images, received labels {labels.shape} in {place}; align them.")
-    if labels.dtype.kind not in "iu" or labels.min() < 0:
-        raise ValueError(f"Expected labels as integers from 0 on, received {labels.dtype} from {labels.min()} in {place}.")
-    return labels.astype("int32")

@@ -1,90 +1,111 @@
-"""A few images of a larger set: the same number of each class, or those that a file lists."""
+"""A part of a larger set: so many images of each class, a share of them, or those that a file lists."""
 
+import bisect
 import pathlib
 
 import numpy as np
 
-from keras_splitmask.data.sources import Source
+from keras_splitmask.data.labels import some
+from keras_splitmask.data.randomness import generator
+from keras_splitmask.data.sources import Selection
 
 
-class Subset(Source):
+class Subset(Selection):
     """The images of `source` at `indices`, in that order."""
-
-    def __init__(self, source, indices):
-        super().__init__()
-        self.source = source
-        self.report = source.report
-        self.indices = indices
-        self.channels = source.channels
-        self.classes = source.classes
-        self.labels = None if source.labels is None else source.labels[indices]
-
-    def __len__(self):
-        return len(self.indices)
-
-    def name(self, i):
-        return self.source.name(self.indices[i])
 
     def _read(self, i, plan=None):
         return self.source._read(self.indices[i], plan)
 
-    def save_record(self):
-        self.source.save_record()
+    def summary(self):
+        return f"{len(self)} of {self.source.summary()}"
 
     def _identity(self):
         return [self.source.fingerprint, [int(index) for index in self.indices]]
 
 
 def balanced(source, count, seed=0):
-    """`count` images of a labelled source, drawn by the seed, from each class the same number or one more.
+    """`count` images of a labelled source, drawn by the seed: the same number of each class or one more, or all there are if they are fewer.
 
     Raises:
-        ValueError: if the source has no labels, or a class has too few images.
+        ValueError: if the source has no labels, fewer images, or more classes.
     """
-    if source.labels is None:
-        raise ValueError("Expected a labelled source, received one without labels; put the images of each class into a folder of its own.")
+    source.check_labelled()
+    return _drawn(source, count, seed, _equal)
+
+
+def _drawn(source, count, seed, divide):
+    """`count` images of a labelled source, of which `divide(sizes, count, rng)` tells how many of each class."""
     classes, sizes = np.unique(source.labels, return_counts=True)
-    if not len(classes) <= count:
+    _check_count(source, count, count)
+    if count < len(classes):
         raise ValueError(f"Expected at least one image for each of the {len(classes)} classes, received count={count}.")
-    rng = np.random.default_rng(seed)
-    wanted = count // len(classes) + (rng.permutation(len(classes)) < count % len(classes))
-    if (short := np.flatnonzero(sizes < wanted)).size:
-        label = classes[short[0]]
-        raise ValueError(f"Expected {wanted[short[0]]} images of each class, received {sizes[short[0]]} of class {label}; ask for fewer.")
-    chosen = [rng.permutation(np.flatnonzero(source.labels == label))[:n] for label, n in zip(classes, wanted)]
+    rng = generator("subset", seed)
+    chosen = [
+        rng.permutation(np.flatnonzero(source.labels == label))[:n] for label, n in zip(classes, divide(sizes, count, rng), strict=True)
+    ]
     return Subset(source, np.sort(np.concatenate(chosen)))
 
 
+def _equal(sizes, count, rng):
+    """How many images of each class (K,), if classes of `sizes` (K,) share `count` equally, as far as each has as many."""
+    level = bisect.bisect_right(range(sizes.max() + 1), count, key=lambda level: np.minimum(sizes, level).sum()) - 1
+    wanted = np.minimum(sizes, level)
+    wanted[rng.permutation(np.flatnonzero(sizes > level))[: count - wanted.sum()]] += 1  # any of them have the remainder
+    return wanted
+
+
+def _proportional(sizes, count, rng):
+    """How many images of each class (K,), if `count` are as the whole set is, but at least one of each."""
+    wanted = np.maximum(1, sizes * count // sizes.sum())
+    while wanted.sum() > count:  # for the sake of classes that would have none
+        wanted[np.argmax(wanted)] -= 1
+    missing = np.argsort(-(sizes * count / sizes.sum() - wanted) - rng.random(len(sizes)) * 1e-9)[: count - wanted.sum()]
+    wanted[missing] += 1
+    return wanted
+
+
 def subset_of(source, amount, seed=0):
-    """A part of a source: so many images, drawn by the seed, balanced if there are labels; or those that a file lists.
+    """A part of a source: so many images, drawn by the seed; or those that a file lists.
 
     Args:
         source: a `Source`.
-        amount: how many images, such as "500", or what share of them, such as "1%"; or the path of a file with a name in each line, as a
-            run's subset.txt is.
+        amount: how many images, such as "500", if they have labels the same number of each class, or all that a class has if it has
+            fewer; or what share of them, such as "1%", if they have labels of each class, but at least one; or the path of a file with
+            a name in each line, as a run's subset.txt is.
+        seed: of what is drawn.
 
     Raises:
         ValueError: if the amount is no such text, more than there is or too little, or a name is not one of the source's.
     """
     if pathlib.Path(amount).is_file():
         return _listed(source, amount)
-    number = amount.removesuffix("%")
     try:
-        count = round(len(source) * float(number) / 100) if amount.endswith("%") else int(number)
+        count = round(len(source) * float(amount[:-1]) / 100) if amount.endswith("%") else int(amount)
     except (ValueError, OverflowError):
         raise ValueError(f"Expected a number of images as 500, a share of them as 1%, or a file that lists them, received {amount!r}.") from None
-    if not 1 <= count <= len(source):
-        raise ValueError(f"Expected 1 to {len(source)} images, all there are, received {amount}, which is {count}.")
+    _check_count(source, count, amount)
     if source.labels is not None:
-        return balanced(source, count, seed)
-    return Subset(source, np.sort(np.random.default_rng(seed).permutation(len(source))[:count]))
+        return _drawn(source, count, seed, _proportional if amount.endswith("%") else _equal)
+    return Subset(source, np.sort(generator("subset", seed).permutation(len(source))[:count]))
+
+
+def _check_count(source, count, amount):
+    if not 1 <= count <= len(source):
+        which = f", which is {count}" if str(amount) != str(count) else ""
+        raise ValueError(f"Expected 1 to {len(source)} images, all there are, received {amount}{which}.")
 
 
 def _listed(source, path):
-    names = [line for line in pathlib.Path(path).read_text().splitlines() if line]
+    try:
+        names = list(dict.fromkeys(line for line in pathlib.Path(path).read_text(encoding="utf-8-sig").splitlines() if line))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"Expected a text file that lists names of images, received {path} ({error}); correct the path.") from error
     places = {source.name(i): i for i in range(len(source))}
     if missing := [name for name in names if name not in places]:
-        raise ValueError(f"Expected names of images in {path}, such as {source.name(0)}, received {missing[0]}, which is not among them.")
+        raise ValueError(
+            f"Expected names of images in {path}, such as {source.name(0)}, received {some(missing)}, "
+            f"{'which is' if len(missing) == 1 else 'which are'} not among them."
+        )
     if not names:
         raise ValueError(f"Expected names of images in {path}, received none.")
     return Subset(source, np.array([places[name] for name in names]))

@@ -88,7 +88,7 @@ def test_arrays_of_every_kind(tmp_path):
         ({"dataset": "sample", "split": "val"}, "Expected split to be train or test for the dataset sample, received 'val'"),
         ({"dataset": "sample", "channels": 0}, "Expected channels to be at least 1, received channels=0"),
         ({"dataset": "sample", "channels": 4}, "Expected an image of 4 channels, received 1 in .*; only grey and RGB"),
-        ({"dataset": "folder:{}/nowhere"}, "Expected a folder, received .*nowhere, which is not one"),
+        ({"dataset": "folder:{}/nowhere"}, "Folder not found: .*nowhere. Correct the path"),
         ({"dataset": "folder:{}/empty"}, "Expected images .*jpg.* in .*empty, received an empty folder; correct"),
         ({"dataset": "folder:{}/texts"}, "received an empty folder but for 1 other files; correct"),
         ({"dataset": "folder:{}/images", "split": "test"}, "Expected a subfolder test in .*, received a folder that is not"),
@@ -153,9 +153,9 @@ def floats(value):
         (np.zeros((2, 4, 4), "int64"), None, "Expected pixels as uint8, uint16 or float in 0..1, received int64"),
         (np.zeros((4, 4), "uint8"), None, r"Expected images .B, H, W. or .B, H, W, C., received shape \(4, 4\)"),
         (np.zeros((0, 4, 4), "uint8"), None, r"received shape \(0, 4, 4\)"),
-        (np.zeros((2, 4, 4), "uint8"), [0.5, 1.0], "Expected labels as integers from 0 on, received float64 from 0.5"),
-        (np.zeros((2, 4, 4), "uint8"), [-1, 1], "Expected labels as integers from 0 on, received int64 from -1"),
-        (np.zeros((2, 4, 4), "uint8"), [[0, 1], [1, 0]], r"received labels \(2, 2\)"),
+        (np.zeros((2, 4, 4), "uint8"), [0.5, 1.0], "Expected labels as integers from 0 on or as text, received float64 in the array; number the classes"),
+        (np.zeros((2, 4, 4), "uint8"), [-1, 1], "Expected labels from 0 on, received -1 in the array; leave out"),
+        (np.zeros((2, 4, 4), "uint8"), [[1, 1], [1, 0]], r"Expected one label for each image, received labels \(2, 2\) in the array that are not one-hot"),
     ],
 )
 def test_bad_arrays_are_refused(images, labels, message):

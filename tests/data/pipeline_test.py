@@ -8,6 +8,7 @@ from PIL import Image
 from keras_splitmask.data import MultiCrop, Reader, batches, mix, names_of, open_source, read_all
 from keras_splitmask.data.arrays import ArraySource
 from keras_splitmask.data.folders import FolderSource
+from keras_splitmask.data.randomness import generator
 
 SHAPE = (4, 4, 1)
 
@@ -114,7 +115,7 @@ def test_mixed_batches():
     for step, (images, labels) in enumerate(batches(numbered(), SHAPE, 6, "none", seed=4, steps=5, mix=arguments)):
         assert images.dtype == labels.dtype == np.float32 and labels.shape == (6, 3) and np.allclose(labels.sum(1), 1)
         raw, raw_labels = take(batches(numbered(), SHAPE, 6, "none", seed=4, start=step, labels=True), 1)[0]
-        expected, expected_labels = mix(raw, raw_labels, np.random.default_rng((4, step, 6)), 3, **arguments)
+        expected, expected_labels = mix(raw, raw_labels, generator("batch", 4, step), 3, **arguments)
         assert (images == expected).all() and (labels == expected_labels).all()
 
 
@@ -143,8 +144,8 @@ def test_read_all():
         ({"image_shape": (8, 8, 1)}, r"Expected images of 1 channels, received 3 in train\[0\]; open the source with channels=1"),
         ({"image_shape": (8, 8)}, r"Expected image_shape=\(height, width, channels\), received \(8, 8\)"),
         ({"augmentation": "crops"}, "Expected augmentation to be one of crop_flip, .*, received 'crops'"),
-        ({"labels": True}, "Expected a labelled source, received one without labels"),
-        ({"mix": {}}, "Expected a labelled source, received one without labels"),
+        ({"labels": True}, "Expected labels in the source, received none: there is no array of labels"),
+        ({"mix": {}}, "Expected labels in the source, received none: there is no array of labels"),
         ({"start": -1}, "Expected start and workers >= 0, steps and repeats >= 1, received start=-1"),
         ({"steps": 0}, "received start=0, workers=2, steps=0, repeats=1"),
     ],
@@ -248,8 +249,25 @@ def test_the_label_is_that_of_the_image_shown(folder):
     source, _ = broken_since(folder)
     for images, labels in take(batches(source, (8, 8, 3), 10, labels=True), 10):
         assert (images[:, 0, 0, 0] == labels * 10).all()
+    assert len(source.broken) == 3
+
+
+def test_what_is_evaluated_leaves_out_what_broke(folder):
+    for i, path in enumerate(sorted(folder.glob("*/*.png"))):
+        Image.new("RGB", (8, 8), (i, int(path.parent.name[-1]), 0)).save(path)
+    source, said = open_source(f"folder:{folder}"), []
+    source.report = said.append
+    gone = (3, 11)
+    for i in gone:
+        (folder / source.paths[i]).unlink()
     images, labels = read_all(source, (8, 8, 3))
-    assert len(images) == 20 and (images[:, 0, 0, 0] == labels * 10).all() and len(source.broken) == 3
+    assert images[:, 0, 0, 0].tolist() == [i for i in range(20) if i not in gone]  # each once, no other in its place
+    assert images[:, 0, 0, 1].tolist() == labels.tolist()
+    assert list(source.broken) == [source.paths[i] for i in gone] and all(line.endswith("It is left out.") for line in said)
+    for path in folder.glob("*/*.png"):
+        path.unlink()
+    with pytest.raises(ValueError, match="Expected images to evaluate, received 20 that cannot be read"):
+        read_all(source, (8, 8, 3))
 
 
 def test_when_everything_breaks_it_stops(folder):

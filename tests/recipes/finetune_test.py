@@ -3,6 +3,8 @@ import json
 import numpy as np
 import pytest
 
+from PIL import Image
+
 import keras_splitmask as ks
 
 FROM_SCRATCH = ("--size=vit_micro", "--patch_size=4", "--image_size=8", "--dataset=sample", "--labelled=20", "--batch_size=4", "--crop_ratio=0.9")
@@ -64,7 +66,7 @@ def test_from_scratch(here, tmp_path, lines):
     end = here("finetune", *FROM_SCRATCH, "--steps=2", "--log_every=1", f"--workdir={tmp_path / 'run'}")
     assert end.status == 0 and not end.err
     assert "20 labelled images of 10 classes, 2000 to judge by, encoder from scratch, 2 steps" in end.out
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoints", "metrics.jsonl", "model.keras", "report.html", "result.json", "run.flags", "subset.txt"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoints", "data.json", "metrics.jsonl", "model.keras", "report.html", "result.json", "run.flags", "subset.txt"]
     assert len(lines(tmp_path / "run" / "metrics.jsonl")) == 3
 
 
@@ -72,7 +74,7 @@ def test_a_run_that_diverges_stops_and_saves_no_model(here, tmp_path):
     given = (*FROM_SCRATCH, f"--workdir={tmp_path / 'run'}", "--steps=4", "--log_every=4", "--learning_rate=1e30", "--warmup=0")
     end = here("finetune", *given)
     assert end.status == 2 and "Expected a finite loss and gradient, received none from step 2 on" in end.err
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["metrics.jsonl", "run.flags", "subset.txt"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["data.json", "metrics.jsonl", "run.flags", "subset.txt"]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,7 @@ def test_a_run_that_diverges_stops_and_saves_no_model(here, tmp_path):
         (["--dataset=sample", "--init_from={run}", "--patch_size=5"], "patch_size=5"),
         (["--dataset=sample", "--init_from={run}"], "Expected an image of 5 channels, received 1"),
         (["--dataset=sample", "--init_from={tmp}/garbage.keras"], "garbage.keras is not a model that keras_splitmask can read"),
-        (["--dataset=npz:{tmp}/plain.npz", "--init_from={run}"], "whose train split has no labels"),
+        (["--dataset=npz:{tmp}/plain.npz", "--init_from={run}"], "Expected labels in the train split of npz:{tmp}/plain.npz, received none: there is no array of labels; add one"),
         ([*FROM_SCRATCH, "--labelled=5"], "Expected at least one image for each of the 10 classes, received count=5"),
         ([*FROM_SCRATCH, "--batch_size=21"], "Expected a batch size from 1 to the 20 images there are, received batch_size=21"),
         ([*FROM_SCRATCH, "--layer_decay=2"], "--layer_decay=2"),
@@ -96,4 +98,84 @@ def test_bad_input_ends_in_one_line(refused, pretrained, tmp_path, flags, messag
     images = np.zeros((4, 48, 80, 5), "uint8")
     np.savez(tmp_path / "plain.npz", train_images=images, test_images=images)
     flags = [flag.format(run=pretrained, tmp=tmp_path) for flag in flags]
-    assert message in refused("finetune", f"--workdir={tmp_path / 'run'}", *flags)
+    assert message.format(tmp=tmp_path) in refused("finetune", f"--workdir={tmp_path / 'run'}", *flags)
+
+
+FOLDERS = ("--size=vit_micro", "--patch_size=4", "--image_size=8", "--batch_size=4", "--steps=1", "--workers=1", "--drop_path=0")
+
+
+def photos(root, *folders, count=4):
+    """Images of 8x8 in these folders under `root`, each of its own colour."""
+    for i, folder in enumerate(folders):
+        (root / folder).mkdir(parents=True)
+        for j in range(count):
+            Image.new("RGB", (8, 8), (60 * (i % 4), 50 * j, 20 * i)).save(root / folder / f"{j}.png")
+    return f"--dataset=folder:{root}"
+
+
+def test_val_judges_where_there_is_no_test(here, tmp_path):
+    given = photos(tmp_path / "set", "train/a", "train/b", "val/a", "val/b")
+    end = here("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'run'}")
+    assert end.status == 0 and not end.err
+    assert "judged by val (Expected split to be one of train, val, the subfolders of" in end.out and "8 labelled images of 2 classes, 8 to judge by" in end.out
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert set(result) == {"val_top1", "steps", "seed"} and f"val top-1 {result['val_top1']:.2%}" in end.out
+    assert list(json.loads((tmp_path / "run" / "data.json").read_text())["splits"]) == ["train", "val"]
+
+
+def test_judge_chooses_and_a_test_split_without_labels_does_not_judge(here, refused, tmp_path):
+    given = photos(tmp_path / "set", "train/a", "train/b", "val/a", "val/b", "test")  # as of a competition
+    (tmp_path / "set" / "val" / "b" / "3.png").unlink()
+    end = here("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'run'}")
+    assert end.status == 0 and "judged by val (Expected labels in the test split of" in end.out and "7 to judge by" in end.out
+    end = here("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'other'}", "--judge=train")
+    assert "8 to judge by" in end.out and "train_top1" in (tmp_path / "other" / "result.json").read_text()
+    line = refused("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'no'}", "--judge=test")
+    assert "Expected labels in the test split of" in line and "the images do not lie in folders of classes" in line
+    given = photos(tmp_path / "flat", "a", "b")
+    line = refused("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'no'}")
+    assert "Expected a subfolder test in" in line and "--judge=train takes the training images" in line
+
+
+def test_files_left_out_of_any_split_are_counted_and_recorded(here, refused, tmp_path):
+    given = photos(tmp_path / "set", "train/a", "train/b", "test/a", "test/b", count=6)
+    for name in ("train/a/0.png", "test/a/1.png", "test/b/2.png"):
+        (tmp_path / "set" / name).write_text("no image")
+    broken = tmp_path / "set" / "test" / "a" / "5.png"  # its header is whole
+    at = broken.read_bytes().index(b"IDAT") + 6
+    broken.write_bytes(broken.read_bytes()[:at] + bytes(4) + broken.read_bytes()[at + 4 :])
+    line = refused("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'no'}")
+    assert "Expected at most 10% of the files in" in line and "received 2 of 12 (a/1.png: not an image" in line
+    end = here("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'run'}", "--max_bad_fraction=0.2")
+    assert end.status == 0 and not end.err
+    assert "judged by test: 10 images of 8x8; 2 left out (a/1.png: not an image of a known format; b/2.png" in end.out
+    assert "received a/5.png" in end.out and "It is left out." in end.out and "test: 1 of 10 images are left out" in end.out and "9 to judge by" in end.out
+    splits = json.loads((tmp_path / "run" / "data.json").read_text())["splits"]
+    assert {name: sorted(split["left_out"]) for name, split in splits.items()} == {"train": ["a/0.png"], "test": ["a/1.png", "b/2.png"]}
+    assert list(splits["test"]["broken"]) == ["a/5.png"]
+    broken.with_name("4.png").write_bytes(broken.read_bytes())
+    line = refused("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'no'}", "--max_bad_fraction=0.18")
+    assert "Expected at most 18% of the test images to be unreadable, received 2 of 10; Expected" in line and "received a/" in line
+
+
+@pytest.mark.parametrize("seed", ["-1", "5000000000", "18446744073709551616", "half"])
+def test_a_seed_that_no_generator_takes(refused, tmp_path, seed):
+    for recipe in ("finetune", "probe", "pretrain"):
+        assert "flag --seed=" in refused(recipe, f"--workdir={tmp_path / 'run'}", f"--seed={seed}")
+
+
+def test_names_as_labels_of_arrays(here, refused, tmp_path, rng):
+    images = rng.integers(0, 256, (8, 8, 8, 3), "uint8")
+    names = np.array(["dog", "cat", "ant", "cat"] * 2)
+    np.savez(tmp_path / "named.npz", x_train=images, y_train=names, x_test=images, y_test=names)
+    end = here("finetune", f"--dataset=npz:{tmp_path / 'named.npz'}", *FOLDERS, f"--workdir={tmp_path / 'run'}")
+    assert end.status == 0 and "8 labelled images of 3 classes, 8 to judge by" in end.out
+    for train, test, message in (
+        (names, names[::-1] + np.array(["", "s"] * 4), "received 2 others (ants, dogs)"),
+        ([0, 1, 2, 1] * 2, [0, 1, 2, 3] * 2, "received 1 others (3)"),
+        ([0, 2, 2, 0] * 2, [0, 1, 2, 0] * 2, "received 1 others (1)"),
+        (names, [0, 1, 0, 1] * 2, "received images of 0, 1 in the test split"),
+    ):
+        np.savez(tmp_path / "named.npz", x_train=images, y_train=train, x_test=images, y_test=test)
+        line = refused("finetune", f"--dataset=npz:{tmp_path / 'named.npz'}", *FOLDERS, f"--workdir={tmp_path / 'no'}")
+        assert message in line, line

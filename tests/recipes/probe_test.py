@@ -11,7 +11,7 @@ def test_every_block_is_judged(here, pretrained, arrays, tmp_path):
     end = here("probe", *given, f"--workdir={tmp_path / 'probe'}")
     assert end.status == 0 and not end.err
     result = json.loads((tmp_path / "probe" / "probe.json").read_text())
-    assert set(result) == {"knn_accuracy", "knn_accuracy_7", "linear_accuracy_block_1", "linear_accuracy_block_2"}
+    assert result.pop("judged_by") == "test" and set(result) == {"knn_accuracy", "knn_accuracy_7", "linear_accuracy_block_1", "linear_accuracy_block_2"}
     assert all(0 <= value <= 1 for value in result.values())
     assert "24 labelled images, 24 to judge by" in end.out and f"block 2    {result['linear_accuracy_block_2']:.2%}" in end.out
     again = (f"--flagfile={tmp_path / 'probe' / 'run.flags'}", "--random")
@@ -39,7 +39,7 @@ def test_by_the_command(command, pretrained, arrays):
         (["--init_from={run}"], "Expected --dataset: Labelled set"),
         (["--init_from={tmp}/nowhere", "--dataset=sample"], "there is no file"),
         (["--init_from={run}", "--dataset=sample"], "Expected an image of 5 channels, received 1"),
-        (["--init_from={run}", "--dataset=npz:{tmp}/plain.npz"], "plain.npz, whose train split has no labels; put each class into a folder"),
+        (["--init_from={run}", "--dataset=npz:{tmp}/plain.npz"], "Expected labels in the train split of npz:"),
         (["--init_from={run}", "--dataset=npz:{tmp}/train.npz"], "Expected an array test_images or x_test in"),
         (["--init_from={run}", "--dataset=npz:{tmp}/train.npz", "--neighbours=0"], "Expected --neighbours as numbers from 1 on, such as 10,20, received '0'"),
         (["--init_from={run}", "--dataset=npz:{tmp}/one.npz"], "Expected labels of at least two classes, received 0 for all of 4 images"),
@@ -53,13 +53,29 @@ def test_bad_input_ends_in_one_line(refused, pretrained, tmp_path, flags, messag
     assert message in refused("probe", *(flag.format(run=pretrained, tmp=tmp_path) for flag in flags))
 
 
-def test_both_splits_must_have_the_same_classes(refused, here, tmp_path):
-    for place in ("train/ant", "train/bee", "train/cat", "test/bee", "test/cat"):
-        (tmp_path / "set" / place).mkdir(parents=True)
-        for i in range(4):
-            Image.new("RGB", (8, 8), (50 * i, 0, 0)).save(tmp_path / "set" / place / f"{i}.png")
+def test_classes_have_the_numbers_that_they_have_in_training(refused, here, tmp_path):
+    colours = {"ant": (250, 0, 0), "bee": (0, 250, 0), "cat": (0, 0, 250), "cow": (9, 9, 9)}
+
+    def save(*places):
+        for place in places:
+            (tmp_path / "set" / place).mkdir(parents=True)
+            for i in range(4):
+                Image.new("RGB", (8, 8), tuple(max(0, value - i) for value in colours[place.split("/")[1]])).save(tmp_path / "set" / place / f"{i}.png")
+
+    save("train/ant", "train/bee", "train/cat", "val/cat")
     small = ("--size=vit_micro", "--patch_size=4", "--image_size=8", "--batch_size=4", "--steps=1")
     assert here("pretrain", f"--dataset=folder:{tmp_path / 'set'}", f"--workdir={tmp_path / 'run'}", *small, "--vocabulary=8").status == 0
-    for recipe, given in (("probe", (f"--init_from={tmp_path / 'run'}",)), ("finetune", (*small, f"--workdir={tmp_path / 'tuned'}"))):
-        line = refused(recipe, f"--dataset=folder:{tmp_path / 'set'}", *given)
-        assert "Expected the classes ['ant', 'bee', 'cat'] in the test split of" in line and "received ['bee', 'cat']" in line
+    given = (f"--init_from={tmp_path / 'run'}", f"--dataset=folder:{tmp_path / 'set'}")
+    end = here("probe", *given, "--neighbours=1", f"--workdir={tmp_path / 'probe'}", "--epochs=1")
+    assert end.status == 0 and "val has no image of 2 classes (ant, bee)" in end.out, end.err
+    # The class cat is 2 in training; of a split that has no other it would be 0, and no image be right.
+    assert json.loads((tmp_path / "probe" / "probe.json").read_text())["knn_accuracy"] == 1
+    (tmp_path / "set" / "val" / "cat" / "1.png").write_text("no image")
+    assert "received 1 of 4 (cat/1.png: not an image" in refused("probe", *given)
+    end = here("probe", *given, "--max_bad_fraction=0.3", f"--workdir={tmp_path / 'probe'}", "--epochs=1", "--overwrite")
+    assert end.status == 0 and "12 labelled images, 3 to judge by" in end.out, end.err
+    assert list(json.loads((tmp_path / "probe" / "data.json").read_text())["splits"]["val"]["left_out"]) == ["cat/1.png"]
+    save("test/bee", "test/cow")
+    for recipe, more in (("probe", given), ("finetune", (given[1], *small, f"--workdir={tmp_path / 'tuned'}"))):
+        line = refused(recipe, *more)
+        assert "Expected images of the classes to learn alone, received images of cow in the test split of" in line and "ant" not in line

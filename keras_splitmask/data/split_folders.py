@@ -1,0 +1,65 @@
+"""Which subfolders of a folder are its splits: train, val and test."""
+
+import collections
+import os
+from pathlib import Path
+
+from keras_splitmask.data.scan import printable
+from keras_splitmask.data.sources import SPLITS
+from keras_splitmask.data.walking import EXTENSIONS, walk
+
+SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
+
+
+def split_folders(root, report=None):
+    """{split: path} of the subfolders that are splits by their names, train first; empty if `root` is not divided.
+
+    A class may be called train or test, too. So it takes two splits; or train alone, if its images lie in folders inside of it, as those
+    of classes do; or one split and no image outside of it. Otherwise `report` is told that such a folder is one like the others.
+
+    Raises:
+        ValueError: if two folders have names of one split.
+    """
+    root, named = Path(root), collections.defaultdict(list)
+    for name in _names(root):
+        if name.lower() in SPLIT_OF and (root / name).is_dir():
+            named[SPLIT_OF[name.lower()]].append(name)
+    names = [name for of_split in named.values() for name in of_split]
+    if not named or not (len(named) > 1 or _is_split(root, names, *named)):
+        if named and report:
+            report(f"{printable(str(root))}: {' and '.join(names)} is read as a folder like those beside it, since there is no other split")
+        return {}
+    for split, of_split in named.items():
+        if len(of_split) > 1:
+            raise ValueError(f"Expected one folder of the split {split} in {root}, received {' and '.join(of_split)}; rename or merge them.")
+    return {split: root / named[split][0] for split in SPLITS if split in named}
+
+
+def _is_split(root, names, split):
+    """Whether the folders `names`, all of the same split, are no class."""
+    if split == "train" and not any(_is_image(root / name / inside) for name in names for inside in _names(root / name)):
+        if any(walk(os.fspath(root / name)).paths for name in names):
+            return True
+    return not walk(os.fspath(root), skip=names).paths
+
+
+def _names(folder):
+    """What is in a folder, in order; nothing if it cannot be read, which `scan` tells."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def _is_image(path):
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and not path.is_dir()
+
+
+def what_is_beside(root, folders):
+    """{name: what it is} of what lies in `root` beside the folders of its splits and may be images."""
+    found = walk(os.fspath(root), skip=[path.name for path in folders.values()])
+    counts = collections.Counter(path.partition(os.sep)[0] if os.sep in path else "" for path in found.paths)
+    loose = counts.pop("", 0)
+    counts = {**({"images beside the splits": loose} if loose else {}), **dict(sorted(counts.items()))}
+    images = {name: f"{count} image{'s' * (count > 1)}" for name, count in counts.items()}
+    return images | {name: reason for name, reason in found.not_entered.items() if os.sep not in name}
