@@ -55,22 +55,21 @@ def open_judged(train, channels):
     """
     from keras_splitmask import data
 
-    absent, unlabelled = [], None
+    refused = {}
     for split in (FLAGS.judge,) if FLAGS.judge else ("test", "val"):
         try:
             source = open_split(FLAGS.dataset, split, channels)
             number_as(train, source, FLAGS.dataset, split)
-        except data.NoSuchSplit as error:
-            absent.append(error)
-        except data.NoLabels as error:
-            unlabelled = error
+        except (data.NoSuchSplit, data.NoLabels) as error:
+            refused[split] = error
         else:
-            reason = f" ({unlabelled or absent[0]})" if unlabelled or absent else ""
+            reason = "".join(f", since {other} {'has no labels' if isinstance(error, data.NoLabels) else 'is not there'}" for other, error in refused.items())
             _say(f"judged by {split}{reason}: {source.summary()}")
             return source, split
+    unlabelled = [error for error in refused.values() if isinstance(error, data.NoLabels)]
     if unlabelled or FLAGS.judge:
-        raise unlabelled or absent[0]
-    raise commandline.BadInput(f"{absent[0]} It is to judge by. --judge=train takes the training images for it, which says little.")
+        raise (unlabelled or list(refused.values()))[0]
+    raise commandline.BadInput(f"{refused['test']} It is to judge by. --judge=train takes the training images for it, which says little.")
 
 
 def number_as(train, source, dataset, split):

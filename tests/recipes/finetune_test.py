@@ -117,7 +117,7 @@ def test_val_judges_where_there_is_no_test(here, tmp_path):
     given = photos(tmp_path / "set", "train/a", "train/b", "val/a", "val/b")
     end = here("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'run'}")
     assert end.status == 0 and not end.err
-    assert "judged by val (Expected split to be one of train, val, the subfolders of" in end.out and "8 labelled images of 2 classes, 8 to judge by" in end.out
+    assert "judged by val, since test is not there: 8 images of 8x8" in end.out and "8 labelled images of 2 classes, 8 to judge by" in end.out
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert set(result) == {"val_top1", "steps", "seed"} and f"val top-1 {result['val_top1']:.2%}" in end.out
     assert list(json.loads((tmp_path / "run" / "data.json").read_text())["splits"]) == ["train", "val"]
@@ -127,7 +127,7 @@ def test_judge_chooses_and_a_test_split_without_labels_does_not_judge(here, refu
     given = photos(tmp_path / "set", "train/a", "train/b", "val/a", "val/b", "test")  # as of a competition
     (tmp_path / "set" / "val" / "b" / "3.png").unlink()
     end = here("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'run'}")
-    assert end.status == 0 and "judged by val (Expected labels in the test split of" in end.out and "7 to judge by" in end.out
+    assert end.status == 0 and "judged by val, since test has no labels: 7 images" in end.out and "7 to judge by" in end.out
     end = here("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'other'}", "--judge=train")
     assert "8 to judge by" in end.out and "train_top1" in (tmp_path / "other" / "result.json").read_text()
     line = refused("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'no'}", "--judge=test")

@@ -18,8 +18,8 @@ SMALL = ("--size=vit_micro", "--patch_size=4", "--image_size=8", "--vocabulary=1
 @pytest.mark.backend
 def test_a_run_leaves_what_it_should(pretrained, lines):
     left = sorted(path.relative_to(pretrained).as_posix() for path in pretrained.rglob("*") if path.is_file())
-    assert left[-6].startswith("checkpoints/") and left[-6].endswith("step-0000000005.checkpoint")
-    assert left[-5:] == ["metrics.jsonl", "model.keras", "pictures/inpainting_random_projection.png", "report.html", "run.flags"]
+    assert left[-7].startswith("checkpoints/") and left[-7].endswith("step-0000000005.checkpoint")
+    assert left[-6:] == ["data.json", "metrics.jsonl", "model.keras", "pictures/inpainting_random_projection.png", "report.html", "run.flags"]
     first, *rest = lines(pretrained / "metrics.jsonl")
     assert first == {"step": 0, "epoch": 0, "knn_accuracy": first["knn_accuracy"]}
     # Every step is made, though 5 is no multiple of 2.
@@ -112,12 +112,18 @@ def save_photographs(folder, rng, count=6):
             Image.fromarray(rng.integers(0, 256, (20 + i, 30, 3), "uint8")).save(folder / label / f"{i}.jpg")
 
 
-def test_a_folder_of_photographs(here, rng, tmp_path, lines):
+def test_a_folder_of_photographs(here, refused, rng, tmp_path, lines):
     save_photographs(tmp_path / "photos" / "train", rng)
     save_photographs(tmp_path / "photos" / "test", rng, count=5)
+    (tmp_path / "photos" / "test" / "dog" / "2.jpg").write_text("no image")
     folder = f"folder:{tmp_path / 'photos'}"
-    end = here("pretrain", f"--dataset={folder}", f"--probe={folder}", f"--workdir={tmp_path / 'run'}", *SMALL, "--image_size=8x12")
+    given = (f"--dataset={folder}", f"--probe={folder}", f"--workdir={tmp_path / 'run'}", *SMALL, "--image_size=8x12")
+    assert "received 1 of 10 (dog/2.jpg: not an image" in refused("pretrain", *given, "--max_bad_fraction=0.09")
+    end = here("pretrain", *given)
     assert end.status == 0 and not end.err
+    assert "probe, test: 9 images of 20x30 to 24x30; 1 left out (dog/2.jpg: not an image" in end.out
+    splits = json.loads((tmp_path / "run" / "data.json").read_text())["splits"]
+    assert list(splits["probe"]["left_out"]) == ["dog/2.jpg"] and not splits["train"]["left_out"]
     assert "12 images of 8x12x3" in end.out and "knn_accuracy" in lines(tmp_path / "run" / "metrics.jsonl")[-1]
     assert len(json.loads((tmp_path / "run" / "data.json").read_text())["images"]) == 12
 
@@ -142,7 +148,7 @@ def test_a_file_that_breaks_during_the_run_is_named(here, rng, tmp_path):
     content = bytearray((photos / "dog" / "bad.png").read_bytes())
     content[content.index(b"IDAT") + 4] ^= 255  # where the pixels begin; its header and its end are as they should be
     (photos / "dog" / "bad.png").write_bytes(content)
-    end = here("pretrain", f"--dataset=folder:{photos}", f"--workdir={tmp_path / 'run'}", *SMALL, "--steps=6")
+    end = here("pretrain", f"--dataset=folder:{photos}", f"--workdir={tmp_path / 'run'}", *SMALL, "--steps=6", "--subset=100%")
     assert end.status == 0 and not end.err
     assert end.out.count("dog/bad.png") == 1 and "Another image is shown in its place." in end.out
     assert list(json.loads((tmp_path / "run" / "data.json").read_text())["broken"]) == ["dog/bad.png"]
@@ -223,7 +229,7 @@ def test_a_run_that_diverges_stops_and_saves_no_model(here, tmp_path, lines):
     assert end.status == 2 and end.err.startswith("pretrain.py: Expected a finite loss and gradient, received none from step 2 on;")
     assert end.err.count("\n") == 1 and "the run stops at step 30" in end.err
     assert "step 2 skipped: " in end.out and " is not finite; its images: train[" in end.out
-    assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints", "metrics.jsonl", "run.flags"]
+    assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints", "data.json", "metrics.jsonl", "run.flags"]
     assert [line.get("skipped_steps") for line in lines(workdir / "metrics.jsonl")] == [None, 9, 19]
 
 
@@ -269,7 +275,7 @@ def test_a_finished_run_is_not_replaced_unasked(here, refused, tmp_path, lines):
         (["--dataset=imagenet"], "Expected a dataset sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME, received 'imagenet'"),
         (["--dataset=folder:{}/empty"], "received an empty folder; correct the path"),
         (["--dataset=npz:{}/nan.npz"], "Expected finite pixels, received NaN in train[1] of"),
-        (["--dataset=npz:{}/plain.npz", "--probe=npz:{}/../{}/unlabelled.npz", "--batch_size=2"], "whose train split has no labels; put"),
+        (["--dataset=npz:{}/plain.npz", "--probe=npz:{}/../{}/unlabelled.npz", "--batch_size=2"], "Expected labels in the train split of npz:"),
         (["--dataset=npz:{}/own.npz", "--probe=npz:{}/../{}/own.npz", "--batch_size=2"], "Expected --probe to be a labelled set apart"),
         (["--init_from={}/nowhere"], "nowhere: there is no file"),
         (["--init_from={}/garbage.keras"], "garbage.keras is not a model that keras_splitmask can read"),
