@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_splitmask.data.decoding import check_pixels, fit_channels
+from keras_splitmask.data.decoding import fit_channels
 from keras_splitmask.data.labels import check_labels, text
 from keras_splitmask.data.sources import SPLITS, NoSuchSplit, Source, part_of
+from keras_splitmask.data.values import check_pixels
 
 SAMPLE = Path(__file__).parent / "sample" / "fashion_mnist.npz"
 

@@ -1,4 +1,4 @@
-"""From a file's content to pixels, and from pixels of any kind to uint8 of the wanted number of channels."""
+"""From a file's content to pixels, and from pixels of any type to uint8 of the wanted number of channels."""
 
 import functools
 import io
@@ -7,14 +7,16 @@ import warnings
 
 import numpy as np
 
+from keras_splitmask.data import arrayfile, bounds, jpeg, netpbm
+from keras_splitmask.data.bounds import is_grey
 from keras_splitmask.data.optional import optional
+from keras_splitmask.data.values import check_pixels, is_final
 
-MAX_PIXELS = 178_000_000  # of one image; a small file of more is taken for a decompression bomb
-GREY_WEIGHTS = np.array((0.299, 0.587, 0.114), "float32")  # ITU-R BT.601, as Pillow's convert("L")
 # The formats that are read. Pillow knows more, of which some run other programs (EPS) or are no pictures (MPEG).
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-NUMPY, ZIP, JPEG = b"\x93NUMPY", b"PK\x03\x04", b"\xff\xd8\xff"  # how .npy, .npz and JPEG files begin
-APP1, START_OF_SCAN = 0xE1, 0xDA  # markers of a JPEG: of what may say how to turn it, EXIF or XMP, and of the end of its header
+GREY_WEIGHTS = np.array((0.299, 0.587, 0.114), "float32")  # ITU-R BT.601, as Pillow's convert("L")
+AT_ONCE = 1 << 20  # values that are converted at once: float copies of a whole image would take many times its memory
+PIECE = 1 << 22  # bytes of Pillow's that are converted at once, so that a large image is not copied whole
 # EXIF orientation: how to turn stored pixels (H, W, C) upright.
 TURNS = {
     2: lambda pixels: pixels[:, ::-1],
@@ -26,6 +28,8 @@ TURNS = {
     8: lambda pixels: np.rot90(pixels, 1),
 }
 # What libjpeg says of flipped bits and missing pieces, after which Pillow would go on with grey or shifted blocks.
+DEEP_COLOURS = ("RGB;16B", "RGB;16N")  # Pillow's names of what a PNG stores with 16 bits, of which it keeps 8
+GREY_FACTORS = {"L;2": (2, 85), "L;4": (4, 17), "L": (8, 1)}  # bits of a grey value in a PNG, and by what Pillow multiplies it
 DAMAGE = ("premature end", "bad Huffman", "bad arithmetic", "instead of RST")
 
 
@@ -49,8 +53,8 @@ def read_pixels(content, name, plan=None):
         ValueError: with the name, if the content cannot be decoded.
     """
     try:
-        if content.startswith((NUMPY, ZIP)):
-            pixels = _array(content)
+        if content.startswith((arrayfile.NUMPY, arrayfile.ZIP)):
+            pixels = arrayfile.read_array(content)
             return part(pixels, plan(*pixels.shape[:2])[0]) if plan else pixels
         return _picture(content, plan)
     except ImportError:
@@ -79,42 +83,33 @@ def _formats():
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def is_grey(mode):
-    """Whether an image of this Pillow mode is read as one channel; if not, as three."""
-    return mode in ("1", "L", "LA", "La", "I", "F") or mode.startswith("I;16")
-
-
-def _array(content):
-    array = np.load(io.BytesIO(content), allow_pickle=False)
-    if content.startswith(ZIP):
-        (name,) = array.files
-        array = array[name]
-    if array.ndim not in (2, 3):
-        raise ValueError(f"an array of shape {array.shape}, not (H, W) or (H, W, C)")
-    return array if array.ndim == 3 else array[..., None]
-
-
 def _picture(content, plan):
-    if stored := _known_jpeg(content):
-        *sides, grey = stored
-        return _planned(sides, 1, plan, lambda share: _jpeg(content, sides, grey, share))
+    if content.startswith(jpeg.START):
+        header = jpeg.look(content)
+        if stored := None if header.may_turn else _known_jpeg(content):
+            *sides, grey = stored
+            return _planned_jpeg(content, header, sides, 1, grey, plan)
+    bounds.check_unopened(io.BytesIO(content), len(content))
     with open_picture(io.BytesIO(content)) as image:
+        sides = image.height, image.width
+        if image.format in ("JPEG", "MPO"):
+            return _planned_jpeg(content, header, sides, _orientation(image), image.mode == "L" if image.mode in ("L", "RGB") else None, plan)
+        bounds.check_picture(image, len(content))
         if image.format == "PNG":
             _check_png(content)
-        if image.format not in ("JPEG", "MPO"):
-            image.load()  # before the EXIF block is asked for: Pillow would load it then, and give a blank image after a failure
-        sides, fast = (image.height, image.width), image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
-        decode = (lambda share: _jpeg(content, sides, image.mode == "L", share)) if fast else (lambda share: _pixels(image))
-        return _planned(sides, _orientation(image), plan, decode)
+        if stored := netpbm.stored(image):
+            return _planned(sides, 1, plan, lambda share: netpbm.read(content, image, *stored))
+        scale_transparency(image)
+        image.load()  # before the EXIF block is asked for: Pillow would load it then, and give a blank image after a failure
+        sides = image.height, image.width  # of a TIFF, Pillow has turned it
+        return _planned(sides, _orientation(image), plan, lambda share: _pixels(image))
 
 
 def _known_jpeg(content):
-    """(height, width, whether it is grey) of a JPEG of an ordinary kind that does not say how it is to be turned, or None.
+    """(height, width, whether it is grey) of a JPEG of an ordinary kind, or None.
 
     Pillow reads all of a header, in Python, which was a tenth of the time that a small photograph takes.
     """
-    if not content.startswith(JPEG) or APP1 in _markers(content):
-        return None
     try:
         height, width, colours, _ = optional("simplejpeg", "data").decode_jpeg_header(content)
     except ValueError:
@@ -122,12 +117,17 @@ def _known_jpeg(content):
     return (height, width, colours == "Gray") if colours in ("Gray", "YCbCr") else None
 
 
-def _markers(content):
-    """The second bytes of the markers in a JPEG's header, as far as it is one."""
-    place = 2
-    while content[place : place + 1] == b"\xff" and (marker := content[place + 1 : place + 2]) != bytes([START_OF_SCAN]):
-        yield from marker
-        place += 2 + int.from_bytes(content[place + 2 : place + 4])
+def _planned_jpeg(content, header, sides, turn, grey, plan):
+    """See `_planned`; `grey` is None where neither grey nor RGB is stored."""
+    largest = bounds.largest_share(header, *sides, len(content))
+
+    def decode(share):
+        if share == 1:  # as it is stored; what is resized anyway is decoded as large as fits
+            bounds.check_jpeg(header, *sides, len(content), 1)
+        share = min(share, largest)
+        return _by_pillow(content, share) if grey is None else _jpeg(content, sides, grey, share)
+
+    return _planned(sides, turn, plan, decode)
 
 
 def _planned(stored, turn, plan, decode):
@@ -140,8 +140,6 @@ def _planned(stored, turn, plan, decode):
         decode: from the share of its resolution that is needed to its pixels, of at least that share.
     """
     height, width = stored[::-1] if turn >= 5 else stored
-    if height * width > MAX_PIXELS:
-        raise ValueError(f"{height} x {width} pixels, more than {MAX_PIXELS // 10**6} million")
     box, size = plan(height, width) if plan else ((0, 0, height, width), (height, width))
     pixels = decode(min(1.0, max(size[0] / box[2], size[1] / box[3])))
     # Of 41 rows, half are 21, of which the last is half beyond the border: the factor is exactly a half even so.
@@ -164,8 +162,11 @@ def _scaled(box, factor):
 
 
 def _orientation(image):
+    """1 to 8, of which 1 is upright; other numbers, which some programs write, say nothing."""
     try:
-        return image.getexif().get(0x0112, 1)
+        bounds.check_block(image.info.get("exif", b""))
+        turn = image.getexif().get(0x0112, 1)
+        return turn if turn in TURNS else 1
     except Exception:  # a damaged EXIF block says nothing about the pixels
         return 1
 
@@ -179,53 +180,106 @@ def _jpeg(content, stored, grey, share):
     except ValueError as error:
         if any(damage in str(error) for damage in DAMAGE):
             raise
-    with open_picture(io.BytesIO(content)) as image:  # harmless bytes between two markers, for instance
+    return _by_pillow(content, share)  # harmless bytes between two markers, for instance
+
+
+def _by_pillow(content, share):
+    """The same by Pillow, which reads CMYK too, at 1, 1/2, 1/4 or 1/8."""
+    with open_picture(io.BytesIO(content)) as image:
+        divisor = next(divisor for divisor in (8, 4, 2, 1) if divisor * share <= 1)
+        image.draft(None, (max(1, image.width // divisor), max(1, image.height // divisor)))
         return _pixels(image)
 
 
+def scale_transparency(image):
+    """Bring the grey or colour of a PNG that is transparent to the depth that Pillow gives its pixels; it keeps the number of the file."""
+    key, depth = image.info.get("transparency"), image.tile[0][3] if image.tile else None
+    if image.format != "PNG" or isinstance(key, bytes) or key is None:
+        return
+    if depth in DEEP_COLOURS:
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+    elif depth in GREY_FACTORS:
+        bits, factor = GREY_FACTORS[depth]
+        image.info["transparency"] = (key & (2**bits - 1)) * factor
+
+
 def _pixels(image):
-    Image = optional("PIL.Image", "data")
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        pixels = np.asarray(image)[..., None]  # (H, W, 1)
-        if image.mode == "F":
-            return pixels.astype("float32")
-        if pixels.min() < 0 or pixels.max() > 65535:
-            raise ValueError(f"grey values from {pixels.min()} to {pixels.max()} do not fit 16 bits")
-        # A TIFF whose PhotometricInterpretation is WhiteIsZero: Pillow inverts 8 bits, but not 16.
-        white_is_zero = image.format == "TIFF" and image.tag_v2.get(262) == 0
-        return (65535 - pixels if white_is_zero else pixels).astype("uint16")
-    grey = is_grey(image.mode)
-    if image.has_transparency_data:
+    """(H, W, C) of Pillow's image."""
+    image.load()
+    deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    read = _deep_reader(image) if deep else functools.partial(_shallow, grey=is_grey(image.mode))
+    rows = max(1, PIECE // (4 * image.width))
+    first = read(image.crop((0, 0, image.width, min(rows, image.height))))
+    pixels = np.empty((image.height, *first.shape[1:]), first.dtype)
+    pixels[:rows] = first
+    for top in range(rows, image.height, rows):
+        pixels[top : top + rows] = read(image.crop((0, top, image.width, min(top + rows, image.height))))
+    return pixels
+
+
+def _deep_reader(image):
+    """A function from a piece of an image of grey with more than 8 bits to its pixels (h, W, 1): uint16, int32 or float32."""
+    if image.mode == "F":
+        return lambda piece: np.asarray(piece, "float32")[..., None]
+    if image.mode == "I":
+        low, high = image.getextrema()
+        if low < 0 or high > 65535:
+            return lambda piece: np.asarray(piece)[..., None]
+    # A TIFF whose PhotometricInterpretation is WhiteIsZero: Pillow inverts 8 bits, but not 16.
+    white_is_zero = image.format == "TIFF" and image.tag_v2.get(262) == 0
+    key = image.info.get("transparency")
+
+    def read(piece):
+        pixels = np.asarray(piece).astype("uint16")[..., None]
+        if isinstance(key, int):
+            pixels[pixels == key] = 65535  # on white
+        return 65535 - pixels if white_is_zero else pixels
+
+    return read
+
+
+def _shallow(piece, grey):
+    """The pixels (h, W, 1 or 3) uint8 of a piece of an image."""
+    if piece.has_transparency_data:
         # What a transparent pixel hides is arbitrary, so show it as a page would: on white.
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    pixels = np.asarray(image.convert("L" if grey else "RGB"))
+        Image = optional("PIL.Image", "data")
+        piece = piece.convert("RGBA")
+        piece = Image.alpha_composite(Image.new("RGBA", piece.size, "white"), piece)
+    pixels = np.asarray(piece.convert("L" if grey else "RGB"))
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def to_uint8(pixels, name):
-    """Pixels of any shape, uint8, uint16, bool or float in 0..1, to uint8 of the same shape: 0 to 0, the largest to 255."""
-    if pixels.dtype == np.uint8:
-        return pixels
-    if pixels.dtype == np.uint16:
+def to_uint8(pixels, name, value_range=None):
+    """Scale pixels (H, W, C) to uint8 (H, W, C), rounded.
+
+    Args:
+        pixels: uint8, uint16, bool, or float in 0..1, of any byte order. With a `value_range` also int16, int32, uint32 and any
+            finite floats.
+        name: what to call them in an error.
+        value_range: (low, high), the values that become 0 and 255; those outside are clipped. By default the range of their type:
+            0 and 65,535 of uint16, 0 and 1 of floats. uint8 stays as it is if `high` is above 255, as in 0..4095.
+
+    Raises:
+        ValueError: with the name, if the pixels are of another type or not in their range.
+    """
+    if is_final(pixels.dtype, value_range):
+        return pixels * np.uint8(255) if pixels.dtype == np.bool_ else pixels
+    check_pixels(pixels, name, value_range)
+    scaled = np.empty(pixels.shape, "uint8")
+    rows = max(1, AT_ONCE // max(1, pixels[:1].size))
+    for start in range(0, len(pixels), rows):
+        scaled[start : start + rows] = _rescaled(pixels[start : start + rows], value_range)
+    return scaled
+
+
+def _rescaled(pixels, value_range):
+    if value_range is not None:
+        low, high = value_range
+        inside = np.clip(pixels.astype("float64"), low, high)
+        return np.round((inside - low) * (255 / (high - low))).astype("uint8")
+    if pixels.dtype.kind == "u":
         return ((pixels.astype("uint32") + 128) // 257).astype("uint8")
-    if pixels.dtype == np.bool_:
-        return pixels * np.uint8(255)
-    check_pixels(pixels, name)
     return np.round(pixels * np.float32(255)).astype("uint8")
-
-
-def check_pixels(pixels, name):
-    """Raises ValueError unless the pixels are uint8, uint16, bool, or floats in 0..1 without NaN."""
-    if pixels.dtype in (np.uint8, np.uint16, np.bool_):
-        return
-    if pixels.dtype.kind != "f":
-        raise ValueError(f"Expected pixels as uint8, uint16 or float in 0..1, received {pixels.dtype} in {name}; convert them.")
-    low, high = (pixels.min(), pixels.max()) if pixels.size else (0, 0)  # NaN if any pixel is NaN
-    if np.isnan(low):
-        raise ValueError(f"Expected finite pixels, received NaN in {name}; replace or remove it.")
-    if low < 0 or high > 1:
-        raise ValueError(f"Expected float pixels in 0..1, received {low:.4g} to {high:.4g} in {name}; rescale them.")
 
 
 def fit_channels(image, channels, name):
@@ -236,7 +290,11 @@ def fit_channels(image, channels, name):
     if (received, channels) == (1, 3):
         return np.repeat(image, 3, axis=-1)
     if (received, channels) == (3, 1):
-        return np.round(image @ GREY_WEIGHTS).astype("uint8")[..., None]
+        grey = np.empty((*image.shape[:2], 1), "uint8")
+        rows = max(1, AT_ONCE // max(1, image[:1].size))
+        for start in range(0, len(image), rows):
+            grey[start : start + rows, :, 0] = np.round(image[start : start + rows] @ GREY_WEIGHTS)
+        return grey
     raise ValueError(
         f"Expected an image of {channels} channels, received {received} in {name}; only grey and RGB are converted, "
         f"so set channels={received} or convert the image."

@@ -7,7 +7,9 @@ import threading
 
 import numpy as np
 
-from keras_splitmask.data.decoding import MAX_PIXELS, NUMPY, open_picture
+from keras_splitmask.data import bounds
+from keras_splitmask.data.arrayfile import NUMPY
+from keras_splitmask.data.decoding import open_picture
 
 LOSSLESS = ("BMP", "DIB", "GIF", "PNG", "PPM", "TIFF")
 MODES = ("1", "L", "P", "I", "I;16", "I;16B")  # Pillow's, of images of numbers: grey of 1 to 32 bits, and palettes
@@ -48,11 +50,11 @@ def _array(content):
 
 
 def _picture(content):
+    bounds.check_unopened(io.BytesIO(content), len(content))
     with open_picture(io.BytesIO(content)) as image:
         if image.format not in LOSSLESS:
             raise ValueError(f"{image.format}, which does not keep numbers; save it as PNG")
-        if image.height * image.width > MAX_PIXELS:
-            raise ValueError(f"{image.height} x {image.width} pixels, more than {MAX_PIXELS // 10**6} million")
+        bounds.check_picture(image, len(content))
         if image.format == "PNG":
             image.verify()  # the checksums, which Pillow does not look at when it decodes
     with open_picture(io.BytesIO(content)) as image:

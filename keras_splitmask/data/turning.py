@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from keras_splitmask.data.decoding import JPEG, TURNS, open_picture
+from keras_splitmask.data import jpeg
+from keras_splitmask.data.decoding import TURNS, open_picture
 
 ORIENTATION = 0x0112  # the EXIF tag
 SIDEWAYS = 5  # orientations from here on exchange height and width
@@ -13,7 +14,7 @@ def orientation(path):
     try:
         with open(path, "rb") as file:
             start = file.read(4096)
-            if start.startswith(JPEG) and b"Exif" not in start:  # most photographs of a published data set
+            if start.startswith(jpeg.START) and b"Exif" not in start:  # most photographs of a published data set
                 return 1
             file.seek(0)
             with open_picture(file) as image:

@@ -1,11 +1,13 @@
 import io
+import struct
 import sys
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from keras_splitmask.data import decoding, open_source
+from keras_splitmask.data import decoding, jpeg, open_source
 from keras_splitmask.data.decoding import fit_channels, read_pixels, to_uint8
 from keras_splitmask.data.optional import optional
 
@@ -40,6 +42,87 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.jpg", exif=exif, quality=95, subsampling=0)
     image = read_pixels((tmp_path / "a.jpg").read_bytes(), "a.jpg")
     assert image.shape == (16, 32, 3) and np.abs(image.astype(int) - upright).max() < 30
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_an_orientation_that_does_not_exist_is_upright(mode, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    image = Image.fromarray(photograph(16, 32)).convert(mode)
+    image.save(file, "JPEG", exif=exif, quality=95)
+    expected = np.asarray(Image.open(io.BytesIO(file.getvalue()))).reshape(16, 32, -1)
+    assert np.array_equal(read_pixels(file.getvalue(), "a.jpg"), expected)
+
+
+@pytest.mark.parametrize("before", [b"\xff", b"\xff" * 9, b"\xff\xfe\0\4ab\xff\xff", b"\xff\xd0", b"\xff\xfe\0\3a\xff\x01"])
+def test_exif_is_found_behind_fill_bytes_and_markers_without_a_length(before):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    Image.fromarray(photograph(16, 32)).save(file, "JPEG", exif=exif, quality=95)
+    content = file.getvalue()
+    start = content.index(b"\xff\xe1")
+    content = content[:start] + before + content[start:]
+    assert jpeg.look(content).may_turn
+    if b"\xff\x01" not in before and b"\xff\xd0" not in before:  # which Pillow takes for damage: such a file is left out
+        assert read_pixels(content, "a.jpg").shape == (32, 16, 3)
+
+
+def png(depth, kind, values, transparent=None):
+    """A PNG of values (H, W) or (H, W, C), whose transparent value it names."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    bits = ["".join(format(value, f"0{depth}b") for value in np.ravel(row)) for row in values]
+    rows = b"".join(b"\0" + int(row, 2).to_bytes(len(row) // 8) for row in bits)
+    header = struct.pack(">IIBBBBB", *np.shape(values)[1::-1], depth, kind, 0, 0, 0)
+    key = b"" if transparent is None else chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + key + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_the_grey_that_a_png_calls_transparent_is_white(rng, depth):
+    values = rng.integers(0, 2**depth, (5, 8))
+    key = int(values[2, 3])
+    stored = read_pixels(png(depth, 0, values, [key]), "a.png")[..., 0]
+    white = 65535 if depth == 16 else 255
+    assert np.array_equal(stored, np.where(values == key, white, values * (white // (2**depth - 1))))
+
+
+def test_the_colour_that_a_deep_png_calls_transparent_is_white():
+    values = np.array([[[513, 40000, 65535], [10, 20, 30]]])
+    assert read_pixels(png(16, 2, values, [513, 40000, 65535]), "a.png").tolist() == [[[255, 255, 255], [0, 0, 0]]]
+
+
+def test_pnm_files_of_any_largest_value():
+    twelve = np.array([[0, 1, 2048, 4095]], ">u2")
+    assert read_pixels(b"P5 4 1 4095\n" + twelve.tobytes(), "a.pgm")[0, :, 0].tolist() == [0, 16, 32776, 65535]
+    assert read_pixels(b"P5 4 1 100\n" + bytes([0, 40, 99, 100]), "a.pgm")[0, :, 0].tolist() == [0, 102, 252, 255]
+    deep = read_pixels(b"P6 1 1 65535\n" + np.array([0, 300, 65535], ">u2").tobytes(), "a.ppm")
+    assert deep.dtype == np.uint16 and deep.tolist() == [[[0, 300, 65535]]]  # all of its 16 bits
+    with pytest.raises(ValueError, match="Expected a readable image, received a.pgm"):
+        read_pixels(b"P5 4 1 4095\n" + bytes(3), "a.pgm")
+
+
+@pytest.mark.parametrize("dtype", [">u2", ">f4", ">f8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_of_the_other_byte_order(tmp_path, rng, dtype, order):
+    values = rng.integers(0, 65536, (4, 5, 3)) if "u" in dtype else rng.random((4, 5, 3))
+    array = np.asarray(values, dtype, order=order)
+    for name, write in (("a.npy", np.save), ("b.npz", np.savez)):
+        write(tmp_path / name, array)
+    np.save(tmp_path / "set", np.asarray(array[None], order=order))
+    expected = np.round(values / 257 if "u" in dtype else values.astype(dtype) * np.float32(255)).astype("uint8")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("a.npy", "b.npz"):
+        (tmp_path / name).rename(folder / name)
+    source = open_source(f"folder:{folder}")
+    assert len(source) == 2 and all(np.array_equal(source.image(i), expected) for i in range(2))
+    assert np.array_equal(open_source(f"npy:{tmp_path / 'set.npy'}").image(0), expected)
 
 
 def test_palette_alpha_and_cmyk(tmp_path):
@@ -92,7 +175,7 @@ def test_float_tiff(tmp_path):
 
 def test_integers_beyond_sixteen_bits_are_refused(tmp_path):
     Image.fromarray(np.array([[0, 70000]], "int32")).save(tmp_path / "a.tif")
-    with pytest.raises(ValueError, match="received a.tif .grey values from 0 to 70000 do not fit 16 bits"):
+    with pytest.raises(ValueError, match="from 0 to 65535, received 0 to 70000 as int32 in a.tif; name their range"):
         open_source(f"folder:{tmp_path}").image(0)
 
 

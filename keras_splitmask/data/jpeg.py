@@ -1,0 +1,74 @@
+"""The header of a JPEG, as far as it says how a decoder will go about it."""
+
+import dataclasses
+
+from keras_splitmask.data.tags import check_block
+
+START = b"\xff\xd8\xff"  # how a JPEG begins
+APP1, APP2, START_OF_SCAN = 0xE1, 0xE2, 0xDA
+ALONE = (0x01, *range(0xD0, 0xD9))  # markers without a length: TEM, RST0 to RST7 and the start of the image
+FRAMES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))  # SOF0 to SOF15
+PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+MAX_SEGMENTS = 10_000  # before the pixels; an ICC profile of 16 MB takes 255
+
+
+@dataclasses.dataclass
+class Jpeg:
+    """What stands before the pixels.
+
+    Attributes:
+        samples: stored for each pixel: 3 for colour, 1.5 if its chroma has a quarter of the resolution. 4 if there is no such header.
+        buffered: whether a decoder keeps all coefficients, 2 bytes a sample, since the pixels come in several scans.
+        scans: how many there may be.
+        may_turn: whether there is an APP1 segment, where EXIF and XMP say how to turn the image.
+    """
+
+    samples: float = 4.0
+    buffered: bool = True
+    scans: int = 1
+    may_turn: bool = False
+
+
+def look(content):
+    """The `Jpeg` header of a file's content.
+
+    Raises:
+        ValueError: if a decoder would take very long, or much memory, for the header alone.
+    """
+    found = Jpeg(scans=content.count(b"\xff\xda"))
+    components, exif = 0, b""
+    for number, (marker, segment) in enumerate(_segments(content)):
+        if number > MAX_SEGMENTS:
+            raise ValueError(f"a header of more than {MAX_SEGMENTS} segments")
+        if marker == APP1:
+            found.may_turn = True
+            exif += segment.removeprefix(b"Exif\0\0") if segment.startswith(b"Exif\0\0") else b""
+        elif marker == APP2 and segment.startswith(b"MPF\0"):
+            check_block(segment[4:])
+        elif marker in FRAMES and len(segment) >= 9:
+            components = segment[5]
+            sides = [(code >> 4, code & 15) for code in segment[7 : 6 + 3 * components : 3]]
+            largest = max(across for across, _ in sides) * max(down for _, down in sides)
+            found.samples = sum(across * down for across, down in sides) / max(1, largest)
+            found.buffered = marker in PROGRESSIVE
+        elif marker == START_OF_SCAN:
+            found.buffered |= segment[:1] != bytes([components])
+    check_block(exif)
+    return found
+
+
+def _segments(content):
+    """The second bytes of the markers up to the first scan, with what belongs to each."""
+    place = 2
+    while (place := content.find(b"\xff", place)) >= 0:
+        while content[place : place + 1] == b"\xff":  # any number of fill bytes may stand before the second byte
+            place += 1
+        if place >= len(content):
+            return
+        marker, length = content[place], int.from_bytes(content[place + 1 : place + 3])
+        place += 1
+        if marker not in ALONE and marker != 0:  # zero: no marker, but bytes that a decoder skips
+            yield marker, content[place + 2 : place + length]
+            place += length
+        if marker == START_OF_SCAN:
+            return

@@ -1,0 +1,27 @@
+"""Pixels of PGM and PPM files whose largest value is neither 255 nor 65,535: Pillow reads these in Python, 2 us a value."""
+
+import numpy as np
+
+
+def stored(image):
+    """(offset, largest value) of the binary values of Pillow's image, not yet loaded, or None if Pillow reads it as fast."""
+    tile = image.tile[0] if image.format == "PPM" and image.tile else None
+    return (tile.offset, tile.args[1]) if tile and tile.codec_name == "ppm" else None
+
+
+def is_text(image):
+    """Whether the values of Pillow's image are written as text."""
+    return image.format == "PPM" and bool(image.tile) and image.tile[0].codec_name == "ppm_plain"
+
+
+def read(content, image, offset, largest):
+    """The pixels (H, W, C), scaled to fill uint8, or uint16 where the largest value is above 255.
+
+    Raises:
+        ValueError: if the file is cut short.
+    """
+    dtype, full = (">u2", 65535) if largest > 255 else ("u1", 255)
+    shape = image.height, image.width, len(image.getbands())
+    values = np.frombuffer(content, dtype, np.prod(shape), offset).reshape(shape)
+    table = np.round(np.minimum(np.arange(full + 1), largest) * (full / largest)).astype("uint16" if largest > 255 else "uint8")
+    return table[values]

@@ -1,0 +1,59 @@
+"""Which pixel values are read, and which of them become 0 and 255."""
+
+import numpy as np
+
+
+def is_final(dtype, value_range):
+    """Whether pixels of this type are not scaled by a `value_range`."""
+    return dtype == np.bool_ or (dtype == np.uint8 and (value_range is None or value_range[1] > 255))
+
+
+def check_pixels(pixels, name, value_range=None):
+    """Raise ValueError unless `decoding.to_uint8` takes these pixels."""
+    if is_final(pixels.dtype, value_range):
+        return
+    if pixels.dtype.kind == "i" and pixels.dtype.itemsize <= 4 and value_range is None and pixels.size:
+        raise ValueError(
+            f"Expected grey values from 0 to 65535, received {pixels.min()} to {pixels.max()} as {pixels.dtype.newbyteorder('=')} in {name}; name "
+            "their range as value_range (low, high)."
+        )
+    if reason := wrong_type(pixels.dtype, value_range):
+        raise ValueError(f"Expected pixels as uint8, uint16 or float in 0..1, received {reason} in {name}; convert them.")
+    if pixels.dtype.kind != "f":
+        return
+    low, high = (pixels.min(), pixels.max()) if pixels.size else (0, 0)  # NaN if any pixel is NaN
+    if np.isnan(low):
+        raise ValueError(f"Expected finite pixels, received NaN in {name}; replace or remove it.")
+    if value_range is not None and not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError(f"Expected finite pixels, received {low:.4g} to {high:.4g} in {name}; replace or remove them.")
+    if value_range is None and (low < 0 or high > 1):
+        raise ValueError(
+            f"Expected float pixels in 0..1, received {low:.4g} to {high:.4g} in {name}; rescale them, or name their range "
+            "as value_range (low, high)."
+        )
+
+
+def wrong_type(dtype, value_range=None):
+    """Why pixels of this type cannot be scaled, or None."""
+    if dtype.kind in "fub" and not (dtype.kind == "u" and dtype.itemsize > 2):
+        return None
+    if dtype.kind in "iu" and dtype.itemsize <= 4:
+        return None if value_range is not None else f"{dtype.newbyteorder('=')} without a value_range (low, high)"
+    return str(dtype)
+
+
+def check_range(value_range):
+    """(low, high) as floats, or None.
+
+    Raises:
+        ValueError: unless these are two finite numbers, the lower one first.
+    """
+    if value_range is None:
+        return None
+    try:
+        low, high = (float(value) for value in value_range)
+    except (TypeError, ValueError):
+        low = high = np.nan
+    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        raise ValueError(f"Expected value_range as two numbers, low and high, such as 0,4095, received {value_range!r}.")
+    return low, high
