@@ -140,6 +140,10 @@ class Encoder(keras.Model):
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)
+        if min(width, depth, heads) < 1 or extra_tokens < 0:
+            raise ValueError(
+                f"Expected width, depth and heads of at least 1 and extra_tokens of at least 0, received {width=}, {depth=}, {heads=}, {extra_tokens=}."
+            )
         self.image_shape = tuple(image_shape)
         self.patch_size = patch_size
         self.width = width

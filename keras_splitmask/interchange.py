@@ -4,11 +4,10 @@ import dataclasses
 import pathlib
 import warnings
 
-import keras
 from keras import ops
 
 from keras_splitmask import layouts
-from keras_splitmask.archives import check_archive
+from keras_splitmask.archives import load_archive
 from keras_splitmask.encoder import Encoder
 from keras_splitmask.resampling import change_channels, resample_patches, resample_table
 
@@ -31,10 +30,17 @@ def load_model(path):
         unfinished = "; the run in this folder has not finished: repeat its command first" if (file.parent / "checkpoints").is_dir() else ""
         raise ValueError(f"Expected a run's folder, a .keras or a .safetensors file, received {path}: there is no file {file}{unfinished}.")
     try:
-        check_archive(file)
-        return keras.saving.load_model(file, compile=False)
+        return load_archive(file)
     except Exception as error:
-        raise ValueError(f"{file} is not a model that keras_splitmask can read: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+        raise ValueError(f"{file} is not a model that keras_splitmask can read: {_reason(error)}") from error
+
+
+def _reason(error):
+    """One line of at most 300 characters. Keras hides the cause behind two of its own."""
+    if isinstance(error, TypeError) and error.__context__:
+        error = error.__context__
+    line = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    return "its weights are not those of its configuration." if line.startswith("A total of ") else line
 
 
 def load_encoder(path, report=None, **changes):

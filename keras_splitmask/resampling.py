@@ -5,13 +5,20 @@ from keras import ops
 
 from keras_splitmask.patches import pixel_statistics
 
+LONGEST = 4096  # a matrix of such lines takes 400 MB while it is made
+
 
 def resampling_matrix(old, new, method):
     """The matrix (new, old) float64 that resizes a line of numbers, antialiased; its rows sum to one.
 
     Args:
         method: "bilinear" or "bicubic".
+
+    Raises:
+        ValueError: if a line is longer than `LONGEST`.
     """
+    if max(old, new) > LONGEST:
+        raise ValueError(f"Expected to resize lines of at most {LONGEST} numbers, received {old} to {new}; take smaller images.")
     # The height of the unit matrix, taken for an image, is resized. As `old` images of a width of 1, torch 2.13 repeats the first row.
     unit = np.eye(old, dtype="float32")[None, :, :, None]
     lines = ops.image.resize(unit, (new, old), method, antialias=True, data_format="channels_last")

@@ -1,29 +1,27 @@
 """Weights by name from the files of other libraries, without running anything that a file may hold.
 
-A pickle is a program. The one inside torch's files is read here with its vocabulary cut down to what weights need: every class
-of torch or of the pickled model becomes an inert placeholder, and any other name stops the reading. Torch itself is not needed.
+The pickle inside torch's files is read by a machine of our own (pickles.py): every class of torch or of the pickled model becomes an inert
+placeholder, and any other name stops the reading. Torch itself is not needed.
 """
 
 import contextlib
 import dataclasses
 import hashlib
 import io
-import json
+import itertools
 import math
 import pathlib
-import pickle
-import pickletools
 import typing
 import zipfile
-from collections import OrderedDict
 
 import numpy as np
 
-LIMIT = 2**20  # bytes of a pickle or a header: those of a dVAE have 30,000
+from keras_splitmask import strict_json
+from keras_splitmask.pickles import LIMIT, Machine
+
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how torch.save began its files before version 1.6
 STORAGES = {"torch.FloatStorage": "<f4", "torch.HalfStorage": "<f2"}
 SAFETENSORS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # of the last, which NumPy does not know, the bits
-BUILTINS = {"collections.OrderedDict": OrderedDict, "builtins.set": set, "__builtin__.set": set}
 REBUILD_TENSOR, REBUILD_PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
 PLACEHOLDERS = {*STORAGES, REBUILD_TENSOR, REBUILD_PARAMETER, "torch.device"}
 
@@ -87,11 +85,11 @@ def _refusing(path):
     try:
         yield
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
-        if not isinstance(error, (ValueError, OSError, zipfile.BadZipFile, pickle.UnpicklingError)):
+        reason = (str(error).splitlines() or [""])[0][:300]
+        if not isinstance(error, (ValueError, OSError, zipfile.BadZipFile)):
             reason = f"it is damaged ({type(error).__name__}: {reason})"
         expected = "Expected a torch file, .safetensors or .npz of weights"
-        raise ValueError(f"{expected}, received {path}: {reason}; get it anew from a source that you trust.") from error
+        raise ValueError(f"{expected}, received {path}: {reason}; download it again from a source that you trust.") from error
 
 
 def _in_zip(path, size):
@@ -129,18 +127,23 @@ def _in_safetensors(path, file, size):
     length = int.from_bytes(file.read(8), "little")
     if length > min(LIMIT, size - 8):
         raise ValueError(f"its header promises {length} bytes")
-    header = json.loads(file.read(length))
+    header = strict_json.parse(file.read(length))
     header.pop("__metadata__", None)
-    found = {}
+    found, spans = {}, []
     for name, entry in header.items():
         if entry["dtype"] not in SAFETENSORS:
             raise ValueError(f"{name} holds {entry['dtype']}, expected F32, F16 or BF16")
         dtype, shape, (first, last) = np.dtype(SAFETENSORS[entry["dtype"]]), tuple(entry["shape"]), entry["data_offsets"]
         count = _count(name, shape)
-        if last - first != count * dtype.itemsize or not 0 <= first <= last <= size - 8 - length:
+        if not (_is_count(first) and _is_count(last)) or last - first != count * dtype.itemsize or last > size - 8 - length:
             raise ValueError(f"{name} of shape {shape} cannot be its bytes {first} to {last}")
+        spans.append((first, last, name))
         strides = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
         found[name] = _strided(path, name, Storage(None, dtype, count), None, 8 + length + first, 0, shape, strides)
+    spans.sort()
+    for (_, end, before), (start, _, name) in itertools.pairwise(spans):
+        if start < end:
+            raise ValueError(f"{before} and {name} overlap")
     return found
 
 
@@ -170,7 +173,7 @@ def _in_legacy(path, file, size):
         raise ValueError("it was written on a big-endian machine")
     module, storages = _unpickle(file)
     tensors, (order, _), places = _tensors(module), _unpickle(file), {}
-    if set(order) != set(storages):
+    if not all(map(_is_name, order)) or set(order) != set(storages):
         raise ValueError("its storages are not those of its tensors")
     for key, storage in ((key, storages[key]) for key in order):
         if int.from_bytes(file.read(8), "little") != storage.numel:
@@ -213,6 +216,10 @@ def _is_count(number):
     return isinstance(number, int) and 0 <= number < 2**40
 
 
+def _is_name(text):
+    return isinstance(text, str) and len(text) <= 200
+
+
 def _count(name, shape):
     """How many numbers a shape stands for. What may be anything is not printed, since that could take for ever."""
     if not isinstance(shape, tuple) or len(shape) > 8 or not all(_is_count(side) and side for side in shape):
@@ -234,59 +241,22 @@ def _read(path, member, start, count):
     return data
 
 
-class Placeholder:
-    """Stands for an object of a class that is not imported; keeps what it was made of, and does nothing."""
+def _unpickle(file):
+    """The object of the pickle that begins here, and the storages that it names; the file is left behind its end."""
+    storages = {}
 
-    stands_for = None
-
-    def __new__(cls, *arguments):
-        made = super().__new__(cls)
-        made.arguments, made.state = arguments, {}
-        return made
-
-    def __setstate__(self, state):
-        self.state = state
-
-
-class _Unpickler(pickle.Unpickler):
-    """Makes dicts, sets and placeholders; any other name is refused."""
-
-    def __init__(self, file):
-        super().__init__(file)
-        self.storages = {}
-
-    def find_class(self, module, name):
-        full = f"{module}.{name}"
-        if full in BUILTINS:
-            return BUILTINS[full]
-        if full in PLACEHOLDERS or module.startswith(("dall_e.", "torch.nn.modules.")):
-            return type("Placeholder", (Placeholder,), {"stands_for": full})  # a new one: the pickle can change it for nobody else
-        raise ValueError(f"it asks for {full}, which weights have no need of and which was not run")
-
-    def persistent_load(self, reference):
+    def refer(reference):
         if reference[0] == "module":  # before version 1.6: a class, its file and its source
             return reference[1]
         kind, storage_class, key, _, numel, *view = reference
-        if kind != "storage" or view not in ([], [None]) or not isinstance(key, str) or not _is_count(numel):
+        if kind != "storage" or view not in ([], [None]) or not _is_name(key) or not _is_count(numel):
             raise ValueError("it refers to something that is no storage of numbers")
-        storage = Storage(key, np.dtype(STORAGES[storage_class.stands_for]), numel)
-        if self.storages.setdefault(key, storage) != storage:
+        storage = Storage(key, np.dtype(STORAGES[storage_class]), numel)
+        if storages.setdefault(key, storage) != storage:
             raise ValueError(f"it describes storage {key} in two ways")
         return storage
 
-
-def _unpickle(file):
-    """The object of the pickle that begins here, and the storages that it names; the file is left behind its end."""
-    start, tuples = file.tell(), 0
-    program = io.BytesIO(file.read(LIMIT))  # a file would make room for whatever length a string claims to have
-    for opcode, argument, _ in pickletools.genops(program):
-        tuples += opcode.name.startswith("TUPLE")
-        # A large index of the memo takes as much memory; tuples inside each other by the hundred thousand overflow the stack.
-        if tuples > 10_000 or (opcode.name.endswith("PUT") and argument > LIMIT):
-            raise ValueError("its pickle is too large or too deep for weights")
-    file.seek(start + program.tell())
-    unpickler = _Unpickler(io.BytesIO(program.getvalue()[: program.tell()]))
-    return unpickler.load(), unpickler.storages
+    return Machine(lambda name: name in PLACEHOLDERS or name.startswith(("dall_e.", "torch.nn.modules.")), refer).read(file), storages
 
 
 def _tensors(module):
@@ -299,7 +269,7 @@ def _tensors(module):
             raise ValueError("its modules are too many, or one is inside another twice")
         seen.add(id(module))
         for name in (*own, *children):
-            if not isinstance(name, str) or len(prefix + name) > 200:
+            if not isinstance(name, str) or not _is_name(prefix + name):
                 raise ValueError("it has a weight without a name, or with an endless one")
         found.update({prefix + name: _layout(prefix + name, value) for name, value in own.items() if value is not None})
         pending += [(f"{prefix}{name}.", child) for name, child in children.items()]

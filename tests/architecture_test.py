@@ -16,7 +16,7 @@ METHOD = ("patches", "split", "encoder", "decoder", "losses", "splitmask")
 
 # A part may import what stands on a line above its own. `data` and `training` stand apart.
 ORDER = (
-    {"patches"},
+    {"patches", "strict_json", "pickles"},
     {"split", "augment", "resampling", "archives", "weight_files"},
     {"encoder"},
     {"decoder"},

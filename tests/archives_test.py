@@ -8,8 +8,10 @@ import json
 import marshal
 import os
 import pickle
+import re
 import resource
 import tarfile
+import time
 import zipfile
 
 import h5py
@@ -77,19 +79,14 @@ PARTS = {
     "other package": lambda e: node("X", {}, "x", "keras_hub>Backbone"),
     "other policy": lambda e: node("QuantizedFloat8DTypePolicy", {"mode": "float8"}, "keras"),
 }
-SIZES = {"width": 10**6, "depth": 10**6, "image_shape": [10**6, 10**6, 3], "patch_size": 10**6}
-
-
 def with_part(config, part, value):
     config = copy.deepcopy(config)
     config["config"][part] = value
     return config
 
 
-def with_size(config, **sizes):
-    config = copy.deepcopy(config)
-    config["config"]["encoder"]["config"].update(sizes)
-    return config
+def ours(kind, **config):
+    return node(kind, config, "x", f"keras_splitmask>{kind}")
 
 
 @pytest.fixture(scope="module")
@@ -140,15 +137,74 @@ def test_a_configuration_that_is_not_of_this_library_is_not_built(members, refus
     refused(write(tmp_path / "hostile.keras", {**members, "config.json": json.dumps(config)}), load_encoder, "is not a model that keras_splitmask can read")
 
 
-def test_a_configuration_of_more_weights_than_the_file_holds(members, refused, tmp_path, monkeypatch):
-    monkeypatch.setattr(keras.saving, "load_model", lambda *_, **__: pytest.fail("Keras was asked to read it."))
-    good = json.loads(members["config.json"])
-    hostile = [with_size(good, **{name: value}) for name, value in SIZES.items()]
-    hostile += [with_part(good, "decoder_depth", 10**6), with_part(good, "tokenizer", copy.deepcopy(good["config"]["tokenizer"]))]
-    hostile[-1]["config"]["tokenizer"]["config"]["vocabulary"] = 10**9
-    hostile += [node("Classifier", {"encoder": good["config"]["encoder"], "classes": 10**9}, "x", "keras_splitmask>Classifier")]
-    for config in hostile:
-        refused(write(tmp_path / "hostile.keras", {**members, "config.json": json.dumps(config)}), message="more weights|blocks")
+def hostile_configurations(good):
+    """Configurations that ask for more than the file has, by what is large in them."""
+
+    def encoder(**changes):
+        return {**good["encoder"], "config": {**good["encoder"]["config"], **changes}}
+
+    def splitmask(part, **changes):
+        return ours("SplitMask", **{**good, part: {**good[part], "config": {**good[part]["config"], **changes}}})
+
+    large = encoder(image_shape=[64, 64, 3])
+    # A file of 1 kB could have these weights, and what is calculated from the size of the images would take gigabytes.
+    thin = encoder(image_shape=[16384, 16384, 1], patch_size=128, width=1, heads=1, depth=1)
+    narrow = encoder(image_shape=[8192, 1, 1], patch_size=1, width=1, heads=1, depth=1)
+    return {
+        **{name: encoder(**{name: value}) for name, value in {"width": 10**6, "depth": 10**9, "extra_tokens": 4_000_000, "patch_size": 10**6}.items()},
+        "image_shape": encoder(image_shape=[10**6, 10**6, 3]),
+        "one patch": encoder(image_shape=[2**20, 2**20, 3], patch_size=2**20),
+        "fixed positions": encoder(image_shape=[2**20, 2**20, 3], positions="sine_cosine"),
+        "decoder_depth": ours("SplitMask", **{**good, "decoder_depth": 10**9}),
+        "depth below nothing": splitmask("encoder", depth=-(10**9)),
+        "vocabulary": splitmask("tokenizer", vocabulary=10**9),
+        "hidden of DALL-E": ours("BEiT", encoder=good["encoder"], tokenizer=ours("Dalle", image_shape=[16, 16, 3], patch_size=8, hidden=2**16)),
+        "classes": ours("Classifier", encoder=good["encoder"], classes=10**9),
+        "classes of DeiT": ours("DeiT", encoder=good["encoder"], classes=10**9),
+        "prototypes": ours("DINO", encoder=good["encoder"], steps=1, prototypes=500_000, local_shape=None),
+        "local_shape": ours("DINO", encoder=good["encoder"], steps=1, prototypes=2, local_shape=[2**30, 2**30]),
+        "decoder_width": ours("MAE", encoder=good["encoder"], decoder_width=2**12, decoder_depth=1),
+        "decoder of MAE": ours("MAE", encoder=good["encoder"], decoder_width=32, decoder_depth=10**9),
+        **{f"{name} of Mask R-CNN": ours("MaskRCNN", encoder=large, classes=2, **{name: 12_000}) for name in ("hidden", "width")},
+        "outputs": ours("Segmenter", encoder=large, classes=2, width=2048),
+        "anchors": ours("MaskRCNN", encoder=thin, classes=2, width=1, hidden=1),
+        "resized words": ours("BEiT", encoder=narrow, tokenizer=ours("Dalle", image_shape=[8192, 1, 1], patch_size=1, hidden=4, vocabulary=2)),
+        "layers without weights": ours("PredictionHead", outputs=1, width=1, depth=10**9),
+        "levels without weights": ours("FeaturePyramid", width=1, levels=["P"] * 100_000),
+        "objects within each other": augmentations(8),
+        "a list for a number": ours("MaskRCNN", encoder=large, classes=2, masks=10**9),
+    }
+
+
+def augmentations(depth):
+    inner = augmentations(depth - 1) if depth else None
+    return ours("AugmentViews", first=inner, second=inner, local=inner)
+
+
+def test_a_configuration_of_more_than_the_file_holds(members, refused, tmp_path):
+    for name, config in hostile_configurations(json.loads(members["config.json"])["config"]).items():
+        started = time.process_time()
+        refused(write(tmp_path / "hostile.keras", {**members, "config.json": json.dumps(config)}))
+        assert time.process_time() - started < 5, name
+
+
+VALUES = ["NaN", "Infinity", "-Infinity", "1e999", "1e308", "-1", "0.5", "true", '"1000000000"', '"abc"', "[4]", "[[4]]", "{}", "1" + "0" * 400, "9" * 5000]
+
+
+def test_values_that_no_argument_has(members, refused, tmp_path):
+    config, path = members["config.json"].decode(), tmp_path / "hostile.keras"
+    for name in ("width", "depth", "patch_size", "image_shape", "vocabulary", "decoder_depth"):
+        pattern = rf'"{name}": (\d+|\[[^]]*\])'
+        assert re.search(pattern, config)
+        for value in VALUES:
+            refused(write(path, {**members, "config.json": re.sub(pattern, f'"{name}": {value}', config)}), message="^.{20,600}$")
+    for name, value in {"accumulate": "NaN", "seed": "[]", "split": '"random' + "x" * 10**5 + '"', "inpaint_weight": "true", "augmentation": "5", "name": f'"{"x" * 10**5}"'}.items():
+        changed = re.sub(f'"{name}": [^,}}]*', f'"{name}": {value}', config)
+        assert changed != config
+        refused(write(path, {**members, "config.json": changed}), message=f"{name}|NaN")
+    refused(write(path, {**members, "config.json": config.replace('"name": "splitmask"', '"name": "../../x"')}))
+    refused(write(path, {**members, "config.json": config.replace('"name": "float32"', '"name": "int8_from_float32"')}), message="precision")
+    refused(write(path, {**members, "config.json": config.replace('"heads": ', '"heads": 1, "heads": ')}), message="twice")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"class_name": ' * 50_000, "\0" * 100, "9" * 10_000, "x" * 2 * MEGABYTE])
@@ -208,7 +264,10 @@ def test_an_archive_that_keras_did_not_write(members, refused, escape, tmp_path)
         (tmp_path / "hostile.keras").unlink()
 
 
-@pytest.mark.parametrize("kind", ["external link", "external file", "virtual", "huge", "garbage", "missing", "misshaped"])
+KINDS = ["external link", "external file", "virtual", "huge", "garbage", "missing", "misshaped"]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "soft link", "twice", "in itself", "compressed", "never written", "texts", "a type"])
 def test_weights_that_are_none(members, refused, tmp_path, kind):
     secret, weights = tmp_path / "secret.h5", tmp_path / "weights.h5"
     with h5py.File(secret, "w") as file:
@@ -227,10 +286,22 @@ def test_weights_that_are_none(members, refused, tmp_path, kind):
             layout = h5py.VirtualLayout((16,), "float32")
             layout[:] = h5py.VirtualSource(str(secret), "x", (16,))
             file.create_virtual_dataset(name, layout)
+        elif kind in ("soft link", "twice", "in itself"):
+            other = found[-1].rsplit("/", 1)[0]
+            file[name] = h5py.SoftLink(f"/{found[-1]}") if kind == "soft link" else file[found[-1] if kind == "twice" else other]
+        elif kind == "compressed":
+            file.create_dataset(name, (2**28,), "float32", chunks=(2**20,), compression="gzip", fillvalue=1.0)[:2**22] = 1.0
+        elif kind == "never written":
+            file.create_dataset(name, (2**28,), "float32", fillvalue=1.0)
+        elif kind == "texts":
+            file.create_dataset(name, data=["a"] * 16)
+        elif kind == "a type":
+            file[name] = np.dtype("float32")
         elif kind in ("huge", "misshaped"):
             file.create_dataset(name, (10**6, 10**5) if kind == "huge" else (17,), "float32", chunks=True)
     content = b"garbage" * 10_000 if kind == "garbage" else weights.read_bytes()
-    refused(write(tmp_path / "hostile.keras", {**members, "model.weights.h5": content}))
+    guarded = kind not in ("garbage", "missing")
+    refused(write(tmp_path / "hostile.keras", {**members, "model.weights.h5": content}), message="its weights" if guarded else None)
 
 
 def checkpoint(path, header, arrays=b""):

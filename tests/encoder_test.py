@@ -191,6 +191,9 @@ def test_saved_encoder_is_restored_exactly(make_encoder, make_images, tmp_path):
 def test_errors(make_encoder):
     with pytest.raises(ValueError, match="Expected a size among vit_micro, vit_tiny, vit_small, vit_base, vit_large, received 'vit_smal'"):
         Encoder.from_size("vit_smal", (32, 32, 3))
+    for name, value in {"width": 0, "depth": 0, "heads": 0, "extra_tokens": -1}.items():
+        with pytest.raises(ValueError, match=f"extra_tokens of at least 0, received .*{name}={value}"):
+            Encoder(**{"image_shape": (16, 16, 3), "patch_size": 4, "width": 8, "depth": 1, "heads": 2, name: value})
     with pytest.raises(ValueError, match="width divisible by the number of heads, received width=10, heads=4"):
         make_encoder(width=10, heads=4)
     with pytest.raises(ValueError, match=r"drop path rate in \[0, 1\), received rate=1.5"):

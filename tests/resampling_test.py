@@ -89,3 +89,9 @@ def test_images_of_equal_channels_keep_their_tokens_at_another_depth(rng, make_i
     if new != 3:  # whose channels are normalised by numbers of their own
         np.testing.assert_array_equal(each, each[:, :1].repeat(new, axis=1))
     assert change_channels(kernel, bias, old, old)[0] is kernel and change_channels(kernel, bias, old, old)[1] is bias
+
+
+def test_a_matrix_that_would_take_all_memory():
+    for old, new in ((8192, 8), (8, 65536)):
+        with pytest.raises(ValueError, match=f"lines of at most 4096 numbers, received {old} to {new}"):
+            resampling_matrix(old, new, "bilinear")

@@ -5,7 +5,6 @@ import pickle
 import struct
 import subprocess
 import sys
-import tracemalloc
 import zipfile
 from collections import OrderedDict
 
@@ -158,7 +157,7 @@ HOSTILE = {
     "STACK_GLOBAL": (lambda c: pickle.dumps(Call(eval, f"__import__('os').system('{c}')"), 4), "builtins.eval"),
     "exec": (lambda c: pickle.dumps(Call(exec, f"import os; os.system('{c}')"), 2), "__builtin__.exec"),
     "a name with points": (lambda c: b"\x80\x04\x8c\x0bcollections\x8c\x17OrderedDict.__class__.x\x93.", "collections.OrderedDict.__class__.x"),
-    "EXT1": (lambda c: b"\x80\x02\x82\x4d" + f"(S'{c}'\ntR.".encode(), "unregistered extension code 77"),
+    "EXT1": (lambda c: b"\x80\x02\x82\x4d" + f"(S'{c}'\ntR.".encode(), "the instruction EXT1"),
     "in the state of a module": (lambda c: in_a_state(Call(os.system, c)), "system"),
     "in the attributes of a dict": (lambda c: in_a_dict_of_tensors(Call(os.system, c)), "system"),
     "in a set": (lambda c: pickle.dumps({"w": {Call(os.system, c)}}, 2), "system"),
@@ -245,49 +244,6 @@ def test_tensors_that_are_not_there(tmp_path, kind, changes, named):
     assert named in refusal(tmp_path / "w.pt")
 
 
-def nested_modules():
-    """A module whose two children are one module, whose two children are one module ..."""
-    module = torch.nn.Sequential(torch.nn.ReLU())
-    for _ in range(40):
-        module = torch.nn.Sequential(module, module)
-    return pickled(module)
-
-
-def with_itself():
-    module = torch.nn.Sequential()
-    module._modules["again"] = module
-    return pickled(module)
-
-
-BOMBS = {
-    "index of the memo": (b"\x80\x02Nr\xff\xff\xff\x7f.", "too large or too deep"),
-    "index of the memo, as text": (b"Np999999999\n.", "too large or too deep"),
-    "length of a string": (b"\x80\x02X\xff\xff\xff\x7fabc.", ""),
-    "length of bytes": (b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7fabc.", ""),
-    "tuples in tuples, as a key": (b"\x80\x02}N" + b"\x85" * 500_000 + b"Ns.", "too large or too deep"),
-    "tuples in tuples, almost too many": (b"\x80\x02}N" + b"\x85" * 10_000 + b"Ns.", "without a name"),
-    "a long pickle": (b"\x80\x02" + b"N0" * 2**20 + b"N.", "pickle "),
-    "twice of twice": (b"\x80\x02]" + b"2\x86" * 60 + b".", "it is damaged"),
-    "as a reference": (b"\x80\x02]" + b"2\x86" * 60 + b"Q.", ""),
-    "as a name": (b"\x80\x02}N" + b"2\x86" * 20 + b"Ns.", "without a name"),
-    "modules of modules": (nested_modules(), "one is inside another twice"),
-    "a module in itself": (with_itself(), "one is inside another twice"),
-}
-
-
-@pytest.mark.parametrize("kind", ["plain", "zip", "legacy"])
-@pytest.mark.parametrize("bomb", BOMBS)
-def test_pickles_that_would_take_all_memory(tmp_path, bomb, kind):
-    program, named = BOMBS[bomb]
-    put_into(kind, tmp_path / "bomb.pkl", program)
-    tracemalloc.start()
-    line = refusal(tmp_path / "bomb.pkl")
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 50e6 and len(line) < 500
-    assert named in line or kind == "plain"
-
-
 def test_zip_bombs(tmp_path):
     path = tmp_path / "bomb.npz"
     np.savez_compressed(path, w=np.zeros(10_000_000, "float32"))
@@ -322,6 +278,11 @@ def test_npz_of_objects_or_of_other_numbers(tmp_path):
         ({"shape": [5]}, "w of shape (5,) cannot be its bytes 0 to 16"),
         ({"data_offsets": [8, 24]}, "cannot be its bytes 8 to 24"),
         ({"data_offsets": [-8, 8]}, "cannot be its bytes -8 to 8"),
+        ({"data_offsets": [0.0, 16.0]}, "cannot be its bytes 0.0 to 16.0"),
+        ({"data_offsets": [float("nan"), 16]}, "NaN is no finite number"),
+        ({"data_offsets": [10**400, 10**400 + 16]}, "cannot be its bytes 1000"),
+        ({"data_offsets": [0, 16, 32]}, "too many values"),
+        ({"dtype": ["F32"]}, "it is damaged"),
         ({"shape": [2**39, 2**39]}, "cannot be its bytes"),
         ({"shape": [9] * 100_000}, "a shape that no weight has"),
         ({"shape": [-2, -2]}, "a shape that no weight has"),
@@ -334,12 +295,19 @@ def test_safetensors_that_promise_what_is_not_there(tmp_path, changes, named):
     assert named in refusal(tmp_path / "w.safetensors")
 
 
+def test_safetensors_that_overlap_or_repeat_themselves(tmp_path):
+    half, path = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, tmp_path / "w.safetensors"
+    for header, named in ((json.dumps({"a": half, "b": half}), "a and b overlap"), (f'{{"a": {json.dumps(half)}, "a": {json.dumps(half)}}}', "'a' is there twice")):
+        path.write_bytes(struct.pack("<Q", len(header)) + header.encode() + bytes(8))
+        assert named in refusal(path)
+
+
 def test_a_safetensors_header_of_any_length(tmp_path):
     (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", 2**62) + b'{"w": 0}')
     assert "its header promises 4611686018427387904 bytes" in refusal(tmp_path / "w.safetensors")
     nested = b'{"w":' * 100_000
     (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(nested)) + nested)
-    assert "it is damaged (RecursionError" in refusal(tmp_path / "w.safetensors")
+    assert "the JSON is nested too deeply" in refusal(tmp_path / "w.safetensors")
 
 
 def saved_in_every_way(folder):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 from keras import ops
 
+MOST_ANCHORS = 2**22  # of 100 bytes each while they are made; 4096x4096 pixels have 2**20 positions of stride 4
 LARGEST_SCALE = 1000 / 16  # by which a delta may enlarge a box, so that no exponential overflows
 
 
@@ -35,7 +36,13 @@ def anchors(image_shape, strides, sizes, ratios=(0.5, 1.0, 2.0)):
         strides: of the levels, in pixels.
         sizes: for each level the square roots of the areas.
         ratios: height / width.
+
+    Raises:
+        ValueError: if there are more than `MOST_ANCHORS`.
     """
+    places = sum(len(own) * math.prod(-(-side // stride) for side in image_shape[:2]) for stride, own in zip(strides, sizes))
+    if places * len(ratios) > MOST_ANCHORS:
+        raise ValueError(f"Expected images with at most {MOST_ANCHORS} anchors, received {image_shape=} with {places * len(ratios)}; resize the images.")
     levels = []
     for stride, level_sizes in zip(strides, sizes, strict=True):
         grid = [(np.arange(-(-side // stride)) + 0.5) * stride for side in image_shape[:2]]

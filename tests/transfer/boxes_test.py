@@ -36,6 +36,13 @@ def test_intersection_over_union(rng):
     assert not ops.convert_to_numpy(boxes.iou(nothing, nothing)).any()
 
 
+def test_anchors_that_would_take_all_memory():
+    assert len(boxes.anchors((4096, 4096, 3), (64,), ((8,),))) == 3 * 64 * 64
+    for image_shape in ((16384, 16384, 3), (2**24, 4, 3)):
+        with pytest.raises(ValueError, match="Expected images with at most 4194304 anchors"):
+            boxes.anchors(image_shape, (4, 8), ((32,), (64,)))
+
+
 def test_anchors_of_a_small_image():
     found = boxes.anchors((16, 20, 3), (8, 16), ((8,), (16, 32)), ratios=(1.0, 4.0))
     assert found.shape == (2 * 3 * 2 + 1 * 2 * 4, 4)

@@ -1,0 +1,39 @@
+"""JSON of unknown origin: what the standard library takes beside JSON is refused, and any failure is a ValueError."""
+
+import json
+
+
+def parse(text, limit=None):
+    """What a JSON text says.
+
+    Args:
+        text: str or bytes.
+        limit: characters or bytes that the text may have.
+
+    Raises:
+        ValueError: in one line, if the text is too long or no JSON, if it is nested too deeply, has a name twice in one object, a number
+            of thousands of digits, NaN or Infinity, also as the value of a number such as 1e999.
+    """
+    if limit is not None and len(text) > limit:
+        raise ValueError(f"{len(text)} bytes of JSON are more than {limit}")
+    try:
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_without_repetition)
+    except RecursionError as error:
+        raise ValueError("the JSON is nested too deeply") from error
+
+
+def _refuse(text):
+    raise ValueError(f"{text[:40]} is no finite number")
+
+
+def _finite(text):
+    number = float(text)
+    return number if abs(number) != float("inf") else _refuse(text)
+
+
+def _without_repetition(pairs):
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in found if names.count(name) > 1)[:40]!r} is there twice")
+    return found
