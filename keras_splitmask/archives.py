@@ -189,7 +189,7 @@ def _fits(value, default):
         return len(value) <= LIST and all(item is None or _is_number(item) or _is_text(item) for item in value)
     if isinstance(default, tuple):
         return False
-    return _is_number(value) or (default is None and (isinstance(value, bool) or _is_text(value)))
+    return _is_number(value) or (default is None and _is_text(value))
 
 
 def _is_number(value):
