@@ -1,5 +1,7 @@
 """The one Vision Transformer that every method shares, and all that leaves the library in the end."""
 
+import zlib
+
 import keras
 from keras import ops
 
@@ -17,17 +19,27 @@ SIZES = {
 }
 
 
+def seed_of(name):
+    """A seed (31 bits) that follows from a name: layers of different names draw different numbers."""
+    return zlib.crc32(name.encode()) >> 1
+
+
 @keras.saving.register_keras_serializable("keras_splitmask")
 class DropPath(keras.layers.Layer):
-    """Stochastic depth: in training, drops a residual branch for a share `rate` of the examples (Huang et al., 2016)."""
+    """Stochastic depth: in training, drops a residual branch for a share `rate` of the examples (Huang et al., 2016).
 
-    def __init__(self, rate, seed=0, **kwargs):
+    Args:
+        rate: in [0, 1).
+        seed: int. By default it follows from the layer's name, so that two layers drop different examples.
+    """
+
+    def __init__(self, rate, seed=None, **kwargs):
         super().__init__(**kwargs)
         if not 0 <= rate < 1:
             raise ValueError(f"Expected a drop path rate in [0, 1), received rate={rate}.")
         self.rate = rate
         self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = keras.random.SeedGenerator(seed_of(self.name) if seed is None else seed)
         self.built = True
 
     def call(self, x, training=None):
@@ -86,7 +98,7 @@ class Block(keras.layers.Layer):
         self.norm_mlp = LayerNormalization(epsilon=epsilon, dtype=policy, name="norm_mlp")
         self.expand = Dense(4 * width, dtype=policy, name="expand")
         self.contract = Dense(width, dtype=policy, name="contract")
-        self.drop = DropPath(drop_path, dtype=policy, name="drop")
+        self.drop = DropPath(drop_path, seed_of(self.name), dtype=policy, name="drop")
 
     def build(self, tokens_shape):
         shape = (None, None, self.width)

@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from keras_splitmask.training import distribution
+from keras_splitmask.training import chunks
 from keras_splitmask.training.layers import add_product, add_rows, cross_entropy, linear, transposed
 
 
@@ -25,7 +25,7 @@ def inpaint(head, hidden, ids):
     back = transposed(weights)  # (V, D)
 
     # Each device adds up what its own images ask of the head, so that devices need not meet for each part.
-    devices = distribution.devices_of_batch()
+    devices = chunks.devices_of_batch()
     by_device = lambda x: ops.reshape(x, (devices, -1, x.shape[-1]))
 
     def of_part(sums, part):
@@ -41,9 +41,9 @@ def inpaint(head, hidden, ids):
         return sums, {"loss": ops.mean(loss), "hits": ops.mean(hits), "tokens": towards_tokens}
 
     sums = {"kernel": ops.zeros((devices, *weights.shape)), "bias": ops.zeros((devices, *biases.shape))}
-    sums, found = distribution.by_parts(of_part, sums, (tokens, ids), width=weights.shape[1])
+    sums, found = chunks.by_parts(of_part, sums, (tokens, ids), width=weights.shape[1])
     sums = {name: ops.sum(x, axis=0) for name, x in sums.items()}
-    gradients = [(hidden, distribution.join_parts(found["tokens"])), (kernel, sums["kernel"]), (bias, sums["bias"])]
+    gradients = [(hidden, chunks.join_parts(found["tokens"])), (kernel, sums["kernel"]), (bias, sums["bias"])]
     loss = with_gradient(ops.mean(found["loss"]), gradients, 1 / ops.cast(ops.size(ids), "float32"))
     return loss, ops.mean(found["hits"])
 
@@ -121,7 +121,7 @@ def classify(logits, labels):
 
     Args:
         logits: (B, classes) float.
-        labels: (B, classes) float, each row a distribution.
+        labels: (B, classes) float, each row a chunks.
 
     Returns:
         The loss (B,) float32, and whether the likeliest class was predicted (B,) float32.

@@ -86,7 +86,7 @@ class SplitMask(PretextModel):
         self.decoder.build((None, None, self.encoder.width))
         if self.tokenizer is not None and not self.tokenizer.built:
             self.tokenizer.build(images_shape)
-        self.built = True
+        super().build(images_shape)
 
     def call(self, images, training=None):
         """Images (B, H, W, C) to the encoder's answer: what is kept when training is over."""

@@ -55,7 +55,7 @@ def build_classifier(encoder, classes, steps):
 
     import keras_splitmask as ks
 
-    model = ks.transfer.Classifier(encoder, classes, frozen=FLAGS.frozen)
+    model = ks.transfer.Classifier(encoder, classes, frozen=FLAGS.frozen, seed=FLAGS.seed)
     optimizer = ks.training.adamw(
         FLAGS.learning_rate,
         steps,

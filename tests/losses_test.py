@@ -7,7 +7,7 @@ import pytest
 from keras import ops
 
 from keras_splitmask import losses
-from keras_splitmask.training import distribution
+from keras_splitmask.training import chunks
 from keras_splitmask.training.layers import Dense
 
 pytestmark = pytest.mark.backend
@@ -42,7 +42,7 @@ def test_inpaint_ignores_a_constant_and_survives_large_half_precision_logits():
 
 @pytest.mark.parametrize("at_once", [2**21, 60, 1])  # of 3 x 4 x 5 logits
 def test_the_gradient_of_inpaint_is_that_of_its_definition(rng, value_and_gradients, monkeypatch, at_once):
-    monkeypatch.setattr(distribution, "TABLE_ON_CPU", at_once)
+    monkeypatch.setattr(chunks, "TABLE_ON_CPU", at_once)
     hidden, ids = rng.standard_normal((3, 4, 6)).astype("float32"), rng.integers(0, 5, (3, 4), "int32")
     head = Dense(5)
     head.build((None, None, 6))

@@ -7,7 +7,7 @@ from keras import ops
 
 import keras_splitmask as ks
 from keras_splitmask.split import Split
-from keras_splitmask.training import distribution
+from keras_splitmask.training import chunks
 
 pytestmark = pytest.mark.backend
 
@@ -230,7 +230,7 @@ def test_words_predicted_in_parts_change_nothing(make_model, make_images, monkey
     images = make_images(8)
 
     def train(at_once):
-        monkeypatch.setattr(distribution, "TABLE_ON_CPU", at_once)
+        monkeypatch.setattr(chunks, "TABLE_ON_CPU", at_once)
         keras.utils.set_random_seed(0)
         model = make_model(run_eagerly=False, drop_path=0.2, accumulate=accumulate)
         logs = model.fit(images, batch_size=8, epochs=2, shuffle=False, verbose=0).history

@@ -42,7 +42,7 @@ class BEiT(PretextModel):
         self.words.build((None, None, self.encoder.width))
         if not self.tokenizer.built:
             self.tokenizer.build(images_shape)
-        self.built = True
+        super().build(images_shape)
 
     def call(self, images, training=None):
         """Images (B, H, W, C) to the encoder's answer: what is kept when training is over."""

@@ -34,7 +34,7 @@ class DeiT(PretextModel):
 
     def build(self, images_shape):
         self.head.build((None, self.encoder.width))
-        self.built = True
+        super().build(images_shape)
 
     def call(self, images, training=None):
         """Images (B, H, W, C) to the encoder's answer: what is kept when training is over."""

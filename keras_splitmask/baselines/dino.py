@@ -9,7 +9,7 @@ from keras_splitmask import losses
 from keras_splitmask.encoder import Encoder
 from keras_splitmask.patches import grid_shape
 from keras_splitmask.resampling import resampling_matrix
-from keras_splitmask.training.distribution import gather_batch
+from keras_splitmask.training.distribution import gather_batch, mean_of_batch
 from keras_splitmask.training.layers import Dense, gelu
 from keras_splitmask.training.steps import PretextModel
 
@@ -127,7 +127,7 @@ class DINO(PretextModel):
         self.teacher_temperature = self.add_weight(shape=(), initializer=first, trainable=False, autocast=False, name="temperature")
         self.centre = self.add_weight(shape=(self.prototypes,), initializer="zeros", trainable=False, autocast=False, name="centre")
         self.start_student()
-        self.built = True
+        super().build(images_shape)
 
     def start_student(self):
         """Make the student a copy of the teacher; needed once more where the encoder's weights were set from elsewhere."""
@@ -181,8 +181,7 @@ class DINO(PretextModel):
         entropy = -ops.mean(ops.sum(targets * ops.log(targets + 1e-12), axis=-1))
         everyone, _ = gather_batch(losses.unit(features))  # (2G, D)
         spread = ops.mean(ops.std(everyone, axis=0)) * self.encoder.width**0.5
-        mean, _ = gather_batch(ops.mean(answers, axis=0, keepdims=True))  # (replicas, K)
-        return loss, {"teacher_entropy": entropy, "feature_std": spread, "teacher_mean": ops.mean(mean, axis=0)}
+        return loss, {"teacher_entropy": entropy, "feature_std": spread, "teacher_mean": mean_of_batch(answers)}
 
     def momentum_at(self, step):
         """The teacher's momentum in a step, float32: along half a cosine from `momentum` to 1."""

@@ -55,7 +55,7 @@ class MAE(PretextModel):
         self.narrow.build((None, None, self.encoder.width))
         for layer in (self.decoder, self.pixels):
             layer.build((None, None, self.decoder.width))
-        self.built = True
+        super().build(images_shape)
 
     def call(self, images, training=None):
         """Images (B, H, W, C) to the encoder's answer: what is kept when training is over."""

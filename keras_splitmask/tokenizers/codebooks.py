@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_splitmask.patches import denormalise, grid_shape, normalise, to_images, to_patches
-from keras_splitmask.training import distribution
+from keras_splitmask.training import chunks
 from keras_splitmask.training.layers import argmax
 
 
@@ -69,8 +69,8 @@ class Codebook(keras.layers.Layer):
 
     def call(self, images):
         patches = self.pixels(images)  # (B, N, d)
-        _, ids = distribution.by_parts(lambda _, part: (_, self.words(*part)), ops.zeros(()), (patches,), width=self.vocabulary)
-        return distribution.join_parts(ids)
+        _, ids = chunks.by_parts(lambda _, part: (_, self.words(*part)), ops.zeros(()), (patches,), width=self.vocabulary)
+        return chunks.join_parts(ids)
 
     def words(self, patches):
         """Patches (..., d) as `pixels` gives them, to words (...) int32. The length of a patch has no influence."""

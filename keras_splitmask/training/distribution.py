@@ -23,8 +23,6 @@ LAYOUTS = {
     r".*words/kernel": (None, "model"),
     r".*words/bias": ("model",),
 }
-# Numbers in a table of which a step needs but one part at a time: 8 MiB stay in the cache of a CPU, half a GiB is no trouble elsewhere.
-TABLE_ON_CPU, TABLE = 2**21, 2**27
 
 
 class Devices:
@@ -202,6 +200,59 @@ def to_numpy(variable):
     return whole
 
 
+@dataclasses.dataclass(frozen=True)
+class _Share:
+    """A replica's `images` of a global batch of `total`, from number `start` on."""
+
+    images: object
+    start: object
+    total: object
+
+    def rows(self, count):
+        """The same in rows, with which each image has equally many, for `count` rows of this replica."""
+        each = count // ops.maximum(self.images, 1)
+        return _Share(count, self.start * each, self.total * each)
+
+
+_thread = threading.local()  # TensorFlow runs replicas in threads
+
+
+def size(data):
+    """Images in a batch: an int where it is known, else a scalar int32."""
+    return ops.shape(keras.tree.flatten(data)[0])[0]
+
+
+@contextlib.contextmanager
+def shared(data):
+    """Within it, replicas know how they share the global batch, of which `data` is this one's part: equally, unless its size is not known."""
+    replica, images = _replica(), size(data)
+    if replica and not isinstance(images, int):
+        sizes = replica.all_gather(ops.reshape(images, (1,)), axis=0)
+        start = ops.sum(sizes[: replica.replica_id_in_sync_group])
+        _thread.share = _Share(images, start, ops.sum(sizes))
+    try:
+        yield
+    finally:
+        _thread.share = None
+
+
+def _share(count):
+    """This replica's `count` rows among those of all replicas."""
+    if share := getattr(_thread, "share", None):
+        return share.rows(count)
+    replica = _replica()
+    return _Share(count, count * replica.replica_id_in_sync_group, count * replica.num_replicas_in_sync) if replica else _Share(count, 0, count)
+
+
+def weighted(loss):
+    """A replica's mean loss times its weight in the mean over all replicas; 0 without an image."""
+    share = getattr(_thread, "share", None)
+    if share is None:
+        return loss
+    weight = ops.cast(share.images * replicas(), loss.dtype) / ops.cast(share.total, loss.dtype)
+    return ops.where(share.images > 0, loss, 0.0) * weight
+
+
 def gather_batch(x):
     """The rows of all replicas, with their gradients, and where this replica's own stand among them.
 
@@ -214,9 +265,18 @@ def gather_batch(x):
     """
     own = ops.arange(ops.shape(x)[0], dtype="int32")
     if replica := _replica():
-        own = own + ops.shape(x)[0] * replica.replica_id_in_sync_group
+        own = own + _share(ops.shape(x)[0]).start
         x = replica.all_gather(x, axis=0)
     return x, own
+
+
+def mean_of_batch(x):
+    """The mean (...) over the rows (B, ...) of all replicas, without a gradient."""
+    replica = _replica()
+    if not replica:
+        return ops.mean(x, axis=0)
+    total = _share(ops.shape(x)[0]).total
+    return replica.all_reduce("SUM", ops.sum(x, axis=0)) / ops.cast(total, x.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,9 +289,6 @@ class _Part:
     vectors: object  # what the loss compares across the batch, (B / count, count, ...), if anything
 
 
-_thread = threading.local()  # TensorFlow runs replicas in threads
-
-
 @contextlib.contextmanager
 def part_of_batch(index, count, images, vectors=None):
     """Within it, `uniform` and `whole_batch` know that the batch at hand is a part; see `_Part`."""
@@ -240,75 +297,6 @@ def part_of_batch(index, count, images, vectors=None):
         yield
     finally:
         _thread.part = None
-
-
-def on_cpu():
-    """Whether what is computed is computed on CPUs."""
-    if keras.backend.backend() == "torch":
-        import torch
-
-        return not torch.cuda.is_available()
-    return all(device.startswith("cpu") for device in keras.distribution.list_devices())
-
-
-def devices_of_batch():
-    """Among how many devices the compiler divides the tensors at hand, by their first axis: under JAX all that share a batch, else one."""
-    return keras.distribution.distribution().device_mesh.shape[0] if keras.distribution.distribution() else 1
-
-
-def by_parts(function, carry, xs, width):
-    """`scan` over equal parts of some images' rows, as many as it takes that a table of `width` numbers for each row of a part is not large.
-
-    Args:
-        function: from (carry, what `xs` has of the rows of a part) to (carry, answer).
-        carry: tensors.
-        xs: a tuple of tensors (B, m, ...).
-        width: int.
-
-    Returns:
-        The last carry, and the answers stacked; see `join_parts`.
-    """
-    images, count = xs[0].shape[:2]
-    # TensorFlow need not know how many there are.
-    images, at_once = (images or 32, TABLE_ON_CPU) if on_cpu() else (images or 128, TABLE)
-    images //= devices_of_batch()
-    parts = next(n for n in range(1, count + 1) if count % n == 0 and (n == count or images * (count // n) * width <= at_once))
-    return scan(function, carry, tuple(ops.moveaxis(ops.reshape(x, (-1, parts, count // parts, *x.shape[2:])), 1, 0) for x in xs))
-
-
-def join_parts(x):
-    """Stacked answers (parts, B, m / parts, ...) of `by_parts` as they belong together (B, m, ...)."""
-    return ops.reshape(ops.moveaxis(x, 0, 1), (-1, x.shape[0] * x.shape[2], *x.shape[3:]))
-
-
-def scan(function, carry, xs):
-    """`ops.scan`, one part after the other: a loop on torch, and on TensorFlow, which has Keras' scan for sums alone.
-
-    Args:
-        function: from (carry, one of xs) to (carry, answer).
-        carry: tensors.
-        xs: arrays with a leading axis, of parts.
-
-    Returns:
-        The last carry, and the answers stacked.
-    """
-    if keras.backend.backend() == "jax":
-        return ops.scan(function, carry, keras.tree.map_structure(ops.convert_to_tensor, xs))
-    answers = []
-    for i in range(keras.tree.flatten(xs)[0].shape[0]):
-        with _after((carry, answers[-1:])):
-            carry, answer = function(carry, keras.tree.map_structure(lambda x: x[i], xs))
-        answers.append(answer)
-    return carry, keras.tree.map_structure(lambda *parts: ops.stack(parts), *answers)
-
-
-def _after(tensors):
-    """A context whose work TensorFlow begins when these tensors are there: it would take all parts at once, with the memory of all."""
-    if keras.backend.backend() != "tensorflow":
-        return contextlib.nullcontext()
-    import tensorflow as tf
-
-    return tf.control_dependencies(keras.tree.flatten(tensors))
 
 
 def whole_batch(x):
@@ -331,9 +319,9 @@ def uniform(shape, low=0.0, high=1.0, seed=None):
     if not replica and not part:
         return keras.random.uniform(shape, low, high, dtype="float32", seed=seed)
     rows = shape[0] * (part.count if part else 1)  # of this replica
-    replicas, number = (replica.num_replicas_in_sync, replica.replica_id_in_sync_group) if replica else (1, 0)
-    drawn = keras.random.uniform((rows * replicas, *shape[1:]), low, high, dtype="float32", seed=seed)
-    drawn = drawn[rows * number : rows * (number + 1)]
+    share = _share(rows)
+    drawn = keras.random.uniform((share.total, *shape[1:]), low, high, dtype="float32", seed=seed)
+    drawn = drawn[share.start : share.start + rows]
     if part:  # an image may have several rows
         drawn = ops.reshape(drawn, (part.images, part.count, -1, *shape[1:]))[:, part.index]
     return ops.reshape(drawn, shape)

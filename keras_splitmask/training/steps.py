@@ -1,13 +1,12 @@
 """One training step for all pre-training methods: one function that tells the loss, three backends that follow its gradient."""
 
-import functools
 import zlib
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_splitmask.training import distribution
+from keras_splitmask.training import chunks, distribution, first_bad_tensor
 from keras_splitmask.training.optimizer import global_norm
 
 DRAWS_PER_STEP = 64  # more than any layer draws from one generator in one step
@@ -22,31 +21,15 @@ class WordPerplexity(keras.metrics.Metric):
         self.counts = self.add_weight(shape=(vocabulary,), initializer="zeros", name="counts")
 
     def update_state(self, ids, sample_weight=None):
-        """ids: words (B, N) int32, all of them valid, so that the weight of a skipped step does not matter."""
+        """ids: words (B, N) int32; with `sample_weight` 0 they do not count."""
         ids = ops.reshape(ids, (-1,))
-        self.counts.assign(self.counts + ops.segment_sum(ops.ones_like(ids, "float32"), ids, self.vocabulary))
+        counted = ops.ones_like(ids, "float32")
+        counted = counted if sample_weight is None else counted * ops.cast(sample_weight > 0, "float32")
+        self.counts.assign(self.counts + ops.segment_sum(counted, ids, self.vocabulary))
 
     def result(self):
         share = self.counts / ops.maximum(ops.sum(self.counts), 1.0)
         return ops.exp(-ops.sum(share * ops.log(share + 1e-12)))
-
-
-def _is_finite(tensor):
-    return bool(ops.all(ops.isfinite(ops.cast(tensor, "float32"))))
-
-
-def _watched(layer, bad):
-    """The layer's `call`, which adds the layer's path to `bad` if what it returns is not finite."""
-    call = layer.call
-
-    @functools.wraps(call)
-    def watched(*arguments, **options):
-        answer = call(*arguments, **options)
-        if not all(_is_finite(tensor) for tensor in keras.tree.flatten(answer)):
-            bad.append(layer.path or layer.name)  # of a layer that built nothing there is no path
-        return answer
-
-    return watched
 
 
 class _Pretext(keras.Model):
@@ -64,6 +47,7 @@ class _Pretext(keras.Model):
     """
 
     takes_labels = False  # whether it is `objective(images, labels, training)`
+    takes_weights = False  # whether it is `objective(images, labels, training, weights)`
     compares = False  # whether `objective` compares images, and there is `compared(images, training)`
 
     def __init__(self, reports=(), seed=0, augmentation=None, accumulate=1, **kwargs):
@@ -98,47 +82,35 @@ class _Pretext(keras.Model):
         own = {"seed": self.seed, "accumulate": self.accumulate}
         return {**super().get_config(), **own, "augmentation": keras.saving.serialize_keras_object(self.augmentation)}
 
-    def first_bad_tensor(self, batch, step):
-        """What is not finite first in a training step, made anew with the weights of now: a line, or None if all is finite.
+    def build(self, images_shape):
+        """Seed all random layers by the model's seed, as in step 0: what subclasses do last, when their layers are there."""
+        self._seed_step(0)
+        self.built = True
 
-        Args:
-            batch: images (B, H, W, C), or the dictionary of such that the model is fitted to, or a tuple of them and their labels.
-            step: int, the number of the step, from 0 on.
-        """
-        data = batch if isinstance(batch, tuple) else (batch,)
-        images = data[0]
-        named = {"the images": images, **{f"the weight {v.path}": v for v in self.trainable_variables}}
-        bad = next((name for name, value in named.items() if not all(map(_is_finite, keras.tree.flatten(value)))), None)
-        if bad:
-            return bad
-        outputs = []
-        layers = [layer for layer in self._flatten_layers(include_self=False)]
-        for layer in layers:
-            object.__setattr__(layer, "call", _watched(layer, outputs))
-        try:
-            self._seeded_objective(data, step, training=True)
-        finally:
-            for layer in layers:
-                object.__delattr__(layer, "call")
-        if outputs:
-            return f"the output of {outputs[0]}"
-        loss, _, gradients = self._gradients(data, step)
-        named = {"the loss": loss, **{f"the gradient of {v.path}": g for v, g in zip(self.trainable_variables, gradients)}}
-        return next((name for name, value in named.items() if value is not None and not _is_finite(value)), None)
+    def first_bad_tensor(self, batch, step):
+        """The first tensor that is not finite in a training step; see `first_bad_tensor.find`."""
+        return first_bad_tensor.find(self, batch, step)
 
     def _seeded_objective(self, data, step, training, compared=False):
         """`objective` of a batch, or what `compared` makes of it, with the randomness of this step."""
-        images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+        images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+        self._seed_step(step)
+        if training and self.augmentation is not None:
+            images = self.augmentation(images, training=True)
+        if compared:
+            return self.compared(images, training)
+        if weights is not None and not self.takes_weights:
+            raise ValueError(f"{type(self).__name__} learns from all images alike: expected no sample_weight and no class_weight; leave them out.")
+        given = [images, *([labels] if self.takes_labels else []), training, *([weights] if self.takes_weights else [])]
+        return self.objective(*given)
+
+    def _seed_step(self, step):
+        """Set the state of each random layer to what belongs to the model's seed, the layer and the step."""
         states = [v for v in self.non_trainable_variables if v.name == "seed_generator_state"]
         for i, state in enumerate(states):
             # Streams lie wide apart, since the torch backend adds up both numbers of a state.
             stream = zlib.crc32(f"{self.seed}/{i}".encode()) >> 1
             state.assign(ops.stack([ops.cast(stream, state.dtype), ops.cast(step, state.dtype) * DRAWS_PER_STEP]))
-        if training and self.augmentation is not None:
-            images = self.augmentation(images, training=True)
-        if compared:
-            return self.compared(images, training)
-        return self.objective(images, labels, training) if self.takes_labels else self.objective(images, training)
 
     def _accumulated(self, data, gradients_of, compared_of):
         """Loss, report and gradients of a batch, part by part.
@@ -149,14 +121,14 @@ class _Pretext(keras.Model):
             compared_of: from a part of it to what `compared` returns.
         """
         count = self.accumulate
-        images = keras.tree.flatten(data)[0]
-        if images.shape[0] is not None and images.shape[0] % count:
-            raise ValueError(f"Expected a batch size that is a multiple of accumulate={count}, received {images.shape[0]}.")
-        images = ops.shape(images)[0] // count
+        images = distribution.size(data)
+        if isinstance(images, int) and images % count:
+            raise ValueError(f"Expected a batch size that is a multiple of accumulate={count}, received {images}.")
+        images = images // count
         vectors = None
 
         def part(i):
-            return keras.tree.map_structure(lambda x: ops.reshape(x, (-1, count, *x.shape[1:]))[:, i], data)
+            return keras.tree.map_structure(lambda x: x if x is None else ops.reshape(x, (-1, count, *x.shape[1:]))[:, i], data)
 
         def compare(carry, i):
             with distribution.part_of_batch(i, count, images):
@@ -169,25 +141,44 @@ class _Pretext(keras.Model):
             return sums, {"loss": loss, **report}
 
         if self.compares:
-            _, vectors = distribution.scan(compare, ops.zeros(()), np.arange(count))  # (k, B / k, ...)
+            _, vectors = chunks.scan(compare, ops.zeros(()), np.arange(count))  # (k, B / k, ...)
             vectors = ops.stop_gradient(ops.swapaxes(vectors, 0, 1))
-        sums, report = distribution.scan(add, [ops.zeros(v.shape, v.dtype) for v in self.trainable_variables], np.arange(count))
+        sums, report = chunks.scan(add, [ops.zeros(v.shape, v.dtype) for v in self.trainable_variables], np.arange(count))
         # Of what is reported image by image, all of it; of the rest the mean over the parts.
         report = {name: ops.reshape(x, (-1, *x.shape[2:])) if len(x.shape) > 2 else ops.mean(x, axis=0) for name, x in report.items()}
         return report.pop("loss"), report, [s / count for s in sums]
 
-    def _track(self, report, finite=True):
-        """Update the metrics that `report` names, and return their results; what is not finite is left out of them."""
+    def _build_compiled(self):
+        """Build what `compile` was given besides the optimizer, and return whether nothing is left that needs a batch for it."""
+        return True
+
+    def _track(self, report, data, finite=True):
+        """Update the metrics that `report` names, by the number of images; what is not finite is left out of them.
+
+        Args:
+            report: scalars by name, or what a metric of that name takes.
+            data: this replica's batch.
+            finite: bool scalar, whether the step is valid.
+
+        Returns:
+            The results of these metrics by name.
+        """
+        images = ops.cast(distribution.size(data), "float32")
         finite = ops.cast(finite, "float32")
-        share = 1.0 / distribution.replicas()  # since the counts of all replicas are added up
+        valid = finite * images
         reported = [metric for metric in self.metrics if metric.name in report]
         for metric in reported:
             value = report[metric.name]
-            metric.update_state(ops.where(finite > 0, value, ops.zeros_like(value)), sample_weight=finite * share)
+            metric.update_state(ops.where(valid > 0, value, ops.zeros_like(value)), sample_weight=valid)
         if "gradient_norm" in report:
-            self.skipped_steps.update_state((1.0 - finite) * share)
+            self.skipped_steps.update_state((1.0 - finite) / distribution.replicas())  # since the counts of all replicas are added up
             reported.append(self.skipped_steps)
         return {metric.name: metric.result() for metric in reported}
+
+    def _get_metrics_result_or_logs(self, logs):
+        """What Keras returns of an epoch or an evaluation: the metrics of all replicas that a step has, by name."""
+        results = self.get_metrics_result()
+        return {name: results.get(name, value) for name, value in logs.items()}
 
     def _norm(self, gradients):
         """Norm of all gradients together, of the loss as it stands before any loss scaling, and whether all is finite."""
@@ -213,6 +204,7 @@ class _TensorFlowModel(_Pretext):
 
         with tf.GradientTape() as tape:
             loss, report = self._seeded_objective(data, step, training=True)
+            loss = distribution.weighted(loss)
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, self.trainable_variables)
         return loss, report, [None if g is None else tf.convert_to_tensor(g) for g in gradients]
@@ -221,26 +213,32 @@ class _TensorFlowModel(_Pretext):
         import tensorflow as tf
 
         step = tf.identity(self.optimizer.iterations)
-        loss, report, gradients = self._gradients(data, step)
+        with distribution.shared(data):
+            loss, report, gradients = self._gradients(data, step)
         loss, *gradients = distribution.average([loss, *gradients])
         norm = self._norm(gradients)
         finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
         distribution.either(finite, self._move, lambda *_: self._skip(), gradients, step, report)
-        return distribution.one_log(self._track({"loss": loss, "gradient_norm": norm, **report}, finite))
+        return distribution.one_log(self._track({"loss": loss, "gradient_norm": norm, **report}, data, finite))
 
     def _move(self, gradients, step, report):
         self.optimizer.apply(distribution.only_once(gradients), self.trainable_variables)
         self.after_step(step, report)
 
     def test_step(self, data):
-        loss, report = self._seeded_objective(data, 0, training=False)
-        return distribution.one_log(self._track({"loss": loss, **report}))
+        with distribution.shared(data):
+            loss, report = self._seeded_objective(data, 0, training=False)
+        return distribution.one_log(self._track({"loss": loss, **report}, data))
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Build the optimizer, since the model is built: Keras would use up a batch for it, and on several hosts fail."""
+        """Build what is compiled, from a batch only if it must be: Keras would use one up, and on several hosts fail."""
         if self.optimizer is not None and not self.optimizer.built:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
+        with self.distribute_strategy.scope():
+            built = self._build_compiled()
+        if not built:
+            super()._maybe_symbolic_build(iterator, data_batch)
 
 
 class _TorchModel(_Pretext):
@@ -275,11 +273,11 @@ class _TorchModel(_Pretext):
                 self.after_step(step, report)
             else:
                 self._skip()
-            return self._track({"loss": loss, "gradient_norm": norm, **report}, finite)
+            return self._track({"loss": loss, "gradient_norm": norm, **report}, data, finite)
 
     def test_step(self, data):
         loss, report = self._seeded_objective(data, 0, training=False)
-        return self._track({"loss": loss, **report})
+        return self._track({"loss": loss, **report}, data)
 
 
 class _JaxModel(_Pretext):
@@ -327,14 +325,14 @@ class _JaxModel(_Pretext):
             self._skip()
         skipped = self._values(scope, self.optimizer.variables, optimizer)
         optimizer = [jax.numpy.where(finite, new, old) for new, old in zip(new_optimizer, skipped)]
-        logs, metrics = self._track_in(metrics, {"loss": loss, "gradient_norm": norm, **report}, finite)
+        logs, metrics = self._track_in(metrics, {"loss": loss, "gradient_norm": norm, **report}, data, finite)
         return logs, (trainable, fixed, optimizer, metrics)
 
     def test_step(self, state, data):
         trainable, fixed, metrics = state
         with self._scope(trainable, fixed):
             loss, report = self._seeded_objective(data, 0, training=False)
-        logs, metrics = self._track_in(metrics, {"loss": loss, **report})
+        logs, metrics = self._track_in(metrics, {"loss": loss, **report}, data)
         return logs, (trainable, fixed, metrics)
 
     def _scope(self, trainable=(), fixed=(), optimizer=(), metrics=()):
@@ -348,9 +346,9 @@ class _JaxModel(_Pretext):
         after = [scope.get_current_value(variable) for variable in variables]
         return [old if new is None else new for new, old in zip(after, before)]
 
-    def _track_in(self, metrics, report, finite=True):
+    def _track_in(self, metrics, report, data, finite=True):
         with self._scope(metrics=metrics) as scope:
-            logs = self._track(report, finite)
+            logs = self._track(report, data, finite)
         return logs, self._values(scope, self.metrics_variables, metrics)
 
 

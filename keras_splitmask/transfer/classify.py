@@ -1,22 +1,33 @@
 """Classify images with an encoder: one linear map of the pooled patches."""
 
 import keras
+from keras import ops
+
+from keras_splitmask import losses
+from keras_splitmask.training import distribution
+from keras_splitmask.training.steps import PretextModel
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
-class Classifier(keras.Model):
+class Classifier(PretextModel):
     """Images (B, H, W, C) to logits (B, classes) float32, from the mean of the patches' tokens (BEiT, section 2.6).
 
-    Compile it with a loss on logits, and `fit` it like any Keras model.
+    Compile it with a loss on logits, or without one for the cross entropy, and `fit` it to images and labels like any Keras model.
+    Labels are classes (B,) int, or probabilities (B, classes). `metrics`, `sample_weight` and `class_weight` work as in Keras.
 
     Args:
         encoder: an `Encoder`.
         classes: number of classes.
         frozen: keep the encoder as it is and learn the head alone.
+        augmentation: a layer from images to the images that a training step is given.
+        seed: with the step's number, it decides all randomness of training.
+        accumulate: k, to take each batch in k parts.
     """
 
-    def __init__(self, encoder, classes, frozen=False, name="classifier", **kwargs):
-        super().__init__(name=name, **kwargs)
+    takes_labels = takes_weights = True
+
+    def __init__(self, encoder, classes, frozen=False, augmentation=None, seed=0, accumulate=1, name="classifier", **kwargs):
+        super().__init__(seed=seed, augmentation=augmentation, accumulate=accumulate, name=name, **kwargs)
         if classes < 2:
             raise ValueError(f"Expected at least two classes, received classes={classes}.")
         self.encoder = encoder
@@ -30,10 +41,56 @@ class Classifier(keras.Model):
 
     def build(self, images_shape):
         self.head.build((None, self.encoder.width))
-        self.built = True
+        super().build(images_shape)
 
     def call(self, images, training=None):
         return self.head(self.encoder(images, training=training and not self.frozen)["pooled"])
+
+    def objective(self, images, labels, training, weights=None):
+        """Images (B, H, W, C) and labels (B,) int or (B, classes) to the loss, a scalar, and what the metrics need."""
+        logits = self(images, training=training)  # (B, classes)
+        if self._compile_loss is None:
+            loss = self._cross_entropy(logits, labels, weights)
+        else:
+            loss = self._compile_loss(labels, logits, weights) * distribution.replicas()  # which Keras divides by
+        report = {"logits": logits, "labels": ops.reshape(labels, (-1, self.classes if self._mixed(labels) else 1))}
+        return loss, report if weights is None else {**report, "weights": ops.reshape(weights, (-1, 1))}
+
+    def _mixed(self, labels):
+        """Whether labels are probabilities of classes rather than classes."""
+        return len(labels.shape) > 1 and labels.shape[-1] == self.classes
+
+    def _cross_entropy(self, logits, labels, weights):
+        if not self._mixed(labels):
+            labels = ops.one_hot(ops.reshape(ops.cast(labels, "int32"), (-1,)), self.classes)
+        loss, _ = losses.classify(logits, labels)
+        return ops.mean(loss if weights is None else loss * ops.cast(ops.reshape(weights, (-1,)), loss.dtype))
+
+    def _track(self, report, data, finite=True):
+        """As for all models, and the metrics of `compile`, which a skipped step leaves as they were."""
+        logs = super()._track(report, data, finite)
+        if self._compile_metrics is None:
+            return logs
+        variables = self._compile_metrics.variables if finite is not True else []
+        before = [ops.copy(v) for v in variables]
+        weights = ops.reshape(report["weights"], (-1,)) if "weights" in report else None
+        self._compile_metrics.update_state(report["labels"], report["logits"], sample_weight=weights)
+        for variable, value in zip(variables, before):
+            variable.assign(ops.where(finite, ops.convert_to_tensor(variable), value))
+        return {**logs, **self._compile_metrics.result()}
+
+    def _symbolic_build(self, iterator=None, data_batch=None):
+        self._build_compiled()
+        super()._symbolic_build(iterator, data_batch)
+
+    def _build_compiled(self):
+        """Build loss and metrics without a batch, where the loss says what labels are, and return whether they are built."""
+        parts = [part for part in (self._compile_loss, self._compile_metrics) if part is not None and not part.built]
+        _check_loss(self.loss)
+        width = _label_width(self.loss, self.classes)
+        for part in parts if width else ():
+            part.build(keras.KerasTensor((None, width)), keras.KerasTensor((None, self.classes)))
+        return bool(width) or not parts
 
     def get_config(self):
         own = {"encoder": keras.saving.serialize_keras_object(self.encoder), "classes": self.classes, "frozen": self.frozen}
@@ -41,4 +98,20 @@ class Classifier(keras.Model):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**{**config, "encoder": keras.saving.deserialize_keras_object(config["encoder"])})
+        layers = {name: keras.saving.deserialize_keras_object(config.get(name)) for name in ("encoder", "augmentation")}
+        return cls(**{**config, **layers})
+
+
+def _label_width(loss, classes):
+    """Numbers in a label that the loss takes: 1 for a class, `classes` for probabilities, None where that is not known."""
+    if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+        return 1
+    return classes if isinstance(loss, (keras.losses.CategoricalCrossentropy, keras.losses.CategoricalFocalCrossentropy)) else None
+
+
+def _check_loss(loss):
+    """Refuse a cross entropy that takes the logits for probabilities."""
+    name = loss if isinstance(loss, str) else getattr(loss, "__name__", "")
+    by_name = name.lower().replace("_", "").endswith("categoricalcrossentropy")
+    if by_name or (isinstance(loss, keras.losses.Loss) and loss.get_config().get("from_logits") is False):
+        raise ValueError(f"Expected a loss on logits, received {name or loss.name}, which takes probabilities; give it from_logits=True, or leave the loss out.")

@@ -170,7 +170,7 @@ class MaskRCNN(PretextModel):
         for head in (self.proposal_head, self.region_head, self.mask_head):
             if head is not None:
                 head.build(None)
-        self.built = True
+        super().build(images_shape)
 
     def call(self, images, training=None):
         """Images (B, H, W, C) to "boxes" (B, K, 4), "scores" (B, K), "labels" (B, K) int32, -1 where there are no more objects, and "masks"

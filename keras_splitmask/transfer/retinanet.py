@@ -107,7 +107,7 @@ class RetinaNet(PretextModel):
         self.anchors = boxes.anchors(encoder.image_shape, STRIDES, sizes)[None]  # (1, A, 4)
         backbone = ViTBackbone(Pyramid(encoder, neck, ("P3", "P4", "P5"), dtype=self.dtype_policy))
         self.network = keras_cv.models.RetinaNet(backbone, classes, "yxyx", **self._parts())
-        self.built = True
+        self.build((None, *encoder.image_shape))
 
     def _parts(self):
         """What takes the place of KerasCV's own parts."""

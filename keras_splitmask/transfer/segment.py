@@ -119,7 +119,7 @@ class Segmenter(PretextModel):
             self.network.build(shapes)
         if self.auxiliary:
             self.auxiliary.build(shapes["P4"])
-        self.built = True
+        super().build(images_shape)
 
     def call(self, images, training=None):
         return self._answers(images, training, auxiliary=False)[0]

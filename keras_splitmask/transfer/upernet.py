@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_splitmask.encoder import seed_of
 from keras_splitmask.training import distribution
 from keras_splitmask.training.layers import Dense, LayerNormalization
 
@@ -39,13 +40,13 @@ def pool(x, bins):
 class DropChannels(keras.layers.Layer):
     """In training, drops a share `rate` of the channels of each map (B, h, w, D) (Tompson et al., 2015), however the batch is divided."""
 
-    def __init__(self, rate, seed=0, **kwargs):
+    def __init__(self, rate, seed=None, **kwargs):
         super().__init__(**kwargs)
         if not 0 <= rate < 1:
             raise ValueError(f"Expected a rate of dropped channels in [0, 1), received drop={rate}.")
         self.rate = rate
         self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = keras.random.SeedGenerator(seed_of(self.name) if seed is None else seed)
         self.built = True
 
     def call(self, x, training=None):
@@ -101,7 +102,7 @@ class PixelClassifier(keras.layers.Layer):
         self.drop = drop
         policy = self.dtype_policy
         self.fuse = ConvNorm(width, 3, dtype=policy, name="fuse")
-        self.drop_channels = DropChannels(drop, dtype=policy, name="drop_channels")
+        self.drop_channels = DropChannels(drop, seed_of(self.name), dtype=policy, name="drop_channels")
         self.classify = Dense(classes, dtype=policy, name="classify")
 
     def build(self, shape):

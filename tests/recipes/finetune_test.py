@@ -20,7 +20,7 @@ def test_from_a_run_of_arrays(here, pretrained, arrays, tmp_path, lines):
     result = json.loads((workdir / "result.json").read_text())
     assert result["steps"] == 5 and f"test top-1 {result['test_top1']:.2%}" in end.out
     assert [line["step"] for line in lines(workdir / "metrics.jsonl")] == [0, 2, 4, 5]
-    assert set(lines(workdir / "metrics.jsonl")[-1]) == {"step", "epoch", "loss", "accuracy", "learning_rate", "images_per_second", "seconds", "data_wait_fraction"}
+    assert set(lines(workdir / "metrics.jsonl")[-1]) == {"step", "epoch", "loss", "accuracy", "gradient_norm", "learning_rate", "images_per_second", "seconds", "data_wait_fraction"}
 
     model = ks.interchange.load_model(workdir)
     with np.load(arrays) as content:
@@ -71,7 +71,7 @@ def test_from_scratch(here, tmp_path, lines):
 
 
 def test_a_run_that_diverges_stops_and_saves_no_model(here, tmp_path):
-    given = (*FROM_SCRATCH, f"--workdir={tmp_path / 'run'}", "--steps=4", "--log_every=4", "--learning_rate=1e30", "--warmup=0")
+    given = (*FROM_SCRATCH, f"--workdir={tmp_path / 'run'}", "--steps=22", "--log_every=22", "--learning_rate=1e30", "--warmup=0")
     end = here("finetune", *given)
     assert end.status == 2 and "Expected a finite loss and gradient, received none from step 2 on" in end.err
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["data.json", "metrics.jsonl", "run.flags", "subset.txt"]

@@ -13,11 +13,11 @@ def weights_of(layer):
     return [ops.convert_to_numpy(w) for w in layer.weights]
 
 
-def compiled(encoder, classes=4, rate=3e-3, **kwargs):
+def compiled(encoder, classes=4, rate=3e-3, run_eagerly=keras.backend.backend() != "jax", **kwargs):
     model = ks.transfer.Classifier(encoder, classes, **kwargs)
     optimizer = ks.training.LayerwiseAdamW(rate, layer_decay=0.75, depth=encoder.depth, weight_decay=0.05)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss, metrics=["accuracy"], run_eagerly=keras.backend.backend() != "jax")
+    model.compile(optimizer, loss, metrics=["accuracy"], run_eagerly=run_eagerly)
     return model
 
 
@@ -93,3 +93,73 @@ def test_every_weight_has_its_layer_and_its_decay(make_encoder):
 def test_one_class_is_refused(make_encoder):
     with pytest.raises(ValueError, match="Expected at least two classes, received classes=1"):
         ks.transfer.Classifier(make_encoder(), 1)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_a_batch_that_is_not_finite_changes_no_weight_and_no_metric(make_encoder, make_images, run_eagerly):
+    if run_eagerly and keras.backend.backend() == "jax":
+        pytest.skip("JAX takes a minute for an eager step.")
+    images, labels = make_images(8, (8, 8, 3)) / np.float32(255), np.arange(8) % 4
+    bad = images.copy()
+    bad[3, 5, 5, 0] = np.nan
+    model = compiled(make_encoder((8, 8, 3), depth=1), run_eagerly=run_eagerly)
+    good = model.train_on_batch(images, labels, return_dict=True)
+    state = [*model.trainable_variables, *(v for v in model.optimizer.variables if v is not model.optimizer.iterations)]
+    before = [ops.convert_to_numpy(v) for v in state]
+    logs = model.train_on_batch(bad, labels, return_dict=True)
+    assert logs["skipped_steps"] == 1 and int(model.optimizer.iterations) == 2
+    assert all((old == ops.convert_to_numpy(new)).all() for old, new in zip(before, state, strict=True))
+    assert model.first_bad_tensor((bad, labels), 1) == "the images"
+    model.optimizer.learning_rate = 0.0
+    both = np.concatenate([images, bad, images]), np.tile(labels, 3)
+    logs = model.fit(*both, batch_size=8, shuffle=False, verbose=0).history
+    again = model.train_on_batch(images, labels, return_dict=True)
+    assert logs["skipped_steps"] == [1] and logs["accuracy"] == [again["accuracy"]] and logs["loss"] == [pytest.approx(again["loss"], rel=1e-5)]
+    assert again["accuracy"] >= good["accuracy"]
+
+
+@pytest.mark.backend
+def test_labels_of_either_kind_with_a_loss_and_without(make_encoder, make_images):
+    """The same step: by Keras' loss of these labels, by the default, and in parts; also with weights of images."""
+    images, labels, weights = make_images(6, (8, 8, 3)), np.arange(6) % 3, np.array([1, 2, 0, 1, 1, 3], "float32")
+    of_kind = {labels.tobytes(): keras.losses.SparseCategoricalCrossentropy, np.eye(3, dtype="float32")[labels].tobytes(): keras.losses.CategoricalCrossentropy}
+    found = []
+    for given in (labels, np.eye(3, dtype="float32")[labels]):
+        for loss, accumulate in ((of_kind[given.tobytes()](from_logits=True), 1), (None, 1), (None, 2)):
+            keras.utils.set_random_seed(0)
+            model = ks.transfer.Classifier(make_encoder((8, 8, 3), depth=1, drop_path=0.2), 3, accumulate=accumulate)
+            model.head.kernel.assign(np.random.default_rng(0).standard_normal((16, 3)))
+            model.compile(keras.optimizers.SGD(0.1), loss, metrics=["accuracy"])
+            logs = [model.train_on_batch(images, given, return_dict=True), model.train_on_batch(images, given, sample_weight=weights, return_dict=True)]
+            found.append([*(float(x[name]) for x in logs for name in ("loss", "accuracy", "gradient_norm")), float(ops.sum(ops.abs(model.head.kernel)))])
+    np.testing.assert_allclose(found, np.tile(found[0], (6, 1)), rtol=1e-5)
+
+
+@pytest.mark.backend
+def test_class_weights_count(make_encoder, make_images):
+    model = compiled(make_encoder((8, 8, 3), depth=1), rate=0.0)
+    images, labels = make_images(8, (8, 8, 3)), np.arange(8) % 4
+    history = model.fit(images, labels, batch_size=8, class_weight={0: 3.0, 1: 1.0, 2: 0.0, 3: 2.0}, shuffle=False, verbose=0).history
+    assert history["loss"][0] == pytest.approx(np.log(4) * 6 / 4, abs=0.01)
+
+
+@pytest.mark.backend
+def test_a_last_batch_counts_by_its_images(make_encoder, make_images):
+    """Keras' weighting: an evaluation of 9 images in batches of 8 is the mean over 9 images."""
+    model, images, labels = compiled(make_encoder((8, 8, 3), depth=1)), make_images(9, (8, 8, 3)), np.arange(9) % 4
+    model.head.kernel.assign(np.random.default_rng(0).standard_normal((16, 4)))
+    logits = model.predict(images, verbose=0).astype("float64")
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(9), labels]
+    evaluated = model.evaluate(images, labels, batch_size=8, return_dict=True, verbose=0)
+    assert set(evaluated) == {"loss", "accuracy"}
+    assert evaluated["loss"] == pytest.approx(losses.mean(), rel=1e-5) and abs(losses.mean() - (losses[:8].mean() + losses[8]) / 2) > 0.01
+    assert evaluated["accuracy"] == pytest.approx((logits.argmax(axis=1) == labels).mean())
+
+
+@pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", keras.losses.categorical_crossentropy, keras.losses.CategoricalCrossentropy()])
+def test_a_loss_of_probabilities_is_refused(make_encoder, make_images, loss):
+    model = ks.transfer.Classifier(make_encoder((8, 8, 3), depth=1), 3)
+    model.compile("sgd", loss)
+    with pytest.raises(ValueError, match="Expected a loss on logits, received .*; give it from_logits=True"):
+        model.fit(make_images(3, (8, 8, 3)), np.eye(3), verbose=0)
