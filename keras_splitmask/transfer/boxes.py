@@ -7,15 +7,30 @@ from keras import ops
 
 MOST_ANCHORS = 2**22  # of 100 bytes each while they are made; 4096x4096 pixels have 2**20 positions of stride 4
 LARGEST_SCALE = 1000 / 16  # by which a delta may enlarge a box, so that no exponential overflows
+PART = 100  # boxes to ignore that are compared with all candidates at a time
 
 
 def iou(a, b):
     """Intersection over union of boxes (B, n, 4) and (B, m, 4): (B, n, m); 0 with boxes of no size."""
-    corner = ops.maximum(a[:, :, None, :2], b[:, None, :, :2])
-    sides = ops.maximum(ops.minimum(a[:, :, None, 2:], b[:, None, :, 2:]) - corner, 0.0)
-    overlap = sides[..., 0] * sides[..., 1]
+    overlap = intersection(a, b)
     union = area(a)[:, :, None] + area(b)[:, None, :] - overlap
     return ops.where(overlap > 0, overlap / ops.where(union > 0, union, 1.0), 0.0)
+
+
+def intersection(a, b):
+    """Areas that boxes (B, n, 4) and (B, m, 4) have in common: (B, n, m)."""
+    corner = ops.maximum(a[:, :, None, :2], b[:, None, :, :2])
+    sides = ops.maximum(ops.minimum(a[:, :, None, 2:], b[:, None, :, 2:]) - corner, 0.0)
+    return sides[..., 0] * sides[..., 1]
+
+
+def largest_share(candidates, boxes):
+    """The share of each candidate (B, n, 4) that lies in that of the boxes (B, m, 4) which holds most of it: (B, n)."""
+    most = 0.0
+    for first in range(0, boxes.shape[1], PART):
+        most = ops.maximum(most, ops.max(intersection(candidates, boxes[:, first : first + PART]), axis=-1))
+    own = area(candidates)
+    return ops.where(own > 0, most / ops.where(own > 0, own, 1.0), 0.0)
 
 
 def area(boxes):
@@ -53,7 +68,7 @@ def anchors(image_shape, strides, sizes, ratios=(0.5, 1.0, 2.0)):
     return np.concatenate(levels).astype("float32")
 
 
-def match(candidates, boxes, labels, low, high, best_too=False):
+def match(candidates, boxes, labels, low, high, best_too=False, ignored=None):
     """Which object each candidate stands for.
 
     Args:
@@ -62,13 +77,17 @@ def match(candidates, boxes, labels, low, high, best_too=False):
         labels: (B, M) int32, -1 where there is no object.
         low, high: a candidate whose overlap with its nearest object is `high` or more stands for it, below `low` for background.
         best_too: let every object also have the candidates that are nearest to it, if they touch it (Faster R-CNN, section 3.1.2).
+        ignored: boxes (B, I, 4) of what is there, but is not to be learnt, 0 where there are no more; a candidate of which a share of `low`
+            or more lies in one is not background. So is every candidate whose intersection over union with it is `low` or more.
 
     Returns:
-        The number of the object (B, A) int32, and +1, 0 or -1 (B, A) int32 for object, background and what is between both.
+        The number of the object (B, A) int32, and +1, 0 or -1 (B, A) int32 for object, background and neither.
     """
     overlap = ops.where((labels >= 0)[:, None, :], iou(candidates, boxes), -1.0)  # (B, A, M)
     nearest, best = ops.argmax(overlap, axis=-1), ops.max(overlap, axis=-1)
     kind = ops.where(best >= high, 1, ops.where(best < low, 0, -1))
+    if ignored is not None:
+        kind = ops.where((kind == 0) & (largest_share(candidates, ignored) >= low), -1, kind)
     if best_too:
         top = ops.max(overlap, axis=1, keepdims=True)  # of each object (B, 1, M)
         tops = (overlap >= top - 1e-6) & (top > 0)

@@ -107,8 +107,8 @@ class MaskHead(keras.layers.Layer):
 class MaskRCNN(PretextModel):
     """Learn boxes and masks in two stages: where there is something, and what it is.
 
-    It is given images and {"boxes": (B, M, 4), "labels": (B, M), "masks": (B, M, S, S)}: `data.detection_batches(..., mask_size=S)`. The
-    numbers are those of the paper on a feature pyramid; a loss is that of an image, and then the mean over images, so that it does not
+    It is given images and {"boxes": (B, M, 4), "labels": (B, M), "masks": (B, M, S, S)}: `data.detection_batches(..., mask_size=S)`;
+    and perhaps "ignored" (B, I, 4), boxes of what is neither an object to learn nor background. The numbers are those of the paper on a feature pyramid; a loss is that of an image, and then the mean over images, so that it does not
     depend on how a batch is divided.
 
     Args:
@@ -214,7 +214,7 @@ class MaskRCNN(PretextModel):
         candidates, there = self.propose(logits, deltas, before=2000)
         candidates = ops.concatenate([candidates, targets["boxes"]], axis=1)
         there = ops.concatenate([there, targets["labels"] >= 0], axis=1)
-        nearest, kind = boxes.match(candidates, targets["boxes"], targets["labels"], 0.5, 0.5)
+        nearest, kind = boxes.match(candidates, targets["boxes"], targets["labels"], 0.5, 0.5, ignored=targets.get("ignored"))
         quota = round(self.samples * POSITIVE_SHARE)
         chosen, there = regions.sample(ops.where(there, kind, -1), self._keys(kind), self.samples, quota)
         candidates, nearest = boxes.take(candidates, chosen), boxes.take(nearest, chosen)
@@ -232,7 +232,8 @@ class MaskRCNN(PretextModel):
     def _proposal_loss(self, logits, deltas, targets):
         """Of a sample of the anchors: whether there is an object, and where; both over their number (Ren et al., 2015, equation 1)."""
         anchors = ops.convert_to_tensor(self.anchors)
-        nearest, kind = boxes.match(anchors, targets["boxes"], targets["labels"], 0.3, 0.7, best_too=True)
+        there = targets["boxes"], targets["labels"]
+        nearest, kind = boxes.match(anchors, *there, 0.3, 0.7, best_too=True, ignored=targets.get("ignored"))
         chosen, there = regions.sample(kind, self._keys(kind), ANCHORS, POSITIVE_ANCHORS)
         positive = there & (boxes.take(kind, chosen) > 0)
         anchors = boxes.take(ops.broadcast_to(anchors, ops.shape(deltas)), chosen)

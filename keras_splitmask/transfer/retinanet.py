@@ -51,7 +51,8 @@ class PredictionHead(keras.layers.Layer):
 class RetinaNet(PretextModel):
     """Learn boxes (Lin et al., 2017, "Focal loss for dense object detection") with KerasCV's network, `network`, on our encoder.
 
-    It is given images and {"boxes": (B, M, 4), "labels": (B, M)}: `data.detection_batches`. KerasCV 0.9.0 encodes labels, adds up its
+    It is given images and {"boxes": (B, M, 4), "labels": (B, M)}: `data.detection_batches`; and perhaps "ignored" (B, I, 4), boxes of what
+    is neither an object to learn nor background. KerasCV 0.9.0 encodes labels, adds up its
     losses and suppresses boxes in ways that this model replaces, since on Keras 3.15 the first counts in a metric inside the step, the
     second is doubled under a MirroredStrategy and differs with how a batch is divided, and the third is neither exported nor, without
     torchvision, run on torch. Here the loss is that of an image over the anchors that stand for its objects, and the mean over images.
@@ -133,10 +134,11 @@ class RetinaNet(PretextModel):
         return {name: best[name] for name in ("boxes", "scores", "labels")}
 
     def objective(self, images, targets, training):
-        """Images (B, H, W, C) and the boxes (B, M, 4) and labels (B, M) of their objects to the loss, a scalar, and what it consists of."""
+        """Images (B, H, W, C) and the targets of their objects to the loss, a scalar, and what it consists of."""
         deltas, logits = self.predictions(images, training)
         anchors = ops.convert_to_tensor(self.anchors)
-        nearest, kind = boxes.match(anchors, targets["boxes"], targets["labels"], 0.4, 0.5, best_too=True)  # (B, A)
+        there = targets["boxes"], targets["labels"]
+        nearest, kind = boxes.match(anchors, *there, 0.4, 0.5, best_too=True, ignored=targets.get("ignored"))  # (B, A)
         labels = ops.where(kind > 0, boxes.take(targets["labels"], nearest), -1)
         focal = keras.losses.binary_focal_crossentropy(
             ops.one_hot(labels, self.classes)[..., None], logits[..., None], apply_class_balancing=True, from_logits=True

@@ -71,6 +71,19 @@ def test_every_object_may_have_its_best_candidate():
     assert ops.convert_to_numpy(kind).tolist() == [[1, 1, 0]] and ops.convert_to_numpy(nearest)[0, :2].tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("part", [100, 2])  # all boxes at a time, and two
+def test_what_is_ignored_is_no_background(monkeypatch, part):
+    monkeypatch.setattr(boxes, "PART", part)
+    objects = np.array([[[0, 0, 10, 10]]], "float32")
+    candidates = np.array([[[0, 0, 10, 9], [0, 8, 10, 18], [30, 30, 40, 40], [30, 30, 40, 56], [30, 30, 40, 54], [50, 50, 60, 60], [0, 0, 0, 0]]], "float32")
+    # 10 x 10 pixels, of which the last but two have all, 10 / 26 and 10 / 24; a crowd; nothing; and one that an object's own candidate lies in.
+    ignored = np.array([[[30, 30, 40, 40], [40, 40, 90, 90], [0, 0, 0, 0], [0, 0, 20, 13], [0, 0, 0, 0]]], "float32")
+    arguments = [*map(ops.convert_to_tensor, (candidates, objects, np.array([[3]], "int32"))), 0.4, 0.5]
+    assert ops.convert_to_numpy(boxes.match(*arguments)[1]).tolist() == [[1, 0, 0, 0, 0, 0, 0]]
+    nearest, kind = boxes.match(*arguments, ignored=ops.convert_to_tensor(ignored))
+    assert ops.convert_to_numpy(kind).tolist() == [[1, -1, -1, 0, -1, -1, 0]] and not ops.convert_to_numpy(nearest).any()
+
+
 def test_images_without_objects_have_background_alone(rng):
     candidates, objects = some_boxes(rng, 1, 4), np.zeros((1, 3, 4), "float32")
     labels = ops.convert_to_tensor(np.full((1, 3), -1, "int32"))

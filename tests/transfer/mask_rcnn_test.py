@@ -40,6 +40,37 @@ def test_losses_at_the_start_are_those_of_ignorance(scenes):
     assert float(report["proposal_loss"]) == pytest.approx(np.log(2), rel=1e-5) and float(report["mask_loss"]) == 0
 
 
+def test_anchors_in_what_is_ignored_are_not_learnt_from(scenes):
+    """Where the model is sure of objects, in one object, and sure of background elsewhere, the loss is that object or nothing."""
+    model, (_, targets) = make(), scenes(2)
+    targets = {name: x[1:] for name, x in targets.items()}
+    box, anchors = targets["boxes"][0, 0], model.anchors[0]
+    sides = np.minimum(anchors[:, 2:], box[2:]) - np.maximum(anchors[:, :2], box[:2])
+    inside = np.prod(np.maximum(sides, 0), axis=1) / np.prod(anchors[:, 2:] - anchors[:, :2], axis=1) >= 0.3
+    assert 20 < inside.sum() < 1000
+    logits = ops.convert_to_tensor(np.where(inside, 20, -20).astype("float32")[None])
+    nothing = {"boxes": 0 * targets["boxes"], "labels": 0 * targets["labels"] - 1}
+    deltas = ops.zeros((1, len(anchors), 4))
+    assert float(model._proposal_loss(logits, deltas, nothing)) > 0.1
+    assert float(model._proposal_loss(logits, deltas, {**nothing, "ignored": box[None, None]})) == pytest.approx(0, abs=1e-6)
+
+
+def test_regions_in_what_is_ignored_are_not_learnt_from(scenes, monkeypatch):
+    """The loss with a region in an ignored box is that without the region."""
+    model, (images, targets) = make(samples=16), scenes(2)
+    images, targets = images[1:], {name: x[1:] for name, x in targets.items()}
+    box = np.array([30, 50, 60, 90], "float32")
+    targets["boxes"][0], targets["labels"][0] = [[5, 5, 25, 30], *[[0] * 4] * 3], [0, -1, -1, -1]
+    proposed = np.array([[box, [30, 50, 40, 90], [6, 5, 25, 29], [1, 60, 9, 90]]], "float32")
+    losses = {}
+    for name, there, ignored in (("removed", [0, 0, 1, 1], 0 * box), ("ignored", [1, 1, 1, 1], box), ("background", [1, 1, 1, 1], 0 * box)):
+        monkeypatch.setattr(model, "propose", lambda *_, **__: (ops.convert_to_tensor(proposed), ops.convert_to_tensor(np.array([there], bool))))
+        _, report = model.objective(images, {**targets, "ignored": ignored[None, None]}, training=False)
+        losses[name] = [float(report[part]) for part in ("class_loss", "box_loss", "mask_loss")]
+    assert losses["ignored"] == pytest.approx(losses["removed"], rel=1e-5)
+    assert losses["background"][0] != pytest.approx(losses["removed"][0], rel=1e-4)
+
+
 def test_proposals_are_the_best_of_each_level(scenes):
     model = make(proposals=5)
     count = model.anchors.shape[1]

@@ -38,9 +38,19 @@ def test_the_network_is_kerascvs_on_our_encoder():
     assert all(id(v) in known for v in model.encoder.trainable_variables)
 
 
-def test_the_loss_is_that_of_numpy(scenes):
+def share_inside(anchor, box):
+    """The share of an anchor that lies in a box."""
+    sides = [max(0.0, min(anchor[i + 2], box[i + 2]) - max(anchor[i], box[i])) for i in (0, 1)]
+    return sides[0] * sides[1] / ((anchor[2] - anchor[0]) * (anchor[3] - anchor[1]))
+
+
+@pytest.mark.parametrize("ignoring", [False, True])
+def test_the_loss_is_that_of_numpy(scenes, ignoring):
+    """With an object that is ignored, it is that without the anchors that lie in it by 0.4 or more."""
     model = make()
     images, targets = scenes(3)
+    if ignoring:
+        targets["labels"][:, 0], targets["ignored"] = -1, targets["boxes"][:, :1].copy()
     deltas, logits = (ops.convert_to_numpy(x) for x in model.predictions(images))
     loss, report = model.objective(images, targets, training=False)
     class_losses, box_losses = [], []
@@ -49,6 +59,10 @@ def test_the_loss_is_that_of_numpy(scenes):
         arguments = [ops.convert_to_tensor(x) for x in (model.anchors, targets["boxes"][i : i + 1], targets["labels"][i : i + 1])]
         nearest, kind = (ops.convert_to_numpy(x)[0] for x in boxes.match(*arguments, 0.4, 0.5, best_too=True))
         assert (kind > 0).sum() >= own.sum()
+        if ignoring and targets["ignored"][i].any():
+            inside = [share_inside(anchor, targets["ignored"][i, 0]) >= 0.4 for anchor in model.anchors[0]]
+            assert (np.array(inside) & (kind == 0)).any()
+            kind = np.where(np.array(inside) & (kind == 0), -1, kind)
         true = np.zeros_like(logits[i])
         true[np.flatnonzero(kind > 0), targets["labels"][i][nearest[kind > 0]]] = 1
         p = 1 / (1 + np.exp(-logits[i].astype("float64")))
