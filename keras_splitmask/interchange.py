@@ -23,7 +23,7 @@ def load_model(path):
     Raises:
         ValueError: if there is no such file, or it is no model of this library.
     """
-    file = pathlib.Path(path)
+    file = pathlib.Path(path).expanduser()
     if file.is_dir():
         file = file / MODEL_FILE
     if not file.is_file():
@@ -98,7 +98,8 @@ def save_encoder(encoder, folder, layout="vit"):
 
 def _source(path):
     """The model that a path names, and the `Transfer` to it if it is of another library."""
-    file = layouts.find(path) if not (pathlib.Path(path) / MODEL_FILE).is_file() else None
+    path = pathlib.Path(path).expanduser()
+    file = layouts.find(path) if not (path / MODEL_FILE).is_file() else None
     if file is None:
         return load_model(path), None
     found = layouts.read(file)

@@ -21,6 +21,7 @@ import time
 import types
 
 import commandline
+import writing
 from absl import flags
 
 # These change the result.
@@ -326,7 +327,7 @@ def main():
     print(f"largest matrix product {peak / 1e9:.1f} GFLOP/s, peak memory of the {', of the '.join(f'{name} {count / 2**20:.0f} MiB' for name, count in memory.items())}")
     if FLAGS.json:
         result = {"backend": keras.backend.backend(), "flags": {name: FLAGS[name].value for name in FLAGS}, "rows": rows, "peak_gflops": peak / 1e9}
-        commandline.write_json(pathlib.Path(FLAGS.json), {**result, **found, "memory_bytes": memory})
+        writing.write_json(pathlib.Path(FLAGS.json), {**result, **found, "memory_bytes": memory})
 
 
 if __name__ == "__main__":

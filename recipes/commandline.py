@@ -1,17 +1,15 @@
-"""What every recipe does around its work: flags in, one clear line for bad input, and the folder of a run."""
+"""What every recipe does around its work: flags in, one clear line for bad input, and an orderly end."""
 
-import atexit
 import contextlib
 import importlib.util
-import json
 import os
 import pathlib
-import shutil
 import signal
 import sys
-import tempfile
 import traceback
 
+import places
+import screen
 from absl import app, flags
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -19,13 +17,7 @@ BACKENDS = ("tensorflow", "jax", "torch")
 # These do not change the result.
 flags.DEFINE_enum("backend", None, BACKENDS, "Keras backend. Left out: $KERAS_BACKEND, or the first of these that is installed.")
 flags.DEFINE_enum("precision", "float32", ("float32", "bfloat16", "float16"), "bfloat16 is faster on GPUs and TPUs, float16 on old GPUs; weights stay float32.")
-flags.DEFINE_string("workdir", None, "Folder for what the run leaves behind.")
-flags.DEFINE_bool("overwrite", False, "Replace the run that is in --workdir already.")
 FLAGS = flags.FLAGS
-LEFT_BEHIND = ("run.flags", "metrics.jsonl", "model.keras", "result.json", "probe.json", "report.html", "subset.txt", "pictures/*.png", "checkpoints/*", "data.json")
-# A run may go on with other values of these.
-FREE = {"backend", "strategy", "devices", "model_devices", "accumulate", "workers", "data_dir", "jit"}
-FREE |= {"pictures", "probe", "probe_limit", "probe_every", "save_every", "keep_every", "rewind", "max_bad_fraction"}
 
 
 class BadInput(ValueError):
@@ -35,33 +27,45 @@ class BadInput(ValueError):
 def run(main, settle_flags=lambda: None):
     """Parse the flags, `settle_flags()` which need it, choose the backend and run `main()`.
 
-    Bad input ends in one line and exit status 2, SIGTERM in status 75.
+    Bad input ends in one line and exit status 2; SIGTERM, Ctrl-C and a terminal that is closed, in one line and status 75.
     """
-    before = signal.signal(signal.SIGTERM, _stop)
+    with screen.kept_open(), _stopped_by_signals():
+        try:
+            app.define_help_flags()
+            rest = FLAGS(sys.argv)[1:]
+            if rest:
+                raise BadInput(f"Expected flags only, received {' '.join(rest)!r}; write --name=value.")
+            places.expand()
+            settle_flags()
+            _choose_backend()
+            main()
+        except SystemExit as end:  # absl prints the help and leaves with 1
+            raise SystemExit(0 if any(a.startswith(("--help", "-help")) for a in sys.argv) else end.code)
+        except Exception as error:
+            if not (line := _line_for_user(error)):
+                raise
+            print(f"{pathlib.Path(sys.argv[0]).name}: {line}", file=sys.stderr)
+            raise SystemExit(2)
+
+
+@contextlib.contextmanager
+def _stopped_by_signals():
+    """Within it, before training and after it, what asks to stop does so in one line; while training lasts, see `training.Checkpoints`.
+
+    What is ignored, as SIGHUP is under nohup, stays ignored.
+    """
+    numbers = [number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, _stop) for number in numbers}
     try:
-        app.define_help_flags()
-        rest = FLAGS(sys.argv)[1:]
-        if rest:
-            raise BadInput(f"Expected flags only, received {' '.join(rest)!r}; write --name=value.")
-        settle_flags()
-        _choose_backend()
-        _check_workdir()
-        main()
-    except SystemExit as end:  # absl prints the help and leaves with 1
-        raise SystemExit(0 if any(a.startswith(("--help", "-help")) for a in sys.argv) else end.code)
-    except Exception as error:
-        if not (line := _line_for_user(error)):
-            raise
-        print(f"{pathlib.Path(sys.argv[0]).name}: {line}", file=sys.stderr)
-        raise SystemExit(2)
+        yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _stop(number, frame):
-    """What SIGTERM does before training and after it; while it lasts, see `training.Checkpoints`."""
-    print("stopped by SIGTERM; the same command goes on", flush=True)
-    raise SystemExit(os.EX_TEMPFAIL)
+    print(f"stopped by {signal.Signals(number).name}; run the same command again to go on", flush=True)
+    raise SystemExit(os.EX_TEMPFAIL)  # as while training, for schedulers, whichever signal it was
 
 
 def _line_for_user(error):
@@ -89,41 +93,10 @@ def _choose_backend():
     keras.config.set_dtype_policy("float32" if FLAGS.precision == "float32" else f"mixed_{FLAGS.precision}")
 
 
-def _check_workdir():
-    """Stop if the folder holds a run with other flags, or this run, finished."""
-    workdir = pathlib.Path(FLAGS.workdir or "")
-    if not FLAGS.workdir or FLAGS.overwrite or not workdir.exists():
-        return
-    if not workdir.is_dir():
-        raise BadInput(f"Expected --workdir to be a folder, received {workdir}, which is a file.")
-    before = (workdir / "run.flags").read_text() if (workdir / "run.flags").exists() else _resolved_flags()
-    other = {line.lstrip("-").removeprefix("no").split("=")[0] for line in set(before.splitlines()) ^ set(_resolved_flags().splitlines())}
-    if other := sorted(f"--{name}" for name in other - FREE):
-        raise BadInput(
-            f"Expected --workdir to be a new folder, received {workdir}, which holds a run with other values of {', '.join(other)}; "
-            "choose another, or add --overwrite."
-        )
-    if (workdir / "model.keras").exists():
-        print(f"{workdir} holds this run, finished; --overwrite makes it anew")
-        raise SystemExit(0)
-
-
-def resumes():
-    """Whether there are checkpoints to go on from."""
-    return not FLAGS.overwrite and any(pathlib.Path(FLAGS.workdir).glob("checkpoints/*.checkpoint"))
-
-
-def _resolved_flags():
-    """The flags of this recipe and their values, one a line, as --flagfile reads them."""
-    own = {flag.name: flag for module in (sys.argv[0], __name__) for flag in FLAGS.get_key_flags_for_module(module)}
-    lines = [flag.serialize() for name, flag in sorted(own.items()) if flag.value is not None and name != "overwrite"]
-    return "\n".join(lines) + "\n"
-
-
 def require(*names):
     """Stop unless these flags were given."""
     for name in names:
-        if FLAGS[name].value is None:
+        if FLAGS[name].value in (None, ""):  # as of --workdir=$UNSET
             raise BadInput(f"Expected --{name}: {FLAGS[name].help}")
 
 
@@ -155,16 +128,6 @@ def jit():
     return bool(tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU"))
 
 
-def open_checkpoints(model, **options):
-    """The checkpoints of the run, the newest of which the compiled model is given; their `step` is where to go on."""
-    from keras_splitmask import training
-
-    checkpoints = training.Checkpoints(pathlib.Path(FLAGS.workdir) / "checkpoints", **options)
-    if resumes() and checkpoints.resume(model):
-        print(f"resumed at step {checkpoints.step}", flush=True)
-    return checkpoints
-
-
 def fit(model, batches, steps, interval, log, checkpoints):
     """`fit` up to `steps` steps, where each Keras epoch is one interval of the log; the first and the last may be shorter.
 
@@ -180,56 +143,3 @@ def fit(model, batches, steps, interval, log, checkpoints):
             model.fit(feed, steps_per_epoch=length, epochs=epochs, callbacks=[log, checkpoints], verbose=0, shuffle=False)
         if checkpoints.saved < steps:
             checkpoints.save()
-
-
-def start_run(source=None, listed=False, host=0):
-    """Make the folder of the run, write the resolved flags and what the source is into it, and return its path.
-
-    What another run left there is removed. `listed` is whether to write down which images the source has. Of several hosts the first
-    works in --workdir; the others get folders that are forgotten.
-    """
-    workdir = pathlib.Path(tempfile.mkdtemp(prefix="keras-splitmask-") if host else FLAGS.workdir)
-    if host:
-        atexit.register(shutil.rmtree, workdir, ignore_errors=True)
-        if source:
-            source.record = None
-    workdir.mkdir(parents=True, exist_ok=True)
-    for pattern in LEFT_BEHIND if not resumes() else ():
-        for path in workdir.glob(pattern):
-            path.unlink()
-    write_text(workdir / "run.flags", _resolved_flags())
-    if source:
-        source.save_record()
-        if listed:
-            write_text(workdir / "subset.txt", "".join(f"{source.name(i)}\n" for i in range(len(source))))
-    return workdir
-
-
-def write_text(path, text):
-    """Write a whole file or nothing."""
-    with _aside(path, f"{path.name}.part") as aside:
-        aside.write_text(text)
-
-
-def save_model(workdir, model):
-    """Write the model into the folder of its run, whole or not at all."""
-    from keras_splitmask.interchange import MODEL_FILE
-
-    with _aside(workdir / MODEL_FILE, f"part-{MODEL_FILE}") as aside:
-        model.save(aside)
-
-
-@contextlib.contextmanager
-def _aside(path, name):
-    """The path of a file of this name beside `path`, which takes its place when it is complete, or is removed."""
-    aside = path.with_name(name)
-    try:
-        yield aside
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path, values):
-    write_text(path, json.dumps(values, indent=1) + "\n")

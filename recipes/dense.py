@@ -4,6 +4,7 @@ import math
 
 import commandline
 import encoders
+import workdir
 from absl import flags
 
 # These change the result.
@@ -39,7 +40,7 @@ flags.DEFINE_float("max_bad_fraction", 0.5, lower_bound=0, upper_bound=1, help="
 flags.DEFINE_integer("workers", 2, "Threads that read images.")
 flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow backend; left out, on accelerators alone.")
 FLAGS = flags.FLAGS
-commandline.FREE |= {"judge", "judge_every", "judge_limit"}
+workdir.FREE |= {"judge", "judge_every", "judge_limit"}
 
 
 def open_sets(open_set):
@@ -114,36 +115,34 @@ def count_steps(source):
     return FLAGS.steps or max(1, math.ceil(FLAGS.epochs * len(source) / FLAGS.batch_size))
 
 
-def write_record(workdir, sources):
+def write_record(run, sources):
     """Write into data.json what is in the sources, by name, what was left out and what broke since, and why."""
     record = {name: {"summary": source.summary(), "left_out": source.left_out, "broken": source.broken} for name, source in sources.items()}
-    commandline.write_json(workdir / "data.json", record)
+    run.write_json(workdir.DATA, record)
 
 
-def train(devices, model, source, judged, batches, judge, finish):
+def train(devices, run, model, source, judged, batches, judge, finish):
     """Fit the model to `batches(start)` of a source, judging it by another on the way, and finish.
 
-    `judge(model, judged, limit)` returns a dictionary of numbers by name, for the log; `finish(model, judged, workdir, values)` is given
+    `judge(model, judged, limit)` returns a dictionary of numbers by name, for the log; `finish(model, judged, run, values)` is given
     that of all images, and returns what result.json is to have of it.
     """
     import keras_splitmask as ks
-    from keras_splitmask import evaluation
 
     steps = count_steps(source)
     every = FLAGS.judge_every or max(1, steps // 5 // FLAGS.log_every) * FLAGS.log_every
     compile_model(model, steps)
     weights = f"{model.count_params() / 1e6:.1f} M weights, encoder {'from ' + FLAGS.init_from if FLAGS.init_from else 'from scratch'}"
     print(f"{len(source)} images of {len(source.classes)} classes, {weights}, {steps} steps", flush=True)
-    checkpoints = commandline.open_checkpoints(model, devices=devices)
-    workdir = commandline.start_run()
-    write_record(workdir, {"train": source, "judged": judged})
+    checkpoints = run.checkpoints(model, devices=devices)
+    run.start()
+    write_record(run, {"train": source, "judged": judged})
     measures = [lambda step: judge(model, judged, FLAGS.judge_limit) if step and step < steps and step % every == 0 else {}]
-    log = ks.training.RunLog(workdir / "metrics.jsonl", steps, FLAGS.batch_size, len(source), checkpoints.step, measures)
+    log = ks.training.RunLog(run.folder / workdir.METRICS, steps, FLAGS.batch_size, len(source), checkpoints.step, measures)
     commandline.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
     with checkpoints.finishing():
-        (workdir / "pictures").mkdir(exist_ok=True)
-        values = finish(model, judged, workdir, judge(model, judged))
-        write_record(workdir, {"train": source, "judged": judged})
-        commandline.write_json(workdir / "result.json", {**values, "steps": steps, "seed": FLAGS.seed, "classes": source.classes})
-        evaluation.write_report(workdir)
-        commandline.save_model(workdir, model)  # last: a folder with a model holds a finished run
+        values = finish(model, judged, run, judge(model, judged))
+        write_record(run, {"train": source, "judged": judged})
+        run.write_json("result.json", {**values, "steps": steps, "seed": FLAGS.seed, "classes": source.classes})
+        run.write_report()
+        run.save_model(model)

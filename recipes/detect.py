@@ -92,14 +92,14 @@ def outlined(truth):
     return {**truth, "annotations": filled}
 
 
-def finish(model, source, workdir, values):
+def finish(model, source, run, values):
     """Print and draw what the model is worth, and return it."""
     from keras_splitmask import evaluation
 
     shown = list(detections(model, source, FLAGS.pictures)) if FLAGS.pictures else []
     if shown:
         images, _, truths, found = zip(*shown)
-        evaluation.save_detections(workdir / "pictures" / "detections.png", images, truths, found, source.classes, FLAGS.pictures)
+        evaluation.save_detections(run.file("pictures/detections.png"), images, truths, found, source.classes, FLAGS.pictures)
     width = max(map(len, source.classes))
     for name in source.classes:
         if f"ap/{name}" in values:
@@ -111,8 +111,7 @@ def finish(model, source, workdir, values):
     return values
 
 
-def main(devices):
-    commandline.require("dataset", "workdir")
+def main(devices, run):
     import keras
 
     from keras_splitmask import data
@@ -128,7 +127,7 @@ def main(devices):
 
     batches(0)  # what does not fit stops here, before anything is written
     model = build_model(encoder, len(source.classes))
-    dense.train(devices, model, source, judged, batches, judge, finish)
+    dense.train(devices, run, model, source, judged, batches, judge, finish)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,14 @@ The second is a folder that `ViTModel.from_pretrained(PATH)` of Hugging Face's t
 `BeitModel` and `ViTMAEModel`, and timm for `timm.create_model("local-dir:PATH", pretrained=True)`. Preprocessing is in a file beside it.
 """
 
+import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
+
 import commandline
+import writing
 from absl import flags
 
 # These change the result.
@@ -67,36 +74,39 @@ def load():
     return model, model
 
 
-def write_layout(encoder, folder):
+def write_layout(function, encoder, folder):
     """Write the weights by the names of another library, and return what answers images with what can be read back."""
-    import shutil
-
     import keras
 
     import keras_splitmask as ks
 
-    shutil.rmtree(folder, ignore_errors=True)  # of an export that was interrupted
     ks.interchange.save_encoder(encoder, folder, FLAGS.layout)
     again = ks.interchange.load_encoder(folder)
     return lambda images: {name: keras.ops.convert_to_numpy(value) for name, value in again(images).items()}
 
 
-def main():
-    commandline.require("init_from", "output")
-    import os
-    import pathlib
+@contextlib.contextmanager
+def written_aside(output):
+    """A path to write to, which becomes `output` at the end; what is written is removed if it cannot."""
+    made, aside = [], None
+    try:
+        made = writing.make_folders(output.parent)
+        aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))  # a name that nobody else has
+        yield aside / output.name
+        os.rename(aside / output.name, output)
+    except OSError as error:
+        raise commandline.BadInput(f"Expected an --output that can be written, received {output} ({error.strerror or error}).")
+    finally:
+        if aside:
+            shutil.rmtree(aside, ignore_errors=True)
+        writing.remove_empty(made)
 
+
+def compare(model, function, answer):
+    """Print how far the exported model's answers are from the model's, and stop if they are too far."""
     import keras
     import numpy as np
 
-    output = pathlib.Path(FLAGS.output)
-    if output.exists():
-        raise commandline.BadInput(f"Expected an --output that does not exist yet, received {output}.")
-    if FLAGS.layout == "saved_model" and keras.backend.backend() == "torch":
-        raise commandline.BadInput("SavedModels are written on the tensorflow or jax backend; any run can be exported with --backend=tensorflow.")
-    model, function = load()
-    aside = output.with_name(output.name + ".part")
-    answer = write_saved_model(function, model, aside) if FLAGS.layout == "saved_model" else write_layout(model, aside)
     images = np.random.default_rng(0).integers(0, 256, (3, *encoder_of(model).image_shape), dtype="uint8")
     expected, received = function(images), answer(images)
     for name, value in expected.items():
@@ -106,8 +116,22 @@ def main():
         difference = np.quantile(differences, 0.99) if FLAGS.what == "model" else differences.max()
         print(f"{name:<12} {'x'.join(map(str, value.shape[1:])):<12} differs by {difference:.1e} after reloading")
         if not difference < TOLERANCE:
-            raise RuntimeError(f"The exported model's {name} differs by {difference} from the original; {aside} is kept for a look.")
-    os.replace(aside, output)
+            raise RuntimeError(f"The exported model's {name} differs by {difference} from the original; nothing was written.")
+
+
+def main():
+    commandline.require("init_from", "output")
+    import keras
+
+    output = pathlib.Path(FLAGS.output)
+    if os.path.lexists(output):
+        raise commandline.BadInput(f"Expected an --output that does not exist yet, received {output}.")
+    if FLAGS.layout == "saved_model" and keras.backend.backend() == "torch":
+        raise commandline.BadInput("SavedModels are written on the tensorflow or jax backend; any run can be exported with --backend=tensorflow.")
+    model, function = load()
+    write = write_saved_model if FLAGS.layout == "saved_model" else write_layout
+    with written_aside(output) as aside:
+        compare(model, function, write(function, model, aside))
     print(f"exported  {output}")
 
 

@@ -8,6 +8,7 @@ import commandline
 import encoders
 import hardware
 import image_sets
+import workdir
 from absl import flags
 
 # These change the result.
@@ -71,20 +72,17 @@ def build_classifier(encoder, classes, steps):
     return model
 
 
-def finish(workdir, model, split, images, labels, steps):
+def finish(run, model, split, images, labels, steps):
     """What a run leaves behind at its end: the share of the images of a split that it classifies correctly, and the model."""
-    from keras_splitmask import evaluation
-
     logits = model.predict(images, batch_size=256, verbose=0)
     accuracy = float((logits.argmax(axis=1) == labels).mean())
-    commandline.write_json(workdir / "result.json", {f"{split}_top1": accuracy, "steps": steps, "seed": FLAGS.seed})
-    evaluation.write_report(workdir)
-    commandline.save_model(workdir, model)  # last: a folder with a model holds a finished run
+    run.write_json("result.json", {f"{split}_top1": accuracy, "steps": steps, "seed": FLAGS.seed})
+    run.write_report()
+    run.save_model(model)
     print(f"{split} top-1 {accuracy:.2%}")
 
 
-def main(devices):
-    commandline.require("dataset", "workdir")
+def main(devices, run):
     import keras
 
     import keras_splitmask as ks
@@ -93,7 +91,7 @@ def main(devices):
     keras.utils.set_random_seed(FLAGS.seed)
     encoder = encoders.load_encoder()
     channels = encoder.image_shape[-1] if encoder else FLAGS.channels
-    source = image_sets.open_images(channels, FLAGS.labelled)
+    source = image_sets.open_images(run, channels, FLAGS.labelled)
     source.check_labelled(f"the train split of {FLAGS.dataset}")
     judged, split = image_sets.open_judged(source, source.channels)
     encoder = encoder or encoders.fresh_encoder(commandline.image_shape(source))
@@ -116,14 +114,14 @@ def main(devices):
         flush=True,
     )
 
-    checkpoints = commandline.open_checkpoints(model, devices=devices)
-    workdir = commandline.start_run(source, listed=bool(FLAGS.labelled))
+    checkpoints = run.checkpoints(model, devices=devices)
+    run.start(source, listed=bool(FLAGS.labelled))
     image_sets.save_record(source, judged, split)
-    log = ks.training.RunLog(workdir / "metrics.jsonl", steps, FLAGS.batch_size, len(source), checkpoints.step)
+    log = ks.training.RunLog(run.folder / workdir.METRICS, steps, FLAGS.batch_size, len(source), checkpoints.step)
     commandline.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
     with checkpoints.finishing():
         image_sets.save_record(source, judged, split)  # with what broke meanwhile
-        finish(workdir, model, split, images, labels, steps)
+        finish(run, model, split, images, labels, steps)
 
 
 if __name__ == "__main__":

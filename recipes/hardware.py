@@ -4,6 +4,7 @@ import os
 import sys
 
 import commandline
+import workdir
 from absl import flags
 
 flags.DEFINE_enum("strategy", None, ("mirrored", "multi_worker", "tpu", "data_parallel", "model_parallel"), "How devices share the work: the first three TensorFlow's, the others JAX's; left out, what suits the devices that there are. See docs/scale.md.")
@@ -13,9 +14,10 @@ FLAGS = flags.FLAGS
 
 
 def spread(main, one_host=False):
-    """A recipe's `main(devices)` as `main()`, on the devices that the flags name. Of several hosts the first alone tells what happens."""
+    """A recipe's `main(devices, run)` as `main()`, on the devices that the flags name. Of several hosts only the first prints and writes."""
 
     def spread_main():
+        commandline.require("dataset", "workdir")
         from keras_splitmask.training import distribution
 
         devices = distribution.start(FLAGS.strategy, FLAGS.devices, FLAGS.model_devices)
@@ -24,8 +26,8 @@ def spread(main, one_host=False):
         divide(FLAGS.batch_size, devices.replicas)
         if devices.host:
             sys.stdout = open(os.devnull, "w")
-        with devices.scope():
-            main(devices)
+        with workdir.opened(devices.host) as run, devices.scope():
+            main(devices, run)
 
     return spread_main
 

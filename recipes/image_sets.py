@@ -1,30 +1,28 @@
 """What the recipes that read images share: opening the data sets that the flags name."""
 
 import os
-import pathlib
 
 import commandline
+import workdir
 from absl import flags
 
 FLAGS = flags.FLAGS
 NAMED = 5  # classes named in a message
 
 
-def open_images(channels, amount=None):
-    """The images of --dataset to learn from, or an `amount` of them, see `data.subset_of`. A folder that was looked at before is remembered in the workdir."""
+def open_images(run, channels, amount=None):
+    """The images of --dataset to learn from, or an `amount` of them, see `data.subset_of`. The run remembers a folder that it looked at before."""
     from keras_splitmask import data
 
-    record = pathlib.Path(FLAGS.workdir) / "data.json"
     source = data.open_source(
         FLAGS.dataset,
         data_dir=FLAGS.data_dir,
         channels=channels,
-        record=record if record.exists() else None,
+        record=run.home / workdir.DATA if run.has(workdir.DATA) else None,
         max_bad_fraction=FLAGS.max_bad_fraction,
         report=_say,
-        frozen=commandline.resumes(),
+        frozen=run.resumed,
     )
-    source.record = record  # from here on, since what is refused leaves nothing behind
     _say(f"{FLAGS.dataset}: {source.summary()}")
     return data.subset_of(source, amount, FLAGS.seed) if amount else source
 

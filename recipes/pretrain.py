@@ -8,6 +8,7 @@ import commandline
 import hardware
 import image_sets
 import methods
+import workdir
 from absl import flags
 
 # These change the result.
@@ -147,32 +148,30 @@ def explain(model, source, batches, shift):
     return line
 
 
-def draw(workdir, model, images):
+def draw(run, model, images):
     """The picture of inpainting, of a few images that are spread over those given."""
     from keras_splitmask import evaluation
 
-    path = workdir / "pictures" / f"inpainting_{FLAGS.tokenizer or FLAGS.method}.png"
-    path.parent.mkdir(exist_ok=True)
+    path = run.file(f"pictures/inpainting_{FLAGS.tokenizer or FLAGS.method}.png")
     evaluation.save_inpainting(path, model, images[:: max(1, len(images) // FLAGS.pictures)][: FLAGS.pictures])
     print(f"picture   {path}")
 
 
-def finish(workdir, model, source, probed, probe):
+def finish(run, model, source, probed, probe):
     """What a run leaves behind at its end; `probed` is the source of the images of `probe`."""
     import keras_splitmask as ks
     from keras_splitmask import data, evaluation
 
     if FLAGS.pictures and evaluation.inpaints(model):
         images, _ = probe or data.read_all(source, model.encoder.image_shape, limit=FLAGS.pictures)
-        draw(workdir, model, images)
+        draw(run, model, images)
     image_sets.save_record(source, probed, "probe")  # with what broke meanwhile
-    evaluation.write_report(workdir)
-    commandline.save_model(workdir, model)  # last: a folder with a model holds a finished run
-    print(f"model     {workdir / ks.interchange.MODEL_FILE}\nreport    {workdir / 'report.html'}")
+    run.write_report()
+    run.save_model(model)
+    print(f"model     {run.folder / ks.interchange.MODEL_FILE}\nreport    {run.folder / 'report.html'}")
 
 
-def main(devices):
-    commandline.require("dataset", "workdir")
+def main(devices, run):
     hardware.divide(FLAGS.batch_size, devices.replicas, FLAGS.accumulate)
     import keras
 
@@ -181,7 +180,7 @@ def main(devices):
 
     keras.utils.set_random_seed(FLAGS.seed)
     host, augmentation = methods.augmentations()
-    source = image_sets.open_images(FLAGS.channels, FLAGS.subset)
+    source = image_sets.open_images(run, FLAGS.channels, FLAGS.subset)
     image_shape = commandline.image_shape(source)
     options = methods.batch_options(source, image_shape)
     shift = FLAGS.rewind
@@ -196,21 +195,21 @@ def main(devices):
     steps = count_steps(len(source))
     model = build_model(source, image_shape, augmentation, steps)
     announce(source, model, steps, devices)
-    checkpoints = commandline.open_checkpoints(model, every=FLAGS.save_every, keep_every=FLAGS.keep_every, devices=devices)
+    checkpoints = run.checkpoints(model, every=FLAGS.save_every, keep_every=FLAGS.keep_every, devices=devices)
     if checkpoints.step:
         shift += checkpoints.note["shift"]
     else:
         initialise(model, source)
     checkpoints.note = {"shift": shift}
 
-    workdir = commandline.start_run(source, listed=bool(FLAGS.subset), host=devices.host)
+    run.start(source, listed=bool(FLAGS.subset))
     image_sets.save_record(source, probed, "probe")
     measures = [evaluation.NeighbourProbe(model.encoder, *probe, every=FLAGS.probe_every or max(1, steps // 10), last=steps)] if probe else []
     told = explain(model, source, batches, shift)
-    log = ks.training.RunLog(workdir / "metrics.jsonl", steps, FLAGS.batch_size, len(source), checkpoints.step, measures, told)
+    log = ks.training.RunLog(run.folder / workdir.METRICS, steps, FLAGS.batch_size, len(source), checkpoints.step, measures, told)
     commandline.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
     with checkpoints.finishing():
-        finish(workdir, model, source, probed, probe)
+        finish(run, model, source, probed, probe)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ The features of all blocks are held in memory, 8 x images x blocks x width bytes
 
 import commandline
 import image_sets
+import workdir
 from absl import flags
 
 # These change the result.
@@ -41,10 +42,8 @@ def vote(bank, queries, labels, judged_labels):
     return result
 
 
-def main():
-    commandline.require("init_from", "dataset")
-    if not FLAGS.neighbours or not all(number.isdigit() and int(number) for number in FLAGS.neighbours):
-        raise commandline.BadInput(f"Expected --neighbours as numbers from 1 on, such as 10,20, received {','.join(FLAGS.neighbours)!r}.")
+def judge():
+    """Accuracies of the encoder by name, which are printed too, and the sources of the images: those to learn from, those to judge by, and their split."""
     import keras
 
     import keras_splitmask as ks
@@ -72,11 +71,21 @@ def main():
     for i, accuracy in enumerate(accuracies):
         result[f"linear_accuracy_block_{i + 1}"] = float(accuracy)
         print(f"block {i + 1:<4} {accuracy:.2%}", flush=True)
-    if FLAGS.workdir:
-        workdir = commandline.start_run()
-        train.record = workdir / "data.json"
-        image_sets.save_record(train, judged, split)
-        commandline.write_json(workdir / "probe.json", {**result, "judged_by": split})
+    return {**result, "judged_by": split}, (train, judged, split)
+
+
+def main():
+    commandline.require("init_from", "dataset")
+    if not FLAGS.neighbours or not all(number.isdigit() and int(number) for number in FLAGS.neighbours):
+        raise commandline.BadInput(f"Expected --neighbours as numbers from 1 on, such as 10,20, received {','.join(FLAGS.neighbours)!r}.")
+    if not FLAGS.workdir:
+        judge()
+        return
+    with workdir.opened() as run:
+        result, sources = judge()
+        run.start(sources[0])
+        image_sets.save_record(*sources)
+        run.write_json("probe.json", result)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import sys
 
 import commandline
 import tables
+import workdir
 from absl import flags
 
 flags.DEFINE_enum("table", None, sorted({name for scale in tables.TABLES.values() for name in scale}), "Which table.")
@@ -116,6 +117,23 @@ def text_of(table, seeds):
     return "\n".join(lines) + "\n"
 
 
+def print_table(table, seeds):
+    """Print the table and return its text."""
+    text = text_of(table, seeds)
+    print(f"\n{table.title}; in brackets the paper's number\n\n{text}")
+    return text
+
+
+def show(table, seeds):
+    """Print the commands of the cells, and what is measured by now."""
+    for row, column, seed in cells(table, seeds):
+        value = measured(row, column, seed)
+        print(f"{row.name}, {column.name}, seed {seed}: {'missing' if value is None else round(value, column.digits)}")
+        for made in commands(row, column, seed):
+            print("  python recipes/" + " ".join([f"{made[1]}.py", *made[2], f"--workdir={made[0]}"]))
+    print_table(table, seeds)
+
+
 def main():
     commandline.require("table")
     if FLAGS.table not in tables.TABLES[FLAGS.scale]:
@@ -125,22 +143,14 @@ def main():
     if not FLAGS.seeds or not all(seed.isdigit() for seed in FLAGS.seeds):
         raise commandline.BadInput(f"Expected --seeds as numbers from 0 on, such as 0,1,2, received {','.join(FLAGS.seeds)!r}.")
     table, seeds = tables.TABLES[FLAGS.scale][FLAGS.table], [int(seed) for seed in FLAGS.seeds]
-    failed = 0
     if FLAGS.list:
-        for row, column, seed in cells(table, seeds):
-            value = measured(row, column, seed)
-            print(f"{row.name}, {column.name}, seed {seed}: {'missing' if value is None else round(value, column.digits)}")
-            for made in commands(row, column, seed):
-                print("  python recipes/" + " ".join([f"{made[1]}.py", *made[2], f"--workdir={made[0]}"]))
-    else:
+        show(table, seeds)
+        return
+    with workdir.held() as home:
         failed = run(table, seeds)
-    text = text_of(table, seeds)
-    print(f"\n{table.title}; in brackets the paper's number\n\n{text}")
-    if not FLAGS.list:
-        path = pathlib.Path(FLAGS.workdir) / f"{FLAGS.scale}_{FLAGS.table}.md"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        commandline.write_text(path, text)
-        print(f"table     {path}")
+        name = f"{FLAGS.scale}_{FLAGS.table}.md"
+        home.write_text(name, print_table(table, seeds))
+        print(f"table     {home.folder / name}")
     if failed:
         raise commandline.BadInput(f"{failed} runs failed, see above; the same command tries them again.")
 

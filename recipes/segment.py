@@ -52,13 +52,13 @@ def judge(model, source, limit=None):
     return {name: value for name, value in values.items() if value == value}  # without labelled pixels there is none
 
 
-def finish(model, source, workdir, values):
+def finish(model, source, run, values):
     """Print and draw what the model is worth, and return it."""
     from keras_splitmask import evaluation
 
     shown = list(label_maps(model, source, FLAGS.pictures)) if FLAGS.pictures else []
     if shown:
-        evaluation.save_label_maps(workdir / "pictures" / "label_maps.png", *zip(*shown), source.classes, FLAGS.pictures)
+        evaluation.save_label_maps(run.file("pictures/label_maps.png"), *zip(*shown), source.classes, FLAGS.pictures)
     width = max(map(len, source.classes))
     for name in source.classes:
         if f"iou/{name}" in values:
@@ -68,8 +68,7 @@ def finish(model, source, workdir, values):
     return values
 
 
-def main(devices):
-    commandline.require("dataset", "workdir")
+def main(devices, run):
     import keras
 
     from keras_splitmask import data, transfer
@@ -85,7 +84,7 @@ def main(devices):
     batches(0)  # what does not fit stops here, before anything is written
     options = {"drop": FLAGS.dropout, "auxiliary_weight": FLAGS.auxiliary_weight, "seed": FLAGS.seed, "accumulate": FLAGS.accumulate}
     model = transfer.Segmenter(encoder, len(source.classes), FLAGS.head, FLAGS.neck, FLAGS.head_width, **options)
-    dense.train(devices, model, source, judged, batches, judge, finish)
+    dense.train(devices, run, model, source, judged, batches, judge, finish)
 
 
 if __name__ == "__main__":

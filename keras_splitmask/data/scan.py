@@ -10,6 +10,7 @@ from pathlib import Path
 
 from keras_splitmask.data.headers import read_header
 from keras_splitmask.data.record import write
+from keras_splitmask.data.run_folders import what_is_written
 from keras_splitmask.data.walking import EXTENSIONS, walk
 
 THREADS = 8
@@ -81,15 +82,20 @@ def scan(root, record=None, report=None, frozen=False):
         root: path of the folder. Links to folders are followed; see `walking.walk` for the folders that are not entered.
         record: path of a JSON file that remembers the scan, such as the run's data.json.
         report: told how far it is, a line every few seconds.
-        frozen: take what `record` says as it is, if it is about this folder, so that a run that is resumed has the same images.
+        frozen: take what `record` says as it is, if it is about this folder or its files are all there, so that a run that is resumed
+            has the same images.
 
     Returns:
         A `Scan`.
     """
     root = os.fspath(root)
-    before = _load(record, root)
+    before = _load(record)
+    if before and os.path.realpath(before.root) != os.path.realpath(root) and not (frozen and _is_at(before, root)):
+        before = None
     if frozen and before:
-        return before
+        return dataclasses.replace(before, root=root)
+    if what := what_is_written(root):
+        raise ValueError(f"Expected a folder of images, received {printable(root)}, which holds {what}; correct the path.")
     seen = walk(root)
     files, images, left_out, todo = {}, {}, seen.left_out, []
     for path in seen.paths:
@@ -116,11 +122,25 @@ def printable(name):
     return name if name.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
 
 
-def _load(record, root):
-    """The scan of this folder that a JSON file remembers, or None."""
+def is_moved(record, folder):
+    """Whether the files of the scan that a JSON file remembers are all in another folder, or in its part for the split, by their sizes."""
+    found = _load(record)
+    return found is not None and any(_is_at(found, root) for root in (folder, os.path.join(folder, os.path.basename(found.root))))
+
+
+def _is_at(found, root):
+    """Whether a folder has all files of a scan, by their paths and sizes."""
+    try:
+        return bool(found.files) and all(os.stat(os.path.join(root, path)).st_size == size for path, (size, _) in found.files.items())
+    except OSError:
+        return False
+
+
+def _load(record):
+    """The scan that a JSON file remembers, or None."""
     try:
         facts = json.loads(Path(record).read_text(encoding="ascii"))
-        if facts.pop("version") != VERSION or facts["root"] != root:
+        if facts.pop("version") != VERSION:
             return None
         found = Scan(**{field.name: facts[field.name] for field in dataclasses.fields(Scan)})
         found.images, found.files = ({path: tuple(fact) for path, fact in facts.items()} for facts in (found.images, found.files))

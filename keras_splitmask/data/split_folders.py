@@ -4,6 +4,7 @@ import collections
 import os
 from pathlib import Path
 
+from keras_splitmask.data.run_folders import what_is_written
 from keras_splitmask.data.scan import printable
 from keras_splitmask.data.sources import SPLITS
 from keras_splitmask.data.walking import EXTENSIONS, walk
@@ -22,7 +23,7 @@ def split_folders(root, report=None):
     """
     root, named = Path(root), collections.defaultdict(list)
     for name in _names(root):
-        if name.lower() in SPLIT_OF and (root / name).is_dir():
+        if name.lower() in SPLIT_OF and (root / name).is_dir() and not what_is_written(root / name):
             named[SPLIT_OF[name.lower()]].append(name)
     names = [name for of_split in named.values() for name in of_split]
     if not named or not (len(named) > 1 or _is_split(root, names, *named)):

@@ -77,7 +77,7 @@ def subset_of(source, amount, seed=0):
     Raises:
         ValueError: if the amount is no such text, more than there is or too little, or a name is not one of the source's.
     """
-    if pathlib.Path(amount).is_file():
+    if pathlib.Path(amount).expanduser().is_file():
         return _listed(source, amount)
     try:
         count = round(len(source) * float(amount[:-1]) / 100) if amount.endswith("%") else int(amount)
@@ -97,7 +97,7 @@ def _check_count(source, count, amount):
 
 def _listed(source, path):
     try:
-        names = list(dict.fromkeys(line for line in pathlib.Path(path).read_text(encoding="utf-8-sig").splitlines() if line))
+        names = list(dict.fromkeys(line for line in pathlib.Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines() if line))
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"Expected a text file that lists names of images, received {path} ({error}); correct the path.") from error
     places = {source.name(i): i for i in range(len(source))}

@@ -4,6 +4,8 @@ import collections
 import dataclasses
 import os
 
+from keras_splitmask.data.run_folders import what_is_written
+
 EXTENSIONS = tuple(
     ".avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .mpo .npy .npz .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
 )
@@ -67,7 +69,7 @@ def walk(root, skip=()):
         for name in sorted(set(subdirectories) - (set() if inside else set(skip))):
             path = os.path.join(directory, name)
             real = os.path.realpath(path) if os.path.islink(path) else os.path.join(real_paths[directory], name)
-            reason = _why_not(name, real, around, entered)
+            reason = _why_not(name, real, around, entered) or what_is_written(path)
             if reason:
                 found.not_entered[inside + name] = reason
             else:

@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-import shutil
+import tempfile
 
 import numpy as np
 
@@ -26,18 +26,20 @@ def write(folder, arguments, arrays, layout):
         ImportError: without the package safetensors.
         ValueError: if the folder exists, the layout is unknown, or its model is another function than the encoder's.
     """
-    folder = pathlib.Path(folder)
-    if folder.exists():
+    folder = pathlib.Path(folder).expanduser()
+    if os.path.lexists(folder):
         raise ValueError(f"Expected a folder that does not exist yet, received {folder}.")
     _check(arguments, layout)
     save_file = optional("safetensors.numpy", "interchange").save_file
-    aside = folder.with_name(folder.name + ".part")
-    shutil.rmtree(aside, ignore_errors=True)  # of a time that was interrupted
-    aside.mkdir(parents=True)
-    save_file(_by_their_names(arguments, arrays, layout), aside / WEIGHTS, metadata={"format": "pt"})  # which transformers insists on
-    for name, content in described(arguments, layout).items():
-        (aside / name).write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(aside, folder)
+    content = _by_their_names(arguments, arrays, layout)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as own:  # a name that nobody else has
+        aside = pathlib.Path(own, folder.name)
+        aside.mkdir()
+        save_file(content, aside / WEIGHTS, metadata={"format": "pt"})  # which transformers insists on
+        for name, text in described(arguments, layout).items():
+            (aside / name).write_text(json.dumps(text, indent=1) + "\n")
+        os.rename(aside, folder)
 
 
 def _check(arguments, layout):

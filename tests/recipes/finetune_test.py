@@ -66,7 +66,7 @@ def test_from_scratch(here, tmp_path, lines):
     end = here("finetune", *FROM_SCRATCH, "--steps=2", "--log_every=1", f"--workdir={tmp_path / 'run'}")
     assert end.status == 0 and not end.err
     assert "20 labelled images of 10 classes, 2000 to judge by, encoder from scratch, 2 steps" in end.out
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoints", "data.json", "metrics.jsonl", "model.keras", "report.html", "result.json", "run.flags", "subset.txt"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoints", "data.json", "metrics.jsonl", "model.keras", "report.html", "result.json", "run.files", "run.flags", "subset.txt"]
     assert len(lines(tmp_path / "run" / "metrics.jsonl")) == 3
 
 

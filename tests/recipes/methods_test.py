@@ -59,7 +59,7 @@ def test_random_is_where_every_method_begins(here, tmp_path, lines):
         assert end.status == 0 and not end.err
         assert equal(weights(tmp_path / method), weights(tmp_path / "random"))
     left = sorted(path.name for path in (tmp_path / "random").iterdir())
-    assert left == ["data.json", "metrics.jsonl", "model.keras", "report.html", "run.flags"]
+    assert left == ["data.json", "metrics.jsonl", "model.keras", "report.html", "run.files", "run.flags"]
     (line,) = lines(tmp_path / "random" / "metrics.jsonl")
     assert line["step"] == 0 and line["knn_accuracy"] == lines(tmp_path / "mae" / "metrics.jsonl")[0]["knn_accuracy"]
     assert "holds this run, finished" in here("pretrain", *given, "--method=random", f"--workdir={tmp_path / 'random'}", "--pictures=0").out

@@ -18,8 +18,10 @@ SMALL = ("--size=vit_micro", "--patch_size=4", "--image_size=8", "--vocabulary=1
 @pytest.mark.backend
 def test_a_run_leaves_what_it_should(pretrained, lines):
     left = sorted(path.relative_to(pretrained).as_posix() for path in pretrained.rglob("*") if path.is_file())
-    assert left[-7].startswith("checkpoints/") and left[-7].endswith("step-0000000005.checkpoint")
-    assert left[-6:] == ["data.json", "metrics.jsonl", "model.keras", "pictures/inpainting_random_projection.png", "report.html", "run.flags"]
+    assert left[-8].startswith("checkpoints/") and left[-8].endswith("step-0000000005.checkpoint")
+    assert left[-7:] == ["data.json", "metrics.jsonl", "model.keras", "pictures/inpainting_random_projection.png", "report.html", "run.files", "run.flags"]
+    recorded = (pretrained / "run.files").read_text().splitlines()[1:]
+    assert {*left} - {"run.files"} <= {*recorded}
     first, *rest = lines(pretrained / "metrics.jsonl")
     assert first == {"step": 0, "epoch": 0, "knn_accuracy": first["knn_accuracy"]}
     # Every step is made, though 5 is no multiple of 2.
@@ -229,7 +231,7 @@ def test_a_run_that_diverges_stops_and_saves_no_model(here, tmp_path, lines):
     assert end.status == 2 and end.err.startswith("pretrain.py: Expected a finite loss and gradient, received none from step 2 on;")
     assert end.err.count("\n") == 1 and "the run stops at step 30" in end.err
     assert "step 2 skipped: " in end.out and " is not finite; its images: train[" in end.out
-    assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints", "data.json", "metrics.jsonl", "run.flags"]
+    assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints", "metrics.jsonl", "run.files", "run.flags"]
     assert [line.get("skipped_steps") for line in lines(workdir / "metrics.jsonl")] == [None, 9, 19]
 
 
@@ -238,9 +240,9 @@ def test_a_finished_run_is_not_replaced_unasked(here, refused, tmp_path, lines):
     given = ("--dataset=sample", f"--workdir={workdir}", *SMALL, "--steps=1")
     assert here("pretrain", *given).status == 0
     again = here("pretrain", *given)
-    assert again.status == 0 and "holds this run, finished; --overwrite makes it anew" in again.out
+    assert again.status == 0 and "holds this run, finished. Choose another --workdir for a new one; --overwrite replaces it." in again.out
     other = (*given, "--seed=1", "--inpaint_weight=0")
-    assert "holds a run with other values of --inpaint_weight, --seed; choose" in refused("pretrain", *other)
+    assert "holds a run with other values of --inpaint_weight, --seed. Choose another folder" in refused("pretrain", *other)
     assert here("pretrain", *other, "--overwrite").status == 0
     assert [line["step"] for line in lines(workdir / "metrics.jsonl")] == [0, 1] and not list(workdir.rglob("*.png"))
     (workdir / "model.keras").unlink()  # as if it had been killed before its end

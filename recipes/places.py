@@ -1,0 +1,59 @@
+"""The flags that name places on the disk: `~` is expanded in them, and two spellings of one place are the same value."""
+
+import os
+
+from absl import flags
+
+FLAGS = flags.FLAGS
+PATHS = ("cache", "dalle_weights", "data_dir", "init_from", "json", "labelled", "output", "subset", "workdir")
+DATASETS = ("cifar10", "dataset", "probe")  # as KIND:PATH
+KINDS = ("coco", "folder", "masks", "npy", "npz")  # the others are names
+
+
+def expand():
+    """Expand `~` and `~user` in the flags that name places.
+
+    Raises:
+        flags.IllegalFlagValueError: if there is no such user.
+    """
+    for name in (*PATHS, *DATASETS):
+        if name in FLAGS and (value := FLAGS[name].value):
+            FLAGS[name].value = [_expanded(name, text) for text in value] if isinstance(value, list) else _expanded(name, value)
+
+
+def _expanded(name, text):
+    kind, path = _parts(name, text)
+    path = os.path.expanduser(path)
+    if path.startswith("~"):
+        user = path.split("/")[0]
+        raise flags.IllegalFlagValueError(f"Expected a user of this machine in --{name}={text}, received {user}; write ./{user} for a file of that name.")
+    return kind + path
+
+
+def _parts(name, text):
+    """The kind of a data set with its colon, or nothing, and the path."""
+    kind, colon, path = text.partition(":")
+    return (kind + colon, path) if name in DATASETS and kind in KINDS else ("", text)
+
+
+def paths_of(name):
+    """The real paths that a flag names now."""
+    value = FLAGS[name].value if name in FLAGS else None
+    texts = value if isinstance(value, list) else [value] if value else []
+    return [os.path.realpath(_parts(name, text)[1]) for text in texts if name in PATHS or _parts(name, text)[0]]
+
+
+def same(name, before, now, folder):
+    """Whether two texts of a flag mean the same, where relative paths of `before` began in `folder`."""
+    if name == "cache":  # what is packed does not depend on where
+        return bool(before) == bool(now)
+    if name not in (*PATHS, *DATASETS) or before is None or now is None:
+        return before == now
+    old, new = (_places(name, text, start) for text, start in ((before, folder), (now, os.curdir)))
+    moved_together = before == now and not any(os.path.exists(path) for _, path in old)
+    return old == new or moved_together
+
+
+def _places(name, text, folder):
+    parts = [_parts(name, part) for part in (text.split(",") if name == "dalle_weights" else [text])]
+    return [(kind, os.path.realpath(os.path.join(folder, os.path.expanduser(path)))) for kind, path in parts]

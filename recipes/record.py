@@ -1,0 +1,136 @@
+"""run.files: the names of the files that a run wrote, one a line, and the lock of the process that writes them."""
+
+import errno
+import fcntl
+import os
+import posixpath
+import stat
+
+HELD = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK)
+
+
+class InUse(Exception):
+    """Another process holds the lock."""
+
+
+class Record:
+    """The files of the run in a folder, which this process alone writes until `close`.
+
+    A name is recorded before its file is written, so that a run that is killed leaves no file that is not recorded.
+
+    Args:
+        folder: path of a folder that is empty or holds a run.
+
+    Attributes:
+        names: the names, relative to the folder.
+
+    Raises:
+        InUse: if another process has the folder.
+        OSError: if the record cannot be written.
+    """
+
+    def __init__(self, folder):
+        from keras_splitmask.data import run_folders
+
+        self.folder = folder
+        self.path = folder / run_folders.RECORD
+        self.descriptor = _locked(self.path)
+        os.register_at_fork(after_in_child=self._close)  # else a child would hold the lock after a kill of this process
+        self.header = run_folders.HEADER
+        self.unwritten = []
+        content = os.pread(self.descriptor, os.fstat(self.descriptor).st_size, 0)
+        content = content[: content.rfind(b"\n") + 1]  # a line that was cut off names a file that was not written yet
+        os.ftruncate(self.descriptor, len(content))
+        self.new = not content
+        if self.new:
+            _append(self.descriptor, self.header)
+        lines = content.decode(errors="replace").splitlines()[1:]
+        self.names = [name for name in lines if _is_inside(name)]
+
+    def add(self, name):
+        """Record a file that is about to be written; on a full disk, as soon as there is room."""
+        if name not in self.names:
+            self.names.append(name)
+            self.unwritten.append(name)
+        if self.unwritten:
+            try:
+                _append(self.descriptor, "".join(f"{name}\n" for name in self.unwritten))
+                self.unwritten = []
+            except OSError:
+                pass
+
+    def has(self, name):
+        """Whether the run wrote the file of that name that is there now."""
+        return name in self.names and _is_file(self.folder / name)
+
+    def files(self):
+        """Paths of the files of the run that are there. Nothing that a link leads to is among them."""
+        home = os.path.realpath(self.folder)
+        forms = [form for name in self.names for form in (name, f"{name}.part", name.replace(".checkpoint", ".part"))]
+        paths = [self.folder / form for form in dict.fromkeys(forms)]
+        return [path for path in paths if _is_file(path) and os.path.realpath(path) == os.path.join(home, path.relative_to(self.folder))]
+
+    def clear(self):
+        """Remove the files of the run."""
+        for path in self.files():
+            path.unlink()
+        self.names, self.unwritten = [], []
+        os.ftruncate(self.descriptor, len(self.header.encode()))
+
+    def close(self, remove=False):
+        """Let other processes have the folder; `remove` the record before."""
+        if self.descriptor is not None and remove:
+            self.path.unlink(missing_ok=True)
+        self._close()
+
+    def _close(self):
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+
+def _locked(path):
+    """A descriptor of the file, which is made if need be and locked, where that is possible, as long as it is open."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+        try:
+            _lock(descriptor, path)
+            if os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # removed meanwhile by the process that had it
+
+
+def _lock(descriptor, path):
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in HELD:
+            raise InUse from error
+        print(f"{path} cannot be locked here ({error.strerror}): do not start the same run twice at once.", flush=True)
+
+
+def _append(descriptor, text):
+    """Append lines, or nothing if there is no room."""
+    size = os.fstat(descriptor).st_size
+    try:
+        if os.write(descriptor, text.encode()) < len(text.encode()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, size)
+        raise
+
+
+def _is_inside(name):
+    """Whether a name is one that a run could have recorded: a relative path that leads down."""
+    return name.isprintable() and posixpath.normpath(name) == name and not name.startswith(("/", "..", "#")) and name != "."
+
+
+def _is_file(path):
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
