@@ -74,7 +74,7 @@ def test_a_run_that_diverges_stops_and_saves_no_model(here, tmp_path):
     given = (*FROM_SCRATCH, f"--workdir={tmp_path / 'run'}", "--steps=22", "--log_every=22", "--learning_rate=1e30", "--warmup=0")
     end = here("finetune", *given)
     assert end.status == 2 and "Expected a finite loss and gradient, received none from step 2 on" in end.err
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["data.json", "metrics.jsonl", "run.flags", "subset.txt"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["data.json", "metrics.jsonl", "run.files", "run.flags", "subset.txt"]
 
 
 @pytest.mark.parametrize(
