@@ -48,7 +48,7 @@ flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines o
 flags.DEFINE_integer("workers", 2, "Threads that read images.")
 flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow backend; left out, on accelerators alone.")
 FLAGS = flags.FLAGS
-commandline.FREE |= {"judge"}
+workdir.FREE |= {"judge"}
 
 
 def build_classifier(encoder, classes, steps):
