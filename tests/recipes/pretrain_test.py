@@ -231,7 +231,7 @@ def test_a_run_that_diverges_stops_and_saves_no_model(here, tmp_path, lines):
     assert end.status == 2 and end.err.startswith("pretrain.py: Expected a finite loss and gradient, received none from step 2 on;")
     assert end.err.count("\n") == 1 and "the run stops at step 30" in end.err
     assert "step 2 skipped: " in end.out and " is not finite; its images: train[" in end.out
-    assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints", "metrics.jsonl", "run.files", "run.flags"]
+    assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints", "data.json", "metrics.jsonl", "run.files", "run.flags"]
     assert [line.get("skipped_steps") for line in lines(workdir / "metrics.jsonl")] == [None, 9, 19]
 
 
