@@ -1,0 +1,254 @@
+"""Packs of images in a cache folder: one file of records and the index that makes it count, written whole or not at all.
+
+The first pack lies in the folder itself, as `index.json` and `images-*.array_record`; those of other images or sizes lie each in a
+folder within it. Only files with such names that this module has written are ever removed, and by one process at a time.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import stat
+import time
+
+import numpy as np
+
+from keras_splitmask.data.optional import optional
+
+VERSION = 2
+INDEX = "index.json"
+LOCK = ".keras_splitmask.lock"
+RECORDS = re.compile(r"images-[0-9a-f]{12}-\d+\.array_record")
+PART = re.compile(r"images-[0-9a-f]{12}-\d+\.(array_record|json)\.part")
+# A group for each image, for random access; pixels hardly compress. Riegeli, the format below, has a checksum for each group.
+WRITING = "group_size:1,uncompressed"
+
+
+def find(folder, key, count):
+    """The pack of a key in a folder, as its index and its records; None if there is none that is whole.
+
+    Args:
+        folder: path of the cache.
+        key: dictionary of what identifies the images, with `fingerprint`, `channels` and `short_side`.
+        count: number of images of the source, some of which may not be in the pack.
+    """
+    return _load(folder, key, count) or _load(folder / _own_name(key), key, count)
+
+
+def make(folder, key, source, images, report):
+    """The same, packed now. While another process packs into the folder this one waits, and then uses that pack if it is the same.
+
+    Args:
+        source: of the images; its `broken` become part of the index.
+        images: a function that gives (i, image) of each image to pack: (H, W, C) uint8.
+
+    Raises:
+        ValueError: if no image can be read, or the folder cannot be written to; what is in the folder stays as it was.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder, report) as locked:
+            if found := find(folder, key, len(source)):
+                return found
+            place = _place(folder, key)
+            if place != folder:
+                report(f"{folder} holds other files, or a cache of other images or of another size, which stay; this cache is made in {place}")
+            elif os.path.lexists(folder / INDEX):
+                report(f"{folder / INDEX} is damaged or of an earlier version; the images are packed again")
+            place.mkdir(exist_ok=True)
+            _write(place, key, source, images(), locked)
+    except OSError as error:
+        raise _unwritable(folder, error.strerror or str(error)) from error
+    found = _load(place, key, len(source))
+    if not found:
+        raise _unwritable(place, "something else than was written when reading it again")
+    return found
+
+
+def _load(place, key, count):
+    """The index and the records of a place, if they are whole, fit together and are of this key."""
+    reading = optional("array_record.python.array_record_data_source", "data")
+    index = _read_index(place)
+    try:
+        if index is None or not _is_complete(place, index) or not _fits(index, key, count):
+            return None
+        records = reading.ArrayRecordDataSource(str(place / index["file"]))
+        return (index, records) if len(records) == len(index["indices"]) else None
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError):  # the last of the reader, of a damaged file
+        return None
+
+
+def _read_index(place):
+    """The index of a place, or None if it is no dictionary in a file."""
+    path = place / INDEX
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return None
+        index = json.loads(path.read_text(encoding="ascii"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return index if isinstance(index, dict) else None
+
+
+def _is_complete(place, index):
+    """Whether the index names a file of records that is in the same folder, with all its bytes."""
+    name = index.get("file")
+    if not isinstance(name, str) or not RECORDS.fullmatch(name):
+        return False
+    with contextlib.suppress(OSError):
+        found = os.lstat(place / name)
+        return stat.S_ISREG(found.st_mode) and found.st_size == index.get("bytes")
+    return False
+
+
+def _fits(index, key, count):
+    """Whether an index is of this key and as it was written, and names images of the source, in order, of sizes that the file can hold."""
+    shapes, indices = np.array(index["shapes"]), np.array(index["indices"])  # (n, 3), (n,)
+    return (
+        all(index[name] == value for name, value in key.items())
+        and index["sha256"] == _digest(index)
+        and isinstance(index["broken"], dict)
+        and shapes.dtype.kind == indices.dtype.kind == "i"
+        and shapes.shape == (len(indices), 3)
+        and bool((shapes > 0).all() and (shapes[:, 2] == key["channels"]).all())
+        and shapes.astype("float64").prod(axis=1).sum() <= index["bytes"]
+        and bool(indices[0] >= 0 and indices[-1] < count and (np.diff(indices) > 0).all())
+    )
+
+
+def _digest(index):
+    text = json.dumps({name: value for name, value in index.items() if name != "sha256"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _own_name(key):
+    """The name of the folder of a pack that is not the first."""
+    return f"images-{_digest(key)[:16]}"
+
+
+def _place(folder, key):
+    """Where a pack is to be made: the folder itself, unless its index.json is the user's or of another pack."""
+    if not os.path.lexists(folder / INDEX):
+        return folder
+    index = _read_index(folder)
+    same = index is not None and all(index.get(name) == value for name, value in key.items() if name != "version")
+    another = index is not None and not same and _is_complete(folder, index)
+    ours = any(RECORDS.fullmatch(name) for name in os.listdir(folder)) and not (folder / INDEX).is_dir()
+    return folder if ours and not another else folder / _own_name(key)
+
+
+def _write(place, key, source, images, locked):
+    """Write the records, then the index that makes them count; what was there before is valid until then."""
+    if locked:
+        _remove(place, PART)  # by a process that was killed as it packed
+    name = f"images-{key['fingerprint'][:12]}-{time.time_ns()}"
+    records, aside = place / f"{name}.array_record.part", place / f"{name}.json.part"
+    index = {**key, "file": f"{name}.array_record", "indices": [], "shapes": []}
+    try:
+        with _writing(records) as write:
+            for i, image in images:
+                write(image.tobytes())
+                index["indices"].append(i)
+                index["shapes"].append(image.shape)
+        if not index["indices"]:
+            raise ValueError(f"Expected images to pack, received {len(source)} that cannot be read; is the disk still there?")
+        index |= {"bytes": _flush(records), "broken": source.broken}
+        index["sha256"] = _digest(index)
+        aside.write_text(json.dumps(index), encoding="ascii")
+        _flush(aside)
+        os.replace(records, place / index["file"])
+        os.replace(aside, place / INDEX)
+    except BaseException:
+        for path in (records, aside, place / index["file"]):
+            path.unlink(missing_ok=True)
+        if place.name == _own_name(key):
+            with contextlib.suppress(OSError):
+                place.rmdir()
+        raise
+    if locked:
+        _remove(place, RECORDS, but=index["file"])
+
+
+@contextlib.contextmanager
+def _writing(path):
+    """A function that appends a record to a new file."""
+    module = optional("array_record.python.array_record_module", "data")
+    try:
+        writer = module.ArrayRecordWriter(str(path), WRITING)
+    except RuntimeError as error:
+        raise _unwritable(path.parent, str(error)) from error
+
+    def write(record):
+        try:
+            writer.write(record)
+        except RuntimeError as error:
+            raise _unwritable(path.parent, str(error)) from error
+
+    try:
+        yield write
+    except BaseException:
+        with contextlib.suppress(RuntimeError):
+            writer.close()
+        raise
+    try:
+        writer.close()
+    except RuntimeError as error:  # a full disk may be noticed only here
+        raise _unwritable(path.parent, str(error)) from error
+
+
+def _unwritable(folder, reason):
+    reason = " ".join(reason.split(";")[0].split())
+    return ValueError(f"Expected to write into {folder}, received {reason}; make room, or choose another folder.")
+
+
+def _flush(path):
+    """Wait until a file is on the disk, and return its size."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        return os.fstat(file.fileno()).st_size
+
+
+def _remove(place, pattern, but=None):
+    for name in os.listdir(place):
+        if pattern.fullmatch(name) and name != but:
+            with contextlib.suppress(OSError):
+                os.unlink(place / name)
+
+
+@contextlib.contextmanager
+def _alone(folder, report):
+    """Within it, no other process packs into the folder. Gives whether that is certain: some systems have no locks."""
+    path = folder / LOCK
+    descriptor = _lock(path, report)
+    try:
+        yield descriptor is not None
+    finally:
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            os.close(descriptor)
+
+
+def _lock(path, report):
+    """An open file that only this process has locked, until it is closed or the process ends; None where there are no locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    waited = False
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waited else fcntl.LOCK_NB))
+            if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
+                return descriptor
+        except BlockingIOError:
+            waited = True
+            report(f"waiting for another run, which packs images into {path.parent}")
+        except FileNotFoundError:  # the run that held it has removed it
+            pass
+        except OSError:
+            os.close(descriptor)
+            return None
+        os.close(descriptor)
