@@ -1,6 +1,7 @@
 """What every recipe does around its work: flags in, one clear line for bad input, and an orderly end."""
 
 import contextlib
+import errno
 import importlib.util
 import os
 import pathlib
@@ -27,7 +28,7 @@ class BadInput(ValueError):
 def run(main, settle_flags=lambda: None):
     """Parse the flags, `settle_flags()` which need it, choose the backend and run `main()`.
 
-    Bad input ends in one line and exit status 2; SIGTERM, Ctrl-C and a terminal that is closed, in one line and status 75.
+    Bad input ends in one line and exit status 2; a full disk, SIGTERM, Ctrl-C and a terminal that is closed, in one line and status 75.
     """
     with screen.kept_open(), _stopped_by_signals():
         try:
@@ -42,10 +43,11 @@ def run(main, settle_flags=lambda: None):
         except SystemExit as end:  # absl prints the help and leaves with 1
             raise SystemExit(0 if any(a.startswith(("--help", "-help")) for a in sys.argv) else end.code)
         except Exception as error:
-            if not (line := _line_for_user(error)):
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not (line := f"{error}. Make room, then run the same command again." if full else _line_for_user(error)):
                 raise
             print(f"{pathlib.Path(sys.argv[0]).name}: {line}", file=sys.stderr)
-            raise SystemExit(2)
+            raise SystemExit(os.EX_TEMPFAIL if full else 2)
 
 
 @contextlib.contextmanager

@@ -152,7 +152,7 @@ class Run:
             if os.path.lexists(path) and not self.record.has(name):
                 _put_aside(path)
             self.record.add(name)
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def write_text(self, name, text):
@@ -183,10 +183,9 @@ class Run:
         run = self
 
         class Recorded(training.Checkpoints):
-            def save(self, within=False):
-                if self.devices.host == 0:
-                    run.file(f"{CHECKPOINTS}/step-{self.step:010d}.checkpoint")
-                super().save(within)
+            def write(self, arrays):
+                run.file(f"{CHECKPOINTS}/step-{self.step:010d}.checkpoint")
+                super().write(arrays)
 
         checkpoints = Recorded(self.home / CHECKPOINTS, **options)
         if self.resumed and checkpoints.resume(model):

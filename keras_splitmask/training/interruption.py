@@ -45,7 +45,7 @@ class Checkpoints(keras.callbacks.Callback):
     def listening(self):
         """Within it, SIGTERM, SIGINT and SIGHUP save and end the run: at the end of a step once `fit` has begun, before that at once.
 
-        SIGHUP stays ignored if it is ignored, as under nohup.
+        What is ignored, as SIGHUP is under nohup, stays ignored.
         """
         before = {number: signal.signal(number, self._on_signal) for number in stopping_signals()}
         try:
@@ -112,7 +112,7 @@ class Checkpoints(keras.callbacks.Callback):
         _check_finite({name: array for name, array in arrays.items() if not name.startswith("metrics/")}, self.step, self.saved)
         try:
             if self.devices.host == 0:
-                checkpoints.save(self.folder, self.step, arrays, self.note, keep_every=self.keep_every, report=_say)
+                self.write(arrays)
         except (OSError, MemoryError) as error:
             self._say_that_it_failed(error)
         else:
@@ -122,6 +122,10 @@ class Checkpoints(keras.callbacks.Callback):
             self.failing = False
         self.ended = time.monotonic()
         self.cost = self.ended - began
+
+    def write(self, arrays):
+        """Write a checkpoint of these arrays. An OSError is reported, and the run goes on."""
+        checkpoints.save(self.folder, self.step, arrays, self.note, keep_every=self.keep_every, report=_say)
 
     @contextlib.contextmanager
     def finishing(self):
@@ -165,10 +169,9 @@ class Checkpoints(keras.callbacks.Callback):
 
 
 def stopping_signals():
-    """The signals that ask a run to stop: SIGTERM, SIGINT, and SIGHUP unless it is ignored."""
-    hangup = getattr(signal, "SIGHUP", None)
-    heard = hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN
-    return (signal.SIGTERM, signal.SIGINT, *([hangup] if heard else []))
+    """The signals that ask a run to stop, without those that are ignored."""
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+    return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
 
 
 def failed_write(error):

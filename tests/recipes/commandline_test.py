@@ -1,3 +1,4 @@
+import errno
 import importlib.util
 import os
 import time
@@ -47,3 +48,13 @@ def test_a_failure_that_is_not_the_users_is_no_line_of_ours(here, pretrained, ar
     monkeypatch.setattr("keras_splitmask.evaluation.extract", fail)
     with pytest.raises(ValueError, match="nobody's fault"):
         here("probe", f"--init_from={pretrained}", f"--dataset=npz:{arrays}")
+
+
+def test_a_full_disk_ends_in_a_line_and_a_status_to_try_again(here, pretrained, arrays, monkeypatch):
+    def fail(*arguments, **others):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "result.json")
+
+    monkeypatch.setattr("keras_splitmask.evaluation.extract", fail)
+    end = here("probe", f"--init_from={pretrained}", f"--dataset=npz:{arrays}")
+    assert end.status == os.EX_TEMPFAIL
+    assert end.err == "probe.py: [Errno 28] No space left on device: 'result.json'. Make room, then run the same command again.\n"

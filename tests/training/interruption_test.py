@@ -193,6 +193,17 @@ def test_a_run_that_is_stopped_says_that_nothing_could_be_saved(make_line, tmp_p
     assert lines[-1].endswith(f"{error}; there is none yet. Check that folder and its permissions.")
 
 
+def test_what_a_subclass_cannot_write_is_reported_too(make_line, tmp_path, capsys):
+    class Recorded(Checkpoints):
+        def write(self, arrays):
+            if self.step == 2:
+                raise FULL
+            super().write(arrays)
+
+    fit(make_line(), Recorded(tmp_path, every=2))
+    assert checkpoints.steps(tmp_path) == [4, 6] and capsys.readouterr().out.startswith("no checkpoint at step 2 in ")
+
+
 def test_a_folder_that_was_removed_is_made_again(make_line, tmp_path):
     folder = tmp_path / "run" / "checkpoints"
     fit(make_line(), At(3, lambda: shutil.rmtree(tmp_path / "run")), Checkpoints(folder, every=2))
