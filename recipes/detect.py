@@ -16,13 +16,13 @@ from absl import flags
 # These change the result.
 flags.DEFINE_string("dataset", None, "Annotated images: coco:DIR or tfds:NAME, such as tfds:coco/2017.")
 flags.DEFINE_enum("head", "retinanet", ["retinanet", "maskrcnn"], "retinanet is KerasCV's, and finds boxes; maskrcnn also outlines, and is the paper's.")
-flags.DEFINE_bool("masks", True, "Of --head=maskrcnn: learn outlines, which every object must have; without, it is Faster R-CNN.")
+flags.DEFINE_bool("masks", True, "Of --head=maskrcnn: learn outlines; objects without one are ignored. Without, it is Faster R-CNN.")
 flags.DEFINE_enum("positions", "sine_cosine", ["learned", "sine_cosine"], "Position table; the paper replaces a learned one, which would have to be resampled.")
 flags.DEFINE_integer("head_width", 256, lower_bound=1, help="Channels of the feature pyramid and the heads. Fewer are cheaper.")
 flags.DEFINE_float("anchor_scale", None, lower_bound=0.1, help="Side of a level's smallest anchors in units of its stride; left out, 4 for retinanet, 8 for maskrcnn. Lower it for small objects.")
 flags.DEFINE_integer("samples", None, lower_bound=1, help="Of --head=maskrcnn: regions to learn from, of each image; left out, 512.")
 flags.DEFINE_integer("proposals", None, lower_bound=1, help="Of --head=maskrcnn: regions to choose from, of each image; left out, 1000.")
-flags.DEFINE_integer("max_objects", 100, lower_bound=1, help="Objects of an image to learn from, the largest if it has more.")
+flags.DEFINE_integer("max_objects", 100, lower_bound=1, help="Objects of an image to learn from, the largest if it has more; the others are ignored. Raise it for crowded images.")
 flags.adopt_module_key_flags(dense)
 FLAGS = flags.FLAGS
 SCALE = ("0.5", "1.5")

@@ -3,7 +3,13 @@
     python recipes/segment.py --init_from=runs/streets --dataset=masks:streets --image_size=384x512 --workdir=runs/segmented
 
 masks:DIR holds DIR/SPLIT/images and DIR/SPLIT/labels, PNG files of class numbers with the names of the images, for the splits train, val
-and test; DIR/classes.json may name the classes. tfds:scene_parse150 is ADE20k.
+and test. tfds:scene_parse150 is ADE20k. DIR/classes.json may name the classes, in one of these forms:
+
+    {"classes": ["sky", "road"]}               sky is 0, road is 1; 255 is ignored
+    {"classes": ["sky", "road"], "void": 0}    0 is ignored, sky is 1, road is 2; several numbers as [0, 9]
+    {"0": "background", "255": "cell"}         each class by its number
+
+Without it, the classes are "0" to the largest number. Label maps of 0 and 255 only are read as classes 0 and 1.
 """
 
 import functools
@@ -14,7 +20,7 @@ import hardware
 from absl import flags
 
 # These change the result.
-flags.DEFINE_string("dataset", None, "Labelled images: masks:DIR or tfds:scene_parse150.")
+flags.DEFINE_string("dataset", None, "Labelled images: masks:DIR or tfds:scene_parse150. DIR/classes.json names the classes, as {\"classes\": [\"sky\", \"road\"], \"void\": 255}.")
 flags.DEFINE_enum("head", "upernet", ["upernet", "deeplab", "segformer"], "upernet is the paper's; the others are KerasCV's.")
 flags.DEFINE_enum("positions", "learned", ["learned", "sine_cosine"], "Position table; a learned one is resampled.")
 flags.DEFINE_integer("head_width", 512, lower_bound=1, help="Channels of the head; 768 in the paper's ViT-B. Fewer are cheaper.")

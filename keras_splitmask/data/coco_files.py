@@ -139,7 +139,7 @@ def clean(annotation, known, height, width):
         "category_id": known[category],
         "bbox": box,
         "area": area if area > 0 else box[2] * box[3],
-        "iscrowd": int(bool(annotation.get("iscrowd"))),
+        "iscrowd": int(annotation.get("iscrowd") in (1, "1")),
     }
     try:
         outline = usable(annotation.get("segmentation"), height, width)

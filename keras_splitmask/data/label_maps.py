@@ -12,7 +12,7 @@ from keras_splitmask.data.class_numbers import IGNORE, numbering
 from keras_splitmask.data.published import open_tfds
 from keras_splitmask.data.scan import INTERVAL, THREADS, printable, scan
 from keras_splitmask.data.sources import SPLITS, NoSuchSplit
-from keras_splitmask.data.stored_numbers import look, read_file, read_numbers
+from keras_splitmask.data.stored_numbers import PART, look, read_file, read_numbers
 from keras_splitmask.data.turning import turn_labels, upright
 
 SCENES = 150  # classes of scene_parse150, which are 1 to 150 in its files
@@ -48,13 +48,16 @@ class SegmentationSource(AnnotatedSource):
         """
         stored = self._stored(i)
         check_size(self.size(i), stored.shape, self.label_name(i))
-        labels = self._numbers[stored]  # (H, W)
-        if labels.min() < 0:
-            raise ValueError(
-                f"Expected a label map of numbers of the {len(self.classes)} classes, received {stored[labels < 0].max()} in "
-                f"{self.label_name(i)}; correct it or the classes."
-            )
-        return labels.astype("uint8")
+        labels, rows = np.empty(stored.shape, "uint8"), max(1, PART // stored.shape[1])
+        for start in range(0, len(stored), rows):  # as indices, all numbers of a large map would take eight bytes each
+            part = self._numbers[stored[start : start + rows]]
+            if part.min() < 0:
+                raise ValueError(
+                    f"Expected a label map of numbers of the {len(self.classes)} classes, received {stored[start : start + rows][part < 0].max()} "
+                    f"in {self.label_name(i)}; correct it or the classes."
+                )
+            labels[start : start + rows] = part
+        return labels
 
 
 class FolderSegmentationSource(SegmentationSource):

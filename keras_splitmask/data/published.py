@@ -73,7 +73,9 @@ class TfdsSource(Source):
         try:
             with open_picture(io.BytesIO(image)) as picture:
                 return picture.height, picture.width
-        except OSError as error:
+        except ImportError:
+            raise
+        except Exception as error:  # a damaged header raises whatever its reader stumbles over
             raise ValueError(f"Expected a readable image, received {self.name(i)} ({error}); prepare the data anew.") from error
 
     def _read(self, i, plan=None):

@@ -7,7 +7,8 @@ import numpy as np
 from keras_splitmask.data.optional import optional
 from keras_splitmask.data.turning import turn_labels, turn_points
 
-MAX_POLYGONS = 10_000  # of an object
+MAX_CORNERS = 100_000  # of an object
+MAX_TEXT = 4_000_000  # characters of run lengths, which take 60 bytes each while they are read
 MAX_LENGTH = 2_000_000  # pixels along the outlines of an object, in each of which pycocotools takes some 200 bytes
 MAX_CHARACTERS = 6  # of one run length in COCO's text: 30 bits
 
@@ -49,8 +50,8 @@ def usable(segmentation, height, width):
 
 def _polygons(segmentation):
     """Polygons as lists of floats [x, y, x, y...], None for what is none, from a list of numbers, of corners, or of lists of either."""
-    if len(segmentation) > MAX_POLYGONS and isinstance(segmentation[0], list) and len(segmentation[0]) > 2:
-        raise ValueError(f"an outline of more than {MAX_POLYGONS:,} polygons")
+    if sum(len(part) if isinstance(part, list) else 1 for part in segmentation) > 2 * MAX_CORNERS:
+        raise ValueError(f"an outline of more than {MAX_CORNERS:,} corners")
     if not isinstance(segmentation[0], list):
         return [finite(segmentation)]
     if all(isinstance(corner, list) and len(corner) == 2 for corner in segmentation) and not isinstance(segmentation[0][0], list):
@@ -76,7 +77,7 @@ def _run_lengths(segmentation, height, width):
         raise ValueError("a segmentation of another size than its image")
     counts, total = segmentation.get("counts"), height * width
     if isinstance(counts, str):
-        counts = _unpacked(counts)
+        counts = _unpacked(counts) if len(counts) <= min(MAX_TEXT, MAX_CHARACTERS * (total + 2)) else None
     lengths = isinstance(counts, list) and all(isinstance(count, int) and 0 <= count <= total for count in counts)
     if not lengths or sum(counts) != total:
         raise ValueError("run lengths that do not fill the image")

@@ -127,7 +127,7 @@ def test_outlines_of_other_forms(tmp_path, outline):
         ("polygon", "a segmentation without a polygon"),
         ({"size": [60, 40], "counts": [2400]}, "a segmentation of another size than its image"),
         ({"size": [40, 60], "counts": "o" * 10**6}, "run lengths that do not fill the image"),
-        ([[10, 5, 30, 5, 30, 35]] * 100_000, "an outline of more than 10,000 polygons"),
+        ([[10, 5, 30, 5, 30, 35]] * 100_000, "an outline of more than 100,000 corners"),
     ],
 )
 def test_a_box_is_kept_whatever_its_outline(tmp_path, outline, reason):
@@ -146,6 +146,11 @@ def test_an_image_that_is_listed_twice_has_the_objects_of_both(tmp_path):
     assert source.left_out == {"the image of id 9": "another size than b.png has under id 2"}
     assert "1 ids are of images listed before, to which their objects are added" in source.summary()
     assert {a["image_id"] for a in source.truth()["annotations"]} == {1, 2} == {image["id"] for image in source.truth()["images"]}
+
+
+def test_a_crowd_is_one_by_its_number(tmp_path):
+    given = [{**OBJECT, "iscrowd": value} for value in (0, "0", None, 1, "1", True)]
+    assert open_detection(write(tmp_path, given), "train").objects(0).crowd.tolist() == [False] * 3 + [True] * 3
 
 
 def test_categories_of_one_name_are_one_class(tmp_path):
@@ -292,6 +297,11 @@ def test_tensorflow_datasets(tmp_path):
     ]
     truth = source.truth()
     assert truth["images"][1] == {"id": 1, "file_name": "val[1]", "height": 40, "width": 60} and len(truth["annotations"]) == 4
+    records[0] = {"image": content.getvalue()[:40], "objects": objects}  # breaks in the midst of a run
+    source.report = said.append
+    ((image, annotations),) = source.each(source.truth_of)
+    assert (image["id"], len(annotations)) == (1, 2) and list(source.broken) == ["val[0]"] and "val[0]" in said[-1]
+    assert [a["id"] for a in source.truth([(image, annotations)])["annotations"]] == [1, 2]
 
 
 def test_a_data_set_written_by_tensorflow_datasets(tmp_path):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from keras_splitmask.data import segmentations
 from keras_splitmask.data.decoding import TURNS
 from keras_splitmask.data.segmentations import mask_in_box, turn_outline, usable
 
@@ -28,6 +29,19 @@ def test_an_outline_with_nothing_in_it_is_none(form):
     assert usable(form, 50, 60) is None
 
 
+def test_outlines_that_would_fill_the_memory(monkeypatch):
+    zigzag = [[0, 0, 640, 480] * 2000]
+    with pytest.raises(ValueError, match="outlines of more than 2,000,000 pixels in length"):
+        usable(zigzag, 480, 640)
+    assert usable([zigzag[0][:4000]], 480, 640)
+    runs = {"size": [480, 640], "counts": "00" * 1000}
+    monkeypatch.setattr(segmentations, "_unpacked", lambda text: [480 * 640])
+    assert usable(runs, 480, 640)
+    monkeypatch.setattr(segmentations, "MAX_TEXT", 1999)
+    with pytest.raises(ValueError, match="do not fill the image"):
+        usable(runs, 480, 640)
+
+
 @pytest.mark.parametrize("turn", [5, 6, 7, 8])
 def test_outlines_turn_with_their_image(turn, rng):
     whole = (rng.random((4, 7)) < 0.5).astype("uint8")
@@ -53,8 +67,8 @@ def test_outlines_turn_with_their_image(turn, rng):
         ([[[1, 1], [2]]], "without a polygon"),
         ([[[1, 1], [2, 2]], {}], "without a polygon"),
         ([[1, 1], [2, 2]], "without a polygon"),
-        ([[1, 1, 2, 1, 2, 2]] * 10_001, "more than 10,000 polygons"),
-        ([[0, 0, 3, 2] * 400_000], "more than 2,000,000 pixels in length"),
+        ([[1, 1, 2, 1, 2, 2]] * 100_000, "more than 100,000 corners"),
+        ([[1, 1]] * 100_001, "more than 100,000 corners"),
         ("polygon", "without a polygon"),
         ({"size": [3, 2], "counts": [6]}, "another size than its image"),
         ({"size": [2, 3], "counts": [7]}, "do not fill the image"),
