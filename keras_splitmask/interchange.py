@@ -7,11 +7,12 @@ import warnings
 from keras import ops
 
 from keras_splitmask import layouts
-from keras_splitmask.archives import load_archive
+from keras_splitmask.archives import bounded_weights, load_archive
 from keras_splitmask.encoder import Encoder
 from keras_splitmask.resampling import change_channels, resample_patches, resample_table
 
 MODEL_FILE = "model.keras"
+SMALL = 2**26  # bytes of weights that take little time
 
 
 def load_model(path):
@@ -103,7 +104,12 @@ def _source(path):
     if file is None:
         return load_model(path), None
     found = layouts.read(file)
-    encoder = Encoder(**found.arguments)
+    nbytes = sum(array.nbytes for array in found.arrays.values())
+    try:
+        with bounded_weights(max(2 * nbytes, SMALL)):  # so that most files which are not whole end below, where each weight is named
+            encoder = Encoder(**found.arguments)
+    except ValueError as error:
+        raise ValueError(f"The weights of {file} do not fit: {_reason(error)}") from error
     weights = named_weights(encoder)
     if wrong := _misfits(found.arrays, weights):
         raise ValueError(f"The weights of {file} do not fit: {wrong}.")

@@ -2,20 +2,29 @@
 
 import json
 
+LIMIT = 2**20  # bytes of a file
 
-def parse(text, limit=None):
-    """What a JSON text says.
 
-    Args:
-        text: str or bytes.
-        limit: characters or bytes that the text may have.
+def read(path):
+    """What a JSON file of at most `LIMIT` bytes says; raises as `parse` does.
 
     Raises:
-        ValueError: in one line, if the text is too long or no JSON, if it is nested too deeply, has a name twice in one object, a number
-            of thousands of digits, NaN or Infinity, also as the value of a number such as 1e999.
+        OSError: if it cannot be read.
     """
-    if limit is not None and len(text) > limit:
-        raise ValueError(f"{len(text)} bytes of JSON are more than {limit}")
+    with open(path, "rb") as file:
+        content = file.read(LIMIT + 1)
+    if len(content) > LIMIT:
+        raise ValueError(f"more than {LIMIT} bytes")
+    return parse(content)
+
+
+def parse(text):
+    """What a JSON text says.
+
+    Raises:
+        ValueError: in one line, if the text is no JSON, is nested too deeply, has a name twice in one object, a number of thousands of
+            digits, NaN or Infinity, also as the value of a number such as 1e999.
+    """
     try:
         return json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_without_repetition)
     except RecursionError as error:

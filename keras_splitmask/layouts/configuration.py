@@ -1,14 +1,16 @@
 """What is written beside the weights: config.json and preprocessor_config.json, read and written."""
 
-import json
 import re
 
 import numpy as np
 
+from keras_splitmask import strict_json
 from keras_splitmask.layouts.names import CLASSES, CONFIG, HARMLESS, MODEL_TYPES, PREPROCESSOR, STATED
 from keras_splitmask.patches import pixel_statistics
 
 TIMM_EPSILON = 1e-6  # in the norms of timm's Vision Transformers
+MOST_PIXELS = 1000.0  # of a mean and a deviation of pixels, which are 1 at most
+LARGEST = 2**20  # of widths, sides and numbers of blocks
 
 
 def read_stated(file):
@@ -41,23 +43,24 @@ def _size(file, name, value):
     """A number that config.json states, or (height, width)."""
     pair = STATED[name] in ("image_size", "patch_size")
     numbers = tuple(value) if pair and isinstance(value, list) else (value,) * (1 + pair)
-    kind = float if STATED[name] == "epsilon" else int
-    if len(numbers) != 1 + pair or not all(isinstance(number, (int, kind)) and number > 0 for number in numbers):
-        raise ValueError(f"Expected {name} to be a positive {kind.__name__}{' or two' * pair} in {file.with_name(CONFIG)}, received {value!r}.")
+    kind, most = (float, 1.0) if STATED[name] == "epsilon" else (int, LARGEST)
+    if len(numbers) != 1 + pair or not all(isinstance(n, (int, kind)) and not isinstance(n, bool) and 0 < n <= most for n in numbers):
+        expected = f"{name} to be a positive {kind.__name__}{' or two' * pair} in {file.with_name(CONFIG)}"
+        raise ValueError(f"Expected {expected}, received {value!r:.100}; it is at most {most}.")
     return numbers if pair else numbers[0]
 
 
 def _section(file, config, name):
     section = config.get(name) or {}
     if not isinstance(section, dict):
-        raise ValueError(f"Expected {name} to be a JSON object in {file.with_name(CONFIG)}, received {section!r}.")
+        raise ValueError(f"Expected {name} to be a JSON object in {file.with_name(CONFIG)}, received {section!r:.100}.")
     return section
 
 
 def _json(path):
     try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:  # no JSON, or no UTF-8
+        content = strict_json.read(path) if path.is_file() else {}
+    except (ValueError, OSError) as error:  # no JSON, or no UTF-8
         raise ValueError(f"Expected JSON in {path}, received {error}.") from error
     if not isinstance(content, dict):
         raise ValueError(f"Expected a JSON object in {path}, received a {type(content).__name__}.")
@@ -67,16 +70,16 @@ def _json(path):
 def _check_function(file, config, options):
     """Stop at a model whose weights would not show that it computes something else."""
     kind = config.get("model_type")
-    if kind is not None and kind not in MODEL_TYPES:
-        raise ValueError(f"Expected a model_type among {', '.join(sorted(MODEL_TYPES))} beside {file}, received {kind}.")
+    if kind is not None and kind not in sorted(MODEL_TYPES):
+        raise ValueError(f"Expected a model_type among {', '.join(sorted(MODEL_TYPES))} beside {file}, received {kind!s:.100}.")
     activation = config.get("hidden_act", "gelu")
     if activation != "gelu":
-        raise ValueError(f"Expected a model with hidden_act gelu, received {activation} beside {file}; the encoder has no other.")
+        raise ValueError(f"Expected a model with hidden_act gelu, received {activation!s:.100} beside {file}; the encoder has no other.")
     architecture = str(config.get("architecture", "vit"))
     if not re.match(r"(vit|deit|deit3)(_|$)", architecture) or re.search("quickgelu|rope|relpos", architecture):
-        raise ValueError(f"Expected a plain Vision Transformer of timm, such as vit_base_patch16_224, received {architecture} beside {file}.")
+        raise ValueError(f"Expected a plain Vision Transformer of timm, such as vit_base_patch16_224, received {architecture:.100} beside {file}.")
     if other := sorted(set(options) - HARMLESS):
-        raise ValueError(f"Expected a plain Vision Transformer of timm, received one with {', '.join(other)} beside {file}.")
+        raise ValueError(f"Expected a plain Vision Transformer of timm, received one with {', '.join(other):.200} beside {file}.")
 
 
 def _pixels(file, processor):
@@ -90,13 +93,13 @@ def _pixels(file, processor):
     if stated == (None, None):
         return None
     try:
-        mean, std = (np.array(value, "float32") for value in stated)  # None becomes NaN
-        usable = np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()
+        mean, std = map(np.array, stated)
+        usable = mean.dtype.kind in "if" and std.dtype.kind in "if" and np.abs(mean).max() <= MOST_PIXELS and 0 < std.min() <= std.max() <= MOST_PIXELS
     except (TypeError, ValueError):
         usable = False
     if not usable:
-        raise ValueError(f"Expected image_mean and a positive image_std of each channel beside {file}, received {stated[0]} and {stated[1]}.")
-    return mean, std
+        raise ValueError(f"Expected image_mean and a positive image_std of each channel beside {file}, received {stated[0]!s:.100} and {stated[1]!s:.100}.")
+    return mean.astype("float32"), std.astype("float32")
 
 
 def described(arguments, layout):

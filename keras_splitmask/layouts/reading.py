@@ -18,6 +18,8 @@ from keras_splitmask.layouts.names import CONFIG, DROPPED, HEADS, PREPROCESSOR, 
 from keras_splitmask.patches import pixel_statistics, sine_cosine_positions
 
 HUGGING_FACE_EPSILON = 1e-12  # of the models whose classes read these names
+WEIGHTS_OF_BLOCK = 8  # at the least: without any bias there are eight
+MOST_PATCHES = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,10 +120,14 @@ def _taken(file, table, given):
             for name, their_name in next((p for p in pairs if any(theirs in given for _, theirs in p)), ()):
                 if their_name in given:
                     arrays[name] = _as_float32(file, their_name, given.pop(their_name))
+    if len(arrays) < WEIGHTS_OF_BLOCK * depth:  # an encoder of so many blocks is not made to say what is missing
+        raise ValueError(f"Expected the weights of {depth} blocks in {file}, received {len(arrays)} arrays; is the file whole?")
     return arrays, depth
 
 
 def _as_float32(file, name, array):
+    if not array.size:
+        raise ValueError(f"Expected numbers in {file}, received none in {name} of shape {array.shape}.")
     if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
         raise ValueError(f"Expected floating point numbers in {file}, received {array.dtype} in {name}.")
     array = array.astype("float32")
@@ -161,6 +167,8 @@ def _sizes(file, arrays, depth, stated):
         raise ValueError(f"Expected tokens and positions (1, count, {width}) in {file}, received {', '.join(wrong)}.")
     extra = arrays[EXTRA].shape[1] if EXTRA in arrays else 0
     grid = _grid(file, arrays.get(POSITIONS), extra, stated.get("image_size"), patch_size)
+    if math.prod(grid) > MOST_PATCHES:
+        raise ValueError(f"Expected images of at most {MOST_PATCHES} patches, received {grid[0]}x{grid[1]} in {file}.")
     arrays.setdefault(POSITIONS, np.zeros((1, math.prod(grid), width), "float32"))
     shapes = {CLS: (1, 1, width), EXTRA: (1, extra, width), POSITIONS: (1, arrays[POSITIONS].shape[1], width), BIAS: (width,)}
     if wrong := [f"{name} {arrays[name].shape}" for name in shapes if name in arrays and arrays[name].shape != shapes[name]]:

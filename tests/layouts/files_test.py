@@ -1,6 +1,9 @@
 """What is written for other libraries and read again, and what is refused; their classes themselves are asked in huggingface_test.py."""
 
 import json
+import re
+import resource
+import time
 
 import numpy as np
 import pytest
@@ -139,6 +142,61 @@ def test_heads_and_decoders_are_left_out_and_named(saved):
     ks.interchange.load_encoder(saved(add={"classifier.weight": np.zeros((3, 12), "float32"), "decoder.mask_token": np.zeros(3, "float32")}), told.append)
     assert told[0].dropped == {"classifier.weight": "of a head", "decoder.mask_token": "of a decoder"}
     assert "dropped   " in str(told[0]) and "classifier.weight (of a head)" in str(told[0])
+
+
+NUMBERS = ["1e308", "1e999", "Infinity", "NaN", "-1", "0.5", "true", "1" + "0" * 400, "9" * 5000, "[" * 10**5, "[[4]]", "{}", '"' + "x" * 10**5 + '"', str(2**40)]
+
+
+def refused_at_once(folder):
+    """The one line of a refusal that takes neither time nor memory."""
+    started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError) as error:
+        ks.interchange.load_encoder(folder)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 800, str(error.value)[:2000]
+    assert time.process_time() - started < 5 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024  # KiB
+    return str(error.value)
+
+
+def test_numbers_that_no_model_has(saved):
+    folder = saved()
+    config, processor = ((folder / f"{kind}.json").read_text() for kind in ("config", "preprocessor_config"))
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size", "num_channels", "layer_norm_eps", "model_type", "hidden_act"):
+        for number in NUMBERS:
+            (folder / "config.json").write_text(changed := re.sub(rf'"{name}": [^,\n]*', f'"{name}": {number}', config))
+            assert changed != config
+            if (name, number) != ("layer_norm_eps", "0.5"):
+                line = refused_at_once(folder)
+                assert "config.json" in line or "beside" in line
+    (folder / "config.json").write_text(config)
+    for name in ("rescale_factor", "image_mean", "image_std"):
+        for number in NUMBERS:
+            (folder / "preprocessor_config.json").write_text(re.sub(rf'"{name}": (\[[^]]*\]|[^,\n]*)', f'"{name}": {number}', processor))
+            if (name, number) not in (("image_mean", "-1"), ("image_mean", "0.5"), ("image_std", "0.5")):
+                refused_at_once(folder)
+
+
+def test_files_beside_the_weights_that_are_none(saved):
+    folder = saved()
+    for content in (b"\xff\xfe{", b"[]", b'{"a": 1, "a": 2}', b" " * 2**21, b'{"a":' * 10**5, b"\0" * 10):
+        (folder / "config.json").write_bytes(content)
+        assert "config.json" in refused_at_once(folder)
+    with open(folder / "config.json", "wb") as file:
+        file.truncate(2**33)
+    assert "more than 1048576 bytes" in refused_at_once(folder)
+
+
+def test_weights_that_describe_more_than_they_are(saved):
+    blocks = {f"encoder.layer.{i}.layernorm_before.weight": np.ones(1, "float32") for i in range(2000)}
+    wide = {"embeddings.patch_embeddings.projection.weight": np.ones((2048, 1, 1, 1), "float32"), "embeddings.cls_token": np.ones((1, 1, 2048), "float32")}
+    assert "Expected the weights of 2000 blocks" in refused_at_once(saved(add=blocks))
+    assert "do not fit" in refused_at_once(saved(drop=list(blocks)[2:], add={**wide, "embeddings.patch_embeddings.projection.bias": np.ones(2048, "float32"), "embeddings.position_embeddings": np.ones((1, 10, 2048), "float32")}, config={"hidden_size": 2048, "num_channels": 1, "patch_size": 1, "image_size": 3, "num_attention_heads": 2}, processor={}))
+
+
+def test_positions_that_are_not_there(saved):
+    name = "embeddings.position_embeddings"
+    folder = saved(drop=[name], config={"model_type": "beit", "use_absolute_position_embeddings": False, "image_size": 2**18})
+    assert "Expected images of at most 65536 patches, received 65536x65536" in refused_at_once(folder)
+    assert "received none in embeddings.position_embeddings of shape" in refused_at_once(saved(add={name: np.zeros((1, 2**40, 0), "float32")}))
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", (1 << 60).to_bytes(8, "little") + b"{}", (2).to_bytes(8, "little") + b"[]"])
