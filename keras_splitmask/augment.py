@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_splitmask.patches import to_pixels
+from keras_splitmask.seeds import check_seed
 from keras_splitmask.training import distribution
 
 BLUR_RADIUS = (0.1, 2.0)  # deviation in pixels, as in DINO and 3-Augment
@@ -141,8 +142,8 @@ class Augment(keras.layers.Layer):
         self.one_of = one_of
         self.jitter = tuple(jitter)
         self.jitter_share = jitter_share
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed = check_seed(seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
         self.built = True
 
     def call(self, images, training=None):

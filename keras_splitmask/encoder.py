@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_splitmask.patches import PatchEmbedding
+from keras_splitmask.seeds import check_seed
 from keras_splitmask.training import distribution
 from keras_splitmask.training.layers import Dense, LayerNormalization, attention, gelu
 
@@ -38,8 +39,8 @@ class DropPath(keras.layers.Layer):
         if not 0 <= rate < 1:
             raise ValueError(f"Expected a drop path rate in [0, 1), received rate={rate}.")
         self.rate = rate
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed_of(self.name) if seed is None else seed)
+        self.seed = None if seed is None else check_seed(seed)
+        self.seed_generator = keras.random.SeedGenerator(seed_of(self.name) if seed is None else self.seed)
         self.built = True
 
     def call(self, x, training=None):

@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_splitmask.seeds import check_seed
 from keras_splitmask.training import distribution
 
 RECTANGLES = 12  # of 8% to 38% of the grid each: they covered half of it in all of 20,000 draws on grids from 2x30 to 14x14
@@ -55,12 +56,12 @@ class Split(keras.layers.Layer):
         self.grid = tuple(grid)
         self.keep = keep
         self.kind = kind
-        self.seed = seed
+        self.seed = check_seed(seed)
         self.count = math.prod(self.grid)
         self.seen_count = math.floor(self.count * keep)
         if not self.seen_count:
             raise ValueError(f"Expected at least one patch per branch, received keep={keep} of {self.count} patches.")
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
         self.built = True
 
     def call(self, images):

@@ -27,7 +27,7 @@ flags.DEFINE_float("clip_norm", 3.0, lower_bound=0, help="Largest gradient norm;
 flags.DEFINE_float("layer_decay", 0.75, lower_bound=0, upper_bound=1, help="Learning rate of a block as a share of the next block's; 1 for none. Used from --init_from only.")
 flags.DEFINE_list("scale", None, "Smallest and largest factor of the random resizing, relative to an image that fits, as 0.5,1.5.")
 flags.DEFINE_integer("accumulate", 1, lower_bound=1, help="Take each batch in so many parts, one after the other, in the memory of one.")
-flags.DEFINE_integer("seed", 0, "Of everything random.")
+flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**31 - 1, help="Seed of all random numbers.")
 
 # These do not.
 flags.DEFINE_string("data_dir", None, "Where tfds keeps its data.")

@@ -37,7 +37,7 @@ flags.DEFINE_float("random_erasing", 0.0, lower_bound=0, upper_bound=1, help="Sh
 flags.DEFINE_integer("repeats", 1, lower_bound=1, help="Times that an image comes up in a row, each time augmented anew; 3 in the paper for its larger sets.")
 flags.DEFINE_float("crop_ratio", 1.0, "Share of a test image's side that is kept, from the centre; 0.875 in the paper.")
 flags.DEFINE_bool("frozen", False, "Train the head alone.")
-flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**32 - 1, help="Seed of all random numbers.")
+flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**31 - 1, help="Seed of all random numbers.")
 flags.DEFINE_string("cache", None, "Folder to pack the images in, decoded and resized to 8/7 of --image_size, once; later runs read them from there.")
 
 # These do not.

@@ -106,17 +106,19 @@ def read_probe(shape):
 
     if not FLAGS.probe:
         return None, None
+    refused = []
     for split in ("test", "val", "train"):
         try:
             source = open_split(FLAGS.probe, split, shape[-1])
+            source.check_labelled(f"the {split} split of {FLAGS.probe}")
             break
-        except data.NoSuchSplit:
-            if split == "train":
-                raise
+        except (data.NoSuchSplit, data.NoLabels) as error:
+            refused.append(error)
+    else:
+        raise next((error for error in refused if isinstance(error, data.NoLabels)), refused[-1])
     same = [os.path.realpath(os.path.expanduser(name.partition(":")[2])) for name in (FLAGS.probe, FLAGS.dataset)]
     if split == "train" and same[0] == same[1]:
         raise commandline.BadInput(f"Expected --probe to be a labelled set apart from the training images, received {FLAGS.probe} for both.")
-    source.check_labelled(f"the {split} split of {FLAGS.probe}")
     _say(f"probe, {split}: {source.summary()}")
     return source, read(source, "probe", shape, FLAGS.probe_limit)
 

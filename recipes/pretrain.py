@@ -57,7 +57,7 @@ flags.DEFINE_float("warmup", 10 / 300, lower_bound=0, upper_bound=1, help="Share
 flags.DEFINE_float("weight_decay", None, "Left out, 0.05, for dino 0.04 at first. Not applied to biases, norms, positions, cls and mask tokens.")
 flags.DEFINE_float("clip_norm", 3.0, lower_bound=0, help="Largest gradient norm; for dino that of each weight by itself; 0 for any.")
 flags.DEFINE_float("drop_path", 0.1, "Stochastic depth of the last block. Lower it for short runs.")
-flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**32 - 1, help="Seed of all random numbers.")
+flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**31 - 1, help="Seed of all random numbers.")
 flags.DEFINE_string("cache", None, "Folder to pack the images in, decoded and resized to 8/7 of --image_size, once; later runs read them from there.")
 flags.DEFINE_string("init_from", None, "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, whose encoder to start from.")
 
@@ -69,7 +69,7 @@ flags.DEFINE_integer("keep_every", None, lower_bound=1, help="Keep the checkpoin
 flags.DEFINE_integer("rewind", 0, lower_bound=0, help="Go on from the last checkpoint with data of so many steps later, after a run that diverged.")
 flags.DEFINE_float("max_bad_fraction", 0.1, lower_bound=0, upper_bound=1, help="Share of the files that may be unreadable, of --dataset and of --probe; each is listed in data.json.")
 flags.DEFINE_string("data_dir", None, "Where tfds keeps its data.")
-flags.DEFINE_string("probe", None, "Labelled set, apart from the training images, for a live kNN curve; named as --dataset. Its test split is used; or val, or train, if there is no test.")
+flags.DEFINE_string("probe", None, "Labelled set, apart from the training images, for a live kNN curve; named as --dataset. Its test split is used; or val, or train, if there is no test or it has no labels.")
 flags.DEFINE_integer("probe_limit", 2000, lower_bound=2, help="Images of --probe to use at most.")
 flags.DEFINE_integer("probe_every", None, lower_bound=1, help="Steps between kNN measurements; left out, a tenth of the run.")
 flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines of the log.")

@@ -21,7 +21,7 @@ flags.DEFINE_list("neighbours", ["20"], "How many neighbours vote; of several nu
 flags.DEFINE_enum("features", "pooled", ["pooled", "cls"], "What neighbours are found by: the mean of the patches, or DINO's cls.")
 flags.DEFINE_integer("epochs", 50, lower_bound=1, help="Of the linear classifiers. Raise it for few labels.")
 flags.DEFINE_float("learning_rate", 1e-2, lower_bound=0, help="Of the linear classifiers.")
-flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**32 - 1, help="Seed of the random weights of --random.")
+flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**31 - 1, help="Seed of the random weights of --random.")
 
 # These do not.
 flags.DEFINE_float("max_bad_fraction", 0.1, lower_bound=0, upper_bound=1, help="Share of the files of each split that may be unreadable; each is listed in data.json of --workdir.")

@@ -157,7 +157,7 @@ ABLATION = Table(
     "split / inpaint / match",
     (
         Column("fine-tuned", "finetune", (flags("paper/finetune_imagenet"), "--dataset=tfds:imagenet2012"), top1),
-        Column("linear", "probe", ("--dataset=tfds:imagenet2012", "--epochs=100", "--learning_rate=4e-3"), best_linear),
+        Column("linear", "probe", ("--dataset=tfds:imagenet2012", "--judge=val", "--epochs=100", "--learning_rate=4e-3"), best_linear),
         Column("hours", "pretrain", (), hours),
     ),
     (

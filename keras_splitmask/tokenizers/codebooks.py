@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_splitmask.patches import denormalise, grid_shape, normalise, to_images, to_patches
+from keras_splitmask.seeds import check_seed
 from keras_splitmask.training import chunks
 from keras_splitmask.training.layers import argmax
 
@@ -39,7 +40,7 @@ class Codebook(keras.layers.Layer):
         self.patch_size = patch_size
         self.vocabulary = vocabulary
         self.resolution = resolution
-        self.seed = seed
+        self.seed = check_seed(seed)
         self.shrink = 2 if resolution == "half" else 1
         self.grid = grid_shape(image_shape, patch_size)
         self.dimension = (patch_size // self.shrink) ** 2 * self.image_shape[-1]

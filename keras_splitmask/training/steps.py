@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_splitmask.seeds import check_seed
 from keras_splitmask.training import chunks, distribution, first_bad_tensor
 from keras_splitmask.training.optimizer import global_norm
 
@@ -54,7 +55,7 @@ class _Pretext(keras.Model):
         super().__init__(**kwargs)
         if accumulate < 1:
             raise ValueError(f"Expected accumulate of at least 1, received accumulate={accumulate}.")
-        self.seed = seed
+        self.seed = check_seed(seed)
         self.augmentation = augmentation
         self.accumulate = accumulate
         self.report_metrics = [keras.metrics.Mean(name=name) for name in (*reports, "gradient_norm")]

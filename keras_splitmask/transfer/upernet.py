@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_splitmask.encoder import seed_of
+from keras_splitmask.seeds import check_seed
 from keras_splitmask.training import distribution
 from keras_splitmask.training.layers import Dense, LayerNormalization
 
@@ -45,8 +46,8 @@ class DropChannels(keras.layers.Layer):
         if not 0 <= rate < 1:
             raise ValueError(f"Expected a rate of dropped channels in [0, 1), received drop={rate}.")
         self.rate = rate
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed_of(self.name) if seed is None else seed)
+        self.seed = None if seed is None else check_seed(seed)
+        self.seed_generator = keras.random.SeedGenerator(seed_of(self.name) if seed is None else self.seed)
         self.built = True
 
     def call(self, x, training=None):
