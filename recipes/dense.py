@@ -4,6 +4,7 @@ import math
 
 import commandline
 import encoders
+import value_range
 import workdir
 from absl import flags
 
@@ -48,6 +49,7 @@ def open_sets(open_set):
     from keras_splitmask import data
 
     options = {"data_dir": FLAGS.data_dir, "report": lambda line: print(line, flush=True), "max_bad_fraction": FLAGS.max_bad_fraction}
+    options["value_range"] = value_range.given()
     channels = FLAGS.channels or 3
     source = open_set(FLAGS.dataset, "train", channels=channels, **options)
     print(f"{FLAGS.dataset}: {source.summary()}", flush=True)

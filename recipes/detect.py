@@ -11,6 +11,7 @@ import itertools
 import commandline
 import dense
 import hardware
+import value_range
 from absl import flags
 
 # These change the result.
@@ -24,6 +25,7 @@ flags.DEFINE_integer("samples", None, lower_bound=1, help="Of --head=maskrcnn: r
 flags.DEFINE_integer("proposals", None, lower_bound=1, help="Of --head=maskrcnn: regions to choose from, of each image; left out, 1000.")
 flags.DEFINE_integer("max_objects", 100, lower_bound=1, help="Objects of an image to learn from, the largest if it has more; the others are ignored. Raise it for crowded images.")
 flags.adopt_module_key_flags(dense)
+flags.adopt_module_key_flags(value_range)
 FLAGS = flags.FLAGS
 SCALE = ("0.5", "1.5")
 MASK_SIZE = 56  # side of a target
@@ -131,4 +133,4 @@ def main(devices, run):
 
 
 if __name__ == "__main__":
-    commandline.run(hardware.spread(main, one_host=True))
+    commandline.run(hardware.spread(main, one_host=True), value_range.settle)

@@ -8,6 +8,7 @@ import commandline
 import encoders
 import hardware
 import image_sets
+import value_range
 import workdir
 from absl import flags
 
@@ -47,6 +48,7 @@ flags.DEFINE_string("data_dir", None, "Where tfds keeps its data.")
 flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines of the log.")
 flags.DEFINE_integer("workers", 2, "Threads that read images.")
 flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow backend; left out, on accelerators alone.")
+flags.adopt_module_key_flags(value_range)
 FLAGS = flags.FLAGS
 workdir.FREE |= {"judge"}
 
@@ -125,4 +127,4 @@ def main(devices, run):
 
 
 if __name__ == "__main__":
-    commandline.run(hardware.spread(main, one_host=True))
+    commandline.run(hardware.spread(main, one_host=True), value_range.settle)

@@ -3,6 +3,7 @@
 import os
 
 import commandline
+import value_range
 import workdir
 from absl import flags
 
@@ -22,6 +23,7 @@ def open_images(run, channels, amount=None):
         max_bad_fraction=FLAGS.max_bad_fraction,
         report=_say,
         frozen=run.resumed,
+        value_range=value_range.given(),
     )
     _say(f"{FLAGS.dataset}: {source.summary()}")
     return data.subset_of(source, amount, FLAGS.seed) if amount else source
@@ -43,7 +45,9 @@ def open_split(dataset, split, channels):
     """A split of a data set, to be judged by or compared with."""
     from keras_splitmask import data
 
-    return data.open_source(dataset, split, FLAGS.data_dir, channels, max_bad_fraction=FLAGS.max_bad_fraction, report=_say)
+    return data.open_source(
+        dataset, split, FLAGS.data_dir, channels, max_bad_fraction=FLAGS.max_bad_fraction, report=_say, value_range=value_range.given()
+    )
 
 
 def open_judged(train, channels):

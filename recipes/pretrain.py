@@ -8,6 +8,7 @@ import commandline
 import hardware
 import image_sets
 import methods
+import value_range
 import workdir
 from absl import flags
 
@@ -76,6 +77,7 @@ flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines o
 flags.DEFINE_integer("pictures", 8, lower_bound=0, help="Images in the picture of inpainting after the run; 0 for no picture.")
 flags.DEFINE_integer("workers", 2, "Threads that read images.")
 flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow backend; left out, on accelerators alone.")
+flags.adopt_module_key_flags(value_range)
 FLAGS = flags.FLAGS
 
 

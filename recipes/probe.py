@@ -7,6 +7,7 @@ The features of all blocks are held in memory, 8 x images x blocks x width bytes
 
 import commandline
 import image_sets
+import value_range
 import workdir
 from absl import flags
 
@@ -26,6 +27,7 @@ flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**31 - 1, help="Seed
 # These do not.
 flags.DEFINE_float("max_bad_fraction", 0.1, lower_bound=0, upper_bound=1, help="Share of the files of each split that may be unreadable; each is listed in data.json of --workdir.")
 flags.DEFINE_string("data_dir", None, "Where tfds keeps its data.")
+flags.adopt_module_key_flags(value_range)
 FLAGS = flags.FLAGS
 
 
@@ -89,4 +91,4 @@ def main():
 
 
 if __name__ == "__main__":
-    commandline.run(main)
+    commandline.run(main, value_range.settle)

@@ -17,6 +17,7 @@ import functools
 import commandline
 import dense
 import hardware
+import value_range
 from absl import flags
 
 # These change the result.
@@ -30,6 +31,7 @@ flags.DEFINE_float("dropout", 0.1, lower_bound=0, help="Share of the head's chan
 # These do not change what is learnt.
 flags.DEFINE_enum("inference", "whole", ["whole", "slide"], "Judge by looking at an image as a whole, or through overlapping windows, its shape kept.")
 flags.adopt_module_key_flags(dense)
+flags.adopt_module_key_flags(value_range)
 FLAGS = flags.FLAGS
 SCALE = ("0.5", "2.0")
 
@@ -94,4 +96,4 @@ def main(devices, run):
 
 
 if __name__ == "__main__":
-    commandline.run(hardware.spread(main, one_host=True))
+    commandline.run(hardware.spread(main, one_host=True), value_range.settle)

@@ -18,8 +18,9 @@ class ArraySource(Source):
 
     unlabelled = "there is no array of labels; add one, such as train_labels, to an npz file"
 
-    def __init__(self, images, labels=None, classes=None, channels=None, place="the array", split="train"):
+    def __init__(self, images, labels=None, classes=None, channels=None, place="the array", split="train", value_range=None):
         super().__init__()
+        self.value_range = value_range
         if images.ndim not in (3, 4) or not images.size:
             raise ValueError(f"Expected images (B, H, W) or (B, H, W, C), received shape {images.shape} in {place}; reshape them.")
         self.images = images if images.ndim == 4 else images[..., None]  # (B, H, W, C)
@@ -34,10 +35,10 @@ class ArraySource(Source):
 
     def _check(self, piece, place):
         try:
-            check_pixels(self.images[piece], place)
+            check_pixels(self.images[piece], place, self.value_range)
         except ValueError:
             for i in range(*piece.indices(len(self))):  # again one by one, to name the culprit
-                check_pixels(self.images[i], f"{self.name(i)} of {place}")
+                check_pixels(self.images[i], f"{self.name(i)} of {place}", self.value_range)
             raise
 
     def __len__(self):
@@ -54,13 +55,13 @@ class ArraySource(Source):
         return [self.images.shape, str(self.images.dtype), sums]
 
 
-def open_sample(split, channels=None):
+def open_sample(split, channels=None, value_range=None):
     if split == "val":
         raise NoSuchSplit("Expected split to be train or test for the dataset sample, received 'val'.")
-    return open_npz(SAMPLE, split, channels)
+    return open_npz(SAMPLE, split, channels, value_range)
 
 
-def open_npz(place, split, channels=None):
+def open_npz(place, split, channels=None, value_range=None):
     with _load(place, np.lib.npyio.NpzFile, "npz") as file:
         keys = _keys(split)
         key = next((pair for pair in keys if pair[0] in file.files), None)
@@ -72,7 +73,7 @@ def open_npz(place, split, channels=None):
         images, labels, classes = (_member(file, name, place) for name in (*key, "classes"))
         if classes is None and labels is not None and labels.dtype.kind in "US":
             classes = _names(file, place)
-    return ArraySource(images, labels, classes, channels, place, split)
+    return ArraySource(images, labels, classes, channels, place, split, value_range)
 
 
 def _keys(split):
@@ -88,10 +89,10 @@ def _names(file, place):
     return sorted(set().union(*(text(labels, place).ravel().tolist() for labels in arrays if labels.dtype.kind in "US")))
 
 
-def open_npy(place, split, channels=None):
+def open_npy(place, split, channels=None, value_range=None):
     if split != "train":
         raise NoSuchSplit(f"Expected split to be train for an npy file, which has no other, received {split!r}; use an npz file.")
-    return ArraySource(_load(place, np.ndarray, "npy", mmap_mode="r"), channels=channels, place=place)
+    return ArraySource(_load(place, np.ndarray, "npy", mmap_mode="r"), channels=channels, place=place, value_range=value_range)
 
 
 def _member(file, name, place):

@@ -24,6 +24,7 @@ class CachedSource(Selection):
 
     def __init__(self, source, index, records):
         super().__init__(source, np.array(index["indices"]))
+        self.value_range = None  # what is packed is scaled already
         self.short_side = index["short_side"]
         self.shapes = index["shapes"]
         self.broken.update(index["broken"])

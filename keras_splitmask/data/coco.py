@@ -10,10 +10,12 @@ import numpy as np
 from keras_splitmask.data import coco_files
 from keras_splitmask.data.annotated import AnnotatedSource, annotated_images, check_classes, check_left_out, told
 from keras_splitmask.data.published import open_tfds
+from keras_splitmask.data.ranges import report_range
 from keras_splitmask.data.scan import printable, scan
 from keras_splitmask.data.segmentations import turn_outline
 from keras_splitmask.data.sources import SPLITS
 from keras_splitmask.data.turning import turn_points, upright
+from keras_splitmask.data.values import check_range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,7 +226,7 @@ class TfdsDetectionSource(DetectionSource):
         return self.pictures._identity()
 
 
-def open_detection(dataset, split, data_dir=None, channels=3, report=None, classes=None, max_bad_fraction=0.5):
+def open_detection(dataset, split, data_dir=None, channels=3, report=None, classes=None, max_bad_fraction=0.5, value_range=None):
     """Opens a set of images with objects by its name; images are read when they are needed.
 
     * `coco:PATH`: COCO's own PATH/annotations/instances_SPLIT2017.json with PATH/SPLIT2017/* (of any year, the last if there are several),
@@ -244,6 +246,7 @@ def open_detection(dataset, split, data_dir=None, channels=3, report=None, class
         report: a function that gets a line about the progress, and later about each image that turns out to be broken.
         classes: names that the data set must have, or the source that has them, such as that of the train split.
         max_bad_fraction: share of the annotated images that may be left out because they cannot be used.
+        value_range: (low, high), the stored values that become 0 and 255; see `opening.open_source`.
 
     Returns:
         A `DetectionSource`.
@@ -252,6 +255,7 @@ def open_detection(dataset, split, data_dir=None, channels=3, report=None, class
         NoSuchSplit: if there is the data set, but not that split.
         ValueError: if there is nothing of that name, or it holds no objects that can be used, or other classes.
     """
+    value_range = check_range(value_range)
     kind, _, place = dataset.partition(":")
     if kind not in ("coco", "tfds") or not place:
         raise ValueError(f"Expected a dataset coco:PATH or tfds:NAME, received {dataset!r}.")
@@ -262,8 +266,10 @@ def open_detection(dataset, split, data_dir=None, channels=3, report=None, class
     else:
         source = _open_objects(place, split, channels, data_dir)
     check_classes(source.classes, classes, dataset)
+    source.value_range = value_range
     if report:
         source.report = report
+        report_range(source, dataset)
     return source
 
 

@@ -121,7 +121,7 @@ def _without_labels(paths):
     return None
 
 
-def open_folder(place, split, channels=None, record=None, max_bad_fraction=0.1, report=None, frozen=False):
+def open_folder(place, split, channels=None, record=None, max_bad_fraction=0.1, report=None, frozen=False, value_range=None):
     """A `FolderSource` of the folder, or of its subfolder for the split. See `opening.open_source`."""
     root = Path(place).expanduser()
     if not root.is_dir():
@@ -131,7 +131,7 @@ def open_folder(place, split, channels=None, record=None, max_bad_fraction=0.1, 
         raise NoSuchSplit(f"Expected split to be one of {', '.join(folders)}, the subfolders of {place}, received {split!r}.")
     if not folders and split != "train":
         raise NoSuchSplit(f"Expected a subfolder {split} in {place}, received a folder that is not divided; use the split train.")
-    found = scan(folders.get(split, root), record, report, frozen)
+    found = scan(folders.get(split, root), record, report, frozen, value_range)
     if folders and not found.images and not found.left_out:
         raise NoSuchSplit(f"Expected images in {printable(found.root)}, received none; add some, or use another split than {split}.")
     found.check(max_bad_fraction)

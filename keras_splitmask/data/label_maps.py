@@ -10,10 +10,12 @@ import numpy as np
 from keras_splitmask.data.annotated import AnnotatedSource, annotated_images, check_classes, check_left_out, check_size
 from keras_splitmask.data.class_numbers import IGNORE, numbering
 from keras_splitmask.data.published import open_tfds
+from keras_splitmask.data.ranges import report_range
 from keras_splitmask.data.scan import INTERVAL, THREADS, printable, scan
 from keras_splitmask.data.sources import SPLITS, NoSuchSplit
 from keras_splitmask.data.stored_numbers import PART, look, read_file, read_numbers
 from keras_splitmask.data.turning import turn_labels, upright
+from keras_splitmask.data.values import check_range
 
 SCENES = 150  # classes of scene_parse150, which are 1 to 150 in its files
 
@@ -119,7 +121,7 @@ class TfdsSegmentationSource(SegmentationSource):
         return self.pictures._identity()
 
 
-def open_segmentation(dataset, split, data_dir=None, channels=3, report=None, classes=None, max_bad_fraction=0.5):
+def open_segmentation(dataset, split, data_dir=None, channels=3, report=None, classes=None, max_bad_fraction=0.5, value_range=None):
     """Opens a set of images with label maps by its name; both are read when they are needed.
 
     * `masks:PATH`: PATH/SPLIT/images/* with PATH/SPLIT/labels/*.png of the same names but for the extension. A label map holds the number of
@@ -141,6 +143,7 @@ def open_segmentation(dataset, split, data_dir=None, channels=3, report=None, cl
         report: a function that gets a line about the progress, and later about each image that turns out to be broken.
         classes: names that the data set must have; or the source of the train split, whose classes and numbers it must have.
         max_bad_fraction: share of the label maps that may be left out because they, or their images, cannot be used.
+        value_range: (low, high), the stored values that become 0 and 255; see `opening.open_source`.
 
     Returns:
         A `SegmentationSource`.
@@ -149,6 +152,7 @@ def open_segmentation(dataset, split, data_dir=None, channels=3, report=None, cl
         NoSuchSplit: if there is the data set, but not that split.
         ValueError: if there is nothing of that name, or it holds no label maps that can be used, or other classes.
     """
+    value_range = check_range(value_range)
     kind, _, place = dataset.partition(":")
     if kind not in ("masks", "tfds") or not place:
         raise ValueError(f"Expected a dataset masks:PATH or tfds:scene_parse150, received {dataset!r}.")
@@ -161,8 +165,10 @@ def open_segmentation(dataset, split, data_dir=None, channels=3, report=None, cl
     else:
         raise ValueError(f"Expected tfds:scene_parse150, the one that is known, received {dataset}; convert it to masks:PATH.")
     check_classes(source.classes, classes, dataset)
+    source.value_range = value_range
     if report:
         source.report = report
+        report_range(source, dataset)
     return source
 
 

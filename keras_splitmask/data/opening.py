@@ -5,11 +5,13 @@ import functools
 from keras_splitmask.data.arrays import open_npy, open_npz, open_sample
 from keras_splitmask.data.folders import open_folder
 from keras_splitmask.data.published import open_tfds
+from keras_splitmask.data.ranges import report_range
 from keras_splitmask.data.sources import SPLITS
+from keras_splitmask.data.values import check_range
 
 
 def open_source(
-    dataset, split="train", data_dir=None, channels=None, record=None, max_bad_fraction=0.1, report=None, frozen=False, classes=None
+    dataset, split="train", data_dir=None, channels=None, record=None, max_bad_fraction=0.1, report=None, frozen=False, classes=None, value_range=None
 ):
     """Opens a set of images by its name; images are read when they are asked for.
 
@@ -24,7 +26,8 @@ def open_source(
     * `npy:PATH`: one array of images, the train split.
     * `tfds:NAME`: a data set of tensorflow-datasets that has a feature called "image", and labels if it has one called "label".
 
-    Arrays of images are (B, H, W) or (B, H, W, C); uint8, uint16, or float in 0..1.
+    Arrays of images are (B, H, W) or (B, H, W, C); uint8, uint16, or float in 0..1; with a `value_range` also integers of up to 32 bits
+    and other floats.
 
     Args:
         dataset: one of the above.
@@ -32,6 +35,9 @@ def open_source(
         data_dir: where tensorflow-datasets keeps its files; the other kinds do not use it.
         channels: the wanted number of channels; 1 and 3 convert between grey and RGB. By default that of the images; a folder of
             which some images are grey and some in colour is in colour.
+        value_range: (low, high), the stored values that become 0 and 255, such as (0, 4095) for numbers of 12 bits in files of 16; values
+            outside are clipped, and so it is reported. By default the range of the type. Images of 8 bits are left as they are if `high` is
+            above 255.
         classes: names to number the labels by, such as the `classes` of the train split. Some may have no image here.
 
     These are for folders alone; see `scan.scan`:
@@ -47,13 +53,14 @@ def open_source(
         NoSuchSplit: if there is the data set, but not that split.
         ValueError: if there is nothing of that name, or it does not hold images of one of these forms, or one of another class.
     """
+    value_range = check_range(value_range)
     kinds = {
-        "sample": lambda place, *rest: open_sample(*rest),
+        "sample": lambda place, *rest: open_sample(*rest, value_range),
         "folder": functools.partial(
-            open_folder, record=record, max_bad_fraction=max_bad_fraction, report=report, frozen=frozen
+            open_folder, record=record, max_bad_fraction=max_bad_fraction, report=report, frozen=frozen, value_range=value_range
         ),
-        "npz": open_npz,
-        "npy": open_npy,
+        "npz": functools.partial(open_npz, value_range=value_range),
+        "npy": functools.partial(open_npy, value_range=value_range),
         "tfds": functools.partial(open_tfds, data_dir=data_dir),
     }
     kind, _, place = dataset.partition(":")
@@ -64,8 +71,10 @@ def open_source(
     if channels is not None and channels < 1:
         raise ValueError(f"Expected channels to be at least 1, received channels={channels}.")
     source = kinds[kind](place, split, channels)
+    source.value_range = value_range
     if report:
         source.report = report
+        report_range(source, dataset)
     if classes is not None:
         source.number_by(classes, f"the {split} split of {dataset}")
     return source

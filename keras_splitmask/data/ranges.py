@@ -14,15 +14,20 @@ OUTLIERS = 0.1  # percent of the values at either end that do not count: a dead 
 CLIPPED = 0.01  # fraction of the values outside of the range that is worth a line
 
 
-def range_notes(source, place):
-    """Lines for the user if the values of a source fill a small part of their range, or are clipped by its `value_range`.
+def report_range(source, place):
+    """Report in a line if the values of a source fill a small part of their range, or are clipped by its `value_range`.
 
     Costs one small read where all is well; the same images are looked at every time.
 
     Args:
         source: a `Source`.
-        place: name of the data set, for the lines.
+        place: name of the data set, for the line.
     """
+    for line in _lines(source, place):
+        source.report(line)
+
+
+def _lines(source, place):
     low, high, outside = math.inf, -math.inf, []
     for i in np.unique(np.linspace(0, len(source) - 1, min(LOOKED_AT, len(source))).astype(int)).tolist():
         values = _values(source, i)
@@ -35,7 +40,7 @@ def range_notes(source, place):
         low, high = min(low, float(ends[0])), max(high, float(ends[1]))
         if source.value_range is None and high - low >= SPARSE * (full[1] - full[0]):
             return []
-    return list(_notes(low, high, float(np.mean(outside)), full, dtype, source.value_range, place)) if outside else []
+    return list(_notes(low, high, float(np.mean(outside)), full, dtype, source.value_range, place)) if low < high else []  # blank images say nothing
 
 
 def _values(source, i):

@@ -75,7 +75,7 @@ def reasons(by_path, paths=None):
     return "; ".join([f"{printable(path)}: {by_path[path]}" for path in paths[:NAMED]] + more)
 
 
-def scan(root, record=None, report=None, frozen=False):
+def scan(root, record=None, report=None, frozen=False, value_range=None):
     """Looks at all files under a folder. Only headers are read; on a second look only of files that are new, changed or left out.
 
     Args:
@@ -84,6 +84,7 @@ def scan(root, record=None, report=None, frozen=False):
         report: told how far it is, a line every few seconds.
         frozen: take what `record` says as it is, if it is about this folder or its files are all there, so that a run that is resumed
             has the same images.
+        value_range: see `headers.read_header`.
 
     Returns:
         A `Scan`.
@@ -108,7 +109,7 @@ def scan(root, record=None, report=None, frozen=False):
             images[path] = before.images[path]
         else:  # what was left out is looked at again: there is little of it, and it may be of use to another run
             todo.append(path)
-    for path, header in zip(todo, _headers(root, todo, report or (lambda line: None)), strict=True):
+    for path, header in zip(todo, _headers(root, todo, report or (lambda line: None), value_range), strict=True):
         (left_out if isinstance(header, str) else images)[path] = header
     in_order = (dict(sorted(facts.items())) for facts in (images, left_out))
     found = Scan(root, *in_order, seen.others, files, seen.not_entered)
@@ -160,11 +161,11 @@ def _stamp(path):
     return found.st_size, found.st_mtime_ns
 
 
-def _headers(root, paths, report):
+def _headers(root, paths, report, value_range):
     """(height, width, channels) of each file, or the reason to leave it out. Yields in order."""
     started = told = time.monotonic()
     with ThreadPoolExecutor(THREADS) as pool:
-        for i, header in enumerate(pool.map(lambda path: read_header(os.path.join(root, path)), paths)):
+        for i, header in enumerate(pool.map(lambda path: read_header(os.path.join(root, path), value_range), paths)):
             yield header
             if time.monotonic() - told > INTERVAL:
                 told = time.monotonic()

@@ -31,6 +31,7 @@ class Source:
 
     Attributes:
         channels: C of every image.
+        value_range: (low, high), the stored values that become 0 and 255, or None; see `decoding.to_uint8`.
         labels: the class of each image (B,) int32, or None.
         classes: the names of the classes, or None.
         left_out: name: reason, of the files that are not among the images because they cannot be read.
@@ -40,7 +41,7 @@ class Source:
         record: path of the JSON file for `save_record`, or None.
     """
 
-    channels = labels = classes = record = None
+    channels = value_range = labels = classes = record = None
     unlabelled = "the data set has none; choose another"
 
     def __init__(self):
@@ -70,7 +71,7 @@ class Source:
         Raises:
             ValueError: with its name, if it cannot be read.
         """
-        return fit_channels(to_uint8(self._read(i, plan), self.name(i)), self.channels, self.name(i))
+        return fit_channels(to_uint8(self._read(i, plan), self.name(i), self.value_range), self.channels, self.name(i))
 
     def label(self, i):
         """The class of image `i`, or None."""
@@ -160,7 +161,8 @@ class Source:
     @functools.cached_property
     def fingerprint(self):
         """64 hexadecimal digits that change when the images do."""
-        return hashlib.sha256(json.dumps(self._identity()).encode()).hexdigest()
+        identity = self._identity() if self.value_range is None else [self._identity(), self.value_range]
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 
 class Selection(Source):
@@ -170,7 +172,7 @@ class Selection(Source):
         super().__init__()
         self.source = source
         self.indices = indices
-        for name in ("channels", "classes", "left_out", "broken", "report", "unlabelled", "_lock"):
+        for name in ("channels", "value_range", "classes", "left_out", "broken", "report", "unlabelled", "_lock"):
             setattr(self, name, getattr(source, name))
 
     def __len__(self):

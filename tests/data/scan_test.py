@@ -79,7 +79,7 @@ def test_only_what_changed_is_looked_at_again(tmp_path, monkeypatch):
     root, record, read = images(tmp_path / "a", 5), tmp_path / "run" / "data.json", []
     from keras_splitmask.data import scan as module
 
-    monkeypatch.setattr(module, "read_header", lambda path, read_header=module.read_header: read.append(path) or read_header(path))
+    monkeypatch.setattr(module, "read_header", lambda path, *rest, read_header=module.read_header: read.append(path) or read_header(path, *rest))
     first = scan(root, record)
     assert len(read) == 5
     assert scan(root, record) == first and len(read) == 5

@@ -1,0 +1,46 @@
+"""The flag --value_range: which stored values are black and white. An encoder is used with the range it was trained with."""
+
+import pathlib
+
+from absl import flags
+
+flags.DEFINE_list(
+    "value_range",
+    None,
+    "LOW,HIGH: the stored values that become black and white, such as 0,4095 for 12-bit numbers in 16-bit files; values outside are clipped. "
+    "8-bit images are not changed if HIGH is above 255. Default: that of the run of --init_from, or the range of the type.",
+)
+FLAGS = flags.FLAGS
+
+
+def settle():
+    """Take the range from the run of --init_from unless it is given, and say so where the two differ."""
+    if not FLAGS.init_from:
+        return
+    before = _of_run(pathlib.Path(FLAGS.init_from).expanduser())
+    if FLAGS.value_range is None and before:
+        FLAGS.value_range = before.split(",")
+        print(f"--value_range={before}, as in the run of --init_from", flush=True)
+    elif FLAGS.value_range is not None and [float(value) for value in before.split(",") if value] != _numbers():
+        print(f"--value_range={','.join(FLAGS.value_range)} differs from the run of --init_from, which has {before or 'none'}.", flush=True)
+
+
+def given():
+    """(low, high), or None for the range of the type."""
+    return tuple(FLAGS.value_range) if FLAGS.value_range else None
+
+
+def _numbers():
+    try:
+        return [float(value) for value in FLAGS.value_range]
+    except ValueError:  # refused when the data are opened
+        return None
+
+
+def _of_run(path):
+    """The value of the flag in the run whose folder, or a file in it, this is; empty if there is none."""
+    try:
+        lines = ((path if path.is_dir() else path.parent) / "run.flags").read_text().splitlines()
+        return next((line.partition("=")[2] for line in lines if line.startswith("--value_range=")), "")
+    except (OSError, UnicodeDecodeError):
+        return ""

@@ -1,0 +1,127 @@
+"""Values that fill a part of their type: the option that names their range, and the line that says that it is missing."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_splitmask.data import batches, cached, open_detection, open_source, subset_of
+from keras_splitmask.data.decoding import to_uint8
+
+
+@pytest.fixture
+def twelve_bits():
+    return (np.arange(4096) % 4096).reshape(64, 64).astype("uint16")
+
+
+def opened(name, **options):
+    """A source, and what was reported of it but for the progress."""
+    lines = []
+    return open_source(name, report=lines.append, **options), [line for line in lines if not line.startswith("looking")]
+
+
+def place(tmp_path, kind, image):
+    """The name of a data set of that kind with eight images."""
+    if kind == "folder":
+        for i in range(8):
+            Image.fromarray(image).save(tmp_path / f"{i}.png")
+        return f"folder:{tmp_path}"
+    images = np.stack([image] * 8)
+    if kind == "npy":
+        np.save(tmp_path / "a.npy", images)
+    else:
+        np.savez(tmp_path / "a.npz", images=images)
+    return f"{kind}:{tmp_path / f'a.{kind}'}"
+
+
+@pytest.mark.parametrize("kind", ["folder", "npy", "npz"])
+def test_numbers_of_twelve_bits(tmp_path, twelve_bits, kind):
+    name = place(tmp_path, kind, twelve_bits)
+    source, lines = opened(name)
+    assert len(np.unique(source.image(0))) == 17
+    assert len(lines) == 1 and "uint16" in lines[0] and "17 of 256 grey levels" in lines[0] and "--value_range=0,4095" in lines[0]
+    named, lines = opened(name, value_range=(0, 4095))
+    image = named.image(0)[..., 0]
+    assert not lines and len(np.unique(image)) == 256
+    assert np.array_equal(image, np.round(twelve_bits / 4095 * 255))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high", "suggested"),
+    [("uint16", 0, 9999, "0,10000"), ("uint16", 0, 16383, "0,16383"), ("uint16", 30000, 34000, "30000,34000"), ("float32", 0, 0.2, "0,0.2")],
+)
+def test_the_line_names_a_range_that_helps(tmp_path, dtype, low, high, suggested):
+    values = np.linspace(low, high, 64 * 64).reshape(64, 64).astype(dtype)
+    name = place(tmp_path, "npy", values)
+    line, = opened(name)[1]
+    assert f"--value_range={suggested}," in line
+    source, lines = opened(name, value_range=suggested.split(","))
+    assert not lines and len(np.unique(source.image(0))) > 250
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "bool"])
+def test_no_line_where_the_range_is_used(tmp_path, rng, dtype):
+    values = rng.random((32, 32)) * (1 if dtype == "float32" else np.iinfo(dtype).max if dtype != "bool" else 2)
+    assert not opened(place(tmp_path, "npy", values.astype(dtype)))[1]
+
+
+def test_one_white_pixel_hides_no_dark_image(tmp_path, twelve_bits):
+    twelve_bits[5, 5] = 65535
+    assert len(opened(place(tmp_path, "npy", twelve_bits))[1]) == 1
+
+
+def test_values_outside_are_clipped_and_it_is_said(tmp_path):
+    values = np.linspace(-1024, 3071, 64 * 64).reshape(64, 64).astype("int16")  # as of a computed tomography
+    name = place(tmp_path, "npy", values)
+    with pytest.raises(ValueError, match=r"received -1024 to 3071 as int16 in .*; name their range as value_range"):
+        open_source(name)
+    source, lines = opened(name, value_range=(-1024, 3071))
+    assert not lines and np.array_equal(source.image(0)[..., 0], np.round((values + 1024.0) / 4095 * 255))
+    window, lines = opened(name, value_range=(0, 1000))
+    assert window.image(0).min() == 0 and window.image(0).max() == 255
+    assert len(lines) == 1 and "76% of the values" in lines[0] and "are clipped" in lines[0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", ">f4", "int32", "uint32"])
+def test_other_types_with_a_range_that_is_named(tmp_path, dtype):
+    values = np.arange(256).astype(dtype).reshape(16, 16)
+    assert np.array_equal(to_uint8(values, "a", (0, 255)), np.arange(256).reshape(16, 16))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    np.save(folder / "a.npy", values)
+    assert np.array_equal(open_source(f"folder:{folder}", value_range=(0, 255)).image(0)[..., 0].ravel(), np.arange(256))
+    if "int" in dtype:
+        with pytest.raises(ValueError, match="without a value_range"):
+            open_source(f"folder:{folder}", max_bad_fraction=0.5)
+
+
+def test_channels_are_treated_alike_and_bytes_stay(rng):
+    bands = rng.integers(0, 10000, (8, 9, 6)).astype("uint16")
+    together = to_uint8(bands, "a", (0, 10000))
+    assert np.array_equal(together, np.stack([to_uint8(bands[..., c], "a", (0, 10000)) for c in range(6)], axis=-1))
+    eight = np.arange(256, dtype="uint8")
+    assert to_uint8(eight, "a", (0, 4095)) is eight and np.array_equal(to_uint8(eight, "a", (0, 255)), eight)
+    assert to_uint8(np.array([0, 1], "uint8"), "a", (0, 1)).tolist() == [0, 255]
+    with pytest.raises(ValueError, match="Expected finite pixels, received NaN"):
+        to_uint8(np.array([np.nan]), "a", (0, 4095))
+
+
+def test_the_cache_and_a_subset_keep_the_range(tmp_path, twelve_bits):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    name = place(folder, "folder", twelve_bits)
+    source, plain = open_source(name, value_range=(0, 4095)), open_source(name)
+    other = open_source(name, value_range=(0, 1000))
+    assert len({source.fingerprint, plain.fingerprint, other.fingerprint}) == 3
+    image = source.image(0)
+    for same in (subset_of(source, "4"), cached(source, 64, tmp_path / "cache"), cached(subset_of(source, "4"), 64, tmp_path / "other")):
+        assert np.array_equal(same.image(0), image)
+    assert np.array_equal(cached(other, 64, tmp_path / "cache").image(0), other.image(0))  # packed again, since the range is another
+    assert next(iter(batches(source, (64, 64, 1), 2, "none", workers=0))).max() == 255
+
+
+@pytest.mark.parametrize("wrong", [(4095, 0), (0, 0), (0,), "ab", (0, float("nan")), (0, 1, 2)])
+def test_what_is_no_range_is_refused(wrong):
+    with pytest.raises(ValueError, match="Expected value_range as two numbers, low and high, such as 0,4095, received"):
+        open_source("sample", value_range=wrong)
+    with pytest.raises(ValueError, match="Expected value_range as two numbers"):
+        open_detection("coco:nowhere", "train", value_range=wrong)
