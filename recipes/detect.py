@@ -122,6 +122,8 @@ def main(devices, run):
     encoder = dense.build_encoder(positions=FLAGS.positions)
     source, judged = dense.open_sets(data.open_detection)
     mask_size = MASK_SIZE if FLAGS.head == "maskrcnn" and FLAGS.masks else None
+    if mask_size and not judged.outlined:
+        print("No object of the split to judge by has an outline: masks are learnt, but not measured.", flush=True)
     options = {"scale": dense.scale(SCALE), "max_objects": FLAGS.max_objects, "mask_size": mask_size, "workers": FLAGS.workers}
 
     def batches(start):

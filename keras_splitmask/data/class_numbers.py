@@ -1,4 +1,4 @@
-"""Which class each number in a label map stands for: what classes.json says, or what the label maps of the train split show."""
+"""The class of each number in a label map, by classes.json or by the label maps of the train split."""
 
 import dataclasses
 import itertools
@@ -53,10 +53,10 @@ def numbering(path, expected, numbers):
     else:
         classes, void = list(expected) if expected is not None else ["0", "1"] if binary else _counted(numbers), None
     if isinstance(classes, list) and binary and len(classes) in (1, 2):
-        if void and IGNORE in void:
+        if void:
             raise ValueError(
-                f"Expected label maps of two classes, received 0 and 255 only, of which {path} has 255 ignored; "
-                'take "void" out of it, so that 255 is read as the second class.'
+                f"Expected label maps of two classes, received 0 and 255 only, of which {path} has {_joined(void)} "
+                'ignored; take "void" out of it, so that 255 is read as the second class.'
             )
         names = classes if len(classes) == 2 else ["background", *classes]
         note = f"The label maps hold 0 and 255 only: 255 is read as class 1 ({names[1]}), not ignored."
@@ -67,7 +67,9 @@ def numbering(path, expected, numbers):
         classes = dict(zip(free, classes))
     names = list(classes.values())
     if not 2 <= len(names) <= IGNORE:
-        raise ValueError(f"Expected 2 to {IGNORE} classes, received {len(names)} in {path.parent}; name them in {path} as {FORMS}.")
+        raise ValueError(
+            f"Expected 2 to {IGNORE} classes, received {len(names)} in {path.parent}; name them in {path} as {FORMS}."
+        )
     of_number = {number: label for label, number in enumerate(classes)}
     return Numbering(names, _meaning(of_number, void), _note(classes, void, numbers, path))
 
@@ -92,7 +94,8 @@ def _note(classes, void, numbers, path):
         return f"Numbers in the label maps: {shown}{', ...' if len(classes) > 3 else ''}; {_joined(void)} ignored."
     occur = sorted(number for number in numbers if number in classes)
     if not path.exists() and 2 * len(occur) < len(classes):
-        return f"Of {len(classes)} classes only {_joined(occur)} occur in the label maps; write {path} as {FORMS} to name those."
+        found = f"Of {len(classes)} classes only {_joined(occur)} occur in the label maps"
+        return f"{found}; write {path} as {FORMS} to name those."
     return ""
 
 
@@ -112,10 +115,11 @@ def read_classes(path):
             raise ValueError("no file")
         facts = json.loads(path.read_bytes())
     except (ValueError, RecursionError, OSError) as error:
-        raise ValueError(f"Expected {FORMS} in {path}, received no JSON ({str(error)[:100]}); correct it.") from error
+        reason = str(error)[:100]
+        raise ValueError(f"Expected {FORMS} in {path}, received no JSON ({reason}); correct it.") from error
     void = facts.get("void") if isinstance(facts, dict) else None
     if isinstance(facts, dict):
-        facts = facts["classes"] if "classes" in facts else {key: value for key, value in facts.items() if key != "void"}
+        facts = facts.get("classes", {key: value for key, value in facts.items() if key != "void"})
     classes, void = _by_number(facts), _void(void, path)
     if classes is None:
         raise ValueError(f"Expected {FORMS} in {path}, received {str(facts)[:100]}; correct it.")
@@ -123,7 +127,9 @@ def read_classes(path):
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         raise ValueError(f"Expected classes of different names in {path}, received {twice[0]!r} twice; rename one.")
     if isinstance(classes, dict) and void and (both := sorted(void & classes.keys())):
-        raise ValueError(f"Expected numbers to ignore that are no classes in {path}, received {both[0]} as both; take it out of one.")
+        raise ValueError(
+            f"Expected numbers to ignore that are no classes in {path}, received {both[0]} as both; take it out of one."
+        )
     return classes, void
 
 
@@ -156,5 +162,8 @@ def _void(value, path):
         return None
     numbers = [_number(number) for number in (value if isinstance(value, list) else [value])]
     if None in numbers:
-        raise ValueError(f"Expected void to be a number from 0 to {LARGEST} or a list of such, received {str(value)[:100]} in {path}; correct it.")
+        raise ValueError(
+            f"Expected void to be a number from 0 to {LARGEST} or a list of such, received {str(value)[:100]} in {path}; "
+            "correct it."
+        )
     return set(numbers)

@@ -21,8 +21,8 @@ def find(root, split):
             found[match[1]] = path, root / "".join(match.groups())
     if not found:
         raise ValueError(
-            f"Expected annotations/instances_{split}2017.json with {split}2017, or {split}/instances.json with {split}/images, in {root}, "
-            "received neither; correct the path."
+            f"Expected annotations/instances_{split}2017.json with {split}2017, or {split}/instances.json with "
+            f"{split}/images, in {root}, received neither; correct the path."
         )
     name = next((name for name in SPLITS[split] if name in found), None)
     if name is None:
@@ -39,7 +39,9 @@ def load(path):
         raise ValueError(f"Expected a JSON file, received {path} ({error}); write it again.") from error
     missing = [key for key in LISTS if not isinstance(file, dict) or not isinstance(file.get(key), list) or not file[key]]
     if missing:
-        raise ValueError(f"Expected COCO's lists of {', '.join(LISTS)} in {path}, received no {' and no '.join(missing)}; correct the file.")
+        raise ValueError(
+            f"Expected COCO's lists of {', '.join(LISTS)} in {path}, received no {' and no '.join(missing)}; correct the file."
+        )
     _check_unit(file["annotations"], path)
     return content, file
 
@@ -49,8 +51,8 @@ def _check_unit(annotations, path):
     boxes = [box for box in (box_of(annotation) for annotation in annotations) if box]
     if boxes and 0 < max(map(max, boxes)) <= 1:
         raise ValueError(
-            f"Expected boxes in pixels, received numbers of at most 1 in all {len(boxes)} boxes of {path}, as of parts of an image; "
-            "multiply them by the width and the height of their image."
+            f"Expected boxes in pixels, received numbers of at most 1 in all {len(boxes)} boxes of {path}, as of parts of "
+            "an image; multiply them by the width and the height of their image."
         )
 
 
@@ -77,7 +79,8 @@ def images_by_id(entries, path):
         own, name = number(facts.get("id")), facts.get("file_name")
         if own is None or not isinstance(name, str) or not all(isinstance(side, int) for side in sides):
             raise ValueError(
-                f"Expected each image with an id, file_name, height and width, received {str(entry)[:200]} in {path}; correct it."
+                f"Expected each image with an id, file_name, height and width, received {str(entry)[:200]} in {path}; "
+                "correct it."
             )
         _check_new(own, found, "image", path)
         found[own] = {**entry, "id": own, "height": sides[0], "width": sides[1]}
@@ -91,7 +94,9 @@ def categories_by_id(entries, path):
         facts = entry if isinstance(entry, dict) else {}
         own, name = number(facts.get("id")), facts.get("name")
         if not isinstance(own, int) or not isinstance(name, str):
-            raise ValueError(f"Expected each category with an integer id and name, received {str(entry)[:200]} in {path}; correct it.")
+            raise ValueError(
+                f"Expected each category with an integer id and name, received {str(entry)[:200]} in {path}; correct it."
+            )
         _check_new(own, found, "category", path)
         found[own] = name
     return found
@@ -104,12 +109,13 @@ def _check_new(own, found, kind, path):
 
 def box_of(annotation):
     """The four numbers of an annotation's box, or None."""
-    box = finite(annotation.get("bbox")) if isinstance(annotation, dict) and isinstance(annotation.get("bbox"), list) else None
+    given = annotation.get("bbox") if isinstance(annotation, dict) else None
+    box = finite(given) if isinstance(given, list) else None
     return box if box and len(box) == 4 else None
 
 
 def clean(annotation, known, height, width):
-    """A copy of a COCO annotation, without its ids and with its box cut to the image; and why its outline is not in it, or None.
+    """A copy of a COCO annotation without its ids, its box cut to the image, and why its outline is not in it, or None.
 
     Args:
         annotation: a dict of anything.

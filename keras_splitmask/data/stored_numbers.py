@@ -21,7 +21,7 @@ _large = threading.Lock()
 
 
 def read_numbers(content, name):
-    """The numbers (H, W) uint8 or uint16 that a file stores for its pixels: grey values, indices in a palette, or an .npy array.
+    """The numbers (H, W) uint8 or uint16 of a file: grey values, indices in a palette, or an .npy array.
 
     Colours of which red, green and blue are equal are grey values.
 
@@ -37,7 +37,8 @@ def read_numbers(content, name):
         raise
     except Exception as error:  # a damaged file raises whatever its decoder stumbles over
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"Expected a readable label map, received {name} ({reason}); repair or remove the file.") from error
+        expected = f"Expected a readable label map, received {name} ({reason})"
+        raise ValueError(f"{expected}; repair or remove the file.") from error
     return numbers if numbers.dtype in ("uint8", "uint16") else numbers.astype("uint16")
 
 

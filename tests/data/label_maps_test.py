@@ -191,6 +191,9 @@ def test_masks_of_0_and_255_where_255_is_to_be_ignored(tmp_path):
     (tmp_path / "classes.json").write_text('{"classes": ["ground", "cell"], "void": 255}')
     with pytest.raises(ValueError, match='received 0 and 255 only, of which .* has 255 ignored; take "void" out of it'):
         open_segmentation(f"masks:{tmp_path}", "train")
+    (tmp_path / "classes.json").write_text('{"classes": ["ground", "cell"], "void": 0}')
+    with pytest.raises(ValueError, match="received 0 and 255 only, of which .* has 0 ignored"):
+        open_segmentation(f"masks:{tmp_path}", "train")
     (tmp_path / "classes.json").write_text('["ground", "cell", "wall"]')
     assert shown(tmp_path)[:2] == (["ground", "cell", "wall"], [[0, 255]]) and "255 is ignored; if it is a class, write" in shown(tmp_path)[2]
     (tmp_path / "classes.json").write_text('{"255": "cell", "0": "ground"}')
