@@ -1,6 +1,6 @@
 """Promises 1 to 3 of docs/reliability.md: a run that is killed or asked to stop goes on as if it had not been.
 
-The numbers of kills are those of the environment variables KILLS, STOPS and COMMANDS where they are given.
+The numbers of kills are those of the environment variables KILLS, STOPS, COMMANDS and RECIPE_KILLS where they are given.
 """
 
 import json
@@ -226,3 +226,105 @@ def test_by_the_command(tmp_path):
     print(f"\nexit status and step saved, by the command: {seen}")
     assert [line["step"] for line in told(tmp_path / "run")] == list(range(0, 301, 5))
     assert all(np.isfinite(line["loss"]) for line in told(tmp_path / "run")[1:])
+
+
+# reproduce.py with a table of one small cell.
+REPRODUCE = """
+import runpy, sys
+sys.path.insert(0, "recipes")
+import tables
+column = tables.Column("tuned", "finetune", tuple(sys.argv[2].split()), tables.top1)
+tables.TABLES["small"]["ablation"] = tables.Table("tiny", "rows", (column,), (tables.Row("tiny", tuple(sys.argv[1].split()), (50.0,)),))
+sys.argv = ["recipes/reproduce.py", "--table=ablation", *sys.argv[3:]]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+LITTLE = "--size=vit_micro --patch_size=8 --image_size=32 --batch_size=4 --log_every=1"
+PRETRAIN = "--dataset=sample --size=vit_micro --image_size=8 --patch_size=4 --vocabulary=64 --batch_size=4 --pictures=0 --steps=60 --log_every=1 --save_every=2"
+# Seen on torch: the same losses to six digits, other last bits of the weights, of which the cause is not found.
+DIFFERS = pytest.mark.xfail(reason="detect.py does not go on bit by bit", strict=False)
+GIVEN_BY_RECIPE = {
+    "finetune": f"{LITTLE} --dataset=npz:DATA/labelled.npz --steps=200",
+    "detect": f"{LITTLE} --dataset=coco:DATA/boxes --head_width=16 --steps=40 --judge_every=10",
+    "segment": f"{LITTLE} --dataset=masks:DATA/maps --head_width=16 --steps=80 --judge_every=20",
+}
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A folder with labelled images, boxes and label maps: a bright rectangle in each image."""
+    from PIL import Image
+
+    root, rng = tmp_path_factory.mktemp("drawn"), np.random.default_rng(0)
+    labelled = {}
+    for split, count in (("train", 8), ("val", 4)):
+        images, annotations = rng.integers(0, 60, (count, 32, 32, 3), "uint8"), []
+        for folder in ("boxes/{}/images", "maps/{}/images", "maps/{}/labels"):
+            (root / folder.format(split)).mkdir(parents=True)
+        for i, image in enumerate(images):
+            top, left, side = (int(x) for x in rng.integers(4, 14, 3))
+            image[top : top + side, left : left + side] = 250
+            Image.fromarray(image).save(root / "boxes" / split / "images" / f"{i}.png")
+            Image.fromarray(image).save(root / "maps" / split / "images" / f"{i}.png")
+            Image.fromarray((image[..., 0] == 250).astype("uint8")).save(root / "maps" / split / "labels" / f"{i}.png")
+            annotations.append({"id": i, "image_id": i, "category_id": 1, "bbox": [left, top, side, side], "area": side**2, "iscrowd": 0})
+        files = [{"id": i, "file_name": f"{i}.png", "height": 32, "width": 32} for i in range(count)]
+        content = {"images": files, "annotations": annotations, "categories": [{"id": 1, "name": "box"}]}
+        (root / "boxes" / split / "instances.json").write_text(json.dumps(content))
+        name = {"train": "train", "val": "test"}[split]
+        labelled |= {f"{name}_images": images, f"{name}_labels": np.arange(count) % 2}
+    (root / "maps" / "classes.json").write_text(json.dumps({"classes": ["rest", "box"], "void": 255}))
+    np.savez(root / "labelled.npz", **labelled)
+    return root
+
+
+def command_of(recipe, drawn, workdir):
+    if recipe != "reproduce":
+        return [sys.executable, f"recipes/{recipe}.py", *GIVEN_BY_RECIPE[recipe].replace("DATA", str(drawn)).split(), f"--workdir={workdir}"]
+    judge = f"--dataset=npz:{drawn}/labelled.npz --batch_size=4 --log_every=1 --steps=60"
+    pretrain = PRETRAIN.replace("sample", f"npz:{drawn}/labelled.npz")
+    return [sys.executable, "-c", REPRODUCE, pretrain, judge, f"--workdir={workdir}"]
+
+
+def all_that_remains(workdir):
+    """The same as `remains` of each run in a folder, by its place, with its result."""
+    runs = sorted(path.parent for path in workdir.rglob("metrics.jsonl"))
+    results = [json.loads(path.read_text()) for path in sorted(workdir.rglob("result.json"))]
+    return {run.relative_to(workdir).as_posix(): remains(run) for run in runs}, results
+
+
+def lines_of(workdir):
+    return sum(path.read_bytes().count(b"\n") for path in workdir.rglob("metrics.jsonl"))
+
+
+@pytest.mark.endurance
+@pytest.mark.parametrize("recipe", ["finetune", pytest.param("detect", marks=DIFFERS), "segment", "reproduce"])
+def test_recipes_killed_by_their_command_end_as_if_they_had_not_been(drawn, tmp_path, recipe):
+    env = {**os.environ, "KERAS_BACKEND": keras.backend.backend(), "PYTHONPATH": str(ROOT)}
+    options = {"cwd": ROOT, "env": env, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    end = subprocess.run(command_of(recipe, drawn, tmp_path / "whole"), **options)
+    assert end.returncode == 0, end.stdout
+    whole, whole_results = all_that_remains(tmp_path / "whole")
+    assert len(whole) == (2 if recipe == "reproduce" else 1) and whole_results
+    seed, kills = random.SystemRandom().randrange(10**6), int(os.environ.get("RECIPE_KILLS", 5))
+    rng, killed, finished, workdir = random.Random(seed), 0, 0, tmp_path / "0"
+    while killed < kills or not finished:
+        log = open(tmp_path / f"{time.monotonic_ns()}.log", "w+")
+        run = subprocess.Popen(command_of(recipe, drawn, workdir), **{**options, "stdout": log}, start_new_session=True)
+        if killed < kills:
+            before, moment = lines_of(workdir), time.monotonic() + (rng.uniform(0, 8) if rng.random() < 0.2 else 300)
+            while run.poll() is None and lines_of(workdir) <= before + 1 and time.monotonic() < moment:
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 1))
+            if run.poll() is None:
+                os.killpg(run.pid, signal.SIGKILL)
+        status = run.wait()
+        killed += status == -signal.SIGKILL
+        if status != -signal.SIGKILL:
+            log.seek(0)
+            assert status == 0, log.read()
+            found, results = all_that_remains(workdir)
+            assert found.keys() == whole.keys() and results == whole_results, f"seed {seed}"
+            for place in whole:
+                assert_same(found[place], whole[place], f"seed {seed}, {place}")
+            finished, workdir = finished + 1, tmp_path / str(finished + 1)
+    print(f"\n{recipe}: {killed} SIGKILLs by the command, {finished} runs finished, the same bit by bit; seed {seed}")
