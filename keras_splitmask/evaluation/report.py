@@ -72,7 +72,10 @@ def _result(path):
     """The numbers of a result.json, a line each; nothing if there is no such file."""
     if not path.exists():
         return ""
-    numbers = {name: value for name, value in json.loads(path.read_text()).items() if isinstance(value, (int, float))}
+    try:
+        numbers = {name: value for name, value in json.loads(path.read_text()).items() if isinstance(value, (int, float))}
+    except (ValueError, AttributeError):  # another program's file of that name
+        return ""
     return f"<h2>Result</h2><pre>{html.escape(chr(10).join(f'{name:<24}{value:.4g}' for name, value in numbers.items()))}</pre>"
 
 

@@ -1,6 +1,6 @@
-"""Promises 1 to 3 of docs/reliability.md: a run that is killed or asked to stop goes on as if it had not been.
+"""Promises 1 to 3 and 12 of docs/reliability.md: a run that is killed or asked to stop goes on as if it had not been.
 
-The numbers of kills are those of the environment variables KILLS, STOPS, COMMANDS and RECIPE_KILLS where they are given.
+The numbers of kills are those of the environment variables KILLS, STOPS, DOUBLES, COMMANDS and RECIPE_KILLS where they are given.
 """
 
 import json
@@ -199,6 +199,33 @@ def test_runs_that_are_asked_to_stop_save_and_go_on(forks, whole, tmp_path, stop
         assert forks.no_orphans()
         assert max([line["step"] for line in told(workdir)], default=0) <= newest(workdir), "a step was not saved"
     print(f"\n{stopped} SIGTERMs, ended within {slowest:.1f} s, {runs} runs finished, the same bit by bit; seed {seed}")
+
+
+@pytest.mark.endurance
+def test_of_two_starts_at_once_one_is_refused(forks, whole, tmp_path):
+    """The second start comes at any moment of the first, which is then killed now and then, and started again at once."""
+    second, rng = Forks(tmp_path), random.Random(0)
+    for i in range(int(os.environ.get("DOUBLES", 10))):
+        workdir = tmp_path / str(i)
+        forks.start(workdir)
+        if i % 3 != 2:  # else both begin at once
+            forks.wait_for(lambda: len(told(workdir)) > rng.randint(1, STEPS - 8), 0.005)
+        second.start(workdir)
+        statuses = [second.status()]
+        if i % 3 == 1 and not forks.ended():
+            os.kill(forks.pid, signal.SIGKILL)
+        statuses.append(forks.status())
+        logs = [server.log.read_text() for server in (second, forks)]
+        if -signal.SIGKILL in statuses:
+            forks.start(workdir)  # the lock is gone
+            assert forks.status() == 0, forks.log.read_text()
+            statuses = [0 if status == -signal.SIGKILL else status for status in statuses]
+        assert sorted(statuses) == [0, 2], logs
+        refusal = logs[statuses.index(2)].strip().splitlines()
+        assert len(refusal) == 1 and "Another process is running in --workdir=" in refusal[0], refusal
+        assert_same(remains(workdir), whole, logs)
+    second.server.stdin.close()
+    second.server.wait()
 
 
 @pytest.mark.endurance

@@ -1,0 +1,241 @@
+"""Promises 11 to 13 of docs/reliability.md: what is the user's stays, one run has one folder, and a run that cannot print goes on."""
+
+import errno
+import fcntl
+import io
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SMALL = ("--size=vit_micro", "--patch_size=4", "--image_size=8", "--vocabulary=16", "--batch_size=4", "--steps=6", "--log_every=1", "--pictures=0")
+FOLDERS = [
+    {"pictures/1.png": "mine", "checkpoints/best.pth": "weeks", "data.json": "{}"},
+    {"checkpoints/step-0000000004.checkpoint": "of another run"},
+    *({name: "mine"} for name in ("run.flags", "metrics.jsonl", "model.keras", "result.json", "probe.json", "report.html", "subset.txt", "data.json")),
+    {"part-model.keras": "mine"},
+    {"run.flags.part": "mine"},
+    {"run.files": "a list of mine\nnotes.txt\n", "notes.txt": "mine"},
+    {"run.files": "", "notes.txt": "mine"},
+    {"photos/cat/1.jpg": "mine"},
+    {".hidden": "mine"},
+    {"small_ablation.md": "mine"},
+    {"index.json": "{}", "images-1.array_record": "mine"},
+    {"empty/.keep": ""},
+    {"saved_model.pb": "mine", "variables/variables.index": "mine"},
+]
+
+
+def make(folder, files):
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def content(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def photographs(folder, count=8):
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        Image.fromarray(rng.integers(0, 256, (12, 16, 3), "uint8")).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def recipe_module(monkeypatch):
+    """Imports a module of recipes/ that defines no flags."""
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    yield __import__
+    for name in ("record", "screen"):
+        sys.modules.pop(name, None)
+
+
+def test_twenty_folders_of_the_users_are_refused_and_stay(refused, tmp_path):
+    assert len(FOLDERS) == 20
+    given = {"pretrain": "--dataset=sample", "finetune": "--dataset=sample", "detect": "--dataset=coco:x", "segment": "--dataset=masks:x"}
+    for i, files in enumerate(FOLDERS):
+        folder = make(tmp_path / str(i), files)
+        name = list(given)[i % len(given)]
+        for more in ([], ["--overwrite"]):
+            line = refused(name, given[name], f"--workdir={folder}", *more)
+            assert "Expected --workdir to be a new or empty folder, or that of a run, received" in line and "overwrite" not in line
+        assert "that does not exist yet" in refused("export", "--init_from=x", f"--output={folder}")
+        assert content(folder) == {name: text.encode() for name, text in files.items()}
+    assert "or that of a run" in refused("probe", "--init_from=x", "--dataset=sample", f"--workdir={tmp_path / '0'}")
+    assert "or that of a run" in refused("reproduce", "--table=ablation", f"--workdir={tmp_path / '0'}")
+
+
+def test_an_export_leaves_folders_beside_it(here, pretrained, tmp_path):
+    make(tmp_path / "vit.part", {"mine": "mine"})
+    assert here("export", f"--init_from={pretrained}", "--layout=vit", f"--output={tmp_path / 'vit'}").status == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["vit", "vit.part"] and content(tmp_path / "vit.part") == {"mine": b"mine"}
+
+
+def test_only_what_is_recorded_is_removed(here, refused, arrays, pretrained, tmp_path):
+    workdir, outside = shutil.copytree(pretrained, tmp_path / "run"), make(tmp_path / "outside", {"a.txt": "mine", "b.txt": "mine"})
+    own = {"pictures/mine.png": "mine", "checkpoints/best.pth": "mine", "notes.txt": "mine", "result.json": "mine"}
+    make(workdir, own)
+    (workdir / "report.html").unlink()
+    (workdir / "report.html").symlink_to(outside / "a.txt")
+    (workdir / "linked").symlink_to(outside)
+    with open(workdir / "run.files", "a") as file:
+        file.write(f"../outside/a.txt\n{outside / 'a.txt'}\nlinked/b.txt\n\udc80garbage".encode(errors="replace").decode())
+    given = (f"--dataset=npz:{arrays}", "--size=vit_micro", "--vocabulary=8", "--batch_size=4", "--steps=1", "--pictures=0", f"--workdir={workdir}", "--overwrite")
+    assert "Expected --init_from outside of the run that is replaced" in refused("pretrain", *given, f"--init_from={workdir}")
+    end = here("pretrain", *given)
+    assert end.status == 0, end.err
+    left = content(workdir)
+    assert {name: left[name] for name in own if name != "result.json"} == {name: b"mine" for name in own if name != "result.json"}
+    assert left["result.json"] == b"mine" and content(outside) == {"a.txt": b"mine", "b.txt": b"mine"}
+    assert (workdir / "report.html.1").is_symlink() and not (workdir / "report.html").is_symlink()
+    assert sorted(name for name in left if name.endswith(".checkpoint")) == ["checkpoints/step-0000000001.checkpoint"]
+    assert "pictures/inpainting_random_projection.png" not in left and "model.keras" in left
+
+
+def test_a_foreign_checkpoint_is_not_taken_for_one_of_the_run(refused, arrays, pretrained, tmp_path):
+    workdir = shutil.copytree(pretrained, tmp_path / "run")
+    (workdir / "checkpoints" / "step-0000000099.checkpoint").write_bytes(b"mine")
+    given = (f"--dataset=npz:{arrays}", "--size=vit_micro", "--vocabulary=8", "--batch_size=4", "--steps=1", f"--workdir={workdir}", "--overwrite")
+    assert "received step-0000000099.checkpoint; move it" in refused("pretrain", *given)
+
+
+def test_the_same_run_by_other_words_goes_on(here, tmp_path, monkeypatch, stop_at_step, lines):
+    """With --overwrite in the command, the workdir copied, and the data moved and named with a tilde."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(photographs(tmp_path / "photos").parent)
+    given = (*SMALL, "--overwrite")
+    with monkeypatch.context() as patch:
+        stop_at_step(2, patch)
+        assert here("pretrain", *given, "--dataset=folder:photos", "--workdir=~/a").status == 75
+    assert (tmp_path / "a" / "run.flags").exists() and not (tmp_path / "~").exists()
+    shutil.copytree("a", "copied")
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir("else")
+    for step, workdir, dataset in ((2, "../copied/", "~/photos/"), (3, f"{tmp_path}/copied", "../photos"), (4, "~/copied", "~/moved")):
+        if "moved" in dataset:
+            (tmp_path / "photos").rename(tmp_path / "moved")
+        with monkeypatch.context() as patch:
+            stop_at_step(step + 1, patch)
+            end = here("pretrain", *given, f"--dataset=folder:{dataset}", f"--workdir={workdir}")
+        assert end.status == 75 and f"resumed at step {step}" in end.out, end.err
+    Image.new("RGB", (16, 12)).save(tmp_path / "moved" / "new.png")  # the run keeps its images
+    end = here("pretrain", *SMALL, "--dataset=folder:~/moved", "--workdir=~/copied")
+    assert end.status == 0 and "resumed at step 5" in end.out and "8 images of 8x8x3" in end.out
+    assert [line["step"] for line in lines(tmp_path / "copied" / "metrics.jsonl")] == list(range(7))
+
+
+def test_a_path_without_its_user_or_without_a_name_is_refused(refused):
+    assert "received ~nobody.of.this.name; write ./~nobody.of.this.name" in refused("pretrain", "--dataset=sample", "--workdir=~nobody.of.this.name/x")
+    assert "Expected --workdir: " in refused("pretrain", "--dataset=sample", "--workdir=")
+
+
+def test_a_run_in_its_data_folder_is_no_data(here, refused, tmp_path):
+    photos = photographs(tmp_path / "photos")
+    given = (*SMALL, "--steps=1", "--pictures=2", f"--dataset=folder:{photos}")
+    for name in ("run", "test"):  # the latter is no split
+        end = here("pretrain", *given, f"--workdir={photos / name}")
+        assert end.status == 0 and "8 images of 8x8x3" in end.out, end.err
+    assert "2 folders not entered (run: a run; test: a run)" in end.out
+    assert "new or empty folder" in refused("pretrain", *given, f"--workdir={photos}")
+
+
+def test_a_second_start_is_refused_and_changes_nothing(here, refused, arrays, pretrained, tmp_path):
+    workdir = shutil.copytree(pretrained, tmp_path / "run")
+    given = (f"--flagfile={workdir / 'run.flags'}", f"--workdir={workdir}")
+    with open(workdir / "run.files", "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for more in ([], ["--overwrite"]):
+            assert "Another process is running in --workdir=" in refused("pretrain", *given, *more)
+        assert here("probe", f"--init_from={workdir}", f"--dataset=npz:{arrays}", "--epochs=1").status == 0  # reading needs no lock
+    assert "holds this run, finished" in here("pretrain", *given).out
+
+
+def test_the_lock_ends_with_its_process_though_its_children_live(recipe_module, tmp_path):
+    record, (reader, writer) = recipe_module("record"), os.pipe()
+    holder = os.fork()
+    if not holder:
+        record.Record(tmp_path)
+        child = os.fork()
+        os.write(writer, f"{child}\n".encode()) if child else None
+        time.sleep(60)
+        os._exit(0)
+    child = int(os.read(reader, 100))
+    with pytest.raises(record.InUse):
+        record.Record(tmp_path)
+    os.kill(holder, signal.SIGKILL)
+    os.waitpid(holder, 0)
+    try:
+        record.Record(tmp_path).close()
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_record_survives_a_line_cut_off_and_a_full_disk(recipe_module, tmp_path, monkeypatch):
+    record = recipe_module("record")
+    first = record.Record(tmp_path)
+    first.add("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+        first.add("b")
+    assert (tmp_path / "run.files").read_text().splitlines()[1:] == ["a"]
+    first.add("c")
+    first.close()
+    with open(tmp_path / "run.files", "a") as file:
+        file.write("cut o")
+    second = record.Record(tmp_path)
+    assert second.names == ["a", "b", "c"]
+    second.add("d")
+    assert (tmp_path / "run.files").read_text().splitlines()[1:] == ["a", "b", "c", "d"]
+    second.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
+def test_what_stops_a_run_before_it_trains_says_so_in_a_line(here, tmp_path, monkeypatch, number):
+    monkeypatch.setattr("keras_splitmask.data.open_source", lambda *given, **more: signal.raise_signal(number))
+    end = here("pretrain", *SMALL, "--dataset=sample", f"--workdir={tmp_path / 'run'}")
+    assert (end.status, end.out, end.err) == (75, f"stopped by {number.name}; run the same command again to go on\n", "") and not (tmp_path / "run").exists()
+
+
+def test_what_is_ignored_stays_ignored(here, tmp_path, monkeypatch):
+    from keras_splitmask import data
+
+    monkeypatch.setattr(data, "open_source", lambda *given, open_source=data.open_source, **more: signal.raise_signal(signal.SIGHUP) or open_source(*given, **more))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert here("pretrain", *SMALL, "--dataset=sample", "--steps=1", f"--workdir={tmp_path / 'run'}").status == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC, errno.EIO])
+def test_what_cannot_be_printed_is_said_once_and_ends_nothing(recipe_module, monkeypatch, number):
+    class Failing(io.StringIO):
+        def flush(self):
+            raise OSError(number, os.strerror(number))
+
+    for failing, other in (("stdout", "stderr"), ("stderr", "stdout")):
+        monkeypatch.setattr(sys, failing, Failing())
+        monkeypatch.setattr(sys, other, io.StringIO())
+        with recipe_module("screen").kept_open():
+            for _ in range(3):
+                print("a line", file=getattr(sys, failing), flush=True)
+        assert getattr(sys, other).getvalue() == f"{failing} cannot be written ({os.strerror(number)}); the run goes on.\n"
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("redirection", ["| head -1", "> /dev/full", ">&-", ">&- 2>&-", "> /dev/full 2> /dev/full"])
+def test_output_that_nobody_reads_does_not_change_the_exit_status(redirection):
+    command = f'set -o pipefail; "{sys.executable}" recipes/pretrain.py --help {redirection}'
+    assert subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, timeout=60).returncode == 0
