@@ -8,6 +8,7 @@ from keras import ops
 from keras_splitmask.patches import PatchEmbedding
 from keras_splitmask.seeds import check_seed
 from keras_splitmask.training import distribution
+from keras_splitmask.training.inputs import CheckedModel
 from keras_splitmask.training.layers import Dense, LayerNormalization, attention, gelu
 
 # name: (width, depth, heads). The MLP is four times as wide.
@@ -119,7 +120,7 @@ class Block(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
-class Encoder(keras.Model):
+class Encoder(CheckedModel):
     """A Vision Transformer with absolute positions (Dosovitskiy et al., 2021), in two steps: `embed`, then `encode`.
 
     Args:

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_splitmask.training.inputs import dtype_name, problem_of_dtype
 from keras_splitmask.training.layers import Dense
 
 # Mean and deviation of ImageNet's pixels, as BEiT and DeiT use them; images of another depth than three are centred.
@@ -39,8 +40,23 @@ def grid_shape(image_shape, patch_size):
 def to_pixels(images):
     """Images (B, H, W, C), uint8, uint16 or float, to float32 pixels in 0..1. Floats are taken to be in 0..1 already."""
     # Torch has no uint16 to compute with, so Keras hands such images on as int32.
+    if problem := problem_of_dtype(dtype_name(images)):
+        raise ValueError(problem)
     scale = {"uint8": 255.0, "uint16": 65535.0, "int32": 65535.0}.get(keras.backend.standardize_dtype(images.dtype), 1.0)
     return ops.cast(images, "float32") / scale
+
+
+def check_tokenizer(tokenizer, encoder):
+    """Refuse a tokenizer whose images or patches are not the encoder's, which would name the words of other patches.
+
+    Raises:
+        ValueError: if its image_shape or patch_size is another.
+    """
+    own = {name: getattr(encoder, name) for name in ("image_shape", "patch_size")}
+    other = {name: getattr(tokenizer, name, value) for name, value in own.items()}
+    if tuple(other["image_shape"]) != own["image_shape"] or other["patch_size"] != own["patch_size"]:
+        expected, received = (", ".join(f"{name}={value}" for name, value in values.items()) for values in (own, other))
+        raise ValueError(f"Expected a tokenizer of the encoder's {expected}, received one of {received}; build it with the encoder's.")
 
 
 def pixel_statistics(channels):

@@ -5,8 +5,10 @@ from keras import ops
 
 from keras_splitmask import losses
 from keras_splitmask.decoder import Decoder
+from keras_splitmask.patches import check_tokenizer
 from keras_splitmask.split import Split, gather
 from keras_splitmask.training.distribution import gather_batch, whole_batch
+from keras_splitmask.training.inputs import check_fitted
 from keras_splitmask.training.steps import PretextModel, WordPerplexity
 
 
@@ -61,6 +63,8 @@ class SplitMask(PretextModel):
             raise ValueError(f"Expected a temperature above 0, received temperature={temperature}.")
         if inpaint_weight and tokenizer is None:
             raise ValueError("Expected a tokenizer, since inpaint_weight is not 0; keras_splitmask.tokenizers has some.")
+        if tokenizer is not None:
+            check_tokenizer(tokenizer, encoder)
         self.encoder = encoder
         self.tokenizer = tokenizer
         self.keep = keep
@@ -87,6 +91,10 @@ class SplitMask(PretextModel):
         if self.tokenizer is not None and not self.tokenizer.built:
             self.tokenizer.build(images_shape)
         super().build(images_shape)
+
+    def check_ready(self):
+        if self.inpaint_weight:
+            check_fitted(self.tokenizer)
 
     def call(self, images, training=None):
         """Images (B, H, W, C) to the encoder's answer: what is kept when training is over."""

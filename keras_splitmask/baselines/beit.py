@@ -4,7 +4,9 @@ import keras
 from keras import ops
 
 from keras_splitmask import losses
+from keras_splitmask.patches import check_tokenizer
 from keras_splitmask.split import Split, gather, masked_count
+from keras_splitmask.training.inputs import check_fitted
 from keras_splitmask.training.layers import Dense
 from keras_splitmask.training.steps import PretextModel, WordPerplexity
 
@@ -27,6 +29,7 @@ class BEiT(PretextModel):
 
     def __init__(self, encoder, tokenizer, mask_ratio=0.4, split="block", augmentation=None, seed=0, name="beit", **kwargs):
         super().__init__(reports=["inpaint_loss", "inpaint_accuracy"], seed=seed, augmentation=augmentation, name=name, **kwargs)
+        check_tokenizer(tokenizer, encoder)
         self.encoder = encoder
         self.tokenizer = tokenizer
         self.mask_ratio = mask_ratio
@@ -43,6 +46,9 @@ class BEiT(PretextModel):
         if not self.tokenizer.built:
             self.tokenizer.build(images_shape)
         super().build(images_shape)
+
+    def check_ready(self):
+        check_fitted(self.tokenizer)
 
     def call(self, images, training=None):
         """Images (B, H, W, C) to the encoder's answer: what is kept when training is over."""

@@ -2,9 +2,11 @@
 
 import keras
 
+from keras_splitmask.training.inputs import CheckedModel
+
 
 @keras.saving.register_keras_serializable("keras_splitmask")
-class Untrained(keras.Model):
+class Untrained(CheckedModel):
     """An encoder as it was initialised, to be saved and read as that of a pre-trained model.
 
     Args:

@@ -7,6 +7,7 @@ from keras import ops
 from keras_splitmask.patches import denormalise, grid_shape, normalise, to_images, to_patches
 from keras_splitmask.seeds import check_seed
 from keras_splitmask.training import chunks
+from keras_splitmask.training.inputs import check_pixels
 from keras_splitmask.training.layers import argmax
 
 
@@ -24,6 +25,8 @@ class Codebook(keras.layers.Layer):
     `fit(images)` learns the codebook where there is something to learn, and for every tokenizer the mean patch of each word,
     which is what `draw(ids)` shows.
     """
+
+    learns = False  # whether the words mean nothing before `fit`
 
     def __init__(self, image_shape, patch_size, vocabulary=8192, resolution=None, seed=0, name="tokenizer", **kwargs):
         # Words are chosen in float32 whatever the precision of training, so that targets never depend on it.
@@ -44,6 +47,7 @@ class Codebook(keras.layers.Layer):
         self.shrink = 2 if resolution == "half" else 1
         self.grid = grid_shape(image_shape, patch_size)
         self.dimension = (patch_size // self.shrink) ** 2 * self.image_shape[-1]
+        self._fitted = False  # as far as is known; the weights say
         self.build((None, *self.image_shape))
 
     def build(self, images_shape):
@@ -54,6 +58,12 @@ class Codebook(keras.layers.Layer):
 
     def _initial(self, shape, dtype=None):
         raise NotImplementedError
+
+    @property
+    def fitted(self):
+        """Whether `fit` was called, on this tokenizer or on one that it was loaded from."""
+        self._fitted = self._fitted or bool(ops.any(self.portraits != 0))
+        return self._fitted
 
     def _learn(self, patches, image_of_patch, rng, report):
         """Codebook (V, d) from patches (M, d) float16 of several images, or None to keep the one at hand."""
@@ -92,6 +102,9 @@ class Codebook(keras.layers.Layer):
             max_patches: they take 2 d bytes each, and little else grows with their number.
             batch_size: images to ask for at once.
             report: a function that is told of the progress, in a line now and then.
+
+        Raises:
+            ValueError: of images of another shape, or that are no pixels; see `training.inputs.check_pixels`.
         """
         if tuple(images.shape[1:]) != self.image_shape:
             raise ValueError(f"Expected images of {self.image_shape}, received {tuple(images.shape[1:])}.")
@@ -103,7 +116,9 @@ class Codebook(keras.layers.Layer):
         for start in range(0, len(chosen), batch_size):
             if start and start // 20_000 != (start - batch_size) // 20_000:
                 report(f"{start} of {len(chosen)} images read")
-            batch = ops.convert_to_numpy(self.pixels(np.asarray(images[chosen[start : start + batch_size]])))  # (b, N, d)
+            batch = np.asarray(images[chosen[start : start + batch_size]])
+            check_pixels(batch, chosen[start : start + batch_size])
+            batch = ops.convert_to_numpy(self.pixels(batch))  # (b, N, d)
             places = rng.random(batch.shape[:2]).argsort(axis=1)[:, :take, None]
             patches[start : start + batch_size] = np.take_along_axis(batch, places, axis=1)
         image_of_patch = np.repeat(np.arange(len(patches)), take)
@@ -146,6 +161,8 @@ class RandomProjection(Codebook):
 @keras.saving.register_keras_serializable("keras_splitmask")
 class RandomPatches(Codebook):
     """Words are patches of the training images, each from another image as long as there are enough of them."""
+
+    learns = True
 
     def _initial(self, shape, dtype=None):
         return ops.convert_to_tensor(_unit(np.random.default_rng(self.seed).standard_normal(shape)), dtype)

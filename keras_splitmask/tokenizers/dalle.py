@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_splitmask.patches import grid_shape, to_images, to_patches, to_pixels
 from keras_splitmask.resampling import resampling_matrix
+from keras_splitmask.training.inputs import check_pixels
 from keras_splitmask.weight_files import open_weights
 
 ADDRESS = "https://cdn.openai.com/dall-e/{}.pkl"
@@ -222,6 +223,7 @@ class Dalle(keras.layers.Layer):
         chosen = np.linspace(0, len(images) - 1, count).round().astype(int)
         for start in range(0, count, batch_size):
             batch = np.asarray(images[chosen[start : start + batch_size]])
+            check_pixels(batch, chosen[start : start + batch_size])
             words = ops.convert_to_numpy(self(batch)).reshape(-1)
             patches = ops.convert_to_numpy(to_patches(self.pixels(batch), STRIDE))  # (b, N, d)
             np.add.at(sums, words, patches.reshape(len(words), -1))

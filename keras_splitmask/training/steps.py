@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_splitmask.seeds import check_seed
 from keras_splitmask.training import chunks, distribution, first_bad_tensor
+from keras_splitmask.training.inputs import CheckedModel
 from keras_splitmask.training.optimizer import global_norm
 
 DRAWS_PER_STEP = 64  # more than any layer draws from one generator in one step
@@ -33,7 +34,7 @@ class WordPerplexity(keras.metrics.Metric):
         return ops.exp(-ops.sum(share * ops.log(share + 1e-12)))
 
 
-class _Pretext(keras.Model):
+class _Pretext(CheckedModel):
     """A model whose loss is told by `objective(images, training)`; `fit` ignores labels, unless `takes_labels` says otherwise.
 
     A step's randomness is a function of (seed, step). A step whose loss or gradient is not finite changes nothing but the
@@ -47,6 +48,7 @@ class _Pretext(keras.Model):
             of the batch, which must be a multiple of k. A loss that compares images sees all of them, for one more forward pass.
     """
 
+    own_step = own_loss = True
     takes_labels = False  # whether it is `objective(images, labels, training)`
     takes_weights = False  # whether it is `objective(images, labels, training, weights)`
     compares = False  # whether `objective` compares images, and there is `compared(images, training)`

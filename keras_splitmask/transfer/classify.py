@@ -25,6 +25,7 @@ class Classifier(PretextModel):
     """
 
     takes_labels = takes_weights = True
+    own_loss = False
 
     def __init__(self, encoder, classes, frozen=False, augmentation=None, seed=0, accumulate=1, name="classifier", **kwargs):
         super().__init__(seed=seed, augmentation=augmentation, accumulate=accumulate, name=name, **kwargs)

@@ -133,7 +133,7 @@ def test_images_without_labels_and_bad_ones_do_no_harm_in_half_the_precision(mak
     without = step(model, images, np.full_like(labels, 255))
     assert without["loss"] == without["gradient_norm"] == without["skipped_steps"] == [0]
     before = weights_of(model)
-    assert step(model, np.full_like(images, np.nan), labels)["skipped_steps"] == [1]
+    assert model.train_on_batch(np.full_like(images, np.nan), labels, return_dict=True)["skipped_steps"] == 1
     assert all(np.array_equal(*pair) for pair in zip(before, weights_of(model), strict=True))
     assert step(model, images, labels)["skipped_steps"] == [0] and not np.array_equal(before[-1], weights_of(model)[-1])
 

@@ -1,0 +1,250 @@
+"""The check of what models are given, for every kind of data that Keras takes."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_splitmask as ks
+from keras_splitmask.patches import to_pixels
+from keras_splitmask.training.inputs import CheckedModel, check_pixels
+from keras_splitmask.training.steps import PretextModel
+
+SHAPE = (8, 8, 3)
+DIVIDE = r"^Expected float pixels in 0\.\.1, received 0 to 255; divide them by 255 \(images / 255\) or pass uint8\.$"
+KINDS = ("array", "tensor", "dataset", "labelled", "pydataset", "generator", "grain", "loader", "weighted")
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, images):
+        super().__init__()
+        self.images = images
+        self.epochs = 0
+
+    def __len__(self):
+        return len(self.images) // 4
+
+    def __getitem__(self, i):
+        return (self.images[4 * i : 4 * i + 4],)
+
+    def on_epoch_end(self):
+        self.epochs += 1
+
+
+def stream(kind, images):
+    """Images (12, H, W, C) as three batches, and what else `fit` wants."""
+    if kind in ("array", "tensor"):
+        return (images if kind == "array" else ops.convert_to_tensor(images)), {"batch_size": 4}
+    if kind in ("dataset", "labelled", "weighted"):
+        import tensorflow as tf
+
+        parts = (images, np.zeros(len(images)), np.ones(len(images)))[: {"dataset": 1, "labelled": 2, "weighted": 3}[kind]]
+        return tf.data.Dataset.from_tensor_slices(parts if len(parts) > 1 else parts[0]).batch(4), {}
+    if kind == "pydataset":
+        return Batches(images), {}
+    if kind == "generator":
+        return ((images[i : i + 4],) for i in range(0, 12, 4)), {"steps_per_epoch": 3}
+    if kind == "grain":
+        import grain
+
+        return grain.MapDataset.source(images).map(lambda x: (x,)).batch(4), {}
+    import torch
+
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.as_tensor(images)), batch_size=4), {}
+
+
+@pytest.fixture
+def make_images(rng):
+    def made(count=12, shape=SHAPE):
+        images = rng.integers(0, 256, (count, *shape)).astype("uint8")
+        images.reshape(count, -1)[:, :2] = 0, 255
+        return images
+
+    return made
+
+
+class Brightness(PretextModel):
+    """A model whose loss is a weight times the mean pixel, so that each step of a rate of 1 takes this mean from the weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = self.add_weight(shape=(), initializer="zeros", name="w")
+        self.built = True
+
+    def call(self, images, training=None):
+        return ops.mean(to_pixels(images), axis=(1, 2, 3)) + 0 * self.w
+
+    def objective(self, images, training):
+        return self.w * ops.mean(self(images)), {}
+
+
+@pytest.fixture
+def model():
+    model = Brightness()
+    model.compile(keras.optimizers.SGD(1.0), jit_compile=False)
+    return model
+
+
+def state(model):
+    return [ops.convert_to_numpy(v) for v in model.variables]
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "weighted"])
+def test_pixels_up_to_255_are_refused_before_anything_is_learnt(model, make_images, kind):
+    before = state(model)
+    data, options = stream(kind, make_images().astype("float32"))
+    with pytest.raises(ValueError, match=DIVIDE):
+        model.fit(data, verbose=0, shuffle=False, **options)
+    assert all(np.array_equal(old, new) for old, new in zip(before, state(model), strict=True))
+    data, options = stream(kind, make_images().astype("float32"))
+    with pytest.raises(ValueError, match=DIVIDE):
+        model.predict(data, verbose=0, **{"steps" if k == "steps_per_epoch" else k: v for k, v in options.items()})
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("kind, dtype", [*((k, d) for k in KINDS[:-1] for d in ("uint8", "float32")), ("array", "uint16"), ("dataset", "float16")])
+def test_every_batch_of_good_pixels_is_learnt_from_once(model, make_images, kind, dtype):
+    images = make_images()
+    pixels = images / 255
+    images = pixels.astype(dtype) if "float" in dtype else images.astype(dtype) * (257 if dtype == "uint16" else 1)
+    epochs = 1 if kind == "generator" else 2
+    data, options = stream(kind, images)
+    model.fit(data, epochs=epochs, verbose=0, shuffle=False, **options)
+    assert int(model.optimizer.iterations) == 3 * epochs
+    assert float(model.w) == pytest.approx(-3 * epochs * pixels.mean(), rel=1e-3)
+    data, options = stream(kind, images)
+    steps = {"steps" if k == "steps_per_epoch" else k: v for k, v in options.items()}
+    np.testing.assert_allclose(model.predict(data, verbose=0, **steps), pixels.mean(axis=(1, 2, 3)), rtol=2e-3)
+    if kind == "pydataset":
+        assert data.epochs  # `on_epoch_end` reaches the user's object
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize(
+    "images, message",
+    [
+        (np.zeros((2, 4, 4, 3), "int64"), "Expected pixels as uint8, uint16 or float in 0..1, received int64; convert them to uint8, or divide"),
+        (np.full((2, 4, 4, 3), 200, "int32"), "received int32 of 200 to 200; convert them to uint8."),
+        (np.full((2, 4, 4, 3), 70000, "int32"), "received int32 of 70000 to 70000; convert them to float in 0..1."),
+        (np.full((2, 4, 4, 3), -300, "int32"), "received int32 of -300 to -300; convert them to float in 0..1."),
+        (np.linspace(-1, 1, 96).reshape(2, 4, 4, 3), "received -1 to 1; undo the scaling to -1..1 ((images + 1) / 2) or pass uint8."),
+        (np.linspace(-2.1, 2.6, 96).reshape(2, 4, 4, 3), "received -2.1 to 2.6; pass them in 0..1 or as uint8, not normalised"),
+        (np.linspace(0, 1.2, 96).reshape(2, 4, 4, 3), "received 0 to 1.2; clip them to 0..1"),
+        (np.linspace(0, 60000, 96).reshape(2, 4, 4, 3), "received 0 to 6e+04; divide them by 65535 (images / 65535) or pass uint16."),
+        (np.array([0.5, np.nan]).reshape(2, 1, 1, 1), "Expected finite pixels, received NaN or infinity in image 1; leave such images out."),
+        (np.array([np.inf, 0.5]).reshape(2, 1, 1, 1), "Expected finite pixels, received NaN or infinity in image 0; leave such images out."),
+    ],
+)
+def test_pixels_of_other_ranges_are_refused(model, images, message):
+    for data in (images, {"global": images[:, None], "local": np.zeros((2, 1, 4, 4, 3), "uint8")}):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            check_pixels(data)
+    nan = "finite" in message  # a step skips it
+    for method in (model.fit, model.evaluate, model.predict, *(() if nan else (model, model.train_on_batch, model.test_on_batch, model.predict_on_batch))):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            method(images)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        model.fit(np.zeros((2, 4, 4, 3), "uint8"), validation_data=(images, np.zeros(2)), verbose=0)
+    assert int(model.optimizer.iterations) == 0
+
+
+@pytest.mark.backend
+def test_pixels_that_mean_what_they_are_pass(model):
+    """int32 is uint16, as torch has it; a little beyond 0..1 is rounding."""
+    for images, mean in (
+        (np.full((2, 4, 4, 3), 13107, "int32"), 0.2),
+        (np.full((2, 4, 4, 3), 51, "uint16"), 51 / 65535),
+        (np.full((2, 4, 4, 3), True), 1.0),
+        (np.full((2, 4, 4, 3), 1.004), 1.004),
+        (np.zeros((0, 4, 4, 3), "float32"), None),
+    ):
+        check_pixels(images)
+        if mean is not None:
+            np.testing.assert_allclose(model.predict(images, verbose=0), [mean] * 2, rtol=1e-3)
+
+
+@pytest.mark.backend
+def test_an_image_far_down_an_array_is_found(model, make_images):
+    images = (make_images(40) / 255).astype("float32")
+    images[37] = np.nan
+    with pytest.raises(ValueError, match="in image 37"):
+        model.fit(images, batch_size=4)
+
+
+@pytest.mark.backend
+def test_validation_batches_are_watched_and_what_was_learnt_is_kept(model, make_images):
+    images = make_images()
+    for kind in ("dataset", "pydataset"):
+        with pytest.raises(ValueError, match=DIVIDE):
+            model.fit(images, batch_size=4, validation_data=stream(kind, images.astype("float32"))[0], verbose=0)
+    assert float(model.w) == pytest.approx(-6 * images.mean() / 255, rel=1e-4)
+
+
+def test_tensorflows_own_batches_are_watched_with_several_steps_at_once_and_under_strategies(make_images):
+    import tensorflow as tf
+
+    images = make_images().astype("float32")
+    good, bad = (tf.data.Dataset.from_tensor_slices(x).batch(4) for x in (images / 255, images))
+    model = Brightness()
+    model.compile(keras.optimizers.SGD(1.0), steps_per_execution=3, jit_compile=False)
+    model.fit(good, verbose=0)
+    with tf.distribute.MirroredStrategy(["cpu:0"]).scope():
+        mirrored = Brightness()
+        mirrored.compile(keras.optimizers.SGD(1.0), steps_per_execution=3, jit_compile=False)
+    for method in (model.fit, mirrored.evaluate):
+        with pytest.raises(ValueError, match=DIVIDE):
+            method(bad, verbose=0)
+    assert float(model.w) == pytest.approx(-3 * images.mean() / 255, rel=1e-4)
+    assert mirrored.evaluate(good, verbose=0, return_dict=True)["loss"] == 0
+    integers = mirrored.distribute_strategy.experimental_distribute_dataset(bad.map(lambda x: tf.cast(x, "int64")))
+    with pytest.raises(ValueError, match="received int64"):
+        mirrored.evaluate(integers, verbose=0)
+
+
+@pytest.mark.backend
+def test_every_model_of_images_checks_them():
+    baselines, transfer = ks.baselines, ks.transfer
+    for kind in (ks.Encoder, ks.SplitMask, baselines.BEiT, baselines.MAE, baselines.DINO, baselines.DeiT, baselines.Untrained):
+        assert issubclass(kind, CheckedModel)
+    for kind in (transfer.Classifier, transfer.Segmenter, transfer.RetinaNet, transfer.MaskRCNN):
+        assert issubclass(kind, CheckedModel)
+
+
+@pytest.mark.backend
+def test_a_tokenizer_that_is_not_the_encoders_is_refused(make_encoder):
+    encoder = make_encoder((16, 16, 3), 4)
+    for shape, patch in (((16, 16, 3), 2), ((16, 16, 3), 8), ((8, 32, 3), 4), ((32, 32, 3), 4)):
+        for build in (ks.SplitMask, ks.baselines.BEiT):
+            with pytest.raises(ValueError, match=re.escape(f"received one of image_shape={shape}, patch_size={patch}; build it with")):
+                build(encoder, ks.tokenizers.RandomProjection(shape, patch, 8))
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("kind", [ks.tokenizers.KMeans, ks.tokenizers.RandomPatches])
+def test_a_tokenizer_learns_before_the_model_does(make_model, make_images, tmp_path, kind):
+    images = make_images()
+    model = make_model(image_shape=SHAPE, tokenizer=kind(SHAPE, 4, 8))
+    for method in (model.fit, model.evaluate, model.train_on_batch, model.test_on_batch):
+        with pytest.raises(ValueError, match=f"Expected a fitted {kind.__name__}, received one that has seen no images; call tokenizer.fit"):
+            method(images)
+    model.predict(images, verbose=0)  # needs no words
+    model.tokenizer.fit(images)
+    model.train_on_batch(images)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.tokenizer.fitted and int(loaded.optimizer.iterations) == 1
+
+
+@pytest.mark.backend
+def test_a_tokenizer_is_fitted_to_pixels_alone(make_images):
+    images = make_images(40).astype("float32")
+    for bad, message in ((images, "divide them by 255"), (images.astype("int64"), "received int64")):
+        with pytest.raises(ValueError, match=message):
+            ks.tokenizers.KMeans(SHAPE, 4, 8).fit(bad)
+    images /= 255
+    images[23] = np.nan
+    with pytest.raises(ValueError, match="in image 23;"):
+        ks.tokenizers.KMeans(SHAPE, 4, 8).fit(images, batch_size=8)
