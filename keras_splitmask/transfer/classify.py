@@ -18,7 +18,7 @@ class Classifier(PretextModel):
     Args:
         encoder: an `Encoder`.
         classes: number of classes.
-        frozen: keep the encoder as it is and learn the head alone.
+        frozen: keep the encoder as it is and learn the head only. The encoder itself stays trainable, for whatever else it is used in.
         augmentation: a layer from images to the images that a training step is given.
         seed: with the step's number, it decides all randomness of training.
         accumulate: k, to take each batch in k parts.
@@ -34,7 +34,6 @@ class Classifier(PretextModel):
         self.encoder = encoder
         self.classes = classes
         self.frozen = frozen
-        encoder.trainable = not frozen
         # Near zero, so that the first steps do not pull the encoder about (BEiT's 0.001).
         start = keras.initializers.TruncatedNormal(stddev=0.02 * 0.001)
         self.head = keras.layers.Dense(classes, kernel_initializer=start, dtype="float32", name="head")
@@ -44,8 +43,22 @@ class Classifier(PretextModel):
         self.head.build((None, self.encoder.width))
         super().build(images_shape)
 
+    @property
+    def trainable_variables(self):
+        return self.head.trainable_variables if self.frozen else super().trainable_variables
+
+    @property
+    def non_trainable_variables(self):
+        learned = {id(v) for v in self.trainable_variables}
+        return [v for v in self.variables if id(v) not in learned]
+
+    @property
+    def trainable_weights(self):
+        return self.head.trainable_weights if self.frozen else super().trainable_weights
+
     def call(self, images, training=None):
-        return self.head(self.encoder(images, training=training and not self.frozen)["pooled"])
+        pooled = self.encoder(images, training=training and not self.frozen)["pooled"]
+        return self.head(ops.stop_gradient(pooled) if self.frozen and training else pooled)
 
     def objective(self, images, labels, training, weights=None):
         """Images (B, H, W, C) and labels (B,) int or (B, classes) to the loss, a scalar, and what the metrics need."""

@@ -45,13 +45,25 @@ def test_frozen_means_bit_identical(make_encoder, make_images):
 
 
 @pytest.mark.backend
+def test_freezing_is_the_classifiers_and_leaves_the_encoder_as_it_was(make_encoder):
+    encoder = make_encoder(depth=1)
+    names = [v.path for v in encoder.trainable_variables]
+    frozen, open_ = (ks.transfer.Classifier(encoder, 3, frozen=frozen) for frozen in (True, False))
+    assert [v.path for v in encoder.trainable_variables] == names and encoder.trainable
+    assert len(frozen.trainable_variables) == len(frozen.trainable_weights) == 2 and len(frozen.variables) == len(open_.variables)
+    assert len(open_.trainable_variables) == len(names) + 2
+    encoder.trainable = False  # which is the caller's to decide
+    assert len(ks.transfer.Classifier(encoder, 3).trainable_variables) == 2 and not encoder.trainable
+
+
+@pytest.mark.backend
 @pytest.mark.parametrize("frozen", [False, True])
 def test_saved_and_loaded(make_encoder, make_images, tmp_path, frozen):
     model = ks.transfer.Classifier(make_encoder((8, 12, 5)), 3, frozen=frozen)
     model.head.kernel.assign(np.random.default_rng(0).standard_normal((16, 3)))
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    assert loaded.get_config() == model.get_config() and loaded.frozen == frozen and loaded.encoder.trainable != frozen
+    assert loaded.get_config() == model.get_config() and loaded.frozen == frozen and (len(loaded.trainable_variables) == 2) == frozen
     images = make_images(2, (8, 12, 5))
     np.testing.assert_array_equal(ops.convert_to_numpy(loaded(images)), ops.convert_to_numpy(model(images)))
     encoder = ks.interchange.load_encoder(tmp_path / "model.keras")
@@ -112,8 +124,8 @@ def test_a_batch_that_is_not_finite_changes_no_weight_and_no_metric(make_encoder
     assert all((old == ops.convert_to_numpy(new)).all() for old, new in zip(before, state, strict=True))
     assert model.first_bad_tensor((bad, labels), 1) == "the images"
     model.optimizer.learning_rate = 0.0
-    both = np.concatenate([images, bad, images]), np.tile(labels, 3)
-    logs = model.fit(*both, batch_size=8, shuffle=False, verbose=0).history
+    batches = ((x, labels) for x in (images, bad, images))
+    logs = model.fit(batches, steps_per_epoch=3, verbose=0, shuffle=False).history
     again = model.train_on_batch(images, labels, return_dict=True)
     assert logs["skipped_steps"] == [1] and logs["accuracy"] == [again["accuracy"]] and logs["loss"] == [pytest.approx(again["loss"], rel=1e-5)]
     assert again["accuracy"] >= good["accuracy"]
