@@ -9,6 +9,7 @@ from keras_splitmask.data.decoding import open_picture, read_pixels
 from keras_splitmask.data.labels import check_labels
 from keras_splitmask.data.optional import optional
 from keras_splitmask.data.sources import SPLITS, NoSuchSplit, Source, part_of
+from keras_splitmask.data.tfrecord import TfRecords
 
 
 class TfdsSource(Source):
@@ -110,9 +111,11 @@ def _records(tfds, name, split, data_dir, features):
     # Grey and colour are decoded when they are asked for; Pillow cannot give four channels, or two. Label maps are called "annotation".
     images = [name for name in ("image", "annotation") if name in features and isinstance(features[name], tfds.features.Image)]
     encoded = {name: tfds.decode.SkipDecoding() for name in images if features[name].shape[-1] in (None, 1, 3)}
-    options = {"split": split, "data_dir": data_dir, "decoders": encoded}
     try:
-        return tfds.data_source(name, **options)
-    except NotImplementedError:
-        # The data was prepared as TFRecord, which cannot be read at random: keep its encoded images in memory.
-        return list(tfds.as_numpy(tfds.load(name, **options)))
+        return tfds.data_source(name, split=split, data_dir=data_dir, decoders=encoded)
+    except NotImplementedError:  # another file format than array_record
+        info = tfds.builder(name, data_dir=data_dir).info
+        if info.file_format != tfds.core.FileFormat.TFRECORD:
+            raise ValueError(f"files in {info.file_format.value}, which are not read at random; prepare it with file_format=array_record") from None
+        decode = functools.partial(features.deserialize_example_np, decoders=encoded)
+        return TfRecords(info.splits[split].filepaths, decode)

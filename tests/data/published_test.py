@@ -6,6 +6,7 @@ from PIL import Image
 
 from keras_splitmask.data import NoSuchSplit, batches, open_source
 from keras_splitmask.data.published import TfdsSource
+from keras_splitmask.data.tfrecord import TfRecords
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -39,14 +40,14 @@ class FourChannels(TwoColours):
     shape = (4, 6, 4)
 
 
-@pytest.mark.parametrize("form", ["array_record", "tfrecord"])  # at random, and by way of memory
+@pytest.mark.parametrize("form", ["array_record", "tfrecord"])
 def test_a_data_set_written_here(tmp_path, form):
     TwoColours(data_dir=tmp_path, file_format=form).download_and_prepare()
     source = open_source("tfds:two_colours", data_dir=tmp_path)
     assert len(source) == 3 and source.classes == ["x", "y"] and source.image_shape == (4, 6, 3)
     seen = sorted((int(source.image(i)[0, 0, 0]), source.label(i)) for i in range(3))
     assert seen == [(0, 0), (10, 1), (20, 0)] and sorted(source.labels.tolist()) == [0, 0, 1]
-    assert isinstance(source.records, list) == (form == "tfrecord")
+    assert isinstance(source.records, TfRecords) == (form == "tfrecord")
     for images, labels in batches(source, (4, 4, 3), 2, steps=6, labels=True):
         assert set(map(tuple, zip(images[:, 0, 0, 0].tolist(), labels.tolist()))) <= set(seen)
     assert len(open_source("tfds:two_colours", "val", data_dir=tmp_path)) == 2
@@ -54,6 +55,27 @@ def test_a_data_set_written_here(tmp_path, form):
     with pytest.raises(NoSuchSplit, match="received tfds:two_colours .no split test among train, validation.; correct") as error:
         open_source("tfds:two_colours", "test", data_dir=tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_records_of_several_files_are_read_at_random(tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    contents = [[b"a", b"", b"ccc"], [], [bytes(70_000), b"e"]]
+    paths = [tmp_path / f"{i}.tfrecord" for i in range(3)]
+    for path, records in zip(paths, contents, strict=True):
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for record in records:
+                writer.write(record)
+    records = TfRecords(paths, len)
+    assert len(records) == 5 and [records[i] for i in (4, 0, 3, 2, 1)] == [1, 1, 70_000, 3, 0]
+    content = paths[2].read_bytes()
+    paths[2].write_bytes(content[:100])
+    source = TfdsSource(TfRecords(paths[:2], len), {"image": tfds.features.Image(shape=(None, None, 3))})
+    source.records = records
+    with pytest.raises(ValueError, match=r"Expected a readable record, received train\[3\] .*cut short"):
+        source.record(3)
+    paths[2].write_bytes(content[:-3])
+    with pytest.raises(ValueError, match="2.tfrecord is cut short or damaged"):
+        TfRecords(paths, len)
 
 
 def test_four_channels(tmp_path):
