@@ -26,7 +26,7 @@ class ProposalHead(keras.layers.Layer):
         super().__init__(**kwargs)
         self.width = width
         small, policy = keras.initializers.RandomNormal(stddev=0.01), self.dtype_policy
-        self.hidden = keras.layers.Conv2D(width, 3, padding="same", activation="relu", dtype=policy, name="hidden")
+        self.hidden = keras.layers.Conv2D(width, 3, padding="same", data_format="channels_last", activation="relu", dtype=policy, name="hidden")
         self.logits = Dense(RATIOS, kernel_initializer=small, dtype=policy, name="logits")
         self.deltas = Dense(4 * RATIOS, kernel_initializer=small, dtype=policy, name="deltas")
 
@@ -81,7 +81,7 @@ class MaskHead(keras.layers.Layer):
         super().__init__(**kwargs)
         self.classes, self.width = classes, width
         policy = self.dtype_policy
-        self.hidden = [keras.layers.Conv2D(width, 3, padding="same", activation="relu", dtype=policy, name=f"hidden_{i + 1}") for i in range(4)]
+        self.hidden = [keras.layers.Conv2D(width, 3, padding="same", data_format="channels_last", activation="relu", dtype=policy, name=f"hidden_{i + 1}") for i in range(4)]
         self.enlarge = Enlarge(width, dtype=policy, name="enlarge")
         self.logits = Dense(classes, dtype=policy, name="logits")
 

@@ -95,7 +95,7 @@ class Pyramid(keras.layers.Layer):
         for step in self.ladders.get(level, ()):
             x = step(x)
         shrink = STRIDES[level] // self.encoder.patch_size
-        return ops.max_pool(x, shrink, shrink, padding="same") if shrink > 1 else x
+        return ops.max_pool(x, shrink, shrink, padding="same", data_format="channels_last") if shrink > 1 else x
 
     def get_config(self):
         return {**super().get_config(), "encoder": keras.saving.serialize_keras_object(self.encoder), "neck": self.neck, "levels": self.levels}
@@ -126,8 +126,8 @@ class FeaturePyramid(keras.layers.Layer):
         self.own = [level for level in self.levels if level in shapes]
         more = [level for level in self.levels if level not in shapes and not self.pooled]
         self.lateral = {level: Dense(self.width, dtype=policy, name=f"{level}_lateral") for level in self.own}
-        self.smooth = {level: keras.layers.Conv2D(self.width, 3, padding="same", dtype=policy, name=f"{level}_smooth") for level in self.own}
-        self.coarser = {level: keras.layers.Conv2D(self.width, 3, 2, padding="same", dtype=policy, name=level) for level in more}
+        self.smooth = {level: keras.layers.Conv2D(self.width, 3, padding="same", data_format="channels_last", dtype=policy, name=f"{level}_smooth") for level in self.own}
+        self.coarser = {level: keras.layers.Conv2D(self.width, 3, 2, padding="same", data_format="channels_last", dtype=policy, name=level) for level in more}
         for level in self.own:
             self.lateral[level].build(shapes[level])
             self.smooth[level].build((None, None, None, self.width))

@@ -30,7 +30,7 @@ class PredictionHead(keras.layers.Layer):
     def __init__(self, outputs, width, bias=0.0, depth=3, **kwargs):
         super().__init__(**kwargs)
         self.outputs, self.width, self.bias, self.depth = outputs, width, bias, depth
-        options = {"padding": "same", "kernel_initializer": "orthogonal", "dtype": self.dtype_policy}
+        options = {"padding": "same", "data_format": "channels_last", "kernel_initializer": "orthogonal", "dtype": self.dtype_policy}
         self.hidden = [keras.layers.Conv2D(width, 3, activation="relu", name=f"hidden_{i + 1}", **options) for i in range(depth)]
         self.last = keras.layers.Conv2D(outputs, 3, bias_initializer=keras.initializers.Constant(bias), name="last", **options)
 

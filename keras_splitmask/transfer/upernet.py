@@ -75,7 +75,7 @@ class ConvNorm(keras.layers.Layer):
         if side == 1:
             self.convolution = Dense(width, dtype=policy, name="convolution")  # the same, and faster on torch
         else:
-            self.convolution = keras.layers.Conv2D(width, side, padding="same", use_bias=False, dtype=policy, name="convolution")
+            self.convolution = keras.layers.Conv2D(width, side, padding="same", data_format="channels_last", use_bias=False, dtype=policy, name="convolution")
         self.norm = LayerNormalization(epsilon=1e-6, dtype=policy, name="norm")
 
     def build(self, shape):
