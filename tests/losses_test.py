@@ -61,6 +61,35 @@ def test_the_gradient_of_inpaint_is_that_of_its_definition(rng, value_and_gradie
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+def test_the_gradient_of_inpaint_in_float16_is_summed_in_float32(rng, value_and_gradients):
+    """In float16, 50,000 rows of tokens of size 8, of which 60% have one word, sum to more than it can hold, whatever the loss scale."""
+    hidden = (6 * rng.standard_normal((50, 1000, 16))).astype("float16")
+    hidden[..., 0] = 8
+    ids = np.where(rng.random((50, 1000)) < 0.6, 0, rng.integers(0, 32, (50, 1000))).astype("int32")
+    kernel, scale = (0.1 * rng.standard_normal((16, 32))).astype("float16"), 1024
+
+    def scaled(kernel, bias, hidden):
+        head = types.SimpleNamespace(kernel=kernel, bias=bias)
+        return scale * losses.inpaint(head, ops.cast(hidden, "float16"), ops.convert_to_tensor(ids))[0]
+
+    inputs = [kernel.astype("float32"), np.zeros(32, "float32"), hidden.astype("float32")]
+    _, *received = value_and_gradients(scaled, inputs)
+    rows, kernel = hidden.reshape(-1, 16).astype("float64"), kernel.astype("float64")
+    towards = np.exp(rows @ kernel)
+    towards /= towards.sum(axis=1, keepdims=True)
+    towards[np.arange(50_000), ids.reshape(-1)] -= 1
+    assert np.abs(rows.T @ towards).max() > 65504
+    expected = [scale / 50_000 * x for x in (rows.T @ towards, towards.sum(axis=0), towards @ kernel.T)]
+    for a, b in zip(received, expected, strict=True):
+        assert np.isfinite(a).all() and np.abs(a.reshape(b.shape) - b).max() < 2e-3 * np.abs(b).max()
+
+
+def test_means_of_large_float16_numbers_are_finite():
+    """Pooled tokens: their sum is beyond what float16 holds."""
+    mean = ops.convert_to_numpy(ops.mean(ops.cast(np.full((2, 2048, 4), 100.0), "float16"), axis=1))
+    np.testing.assert_array_equal(mean, np.full((2, 4), 100.0))
+
+
 def test_match_of_equal_halves():
     loss, hits = match(AXES, AXES)  # logits 1 / 0.2 = 5 for the own image and 0 for the other
     np.testing.assert_allclose(loss, 2 * [math.log(1 + math.exp(-5))], rtol=1e-4)

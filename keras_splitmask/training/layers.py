@@ -95,10 +95,24 @@ def transposed(x):
 
 
 def add_product(total, a, b):
-    """total (s, D, V) float32 plus the products of a (s, n, D), transposed, and b (s, n, V); `total` may be changed."""
+    """total (s, D, V) float32 plus the products of a (s, n, D), transposed, and b (s, n, V), both of one dtype; `total` may be changed.
+
+    The sums over n are in float32 at least where float16 would overflow, whatever the scale of the loss.
+    """
+    if keras.backend.backend() == "jax":
+        return total + _product_in_float32(a, b)
+    if keras.backend.standardize_dtype(a.dtype) == "float16":
+        a, b = ops.cast(a, "float32"), ops.cast(b, "float32")  # which TensorFlow multiplies by tensor cores all the same
     if keras.backend.backend() != "torch" or a.dtype != total.dtype:
         return total + ops.cast(ops.matmul(ops.swapaxes(a, 1, 2), b), total.dtype)
     return total.baddbmm_(a.mT, b)
+
+
+def _product_in_float32(a, b):
+    """JAX: a (s, n, D), transposed, times b (s, n, V) to float32, at the speed of their dtype."""
+    import jax
+
+    return jax.numpy.matmul(ops.swapaxes(a, 1, 2), b, preferred_element_type="float32")
 
 
 def add_rows(total, x):
