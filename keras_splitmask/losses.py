@@ -44,7 +44,7 @@ def inpaint(head, hidden, ids):
     sums, found = chunks.by_parts(of_part, sums, (tokens, ids), width=weights.shape[1])
     sums = {name: ops.sum(x, axis=0) for name, x in sums.items()}
     gradients = [(hidden, chunks.join_parts(found["tokens"])), (kernel, sums["kernel"]), (bias, sums["bias"])]
-    loss = with_gradient(ops.mean(found["loss"]), gradients, 1 / ops.cast(ops.size(ids), "float32"))
+    loss = with_gradient(ops.mean(found["loss"]), gradients, 1 / ops.cast(ops.maximum(ops.size(ids), 1), "float32"))
     return loss, ops.mean(found["hits"])
 
 

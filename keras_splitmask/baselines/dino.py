@@ -179,9 +179,9 @@ class DINO(PretextModel):
         loss = ops.mean(losses.distil(logits, targets, self.temperature))
 
         entropy = -ops.mean(ops.sum(targets * ops.log(targets + 1e-12), axis=-1))
-        everyone, _ = gather_batch(losses.unit(features))  # (2G, D)
+        everyone, _ = gather_batch(losses.unit(features), each=2)  # (2G, D)
         spread = ops.mean(ops.std(everyone, axis=0)) * self.encoder.width**0.5
-        return loss, {"teacher_entropy": entropy, "feature_std": spread, "teacher_mean": mean_of_batch(answers)}
+        return loss, {"teacher_entropy": entropy, "feature_std": spread, "teacher_mean": mean_of_batch(answers, each=2)}
 
     def momentum_at(self, step):
         """The teacher's momentum in a step, float32: along half a cosine from `momentum` to 1."""

@@ -208,10 +208,9 @@ class _Share:
     start: object
     total: object
 
-    def rows(self, count):
-        """The same in rows, with which each image has equally many, for `count` rows of this replica."""
-        each = count // ops.maximum(self.images, 1)
-        return _Share(count, self.start * each, self.total * each)
+    def rows(self, each):
+        """The same in rows, `each` of an image."""
+        return _Share(self.images * each, self.start * each, self.total * each)
 
 
 _thread = threading.local()  # TensorFlow runs replicas in threads
@@ -224,22 +223,29 @@ def size(data):
 
 @contextlib.contextmanager
 def shared(data):
-    """Within it, replicas know how they share the global batch, of which `data` is this one's part: equally, unless its size is not known."""
-    replica, images = _replica(), size(data)
-    if replica and not isinstance(images, int):
-        sizes = replica.all_gather(ops.reshape(images, (1,)), axis=0)
-        start = ops.sum(sizes[: replica.replica_id_in_sync_group])
-        _thread.share = _Share(images, start, ops.sum(sizes))
+    """Within it, replicas know how they share the global batch, of which `data` is this one's part: equally, or as they find out."""
+    replica, batch = _replica(), keras.tree.flatten(data)[0]
+    if replica and not replica.merge_call(_known_to_be_equal, args=(batch,)):
+        number, count = replica.replica_id_in_sync_group, replica.num_replicas_in_sync
+        images = ops.convert_to_tensor(size(data))
+        sizes = replica.all_reduce("SUM", images * ops.one_hot(number, count, dtype="int32"))
+        _thread.share = _Share(images, ops.sum(ops.where(ops.arange(count) < number, sizes, 0)), ops.sum(sizes))
     try:
         yield
     finally:
         _thread.share = None
 
 
-def _share(count):
-    """This replica's `count` rows among those of all replicas."""
+def _known_to_be_equal(strategy, batches):
+    """Whether the replicas' batches are of one size, which is known before the step runs."""
+    sizes = {batch.shape[0] for batch in strategy.experimental_local_results(batches)}
+    return len(sizes) == 1 and None not in sizes
+
+
+def _share(count, each=None):
+    """This replica's `count` rows among those of all replicas, `each` of an image; by default as many as `count` says."""
     if share := getattr(_thread, "share", None):
-        return share.rows(count)
+        return share.rows(count // ops.maximum(share.images, 1) if each is None else each)
     replica = _replica()
     return _Share(count, count * replica.replica_id_in_sync_group, count * replica.num_replicas_in_sync) if replica else _Share(count, 0, count)
 
@@ -253,11 +259,12 @@ def weighted(loss):
     return ops.where(share.images > 0, loss, 0.0) * weight
 
 
-def gather_batch(x):
+def gather_batch(x, each=1):
     """The rows of all replicas, with their gradients, and where this replica's own stand among them.
 
     Args:
         x: (B, ...), one replica's share of the batch.
+        each: rows of an image.
 
     Returns:
         The global batch (G, ...) and the own rows' indices (B,) int32. Under JAX a batch is global already; under TensorFlow
@@ -265,17 +272,28 @@ def gather_batch(x):
     """
     own = ops.arange(ops.shape(x)[0], dtype="int32")
     if replica := _replica():
-        own = own + _share(ops.shape(x)[0]).start
+        share = _share(ops.shape(x)[0], each)
+        own = own + share.start
+        if getattr(_thread, "share", None):  # which TensorFlow does not gather
+            after = share.total - share.start - share.images
+            return replica.all_reduce("SUM", _pad(x, share.start, after)), own
         x = replica.all_gather(x, axis=0)
     return x, own
 
 
-def mean_of_batch(x):
-    """The mean (...) over the rows (B, ...) of all replicas, without a gradient."""
+def _pad(x, before, after):
+    """TensorFlow: so many rows of zeros before and after x (B, ...), numbers that only the step knows."""
+    import tensorflow as tf
+
+    return tf.pad(x, [[before, after]] + [[0, 0]] * (len(x.shape) - 1))
+
+
+def mean_of_batch(x, each=1):
+    """The mean (...) over the rows (B, ...) of all replicas, `each` of an image."""
     replica = _replica()
     if not replica:
         return ops.mean(x, axis=0)
-    total = _share(ops.shape(x)[0]).total
+    total = _share(ops.shape(x)[0], each).total
     return replica.all_reduce("SUM", ops.sum(x, axis=0)) / ops.cast(total, x.dtype)
 
 

@@ -46,6 +46,42 @@ np.testing.assert_allclose(tf.concat(gradient, 0), tape.gradient(total, halves),
 print("equal")
 """
 
+UNEVEN = """
+import keras
+import numpy as np
+
+import keras_splitmask as ks
+from keras_splitmask.training import distribution
+
+devices = distribution.start("mirrored", 2)
+images = np.random.default_rng(0).integers(0, 256, (11, 8, 12, 3), "uint8")  # two replicas have 3 + 2 of them, 3 + 2 and 1 + 0
+
+
+def train(method):
+    keras.utils.set_random_seed(0)
+    encoder = ks.Encoder((8, 12, 3), 4, 16, 1, 2, drop_path=0.2)
+    if method == "splitmask":
+        words = ks.tokenizers.RandomProjection((8, 12, 3), 4, vocabulary=16)
+        model = ks.SplitMask(encoder, words, decoder_depth=1, augmentation=ks.augment.preset("three_augment")[1])
+    else:
+        model = ks.transfer.Classifier(encoder, 3)
+    model.compile(keras.optimizers.SGD(0.1), metrics=["accuracy"] if method == "classifier" else None)
+    data = (images, np.arange(11) % 3) if method == "classifier" else (images,)
+    logs = model.fit(*data, batch_size=5, shuffle=False, verbose=0).history
+    judged = model.evaluate(*data, batch_size=5, return_dict=True, verbose=0)
+    assert logs["skipped_steps"] == [0]
+    return {**logs, **{f"judged/{name}": value for name, value in judged.items()}, **{v.path: v.numpy() for v in model.trainable_variables}}
+
+
+for method in ("splitmask", "classifier"):
+    one = train(method)
+    with devices.scope():
+        two = train(method)
+    for name in one:
+        np.testing.assert_allclose(two[name], one[name], atol=1e-5, rtol=1e-5, err_msg=f"{method} {name}")
+    print(f"{method} equals one device: {len(one)} values")
+"""
+
 SCRIPT = "tests/training/many_devices.py"
 DENSE = "upernet,maskrcnn,retinanet"
 
@@ -61,6 +97,10 @@ def test_a_replica_alone_has_the_whole_batch(rng):
 
 def test_match_loss_of_two_tensorflow_replicas_equals_one_devices(python):
     assert python("-c", REPLICAS).endswith("equal\n")
+
+
+def test_replicas_may_share_a_batch_unevenly_or_have_no_image_of_it(python):
+    assert python("-c", UNEVEN).count("equals one device") == 2
 
 
 @pytest.mark.parametrize(("methods", "devices"), [("splitmask,dino,beit", "mirrored:2"), ("splitmask", "mirrored:4"), (DENSE, "mirrored:2")])
