@@ -81,6 +81,9 @@ flags.adopt_module_key_flags(value_range)
 FLAGS = flags.FLAGS
 
 
+ADVICE = "Go on with other data by --rewind=1000; or start again in another --workdir with a lower --learning_rate or a longer --warmup."
+
+
 def build_model(source, image_shape, augmentation, steps):
     """The method on its encoder, by the flags, for a run of so many steps, compiled."""
     import keras_splitmask as ks
@@ -197,7 +200,7 @@ def main(devices, run):
     steps = count_steps(len(source))
     model = build_model(source, image_shape, augmentation, steps)
     announce(source, model, steps, devices)
-    checkpoints = run.checkpoints(model, every=FLAGS.save_every, keep_every=FLAGS.keep_every, devices=devices)
+    checkpoints = run.checkpoints(model, every=FLAGS.save_every, keep_every=FLAGS.keep_every, devices=devices, advice=ADVICE)
     if checkpoints.step:
         shift += checkpoints.note["shift"]
     else:
@@ -208,7 +211,7 @@ def main(devices, run):
     image_sets.save_record(source, probed, "probe")
     measures = [evaluation.NeighbourProbe(model.encoder, *probe, every=FLAGS.probe_every or max(1, steps // 10), last=steps)] if probe else []
     told = explain(model, source, batches, shift)
-    log = ks.training.RunLog(run.folder / workdir.METRICS, steps, FLAGS.batch_size, len(source), checkpoints.step, measures, told)
+    log = ks.training.RunLog(run.folder / workdir.METRICS, steps, FLAGS.batch_size, len(source), checkpoints.step, measures, told, advice=ADVICE)
     commandline.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
     with checkpoints.finishing():
         finish(run, model, source, probed, probe)

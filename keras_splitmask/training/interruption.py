@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_splitmask.training import checkpoints, distribution
+from keras_splitmask.training.log import ADVICE
 
 STATUS = 75  # EX_TEMPFAIL: "try again", as schedulers read it
 SHARE = 0.02  # of the time that checkpoints may take when nobody says how often to save
@@ -26,13 +27,14 @@ class Checkpoints(keras.callbacks.Callback):
         devices: `distribution.Devices`. Of several hosts the first saves, and all stop together, at the end of an epoch.
     """
 
-    def __init__(self, folder, start=0, every=None, keep_every=None, note=None, devices=None):
+    def __init__(self, folder, start=0, every=None, keep_every=None, note=None, devices=None, advice=ADVICE):
         super().__init__()
         self.folder = folder
         self.step = self.saved = start
         self.every = every
         self.keep_every = keep_every
         self.note = note
+        self.advice = advice
         self.devices = devices or distribution.Devices()
         self.cost = 0.0  # seconds of the last checkpoint
         self.ended = time.monotonic()
@@ -109,7 +111,7 @@ class Checkpoints(keras.callbacks.Callback):
         began = time.monotonic()
         variables = {**checkpoints.variables_of(self.model), **(self._metrics() if within else {})}
         arrays = {name: distribution.to_numpy(variable) for name, variable in variables.items()}
-        _check_finite({name: array for name, array in arrays.items() if not name.startswith("metrics/")}, self.step, self.saved)
+        _check_finite({name: array for name, array in arrays.items() if not name.startswith("metrics/")}, self.step, self.saved, self.advice)
         try:
             if self.devices.host == 0:
                 self.write(arrays)
@@ -195,10 +197,10 @@ def _say(line):
         print(line, flush=True)
 
 
-def _check_finite(arrays, step, saved):
+def _check_finite(arrays, step, saved, advice):
     bad = next((name for name, array in arrays.items() if array.dtype.kind == "f" and not np.isfinite(array).all()), None)
     if bad:
         raise FloatingPointError(
             f"Expected a finite state after step {step}, received NaN or infinity in {bad}; it is not saved, and the run stops. The checkpoint "
-            f"of step {saved} is the last. Try a lower learning rate or a longer warm-up; or other data, with --rewind=1000."
+            f"of step {saved} is the last. {advice}"
         )

@@ -9,6 +9,9 @@ from keras_splitmask.training.hints import hints
 from keras_splitmask.training.metrics_file import MetricsFile
 
 
+ADVICE = "Lower the learning rate or lengthen the warm-up."  # after a run that diverged; a program names its flags
+
+
 class RunLog(keras.callbacks.Callback):
     """Each Keras epoch is one logging interval: print it, and append it to `path` as a line of JSON.
 
@@ -20,13 +23,14 @@ class RunLog(keras.callbacks.Callback):
         start: steps done before; what the file says of later ones is removed.
         measures: functions of the number of steps done that return more named values, or nothing at all.
         patience: steps in a row that may be skipped.
+        advice: what to do then, a sentence.
         explain: a function of the number of a skipped step, from 1 on, that returns a line about its cause.
 
     Raises:
         FloatingPointError: in `fit`, if no loss or no gradient was finite in `patience` steps in a row.
     """
 
-    def __init__(self, path, steps, batch_size, images, start=0, measures=(), explain=None, patience=20):
+    def __init__(self, path, steps, batch_size, images, start=0, measures=(), explain=None, patience=20, advice=ADVICE):
         super().__init__()
         self.steps = steps
         self.batch_size = batch_size
@@ -35,6 +39,7 @@ class RunLog(keras.callbacks.Callback):
         self.measures = measures
         self.explain = explain
         self.patience = patience
+        self.advice = advice
         self.start = start
         self.skipped = 0
         self.file = MetricsFile(path, start) if path else None
@@ -105,8 +110,7 @@ class RunLog(keras.callbacks.Callback):
             before = total
         if not math.isfinite(loss) or (self.lost_since and self.step - self.lost_since + 1 >= self.patience):
             raise FloatingPointError(
-                f"Expected a finite loss and gradient, received none from step {self.lost_since} on; the run stops at step {self.step}, "
-                "its weights as they were before. Try a lower learning rate, a longer warm-up or float32; or other data, with --rewind=1000."
+                f"Expected a finite loss and gradient, received none from step {self.lost_since} on; the run stops at step {self.step}. {self.advice}"
             )
 
     def close(self):

@@ -65,7 +65,8 @@ def train(method):
         model = ks.SplitMask(encoder, words, decoder_depth=1, augmentation=ks.augment.preset("three_augment")[1])
     else:
         model = ks.transfer.Classifier(encoder, 3)
-    model.compile(keras.optimizers.SGD(0.1), metrics=["accuracy"] if method == "classifier" else None)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.1), **({"loss": loss, "metrics": ["accuracy"]} if method == "classifier" else {}))
     data = (images, np.arange(11) % 3) if method == "classifier" else (images,)
     logs = model.fit(*data, batch_size=5, shuffle=False, verbose=0).history
     judged = model.evaluate(*data, batch_size=5, return_dict=True, verbose=0)
