@@ -10,14 +10,15 @@ from keras_splitmask.data.optional import optional
 MAX_CHECKED = 16_000_000  # pixels; a file that seems cut short is decoded to make sure, unless it is larger
 HEADER = 1 << 20  # bytes of a JPEG that are searched for its header
 END = {"JPEG": (b"\xff\xd9", 64), "MPO": (b"\xff\xd9", 64), "PNG": (b"IEND", 64), "GIF": (b";", 1)}  # among so many last bytes
+SEVERAL = ("TIFF", "GIF", "WEBP", "PNG", "AVIF")  # formats of several pages or frames, all of them images like the first
 SAMPLES_PER_PIXEL, EXTRA_SAMPLES = 277, 338  # tags of a TIFF
 
 
-def read_header(path, value_range=None):
+def read_header(path, value_range=None, several=None):
     """(height, width, channels) of an image file as stored, or a reason (str) to leave it out.
 
     Channels are 1 or 3 for a picture, and any number for an .npy or .npz file of one array (H, W) or (H, W, C), whose type must be one
-    that `decoding.to_uint8` takes with that `value_range`.
+    that `decoding.to_uint8` takes with that `value_range`. A picture of several pages or frames is added to the list `several`.
     """
     try:
         size = os.path.getsize(path)
@@ -29,7 +30,10 @@ def read_header(path, value_range=None):
             if start.startswith((arrayfile.NUMPY, arrayfile.ZIP)):
                 return arrayfile.read_shape(file, size, value_range)
             bounds.check_unopened(file, size)
-            return _picture(file, size)
+            shape, more = _picture(file, size)
+            if more and several is not None:
+                several.append(path)
+            return shape
     except ImportError:
         raise
     except Exception as error:  # a damaged header raises whatever its reader stumbles over
@@ -56,7 +60,8 @@ def _picture(file, size):
         if height * width <= MAX_CHECKED and _seems_cut_short(file, size, image):
             image.draft(image.mode, (1, 1))  # at an eighth of the resolution where it is a JPEG, which is enough to find its end
             image.load()
-    return height, width, channels
+        more = image.format in SEVERAL and getattr(image, "is_animated", False)
+    return (height, width, channels), more
 
 
 def _check_memory(image, file, size):

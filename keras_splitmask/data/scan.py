@@ -30,6 +30,7 @@ class Scan:
         others: how many files are no images by their names.
         files: relative path: (bytes, time of change in ns) of both the images and what was left out.
         not_entered: relative path: reason, of folders that hold no data.
+        several: relative paths of images of several pages or frames, of which the first is read.
     """
 
     root: str
@@ -38,6 +39,7 @@ class Scan:
     others: int
     files: dict
     not_entered: dict = dataclasses.field(default_factory=dict)
+    several: list = dataclasses.field(default_factory=list)
 
     def check(self, max_bad_fraction):
         """Raises ValueError if there is no image, or the share of files left out is too large. Hidden files do not count."""
@@ -65,7 +67,10 @@ class Scan:
         left_out = f"; {len(self.left_out)} left out ({reasons(self.left_out)})" if self.left_out else ""
         folders = "1 folder" if len(self.not_entered) == 1 else f"{len(self.not_entered)} folders"
         not_entered = f"; {folders} not entered ({reasons(self.not_entered)})" if self.not_entered else ""
-        return f"{len(self.images)} images of {' to '.join(ends)}{left_out}{not_entered}"
+        several = [printable(path) for path in self.several if path in self.images]
+        names = "; ".join(several[:NAMED] + [f"and {len(several) - NAMED} more"] * (len(several) > NAMED))
+        first = f"; of {len(several)} with several pages or frames only the first is read ({names})" if several else ""
+        return f"{len(self.images)} images of {' to '.join(ends)}{left_out}{not_entered}{first}"
 
 
 def reasons(by_path, paths=None):
@@ -109,10 +114,11 @@ def scan(root, record=None, report=None, frozen=False, value_range=None):
             images[path] = before.images[path]
         else:  # what was left out is looked at again: there is little of it, and it may be of use to another run
             todo.append(path)
-    for path, header in zip(todo, _headers(root, todo, report or (lambda line: None), value_range), strict=True):
+    several = [os.path.join(root, path) for path in (before.several if before else ()) if path in images]
+    for path, header in zip(todo, _headers(root, todo, report or (lambda line: None), value_range, several), strict=True):
         (left_out if isinstance(header, str) else images)[path] = header
     in_order = (dict(sorted(facts.items())) for facts in (images, left_out))
-    found = Scan(root, *in_order, seen.others, files, seen.not_entered)
+    found = Scan(root, *in_order, seen.others, files, seen.not_entered, sorted(os.path.relpath(path, root) for path in several))
     if record and found != before:
         write(found.facts(), record)
     return found
@@ -161,11 +167,11 @@ def _stamp(path):
     return found.st_size, found.st_mtime_ns
 
 
-def _headers(root, paths, report, value_range):
-    """(height, width, channels) of each file, or the reason to leave it out. Yields in order."""
+def _headers(root, paths, report, value_range, several):
+    """(height, width, channels) of each file, or the reason to leave it out. Yields in order. See `read_header` for `several`."""
     started = told = time.monotonic()
     with ThreadPoolExecutor(THREADS) as pool:
-        for i, header in enumerate(pool.map(lambda path: read_header(os.path.join(root, path), value_range), paths)):
+        for i, header in enumerate(pool.map(lambda path: read_header(os.path.join(root, path), value_range, several), paths)):
             yield header
             if time.monotonic() - told > INTERVAL:
                 told = time.monotonic()

@@ -75,6 +75,22 @@ def test_the_first_screen_says_what_there_is(tmp_path):
     )
 
 
+def test_images_of_several_pages_or_frames_are_counted(tmp_path):
+    """Only their first is read. A JPEG with a preview inside is one image."""
+    root, record = tmp_path / "images", tmp_path / "data.json"
+    root.mkdir()
+    pages = [Image.new("RGB", (6, 4), (60 * i, 0, 0)) for i in range(3)]
+    names = ["a.gif", "b.png", "c.tif", "d.webp"]
+    for name in (*names, "e.mpo"):
+        pages[0].save(root / name, save_all=True, append_images=pages[1:])
+    for name in ("one.gif", "one.png", "one.tif", "one.webp"):
+        pages[1].save(root / name)
+    found = scan(root, record)
+    assert found.several == names and len(found.images) == 9
+    assert found.summary().endswith("; of 4 with several pages or frames only the first is read (a.gif; b.png; c.tif; and 1 more)")
+    assert scan(root, record) == found  # remembered
+
+
 def test_only_what_changed_is_looked_at_again(tmp_path, monkeypatch):
     root, record, read = images(tmp_path / "a", 5), tmp_path / "run" / "data.json", []
     from keras_splitmask.data import scan as module
