@@ -21,11 +21,28 @@ class Numbering:
         classes: names of the classes.
         meaning: (65536,) int16: the class of each number, 255 to ignore it, -1 if it has no meaning.
         note: what a user should know of it, in a line; empty if there is nothing.
+        assumed: whether 255 is ignored because nothing says what it is.
     """
 
     classes: list
     meaning: np.ndarray
     note: str = ""
+    assumed: bool = False
+
+    def check_ignored(self, numbers, place):
+        """Raises ValueError if 255 is ignored by default, though half of some label maps or more hold 0 and 255 only, as binary masks do.
+
+        Args:
+            numbers: those in each label map, a list of lists.
+            place: `pathlib.Path` of the folder of the split.
+        """
+        masks = sum(set(of_map) == BINARY for of_map in numbers)
+        if self.assumed and masks and 2 * masks >= len(numbers):
+            others = sorted(set().union(*numbers) - BINARY)
+            raise ValueError(
+                f"Expected label maps in which 255 is to be ignored, received 0 and 255 only in {masks} of {len(numbers)} in {place / 'labels'}"
+                f"{', and ' + _joined(others) + ' in others' if others else ''}; correct those, or write {place.parent / 'classes.json'} as {FORMS}."
+            )
 
     def unknown(self, numbers):
         """Those of some numbers that have no meaning."""
@@ -61,7 +78,8 @@ def numbering(path, expected, numbers):
         names = classes if len(classes) == 2 else ["background", *classes]
         note = f"The label maps hold 0 and 255 only: 255 is read as class 1 ({names[1]}), not ignored."
         return Numbering(names, _meaning({0: 0, IGNORE: 1}, []), note)
-    void = {IGNORE} if void is None else void
+    assumed = void is None
+    void = {IGNORE} if assumed else void
     if isinstance(classes, list):
         free = (number for number in itertools.count() if number not in void)
         classes = dict(zip(free, classes))
@@ -70,8 +88,8 @@ def numbering(path, expected, numbers):
         raise ValueError(
             f"Expected 2 to {IGNORE} classes, received {len(names)} in {path.parent}; name them in {path} as {FORMS}."
         )
-    of_number = {number: label for label, number in enumerate(classes)}
-    return Numbering(names, _meaning(of_number, void), _note(classes, void, numbers, path))
+    of_number, void = {number: label for label, number in enumerate(classes)}, void - classes.keys()
+    return Numbering(names, _meaning(of_number, void), _note(classes, void, numbers, path), assumed and IGNORE not in classes)
 
 
 def _counted(numbers):
@@ -91,7 +109,7 @@ def _note(classes, void, numbers, path):
         return f"The label maps hold 0 and 255 only: 255 is ignored; if it is a class, write {path} as {FORMS}."
     if list(classes) != list(range(len(classes))):
         shown = ", ".join(f"{number} is {name}" for number, name in itertools.islice(classes.items(), 3))
-        return f"Numbers in the label maps: {shown}{', ...' if len(classes) > 3 else ''}; {_joined(void)} ignored."
+        return f"Numbers in the label maps: {shown}{', ...' if len(classes) > 3 else ''}{f'; {_joined(void)} ignored' if void else ''}."
     occur = sorted(number for number in numbers if number in classes)
     if not path.exists() and 2 * len(occur) < len(classes):
         found = f"Of {len(classes)} classes only {_joined(occur)} occur in the label maps"

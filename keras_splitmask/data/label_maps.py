@@ -130,6 +130,7 @@ def open_segmentation(dataset, split, data_dir=None, channels=3, report=None, cl
       other numbers are those of the classes in their order; or {"0": name, "7": name}. 255 is ignored unless it is the number of a class.
       Without that file, the classes are those given here, or "0" to the largest number in the label maps of the train split.
       Label maps of 0 and 255 only are read as 0 and 1, unless classes.json says otherwise.
+      Where half of them hold 0 and 255 only but others more, classes.json must say what 255 is.
     * `tfds:scene_parse150`: ADE20k's 150 classes, "0" to "149"; what is none of them is ignored.
 
     All label maps are read once when they are opened. Images without a label map, and label maps without an image, in colour, that cannot be
@@ -179,7 +180,10 @@ def _open_masks(root, split, channels, report, expected, max_bad_fraction):
         raise NoSuchSplit(f"Expected split to be one of {', '.join(folders)}, which are in {root}, received {split!r}.")
     folder = folders[name]
     looked, unread, twice = _look_at_labels(folder / "labels", report)
+    if unread and not looked:
+        check_left_out(len(unread), len(unread), unread, folder, max_bad_fraction)
     numbered = _numbering(root, folders, name, looked, expected, report)
+    numbered.check_ignored([numbers for _, _, numbers in looked.values()], folder)
     for stem, (path, _, numbers) in list(looked.items()):
         if unknown := numbered.unknown(numbers):
             unread[f"labels/{path}"] = f"the number {unknown[-1]}, which is none of the {len(numbered.classes)} classes"

@@ -20,8 +20,18 @@ def read(content, image, offset, largest):
     Raises:
         ValueError: if the file is cut short.
     """
-    dtype, full = (">u2", 65535) if largest > 255 else ("u1", 255)
-    shape = image.height, image.width, len(image.getbands())
-    values = np.frombuffer(content, dtype, np.prod(shape), offset).reshape(shape)
+    full = 65535 if largest > 255 else 255
     table = np.round(np.minimum(np.arange(full + 1), largest) * (full / largest)).astype("uint16" if largest > 255 else "uint8")
-    return table[values]
+    return table[values(content, image, offset, largest)]
+
+
+def values(content, image, offset, largest):
+    """The values (H, W, C) as they are stored."""
+    shape = image.height, image.width, len(image.getbands())
+    return np.frombuffer(content, ">u2" if largest > 255 else "u1", np.prod(shape), offset).reshape(shape)
+
+
+def written(image):
+    """The values (H, W) or (H, W, C) as they are stored, of an image that is written as text: Pillow scales them to 255 or 65,535."""
+    largest, full = image.tile[0].args[1], 65535 if image.mode == "I" else 255
+    return np.round(np.asarray(image) * (largest / full)).astype("uint16")

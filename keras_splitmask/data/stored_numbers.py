@@ -7,13 +7,14 @@ import threading
 
 import numpy as np
 
-from keras_splitmask.data import bounds
+from keras_splitmask.data import bounds, netpbm
 from keras_splitmask.data.arrayfile import NUMPY
 from keras_splitmask.data.decoding import open_picture
 
 LOSSLESS = ("BMP", "DIB", "GIF", "PNG", "PPM", "TIFF")
 MODES = ("1", "L", "P", "I", "I;16", "I;16B")  # Pillow's, of images of numbers: grey of 1 to 32 bits, and palettes
 FACTORS = {"L;2": 85, "L;4": 17}  # by which Pillow multiplies grey of 2 and 4 bits, to fill 8
+WHITE_IS_ZERO = ("L;I", "L;2I", "L;4I", "L;IR", "L;2IR", "L;4IR")  # Pillow's names of what a TIFF stores inverted
 LARGEST = 65535
 PART = 2**20  # pixels that are counted at a time
 LARGE = 16_000_000  # pixels; of such files one is looked at at a time
@@ -59,10 +60,24 @@ def _picture(content):
         if image.format == "PNG":
             image.verify()  # the checksums, which Pillow does not look at when it decodes
     with open_picture(io.BytesIO(content)) as image:
-        factor = FACTORS.get(image.tile[0][3] if image.tile else None, 1)
-        numbers = np.asarray(image) if image.mode in MODES else _grey(np.asarray(image), image.mode)
-    numbers = numbers.astype("uint8") if numbers.dtype == bool else numbers
-    return numbers if factor == 1 else numbers // np.uint8(factor)
+        numbers = _as_stored(image, content)
+        numbers = numbers if image.mode in MODES else _grey(numbers, image.mode)
+    return numbers.astype("uint8") if numbers.dtype == bool else numbers
+
+
+def _as_stored(image, content):
+    """The values (H, W) or (H, W, C) in the file of Pillow's image, not yet loaded, which Pillow itself scales to fill their type."""
+    if place := netpbm.stored(image):
+        values = netpbm.values(content, image, *place)
+        return values[..., 0] if values.shape[2] == 1 else values
+    if netpbm.is_text(image) and image.mode != "1":
+        return netpbm.written(image)
+    depth = image.tile[0].args if image.tile else ""
+    depth = depth if isinstance(depth, str) or not depth else str(depth[0])  # of a TIFF with more about it
+    values = np.asarray(image)
+    values = 255 - values if depth in WHITE_IS_ZERO else values
+    factor = FACTORS.get(depth.rstrip("IR") if depth else "", 1)
+    return values if factor == 1 else values // np.uint8(factor)
 
 
 def _grey(colours, mode):

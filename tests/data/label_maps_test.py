@@ -1,15 +1,12 @@
 import io
 import json
 import os
-import struct
-import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from keras_splitmask.data import NoSuchSplit, open_segmentation
-from keras_splitmask.data.stored_numbers import read_numbers
 
 LABELS = np.array([[0, 1, 2], [2, 255, 0]], "uint8")
 NAMES = ["sky", "road", "tree"]
@@ -62,20 +59,6 @@ def test_every_way_to_store_numbers(tmp_path, kind, void):
     else:
         return
     assert open_segmentation(named(tmp_path, void=void), "train").label_map(0).tolist() == LABELS.tolist()
-
-
-@pytest.mark.parametrize("bits", [1, 2, 4])
-def test_few_bits(bits):
-    """Grey of so many bits, written by hand, since Pillow writes 1 or 8: two rows of 8 / bits pixels."""
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    numbers = np.random.default_rng(0).integers(2**bits, size=(2, 8 // bits))
-    packed = [sum(int(n) << (8 - bits * (place + 1)) for place, n in enumerate(row)) for row in numbers]
-    header = struct.pack(">IIBBBBB", 8 // bits, 2, bits, 0, 0, 0, 0)
-    rows = zlib.compress(bytes([0, packed[0], 0, packed[1]]))
-    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    assert read_numbers(content, "it").tolist() == numbers.tolist()
 
 
 def test_without_names(tmp_path):
@@ -181,9 +164,31 @@ def test_masks_of_0_and_255_are_two_classes(tmp_path, names):
     assert f"hold 0 and 255 only: 255 is read as class 1 ({train.classes[1]}), not ignored" in train.summary()
     for given in (None, train, train.classes):
         assert shown(tmp_path, "val", classes=given)[:2] == (train.classes, [[1] * 3] * 2)
-    pair(tmp_path, "b", mask // 255)  # one map of other numbers, and 255 is what it was
-    (tmp_path / "classes.json").write_text(json.dumps({"classes": ["background", "cell"]}))
-    assert shown(tmp_path) == (["background", "cell"], mask.tolist(), "2 images, 2 classes")
+
+
+@pytest.mark.parametrize(("other", "names"), [(1, None), (254, None), (1, ["background", "cell"]), (2, ["background", "cell", "wall"])])
+def test_masks_of_0_and_255_beside_others_are_not_ignored_silently(tmp_path, other, names):
+    """Nothing says what 255 is: by the first masks it is a class, by the last the number to ignore."""
+    mask = np.array([[0, 255, 255], [0, 0, 255]], "uint8")
+    for name, labels in (("a", mask), ("b", mask), ("c", mask // 255 * other)):
+        pair(tmp_path, name, labels.astype("uint8"))
+    if names:
+        (tmp_path / "classes.json").write_text(json.dumps(names))
+    with pytest.raises(ValueError, match=f"received 0 and 255 only in 2 of 3 in .*labels, and {other} in others; correct those, or write .*classes.json as"):
+        open_segmentation(f"masks:{tmp_path}", "train")
+    names = names or [str(k) for k in range(other + 1)]
+    (tmp_path / "classes.json").write_text(json.dumps({"classes": names, "void": 255}))
+    assert shown(tmp_path)[:2] == (names, mask.tolist())
+    (tmp_path / "classes.json").write_text(json.dumps({"0": "ground", "255": "cell"}))
+    assert shown(tmp_path)[:2] == (["ground", "cell"], (mask // 255).tolist())
+
+
+def test_masks_of_0_and_255_to_judge_what_was_learnt_from_0_and_1(tmp_path):
+    for split, factor in (("train", 1), ("val", 255)):
+        pair(tmp_path, "a", np.array([[0, factor]], "uint8"), split)
+    train = open_segmentation(f"masks:{tmp_path}", "train")
+    with pytest.raises(ValueError, match="received 0 and 255 only in 1 of 1 in .*val/labels; correct those"):
+        open_segmentation(f"masks:{tmp_path}", "val", classes=train)
 
 
 def test_masks_of_0_and_255_where_255_is_to_be_ignored(tmp_path):
@@ -194,10 +199,10 @@ def test_masks_of_0_and_255_where_255_is_to_be_ignored(tmp_path):
     (tmp_path / "classes.json").write_text('{"classes": ["ground", "cell"], "void": 0}')
     with pytest.raises(ValueError, match="received 0 and 255 only, of which .* has 0 ignored"):
         open_segmentation(f"masks:{tmp_path}", "train")
-    (tmp_path / "classes.json").write_text('["ground", "cell", "wall"]')
+    (tmp_path / "classes.json").write_text('{"classes": ["ground", "cell", "wall"], "void": 255}')
     assert shown(tmp_path)[:2] == (["ground", "cell", "wall"], [[0, 255]]) and "255 is ignored; if it is a class, write" in shown(tmp_path)[2]
     (tmp_path / "classes.json").write_text('{"255": "cell", "0": "ground"}')
-    assert shown(tmp_path) == (["ground", "cell"], [[0, 1]], "1 images, 2 classes. Numbers in the label maps: 0 is ground, 255 is cell; 255 ignored")
+    assert shown(tmp_path) == (["ground", "cell"], [[0, 1]], "1 images, 2 classes. Numbers in the label maps: 0 is ground, 255 is cell")
 
 
 STORED = np.array([[0, 1, 2], [3, 7, 255]], "uint8")
@@ -318,6 +323,14 @@ def test_files_without_numbers_of_classes(tmp_path, picture, name, reason):
     picture.save(tmp_path / "train" / "labels" / name)
     source = open_segmentation(named(tmp_path), "train")
     assert len(source) == 3 and source.left_out[f"labels/{name}"].startswith(reason)
+
+
+def test_label_maps_of_which_none_can_be_read(tmp_path):
+    pair(tmp_path, "a")
+    (tmp_path / "train" / "labels" / "a.png").unlink()
+    Image.new("L", (3, 2)).save(tmp_path / "train" / "labels" / "a.jpg")
+    with pytest.raises(ValueError, match="received none that can be used; left out: 1 for JPEG, which does not keep numbers; save it as PNG"):
+        open_segmentation(f"masks:{tmp_path}", "train")
 
 
 def test_other_names(tmp_path):
