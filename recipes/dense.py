@@ -29,6 +29,7 @@ flags.DEFINE_float("layer_decay", 0.75, lower_bound=0, upper_bound=1, help="Lear
 flags.DEFINE_list("scale", None, "Smallest and largest factor of the random resizing, relative to an image that fits, as 0.5,1.5.")
 flags.DEFINE_integer("accumulate", 1, lower_bound=1, help="Take each batch in so many parts, one after the other, in the memory of one.")
 flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**31 - 1, help="Seed of all random numbers.")
+flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow backend, which changes random numbers; left out, on accelerators alone.")
 
 # These do not.
 flags.DEFINE_string("data_dir", None, "Where tfds keeps its data.")
@@ -39,7 +40,6 @@ flags.DEFINE_integer("pictures", 6, lower_bound=0, help="Images in the picture a
 flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines of the log.")
 flags.DEFINE_float("max_bad_fraction", 0.5, lower_bound=0, upper_bound=1, help="Share of a split's annotated images that may be unusable; each is listed in data.json.")
 flags.DEFINE_integer("workers", 2, "Threads that read images.")
-flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow backend; left out, on accelerators alone.")
 FLAGS = flags.FLAGS
 workdir.FREE |= {"judge", "judge_every", "judge_limit"}
 

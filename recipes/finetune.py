@@ -40,6 +40,7 @@ flags.DEFINE_float("crop_ratio", 1.0, "Share of a test image's side that is kept
 flags.DEFINE_bool("frozen", False, "Train the head alone.")
 flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**31 - 1, help="Seed of all random numbers.")
 flags.DEFINE_string("cache", None, "Folder to pack the images in, decoded and resized to 8/7 of --image_size, once; later runs read them from there.")
+flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow backend, which changes random numbers; left out, on accelerators alone.")
 
 # These do not.
 flags.DEFINE_enum("judge", None, ["test", "val", "train"], "Split to judge by. Default: test, or val if there is no test or it has no labels.")
@@ -47,7 +48,6 @@ flags.DEFINE_float("max_bad_fraction", 0.1, lower_bound=0, upper_bound=1, help="
 flags.DEFINE_string("data_dir", None, "Where tfds keeps its data.")
 flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines of the log.")
 flags.DEFINE_integer("workers", 2, "Threads that read images.")
-flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow backend; left out, on accelerators alone.")
 flags.adopt_module_key_flags(value_range)
 FLAGS = flags.FLAGS
 workdir.FREE |= {"judge"}

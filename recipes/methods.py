@@ -71,6 +71,16 @@ METHODS = {
 }
 
 
+# What flags mean that were left out: BEiT's numbers, which are SplitMask's, and what the authors of a method chose in their place.
+SHARED = {"augmentation": "crop_flip", "min_learning_rate": 1e-5, "warmup": 10 / 300, "weight_decay": 0.05, "clip_norm": 3.0, "drop_path": 0.1, "beta_2": 0.999}
+OWN = {
+    "mae": {"min_learning_rate": 0.0, "warmup": 40 / 800, "clip_norm": 0.0, "drop_path": 0.0, "beta_2": 0.95},
+    "deit": {"warmup": 5 / 300, "clip_norm": 0.0},
+    "dino": {"augmentation": "dino", "weight_decay": 0.04},
+}
+RATES = {"mae": 1.5e-4 / 256, "deit": 5e-4 / 512, "dino": 5e-4 / 256}  # of an image of the batch
+
+
 def build(source, image_shape, augmentation, steps):
     """The model of --method on its encoder, for a run of so many steps, not compiled."""
     import keras_splitmask as ks
@@ -110,7 +120,9 @@ def batch_options(source, image_shape):
 
 def learning_rate():
     """The peak that the method's authors would choose for --batch_size."""
-    return 5e-4 * FLAGS.batch_size / 256 if FLAGS.method == "dino" else max(5e-4, 1.5e-3 * FLAGS.batch_size / 2048)
+    if FLAGS.method in RATES:
+        return RATES[FLAGS.method] * FLAGS.batch_size
+    return max(5e-4, 1.5e-3 * FLAGS.batch_size / 2048)
 
 
 def weight_decay(source):
@@ -127,9 +139,9 @@ def given(name):
 
 
 def settle_flags():
-    """Flags that --method does not read lose their value, so that run.flags does not name them.
+    """Flags that --method does not read lose their value, so that run.flags does not name them; those left out get the method's.
 
-    One that was typed is refused. In a flag file, which other methods may share, it is named and left out.
+    An unread one that was typed is refused. In a flag file, which other methods may share, it is named and left out.
     """
     _, read = METHODS[FLAGS.method]
     unread = sorted(set().union(*(names for _, names in METHODS.values())) - read)
@@ -140,7 +152,7 @@ def settle_flags():
         print(f"--method={FLAGS.method} does not read {', '.join(listed)} of the flag file", flush=True)
     for name in unread:
         FLAGS[name].value = None
-    for name, value in (("augmentation", "dino" if FLAGS.method == "dino" else "crop_flip"), ("weight_decay", 0.04 if FLAGS.method == "dino" else 0.05)):
+    for name, value in {**SHARED, **OWN.get(FLAGS.method, {})}.items():
         FLAGS[name].value = value if FLAGS[name].value is None else FLAGS[name].value
 
 

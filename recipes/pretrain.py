@@ -52,15 +52,17 @@ flags.DEFINE_string("augmentation", None, "Left out, dino for --method=dino and 
 flags.DEFINE_integer("batch_size", 256, lower_bound=1, help="Images per step, which are also each other's negatives in the match loss. Lower it if memory runs out.")
 flags.DEFINE_float("epochs", 100, lower_bound=0, help="Times that each image is seen. Few images want many epochs: the paper has 5,000 for sets below 100,000.")
 flags.DEFINE_integer("steps", None, lower_bound=1, help="Optimizer steps, in place of --epochs.")
-flags.DEFINE_float("learning_rate", None, lower_bound=0, help="Peak; left out, 1.5e-3 x batch size / 2048, but not below 5e-4; for dino 5e-4 x batch size / 256.")
-flags.DEFINE_float("min_learning_rate", 1e-5, "At the end of the cosine.")
-flags.DEFINE_float("warmup", 10 / 300, lower_bound=0, upper_bound=1, help="Share of the steps in which the learning rate rises. Raise it if the loss jumps early.")
+flags.DEFINE_float("learning_rate", None, lower_bound=0, help="Peak; left out, 1.5e-3 x batch size / 2048, but not below 5e-4; for mae 1.5e-4 x batch size / 256, deit 5e-4 x batch size / 512, dino 5e-4 x batch size / 256.")
+flags.DEFINE_float("min_learning_rate", None, lower_bound=0, help="At the end of the cosine; left out, 1e-5, for mae 0.")
+flags.DEFINE_float("warmup", None, lower_bound=0, upper_bound=1, help="Share of the steps in which the learning rate rises. Raise it if the loss jumps early. Left out, 10 of 300, for mae 40 of 800, deit 5 of 300.")
 flags.DEFINE_float("weight_decay", None, "Left out, 0.05, for dino 0.04 at first. Not applied to biases, norms, positions, cls and mask tokens.")
-flags.DEFINE_float("clip_norm", 3.0, lower_bound=0, help="Largest gradient norm; for dino that of each weight by itself; 0 for any.")
-flags.DEFINE_float("drop_path", 0.1, "Stochastic depth of the last block. Lower it for short runs.")
+flags.DEFINE_float("clip_norm", None, lower_bound=0, help="Clip gradients to this norm, for dino that of each weight by itself. 0 disables clipping. Left out, 3, for mae and deit 0.")
+flags.DEFINE_float("beta_2", None, lower_bound=0, upper_bound=1, help="AdamW's decay of the second moment. Lower it if the loss jumps in large batches. Left out, 0.999, for mae 0.95.")
+flags.DEFINE_float("drop_path", None, "Stochastic depth of the last block. Lower it for short runs. Left out, 0.1, for mae 0.")
 flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**31 - 1, help="Seed of all random numbers.")
 flags.DEFINE_string("cache", None, "Folder to pack the images in, decoded and resized to 8/7 of --image_size, once; later runs read them from there.")
 flags.DEFINE_string("init_from", None, "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, whose encoder to start from.")
+flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow backend, which changes random numbers; left out, on accelerators alone.")
 
 # These do not.
 flags.DEFINE_integer("accumulate", 1, lower_bound=1, help="Take each batch in so many parts, one after the other, in less memory. Images still are negatives of the whole batch, which costs SplitMask one more forward pass.")
@@ -76,7 +78,6 @@ flags.DEFINE_integer("probe_every", None, lower_bound=1, help="Steps between kNN
 flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines of the log.")
 flags.DEFINE_integer("pictures", 8, lower_bound=0, help="Images in the picture of inpainting after the run; 0 for no picture.")
 flags.DEFINE_integer("workers", 2, "Threads that read images.")
-flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow backend; left out, on accelerators alone.")
 flags.adopt_module_key_flags(value_range)
 FLAGS = flags.FLAGS
 
@@ -91,7 +92,7 @@ def build_model(source, image_shape, augmentation, steps):
     model = methods.build(source, image_shape, augmentation, max(1, steps))
     rate = methods.learning_rate() if FLAGS.learning_rate is None else FLAGS.learning_rate
     decay, own = methods.weight_decay(source)
-    optimizer = ks.training.adamw(rate, max(1, steps), round(FLAGS.warmup * steps), FLAGS.min_learning_rate, decay, FLAGS.clip_norm or None, **own)
+    optimizer = ks.training.adamw(rate, max(1, steps), round(FLAGS.warmup * steps), FLAGS.min_learning_rate, decay, FLAGS.clip_norm or None, beta_2=FLAGS.beta_2, **own)
     model.compile(optimizer=optimizer, jit_compile=commandline.jit(), steps_per_execution=FLAGS.steps_per_execution)
     return model
 

@@ -19,7 +19,7 @@ flags.DEFINE_string("workdir", None, "Folder of the run: a new or empty one, or 
 flags.DEFINE_bool("overwrite", False, "Replace the run in --workdir if it is finished or has other flags. One that is unfinished goes on.")
 FLAGS = flags.FLAGS
 # A run may go on with other values of these.
-FREE = {"workdir", "overwrite", "backend", "strategy", "devices", "model_devices", "accumulate", "workers", "data_dir", "jit"}
+FREE = {"workdir", "overwrite", "backend", "strategy", "devices", "model_devices", "accumulate", "workers", "data_dir"}
 FREE |= {"pictures", "probe", "probe_limit", "probe_every", "save_every", "keep_every", "rewind", "max_bad_fraction"}
 FLAGS_FILE, METRICS, DATA = "run.flags", "metrics.jsonl", "data.json"
 CHECKPOINTS = "checkpoints"

@@ -241,6 +241,7 @@ def test_a_finished_run_is_not_replaced_unasked(here, refused, tmp_path, lines):
     assert here("pretrain", *given).status == 0
     again = here("pretrain", *given)
     assert again.status == 0 and "holds this run, finished. Choose another --workdir for a new one; --overwrite replaces it." in again.out
+    assert "holds a run with other values of --jit. Choose another folder" in refused("pretrain", *given, "--jit")
     other = (*given, "--seed=1", "--inpaint_weight=0")
     assert "holds a run with other values of --inpaint_weight, --seed. Choose another folder" in refused("pretrain", *other)
     assert here("pretrain", *other, "--overwrite").status == 0

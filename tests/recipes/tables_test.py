@@ -55,9 +55,74 @@ def test_the_flags_of_every_cell_are_read(parsed, scale, table):
                 assert recipe.flags.dataset, (row.name, column.name)
 
 
-def test_all_files_are_of_a_cell_or_for_dense_tasks():
+def test_all_files_are_of_a_cell_or_of_what_the_paper_has_no_table_of():
     used = {text.partition("paper/")[2].removesuffix(".flags") for _, _, row, column in cells() for text in arguments((*row.pretrain, *column.judge), column)}
-    assert set(PAPER) - used == {"ade20k", *DENSE}
+    assert set(PAPER) - used == {"ade20k", "mae", *DENSE}
+
+
+class Images:
+    """A source as the recipe of pre-training asks for."""
+
+    class_count = 10
+
+    def __len__(self):
+        return 51_200
+
+
+# By batches of 1024: the peak, its end, warm-up and epochs, decay, clipping, drop path, AdamW's second moment.
+METHODS = {
+    "splitmask": (1.5e-3 / 2, 1e-5, 10 / 300, 0.05, 3.0, 0.1, 0.999),
+    "beit": (1.5e-3 / 2, 1e-5, 10 / 300, 0.05, 3.0, 0.1, 0.999),
+    "mae": (6e-4, 0.0, 40 / 800, 0.05, None, 0.0, 0.95),
+    "deit": (1e-3, 1e-5, 5 / 300, 0.05, None, 0.1, 0.999),
+    "dino": (2e-3, 1e-5, 10 / 300, 0.04, 3.0, 0.1, 0.999),
+}
+TINY = ("--dataset=sample", "--size=vit_micro", "--patch_size=4", "--batch_size=1024")
+
+
+def recipe_of(model):
+    """What an optimizer was given, in the order of `METHODS`."""
+    rate, decay = model.optimizer._learning_rate, model.optimizer.weight_decay
+    clip = model.optimizer.clipnorm if model.name == "dino" else model.optimizer.global_clipnorm
+    drop = model.encoder.get_config()["drop_path"]
+    return rate.peak, rate.floor, rate.warmup / rate.steps, getattr(decay, "peak", decay), clip, drop, model.optimizer.beta_2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_learns_by_its_authors_recipe_unless_a_flag_is_typed(parsed, method):
+    own = {"splitmask": ["--vocabulary=8"], "beit": ["--vocabulary=8"], "dino": ["--prototypes=8"]}.get(method, [])
+    with parsed("pretrain", *TINY, *own, f"--method={method}") as recipe:
+        made = recipe.build_model(Images(), (8, 8, 3), None, 2400)
+        assert recipe_of(made) == pytest.approx(METHODS[method])
+    typed = ["--learning_rate=0.1", "--min_learning_rate=0.01", "--warmup=0.5", "--weight_decay=0.2", "--clip_norm=7", "--drop_path=0.3", "--beta_2=0.9"]
+    with parsed("pretrain", *TINY, *own, *typed, f"--method={method}") as recipe:
+        made = recipe.build_model(Images(), (8, 8, 3), None, 2400)
+        assert recipe_of(made) == pytest.approx((0.1, 0.01, 0.5, 0.2, 7, 0.3, 0.9))
+
+
+@pytest.mark.parametrize("method", ["mae", "deit"])
+def test_the_flag_file_of_a_method_is_its_authors_recipe(parsed, method):
+    files = [f"--flagfile={RECIPES}/flags/paper/{name}.flags" for name in ("imagenet", method)]
+    with parsed("pretrain", *files, "--size=vit_small") as recipe:
+        given = recipe.flags
+        batch = {"mae": 4096, "deit": 1024}[method]
+        peak, floor, warmup, decay, clip, drop, beta_2 = METHODS[method]
+        assert (given.method, given.batch_size, given.learning_rate) == (method, batch, pytest.approx(peak * batch / 1024))
+        assert (given.min_learning_rate, given.weight_decay, given.clip_norm or None, given.drop_path, given.beta_2) == (floor, decay, clip, drop, beta_2)
+        assert given.warmup == pytest.approx(warmup, rel=1e-3)
+        if method == "mae":
+            assert (given.mask_ratio, given.mae_decoder_depth, given.mae_decoder_width, given.positions) == (0.75, 8, 512, "sine_cosine")
+    head = (RECIPES / "flags" / "paper" / f"{method}.flags").read_text()
+    assert f"--flagfile=recipes/flags/paper/{method}.flags" in head and "Hardware" in head
+
+
+def test_cells_of_the_small_tables_stay_what_they_were(parsed):
+    """The settings of all methods from before each had its authors'."""
+    table = TABLES["small"]["sample_efficiency"]
+    for row, column, _ in table.cells():
+        with parsed("pretrain", *arguments((*row.pretrain, *column.source), column)) as recipe:
+            given = recipe.flags
+            assert (given.min_learning_rate, given.warmup, given.clip_norm, given.drop_path, given.beta_2) == (1e-5, 10 / 300, 3.0, 0.0, 0.999)
 
 
 @pytest.mark.parametrize("data", SCHEDULES)
