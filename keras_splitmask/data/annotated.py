@@ -81,7 +81,9 @@ def check_classes(classes, expected, place):
     """Raises ValueError if other classes than the data set's are expected: names, or those of a source."""
     expected = getattr(expected, "classes", expected)
     if expected is not None and list(expected) != classes:
-        raise ValueError(f"Expected the {len(expected)} classes {_first(expected)}, received {len(classes)} in {place}: {_first(classes)}.")
+        missing, others = ([name for name in one if name not in other] for one, other in ((expected, classes), (classes, expected)))
+        lists = [f"{what}: {_first(names)}" for what, names in (("missing", missing), ("others", others)) if names] or ["in another order"]
+        raise ValueError(f"Expected the {len(expected)} classes that are learnt, received {len(classes)} in {place}; {'; '.join(lists)}; make them alike.")
 
 
 def check_left_out(bad, total, left_out, place, max_bad_fraction):
@@ -120,7 +122,7 @@ def annotated_images(found, sizes, channels, report):
 
     Returns:
         A `FolderSource` in the order of `sizes`; {path: EXIF orientation} of the images that are annotated as they are stored, but are
-        turned when they are read; name: reason, of the images that are annotated but not there or of another size; and the same of those
+        turned when they are read, where sizes that turning keeps are taken as those that it does not; name: reason, of the images that are annotated but not there or of another size; and the same of those
         that are not annotated. The first is None if no image is left.
     """
     left_out = {printable(path): found.left_out.get(path, "no such file") for path in sizes if path not in found.images}
@@ -128,10 +130,13 @@ def annotated_images(found, sizes, channels, report):
     there = [path for path in sizes if path in found.images]
     with ThreadPoolExecutor(THREADS) as pool:
         turns = pool.map(orientation, (os.path.join(found.root, path) for path in there))
-    images, turned = {}, {}
+    images, turned, unclear, frames = {}, {}, {}, set()
     for path, turn in zip(there, turns, strict=True):
         stored, size = found.images[path][:2], tuple(sizes[path])
-        if size == upright(stored, turn):
+        if turn != 1 and size == stored == upright(stored, turn):
+            images[path], unclear[path] = found.images[path], turn
+        elif size == upright(stored, turn):
+            frames.add(turn)
             images[path] = found.images[path]
         elif size == stored:
             images[path], turned[path] = found.images[path], turn
@@ -139,6 +144,14 @@ def annotated_images(found, sizes, channels, report):
             left_out[printable(path)] = "height and width exchanged in its annotation"
         else:
             left_out[printable(path)] = "another size than was annotated"
+    if turned and frames <= {1}:  # where the size tells, annotations are of the stored frame
+        turned.update(unclear)
+    elif unclear and report:
+        report(
+            f"{len(unclear)} images are square or keep their sides when they are turned as their EXIF tags say; "
+            "their annotations are taken for those of the upright image."
+        )
+    images = {path: images[path] for path in there if path in images}
     pictures = FolderSource(dataclasses.replace(found, images=images), channels) if images else None
     if report and pictures:
         pictures.report = report

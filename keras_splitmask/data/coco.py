@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import os
 from pathlib import Path
 
@@ -62,6 +63,16 @@ class DetectionSource(AnnotatedSource):
         self.merged = sorted({name for number, name in categories.items() if first[name] != number})
         super().__init__(pictures, list(first), left_out)
         self._known = {number: first[name] for number, name in categories.items()}
+        self._labels = {number: label for label, number in enumerate(self.category_ids)}
+
+    def number_by(self, classes, place="the data set"):
+        """Number the classes by these names, or as the source that has them. Some may have no category here, but none here may be missing there."""
+        classes = list(getattr(classes, "classes", classes))
+        if not set(self.classes) <= set(classes):
+            check_classes(self.classes, classes, place)
+        ids = dict(zip(self.classes, self.category_ids, strict=True))
+        unused = itertools.count(max(self.category_ids) + 1)
+        self.classes, self.category_ids = classes, [ids[name] if name in ids else next(unused) for name in classes]
         self._labels = {number: label for label, number in enumerate(self.category_ids)}
 
     def annotations(self, i):
@@ -244,7 +255,7 @@ def open_detection(dataset, split, data_dir=None, channels=3, report=None, class
         data_dir: where tensorflow-datasets keeps its files.
         channels: the wanted number of channels; 1 and 3 convert between grey and RGB.
         report: a function that gets a line about the progress, and later about each image that turns out to be broken.
-        classes: names that the data set must have, or the source that has them, such as that of the train split.
+        classes: names to number the classes by, or the source that has them, such as that of the train split. Some may be missing here.
         max_bad_fraction: share of the annotated images that may be left out because they cannot be used.
         value_range: (low, high), the stored values that become 0 and 255; see `opening.open_source`.
 
@@ -265,7 +276,8 @@ def open_detection(dataset, split, data_dir=None, channels=3, report=None, class
         source = _open_coco(place, split, channels, report, max_bad_fraction)
     else:
         source = _open_objects(place, split, channels, data_dir)
-    check_classes(source.classes, classes, dataset)
+    if classes is not None:
+        source.number_by(classes, dataset)
     source.value_range = value_range
     if report:
         source.report = report
@@ -284,7 +296,7 @@ def _open_objects(name, split, channels, data_dir):
 
 
 def _open_coco(place, split, channels, report, max_bad_fraction):
-    path, folder = coco_files.find(Path(place).expanduser(), split)
+    path, folder = coco_files.find(Path(os.path.expanduser(place)), split)
     content, file = coco_files.load(path)
     coco_files.categories_by_id(file["categories"], path)
     entries, twice = _by_path(coco_files.images_by_id(file["images"], path))

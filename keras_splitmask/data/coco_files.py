@@ -47,11 +47,13 @@ def load(path):
 
 
 def _check_unit(annotations, path):
-    """Raises ValueError if all boxes are parts of their images' sides instead of pixels."""
+    """Raises ValueError if most boxes are parts of their images' sides instead of pixels."""
     boxes = [box for box in (box_of(annotation) for annotation in annotations) if box]
-    if boxes and 0 < max(map(max, boxes)) <= 1:
+    parts = sum(0 < max(box) <= 1 for box in boxes)
+    if 2 * parts > len(boxes):
+        which = f"all {parts} boxes" if parts == len(boxes) else f"{parts} of {len(boxes)} boxes"
         raise ValueError(
-            f"Expected boxes in pixels, received numbers of at most 1 in all {len(boxes)} boxes of {path}, as of parts of "
+            f"Expected boxes in pixels, received numbers of at most 1 in {which} of {path}, as of parts of "
             "an image; multiply them by the width and the height of their image."
         )
 
@@ -149,6 +151,15 @@ def clean(annotation, known, height, width):
     }
     try:
         outline = usable(annotation.get("segmentation"), height, width)
+        if isinstance(outline, list) and not _meets(outline, left, top, right, bottom):
+            raise ValueError("an outline outside its box")
     except ValueError as error:  # the box is good all the same
         return cleaned, str(error)
     return ({**cleaned, "segmentation": outline} if outline else cleaned), None
+
+
+def _meets(polygons, left, top, right, bottom):
+    """Whether a part of some polygons may lie in a box, or less than a pixel beside it."""
+    return any(
+        min(p[0::2]) < right + 1 and max(p[0::2]) > left - 1 and min(p[1::2]) < bottom + 1 and max(p[1::2]) > top - 1 for p in polygons
+    )

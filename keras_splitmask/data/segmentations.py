@@ -52,7 +52,7 @@ def _polygons(segmentation):
     """Polygons as lists of floats [x, y, x, y...], None for what is none, from a list of numbers, of corners, or of lists of either."""
     if sum(len(part) if isinstance(part, list) else 1 for part in segmentation) > 2 * MAX_CORNERS:
         raise ValueError(f"an outline of more than {MAX_CORNERS:,} corners")
-    if not isinstance(segmentation[0], list):
+    if not any(isinstance(part, list) for part in segmentation):
         return [finite(segmentation)]
     if all(isinstance(corner, list) and len(corner) == 2 for corner in segmentation) and not isinstance(segmentation[0][0], list):
         return [_joined(segmentation)]

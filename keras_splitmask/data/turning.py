@@ -39,6 +39,9 @@ def turn_points(points, size, turn):
     """Points (n, 2) of x, y in a stored image of this (height, width) as those of the upright one, of another shape."""
     (height, width), (x, y) = size, np.reshape(points, (-1, 2)).astype("float64").T
     turned = {
+        2: (width - x, y),
+        3: (width - x, height - y),
+        4: (x, height - y),
         5: (y, x),
         6: (height - y, x),
         7: (height - y, width - x),

@@ -32,7 +32,7 @@ def write(root, annotations=(OBJECT,), names=("a.png", "b.png"), split="train", 
 
 
 def test_objects(tmp_path):
-    outline = [[10, 5, 30, 5, 30, 35]]
+    outline = [[0.5, 1, 2.5, 1, 2.5, 4]]
     crowd = {"image_id": 1, "category_id": 2, "bbox": [0.5, 1, 2, 3], "iscrowd": 1, "segmentation": outline, "area": 5}
     source = open_detection(write(tmp_path, [OBJECT, crowd]), "train")
     objects = source.objects(0)
@@ -111,6 +111,7 @@ def test_images_that_are_not_there(tmp_path):
         [10, 5, 30, 5, 30, 35],
         [[10, 5], [30, 5], [30, 35]],
         [[[10, 5], [30, 5], [30, 35]]],
+        [None, [10, 5, 30, 5, 30, 35]],
     ],
 )
 def test_outlines_of_other_forms(tmp_path, outline):
@@ -125,6 +126,7 @@ def test_outlines_of_other_forms(tmp_path, outline):
         ([], None),
         ([[10, 5, 30, 35]], "a segmentation without a polygon"),
         ("polygon", "a segmentation without a polygon"),
+        ([[0.1, 0.1, 0.5, 0.1, 0.5, 0.9]], "an outline outside its box"),  # of parts of the image, for instance
         ({"size": [60, 40], "counts": [2400]}, "a segmentation of another size than its image"),
         ({"size": [40, 60], "counts": "o" * 10**6}, "run lengths that do not fill the image"),
         ([[10, 5, 30, 5, 30, 35]] * 100_000, "an outline of more than 100,000 corners"),
@@ -192,6 +194,33 @@ def test_boxes_turn_with_their_images(tmp_path, turn, form):
     assert source.size(0) == (60, 40) and source.objects(0).boxes.tolist() == [box] and "turned" not in source.summary()
 
 
+@pytest.mark.parametrize("turn", [2, 3, 4])
+def test_boxes_turn_with_images_that_keep_their_sides(tmp_path, turn):
+    """Only another image, whose sides are exchanged, shows that all are annotated as they are stored; without one it is said what is done."""
+    dataset = write(tmp_path, [OBJECT, {**OBJECT, "image_id": 2}])
+    stored_sideways(tmp_path / "train" / "images" / "a.png", turn, OBJECT["bbox"])
+    said = []
+    assert open_detection(dataset, "train", report=said.append).objects(0).boxes.tolist() == [[5, 10, 35, 30]]
+    assert len(said) == 1 and said[0].startswith("1 images are square or keep their sides")
+    stored_sideways(tmp_path / "train" / "images" / "b.png", 6, OBJECT["bbox"])
+    source = open_detection(dataset, "train", report=said.append)
+    rows, columns = (np.flatnonzero((source.image(0)[..., 0] > 175).any(axis)) for axis in (1, 0))
+    assert source.objects(0).boxes.tolist() == [[rows[0], columns[0], rows[-1] + 1, columns[-1] + 1]] and len(said) == 1
+    assert "2 annotations of images turned" in source.summary()
+
+
+def test_classes_are_numbered_by_name_as_those_that_are_learnt(tmp_path):
+    """A split has its own ids, in another order, and no category of a class that does not occur in it."""
+    train = open_detection(write(tmp_path), "train")
+    own = [{"id": 0, "name": "dog"}]
+    judged = open_detection(write(tmp_path, [{**OBJECT, "category_id": 0}], split="val", categories=own), "val", classes=train)
+    assert judged.classes == train.classes == ["cat", "dog"] and judged.objects(0).labels.tolist() == [1]
+    assert [judged.category_ids[label] for label in (1, 0)] == [0, 1] and judged.truth()["categories"] == [{"id": 1, "name": "cat"}, own[0]]
+    many = [f"class {k}" for k in range(80)]
+    with pytest.raises(ValueError, match="Expected the 80 classes that are learnt, received 2 in .*; missing: class 0, .*; others: cat, dog"):
+        open_detection(f"coco:{tmp_path}", "train", classes=many)
+
+
 def test_exchanged_sizes_are_noticed_at_the_start(tmp_path):
     images = [entry(1, "a.png", (40, 60)), entry(2, "b.png"), entry(3, "c.png")]
     source = open_detection(write(tmp_path, [OBJECT, {**OBJECT, "image_id": 2}], ("a.png", "b.png", "c.png"), images=images), "train")
@@ -204,6 +233,8 @@ def test_exchanged_sizes_are_noticed_at_the_start(tmp_path):
 def test_boxes_of_other_conventions_are_noticed(tmp_path):
     with pytest.raises(ValueError, match="Expected boxes in pixels, received numbers of at most 1 in all 2 boxes of .*; multiply them by"):
         open_detection(write(tmp_path, [{**OBJECT, "bbox": box} for box in ([0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1])]), "train")
+    with pytest.raises(ValueError, match="received numbers of at most 1 in 2 of 3 boxes"):
+        open_detection(write(tmp_path, [{**OBJECT, "bbox": box} for box in ([0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1.002], [0, 0, 1, 1])]), "train")
     corners = [[20, 10, 59, 39], [40, 20, 50, 30], [1, 2, 4, 5]]  # [left, top, right, bottom]
     summary = open_detection(write(tmp_path, [{**OBJECT, "bbox": box} for box in corners]), "train").summary()
     assert "2 boxes reach beyond their image, although COCO's are [left, top, width, height]" in summary
@@ -234,7 +265,7 @@ def test_other_files_and_names(tmp_path):
         with pytest.raises(ValueError, match="Expected (a JSON file|COCO's lists of images, annotations, categories)"):
             open_detection(dataset, "train")
     write(tmp_path)
-    with pytest.raises(ValueError, match="Expected the 1 classes sheep, received 2 in coco:.*: cat, dog"):
+    with pytest.raises(ValueError, match="Expected the 1 classes that are learnt, received 2 in coco:.*; missing: sheep; others: cat, dog; make them"):
         open_detection(dataset, "train", classes=["sheep"])
     assert open_detection(dataset, "train", classes=("cat", "dog")).classes == ["cat", "dog"]
     with pytest.raises(ValueError, match="Expected annotations/instances_val2017.json with .* received neither"):

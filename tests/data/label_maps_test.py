@@ -335,7 +335,7 @@ def test_label_maps_of_which_none_can_be_read(tmp_path):
 
 def test_other_names(tmp_path):
     pair(tmp_path, "a")
-    with pytest.raises(ValueError, match="Expected the 4 classes a, b, c, 1 more, received 3 in masks:.*: sky, road, tree"):
+    with pytest.raises(ValueError, match="Expected the 4 classes that are learnt, received 3 in masks:.*; missing: a, b, c, 1 more; others: sky, road, tree"):
         open_segmentation(named(tmp_path), "train", classes=list("abcd"))
     with pytest.raises(ValueError, match="Expected a dataset masks:PATH or tfds:scene_parse150, received 'coco:x'"):
         open_segmentation("coco:x", "train")
