@@ -30,6 +30,7 @@ TURNS = {
 # What libjpeg says of flipped bits and missing pieces, after which Pillow would go on with grey or shifted blocks.
 DEEP_COLOURS = ("RGB;16B", "RGB;16N")  # Pillow's names of what a PNG stores with 16 bits, of which it keeps 8
 GREY_FACTORS = {"L;2": (2, 85), "L;4": (4, 17), "L": (8, 1)}  # bits of a grey value in a PNG, and by what Pillow multiplies it
+SAMPLE_FORMAT = 339  # tag of a TIFF: 1 for unsigned integers, 2 for signed ones, 3 for floats
 DAMAGE = ("premature end", "bad Huffman", "bad arithmetic", "instead of RST")
 
 
@@ -218,11 +219,13 @@ def _pixels(image):
 
 
 def _deep_reader(image):
-    """A function from a piece of an image of grey with more than 8 bits to its pixels (h, W, 1): uint16, int32 or float32."""
+    """A function from a piece of an image of grey with more than 8 bits to its pixels (h, W, 1): uint16, int32, uint32 or float32."""
     if image.mode == "F":
         return lambda piece: np.asarray(piece, "float32")[..., None]
     if image.mode == "I":
         low, high = image.getextrema()
+        if low < 0 and image.format == "TIFF" and set(image.tag_v2.get(SAMPLE_FORMAT, (1,))) == {1}:
+            return lambda piece: np.asarray(piece).view("uint32")[..., None]  # of which Pillow knows no type
         if low < 0 or high > 65535:
             return lambda piece: np.asarray(piece)[..., None]
     # A TIFF whose PhotometricInterpretation is WhiteIsZero: Pillow inverts 8 bits, but not 16.

@@ -4,7 +4,7 @@ import os
 
 from keras_splitmask.data import arrayfile, bounds, jpeg
 from keras_splitmask.data.bounds import MAX_PIXELS, is_grey
-from keras_splitmask.data.decoding import open_picture
+from keras_splitmask.data.decoding import SAMPLE_FORMAT, open_picture
 from keras_splitmask.data.optional import optional
 
 MAX_CHECKED = 16_000_000  # pixels; a file that seems cut short is decoded to make sure, unless it is larger
@@ -75,6 +75,8 @@ def _check_memory(image, file, size):
 
 def _check_samples(image, channels):
     """Without a word, Pillow reads the first three of five channels and of R, G, B, X, and takes any fourth for alpha."""
+    if image.mode in ("L", "RGB") and 2 in image.tag_v2.get(SAMPLE_FORMAT, ()):
+        raise ValueError("a TIFF of signed 8-bit values, which Pillow reads as unsigned; save it as .npy")
     samples = image.tag_v2.get(SAMPLES_PER_PIXEL, 1)
     not_alpha = image.mode == "RGBX" or (image.mode == "RGBA" and EXTRA_SAMPLES not in image.tag_v2)
     if samples > len(image.getbands()) or not_alpha:

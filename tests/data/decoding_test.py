@@ -9,6 +9,7 @@ from PIL import Image
 
 from keras_splitmask.data import decoding, jpeg, open_source
 from keras_splitmask.data.decoding import fit_channels, read_pixels, to_uint8
+from keras_splitmask.data.headers import read_header
 from keras_splitmask.data.optional import optional
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
@@ -343,3 +344,25 @@ def test_a_damaged_file_is_refused_or_read_but_never_blank(rng, form, least):
             assert pixels.any(), f"blank where byte {place} is wrong"
             assert least < 1 or np.array_equal(pixels, whole), f"other pixels where byte {place} is wrong"
     assert refused >= least * 0.9 * len(places)
+
+
+def grey_tiff(values, sample_format):
+    """A TIFF of grey values (H, W), whose SampleFormat is that number."""
+    (height, width), bits = values.shape, 8 * values.itemsize
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 8 + 2 + 10 * 12 + 4, 277: 1, 278: height, 279: values.nbytes, 339: sample_format}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + values.tobytes()
+
+
+def test_unsigned_values_of_32_bits_in_a_tiff():
+    """Pillow gives the larger half of them as negative numbers."""
+    values = np.array([[0, 2**31 - 1, 2**31, 2**32 - 1]], "<u4")
+    pixels = read_pixels(grey_tiff(values, 1), "it")
+    assert pixels[..., 0].tolist() == values.tolist() and to_uint8(pixels, "it", (0, 2**32 - 1))[0, :, 0].tolist() == [0, 127, 128, 255]
+    assert read_pixels(grey_tiff(np.array([[-5, 5]], "<i4"), 2), "it")[..., 0].tolist() == [[-5, 5]]
+
+
+def test_signed_values_of_8_bits_in_a_tiff_are_left_out(tmp_path):
+    """Pillow gives -1 as 255."""
+    (tmp_path / "a.tif").write_bytes(grey_tiff(np.array([[-1, 1]], "int8"), 2))
+    assert read_header(tmp_path / "a.tif") == "a TIFF of signed 8-bit values, which Pillow reads as unsigned; save it as .npy"
