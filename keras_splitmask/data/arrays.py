@@ -1,14 +1,15 @@
 """Images of an array: the embedded sample, and .npz and .npy files."""
 
+import os
 import zlib
 from pathlib import Path
 
 import numpy as np
 
 from keras_splitmask.data.decoding import fit_channels
-from keras_splitmask.data.labels import check_labels, text
+from keras_splitmask.data.labels import check_labels, check_names, text
 from keras_splitmask.data.sources import SPLITS, NoSuchSplit, Source, part_of
-from keras_splitmask.data.values import check_pixels
+from keras_splitmask.data.values import check_layout, check_pixels
 
 SAMPLE = Path(__file__).parent / "sample" / "fashion_mnist.npz"
 
@@ -23,6 +24,7 @@ class ArraySource(Source):
         self.value_range = value_range
         if images.ndim not in (3, 4) or not images.size:
             raise ValueError(f"Expected images (B, H, W) or (B, H, W, C), received shape {images.shape} in {place}; reshape them.")
+        check_layout(images.shape, place)
         self.images = images if images.ndim == 4 else images[..., None]  # (B, H, W, C)
         self.split = split
         self.channels = channels or self.images.shape[-1]
@@ -71,7 +73,9 @@ def open_npz(place, split, channels=None, value_range=None):
                 f"{', '.join(file.files) or 'no arrays'}; rename the array or choose another split than {split}."
             )
         images, labels, classes = (_member(file, name, place) for name in (*key, "classes"))
-        if classes is None and labels is not None and labels.dtype.kind in "US":
+        if classes is not None:
+            classes = check_names(classes, place)
+        elif labels is not None and labels.dtype.kind in "US":
             classes = _names(file, place)
     return ArraySource(images, labels, classes, channels, place, split, value_range)
 
@@ -106,7 +110,7 @@ def _member(file, name, place):
 
 
 def _load(place, form, kind, **options):
-    path = Path(place).expanduser()
+    path = Path(os.path.expanduser(place))
     if not path.is_file():
         raise ValueError(f"Expected an {kind} file, received {place}, which is not a file; correct the path.")
     try:

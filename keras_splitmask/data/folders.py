@@ -123,7 +123,7 @@ def _without_labels(paths):
 
 def open_folder(place, split, channels=None, record=None, max_bad_fraction=0.1, report=None, frozen=False, value_range=None):
     """A `FolderSource` of the folder, or of its subfolder for the split. See `opening.open_source`."""
-    root = Path(place).expanduser()
+    root = Path(os.path.expanduser(place))
     if not root.is_dir():
         raise ValueError(f"Folder not found: {place}. Correct the path after folder:.")
     folders = split_folders(root, report if split == "train" else None)

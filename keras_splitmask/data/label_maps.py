@@ -160,7 +160,7 @@ def open_segmentation(dataset, split, data_dir=None, channels=3, report=None, cl
     if split not in SPLITS:
         raise ValueError(f"Expected split to be one of {', '.join(SPLITS)}, received {split!r}.")
     if kind == "masks":
-        source = _open_masks(Path(place).expanduser(), split, channels, report, classes, max_bad_fraction)
+        source = _open_masks(Path(os.path.expanduser(place)), split, channels, report, classes, max_bad_fraction)
     elif place.split(":")[0] == "scene_parse150":
         source = TfdsSegmentationSource(open_tfds(place, split, channels, data_dir))
     else:

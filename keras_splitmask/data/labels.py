@@ -60,6 +60,20 @@ def text(labels, place):
         raise ValueError(f"Expected labels as text in UTF-8, received other bytes in {place}; write them as str.") from error
 
 
+def check_names(names, place):
+    """The names of classes as a list of str, from an array (K,) of text or numbers.
+
+    Raises:
+        ValueError: if it has another shape, or a name twice.
+    """
+    names = text(names, place) if names.dtype.kind in "US" else names
+    found = [str(name) for name in names] if names.ndim == 1 else []
+    if not found or len(set(found)) < len(found):
+        received = f"{next(name for name in found if found.count(name) > 1)!r} twice" if found else f"an array {names.shape}"
+        raise ValueError(f"Expected classes as one name each, (K,), received {received} in {place}; name each class once.")
+    return found
+
+
 def _check_range(labels, names, place):
     if labels.min() < 0:
         raise ValueError(f"Expected labels from 0 on, received {labels.min():.0f} in {place}; leave out images without a label.")

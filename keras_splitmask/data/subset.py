@@ -1,6 +1,7 @@
 """A part of a larger set: so many images of each class, a share of them, or those that a file lists."""
 
 import bisect
+import os
 import pathlib
 
 import numpy as np
@@ -77,15 +78,19 @@ def subset_of(source, amount, seed=0):
     Raises:
         ValueError: if the amount is no such text, more than there is or too little, or a name is not one of the source's.
     """
-    if pathlib.Path(amount).expanduser().is_file():
+    if os.path.isfile(os.path.expanduser(amount)):
         return _listed(source, amount)
+    by_share = amount.endswith("%")
     try:
-        count = round(len(source) * float(amount[:-1]) / 100) if amount.endswith("%") else int(amount)
+        share = float(amount[:-1]) / 100 if by_share else 0
+        count = round(len(source) * share) if by_share else int(amount)
     except (ValueError, OverflowError):
         raise ValueError(f"Expected a number of images as 500, a share of them as 1%, or a file that lists them, received {amount!r}.") from None
+    if share > 0 and source.labels is not None:
+        count = max(count, len(np.unique(source.labels)))  # at least one of each class
     _check_count(source, count, amount)
     if source.labels is not None:
-        return _drawn(source, count, seed, _proportional if amount.endswith("%") else _equal)
+        return _drawn(source, count, seed, _proportional if by_share else _equal)
     return Subset(source, np.sort(generator("subset", seed).permutation(len(source))[:count]))
 
 
@@ -97,7 +102,7 @@ def _check_count(source, count, amount):
 
 def _listed(source, path):
     try:
-        names = list(dict.fromkeys(line for line in pathlib.Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines() if line))
+        names = list(dict.fromkeys(line for line in pathlib.Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig").splitlines() if line))
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"Expected a text file that lists names of images, received {path} ({error}); correct the path.") from error
     places = {source.name(i): i for i in range(len(source))}

@@ -33,6 +33,14 @@ def check_pixels(pixels, name, value_range=None):
         )
 
 
+def check_layout(shape, place):
+    """Raise ValueError if images of this shape (B, H, W, C) seem to be (B, C, H, W): squares behind 1 or 3."""
+    if len(shape) == 4 and shape[1] in (1, 3) and shape[2] == shape[3] >= 8:
+        raise ValueError(
+            f"Expected images (B, H, W, C), received {tuple(shape)} in {place}, which seem to be (B, C, H, W); transpose them by (0, 2, 3, 1)."
+        )
+
+
 def wrong_type(dtype, value_range=None):
     """Why pixels of this type cannot be scaled, or None."""
     if dtype.kind in "fub" and not (dtype.kind == "u" and dtype.itemsize > 2):

@@ -76,3 +76,17 @@ def test_labels_are_numbered_by_the_names_of_another_split():
         other.number_by(train.classes, "the test split")
     with pytest.raises(ValueError, match="Expected labels in the data set, received none: there is no array of labels"):
         ArraySource(IMAGES).number_by(train.classes)
+
+
+@pytest.mark.parametrize("names", [["cat", "dog", "elk"], [b"cat", b"dog", b"elk"]])
+def test_names_of_classes_in_an_npz_file(tmp_path, names):
+    np.savez(tmp_path / "a.npz", images=IMAGES, labels=[2, 0, 1, 1], classes=names)
+    source = open_source(f"npz:{tmp_path / 'a.npz'}")
+    assert source.classes == ["cat", "dog", "elk"] and source.labels.tolist() == [2, 0, 1, 1]
+
+
+@pytest.mark.parametrize(("names", "received"), [("cat", r"an array \(\)"), ([["a", "b", "c"]], r"an array \(1, 3\)"), (["a", "b", "a"], "'a' twice")])
+def test_names_of_classes_that_are_none(tmp_path, names, received):
+    np.savez(tmp_path / "a.npz", images=IMAGES, labels=[2, 0, 1, 1], classes=names)
+    with pytest.raises(ValueError, match=f"Expected classes as one name each, .K,., received {received} in .*; name each class once"):
+        open_source(f"npz:{tmp_path / 'a.npz'}")

@@ -153,6 +153,7 @@ def floats(value):
         (np.zeros((2, 4, 4), "int64"), None, "Expected pixels as uint8, uint16 or float in 0..1, received int64"),
         (np.zeros((4, 4), "uint8"), None, r"Expected images .B, H, W. or .B, H, W, C., received shape \(4, 4\)"),
         (np.zeros((0, 4, 4), "uint8"), None, r"received shape \(0, 4, 4\)"),
+        (np.zeros((2, 3, 8, 8), "uint8"), None, r"Expected images .B, H, W, C., received \(2, 3, 8, 8\) in the array, which seem to be .B, C, H, W.; transpose"),
         (np.zeros((2, 4, 4), "uint8"), [0.5, 1.0], "Expected labels as integers from 0 on or as text, received float64 in the array; number the classes"),
         (np.zeros((2, 4, 4), "uint8"), [-1, 1], "Expected labels from 0 on, received -1 in the array; leave out"),
         (np.zeros((2, 4, 4), "uint8"), [[1, 1], [1, 0]], r"Expected one label for each image, received labels \(2, 2\) in the array that are not one-hot"),

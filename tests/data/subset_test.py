@@ -47,6 +47,8 @@ def unbalanced(*sizes):
         ((90, 10, 2), "10%", [8, 1, 1]),  # one of the smallest class, at the cost of the largest
         ((1000, 1, 1, 1), "1%", [7, 1, 1, 1]),
         ((90, 10, 2), "100%", [90, 10, 2]),
+        ((8, 3, 1), "10%", [1, 1, 1]),  # one of each, although a tenth is one image
+        ((8, 3, 1), "1%", [1, 1, 1]),
         ((7, 7), "50%", None),
         ((90, 10, 2), "60", [48, 10, 2]),  # all there are of the small ones
         ((90, 10, 2), "30", [18, 10, 2]),
