@@ -7,13 +7,14 @@ import numpy as np
 
 from keras_splitmask.data.segmentations import finite, usable
 from keras_splitmask.data.sources import SPLITS, NoSuchSplit
+from keras_splitmask.data.split_folders import named_as_splits
 
 LISTS = ("images", "annotations", "categories")
 
 
 def find(root, split):
     """Paths of the file of annotations and of the folder of images of a split."""
-    found = {name: (root / name / "instances.json", root / name / "images") for names in SPLITS.values() for name in names}
+    found = {name: (path / "instances.json", path / "images") for name, path in named_as_splits(root).items()}
     found = {name: paths for name, paths in found.items() if paths[0].is_file()}
     for path in sorted(root.glob("annotations/instances_*.json")):  # by year: the last stays
         match = re.fullmatch(r"instances_([a-z]+)(\d*)\.json", path.name)

@@ -13,6 +13,7 @@ from keras_splitmask.data.published import open_tfds
 from keras_splitmask.data.ranges import report_range
 from keras_splitmask.data.scan import INTERVAL, THREADS, printable, scan
 from keras_splitmask.data.sources import SPLITS, NoSuchSplit
+from keras_splitmask.data.split_folders import SPLIT_OF, named_as_splits
 from keras_splitmask.data.stored_numbers import PART, look, read_file, read_numbers
 from keras_splitmask.data.turning import turn_labels, upright
 from keras_splitmask.data.values import check_range
@@ -180,6 +181,9 @@ def _open_masks(root, split, channels, report, expected, max_bad_fraction):
         raise NoSuchSplit(f"Expected split to be one of {', '.join(folders)}, which are in {root}, received {split!r}.")
     folder = folders[name]
     looked, unread, twice = _look_at_labels(folder / "labels", report)
+    found = scan(folder / "images", report=report)
+    if not (looked or unread or found.images or found.left_out):
+        raise NoSuchSplit(f"Expected images and label maps in {folder}, received none; add some, or use another split than {split}.")
     if unread and not looked:
         check_left_out(len(unread), len(unread), unread, folder, max_bad_fraction)
     numbered = _numbering(root, folders, name, looked, expected, report)
@@ -188,7 +192,6 @@ def _open_masks(root, split, channels, report, expected, max_bad_fraction):
         if unknown := numbered.unknown(numbers):
             unread[f"labels/{path}"] = f"the number {unknown[-1]}, which is none of the {len(numbered.classes)} classes"
             del looked[stem]
-    found = scan(folder / "images", report=report)
     stems = {path: os.path.splitext(path)[0] for path in (*found.images, *found.left_out)}
     sizes = {path: looked[stem][1] for path, stem in stems.items() if stem in looked}
     pictures, turned, unfit, others = annotated_images(found, sizes, channels, report)
@@ -205,8 +208,8 @@ def _open_masks(root, split, channels, report, expected, max_bad_fraction):
 
 def _folders(root):
     """Name: path, of the splits that are there."""
-    names = [name for names in SPLITS.values() for name in names]
-    found = {name: root / name for name in names if (root / name / "images").is_dir() and (root / name / "labels").is_dir()}
+    found = {name: path for name, path in named_as_splits(root).items() if (path / "images").is_dir() and (path / "labels").is_dir()}
+    found = {name: found[name] for name in SPLIT_OF if name in found}
     if not found:
         raise ValueError(f"Expected train/images and train/labels in {root}, or the same of val or test, received neither; correct the path.")
     return found

@@ -177,7 +177,7 @@ def read_all(source, image_shape, limit=None, ratio=1.0, workers=2):
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(fill, range(len(reader))))
     if not there.any():
-        raise ValueError(f"Expected images to evaluate, received {len(reader)} that cannot be read; is the disk still there?")
+        raise ValueError(f"Expected images to evaluate, received {len(reader)} that cannot be read; {next(iter(source.broken.values()))}")
     indices = reader.indices[there]
     return images if there.all() else images[there], None if source.labels is None else source.labels[indices]
 

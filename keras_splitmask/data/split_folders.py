@@ -36,6 +36,21 @@ def split_folders(root, report=None):
     return {split: root / named[split][0] for split in SPLITS if split in named}
 
 
+def named_as_splits(root):
+    """{name of a split in lower case: path} of the folders in `root` that have such a name in any case.
+
+    Raises:
+        ValueError: if two names differ in case only.
+    """
+    found = {}
+    for name in _names(root):
+        if name.lower() in SPLIT_OF and (root / name).is_dir():
+            if name.lower() in found:
+                raise ValueError(f"Expected one folder {name.lower()} in {root}, received {found[name.lower()].name} and {name}; rename or merge them.")
+            found[name.lower()] = root / name
+    return found
+
+
 def _is_split(root, names, split):
     """Whether the folders `names`, all of the same split, are no class."""
     if split == "train" and not any(_is_image(root / name / inside) for name in names for inside in _names(root / name)):

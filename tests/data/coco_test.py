@@ -221,6 +221,10 @@ def test_classes_are_numbered_by_name_as_those_that_are_learnt(tmp_path):
         open_detection(f"coco:{tmp_path}", "train", classes=many)
 
 
+def test_a_split_in_capitals(tmp_path):
+    assert open_detection(write(tmp_path, split="Train"), "train").objects(0).boxes.tolist() == [[5, 10, 35, 30]]
+
+
 def test_exchanged_sizes_are_noticed_at_the_start(tmp_path):
     images = [entry(1, "a.png", (40, 60)), entry(2, "b.png"), entry(3, "c.png")]
     source = open_detection(write(tmp_path, [OBJECT, {**OBJECT, "image_id": 2}], ("a.png", "b.png", "c.png"), images=images), "train")

@@ -325,6 +325,19 @@ def test_files_without_numbers_of_classes(tmp_path, picture, name, reason):
     assert len(source) == 3 and source.left_out[f"labels/{name}"].startswith(reason)
 
 
+def test_a_split_in_capitals_and_one_that_is_empty(tmp_path):
+    pair(tmp_path, "a", split="Train")
+    for folder in ("images", "labels"):
+        (tmp_path / "val" / folder).mkdir(parents=True)
+    train = open_segmentation(named(tmp_path), "train")
+    assert train.label_map(0).tolist() == LABELS.tolist() and train.label_name(0) == "labels/a.png"
+    with pytest.raises(NoSuchSplit, match="Expected images and label maps in .*val, received none; add some, or use another split than val"):
+        open_segmentation(f"masks:{tmp_path}", "val", classes=train)
+    pair(tmp_path, "b", split="TRAIN")
+    with pytest.raises(ValueError, match="Expected one folder train in .*, received TRAIN and Train; rename or merge them"):
+        open_segmentation(f"masks:{tmp_path}", "train")
+
+
 def test_label_maps_of_which_none_can_be_read(tmp_path):
     pair(tmp_path, "a")
     (tmp_path / "train" / "labels" / "a.png").unlink()
