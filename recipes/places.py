@@ -43,15 +43,20 @@ def paths_of(name):
     return [os.path.realpath(_parts(name, text)[1]) for text in texts if name in PATHS or _parts(name, text)[0]]
 
 
-def same(name, before, now, folder):
-    """Whether two texts of a flag mean the same, where relative paths of `before` began in `folder`."""
+def same(name, before, now, folder, moved):
+    """Whether two texts of a flag mean the same, where relative paths of `before` began in `folder`; `moved`: the run's folder then and now."""
     if name == "cache":  # what is packed does not depend on where
         return bool(before) == bool(now)
     if name not in (*PATHS, *DATASETS) or before is None or now is None:
         return before == now
     old, new = (_places(name, text, start) for text, start in ((before, folder), (now, os.curdir)))
-    moved_together = before == now and not any(os.path.exists(path) for _, path in old)
-    return old == new or moved_together
+    if old == new or any(os.path.exists(path) for _, path in old):
+        return old == new
+    return before == now or _seen_from(moved[0], old) == _seen_from(moved[1], new)  # moved together with the run
+
+
+def _seen_from(home, places):
+    return [(kind, os.path.relpath(path, os.path.realpath(home))) for kind, path in places]
 
 
 def _places(name, text, folder):

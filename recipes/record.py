@@ -71,8 +71,8 @@ class Record:
         return [path for path in paths if _is_file(path) and os.path.realpath(path) == os.path.join(home, path.relative_to(self.folder))]
 
     def clear(self):
-        """Remove the files of the run."""
-        for path in self.files():
+        """Remove the files of the run, the first ones last: as long as a checkpoint is there, the flags that it was made by are too."""
+        for path in reversed(self.files()):
             path.unlink()
         self.names, self.unwritten = [], []
         os.ftruncate(self.descriptor, len(self.header.encode()))

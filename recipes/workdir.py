@@ -90,7 +90,10 @@ class Run:
         """Find out whether the run that is in the folder goes on, and stop if it must not be touched."""
         _check_data(self.home)
         before = self.home / FLAGS_FILE
-        other = self._differences(before.read_text()) if before.is_file() else []
+        begun = any((self.home / CHECKPOINTS).glob("*.checkpoint"))
+        if begun and not before.is_file() and not FLAGS.overwrite:
+            raise commandline.BadInput(f"Expected {before}, which says how its checkpoints were made, received none; choose another --workdir.")
+        other = self._differences(before.read_text(errors="replace")) if before.is_file() else []
         if other and not FLAGS.overwrite:
             raise commandline.BadInput(
                 f"Expected a new --workdir, received {self.home}, which holds a run with other values of {', '.join(other)}. Choose another folder "
@@ -100,7 +103,7 @@ class Run:
         if finished and not FLAGS.overwrite:
             print(f"{self.home} holds this run, finished. Choose another --workdir for a new one; --overwrite replaces it.", flush=True)
             raise SystemExit(0)
-        self.resumed = not other and not finished and any((self.home / CHECKPOINTS).glob("*.checkpoint"))
+        self.resumed = begun and before.is_file() and not other and not finished
         if self.record and not self.resumed:
             self._check_removal()
 
@@ -111,7 +114,8 @@ class Run:
         before, now = _by_name(text), _by_name(_resolved_flags())
         first = text.split("\n", 1)[0]
         folder = first.removeprefix(FIRST_LINE) if first.startswith(FIRST_LINE) else os.curdir
-        other = [name for name in sorted({*before, *now} - FREE) if not places.same(name, before.get(name), now.get(name), folder)]
+        moved = os.path.join(folder, before.get("workdir", os.curdir)), self.home
+        other = [name for name in sorted({*before, *now} - FREE) if not places.same(name, before.get(name), now.get(name), folder, moved)]
         if "dataset" in other and any(scan.is_moved(self.home / DATA, path) for path in places.paths_of("dataset")):
             other.remove("dataset")
         return [f"--{name}" for name in other]

@@ -58,7 +58,7 @@ def recipe_module(monkeypatch):
     """Imports a module of recipes/ that defines no flags."""
     monkeypatch.syspath_prepend(str(ROOT / "recipes"))
     yield __import__
-    for name in ("record", "screen"):
+    for name in ("places", "record", "screen"):
         sys.modules.pop(name, None)
 
 
@@ -134,6 +134,50 @@ def test_the_same_run_by_other_words_goes_on(here, tmp_path, monkeypatch, stop_a
     end = here("pretrain", *SMALL, "--dataset=folder:~/moved", "--workdir=~/copied")
     assert end.status == 0 and "resumed at step 5" in end.out and "8 images of 8x8x3" in end.out
     assert [line["step"] for line in lines(tmp_path / "copied" / "metrics.jsonl")] == list(range(7))
+
+
+def test_another_set_with_the_same_names_and_sizes_is_not_the_same_data(here, refused, tmp_path, stop_at_step, monkeypatch):
+    """Files that are not compressed have equal sizes. A copy is the same data. Nothing goes on without its flags."""
+    for color in ("red", "blue"):
+        (tmp_path / color).mkdir()
+        for i in range(8):
+            Image.new("RGB", (16, 12), color).save(tmp_path / color / f"{i}.bmp")
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        stop_at_step(2, patch)
+        assert here("pretrain", *SMALL, "--dataset=folder:red", "--workdir=run").status == 75
+    assert "other values of --dataset" in refused("pretrain", *SMALL, "--dataset=folder:blue", "--workdir=run")
+    shutil.copytree("red", "copied")
+    with monkeypatch.context() as patch:
+        stop_at_step(3, patch)
+        assert "resumed at step 2" in here("pretrain", *SMALL, "--dataset=folder:copied", "--workdir=run").out
+    os.remove("run/run.flags")
+    assert "Expected run/run.flags, which says how its checkpoints were made" in refused("pretrain", *SMALL, "--dataset=folder:copied", "--workdir=run")
+
+
+def test_a_removal_that_is_cut_off_leaves_no_checkpoint_without_its_flags(recipe_module, tmp_path, monkeypatch):
+    record = recipe_module("record").Record(make(tmp_path, {"run.flags": "", "checkpoints/step-0000000001.checkpoint": ""}))
+    for name in ("run.flags", "checkpoints/step-0000000001.checkpoint"):
+        record.add(name)
+    with monkeypatch.context() as patch:
+        unlink = pathlib.Path.unlink
+        patch.setattr(pathlib.Path, "unlink", lambda path: (unlink(path), os.kill(os.getpid(), signal.SIGINT)))
+        with pytest.raises(KeyboardInterrupt):
+            record.clear()
+    assert [path.name for path in record.files()] == ["run.flags"]
+    record.close()
+
+
+def test_what_was_moved_together_with_the_run_is_the_same(recipe_module, tmp_path):
+    same = recipe_module("places").same
+    old, new = tmp_path / "old", tmp_path / "new"
+    moved = (f"{old}/tuned", f"{new}/tuned")
+    assert same("init_from", f"{old}/first", f"{new}/first", "/", moved)
+    assert same("dataset", "folder:data", f"folder:{new}/data", old, moved)
+    assert not same("init_from", f"{old}/first", f"{new}/second", "/", moved)
+    assert not same("dataset", f"folder:{old}/data", f"masks:{new}/data", "/", moved)
+    (old / "first").mkdir(parents=True)  # it is there still, so the other is another
+    assert not same("init_from", f"{old}/first", f"{new}/first", "/", moved)
 
 
 def test_a_path_without_its_user_or_without_a_name_is_refused(refused):
