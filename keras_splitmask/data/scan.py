@@ -4,6 +4,7 @@ import dataclasses
 import filecmp
 import json
 import os
+import re
 import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ INTERVAL = 2.0  # seconds between two reports
 NAMED = 3  # files named in a message
 COMPARED = 16  # files of a folder that may be the same in another place
 VERSION = 2  # of the JSON file
+ESCAPED = re.compile(r"\\([\\nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")  # what `printable` may write for one character
 
 
 @dataclasses.dataclass
@@ -127,8 +129,13 @@ def scan(root, record=None, report=None, frozen=False, value_range=None):
 
 
 def printable(name):
-    """A file name as it can be shown anywhere: what is no printable character is escaped."""
-    return name if name.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
+    """A file name as it can be shown anywhere: what is no printable character is escaped. Different names stay different.
+
+    So a name that itself looks escaped, such as one with a backslash before an n, has its backslashes doubled; others keep theirs.
+    """
+    if name.isprintable() and not ESCAPED.search(name):
+        return name
+    return "".join(c if c.isprintable() and c != "\\" else repr(c)[1:-1] for c in name)
 
 
 def is_moved(record, folder):

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_splitmask.data import batches, open_source
+from keras_splitmask.data import batches, open_source, subset_of
 from keras_splitmask.data.scan import printable, scan
 
 
@@ -52,6 +53,22 @@ def test_names_can_be_shown_and_written(nasty_folder):
     assert r"caf\udce9.png" in names and r"in\nline.png" in names
     assert all(name.isprintable() and name.encode() for name in names)
     assert printable("grün 图.png") == "grün 图.png"
+
+
+def test_names_that_print_alike_are_told_apart(tmp_path):
+    """Each printed name in a subset.txt selects its own image."""
+    names = ["a\nb", r"a\nb", r"a\\nb", "c\udcff", r"c\udcff", r"c\uDCFF", "\t", r"\t", "x\\\n", r"x\\n", "y\x7f", r"y\x7f", r"z\x7", r"z\b", "z\\"]
+    (tmp_path / "images").mkdir()
+    for value, name in enumerate(names):
+        Image.new("L", (2, 2), value).save(buffer := io.BytesIO(), "PNG")
+        (tmp_path / "images" / f"{name}.png").write_bytes(buffer.getvalue())
+    source = open_source(f"folder:{tmp_path / 'images'}")
+    assert len({source.name(i) for i in range(len(source))}) == len(names)
+    for value, name in enumerate(names):
+        (tmp_path / "subset.txt").write_text(printable(f"{name}.png") + "\n")
+        assert subset_of(source, str(tmp_path / "subset.txt")).image(0)[0, 0, 0] == value
+    kept = [r"z\x7", r"z\b", "z\\", r"c\uDCFF", r"C:\photos\1.png"]  # backslashes that stand for no other character
+    assert [printable(name) for name in kept] == kept and printable("a\nb") == r"a\nb" and printable(r"a\nb") == r"a\\nb"
 
 
 def test_the_run_stops_above_a_share_of_bad_files(nasty_folder, tmp_path):
