@@ -3,6 +3,8 @@
 import contextlib
 import io
 import math
+import os
+import struct
 import zipfile
 
 import numpy as np
@@ -40,6 +42,21 @@ def read_array(content):
     return array if array.ndim == 3 else array[..., None]
 
 
+def mapped(path, member):
+    """An array that an .npz file holds uncompressed as this `zipfile.ZipInfo`, memory-mapped and read-only.
+
+    Raises:
+        ValueError: if it is an array of Python objects or cut short.
+    """
+    with open(path, "rb") as file:
+        file.seek(member.header_offset + 26)  # the lengths of its name and of an extra field, which come before its bytes
+        start = file.seek(sum(struct.unpack("<HH", file.read(4))), os.SEEK_CUR)
+        shape, fortran, dtype = _form(file)
+        if file.tell() - start + dtype.itemsize * math.prod(shape) > member.file_size:
+            raise ValueError("an array that is cut short")
+        return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+
+
 @contextlib.contextmanager
 def _unpacked(file, size):
     """The binary file, or the one member of an .npz file, and its bytes."""
@@ -60,11 +77,7 @@ def _unpacked(file, size):
 def _header(start, size):
     """(shape, whether columns come first, dtype, offset) of an array of so many bytes, from the first of them."""
     file = io.BytesIO(start)
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
-    if dtype.hasobject:
-        raise ValueError("pixels as object, which are not read")
+    shape, fortran, dtype = _form(file)
     if len(shape) not in (2, 3) or 0 in shape:
         raise ValueError(f"an array of shape {shape}, not (H, W) or (H, W, C)")
     needed = file.tell() + dtype.itemsize * math.prod(shape)
@@ -72,3 +85,13 @@ def _header(start, size):
         raise ValueError("an array that is cut short")
     bounds.check_array(*shape[:2], shape[2] if len(shape) == 3 else 1, needed)
     return shape, fortran, dtype, file.tell()
+
+
+def _form(file):
+    """(shape, whether columns come first, dtype) of the array that begins here in a binary file, which is left at its first value."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("pixels as object, which are not read")
+    return shape, fortran, dtype

@@ -1,11 +1,13 @@
 """Images of an array: the embedded sample, and .npz and .npy files."""
 
 import os
+import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+from keras_splitmask.data import arrayfile, bounds
 from keras_splitmask.data.decoding import fit_channels
 from keras_splitmask.data.labels import check_labels, check_names, text
 from keras_splitmask.data.sources import SPLITS, NoSuchSplit, Source, part_of
@@ -100,9 +102,18 @@ def open_npy(place, split, channels=None, value_range=None):
 
 
 def _member(file, name, place):
-    """An array of an npz file, or None if it is not there."""
+    """An array of an npz file, or None if it is not there. One that is too large for the memory is mapped, if it is not compressed."""
+    if name not in file.files:
+        return None
+    member = file.zip.getinfo(name if name in file.zip.namelist() else f"{name}.npy")
+    too_large = member.file_size > (most := bounds.free_memory() / 2)
+    if too_large and member.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(
+            f"Expected arrays of at most {most / 1e9:.1f} GB, half of the free memory, received {name} of {member.file_size / 1e9:.1f} GB "
+            f"in {place}; save them by numpy.savez, without compression: then they are read from the file when they are needed."
+        )
     try:
-        return file[name] if name in file.files else None
+        return arrayfile.mapped(file.zip.filename, member) if too_large else file[name]
     except Exception as error:  # damaged, of pickled objects, or larger than memory
         if "pickle" in str(error):  # NumPy's own advice is to run what is in the file
             raise ValueError(f"Expected an npz file of plain arrays, received Python objects in {name} of {place}; save numbers or text.") from error

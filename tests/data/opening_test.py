@@ -1,10 +1,11 @@
 import hashlib
+import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from keras_splitmask.data import NoSuchSplit, make_sample, open_source
+from keras_splitmask.data import NoSuchSplit, bounds, make_sample, open_source
 from keras_splitmask.data.arrays import SAMPLE, ArraySource
 
 # Of the drawn arrays' bytes: whatever compresses the file, these are the images.
@@ -163,3 +164,33 @@ def test_bad_arrays_are_refused(images, labels, message):
     with pytest.raises(ValueError, match=message) as error:
         ArraySource(images, labels)
     assert "\n" not in str(error.value)
+
+
+def test_an_npz_file_that_is_larger_than_the_memory_is_mapped_or_refused(tmp_path, monkeypatch, rng):
+    images = rng.integers(0, 256, (64, 9, 8, 3), "uint8")
+    labels = np.arange(64) % 2
+    np.savez(tmp_path / "plain.npz", labels=labels, train_images=np.asfortranarray(images), train_labels=labels, x_test=images)
+    np.savez_compressed(tmp_path / "packed.npz", images=images, labels=labels)
+    loaded = open_source(f"npz:{tmp_path}/plain.npz")
+    monkeypatch.setattr(bounds, "free_memory", lambda: 2 * images.nbytes)  # the array has a header besides
+    for split in ("train", "test"):
+        source = open_source(f"npz:{tmp_path}/plain.npz", split)
+        assert isinstance(source.images, np.memmap) and not isinstance(loaded.images, np.memmap)
+        assert np.array_equal(source.images, images) and np.array_equal(source.image(5), images[5])
+    assert open_source(f"npz:{tmp_path}/plain.npz").labels.tolist() == labels.tolist()
+    with pytest.raises(ValueError, match=r"^Expected arrays of at most .* GB, half of the free memory, received images of .* GB in .*; save them by numpy.savez"):
+        open_source(f"npz:{tmp_path}/packed.npz")
+
+
+def test_an_npz_file_of_zeros_is_refused_before_it_is_unpacked(tmp_path):
+    """4 TB in a few bytes: what the headers say is enough."""
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images.npy", b"\x93NUMPY\x01\0" + bytes(1000))
+    content = (tmp_path / "a.npz").read_bytes()
+    place = content.rindex(b"PK\x01\x02") + 24  # the size in the directory
+    (tmp_path / "a.npz").write_bytes(content[:place] + b"\xf0\xff\xff\xff" + content[place + 4 :])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(bounds, "free_memory", lambda: 8e9)
+        with pytest.raises(ValueError, match=r"at most 4.0 GB, half of the free memory, received images of 4.3 GB"):
+            open_source(f"npz:{tmp_path}/a.npz")
+    assert 0 < bounds.free_memory() < 1e14
