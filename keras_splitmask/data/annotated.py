@@ -38,6 +38,9 @@ class AnnotatedSource(Source):
         """(height, width) of the image that annotation `i` is for."""
         raise NotImplementedError
 
+    def keeps_depth(self, i):
+        return self.pictures.keeps_depth(i)
+
     def _read(self, i, plan=None):
         """See `Source`. An image that was turned or resized after it was annotated cannot be read."""
         found = []

@@ -192,6 +192,26 @@ def _by_pillow(content, share):
         return _pixels(image)
 
 
+def keeps_depth(content):
+    """Whether an image file is read with all the bits that it has, given its content: colour of 16 bits is read with 8."""
+    if content.startswith((arrayfile.NUMPY, arrayfile.ZIP)):
+        return True
+    with open_picture(io.BytesIO(content)) as image:
+        return not is_cut_to_8_bits(image)
+
+
+def is_cut_to_8_bits(image):
+    """Whether Pillow keeps 8 of 16 bits of an image that is not yet loaded."""
+    stored = image.tile[0].args if image.tile else ""
+    stored = stored[0] if isinstance(stored, tuple) else stored  # Pillow's name of how the pixels lie in the file
+    return not is_deep(image.mode) and ";16" in str(stored)
+
+
+def is_deep(mode):
+    """Whether an image of this Pillow mode has more than 8 bits for each value."""
+    return mode in ("I", "F") or mode.startswith("I;16")
+
+
 def scale_transparency(image):
     """Bring the grey or colour of a PNG that is transparent to the depth that Pillow gives its pixels; it keeps the number of the file."""
     key, depth = image.info.get("transparency"), image.tile[0][3] if image.tile else None
@@ -207,8 +227,7 @@ def scale_transparency(image):
 def _pixels(image):
     """(H, W, C) of Pillow's image."""
     image.load()
-    deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
-    read = _deep_reader(image) if deep else functools.partial(_shallow, grey=is_grey(image.mode))
+    read = _deep_reader(image) if is_deep(image.mode) else functools.partial(_shallow, grey=is_grey(image.mode))
     rows = max(1, PIECE // (4 * image.width))
     first = read(image.crop((0, 0, image.width, min(rows, image.height))))
     pixels = np.empty((image.height, *first.shape[1:]), first.dtype)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_splitmask.data.decoding import read_pixels
+from keras_splitmask.data.decoding import keeps_depth, read_pixels
 from keras_splitmask.data.scan import printable, scan
 from keras_splitmask.data.sources import NoSuchSplit, Source
 from keras_splitmask.data.split_folders import split_folders, what_is_beside
@@ -57,15 +57,20 @@ class FolderSource(Source):
         return printable(self.paths[i])
 
     def _read(self, i, plan=None):
+        return read_pixels(self._content(i), self.name(i), plan)
+
+    def keeps_depth(self, i):
+        return keeps_depth(self._content(i))
+
+    def _content(self, i):
         path = os.path.join(self.scan.root, self.paths[i])
         if os.path.exists(path) and not os.path.isfile(path):  # opening a FIFO waits for ever
             raise ValueError(f"Expected a readable image, received {self.name(i)} (no file any more); restore the file.")
         try:
             with open(path, "rb") as file:
-                content = file.read()
+                return file.read()
         except OSError as error:
             raise ValueError(f"Expected a readable image, received {self.name(i)} ({error.strerror}); restore the file.") from error
-        return read_pixels(content, self.name(i), plan)
 
     def _identity(self):
         return [(path, *self.scan.files[path]) for path in self.paths]

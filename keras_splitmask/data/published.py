@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 
-from keras_splitmask.data.decoding import open_picture, read_pixels
+from keras_splitmask.data.decoding import keeps_depth, open_picture, read_pixels
 from keras_splitmask.data.labels import check_labels
 from keras_splitmask.data.optional import optional
 from keras_splitmask.data.sources import SPLITS, NoSuchSplit, Source, part_of
@@ -78,6 +78,9 @@ class TfdsSource(Source):
             raise
         except Exception as error:  # a damaged header raises whatever its reader stumbles over
             raise ValueError(f"Expected a readable image, received {self.name(i)} ({error}); prepare the data anew.") from error
+
+    def keeps_depth(self, i):
+        return not isinstance(image := self.record(i)["image"], bytes) or keeps_depth(image)
 
     def _read(self, i, plan=None):
         image = self.record(i)["image"]

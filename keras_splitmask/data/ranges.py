@@ -28,11 +28,12 @@ def report_range(source, place):
 
 
 def _lines(source, place):
-    low, high, outside = math.inf, -math.inf, []
+    low, high, outside, looked_at = math.inf, -math.inf, [], None
     for i in np.unique(np.linspace(0, len(source) - 1, min(LOOKED_AT, len(source))).astype(int)).tolist():
         values = _values(source, i)
         if values is None:
             continue
+        looked_at = i
         dtype = values.dtype.newbyteorder("=")
         full = _full_range(dtype, source.value_range)
         outside.append(np.mean((values < full[0]) | (values > full[1])))
@@ -40,7 +41,11 @@ def _lines(source, place):
         low, high = min(low, float(ends[0])), max(high, float(ends[1]))
         if source.value_range is None and high - low >= SPARSE * (full[1] - full[0]):
             return []
-    return list(_notes(low, high, float(np.mean(outside)), full, dtype, source.value_range, place)) if low < high else []  # blank images say nothing
+    if low >= high:  # blank images say nothing
+        return []
+    if dtype == np.uint8 and high - low < SPARSE * 255 and not source.keeps_depth(looked_at):
+        return [_cut(high - low, place)]
+    return list(_notes(low, high, float(np.mean(outside)), full, dtype, source.value_range, place))
 
 
 def _values(source, i):
@@ -71,6 +76,14 @@ def _notes(low, high, outside, full, dtype, value_range, place):
             f"{place}: the values go from {seen}, a small part of the {whole} of {of}, which leaves {round(255 * fraction) + 1} of 256 "
             f"grey levels. Name their range, such as --value_range={_suggested(low, high, dtype)}, to use all."
         )
+
+
+def _cut(spread, place):
+    """The line for colour of 16 bits that is dark once it is read with 8, whatever the `value_range`."""
+    return (
+        f"{place}: colour of 16 bits is read with 8 bits, of which the values fill a small part: {round(spread) + 1} of 256 levels. "
+        "--value_range cannot restore the others; save the images as .npy files of uint16 first."
+    )
 
 
 def _suggested(low, high, dtype):

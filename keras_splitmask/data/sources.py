@@ -61,6 +61,10 @@ class Source:
         """Pixels (H, W, C) of image `i`, or of its part, of any dtype that `to_uint8` takes. See `decoding.read_pixels`."""
         raise NotImplementedError
 
+    def keeps_depth(self, i):
+        """Whether the pixels of image `i` are read with all the bits that they are stored with."""
+        return True
+
     def _identity(self):
         """What changes when the images do, for `fingerprint`; anything that JSON can hold."""
         raise NotImplementedError

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_splitmask.data import bounds, netpbm
 from keras_splitmask.data.arrayfile import NUMPY
-from keras_splitmask.data.decoding import open_picture
+from keras_splitmask.data.decoding import is_cut_to_8_bits, open_picture
 
 LOSSLESS = ("BMP", "DIB", "GIF", "PNG", "PPM", "TIFF")
 MODES = ("1", "L", "P", "I", "I;16", "I;16B")  # Pillow's, of images of numbers: grey of 1 to 32 bits, and palettes
@@ -56,6 +56,8 @@ def _picture(content):
     with open_picture(io.BytesIO(content)) as image:
         if image.format not in LOSSLESS:
             raise ValueError(f"{image.format}, which does not keep numbers; save it as PNG")
+        if is_cut_to_8_bits(image):
+            raise ValueError("colours of 16 bits, which are read with 8; save the numbers as a grey PNG or one with a palette")
         bounds.check_picture(image, len(content))
         if image.format == "PNG":
             image.verify()  # the checksums, which Pillow does not look at when it decodes

@@ -1,11 +1,15 @@
 """Values that fill a part of their type: the option that names their range, and the line that says that it is missing."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from keras_splitmask.data import batches, cached, open_detection, open_source, subset_of
 from keras_splitmask.data.decoding import to_uint8
+from keras_splitmask.data.stored_numbers import read_numbers
 
 
 @pytest.fixture
@@ -67,6 +71,54 @@ def test_no_line_where_the_range_is_used(tmp_path, rng, dtype):
 def test_one_white_pixel_hides_no_dark_image(tmp_path, twelve_bits):
     twelve_bits[5, 5] = 65535
     assert len(opened(place(tmp_path, "npy", twelve_bits))[1]) == 1
+
+
+def deep_colour(path, values):
+    """Write colours (H, W, 3) uint16 as a TIFF, a PNG or an .npy file; Pillow writes none."""
+    height, width = values.shape[:2]
+    if path.suffix == ".npy":
+        np.save(path, values)
+    elif path.suffix == ".png":
+        header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+        chunks = [name + content for name, content in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))]
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks))
+    else:
+        tags = {256: width, 257: height, 258: 200, 259: 1, 262: 2, 273: 206, 277: 3, 278: height, 279: values.nbytes}
+        entries = b"".join(struct.pack("<HHII", tag, 4 if tag == 279 else 3, 3 if tag == 258 else 1, value) for tag, value in tags.items())
+        start = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries
+        path.write_bytes(start.ljust(200, b"\0") + struct.pack("<3H", 16, 16, 16) + values.astype("<u2").tobytes())
+
+
+@pytest.mark.parametrize("form", ["png", "tif"])
+def test_colour_of_sixteen_bits_is_read_with_eight_and_so_it_is_said(tmp_path, twelve_bits, form):
+    colours = np.stack([twelve_bits] * 3, axis=-1)
+    deep_colour(tmp_path / f"a.{form}", colours)
+    for options in ({}, {"value_range": (0, 4095)}):
+        source, (line,) = opened(f"folder:{tmp_path}", **options)
+        assert len(np.unique(source.image(0))) == 16 and source.image(0).max() == 15
+        assert "colour of 16 bits is read with 8 bits" in line and "16 of 256 levels. --value_range cannot restore" in line
+    (tmp_path / f"a.{form}").unlink()
+    deep_colour(tmp_path / "a.npy", colours)  # as the line says
+    source, lines = opened(f"folder:{tmp_path}", value_range=(0, 4095))
+    assert not lines and len(np.unique(source.image(0))) == 256
+    (tmp_path / "a.npy").unlink()
+    deep_colour(tmp_path / f"a.{form}", colours * 16)  # where the range is used, nothing is lost
+    source, lines = opened(f"folder:{tmp_path}")
+    assert not lines and np.abs(source.image(0) - twelve_bits[..., None] / 16).max() <= 1
+
+
+def test_dark_images_of_eight_bits_are_no_deep_colour(tmp_path, rng):
+    Image.fromarray(rng.integers(0, 30, (16, 16, 3), "uint8")).save(tmp_path / "a.png")
+    line, = opened(f"folder:{tmp_path}")[1]
+    assert "of uint8" in line and "16 bits" not in line
+
+
+@pytest.mark.parametrize("form", ["png", "tif"])
+def test_a_label_map_of_deep_colour_is_refused(tmp_path, form):
+    deep_colour(tmp_path / f"a.{form}", np.full((4, 4, 3), 7, "uint16"))
+    with pytest.raises(ValueError, match="received a .colours of 16 bits, which are read with 8; save the numbers as a grey PNG"):
+        read_numbers((tmp_path / f"a.{form}").read_bytes(), "a")
 
 
 def test_values_outside_are_clipped_and_it_is_said(tmp_path):
