@@ -1,6 +1,7 @@
 """How much memory it takes to read one image file, known from its header, so that what is too much is never decoded."""
 
 import itertools
+import math
 import re
 
 from keras_splitmask.data import jpeg, netpbm
@@ -19,6 +20,9 @@ DEPTHS = {"I": 4, "F": 4, "I;16": 2, "I;16L": 2, "I;16B": 2}  # bytes of a value
 COPIES = 2  # of the file itself
 JPEG = 9  # bytes a pixel at the resolution that is decoded, see LATER; progressive files 6 of the whole besides, and in CMYK 8
 SHARES = (1, 1 / 2, 3 / 8, 1 / 4, 1 / 8)  # of its resolution that a JPEG is decoded at
+# Pixels that the scans of a JPEG go over, all together. Each takes up to 3 ns, so 5 s in all. A photograph has about 10 scans.
+MAX_SCANNED = 1_500_000_000
+MIN_SCANNED = 4096  # pixels that a scan counts for at least
 MAX_WRITTEN = 1_000_000  # pixels of a PNM file that are written as text, 1 us a value
 MAX_JPEG2000 = 25_000_000  # bytes of such a file, of which 5 million are decoded in a second
 MAX_BLOCKS = 100  # of tags in one file
@@ -30,8 +34,15 @@ def is_grey(mode):
     return mode in ("1", "L", "LA", "La", "I", "F") or mode.startswith("I;16")
 
 
+def check_file(size):
+    """Raise ValueError if a file of so many bytes should not be read whole."""
+    if size > MAX_BYTES:
+        raise ValueError(f"a file of {size / 1e6:.0f} MB, more than {MAX_BYTES // 10**6}; make it smaller")
+
+
 def check_unopened(file, size):
     """Raise ValueError if Pillow should not even open this binary file of so many bytes, which it leaves at its start."""
+    check_file(size)
 
     def read(place, length):
         file.seek(place)
@@ -90,6 +101,8 @@ def check_jpeg(header, height, width, size, share):
         share: one of `SHARES`.
     """
     _check(height, width, _jpeg(header, height, width, size, share))
+    if header.buffered and header.scans * max(MIN_SCANNED, height * width) > MAX_SCANNED:
+        raise ValueError(f"{height} x {width} pixels in {header.scans} scans, which take too long to decode; save the image again")
 
 
 def largest_share(header, height, width, size):
@@ -106,6 +119,15 @@ def _jpeg(header, height, width, size, share):
 def check_array(height, width, channels, size):
     """Raise ValueError if reading an array of so many bytes as an image takes too much memory."""
     _check(height, width, size + height * width * (channels + 2 * max(3, channels)))
+
+
+def free_memory():
+    """Bytes of memory that are free for a process, as Linux counts them; elsewhere infinite."""
+    try:
+        with open("/proc/meminfo") as lines:
+            return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return math.inf
 
 
 def _check(height, width, needed):

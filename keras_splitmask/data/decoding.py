@@ -94,7 +94,7 @@ def _picture(content, plan):
     with open_picture(io.BytesIO(content)) as image:
         sides = image.height, image.width
         if image.format in ("JPEG", "MPO"):
-            return _planned_jpeg(content, header, sides, _orientation(image), image.mode == "L" if image.mode in ("L", "RGB") else None, plan)
+            return _planned_jpeg(content, header, sides, orientation(image), image.mode == "L" if image.mode in ("L", "RGB") else None, plan)
         bounds.check_picture(image, len(content))
         if image.format == "PNG":
             _check_png(content)
@@ -103,7 +103,7 @@ def _picture(content, plan):
         scale_transparency(image)
         image.load()  # before the EXIF block is asked for: Pillow would load it then, and give a blank image after a failure
         sides = image.height, image.width  # of a TIFF, Pillow has turned it
-        return _planned(sides, _orientation(image), plan, lambda share: _pixels(image))
+        return _planned(sides, orientation(image), plan, lambda share: _pixels(image))
 
 
 def _known_jpeg(content):
@@ -162,8 +162,11 @@ def _scaled(box, factor):
     return top, left, max(1, round(bottom * factor) - top), max(1, round(right * factor) - left)
 
 
-def _orientation(image):
-    """1 to 8, of which 1 is upright; other numbers, which some programs write, say nothing."""
+def orientation(image):
+    """Where the EXIF or XMP block of Pillow's image says that the top is: 1 to 8, of which 1 is upright; other numbers say nothing.
+
+    Only after `load` are those blocks known that come after the pixels, and a TIFF is then turned already.
+    """
     try:
         bounds.check_block(image.info.get("exif", b""))
         turn = image.getexif().get(0x0112, 1)

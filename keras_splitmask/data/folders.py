@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_splitmask.data import bounds
 from keras_splitmask.data.decoding import keeps_depth, read_pixels
 from keras_splitmask.data.scan import printable, scan
 from keras_splitmask.data.sources import NoSuchSplit, Source
@@ -67,10 +68,12 @@ class FolderSource(Source):
         if os.path.exists(path) and not os.path.isfile(path):  # opening a FIFO waits for ever
             raise ValueError(f"Expected a readable image, received {self.name(i)} (no file any more); restore the file.")
         try:
+            bounds.check_file(os.path.getsize(path))
             with open(path, "rb") as file:
                 return file.read()
-        except OSError as error:
-            raise ValueError(f"Expected a readable image, received {self.name(i)} ({error.strerror}); restore the file.") from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ValueError(f"Expected a readable image, received {self.name(i)} ({reason}); restore the file.") from error
 
     def _identity(self):
         return [(path, *self.scan.files[path]) for path in self.paths]

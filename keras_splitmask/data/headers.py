@@ -69,7 +69,11 @@ def _check_memory(image, file, size):
         return bounds.check_picture(image, size)
     place = file.tell()
     file.seek(0)
-    bounds.largest_share(jpeg.look(file.read(HEADER)), image.height, image.width, size)
+    header = jpeg.look(piece := file.read(HEADER))
+    while header.buffered and (following := file.read(HEADER)):
+        header.scans += jpeg.count_scans(piece[-1:] + following)  # a marker may lie in both
+        piece = following
+    bounds.largest_share(header, image.height, image.width, size)
     file.seek(place)
 
 

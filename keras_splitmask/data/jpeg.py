@@ -19,14 +19,16 @@ class Jpeg:
     Attributes:
         samples: stored for each pixel: 3 for colour, 1.5 if its chroma has a quarter of the resolution. 4 if there is no such header.
         buffered: whether a decoder keeps all coefficients, 2 bytes a sample, since the pixels come in several scans.
-        scans: how many there may be.
+        scans: how many there may be in this content.
         may_turn: whether there is an APP1 segment, where EXIF and XMP say how to turn the image.
+        whole: whether the content reaches up to the pixels.
     """
 
     samples: float = 4.0
     buffered: bool = True
     scans: int = 1
     may_turn: bool = False
+    whole: bool = False
 
 
 def look(content):
@@ -35,7 +37,7 @@ def look(content):
     Raises:
         ValueError: if a decoder would take very long, or much memory, for the header alone.
     """
-    found = Jpeg(scans=content.count(b"\xff\xda"))
+    found = Jpeg(scans=count_scans(content))
     components, exif = 0, b""
     for number, (marker, segment) in enumerate(_segments(content)):
         if number > MAX_SEGMENTS:
@@ -53,8 +55,14 @@ def look(content):
             found.buffered = marker in PROGRESSIVE
         elif marker == START_OF_SCAN:
             found.buffered |= segment[:1] != bytes([components])
+            found.whole = True
     check_block(exif)
     return found
+
+
+def count_scans(content):
+    """How many scans begin in some bytes of a file."""
+    return content.count(bytes((0xFF, START_OF_SCAN)))
 
 
 def _segments(content):

@@ -97,10 +97,12 @@ def read_file(path, name):
     if not os.path.isfile(path):  # opening a FIFO waits for ever
         raise ValueError(f"Expected a label map, received {name} (no file of that name); restore the file.")
     try:
+        bounds.check_file(os.path.getsize(path))
         with open(path, "rb") as file:
             content = file.read()
-    except OSError as error:
-        raise ValueError(f"Expected a label map, received {name} ({error.strerror}); restore the file.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"Expected a label map, received {name} ({reason}); restore the file.") from error
     return read_numbers(content, name)
 
 

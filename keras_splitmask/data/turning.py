@@ -1,28 +1,52 @@
-"""Annotations of images that their EXIF tag turns: from the frame that is stored to the upright one."""
+"""Annotations of images that their EXIF or XMP block turns: from the frame that is stored to the upright one."""
+
+import struct
 
 import numpy as np
 
-from keras_splitmask.data import jpeg
+from keras_splitmask.data import bounds, decoding, jpeg
 from keras_splitmask.data.decoding import TURNS, open_picture
 
-ORIENTATION = 0x0112  # the EXIF tag
+START, HEADER = 4096, 1 << 20  # bytes of a JPEG that are looked at, and those if its header is longer
+PNG = b"\x89PNG\r\n\x1a\n"
+TEXTS = (b"iTXt", b"tEXt", b"zTXt")  # chunks of a PNG that begin with a keyword
+KEYWORDS = (b"XML:com.adobe.xmp", b"Raw profile type exif", b"xmp", b"exif")  # of those that may say how it is turned
 SIDEWAYS = 5  # orientations from here on exchange height and width
 
 
 def orientation(path):
-    """The EXIF orientation of an image file, 1 to 8; 1 if its header names none."""
+    """The orientation of an image file, 1 to 8, that it is turned by when it is read."""
     try:
         with open(path, "rb") as file:
-            start = file.read(4096)
-            if start.startswith(jpeg.START) and b"Exif" not in start:  # most photographs of a published data set
+            if not _may_turn(file):  # most photographs of a published data set
                 return 1
-            file.seek(0)
+            bounds.check_unopened(file, file.seek(0, 2))
             with open_picture(file) as image:
-                # Of a PNG without the block in its header, Pillow would decode all pixels to look for it behind them.
-                found = image.getexif().get(ORIENTATION, 1) if image.format != "PNG" or "exif" in image.info else 1
-    except Exception:  # a file that is no picture, or a damaged block, says nothing
+                if image.format == "PNG" and "exif" not in image.info:  # the block may come after the pixels
+                    bounds.check_picture(image, file.tell())
+                    image.load()
+                return decoding.orientation(image)
+    except Exception:  # a file that is no picture says nothing
         return 1
-    return found if found in TURNS else 1
+
+
+def _may_turn(file):
+    """Whether a file may have a block that says how it is turned, from few bytes of it."""
+    start = file.read(START)
+    if start.startswith(jpeg.START):
+        header = jpeg.look(start)
+        return header.may_turn or (not header.whole and jpeg.look(start + file.read(HEADER - START)).may_turn)
+    return not start.startswith(PNG) or _png_may_turn(file)
+
+
+def _png_may_turn(file):
+    place = len(PNG)
+    while len(head := file.seek(place) and file.read(32)) >= 8:
+        length, name = struct.unpack_from(">I4s", head)
+        if name == b"eXIf" or (name in TEXTS and head[8:].partition(b"\0")[0] in KEYWORDS):
+            return True
+        place += length + 12
+    return False
 
 
 def upright(size, turn):

@@ -4,6 +4,7 @@ import io
 import os
 import resource
 import struct
+import time
 import zipfile
 import zlib
 
@@ -15,6 +16,7 @@ from keras_splitmask.data import bounds, jpeg, open_source
 from keras_splitmask.data.decoding import fit_channels, read_pixels, to_uint8
 from keras_splitmask.data.headers import read_header
 from keras_splitmask.data.resizing import resize
+from keras_splitmask.data.stored_numbers import read_file
 
 SIDE = 9000  # 81 million pixels: within Pillow's limit, but 0.7 GB as RGB with its copies
 
@@ -91,13 +93,35 @@ def test_what_takes_too_much_is_left_out_by_its_header(tmp_path, name):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150_000  # kB
 
 
+@pytest.mark.parametrize(("side", "scans"), [(2000, 400), (16, 370_000)])
+def test_a_jpeg_of_very_many_scans_is_refused_by_its_header(tmp_path, side, scans):
+    """Their decoding takes a time that grows with scans times pixels: this one of 2,000 x 2,000 pixels takes 5 s."""
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), "red").save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    last = content[content.rindex(b"\xff\xda") : -2]
+    (tmp_path / "a.jpg").write_bytes(content[:-2] + last * scans + content[-2:])
+    (tmp_path / "b.jpg").write_bytes(content[:-2] + last * 20 + content[-2:])
+    started = time.monotonic()
+    reason = read_header(tmp_path / "a.jpg")
+    assert reason == f"{side} x {side} pixels in {scans + 10} scans, which take too long to decode; save the image again"
+    with pytest.raises(ValueError) as error:
+        read_pixels((tmp_path / "a.jpg").read_bytes(), "a.jpg", lambda height, width: ((0, 0, height, width), (32, 32)))
+    assert reason in str(error.value) and time.monotonic() - started < 5
+    assert read_header(tmp_path / "b.jpg") == (side, side, 3)
+
+
 def test_a_file_that_grows_during_the_run_is_named_and_replaced(tmp_path, rng):
     for i in range(3):
         Image.fromarray(rng.integers(0, 256, (8, 8, 3), "uint8")).save(tmp_path / f"{i}.png")
     source = open_source(f"folder:{tmp_path}")
     (tmp_path / "1.png").write_bytes(png(SIDE))
-    _, index = source.readable(1, source.image)
-    assert index != 1 and "make it smaller" in source.broken["1.png"]
+    os.truncate(tmp_path / "2.png", 4_000_000_000)  # sparse
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for i, reason in ((1, "make it smaller"), (2, "a file of 4000 MB, more than 450")):
+        _, index = source.readable(i, source.image)
+        assert index == 0 and reason in source.broken[f"{i}.png"]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150_000  # kB
 
 
 def test_a_large_photograph_is_read_at_the_resolution_that_fits(tmp_path, monkeypatch, rng):
@@ -151,3 +175,14 @@ def test_the_header_of_a_jpeg():
     bomb = b"\xff\xd8\xff\xe1" + struct.pack(">H", len(block) + 8) + b"Exif\0\0" + block
     with pytest.raises(ValueError, match="share their bytes"):
         jpeg.look(bomb * 3)
+
+
+@pytest.mark.parametrize("start", [b"\0\0\0\x1cftypavif", b"\x89PNG\r\n\x1a\n", b"II*\0"])
+def test_a_very_long_file_is_not_read_by_the_scan(tmp_path, start):
+    (tmp_path / "a.png").write_bytes(start)
+    os.truncate(tmp_path / "a.png", 4_000_000_000)  # sparse
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert read_header(tmp_path / "a.png") == "a file of 4000 MB, more than 450; make it smaller"
+    with pytest.raises(ValueError, match="received a .a file of 4000 MB, more than 450"):
+        read_file(tmp_path / "a.png", "a")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
