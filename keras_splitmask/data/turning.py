@@ -20,10 +20,10 @@ def orientation(path):
         with open(path, "rb") as file:
             if not _may_turn(file):  # most photographs of a published data set
                 return 1
-            bounds.check_unopened(file, file.seek(0, 2))
+            bounds.check_unopened(file, size := file.seek(0, 2))
             with open_picture(file) as image:
                 if image.format == "PNG" and "exif" not in image.info:  # the block may come after the pixels
-                    bounds.check_picture(image, file.tell())
+                    bounds.check_picture(image, size)
                     image.load()
                 return decoding.orientation(image)
     except Exception:  # a file that is no picture says nothing
