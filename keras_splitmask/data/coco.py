@@ -216,7 +216,7 @@ class TfdsDetectionSource(DetectionSource):
         return self.pictures.size(i)
 
     def annotations(self, i):
-        objects, (height, width) = self.pictures.record(i)["objects"], self.size(i)
+        objects, (height, width) = self.pictures.example(i)["objects"], self.size(i)
         crowd = objects.get("is_crowd", np.zeros(len(objects["label"])))
         annotations = []
         for n, (box, label, is_crowd) in enumerate(zip(objects["bbox"], objects["label"], crowd, strict=True)):

@@ -116,7 +116,7 @@ class TfdsSegmentationSource(SegmentationSource):
         return f"the annotation of {self.name(i)}"
 
     def _stored(self, i):
-        return read_numbers(self.pictures.record(i)["annotation"], self.label_name(i))
+        return read_numbers(self.pictures.example(i)["annotation"], self.label_name(i))
 
     def _identity(self):
         return self.pictures._identity()

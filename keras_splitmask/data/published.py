@@ -54,7 +54,7 @@ class TfdsSource(Source):
     def label(self, i):
         return int(self.records[i]["label"]) if self._labelled else None
 
-    def record(self, i):
+    def example(self, i):
         """All that is stored of image `i`: a dict.
 
         Raises:
@@ -68,7 +68,7 @@ class TfdsSource(Source):
 
     def size(self, i, feature="image"):
         """(height, width) of an image of record `i` as stored."""
-        image = self.record(i)[feature]
+        image = self.example(i)[feature]
         if not isinstance(image, bytes):
             return image.shape[:2]
         try:
@@ -80,10 +80,10 @@ class TfdsSource(Source):
             raise ValueError(f"Expected a readable image, received {self.name(i)} ({error}); prepare the data anew.") from error
 
     def keeps_depth(self, i):
-        return not isinstance(image := self.record(i)["image"], bytes) or keeps_depth(image)
+        return not isinstance(image := self.example(i)["image"], bytes) or keeps_depth(image)
 
     def _read(self, i, plan=None):
-        image = self.record(i)["image"]
+        image = self.example(i)["image"]
         return read_pixels(image, self.name(i), plan) if isinstance(image, bytes) else part_of(image, plan)
 
     def _identity(self):

@@ -1,4 +1,5 @@
 import io
+import json
 
 import numpy as np
 import pytest
@@ -50,6 +51,9 @@ def test_a_data_set_written_here(tmp_path, form):
     assert isinstance(source.records, TfRecords) == (form == "tfrecord")
     for images, labels in batches(source, (4, 4, 3), 2, steps=6, labels=True):
         assert set(map(tuple, zip(images[:, 0, 0, 0].tolist(), labels.tolist()))) <= set(seen)
+    source.record = tmp_path / "run" / "data.json"  # as a run sets it
+    source.save_record()
+    assert json.loads(source.record.read_text())["summary"] == "3 images" and source.image(0).shape == (4, 6, 3)
     assert len(open_source("tfds:two_colours", "val", data_dir=tmp_path)) == 2
     assert open_source("tfds:two_colours", "val", data_dir=tmp_path).fingerprint != source.fingerprint
     with pytest.raises(NoSuchSplit, match="received tfds:two_colours .no split test among train, validation.; correct") as error:
@@ -72,7 +76,7 @@ def test_records_of_several_files_are_read_at_random(tmp_path):
     source = TfdsSource(TfRecords(paths[:2], len), {"image": tfds.features.Image(shape=(None, None, 3))})
     source.records = records
     with pytest.raises(ValueError, match=r"Expected a readable record, received train\[3\] .*cut short"):
-        source.record(3)
+        source.example(3)
     paths[2].write_bytes(content[:-3])
     with pytest.raises(ValueError, match="2.tfrecord is cut short or damaged"):
         TfRecords(paths, len)
