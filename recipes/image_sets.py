@@ -71,7 +71,10 @@ def open_judged(train, channels):
     unlabelled = [error for error in refused.values() if isinstance(error, data.NoLabels)]
     if unlabelled or FLAGS.judge:
         raise (unlabelled or list(refused.values()))[0]
-    raise commandline.BadInput(f"{refused['test']} It is to judge by. --judge=train takes the training images for it, which says little.")
+    raise commandline.BadInput(
+        f"Expected a split test or val of {FLAGS.dataset} to judge by, received neither. Move some images of each class into one, and the "
+        "others into train; --judge=train judges by the training images, which says little about new ones."
+    )
 
 
 def number_as(train, source, dataset, split):

@@ -96,7 +96,7 @@ class Run:
         other = self._differences(before.read_text(errors="replace")) if before.is_file() else []
         if other and not FLAGS.overwrite:
             raise commandline.BadInput(
-                f"Expected a new --workdir, received {self.home}, which holds a run with other values of {', '.join(other)}. Choose another folder "
+                f"Expected a new --workdir, received {self.home}, which holds a run with other values of {_first(other)}. Choose another folder "
                 f"or give the values in {before}; or replace that run with --overwrite."
             )
         finished = before.is_file() and (self.home / "model.keras").exists()
@@ -242,6 +242,11 @@ def _put_aside(path):
     number = next(n for n in range(1, 10**6) if not os.path.lexists(path.with_name(f"{path.name}.{n}")))
     path.rename(path.with_name(f"{path.name}.{number}"))
     print(f"{path} is not of this run; it is called {path.name}.{number} from now on", flush=True)
+
+
+def _first(names):
+    """The first of some flags; those of another program differ in dozens."""
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def _by_name(text):

@@ -133,12 +133,13 @@ def open_folder(place, split, channels=None, record=None, max_bad_fraction=0.1, 
     """A `FolderSource` of the folder, or of its subfolder for the split. See `opening.open_source`."""
     root = Path(os.path.expanduser(place))
     if not root.is_dir():
-        raise ValueError(f"Folder not found: {place}. Correct the path after folder:.")
+        found = "This is a file, not a folder" if root.exists() else "Folder not found"
+        raise ValueError(f"{found}: {place}. Correct the path after folder:.")
     folders = split_folders(root, report if split == "train" else None)
     if folders and split not in folders:
-        raise NoSuchSplit(f"Expected split to be one of {', '.join(folders)}, the subfolders of {place}, received {split!r}.")
+        raise NoSuchSplit(f"Expected a folder {split} in {place}, received {', '.join(folders)} only; make one, or use another split.")
     if not folders and split != "train":
-        raise NoSuchSplit(f"Expected a subfolder {split} in {place}, received a folder that is not divided; use the split train.")
+        raise NoSuchSplit(f"Expected a folder {split} in {place}, received one that is not divided into splits; use the split train.")
     found = scan(folders.get(split, root), record, report, frozen, value_range)
     if folders and not found.images and not found.left_out:
         raise NoSuchSplit(f"Expected images in {printable(found.root)}, received none; add some, or use another split than {split}.")

@@ -147,7 +147,10 @@ class Source:
             return
         names = self.classes or [str(label) for label in range(self.class_count)]
         if unknown := [names[label] for label in np.unique(self.labels) if names[label] not in classes]:
-            raise ValueError(f"Expected images of the classes to learn alone, received images of {some(unknown)} in {place}; remove them.")
+            raise ValueError(
+                f"Expected only classes that are learnt in {place}, received images of {some(unknown)}; "
+                "give them the name of a class in the train split, or remove them."
+            )
         number = {name: i for i, name in enumerate(classes)}
         self.labels = np.array([number.get(name, -1) for name in names], "int32")[self.labels]
         self.classes = list(classes)

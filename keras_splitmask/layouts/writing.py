@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 
 import numpy as np
@@ -39,6 +40,7 @@ def write(folder, arguments, arrays, layout):
         save_file(content, aside / WEIGHTS, metadata={"format": "pt"})  # which transformers insists on
         for name, text in described(arguments, layout).items():
             (aside / name).write_text(json.dumps(text, indent=1) + "\n")
+            shutil.copymode(aside / name, aside / WEIGHTS)  # safetensors would let nobody but the owner read it
         os.rename(aside, folder)
 
 

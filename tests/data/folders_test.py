@@ -37,7 +37,7 @@ def test_folder_with_splits(tmp_path):
     assert len(open_source(f"folder:{tmp_path}")) == 3
     source = open_source(f"folder:{tmp_path}", "val")
     assert source.classes == ["cat", "dog"] and source.name(0) == "cat/4.png"
-    with pytest.raises(NoSuchSplit, match="Expected split to be one of train, val, the subfolders of .*, received 'test'"):
+    with pytest.raises(NoSuchSplit, match="Expected a folder test in .*, received train, val only"):
         open_source(f"folder:{tmp_path}", "test")
 
 

@@ -72,7 +72,7 @@ def test_labels_are_numbered_by_the_names_of_another_split():
     test.number_by(train.classes)
     assert test.labels.tolist() == [3, 1, 3, 3] and test.classes == train.classes and test.class_count == 4
     other = ArraySource(IMAGES, ["dog", "cow", "elk", "dog"])
-    with pytest.raises(ValueError, match="Expected images of the classes to learn alone, received images of cow, elk in the test split; remove"):
+    with pytest.raises(ValueError, match="Expected only classes that are learnt in the test split, received images of cow, elk; give"):
         other.number_by(train.classes, "the test split")
     with pytest.raises(ValueError, match="Expected labels in the data set, received none: there is no array of labels"):
         ArraySource(IMAGES).number_by(train.classes)

@@ -63,6 +63,7 @@ def test_a_round_trip_is_exact(layout, changes, tmp_path):
         np.testing.assert_array_equal(array, expected[name], err_msg=name)
     assert again.get_config()["epsilon"] == encoder.epsilon and again.heads == 3 and again.image_shape == (12, 12, 5)
     assert not told[0].fresh and not told[0].notes and not told[0].dropped
+    assert len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1  # whoever may read one may read all
 
 
 def test_not_square_images_keep_their_grid(tmp_path):

@@ -134,7 +134,7 @@ def test_judge_chooses_and_a_test_split_without_labels_does_not_judge(here, refu
     assert "Expected labels in the test split of" in line and "the images do not lie in folders of classes" in line
     given = photos(tmp_path / "flat", "a", "b")
     line = refused("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'no'}")
-    assert "Expected a subfolder test in" in line and "--judge=train takes the training images" in line
+    assert "Expected a split test or val of" in line and "--judge=train judges by the training images" in line
 
 
 def test_files_left_out_of_any_split_are_counted_and_recorded(here, refused, tmp_path):
