@@ -10,6 +10,7 @@ from keras_splitmask.data.stored_numbers import LARGEST
 
 IGNORE = 255
 BINARY = {0, IGNORE}
+COUNTED = 64  # classes that are believed without classes.json, where 255 occurs as well
 FORMS = '{"classes": ["sky", "road"], "void": 255} or {"0": "sky", "7": "road"}'
 
 
@@ -78,6 +79,11 @@ def numbering(path, expected, numbers):
         names = classes if len(classes) == 2 else ["background", *classes]
         note = f"The label maps hold 0 and 255 only: 255 is read as class 1 ({names[1]}), not ignored."
         return Numbering(names, _meaning({0: 0, IGNORE: 1}, []), note)
+    if not path.exists() and expected is None and len(numbers) > COUNTED and IGNORE in numbers:
+        raise ValueError(
+            f"Expected class numbers in the label maps, received {len(numbers)} numbers from {min(numbers)} to 255 in {path.parent}, as masks with "
+            f"soft edges have; resize masks to the nearest pixel, or write {path} as {FORMS}."
+        )
     assumed = void is None
     void = {IGNORE} if assumed else void
     if isinstance(classes, list):

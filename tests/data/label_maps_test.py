@@ -205,6 +205,15 @@ def test_masks_of_0_and_255_where_255_is_to_be_ignored(tmp_path):
     assert shown(tmp_path) == (["ground", "cell"], [[0, 1]], "1 images, 2 classes. Numbers in the label maps: 0 is ground, 255 is cell")
 
 
+def test_masks_with_soft_edges_are_no_classes(tmp_path):
+    edges = np.arange(100, dtype="uint8")[None]  # as of a mask that was resized with interpolation
+    pair(tmp_path, "a", np.concatenate([edges, np.full((1, 100), 255, "uint8")]))
+    with pytest.raises(ValueError, match="received 101 numbers from 0 to 255 in .*, as masks with soft edges have; resize masks"):
+        open_segmentation(f"masks:{tmp_path}", "train")
+    pair(tmp_path, "a", edges)
+    assert len(open_segmentation(f"masks:{tmp_path}", "train").classes) == 100
+
+
 STORED = np.array([[0, 1, 2], [3, 7, 255]], "uint8")
 
 
