@@ -20,6 +20,8 @@ def inpaint(head, hidden, ids):
     Returns:
         The loss and the share of the words to which no other was preferred, scalars float32.
     """
+    if getattr(head, "quantization_mode", None):
+        raise ValueError(f"Expected a head of float weights, received {head.quantization_mode}; train and evaluate the model before it is quantized.")
     kernel, bias = ops.convert_to_tensor(head.kernel), ops.convert_to_tensor(head.bias)
     tokens, weights, biases = (ops.cast(ops.stop_gradient(x), hidden.dtype) for x in (hidden, kernel, bias))
     back = transposed(weights)  # (V, D)

@@ -376,8 +376,9 @@ def either(condition, then, otherwise, *arguments):
         condition = strategy.experimental_local_results(condition)[0]
         cond(condition, lambda function: strategy.extended.call_for_each_replica(function, args=arguments))
 
-    if replica := _replica():  # inside a branch, replicas may not wait for each other to update a variable, unless both began there
-        replica.merge_call(merged, args=(condition, arguments))
+    context = tf.distribute.get_replica_context()
+    if tf.distribute.has_strategy() and context:  # in a branch no replica may wait to update a variable, not even the only one, unless both began there
+        context.merge_call(merged, args=(condition, arguments))
     else:
         cond(condition, lambda function: function(*arguments))
 

@@ -11,6 +11,8 @@ import warnings
 import keras
 import numpy as np
 
+from keras_splitmask.training.layers import check_float
+
 SAFE = ("uint8", "uint16", "bool")  # dtypes whose range is known
 LOOKED_AT = 256  # images of an array, spread over it
 TOLERANCE = 0.01  # around 0..1, for the rounding of resizing
@@ -244,7 +246,7 @@ def _values_kept(model):
     if keras.backend.backend() != "jax":
         yield
         return
-    optimizer = model.optimizer
+    optimizer = getattr(model, "optimizer", None)  # of a model that was not compiled, which may predict all the same
     if optimizer is not None and not optimizer.built:
         optimizer.build(model.trainable_variables)
     variables = [*model.variables, *model.metrics_variables, *(optimizer.variables if optimizer is not None else [])]
@@ -324,6 +326,12 @@ class CheckedModel(keras.Model):
             )
         return super().compile(*arguments, **options)
 
+    @functools.wraps(keras.Model.save)
+    def save(self, *arguments, **options):
+        for layer in self._flatten_layers():
+            check_float(layer)  # before the file that may be there is opened
+        super().save(*arguments, **options)
+
     def compile_from_config(self, config):
         """Compile a loaded model as the saved one was; Keras would not, since `compile` is overridden."""
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -356,11 +364,12 @@ class CheckedModel(keras.Model):
         weights = [name for name in ("class_weight", "sample_weight") if given.get(name) is not None]
         if weights and self.own_loss:
             raise ValueError(f"Expected no {' and no '.join(weights)} with {type(self).__name__}, whose loss has no weights; leave them out.")
-        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        optimizer = getattr(self, "optimizer", None)
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
         callbacks = given.get("callbacks")
         callbacks = callbacks.callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else keras.tree.flatten(callbacks)
         setters = [type(c).__name__ for c in callbacks if isinstance(c, (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau))]
-        if setters and isinstance(optimizer.get_config().get("learning_rate"), dict):
+        if setters and optimizer is not None and isinstance(optimizer.get_config().get("learning_rate"), dict):
             raise ValueError(
                 f"Expected an optimizer whose learning rate is a number with {setters[0]}, received one that follows a schedule; leave the "
                 "callback out, or compile with keras_splitmask.training.LayerwiseAdamW(learning_rate=1e-3)."

@@ -122,12 +122,31 @@ def add_rows(total, x):
     return add_product(total[:, None], ops.ones_like(x[..., :1]), x)[:, 0]
 
 
+def check_float(layer):
+    """Refuse to save a quantized layer, since a model is loaded by its configuration, which does not say so. Raises ValueError."""
+    if mode := layer.quantization_mode:
+        raise ValueError(f"Expected float weights to save, received {mode}; save the model first, and quantize it when it is loaded.")
+
+
 @keras.saving.register_keras_serializable("keras_splitmask")
 class Dense(keras.layers.Dense):
-    """`keras.layers.Dense` without activation, as `linear` computes it."""
+    """`keras.layers.Dense` without activation, as `linear` computes it; quantized, as Keras does, but not saved.
+
+    Raises:
+        ValueError: when it is saved quantized.
+    """
 
     def call(self, inputs, training=None):
+        if self.quantization_mode:
+            return self.quantized_call(inputs, training=training)
         return linear(inputs, ops.convert_to_tensor(self.kernel), ops.convert_to_tensor(self.bias))
+
+    def quantize(self, mode=None, type_check=True, config=None):
+        super().quantize(mode, type_check=False, config=config)  # which refuses subclasses by default
+
+    def save_own_variables(self, store):
+        check_float(self)
+        super().save_own_variables(store)
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")

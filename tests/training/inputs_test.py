@@ -199,6 +199,9 @@ def test_tensorflows_own_batches_are_watched_with_several_steps_at_once_and_unde
             method(bad, verbose=0)
     assert float(model.w) == pytest.approx(-3 * images.mean() / 255, rel=1e-4)
     assert mirrored.evaluate(good, verbose=0, return_dict=True)["loss"] == 0
+    mirrored.fit(good, verbose=0)
+    learnt = [each.evaluate(good, verbose=0, return_dict=True)["loss"] for each in (model, mirrored)]
+    assert learnt[0] < -0.1 and learnt[1] == pytest.approx(learnt[0], rel=1e-6)
     integers = mirrored.distribute_strategy.experimental_distribute_dataset(bad.map(lambda x: tf.cast(x, "int64")))
     with pytest.raises(ValueError, match="received int64"):
         mirrored.evaluate(integers, verbose=0)
@@ -248,3 +251,71 @@ def test_a_tokenizer_is_fitted_to_pixels_alone(make_images):
     images[23] = np.nan
     with pytest.raises(ValueError, match="in image 23;"):
         ks.tokenizers.KMeans(SHAPE, 4, 8).fit(images, batch_size=8)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"class_weight": {0: 1.0}}, "Expected no class_weight with Brightness, whose loss has no weights; leave them out."),
+        ({"sample_weight": np.ones(12)}, "Expected no sample_weight with Brightness, whose loss has no weights"),
+    ],
+)
+def test_weights_of_classes_and_images_are_refused(model, make_images, options, message):
+    methods = [model.fit, model.train_on_batch] + ([model.evaluate, model.test_on_batch] if "sample_weight" in options else [])
+    for method in methods:
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+            method(make_images(), **options)
+    assert float(ops.convert_to_numpy(model.w)) == 0
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"loss": "mse"}, "Expected no loss of Brightness, which has its own loss and metrics; compile it without."),
+        ({"metrics": ["mae"], "loss_weights": [1.0]}, "Expected no loss_weights, metrics of Brightness"),
+        ({"weighted_metrics": ["mae"]}, "Expected no weighted_metrics of Brightness"),
+        (
+            {"optimizer": keras.optimizers.SGD(1.0, gradient_accumulation_steps=3)},
+            "Expected an optimizer without gradient_accumulation_steps, received 3; build Brightness with accumulate=3, and give it batches",
+        ),
+    ],
+)
+def test_what_compile_would_ignore_is_refused(options, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        Brightness().compile(**options)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize(
+    "callback", [keras.callbacks.LearningRateScheduler(lambda epoch: 0.5), keras.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=1, min_delta=10.0)]
+)
+def test_a_callback_sets_the_learning_rate_where_it_is_a_number(model, make_images, callback):
+    images = make_images()
+    model.fit(images, batch_size=12, epochs=2, verbose=0, callbacks=[callback])
+    assert float(ops.convert_to_numpy(model.optimizer.learning_rate)) == 0.5
+    model.compile(ks.training.adamw(1e-3, 10), jit_compile=False)
+    before, name = state(model), type(callback).__name__
+    with pytest.raises(ValueError, match=f"^Expected an optimizer whose learning rate is a number with {name}, received one that follows a schedule; leave"):
+        model.fit(images, batch_size=12, verbose=0, callbacks=[callback])
+    assert all(np.array_equal(*pair) for pair in zip(before, state(model)))
+
+
+@pytest.mark.backend
+def test_a_batch_of_one_image_is_refused_where_images_are_compared(make_model, make_images):
+    model, images = make_model(depth=1, decoder_depth=1), make_images(3, (16, 16, 3))
+    message = "^Expected batches of at least two images, since the match loss compares images, received batches of one; raise the batch size"
+    for fit in (lambda: model.fit(images, batch_size=1, verbose=0), lambda: model.evaluate(images[:1], verbose=0), lambda: model.train_on_batch(images[:1])):
+        with pytest.raises(ValueError, match=message):
+            fit()
+    with pytest.warns(UserWarning, match="The last batch has one image, from which the match loss learns nothing"):
+        model.evaluate(images, batch_size=2, verbose=0)
+
+
+@pytest.mark.backend
+def test_a_model_predicts_without_being_compiled_and_says_so_where_it_learns(make_images):
+    model, images = Brightness(), make_images()
+    np.testing.assert_allclose(model.predict(images, verbose=0), images.mean(axis=(1, 2, 3)) / 255, rtol=1e-5)
+    with pytest.raises(ValueError, match="must call `compile\\(\\)`"):
+        model.fit(images, verbose=0)

@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import keras
 import numpy as np
@@ -36,3 +37,24 @@ def test_gelu_and_its_gradient_are_those_of_the_normal_distribution(rng, value_a
     below = np.array([math.erfc(-each / 2**0.5) / 2 for each in x])  # of the standard normal distribution
     assert value == pytest.approx(np.sum(x * below * towards), rel=tolerance, abs=tolerance)
     np.testing.assert_allclose(slopes, towards * (below + x * np.exp(-x * x / 2) / math.tau**0.5), atol=tolerance)
+
+
+@pytest.mark.backend
+def test_a_quantized_model_computes_with_int8(make_model, rng, tmp_path):
+    """Nearly the same, so that the scales are right, but not the same."""
+    model, images = make_model(), rng.random((4, 16, 16, 3), "float32")
+    outputs = lambda: np.concatenate([ops.convert_to_numpy(x).ravel() for x in keras.tree.flatten(model.encoder(images))])
+    before = outputs()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # other layers have nothing to quantize
+        model.quantize("int8")
+    error = np.linalg.norm(outputs() - before) / np.linalg.norm(before)
+    assert 1e-4 < error < 0.05
+    dense = [layer for layer in model._flatten_layers() if isinstance(layer, Dense)]
+    assert len(dense) > 8 and {keras.backend.standardize_dtype(layer.kernel.dtype) for layer in dense} == {"int8"}
+    (tmp_path / "model.keras").write_text("of another model")
+    with pytest.raises(ValueError, match="^Expected float weights to save, received int8; save the model first"):
+        model.save(tmp_path / "model.keras")
+    assert (tmp_path / "model.keras").read_text() == "of another model"
+    with pytest.raises(ValueError, match="Expected a head of float weights, received int8; train and evaluate the model before it is quantized"):
+        model.evaluate(images, verbose=0)
