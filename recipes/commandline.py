@@ -36,6 +36,7 @@ def run(main, settle_flags=lambda: None):
             rest = FLAGS(sys.argv)[1:]
             if rest:
                 raise BadInput(f"Expected flags only, received {' '.join(rest)!r}; write --name=value.")
+            _check_here()
             places.expand()
             settle_flags()
             _choose_backend()
@@ -48,6 +49,13 @@ def run(main, settle_flags=lambda: None):
                 raise
             print(f"{pathlib.Path(sys.argv[0]).name}: {line}", file=sys.stderr)
             raise SystemExit(os.EX_TEMPFAIL if full else 2)
+
+
+def _check_here():
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise BadInput(f"Expected a working folder that is there, received {os.environ.get('PWD', 'one')} ({error.strerror}); cd to another one.")
 
 
 @contextlib.contextmanager

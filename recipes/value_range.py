@@ -40,7 +40,7 @@ def _numbers():
 def _of_run(path):
     """The value of the flag in the run whose folder, or a file in it, this is; empty if there is none."""
     try:
-        lines = ((path if path.is_dir() else path.parent) / "run.flags").read_text().splitlines()
+        lines = ((path if path.is_dir() else path.parent) / "run.flags").read_text(encoding="utf-8", errors="replace").splitlines()
         return next((line.partition("=")[2] for line in lines if line.startswith("--value_range=")), "")
-    except (OSError, UnicodeDecodeError):
+    except OSError:
         return ""

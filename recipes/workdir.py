@@ -93,7 +93,12 @@ class Run:
         begun = any((self.home / CHECKPOINTS).glob("*.checkpoint"))
         if begun and not before.is_file() and not FLAGS.overwrite:
             raise commandline.BadInput(f"Expected {before}, which says how its checkpoints were made, received none; choose another --workdir.")
-        other = self._differences(before.read_text(errors="replace")) if before.is_file() else []
+        other = self._differences(before.read_text(encoding="utf-8", errors="surrogateescape")) if before.is_file() else []
+        if not FLAGS.overwrite and (unknown := [name for name in other if name.removeprefix("--") not in FLAGS]):
+            raise commandline.BadInput(
+                f"Expected a new --workdir, received {self.home}, which holds a run of another recipe or version, with "
+                f"{', '.join(unknown[:3])}; choose another folder."
+            )
         if other and not FLAGS.overwrite:
             raise commandline.BadInput(
                 f"Expected a new --workdir, received {self.home}, which holds a run with other values of {_first(other)}. Choose another folder "

@@ -18,8 +18,9 @@ def aside(path, name):
 
 
 def write_text(path, text):
+    """Write a text; the bytes of file names that are no UTF-8 are as they were."""
     with aside(path, f"{path.name}.part") as part:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def write_json(path, values):

@@ -57,11 +57,11 @@ def write_report(workdir):
         charts="".join(_chart(title, names, lines) for title, names in CHARTS),
         result=_result(workdir / "result.json"),
         pictures=pictures,
-        flags=html.escape((workdir / "run.flags").read_text()),
+        flags=html.escape((workdir / "run.flags").read_text(encoding="utf-8", errors="replace")),
     )
     aside = workdir / "report.html.part"
     try:
-        aside.write_text(page)
+        aside.write_text(page, encoding="utf-8", errors="replace")
         aside.replace(workdir / "report.html")
     except BaseException:
         aside.unlink(missing_ok=True)

@@ -46,7 +46,7 @@ def test_a_report_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeyp
     write_report(tmp_path)
     before = sorted(tmp_path.iterdir())
 
-    def full(path, text):
+    def full(path, text, **options):
         with open(path, "w") as file:
             file.write(text[:10])
         raise OSError(28, "No space left on device")

@@ -109,6 +109,8 @@ def test_a_foreign_checkpoint_is_not_taken_for_one_of_the_run(refused, arrays, p
     (workdir / "checkpoints" / "step-0000000099.checkpoint").write_bytes(b"mine")
     given = (f"--dataset=npz:{arrays}", "--size=vit_micro", "--vocabulary=8", "--batch_size=4", "--steps=1", f"--workdir={workdir}", "--overwrite")
     assert "received step-0000000099.checkpoint; move it" in refused("pretrain", *given)
+    end = refused("finetune", f"--dataset=npz:{arrays}", f"--init_from={workdir}", f"--workdir={workdir}")
+    assert "holds a run of another recipe or version, with --" in end and "--overwrite" not in end
 
 
 def test_the_same_run_by_other_words_goes_on(here, tmp_path, monkeypatch, stop_at_step, lines):
@@ -155,6 +157,17 @@ def test_another_set_with_the_same_names_and_sizes_is_not_the_same_data(here, re
     assert "Expected run/run.flags, which says how its checkpoints were made" in refused("pretrain", *SMALL, "--dataset=folder:copied", "--workdir=run")
 
 
+def test_paths_whose_bytes_are_no_utf8_go_on(here, tmp_path, stop_at_step, monkeypatch):
+    photos, workdir = (tmp_path / os.fsdecode(name) for name in (b"photos\xff", b"run\xfe"))
+    given = (*SMALL, "--steps=3", f"--dataset=folder:{photographs(photos)}", f"--workdir={workdir}")
+    with monkeypatch.context() as patch:
+        stop_at_step(2, patch)
+        assert here("pretrain", *given).status == 75
+    assert os.fsencode(f"--dataset=folder:{photos}\n") in (workdir / "run.flags").read_bytes()
+    end = here("pretrain", *given)
+    assert end.status == 0 and "resumed at step 2" in end.out and (workdir / "report.html").is_file(), end.err
+
+
 def test_a_removal_that_is_cut_off_leaves_no_checkpoint_without_its_flags(recipe_module, tmp_path, monkeypatch):
     record = recipe_module("record").Record(make(tmp_path, {"run.flags": "", "checkpoints/step-0000000001.checkpoint": ""}))
     for name in ("run.flags", "checkpoints/step-0000000001.checkpoint"):
@@ -180,9 +193,13 @@ def test_what_was_moved_together_with_the_run_is_the_same(recipe_module, tmp_pat
     assert not same("init_from", f"{old}/first", f"{new}/first", "/", moved)
 
 
-def test_a_path_without_its_user_or_without_a_name_is_refused(refused):
+def test_a_path_without_its_user_or_without_a_name_is_refused(refused, tmp_path, monkeypatch):
     assert "received ~nobody.of.this.name; write ./~nobody.of.this.name" in refused("pretrain", "--dataset=sample", "--workdir=~nobody.of.this.name/x")
     assert "Expected --workdir: " in refused("pretrain", "--dataset=sample", "--workdir=")
+    (tmp_path / "removed").mkdir()
+    monkeypatch.chdir(tmp_path / "removed")
+    (tmp_path / "removed").rmdir()
+    assert "Expected a working folder that is there" in refused("pretrain", "--dataset=sample", "--workdir=run")
 
 
 def test_a_run_in_its_data_folder_is_no_data(here, refused, tmp_path):
