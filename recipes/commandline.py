@@ -19,6 +19,7 @@ BACKENDS = ("tensorflow", "jax", "torch")
 flags.DEFINE_enum("backend", None, BACKENDS, "Keras backend. Left out: $KERAS_BACKEND, or the first of these that is installed.")
 flags.DEFINE_enum("precision", "float32", ("float32", "bfloat16", "float16"), "bfloat16 is faster on GPUs and TPUs, float16 on old GPUs; weights stay float32.")
 FLAGS = flags.FLAGS
+REMEDIES = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Make room") | dict.fromkeys((errno.EIO, errno.EROFS, errno.ESTALE), "Check that disk")
 
 
 class BadInput(ValueError):
@@ -28,7 +29,7 @@ class BadInput(ValueError):
 def run(main, settle_flags=lambda: None):
     """Parse the flags, `settle_flags()` which need it, choose the backend and run `main()`.
 
-    Bad input ends in one line and exit status 2; a full disk, SIGTERM, Ctrl-C and a terminal that is closed, in one line and status 75.
+    Bad input ends in one line and exit status 2; a full or failing disk, SIGTERM, Ctrl-C and a terminal that is closed, in one line and status 75.
     """
     with screen.kept_open(), _stopped_by_signals():
         try:
@@ -44,11 +45,11 @@ def run(main, settle_flags=lambda: None):
         except SystemExit as end:  # absl prints the help and leaves with 1
             raise SystemExit(0 if any(a.startswith(("--help", "-help")) for a in sys.argv) else end.code)
         except Exception as error:
-            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-            if not (line := f"{error}. Make room, then run the same command again." if full else _line_for_user(error)):
+            remedy = REMEDIES.get(error.errno) if isinstance(error, OSError) else None
+            if not (line := f"{error}. {remedy}, then run the same command again." if remedy else _line_for_user(error)):
                 raise
             print(f"{pathlib.Path(sys.argv[0]).name}: {line}", file=sys.stderr)
-            raise SystemExit(os.EX_TEMPFAIL if full else 2)
+            raise SystemExit(os.EX_TEMPFAIL if remedy else 2)
 
 
 def _check_here():

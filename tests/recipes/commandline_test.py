@@ -50,11 +50,12 @@ def test_a_failure_that_is_not_the_users_is_no_line_of_ours(here, pretrained, ar
         here("probe", f"--init_from={pretrained}", f"--dataset=npz:{arrays}")
 
 
-def test_a_full_disk_ends_in_a_line_and_a_status_to_try_again(here, pretrained, arrays, monkeypatch):
+@pytest.mark.parametrize("number, remedy", [(errno.ENOSPC, "Make room"), (errno.EFBIG, "Make room"), (errno.EROFS, "Check that disk")])
+def test_a_disk_that_fails_ends_in_a_line_and_a_status_to_try_again(here, pretrained, arrays, monkeypatch, number, remedy):
     def fail(*arguments, **others):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "result.json")
+        raise OSError(number, os.strerror(number), "result.json")
 
     monkeypatch.setattr("keras_splitmask.evaluation.extract", fail)
     end = here("probe", f"--init_from={pretrained}", f"--dataset=npz:{arrays}")
     assert end.status == os.EX_TEMPFAIL
-    assert end.err == "probe.py: [Errno 28] No space left on device: 'result.json'. Make room, then run the same command again.\n"
+    assert end.err == f"probe.py: [Errno {number}] {os.strerror(number)}: 'result.json'. {remedy}, then run the same command again.\n"

@@ -40,7 +40,7 @@ def test_by_the_command(command, pretrained, arrays):
         (["--init_from={tmp}/nowhere", "--dataset=sample"], "there is no file"),
         (["--init_from={run}", "--dataset=sample"], "Expected an image of 5 channels, received 1"),
         (["--init_from={run}", "--dataset=npz:{tmp}/plain.npz"], "Expected labels in the train split of npz:"),
-        (["--init_from={run}", "--dataset=npz:{tmp}/train.npz"], "Expected an array test_images or x_test in"),
+        (["--init_from={run}", "--dataset=npz:{tmp}/train.npz"], "Expected a split test or val of npz:"),
         (["--init_from={run}", "--dataset=npz:{tmp}/train.npz", "--neighbours=0"], "Expected --neighbours as numbers from 1 on, such as 10,20, received '0'"),
         (["--init_from={run}", "--dataset=npz:{tmp}/one.npz"], "Expected labels of at least two classes, received 0 for all of 4 images"),
     ],
