@@ -74,7 +74,7 @@ FILES = {
     "deep.png": lambda: png(SIDE, depth=16, kind=0),
     "a.webp": lambda: webp_claiming(SIDE, SIDE),
     "progressive.jpg": lambda: jpeg_claiming(13000, 13000, progressive=True),
-    "a.npz": lambda: array(5000, "npz"),
+    "a.npz": lambda: array(3800, "npz"),
     "tags.tif": exif,
     "text.ppm": lambda: b"P3 2000 2000 255\n" + b"1 " * 100,
 }
