@@ -4,6 +4,7 @@ import math
 
 import commandline
 import encoders
+import image_sets
 import value_range
 import workdir
 from absl import flags
@@ -117,12 +118,6 @@ def count_steps(source):
     return FLAGS.steps or max(1, math.ceil(FLAGS.epochs * len(source) / FLAGS.batch_size))
 
 
-def write_record(run, sources):
-    """Write into data.json what is in the sources, by name, what was left out and what broke since, and why."""
-    record = {name: {"summary": source.summary(), "left_out": source.left_out, "broken": source.broken} for name, source in sources.items()}
-    run.write_json(workdir.DATA, record)
-
-
 def train(devices, run, model, source, judged, batches, judge, finish):
     """Fit the model to `batches(start)` of a source, judging it by another on the way, and finish.
 
@@ -137,14 +132,14 @@ def train(devices, run, model, source, judged, batches, judge, finish):
     weights = f"{model.count_params() / 1e6:.1f} M weights, encoder {'from ' + FLAGS.init_from if FLAGS.init_from else 'from scratch'}"
     print(f"{len(source)} images of {len(source.classes)} classes, {weights}, {steps} steps", flush=True)
     checkpoints = run.checkpoints(model, devices=devices)
-    run.start()
-    write_record(run, {"train": source, "judged": judged})
+    run.start(source)
+    image_sets.save_record(source, judged)
     measures = [lambda step: judge(model, judged, FLAGS.judge_limit) if step and step < steps and step % every == 0 else {}]
     log = ks.training.RunLog(run.folder / workdir.METRICS, steps, FLAGS.batch_size, len(source), checkpoints.step, measures)
     commandline.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
     with checkpoints.finishing():
         values = finish(model, judged, run, judge(model, judged))
-        write_record(run, {"train": source, "judged": judged})
+        image_sets.save_record(source, judged)  # with what broke meanwhile
         run.write_json("result.json", {**values, "steps": steps, "seed": FLAGS.seed, "classes": source.classes})
         run.write_report()
         run.save_model(model)

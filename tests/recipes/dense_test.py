@@ -112,7 +112,7 @@ def test_what_cannot_be_used_is_listed_and_ends_no_run(here, sets, tmp_path, lin
     assert end.status == 0, end.err
     assert "7 images, 1 of them without objects; 7 objects of 1 classes" in end.out and "2 for an empty box (annotations[6] of 0.png, " in end.out
     assert "\n1 objects without an outline ignored.\n" in end.out and end.out.count("1.png (broken") == 1
-    record = json.loads((tmp_path / "found" / "data.json").read_text())
+    record = json.loads((tmp_path / "found" / "data.json").read_text())["splits"]
     assert record["train"]["left_out"] == reasons and "1 objects without an outline ignored" in record["train"]["summary"]
     assert list(record["judged"]["broken"]) == ["1.png"] and {"ap", "mask_ap"} <= set(json.loads((tmp_path / "found" / "result.json").read_text()))
     assert all(math.isfinite(line["loss"]) for line in lines(tmp_path / "found" / "metrics.jsonl")[1:])
@@ -149,7 +149,7 @@ def test_label_maps_and_their_export(here, sets, tmp_path, lines):
     given = (*SMALL, f"--dataset=masks:{maps}", f"--workdir={workdir}", "--head_width=16", "--inference=slide")
     end = here("segment", *given)
     assert end.status == 0, end.err
-    judged = json.loads((workdir / "data.json").read_text())["judged"]
+    judged = json.loads((workdir / "data.json").read_text())["splits"]["judged"]
     assert judged["left_out"]["labels/1.png"] == "the number 5, which is none of the 2 classes" and "labels/0.png" in judged["left_out"]
     assert list(judged["broken"]) == ["2.png"] and judged["summary"] in end.out and "val: 2 images" in end.out
     result = json.loads((workdir / "result.json").read_text())
