@@ -27,3 +27,12 @@ class ViTBackbone(keras_cv.models.Backbone):
     @classmethod
     def from_config(cls, config):
         return cls(**{**config, "pyramid": keras.saving.deserialize_keras_object(config["pyramid"])})
+
+
+def check_channels_last():
+    """Refuse to build KerasCV's own parts where Keras is set to put channels first, which they would follow. Raises ValueError."""
+    if (order := keras.config.image_data_format()) != "channels_last":
+        raise ValueError(
+            f'Expected image_data_format="channels_last" in keras.json with KerasCV\'s heads, received "{order}"; '
+            'change it there, or call keras.config.set_image_data_format("channels_last") first.'
+        )

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_splitmask.transfer.kerascv_backbone import ViTBackbone, keras_cv
+from keras_splitmask.transfer.kerascv_backbone import ViTBackbone, check_channels_last, keras_cv
 
 
 def deeplab(pyramid, classes, width, drop):
@@ -19,6 +19,7 @@ def deeplab(pyramid, classes, width, drop):
     image_shape = pyramid.encoder.image_shape
     if any(side % 32 for side in image_shape[:2]):
         raise ValueError(f"Expected sides that are multiples of 32 for DeepLabV3+, received image_shape={image_shape}; resize, or take another head.")
+    check_channels_last()
     pooling = keras_cv.layers.SpatialPyramidPooling([6, 12, 18], width, dropout=drop)
     return _without_softmax(keras_cv.models.DeepLabV3Plus(ViTBackbone(pyramid), classes, spatial_pyramid_pooling=pooling))
 
@@ -32,6 +33,7 @@ def segformer(pyramid, classes, width, drop):
         width: channels of every map in it; KerasCV's own is 256.
         drop: share of the values that the classifier does without in training; KerasCV's own is 0.1.
     """
+    check_channels_last()
     backbone = ViTBackbone(pyramid)
     # KerasCV names a layer after the width of each level, which are all the same here: `The name "linear_32" is used 4 times`.
     backbone.embedding_dims = tuple(backbone.pyramid_level_inputs)

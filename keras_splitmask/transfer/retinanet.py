@@ -112,7 +112,10 @@ class RetinaNet(PretextModel):
 
     def _parts(self):
         """What takes the place of KerasCV's own parts."""
+        from keras_splitmask.transfer.kerascv_backbone import check_channels_last
+
         if self.width == KERASCV_WIDTH:
+            check_channels_last()
             return {}
         rare = -math.log((1 - 0.01) / 0.01)  # so that everything is background at first (section 4.1)
         return {

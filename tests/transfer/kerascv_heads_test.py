@@ -92,3 +92,13 @@ def test_what_a_head_cannot_do_is_refused(make_segmenter):
 
 def test_keras_cv_is_imported_where_a_head_of_it_is_made_alone(python):
     python("-c", "import sys, keras_splitmask.transfer.segment; assert 'keras_cv' not in sys.modules", backend=keras.backend.backend())
+
+
+@HEADS
+def test_channels_first_is_refused(make_segmenter, head):
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(ValueError, match='Expected image_data_format="channels_last" .* received "channels_first"; change it there'):
+            make_segmenter(head)
+    finally:
+        keras.config.set_image_data_format("channels_last")
