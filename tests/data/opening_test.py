@@ -92,7 +92,7 @@ def test_arrays_of_every_kind(tmp_path):
         ({"dataset": "folder:{}/nowhere"}, "Folder not found: .*nowhere. Correct the path"),
         ({"dataset": "folder:{}/empty"}, "Expected images .*jpg.* in .*empty, received an empty folder; correct"),
         ({"dataset": "folder:{}/texts"}, "received an empty folder but for 1 other files; correct"),
-        ({"dataset": "folder:{}/images", "split": "test"}, "Expected a subfolder test in .*, received a folder that is not"),
+        ({"dataset": "folder:{}/images", "split": "test"}, "Expected a folder test in .*, received one that is not divided"),
         ({"dataset": "folder:{}/images", "channels": 4}, r"unreadable, received 1 of 1 .a.png: 3 channels, not 4.; repair"),
         ({"dataset": "npz:{}/nowhere.npz"}, "Expected an npz file, received .*, which is not a file"),
         ({"dataset": "npz:{}/texts/a.txt"}, "Expected an npz file of plain arrays, received .*a.txt"),
