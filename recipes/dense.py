@@ -5,6 +5,7 @@ import math
 import commandline
 import encoders
 import image_sets
+import trouble
 import value_range
 import workdir
 from absl import flags
@@ -124,18 +125,16 @@ def train(devices, run, model, source, judged, batches, judge, finish):
     `judge(model, judged, limit)` returns a dictionary of numbers by name, for the log; `finish(model, judged, run, values)` is given
     that of all images, and returns what result.json is to have of it.
     """
-    import keras_splitmask as ks
-
     steps = count_steps(source)
     every = FLAGS.judge_every or max(1, steps // 5 // FLAGS.log_every) * FLAGS.log_every
     compile_model(model, steps)
     weights = f"{model.count_params() / 1e6:.1f} M weights, encoder {'from ' + FLAGS.init_from if FLAGS.init_from else 'from scratch'}"
     print(f"{len(source)} images of {len(source.classes)} classes, {weights}, {steps} steps", flush=True)
-    checkpoints = run.checkpoints(model, devices=devices)
+    checkpoints = run.checkpoints(model, devices=devices, advice=trouble.advice())
     run.start(source)
     image_sets.save_record(source, judged)
     measures = [lambda step: judge(model, judged, FLAGS.judge_limit) if step and step < steps and step % every == 0 else {}]
-    log = ks.training.RunLog(run.folder / workdir.METRICS, steps, FLAGS.batch_size, len(source), checkpoints.step, measures)
+    log = trouble.log(run, model, source, batches, steps, checkpoints.step, measures)
     commandline.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
     with checkpoints.finishing():
         values = finish(model, judged, run, judge(model, judged))

@@ -8,6 +8,7 @@ import commandline
 import encoders
 import hardware
 import image_sets
+import trouble
 import value_range
 import workdir
 from absl import flags
@@ -87,7 +88,6 @@ def finish(run, model, split, images, labels, steps):
 def main(devices, run):
     import keras
 
-    import keras_splitmask as ks
     from keras_splitmask import data
 
     keras.utils.set_random_seed(FLAGS.seed)
@@ -116,10 +116,10 @@ def main(devices, run):
         flush=True,
     )
 
-    checkpoints = run.checkpoints(model, devices=devices)
+    checkpoints = run.checkpoints(model, devices=devices, advice=trouble.advice())
     run.start(source, listed=bool(FLAGS.labelled))
     image_sets.save_record(source, judged, split)
-    log = ks.training.RunLog(run.folder / workdir.METRICS, steps, FLAGS.batch_size, len(source), checkpoints.step)
+    log = trouble.log(run, model, source, batches, steps, checkpoints.step, repeats=FLAGS.repeats)
     commandline.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
     with checkpoints.finishing():
         image_sets.save_record(source, judged, split)  # with what broke meanwhile

@@ -8,6 +8,7 @@ import commandline
 import hardware
 import image_sets
 import methods
+import trouble
 import value_range
 import workdir
 from absl import flags
@@ -82,9 +83,6 @@ flags.adopt_module_key_flags(value_range)
 FLAGS = flags.FLAGS
 
 
-ADVICE = "Go on with other data by --rewind=1000; or start again in another --workdir with a lower --learning_rate or a longer --warmup."
-
-
 def build_model(source, image_shape, augmentation, steps):
     """The method on its encoder, by the flags, for a run of so many steps, compiled."""
     import keras_splitmask as ks
@@ -142,18 +140,6 @@ def announce(source, model, steps, devices):
     )
 
 
-def explain(model, source, batches, shift):
-    """A function that tells what went wrong in a step that was skipped."""
-    from keras_splitmask import data
-
-    def line(step):
-        tensor = model.first_bad_tensor(next(iter(batches(step - 1))), step - 1) or "its loss or gradient"
-        names = data.names_of(source, FLAGS.batch_size, FLAGS.seed, step - 1 + shift, FLAGS.repeats or 1)
-        return f"step {step} skipped: {tensor} is not finite; its images: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
-
-    return line
-
-
 def draw(run, model, images):
     """The picture of inpainting, of a few images that are spread over those given."""
     from keras_splitmask import evaluation
@@ -181,7 +167,6 @@ def main(devices, run):
     hardware.divide(FLAGS.batch_size, devices.replicas, FLAGS.accumulate)
     import keras
 
-    import keras_splitmask as ks
     from keras_splitmask import data, evaluation
 
     keras.utils.set_random_seed(FLAGS.seed)
@@ -201,7 +186,7 @@ def main(devices, run):
     steps = count_steps(len(source))
     model = build_model(source, image_shape, augmentation, steps)
     announce(source, model, steps, devices)
-    checkpoints = run.checkpoints(model, every=FLAGS.save_every, keep_every=FLAGS.keep_every, devices=devices, advice=ADVICE)
+    checkpoints = run.checkpoints(model, every=FLAGS.save_every, keep_every=FLAGS.keep_every, devices=devices, advice=trouble.advice())
     if checkpoints.step:
         shift += checkpoints.note["shift"]
     else:
@@ -211,8 +196,7 @@ def main(devices, run):
     run.start(source, listed=bool(FLAGS.subset))
     image_sets.save_record(source, probed, "probe")
     measures = [evaluation.NeighbourProbe(model.encoder, *probe, every=FLAGS.probe_every or max(1, steps // 10), last=steps)] if probe else []
-    told = explain(model, source, batches, shift)
-    log = ks.training.RunLog(run.folder / workdir.METRICS, steps, FLAGS.batch_size, len(source), checkpoints.step, measures, told, advice=ADVICE)
+    log = trouble.log(run, model, source, batches, steps, checkpoints.step, measures, shift, FLAGS.repeats or 1)
     commandline.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
     with checkpoints.finishing():
         finish(run, model, source, probed, probe)

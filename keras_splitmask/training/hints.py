@@ -1,24 +1,32 @@
 """Known failures, told from the numbers of a run, one line each: collapse, one word for all, waiting for data, divergence."""
 
 
-def hints(past):
+KNOWN = {
+    "collapse": "collapse: the features hardly differ between images.",
+    "words": "one word dominates: most patches have the same visual word.",
+    "data": "waiting for data: most of the time goes into reading images.",
+    "divergence": "diverging: the loss has risen above where it began.",
+}
+REMEDIES = {
+    "collapse": "Lower the learning rate, or raise the batch size.",
+    "words": "Try another tokenizer.",
+    "data": "Read them with more workers, or pack them once.",
+    "divergence": "Lower the learning rate or lengthen the warm-up.",
+}
+
+
+def hints(past, remedies=None):
     """Lines for the screen about the newest interval.
 
     Args:
         past: list of dictionaries, the lines of metrics.jsonl from the first to the newest.
+        remedies: sentences by the names in `KNOWN` that replace those of `REMEDIES`; a program names its flags in them.
 
     Returns:
-        List of strings, empty as long as all is well. A failure is told when it begins, and not again while it lasts.
+        List of strings, empty as long as all is well. A failure is named when it begins, and not again while it lasts.
     """
-    return [line for name, line in KNOWN.items() if _met(name, past) and not _met(name, past[:-1])]
-
-
-KNOWN = {
-    "collapse": "collapse: the features hardly differ between images. Lower the learning rate or the temperature, or raise the batch size.",
-    "words": "one word dominates: most patches have the same visual word. Try --tokenizer=kmeans, or random_patches.",
-    "data": "waiting for data: most of the time goes into reading images. Raise --workers, or pack the images once with --cache.",
-    "divergence": "diverging: the loss has risen above where it began. Lower the learning rate or lengthen the warm-up.",
-}
+    remedies = {**REMEDIES, **(remedies or {})}
+    return [f"{line} {remedies[name]}" for name, line in KNOWN.items() if _met(name, past) and not _met(name, past[:-1])]
 
 
 def _met(name, past):

@@ -24,13 +24,14 @@ class RunLog(keras.callbacks.Callback):
         measures: functions of the number of steps done that return more named values, or nothing at all.
         patience: steps in a row that may be skipped.
         advice: what to do then, a sentence.
+        remedies: what to do about the hints, see `hints`.
         explain: a function of the number of a skipped step, from 1 on, that returns a line about its cause.
 
     Raises:
-        FloatingPointError: in `fit`, if no loss or no gradient was finite in `patience` steps in a row.
+        FloatingPointError: in `fit`, if no loss or no gradient was finite in `patience` steps in a row, or in the whole run.
     """
 
-    def __init__(self, path, steps, batch_size, images, start=0, measures=(), explain=None, patience=20, advice=ADVICE):
+    def __init__(self, path, steps, batch_size, images, start=0, measures=(), explain=None, patience=20, advice=ADVICE, remedies=None):
         super().__init__()
         self.steps = steps
         self.batch_size = batch_size
@@ -40,11 +41,12 @@ class RunLog(keras.callbacks.Callback):
         self.explain = explain
         self.patience = patience
         self.advice = advice
+        self.remedies = remedies or {}
         self.start = start
-        self.skipped = 0
         self.file = MetricsFile(path, start) if path else None
         self.past = self.file.past if self.file else []
         self.earlier = self.past[-1].get("seconds", 0.0) if self.past else 0.0
+        self.skipped = self.past[-1].get("skipped_steps", 0) if self.past else 0
         self.lost_since = None  # first of the steps in a row, up to now, without a finite loss and gradient
         self.began = None
         self.waited = 0.0  # seconds of this interval
@@ -80,9 +82,11 @@ class RunLog(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         seconds = time.monotonic() - self.interval_began
         values = {name: float(value) for name, value in (logs or {}).items()}
-        skipped = int(values.pop("skipped_steps", 0))
+        skipped = round(values.pop("skipped_steps", 0))
         self._stop_if_lost(skipped, values["loss"])
         self.skipped += skipped
+        if self.step >= self.steps and self.skipped >= self.steps:
+            raise FloatingPointError(f"Expected a finite loss and gradient, received none in all {self.steps} steps; nothing was learnt. {self.advice}")
         if skipped >= self.step - self.step_before:
             values = {}  # means of nothing
         values["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
@@ -129,7 +133,7 @@ class RunLog(keras.callbacks.Callback):
         rounded = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in values.items()}
         (self.file or self.past).append(rounded)
         print(self._line(values), flush=True)
-        for line in hints(self.past):
+        for line in hints(self.past, self.remedies):
             print(f"  {line}", flush=True)
 
     def _line(self, values):

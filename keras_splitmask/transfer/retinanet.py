@@ -47,6 +47,13 @@ class PredictionHead(keras.layers.Layer):
         return {**super().get_config(), "outputs": self.outputs, "width": self.width, "bias": self.bias, "depth": self.depth}
 
 
+def focal_loss(truth, logits):
+    """Focal loss of each logit, truth 0 or 1, by the paper's numbers. Of NaN it is NaN, where Keras' own raises an error on torch."""
+    chance = ops.sigmoid(logits)
+    wrong = truth * (1 - chance) + (1 - truth) * chance
+    return (0.25 * truth + 0.75 * (1 - truth)) * wrong**2 * ops.binary_crossentropy(truth, logits, from_logits=True)
+
+
 @keras.saving.register_keras_serializable("keras_splitmask")
 class RetinaNet(PretextModel):
     """Learn boxes (Lin et al., 2017, "Focal loss for dense object detection") with KerasCV's network, `network`, on our encoder.
@@ -143,9 +150,7 @@ class RetinaNet(PretextModel):
         there = targets["boxes"], targets["labels"]
         nearest, kind = boxes.match(anchors, *there, 0.4, 0.5, best_too=True, ignored=targets.get("ignored"))  # (B, A)
         labels = ops.where(kind > 0, boxes.take(targets["labels"], nearest), -1)
-        focal = keras.losses.binary_focal_crossentropy(
-            ops.one_hot(labels, self.classes)[..., None], logits[..., None], apply_class_balancing=True, from_logits=True
-        )  # (B, A, classes)
+        focal = focal_loss(ops.one_hot(labels, self.classes), logits)  # (B, A, classes)
         goals = boxes.encode(boxes.take(targets["boxes"], nearest), anchors)
         huber = 4 * keras.losses.huber(goals, deltas)  # (B, A), the sum over the coordinates
         objects = ops.cast(kind > 0, "float32")

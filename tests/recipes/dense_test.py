@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 
 import keras
@@ -166,6 +167,13 @@ def test_label_maps_and_their_export(here, sets, tmp_path, lines):
     exported = tf.saved_model.load(str(tmp_path / "saved"))  # its variables live as long as it does
     served = exported.serve(images)
     assert set(served) == {"labels"} and (served["labels"].numpy() == expected).mean() > 0.99
+
+
+@pytest.mark.parametrize(("name", "dataset"), [("detect", "coco:{sets}/boxes"), ("segment", "masks:{sets}/maps")])
+def test_a_skipped_step_names_its_first_bad_tensor_and_its_files(here, sets, tmp_path, name, dataset):
+    given = (f"--dataset={dataset.format(sets=sets)}", "--head_width=16", "--learning_rate=1e30", "--warmup=0", "--pictures=0", "--steps=2")
+    end = here(name, *SMALL, *given, f"--workdir={tmp_path / 'run'}")
+    assert re.findall(r"^step (\d) skipped: \S.* is not finite; its images: (?:\S*\d.png, \S*\d.png)$", end.out, re.MULTILINE) == ["2"], end
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -74,6 +75,10 @@ def test_a_run_that_diverges_stops_and_saves_no_model(here, tmp_path):
     given = (*FROM_SCRATCH, f"--workdir={tmp_path / 'run'}", "--steps=22", "--log_every=22", "--learning_rate=1e30", "--warmup=0")
     end = here("finetune", *given)
     assert end.status == 2 and "Expected a finite loss and gradient, received none from step 2 on" in end.err
+    assert end.err.endswith("Start again in another --workdir with a lower --learning_rate or a longer --warmup.\n")
+    names = (tmp_path / "run" / "subset.txt").read_text().split()
+    cause, images = re.search(r"^step 2 skipped: (.+) is not finite; its images: (.+)$", end.out, re.MULTILINE).groups()
+    assert "/" in cause and len(images.split(", ")) == 4 and set(images.split(", ")) <= set(names)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["data.json", "metrics.jsonl", "run.files", "run.flags", "subset.txt"]
 
 

@@ -1,12 +1,12 @@
 import pytest
 
-from keras_splitmask.training.hints import KNOWN, hints
+from keras_splitmask.training.hints import KNOWN, REMEDIES, hints
 
 GOOD = {"step": 1, "loss": 2.0, "feature_std": 0.8, "word_perplexity": 200.0, "data_wait_fraction": 0.1}
 
 
 def names(past):
-    return [name for name, line in KNOWN.items() if line in hints(past)]
+    return [name for name, line in KNOWN.items() if f"{line} {REMEDIES[name]}" in hints(past)]
 
 
 def test_nothing_is_said_while_all_is_well():
@@ -33,6 +33,12 @@ def test_a_failure_is_told_when_it_begins_and_not_while_it_lasts(name, well, bad
 def test_several_at_once_and_a_line_each():
     lines = hints([GOOD, {**GOOD, "feature_std": 0.0, "loss": 9.0}])
     assert [line.split(":")[0] for line in lines] == ["collapse", "diverging"] and not any("\n" in line for line in lines)
+
+
+def test_a_program_says_what_to_do_in_its_own_words():
+    bad = [GOOD, {**GOOD, "data_wait_fraction": 1.0, "word_perplexity": 1.0}]
+    assert [line.split(".", 1)[1] for line in hints(bad, {"data": "Raise --workers."})] == [" Try another tokenizer.", " Raise --workers."]
+    assert not any("--" in line for line in (*KNOWN.values(), *REMEDIES.values()))
 
 
 def test_an_interval_of_skipped_steps_has_no_loss_and_is_no_divergence():

@@ -91,6 +91,18 @@ def test_a_run_without_a_finite_step_stops_and_says_since_when(tmp_path):
 
 
 @pytest.mark.backend
+def test_a_short_run_in_which_every_step_was_skipped_is_no_success(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with pytest.raises(FloatingPointError, match="received none in all 3 steps; nothing was learnt. Lower it."):
+        fit(RunLog(path, steps=3, batch_size=1, images=1, advice="Lower it."), [math.nan, math.inf, math.nan], interval=1)
+    assert [line.get("skipped_steps") for line in read(path)] == [None, 1, 2]
+    with pytest.raises(FloatingPointError, match="in all 3 steps"):  # as it goes on after its second step
+        fit(RunLog(path, steps=3, batch_size=1, images=1, start=2), [math.nan])
+    fit(RunLog(path, steps=3, batch_size=1, images=1, start=2), [1])
+    assert read(path)[-1]["skipped_steps"] == 2
+
+
+@pytest.mark.backend
 def test_any_other_model_stops_as_soon_as_its_loss_is_lost(tmp_path):
     model = keras.Sequential([keras.Input((1, 1, 1)), keras.layers.Flatten(), keras.layers.Dense(1)])
     model.compile("sgd", "mse", run_eagerly=keras.backend.backend() != "jax")

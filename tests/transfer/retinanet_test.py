@@ -10,7 +10,7 @@ from keras_splitmask.transfer import boxes
 pytest.importorskip("keras_cv", reason="RetinaNet is KerasCV's, which is not installed")
 
 from keras_splitmask.transfer.kerascv_backbone import ViTBackbone, keras_cv  # noqa: E402
-from keras_splitmask.transfer.retinanet import STRIDES, RetinaNet  # noqa: E402
+from keras_splitmask.transfer.retinanet import STRIDES, RetinaNet, focal_loss  # noqa: E402
 
 pytestmark = pytest.mark.backend
 SHAPE = (64, 96, 3)
@@ -76,6 +76,14 @@ def test_the_loss_is_that_of_numpy(scenes, ignoring):
     assert float(report["class_loss"]) == pytest.approx(np.mean(class_losses), rel=1e-4)
     assert float(report["box_loss"]) == pytest.approx(np.mean(box_losses), rel=1e-4)
     assert float(loss) == pytest.approx(np.mean(class_losses) + np.mean(box_losses), rel=1e-4)
+
+
+@pytest.mark.backend
+def test_a_logit_that_is_not_a_number_is_no_error_but_a_loss_that_is_none():
+    """So that the step is skipped, as of all models."""
+    truth, logits = np.array([0.0, 1.0, 1.0], "float32"), np.array([np.nan, np.nan, 0.0], "float32")
+    loss = ops.convert_to_numpy(focal_loss(ops.convert_to_tensor(truth), ops.convert_to_tensor(logits)))
+    np.testing.assert_allclose(loss, [np.nan, np.nan, 0.25 * 0.5**2 * np.log(2)], rtol=1e-6)
 
 
 def test_a_few_images_are_memorised(scenes, as_coco):
