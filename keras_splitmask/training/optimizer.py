@@ -135,6 +135,11 @@ class LayerwiseAdamW(AdamW):
         if unclaimed:
             raise ValueError(f"No rule says whether these weights decay: {', '.join(unclaimed)}; add one to DECAY_RULES.")
         super().build(variables)
+        if keras.backend.backend() == "torch":
+            # An orthogonal initializer's are not contiguous, and what a step sums up in another order has other last bits. Before
+            # the first step, so that a run that goes on from a checkpoint, and begins with new weights, computes the same.
+            for v in variables:
+                v.value.data = v.value.data.contiguous()
 
     def scale(self, variable):
         """What the learning rate is multiplied by for this weight."""
@@ -173,8 +178,6 @@ class LayerwiseAdamW(AdamW):
         from torch.optim.adamw import adamw
 
         weights = [v.value for v in variables]
-        for weight in weights:
-            weight.data = weight.data.contiguous()  # an orthogonal initializer's is not
         gradients = [g.contiguous() for g in gradients]
         moments = [[table[self._get_variable_index(v)].value for v in variables] for table in (self._momentums, self._velocities)]
         step = float(self.iterations)

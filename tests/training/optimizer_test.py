@@ -69,6 +69,18 @@ def test_a_weight_whose_rows_lie_apart_in_memory_moves_all_the_same(rng):
     np.testing.assert_allclose(ops.convert_to_numpy(weight), numpy_adamw(first, [gradient], [0.1], 0.0).T, atol=3e-6)
 
 
+@pytest.mark.backend
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="only torch shows how a weight lies in memory")
+def test_weights_lie_in_memory_from_the_first_step_on_as_in_a_run_that_goes_on(rng):
+    weight = keras.Variable(ops.transpose(ops.convert_to_tensor(rng.standard_normal((3, 2)))), name="kernel")
+    assert not weight.value.is_contiguous()
+    before = ops.convert_to_numpy(weight)
+    LayerwiseAdamW(0.1).build([weight])
+    assert weight.value.is_contiguous() and (ops.convert_to_numpy(weight) == before).all()
+    weight.assign(before.T.copy().T)  # as a checkpoint does
+    assert weight.value.is_contiguous()
+
+
 def test_the_decay_has_its_layers_share_of_the_rate(rng):
     """With gradients of 0 only the decay is left."""
     weights = variables(rng)
