@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 
+import children
 import places
 import screen
 from absl import app, flags
@@ -32,6 +33,7 @@ def run(main, settle_flags=lambda: None):
     Bad input ends in one line and exit status 2; a full or failing disk, SIGTERM, Ctrl-C and a terminal that is closed, in one line and status 75.
     """
     with screen.kept_open(), _stopped_by_signals():
+        children.end_with_parent()
         try:
             app.define_help_flags()
             rest = FLAGS(sys.argv)[1:]

@@ -13,6 +13,18 @@ class InUse(Exception):
     """Another process holds the lock."""
 
 
+def is_held(folder):
+    """Whether another process has the run in a folder."""
+    from keras_splitmask.data import run_folders
+
+    try:
+        if (folder / run_folders.RECORD).is_file():
+            Record(folder).close()
+    except InUse:
+        return True
+    return False
+
+
 class Record:
     """The files of the run in a folder, which this process alone writes until `close`.
 

@@ -10,10 +10,12 @@ common. The same command goes on where it was stopped, and makes no finished run
 import pathlib
 import re
 import statistics
-import subprocess
 import sys
+import time
 
+import children
 import commandline
+import record
 import tables
 import workdir
 from absl import flags
@@ -88,12 +90,20 @@ def run(table, seeds):
             if (made[0] / "model.keras").exists():  # a finished run
                 continue
             print(f"\n{row.name}, {column.name}, seed {seed}: {made[1]} in {made[0]}", flush=True)
-            status = subprocess.run(command_of(*made)).returncode
+            _wait_for(made[0])
+            status = children.run(command_of(*made))
             if status:
                 print(f"ended with status {status}", flush=True)
                 failed.append(made[0])
                 break
     return len(failed)
+
+
+def _wait_for(folder, seconds=60):
+    """Wait for what still saves in a run's folder, since the reproduce.py that ran it was killed."""
+    until = time.monotonic() + seconds
+    while record.is_held(folder) and time.monotonic() < until:
+        time.sleep(0.1)
 
 
 def text_of(table, seeds):

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import math
 import signal
 import time
 
@@ -12,6 +13,7 @@ from keras_splitmask.training import checkpoints, distribution
 from keras_splitmask.training.log import ADVICE
 
 STATUS = 75  # EX_TEMPFAIL: "try again", as schedulers read it
+SAME = 1.0  # seconds within which signals are one request, as a group and its first process both get it
 SHARE = 0.02  # of the time that checkpoints may take when nobody says how often to save
 
 
@@ -42,6 +44,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.metrics = {}
         self.training = False
         self.signal = None
+        self.asked = -math.inf  # when the signal came
 
     @contextlib.contextmanager
     def listening(self):
@@ -152,10 +155,13 @@ class Checkpoints(keras.callbacks.Callback):
         return {f"metrics/{i}": variable for i, variable in enumerate(self.model.metrics_variables)}
 
     def _on_signal(self, number, frame):
+        now = time.monotonic()
+        if self.signal is not None and now - self.asked < SAME:
+            return
         if self.signal is not None or not self.training:
             self.signal = number
             self._stop()
-        self.signal = number
+        self.signal, self.asked = number, now
         _say(f"{signal.Signals(number).name}: stopping after this step")
 
     def _stop_if_asked(self):

@@ -1,11 +1,15 @@
+import io
 import json
 import pathlib
 import re
+import signal
 import subprocess
+import sys
 import types
 
 import pytest
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 ABLATION = "--table=ablation"
 ROWS = ["BEiT: no / yes / no", "yes / yes / no", "yes / no / yes", "yes / yes / yes"]
 
@@ -15,12 +19,15 @@ def stand_in(monkeypatch):
     """Instead of running the commands, leaves behind what they would; returns the commands. Those in `failing` fail."""
     commands, failing = [], set()
 
-    def run(command):
+    def ended(status):
+        return types.SimpleNamespace(wait=lambda: status, stdin=io.BytesIO())
+
+    def run(command, **options):
         commands.append([text.removeprefix("--") for text in command[1:]])
         recipe = pathlib.Path(command[1]).stem
         options = dict(text.removeprefix("--").split("=", 1) for text in command[2:])
         if recipe in failing:
-            return types.SimpleNamespace(returncode=2)
+            return ended(2)
         folder, seed = pathlib.Path(options["workdir"]), int(options["seed"])
         folder.mkdir(parents=True)
         if recipe == "pretrain":
@@ -30,9 +37,9 @@ def stand_in(monkeypatch):
             (folder / "result.json").write_text(json.dumps({"test_top1": 0.7 + 0.01 * seed}))
         else:
             (folder / "probe.json").write_text(json.dumps({"knn_accuracy": 0.9, "linear_accuracy_block_1": 0.25, "linear_accuracy_block_2": 0.5}))
-        return types.SimpleNamespace(returncode=0)
+        return ended(0)
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "Popen", run)
     return types.SimpleNamespace(commands=commands, failing=failing)
 
 
@@ -83,3 +90,36 @@ def test_bad_input_ends_in_one_line(refused, tmp_path):
         ([], "Expected --table: <ablation|"),
     ):
         assert message in refused("reproduce", *given, f"--workdir={tmp_path / 'runs'}")
+
+
+PARENT = """
+import sys
+sys.path.insert(0, "recipes")
+import children, commandline
+with commandline._stopped_by_signals():
+    raise SystemExit(children.run([sys.executable, "-c", sys.argv[-1]]))
+"""
+CHILD = """
+import os, signal, sys, time
+sys.path.insert(0, "recipes")
+import children
+def stop(*arguments):
+    print("saved", flush=True)
+    time.sleep(0.5)
+    print("ended", flush=True)
+    os._exit(75)
+signal.signal(signal.SIGTERM, stop)
+children.end_with_parent()
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_run_saves_and_ends_with_the_process_that_runs_it(number):
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    parent.stdout.readline()  # both have begun
+    parent.send_signal(number)
+    rest = parent.stdout.read()  # ends when both have ended
+    assert [line for line in rest.splitlines() if "stopped by" not in line] == ["saved", "ended"]
+    assert parent.wait(10) == (-signal.SIGKILL if number == signal.SIGKILL else 75)

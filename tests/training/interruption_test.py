@@ -78,6 +78,14 @@ def test_a_signal_within_a_step_saves_after_it(make_line, tmp_path, capsys, step
     assert int(again.optimizer.iterations) == step
 
 
+@pytest.mark.parametrize(("within", "saved"), [(60.0, [3]), (0.0, [])])
+def test_signals_that_come_together_are_one_request_and_a_later_one_ends_it_at_once(make_line, tmp_path, monkeypatch, within, saved):
+    monkeypatch.setattr(interruption, "SAME", within)
+    both = At(3, lambda: [signal.raise_signal(number) for number in (signal.SIGINT, signal.SIGTERM)])
+    stopped(make_line(), Checkpoints(tmp_path, every=100), both)
+    assert checkpoints.steps(tmp_path) == saved
+
+
 def test_a_hangup_that_is_ignored_stays_ignored(make_line, tmp_path):
     """As under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -124,18 +132,12 @@ def test_a_signal_between_two_calls_of_fit_and_after_the_last(make_line, tmp_pat
     assert checkpoints.steps(tmp_path / "after") == [6]
 
 
-def test_a_signal_before_the_first_step_and_a_second_one_stop_at_once(tmp_path):
+def test_a_signal_before_the_first_step_stops_at_once(tmp_path):
     saves = Checkpoints(tmp_path)
     with pytest.raises(SystemExit) as end, saves.listening():
         stop()
         pytest.fail("It went on.")
     assert end.value.code == 75 and not checkpoints.steps(tmp_path)
-    saves = Checkpoints(tmp_path)
-    with pytest.raises(SystemExit), saves.listening():
-        saves.training = True
-        stop()
-        stop()
-        pytest.fail("It went on.")
 
 
 def test_checkpoints_take_two_percent_of_the_time(make_line, tmp_path, monkeypatch):
