@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 
 from keras_splitmask.data import bounds
-from keras_splitmask.data.values import wrong_type
+from keras_splitmask.data.values import is_channels_first, wrong_type
 
 NUMPY, ZIP = b"\x93NUMPY", b"PK\x03\x04"  # how .npy and .npz files begin
 HEADER = 4096  # bytes that are read for it; NumPy's own takes 128
@@ -27,6 +27,8 @@ def read_shape(file, size, value_range=None):
         shape, _, dtype, _ = _header(unpacked.read(HEADER), length)
     if reason := wrong_type(dtype, value_range):
         raise ValueError(f"pixels as {reason}, not uint8, uint16 or float in 0..1")
+    if is_channels_first(shape):
+        raise ValueError(f"an array of shape {shape}, which seems to be (C, H, W); transpose it by (1, 2, 0)")
     return *shape, *(1,) * (3 - len(shape))
 
 

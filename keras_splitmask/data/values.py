@@ -33,9 +33,14 @@ def check_pixels(pixels, name, value_range=None):
         )
 
 
+def is_channels_first(shape):
+    """Whether an image of this shape (H, W, C) seems to be (C, H, W): a square behind 1 or 3."""
+    return len(shape) == 3 and shape[0] in (1, 3) and shape[1] == shape[2] >= 8
+
+
 def check_layout(shape, place):
-    """Raise ValueError if images of this shape (B, H, W, C) seem to be (B, C, H, W): squares behind 1 or 3."""
-    if len(shape) == 4 and shape[1] in (1, 3) and shape[2] == shape[3] >= 8:
+    """Raise ValueError if images of this shape (B, H, W, C) seem to be (B, C, H, W)."""
+    if len(shape) == 4 and is_channels_first(shape[1:]):
         raise ValueError(
             f"Expected images (B, H, W, C), received {tuple(shape)} in {place}, which seem to be (B, C, H, W); transpose them by (0, 2, 3, 1)."
         )

@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import shutil
 import tempfile
 
 import numpy as np
@@ -31,16 +30,16 @@ def write(folder, arguments, arrays, layout):
     if os.path.lexists(folder):
         raise ValueError(f"Expected a folder that does not exist yet, received {folder}.")
     _check(arguments, layout)
-    save_file = optional("safetensors.numpy", "interchange").save_file
+    save = optional("safetensors.numpy", "interchange").save
     content = _by_their_names(arguments, arrays, layout)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as own:  # a name that nobody else has
         aside = pathlib.Path(own, folder.name)
         aside.mkdir()
-        save_file(content, aside / WEIGHTS, metadata={"format": "pt"})  # which transformers insists on
+        # Transformers insists on the metadata. Written by us, since safetensors' own files have mode 0600 and errors of another kind.
+        (aside / WEIGHTS).write_bytes(save(content, metadata={"format": "pt"}))
         for name, text in described(arguments, layout).items():
             (aside / name).write_text(json.dumps(text, indent=1) + "\n")
-            shutil.copymode(aside / name, aside / WEIGHTS)  # safetensors would let nobody but the owner read it
         os.rename(aside, folder)
 
 

@@ -170,6 +170,14 @@ def test_a_folder_that_cannot_be_entered_is_listed(tmp_path, monkeypatch):
     assert scan(root).left_out == {"closed": "a folder that cannot be read (Permission denied)"}
 
 
+def test_arrays_with_channels_first_are_left_out(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((8, 8, 3), "uint8"))
+    np.save(tmp_path / "b.npy", np.zeros((3, 8, 8), "uint8"))
+    found = scan(tmp_path)
+    assert found.images == {"a.npy": (8, 8, 3)}
+    assert found.left_out == {"b.npy": "an array of shape (3, 8, 8), which seems to be (C, H, W); transpose it by (1, 2, 0)"}
+
+
 def test_the_images_of_most_channels_are_taken(tmp_path):
     for i in range(5):
         np.save(tmp_path / f"{i}.npy", np.zeros((4, 6, 5), "uint8"))
