@@ -299,9 +299,10 @@ def _open_coco(place, split, channels, report, max_bad_fraction):
     path, folder = coco_files.find(Path(os.path.expanduser(place)), split)
     content, file = coco_files.load(path)
     coco_files.categories_by_id(file["categories"], path)
-    entries, twice = _by_path(coco_files.images_by_id(file["images"], path))
+    found = scan(folder, report=report)
+    entries, twice = _by_path(coco_files.images_by_id(file["images"], path), {*found.images, *found.left_out})
     sizes = {path: (of_path[0]["height"], of_path[0]["width"]) for path, of_path in entries.items()}
-    pictures, turned, left_out, others = annotated_images(scan(folder, report=report), sizes, channels, report)
+    pictures, turned, left_out, others = annotated_images(found, sizes, channels, report)
     check_left_out(len(left_out), len(sizes), {**left_out, **others}, folder, max_bad_fraction)
     images = [entries[path][0] for path in pictures.paths]
     places = {entry["id"]: i for i, path in enumerate(pictures.paths) for entry in entries[path]}
@@ -314,11 +315,16 @@ def _open_coco(place, split, channels, report, max_bad_fraction):
     return source
 
 
-def _by_path(images):
-    """{relative path: its entries} of images by id, and {id: reason} of those of another size than the first entry of their path."""
-    entries, unfit = {}, {}
+def _by_path(images, there):
+    """{relative path: its entries} of images by id, and {id: reason} of those of another size than the first entry of their path.
+
+    Args:
+        images: entries by id.
+        there: relative paths of the files that there are.
+    """
+    entries, unfit, paths = {}, {}, coco_files.paths_of({entry["file_name"] for entry in images.values()}, there)
     for number, entry in images.items():
-        path = os.path.normpath(entry["file_name"])
+        path = paths[entry["file_name"]]
         of_path = entries.setdefault(path, [])
         if of_path and any(entry[side] != of_path[0][side] for side in ("height", "width")):
             unfit[number] = f"another size than {printable(path)} has under id {of_path[0]['id']}"

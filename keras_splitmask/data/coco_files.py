@@ -1,6 +1,8 @@
 """What COCO's JSON files say, checked entry by entry: images, categories, and objects with their boxes."""
 
+import collections
 import json
+import os
 import re
 
 import numpy as np
@@ -71,6 +73,20 @@ def number(value):
 def reference(annotation, key):
     """The id that an annotation has there, or None."""
     return number(annotation.get(key)) if isinstance(annotation, dict) else None
+
+
+def paths_of(names, there):
+    """{file_name: relative path} of images, under their names, or the longest end of it that is there and is no other image's.
+
+    Programs write names with folders that lie elsewhere, such as C:\\photos\\a.jpg or images/a.jpg.
+    """
+    paths, owners = {}, collections.Counter()
+    for name in names:
+        parts = re.split(r"[/\\]", name)
+        ends = [os.path.normpath(name), *("/".join(parts[i:]) for i in range(len(parts)))]
+        paths[name] = next((end for end in ends if end in there), ends[0])
+        owners[paths[name]] += 1
+    return {name: path if owners[path] == 1 else os.path.normpath(name) for name, path in paths.items()}
 
 
 def images_by_id(entries, path):

@@ -44,6 +44,18 @@ def test_objects(tmp_path):
     assert source.summary() == "2 images, 1 of them without objects; 2 objects of 2 classes, 0 of them cut at the border; 1 crowds, which are ignored"
 
 
+def test_names_of_images_may_begin_with_folders_that_lie_elsewhere(tmp_path):
+    names = ["C:\\photos\\a.png", "images/b.png", "/data/sub/c.png", "../images/d.png", "x/e.png", "y/e.png", "f.png", "./g.png"]
+    for name in ("a.png", "b.png", "sub/c.png", "d.png", "e.png", "f.png", "g.png"):
+        picture(tmp_path / "train" / "images" / name)
+    place = write(tmp_path, names=(), images=[entry(i, name) for i, name in enumerate(names, 1)])
+    source = open_detection(place, "train", max_bad_fraction=0.5)
+    found = {source.name(i): source.image_id(i) for i in range(len(source))}
+    assert found == {"a.png": 1, "b.png": 2, "sub/c.png": 3, "d.png": 4, "f.png": 7, "g.png": 8}
+    reasons = {"x/e.png": "no such file", "y/e.png": "no such file", "e.png": "no annotation"}
+    assert source.left_out == reasons  # which of the two images it is nobody can know
+
+
 def test_cocos_own_layout(tmp_path):
     for year in ("2014", "2017"):
         picture(tmp_path / f"val{year}" / "000001.jpg")
