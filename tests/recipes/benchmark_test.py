@@ -111,7 +111,7 @@ def test_work_is_counted_by_hand(python):
 @pytest.mark.backend
 @pytest.mark.parametrize("flags", [["--patch_size=2", "--keep=0.25"], ["--image_size=16x24", "--patch_size=8", "--keep=0.3"]])
 def test_it_is_the_same_at_other_settings(here, flags):
-    with mock.patch.object(keras.Model, "fit", side_effect=InterruptedError("equal")):
+    with mock.patch.object(ks.SplitMask, "fit", side_effect=InterruptedError("equal")):
         with pytest.raises(InterruptedError, match="equal"):  # which comes after the comparison
             here("benchmark", *SMALL, *flags)
 
