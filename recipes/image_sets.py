@@ -88,7 +88,7 @@ def number_as(train, source, dataset, split):
     source.check_labelled(place)
     if (unknown := np.setdiff1d(source.labels, train.labels)).size:
         classes = ", ".join(names[label] if label < len(names) else str(label) for label in unknown[:NAMED])
-        raise commandline.BadInput(f"Expected images of learnt classes alone in {place}, received {len(unknown)} others ({classes}); remove their images.")
+        raise commandline.BadInput(f"Expected only classes that are learnt in {place}, received {len(unknown)} others ({classes}); remove their images.")
     if (absent := np.setdiff1d(train.labels, source.labels)).size:
         _say(f"{split} has no image of {len(absent)} classes ({', '.join(names[label] for label in absent[:NAMED])})")
 
