@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +21,16 @@ import keras_splitmask as ks
 from keras_splitmask.tokenizers.dalle import decoder_convolutions, encoder_convolutions
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def signals_are_heard():
+    """As on a terminal: what a shell runs in the background ignores SIGINT, under nohup SIGHUP, and so would all that it starts."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

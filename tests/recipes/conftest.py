@@ -28,16 +28,6 @@ TINY = {"vit_micro": (16, 2, 2), "vit_tiny": (24, 2, 3)}
 NOISE = re.compile(r"(WARNING: All log messages before absl::InitializeLog|[IWE]\d{4} \d\d:\d\d:).*\n")
 
 
-@pytest.fixture(autouse=True)
-def signals_are_heard():
-    """As on a terminal: what a shell runs in the background ignores SIGINT, under nohup SIGHUP, and so would all that it starts."""
-    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 class End(types.SimpleNamespace):
     """How a recipe ended: its exit `status`, what it printed in `out`, and in `err` what it wrote on stderr."""
 
