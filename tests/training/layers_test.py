@@ -39,7 +39,6 @@ def test_gelu_and_its_gradient_are_those_of_the_normal_distribution(rng, value_a
     np.testing.assert_allclose(slopes, towards * (below + x * np.exp(-x * x / 2) / math.tau**0.5), atol=tolerance)
 
 
-@pytest.mark.backend
 def test_a_quantized_model_computes_with_int8(make_model, rng, tmp_path):
     """Nearly the same, so that the scales are right, but not the same."""
     model, images = make_model(), rng.random((4, 16, 16, 3), "float32")

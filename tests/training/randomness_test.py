@@ -16,7 +16,7 @@ SHAPE, DENSE_SHAPE = (8, 8, 3), (32, 32, 3)
 IMAGES = 64
 DENSE = ("upernet", "segformer", "retinanet", "maskrcnn")
 # An eager step of these takes JAX up to half a minute; what they drop, they drop in the encoder.
-SLOW = () if keras.backend.backend() != "jax" else ("beit", "segformer", "retinanet", "maskrcnn")
+SLOW = () if keras.backend.backend() != "jax" else ("beit", "mae", "dino", "deit", "segformer", "retinanet", "maskrcnn")
 METHODS = [name for name in ("encoder", "splitmask", "beit", "mae", "dino", "deit", "classifier", *DENSE) if name not in SLOW]
 
 
