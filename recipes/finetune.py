@@ -15,7 +15,7 @@ from absl import flags
 
 # These change the result.
 flags.DEFINE_string("dataset", None, "Labelled set: sample, folder:PATH, npz:PATH or tfds:NAME. Its train split is learnt from; see --judge.")
-flags.DEFINE_string("labelled", None, "Learn from a part of the training split. 1000: so many images, the same number of each class, or all of a class that has fewer. 1%: this share of each class, at least one image. Drawn by the seed and listed in subset.txt. Or the path of such a file. Default: all images.")
+flags.DEFINE_string("labelled", None, "Learn from a part of the training split. 1000: that many images, the same number of each class, or all of a class that has fewer. 1%: this share of each class, at least one image. Drawn by the seed and listed in subset.txt. Or the path of such a file. Default: all images.")
 flags.DEFINE_string("init_from", None, "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of a pre-trained encoder; left out, from scratch.")
 flags.DEFINE_string("size", None, "Encoder when from scratch: vit_micro, vit_tiny, vit_small, vit_base or vit_large.")
 flags.DEFINE_integer("patch_size", None, lower_bound=1, help="Side of a patch in pixels; left out, that of --init_from.")

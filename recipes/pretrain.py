@@ -15,7 +15,7 @@ from absl import flags
 
 # These change the result.
 flags.DEFINE_string("dataset", None, "Images to learn from: sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME. Labels are not looked at.")
-flags.DEFINE_string("subset", None, "Learn from a part of the images. 5000: so many; of labelled ones the same number of each class, or all of a class that has fewer. 10%: this share, of each class if they are labelled. Drawn by the seed and listed in subset.txt. Or the path of such a file.")
+flags.DEFINE_string("subset", None, "Learn from a part of the images. 5000: that many; of labelled ones the same number of each class, or all of a class that has fewer. 10%: this share, of each class if they are labelled. Drawn by the seed and listed in subset.txt. Or the path of such a file.")
 flags.DEFINE_string("image_size", None, "Pixels, as 224 or 48x80 (height x width); left out, 224, or for arrays and the sample their own size.")
 flags.DEFINE_integer("channels", None, lower_bound=1, help="Convert images to 1 (grey) or 3 (colour) channels; left out, as they are.")
 flags.DEFINE_enum("method", "splitmask", list(methods.METHODS), "Pre-training method; random leaves the encoder as it was initialised. Flags that end in [names] are read by these methods alone.")

@@ -80,7 +80,7 @@ def _check_range(labels, names, place):
     if names is not None and labels.max() >= len(names):
         raise ValueError(f"Expected labels below {len(names)}, the names of classes, received {labels.max():.0f} in {place}; add its name.")
     if labels.max() >= max(MOST_CLASSES, 10 * len(np.unique(labels))):
-        raise ValueError(f"Expected labels that count the classes from 0 on, received {labels.max():.0f} in {place}; number them anew.")
+        raise ValueError(f"Expected labels that count the classes from 0 on, received {labels.max():.0f} in {place}; number them again.")
 
 
 def some(names):
