@@ -10,6 +10,7 @@ import sys
 import traceback
 
 import children
+import flagfiles
 import places
 import screen
 from absl import app, flags
@@ -36,7 +37,7 @@ def run(main, settle_flags=lambda: None):
         children.end_with_parent()
         try:
             app.define_help_flags()
-            rest = FLAGS(sys.argv)[1:]
+            rest = FLAGS([sys.argv[0], *flagfiles.expanded(sys.argv[1:])])[1:]
             if rest:
                 raise BadInput(f"Expected flags only, received {' '.join(rest)!r}; write --name=value.")
             _check_here()

@@ -41,6 +41,36 @@ def test_the_backend_is_chosen_by_flag_then_environment(refused, command, monkey
     assert os.environ["KERAS_BACKEND"] == "tensorflow"
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"--flagfile={tmp}/a.flags\n--dataset=sample\n", "received {tmp}/a.flags within itself; remove that line"),
+        (b"--flagfile={tmp}/b.flags\n", "received {tmp}/../{name}/a.flags within itself"),
+        (b"--flagfile={tmp}\n", "Expected a flag file, received --flagfile={tmp} (Is a directory)"),
+        (b"--flagfile={tmp}/none.flags\n", "Expected a flag file, received --flagfile={tmp}/none.flags (No such file or directory)"),
+        (b"--flagfile=\n", "Expected --flagfile=PATH, received no path"),
+        (b"PK\x03\x04\0\0\xff\n", "Expected a text file with a flag in each line, received --flagfile={tmp}/a.flags"),
+        (b"#" * 2**20 + b"\n", "Expected a text file with a flag in each line"),
+        (b"steps=\xe9\n", "Expected flags only, received 'steps=\\udce9'"),
+    ],
+)
+def test_a_flag_file_that_cannot_be_read_ends_in_one_line(refused, tmp_path, content, message):
+    place = {"tmp": tmp_path, "name": tmp_path.name}
+    (tmp_path / "a.flags").write_bytes(content.replace(b"{tmp}", bytes(tmp_path)))
+    (tmp_path / "b.flags").write_text(f"--flagfile={tmp_path}/../{tmp_path.name}/a.flags\n")
+    line = refused("pretrain", f"--flagfile={tmp_path}/a.flags")
+    assert line.startswith("pretrain.py: ") and message.format(**place) in line
+
+
+def test_lines_of_flag_files_stand_in_their_place(recipe_module, tmp_path):
+    (tmp_path / "a.flags").write_bytes(b"\xef\xbb\xbf# a comment\r\n--steps=2\r\n\r\n--flagfile=" + bytes(tmp_path) + b"/b.flags\r\n// another\r\n--nojit")
+    (tmp_path / "b.flags").write_bytes(b"--dataset=folder:caf\xe9\n--seed=1")
+    expanded = recipe_module("flagfiles").expanded
+    inside = ["--steps=2", "--dataset=folder:caf\udce9", "--seed=1", "--nojit"]
+    assert expanded(["--a", f"--flagfile={tmp_path}/a.flags", "--seed=3"]) == ["--a", *inside, "--seed=3"]
+    assert expanded(["-flagfile", f"{tmp_path}/a.flags", f"--flagfile={tmp_path}/b.flags"]) == [*inside, *inside[1:3]]
+
+
 def test_a_failure_that_is_not_the_users_is_no_line_of_ours(here, pretrained, arrays, monkeypatch):
     def fail(*arguments, **others):
         raise ValueError("nobody's fault")

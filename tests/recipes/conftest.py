@@ -100,6 +100,15 @@ def command():
 
 
 @pytest.fixture
+def recipe_module(monkeypatch):
+    """Imports a module of recipes/ that defines no flags."""
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    yield __import__
+    for name in ("flagfiles", "places", "record", "screen"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
 def here():
     return run_here
 
