@@ -21,6 +21,7 @@ import time
 import types
 
 import commandline
+import screen
 import writing
 from absl import flags
 
@@ -328,6 +329,8 @@ def main():
     if FLAGS.json:
         result = {"backend": keras.backend.backend(), "flags": {name: FLAGS[name].value for name in FLAGS}, "rows": rows, "peak_gflops": peak / 1e9}
         writing.write_json(pathlib.Path(FLAGS.json), {**result, **found, "memory_bytes": memory})
+    else:
+        screen.check_result()
 
 
 if __name__ == "__main__":

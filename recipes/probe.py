@@ -7,6 +7,7 @@ The features of all blocks are held in memory, 8 x images x blocks x width bytes
 
 import commandline
 import image_sets
+import screen
 import value_range
 import workdir
 from absl import flags
@@ -82,6 +83,7 @@ def main():
         raise commandline.BadInput(f"Expected --neighbours as numbers from 1 on, such as 10,20, received {','.join(FLAGS.neighbours)!r}.")
     if not FLAGS.workdir:
         judge()
+        screen.check_result()
         return
     with workdir.opened() as run:
         result, sources = judge()

@@ -16,6 +16,7 @@ import time
 import children
 import commandline
 import record
+import screen
 import tables
 import workdir
 from absl import flags
@@ -155,6 +156,7 @@ def main():
     table, seeds = tables.TABLES[FLAGS.scale][FLAGS.table], [int(seed) for seed in FLAGS.seeds]
     if FLAGS.list:
         show(table, seeds)
+        screen.check_result()
         return
     with workdir.held() as home:
         failed = run(table, seeds)

@@ -13,7 +13,7 @@ class Patient:
         self.name = name
         self.stream = stream
         self.other = None
-        self.failed = False
+        self.error = None  # the first one
 
     def __getattr__(self, name):
         return getattr(self.stream, name)
@@ -42,9 +42,21 @@ class Patient:
     def _report(self, error):
         if isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EBADF):
             _discard(self.stream)
-        if not self.failed:
-            self.failed = True
+        if not self.error:
+            self.error = error
             print(f"{self.name} cannot be written ({getattr(error, 'strerror', None) or error}); the run goes on.", file=self.other, flush=True)
+
+
+def check_result():
+    """Stop if stdout, to which a recipe has printed what it is for, could not be written. A pipe that was closed wanted no more.
+
+    Raises:
+        OSError: the first error.
+    """
+    sys.stdout.flush()
+    error = getattr(sys.stdout, "error", None)
+    if isinstance(error, OSError) and error.errno != errno.EPIPE:
+        raise OSError(error.errno, error.strerror, "stdout")
 
 
 def _discard(stream):
@@ -70,6 +82,8 @@ def kept_open():
     try:
         yield
     finally:
+        for stream in streams:
+            stream.flush()
         sys.stdout, sys.stderr = before
         for stream in before:
             try:
