@@ -134,7 +134,7 @@ def train(devices, run, model, source, judged, batches, judge, finish):
     run.start(source)
     image_sets.save_record(source, judged)
     measures = [lambda step: judge(model, judged, FLAGS.judge_limit) if step and step < steps and step % every == 0 else {}]
-    log = trouble.log(run, model, source, batches, steps, checkpoints.step, measures)
+    log = trouble.log(run, model, source, batches, steps, checkpoints, measures)
     commandline.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
     with checkpoints.finishing():
         values = finish(model, judged, run, judge(model, judged))

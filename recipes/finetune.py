@@ -119,7 +119,7 @@ def main(devices, run):
     checkpoints = run.checkpoints(model, devices=devices, advice=trouble.advice())
     run.start(source, listed=bool(FLAGS.labelled))
     image_sets.save_record(source, judged, split)
-    log = trouble.log(run, model, source, batches, steps, checkpoints.step, repeats=FLAGS.repeats)
+    log = trouble.log(run, model, source, batches, steps, checkpoints, repeats=FLAGS.repeats)
     commandline.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
     with checkpoints.finishing():
         image_sets.save_record(source, judged, split)  # with what broke meanwhile

@@ -191,12 +191,12 @@ def main(devices, run):
         shift += checkpoints.note["shift"]
     else:
         initialise(model, source)
-    checkpoints.note = {"shift": shift}
+    checkpoints.note["shift"] = shift
 
     run.start(source, listed=bool(FLAGS.subset))
     image_sets.save_record(source, probed, "probe")
     measures = [evaluation.NeighbourProbe(model.encoder, *probe, every=FLAGS.probe_every or max(1, steps // 10), last=steps)] if probe else []
-    log = trouble.log(run, model, source, batches, steps, checkpoints.step, measures, shift, FLAGS.repeats or 1)
+    log = trouble.log(run, model, source, batches, steps, checkpoints, measures, shift, FLAGS.repeats or 1)
     commandline.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
     with checkpoints.finishing():
         finish(run, model, source, probed, probe)

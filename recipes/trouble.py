@@ -30,14 +30,15 @@ def _given(name):
     return name in FLAGS and FLAGS[name].value is not None
 
 
-def log(run, model, source, batches, steps, start, measures=(), shift=0, repeats=1):
-    """The `RunLog` of a run that goes on at step `start`; it names the cause and the images of steps that were skipped.
+def log(run, model, source, batches, steps, checkpoints, measures=(), shift=0, repeats=1):
+    """The `RunLog` of a run that goes on from its checkpoints, which keep its state; it names the cause and the images of steps that were skipped.
 
     Args:
         run: the `workdir.Run`.
         model: a compiled `PretextModel`.
         source: what `batches(start)`, the batches from a step on, are of.
         steps: of the whole run.
+        checkpoints: those that the run saves.
         measures: see `RunLog`.
         shift, repeats: how many steps further the data are, and how many times in a row an image comes up; see `data.batches`.
     """
@@ -49,5 +50,8 @@ def log(run, model, source, batches, steps, start, measures=(), shift=0, repeats
         names = data.names_of(source, FLAGS.batch_size, FLAGS.seed, step - 1 + shift, repeats)
         return f"step {step} skipped: {tensor} is not finite; its images: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
 
-    options = {"advice": advice(), "remedies": remedies()}
-    return ks.training.RunLog(run.folder / workdir.METRICS, steps, FLAGS.batch_size, len(source), start, measures, explain, **options)
+    options = {"advice": advice(), "remedies": remedies(), "state": checkpoints.note.get("log")}
+    checkpoints.log = ks.training.RunLog(
+        run.folder / workdir.METRICS, steps, FLAGS.batch_size, len(source), checkpoints.step, measures, explain, **options
+    )
+    return checkpoints.log

@@ -25,7 +25,7 @@ class Checkpoints(keras.callbacks.Callback):
         start: steps done before.
         every: steps between checkpoints, which are made at the ends of epochs; None for as many as fit in 2% of the time.
         keep_every: keep those of every so many steps; else the last two.
-        note: anything that JSON can hold, to be kept with each.
+        note: a dictionary that JSON can hold, to be kept with each.
         devices: `distribution.Devices`. Of several hosts the first saves, and all stop together, at the end of an epoch.
     """
 
@@ -35,7 +35,8 @@ class Checkpoints(keras.callbacks.Callback):
         self.step = self.saved = start
         self.every = every
         self.keep_every = keep_every
-        self.note = note
+        self.note = note or {}
+        self.log = None  # the `RunLog` of the run, whose state is kept in the note, too
         self.advice = advice
         self.devices = devices or distribution.Devices()
         self.cost = 0.0  # seconds of the last checkpoint
@@ -73,7 +74,8 @@ class Checkpoints(keras.callbacks.Callback):
         found = checkpoints.load_newest(self.folder, report)
         if found is None:
             return 0
-        self.step, self.note, arrays = found
+        self.step, note, arrays = found
+        self.note = note or {}
         self.saved = self.step
         # The metrics of an interval that was cut off are made when `fit` begins.
         self.metrics = {name: arrays.pop(name) for name in list(arrays) if name.startswith("metrics/")}
@@ -130,7 +132,8 @@ class Checkpoints(keras.callbacks.Callback):
 
     def write(self, arrays):
         """Write a checkpoint of these arrays. An OSError is reported, and the run goes on."""
-        checkpoints.save(self.folder, self.step, arrays, self.note, keep_every=self.keep_every, report=_say)
+        note = {**self.note, "log": self.log.state()} if self.log else self.note
+        checkpoints.save(self.folder, self.step, arrays, note, keep_every=self.keep_every, report=_say)
 
     @contextlib.contextmanager
     def finishing(self):

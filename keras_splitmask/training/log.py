@@ -26,12 +26,13 @@ class RunLog(keras.callbacks.Callback):
         advice: what to do then, a sentence.
         remedies: what to do about the hints, see `hints`.
         explain: a function of the number of a skipped step, from 1 on, that returns a line about its cause.
+        state: what `state()` was at step `start`; left out, as the file says.
 
     Raises:
-        FloatingPointError: in `fit`, if no loss or no gradient was finite in `patience` steps in a row, or in the whole run.
+        FloatingPointError: in `fit`, if no loss or no gradient was finite in `patience` steps in a row, or in more than half of the run up to its end.
     """
 
-    def __init__(self, path, steps, batch_size, images, start=0, measures=(), explain=None, patience=20, advice=ADVICE, remedies=None):
+    def __init__(self, path, steps, batch_size, images, start=0, measures=(), explain=None, patience=20, advice=ADVICE, remedies=None, state=None):
         super().__init__()
         self.steps = steps
         self.batch_size = batch_size
@@ -46,8 +47,11 @@ class RunLog(keras.callbacks.Callback):
         self.file = MetricsFile(path, start) if path else None
         self.past = self.file.past if self.file else []
         self.earlier = self.past[-1].get("seconds", 0.0) if self.past else 0.0
-        self.skipped = self.past[-1].get("skipped_steps", 0) if self.past else 0
-        self.lost_since = None  # first of the steps in a row, up to now, without a finite loss and gradient
+        state = state or (self.past[-1] if self.past else {})
+        self.skipped = state.get("skipped_steps", 0)  # up to the last interval
+        self.counted = state.get("counted", 0)  # of the interval that an earlier process began
+        self.lost_since = state.get("lost_since")  # first of the steps in a row, up to now, without a finite loss and gradient
+        self.batches = []
         self.began = None
         self.waited = 0.0  # seconds of this interval
         self.measured = True
@@ -85,6 +89,7 @@ class RunLog(keras.callbacks.Callback):
         skipped = round(values.pop("skipped_steps", 0))
         self._stop_if_lost(skipped, values["loss"])
         self.skipped += skipped
+        self.batches, self.counted = [], 0
         if self.step >= self.steps and self.skipped >= self.steps:
             raise FloatingPointError(f"Expected a finite loss and gradient, received none in all {self.steps} steps; nothing was learnt. {self.advice}")
         if skipped >= self.step - self.step_before:
@@ -104,18 +109,33 @@ class RunLog(keras.callbacks.Callback):
         if not skipped and math.isfinite(loss):
             self.lost_since = None
             return
-        before = 0
-        for step, logs in self.batches:
-            total = float(logs.get("skipped_steps", 0))
-            lost = total > before or not math.isfinite(float(logs["loss"]))
-            if lost and self.explain and not before:
+        told = self.counted
+        for step, lost, total in self._steps():
+            if lost and self.explain and not told:
                 print(self.explain(step), flush=True)
             self.lost_since = (self.lost_since or step) if lost else None
-            before = total
-        if not math.isfinite(loss) or (self.lost_since and self.step - self.lost_since + 1 >= self.patience):
+            told = total
+        in_a_row = self.step - self.lost_since + 1 if self.lost_since else 0
+        to_the_end = self.step >= self.steps > self.skipped + skipped and 2 * in_a_row > self.steps
+        if not math.isfinite(loss) or in_a_row >= self.patience or to_the_end:
             raise FloatingPointError(
                 f"Expected a finite loss and gradient, received none from step {self.lost_since} on; the run stops at step {self.step}. {self.advice}"
             )
+
+    def _steps(self):
+        """Of each step of this interval its number, whether it was without a finite loss and gradient, and how many were skipped by then."""
+        before = self.counted
+        for step, logs in self.batches:
+            total = int(logs.get("skipped_steps", 0))
+            yield step, total > before or not math.isfinite(float(logs["loss"])), total
+            before = total
+
+    def state(self):
+        """What the log of a process that goes on after this step has to know, as JSON."""
+        state = {"skipped_steps": self.skipped, "lost_since": self.lost_since, "counted": self.counted}
+        for step, lost, total in self._steps():
+            state |= {"lost_since": (state["lost_since"] or step) if lost else None, "counted": total}
+        return state
 
     def close(self):
         """At the end of the run: try to write the lines that still wait, and say how many could not be."""

@@ -103,6 +103,29 @@ def test_a_short_run_in_which_every_step_was_skipped_is_no_success(tmp_path):
 
 
 @pytest.mark.backend
+def test_a_short_run_that_is_lost_up_to_its_end_is_no_success(tmp_path):
+    with pytest.raises(FloatingPointError, match="received none from step 3 on; the run stops at step 5"):
+        fit(RunLog(tmp_path / "lost.jsonl", steps=5, batch_size=1, images=1), [1, 1, *[math.nan] * 3], interval=1)
+    fit(RunLog(tmp_path / "metrics.jsonl", steps=6, batch_size=1, images=1), [1, math.nan, 1, *[math.nan] * 3], interval=3)  # half of it
+    assert read(tmp_path / "metrics.jsonl")[-1]["skipped_steps"] == 4
+
+
+@pytest.mark.backend
+def test_steps_in_a_row_are_counted_over_restarts_whatever_became_of_the_file(tmp_path):
+    log, levels, states = RunLog(None, steps=30, batch_size=1, images=1, patience=5), [1, math.nan, 1, math.nan, math.nan], []
+    after = log.on_train_batch_end
+    log.on_train_batch_end = lambda batch, logs: [after(batch, logs), states.append(json.loads(json.dumps(log.state())))]
+    fit(log, levels)
+    assert [(state["lost_since"], state["counted"]) for state in states] == [(None, 0), (2, 1), (None, 1), (4, 2), (4, 3)]
+    assert log.state() == {"skipped_steps": 3, "lost_since": 4, "counted": 0}
+    log = RunLog(tmp_path / "metrics.jsonl", steps=30, batch_size=1, images=1, start=5, patience=5, state=log.state())
+    fit(log, [math.nan])
+    assert read(tmp_path / "metrics.jsonl")[-1]["skipped_steps"] == 4
+    with pytest.raises(FloatingPointError, match="received none from step 4 on; the run stops at step 8"):
+        fit(RunLog(None, steps=30, batch_size=1, images=1, start=6, patience=5, state=log.state()), [math.nan] * 2)
+
+
+@pytest.mark.backend
 def test_any_other_model_stops_as_soon_as_its_loss_is_lost(tmp_path):
     model = keras.Sequential([keras.Input((1, 1, 1)), keras.layers.Flatten(), keras.layers.Dense(1)])
     model.compile("sgd", "mse", run_eagerly=keras.backend.backend() != "jax")
