@@ -55,9 +55,16 @@ class Record:
         os.ftruncate(self.descriptor, len(content))
         self.new = not content
         if self.new:
-            _append(self.descriptor, self.header)
+            self._begin()
         lines = content.decode(errors="replace").splitlines()[1:]
         self.names = [name for name in lines if _is_inside(name)]
+
+    def _begin(self):
+        try:
+            _append(self.descriptor, self.header)
+        except OSError:
+            self.close(remove=True)
+            raise
 
     def add(self, name):
         """Record a file that is about to be written; on a full disk, as soon as there is room."""

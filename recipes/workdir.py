@@ -231,9 +231,13 @@ def _is_own_output(path):
 
 
 def _check_data(home):
+    """Stop if the run, or what it packs, would lie where the data are: they would no longer be read as data."""
+    cache = places.paths_of("cache")
     for name in places.DATASETS:
         if os.path.realpath(home) in places.paths_of(name):
             raise commandline.BadInput(f"Expected --workdir to be another folder than --{name}, received {home} for both.")
+        if cache and any(os.path.isdir(path) and pathlib.Path(path).is_relative_to(cache[0]) for path in places.paths_of(name)):
+            raise commandline.BadInput(f"Expected --cache without images in it, received {FLAGS.cache}, in which those of --{name} are; choose another folder.")
 
 
 def _forgotten():

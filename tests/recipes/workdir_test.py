@@ -53,15 +53,6 @@ def photographs(folder, count=8):
     return folder
 
 
-@pytest.fixture
-def recipe_module(monkeypatch):
-    """Imports a module of recipes/ that defines no flags."""
-    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
-    yield __import__
-    for name in ("places", "record", "screen"):
-        sys.modules.pop(name, None)
-
-
 def test_twenty_folders_of_the_users_are_refused_and_stay(refused, tmp_path):
     assert len(FOLDERS) == 20
     given = {"pretrain": "--dataset=sample", "finetune": "--dataset=sample", "detect": "--dataset=coco:x", "segment": "--dataset=masks:x"}
@@ -212,6 +203,23 @@ def test_a_run_in_its_data_folder_is_no_data(here, refused, tmp_path):
     assert "new or empty folder" in refused("pretrain", *given, f"--workdir={photos}")
 
 
+def test_a_cache_is_not_made_where_the_images_are(refused, tmp_path):
+    photos = photographs(tmp_path / "photos")
+    for cache in (photos, f"{photos}/", tmp_path, f"{tmp_path}/run/../photos"):
+        line = refused("pretrain", *SMALL, "--steps=1", f"--dataset=folder:{photos}", f"--cache={cache}", f"--workdir={tmp_path / 'run'}")
+        assert f"Expected --cache without images in it, received {cache}, in which those of --dataset are" in line
+    line = refused("pretrain", *SMALL, "--steps=1", "--dataset=sample", f"--probe=folder:{photos}", f"--cache={photos}", f"--workdir={tmp_path / 'run'}")
+    assert "those of --probe are" in line
+
+
+def test_a_disk_without_room_for_a_line_leaves_nothing(recipe_module, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda descriptor, content: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+        with pytest.raises(OSError, match="No space left"):
+            recipe_module("record").Record(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_second_start_is_refused_and_changes_nothing(here, refused, arrays, pretrained, tmp_path):
     workdir = shutil.copytree(pretrained, tmp_path / "run")
     given = (f"--flagfile={workdir / 'run.flags'}", f"--workdir={workdir}")
@@ -300,3 +308,12 @@ def test_what_cannot_be_printed_is_said_once_and_ends_nothing(recipe_module, mon
 def test_output_that_nobody_reads_does_not_change_the_exit_status(redirection):
     command = f'set -o pipefail; "{sys.executable}" recipes/pretrain.py --help {redirection}'
     assert subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, timeout=60).returncode == 0
+
+
+def test_a_result_that_cannot_be_printed_is_no_success(pretrained, arrays):
+    probe = f"probe.py --init_from={pretrained} --dataset=npz:{arrays} --train_limit=8 --test_limit=4 --epochs=1"
+    for command in ("reproduce.py --table=ablation --list", probe):
+        end = subprocess.run(["bash", "-c", f"{sys.executable} recipes/{command} > /dev/full"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+        last = end.stderr.splitlines()[-1]
+        assert (end.returncode, last) == (os.EX_TEMPFAIL, f"{command.split()[0]}: [Errno 28] No space left on device: 'stdout'. Make room, then run the same command again.")
+    assert subprocess.run(["bash", "-c", f"set -o pipefail; {sys.executable} recipes/reproduce.py --table=ablation --list | head -1"], cwd=ROOT, timeout=60).returncode == 0
