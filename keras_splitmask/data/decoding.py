@@ -278,8 +278,8 @@ def to_uint8(pixels, name, value_range=None):
     """Scale pixels (H, W, C) to uint8 (H, W, C), rounded.
 
     Args:
-        pixels: uint8, uint16, bool, or float in 0..1, of any byte order. With a `value_range` also int16, int32, uint32 and any
-            finite floats.
+        pixels: uint8, uint16, bool, or float in 0..1, of any byte order. With a `value_range` also other integers and any finite
+            floats.
         name: what to call them in an error.
         value_range: (low, high), the values that become 0 and 255; those outside are clipped. By default the range of their type:
             0 and 65,535 of uint16, 0 and 1 of floats. uint8 stays as it is if `high` is above 255, as in 0..4095.

@@ -14,7 +14,7 @@ from keras_splitmask.data.ranges import report_range
 from keras_splitmask.data.scan import INTERVAL, THREADS, printable, scan
 from keras_splitmask.data.sources import SPLITS, NoSuchSplit
 from keras_splitmask.data.split_folders import SPLIT_OF, named_as_splits
-from keras_splitmask.data.stored_numbers import PART, look, read_file, read_numbers
+from keras_splitmask.data.stored_numbers import LARGEST, PART, look, read_file, read_numbers
 from keras_splitmask.data.turning import turn_labels, upright
 from keras_splitmask.data.values import check_range
 
@@ -222,7 +222,7 @@ def _look_at_labels(folder, report):
         {stem: (path relative to the folder, (height, width), numbers in it)}; and two of {"labels/path": reason}: of those that cannot
         be read, and of those that have the stem of another.
     """
-    found = scan(folder, report=report)
+    found = scan(folder, report=report, value_range=(0, LARGEST))  # so that an array may be of any integers
     unread = {f"labels/{path}": reason for path, reason in found.left_out.items() if not os.path.basename(path).startswith(".")}
     looked, twice = {}, {}
     started = said = time.monotonic()

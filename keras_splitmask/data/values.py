@@ -50,8 +50,10 @@ def wrong_type(dtype, value_range=None):
     """Why pixels of this type cannot be scaled, or None."""
     if dtype.kind in "fub" and not (dtype.kind == "u" and dtype.itemsize > 2):
         return None
+    if dtype.kind in "iu" and value_range is not None:
+        return None
     if dtype.kind in "iu" and dtype.itemsize <= 4:
-        return None if value_range is not None else f"{dtype.newbyteorder('=')} without a value_range (low, high)"
+        return f"{dtype.newbyteorder('=')} without a value_range (low, high)"
     return str(dtype)
 
 

@@ -300,13 +300,13 @@ def test_label_maps_turn_with_their_images(tmp_path, turn, rng):
     assert (upright.label_map(0) == labels).all() and "turned" not in upright.summary()
 
 
-@pytest.mark.parametrize("form", ["tif", "bmp", "npy", "RGB", "RGBA", "LA"])
+@pytest.mark.parametrize("form", ["tif", "bmp", "npy", "int64.npy", "int16.npy", "RGB", "RGBA", "LA"])
 def test_other_files_of_numbers(tmp_path, form):
     pair(tmp_path, "a")
     labels = tmp_path / "train" / "labels"
     (labels / "a.png").unlink()
-    if form == "npy":
-        np.save(labels / "a.npy", LABELS)
+    if form.endswith("npy"):
+        np.save(labels / "a.npy", LABELS.astype(form.partition(".")[0] if "." in form else "uint8"))
     else:
         picture = Image.fromarray(LABELS)
         picture.convert(form if form.isupper() else "L").save(labels / f"a.{'png' if form.isupper() else form}")
@@ -323,13 +323,15 @@ def test_other_files_of_numbers(tmp_path, form):
         (Image.fromarray(np.full((2, 3), 70_000, "int32")), "b.tif", "numbers from 70000 to 70000, not 0 to 65535"),
         (Image.fromarray(np.full((2, 3), -1, "int32")), "b.tif", "numbers from -1 to -1, not 0 to 65535"),
         (Image.fromarray(np.zeros((2, 3), "float32")), "b.tif", "numbers with fractions (F); save the numbers as"),
+        (np.full((2, 3), -1, "int64"), "b.npy", "numbers from -1 to -1, not 0 to 65535"),
+        (np.full((2, 3), 70_000, "uint32"), "b.npy", "numbers from 70000 to 70000, not 0 to 65535"),
     ],
 )
 def test_files_without_numbers_of_classes(tmp_path, picture, name, reason):
     for stem in "abcd":
         pair(tmp_path, stem)
     (tmp_path / "train" / "labels" / "b.png").unlink()
-    picture.save(tmp_path / "train" / "labels" / name)
+    np.save(tmp_path / "train" / "labels" / name, picture) if name.endswith("npy") else picture.save(tmp_path / "train" / "labels" / name)
     source = open_segmentation(named(tmp_path), "train")
     assert len(source) == 3 and source.left_out[f"labels/{name}"].startswith(reason)
 
