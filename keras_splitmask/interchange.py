@@ -1,5 +1,6 @@
 """Weights in and out: models from a run's folder or a file, other libraries' among them, and what they learnt into other models, by name."""
 
+import contextlib
 import dataclasses
 import pathlib
 import warnings
@@ -10,6 +11,7 @@ from keras_splitmask import layouts
 from keras_splitmask.archives import bounded_weights, load_archive
 from keras_splitmask.encoder import Encoder
 from keras_splitmask.resampling import change_channels, resample_patches, resample_table
+from keras_splitmask.weight_files import shown
 
 MODEL_FILE = "model.keras"
 SMALL = 2**26  # bytes of weights that take little time
@@ -40,7 +42,7 @@ def _reason(error):
     """One line of at most 300 characters. Keras hides the cause behind two of its own."""
     if isinstance(error, TypeError) and error.__context__:
         error = error.__context__
-    line = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    line = shown((str(error).splitlines() or [type(error).__name__])[0])
     return "its weights are not those of its configuration." if line.startswith("A total of ") else line
 
 
@@ -65,7 +67,8 @@ def load_encoder(path, report=None, **changes):
     encoder = _encoder_of(model, path)
     if changes:
         fresh = Encoder.from_config({**encoder.get_config(), **changes})
-        encoder, transferred = fresh, _after(transferred, transfer(encoder, fresh))
+        with _naming(path):
+            encoder, transferred = fresh, _after(transferred, transfer(encoder, fresh))
     _tell(transferred, report)
     return encoder
 
@@ -74,7 +77,17 @@ def initialise(model, path):
     """Start a model from what a run's folder or a file holds, as `load_encoder` reads it; see `transfer`, which this returns and raises as."""
     source, transferred = _source(path)
     _encoder_of(source, path)
-    return _after(transferred, transfer(source, model))
+    with _naming(path):
+        return _after(transferred, transfer(source, model))
+
+
+@contextlib.contextmanager
+def _naming(path):
+    """What is wrong with weights is said with the place that they are from."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def save_encoder(encoder, folder, layout="vit"):

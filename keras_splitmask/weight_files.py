@@ -17,7 +17,7 @@ import zipfile
 import numpy as np
 
 from keras_splitmask import strict_json
-from keras_splitmask.pickles import LIMIT, Machine
+from keras_splitmask.pickles import LIMIT, Machine, Name
 
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how torch.save began its files before version 1.6
 STORAGES = {"torch.FloatStorage": "<f4", "torch.HalfStorage": "<f2"}
@@ -61,6 +61,9 @@ def open_weights(path, sha256=None):
         ValueError: naming the file, if it asks for code, is damaged, or promises more numbers than it has bytes; if the checksum differs.
     """
     path = pathlib.Path(path).expanduser()
+    with _refusing(path):
+        if path.exists() and not path.is_file():
+            raise ValueError("it is not a file")  # a pipe may never end
     with _refusing(path), open(path, "rb") as file:
         if sha256 is not None and (found := hashlib.file_digest(file, "sha256").hexdigest()) != sha256.lower():
             raise ValueError(f"its sha256 is {found}, expected {sha256.lower()}")
@@ -79,13 +82,18 @@ def open_weights(path, sha256=None):
     return found
 
 
+def shown(text):
+    """A text of unknown origin as it can be printed: at most 300 characters, none of which controls a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text[:300])
+
+
 @contextlib.contextmanager
 def _refusing(path):
     """Any failure to read the file becomes one line that names it: hostile files raise errors of many types."""
     try:
         yield
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0][:300]
+        reason = shown((str(error).splitlines() or [""])[0])
         if not isinstance(error, (ValueError, OSError, zipfile.BadZipFile)):
             reason = f"it is damaged ({type(error).__name__}: {reason})"
         expected = "Expected a torch file, .safetensors or .npz of weights"
@@ -249,7 +257,8 @@ def _unpickle(file):
         if reference[0] == "module":  # before version 1.6: a class, its file and its source
             return reference[1]
         kind, storage_class, key, _, numel, *view = reference
-        if kind != "storage" or view not in ([], [None]) or not _is_name(key) or not _is_count(numel):
+        # What is no name is not looked up: to calculate the hash of a tuple of tuples, or to print it, could take for ever.
+        if kind != "storage" or type(storage_class) is not Name or view not in ([], [None]) or not _is_name(key) or not _is_count(numel):
             raise ValueError("it refers to something that is no storage of numbers")
         storage = Storage(key, np.dtype(STORAGES[storage_class]), numel)
         if storages.setdefault(key, storage) != storage:

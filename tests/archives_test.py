@@ -212,6 +212,12 @@ def test_a_configuration_that_is_none(members, refused, tmp_path, text):
     refused(write(tmp_path / "hostile.keras", {**members, "config.json": text}))
 
 
+def test_what_controls_a_terminal_is_not_printed(members, tmp_path):
+    with pytest.raises(ValueError, match="it holds .*hidden") as error:
+        load_model(write(tmp_path / "hostile.keras", {**members, "\x1b[2J\x07hidden": b""}))
+    assert str(error.value).isprintable()
+
+
 def twice(path, members, escape):
     write(path, members)
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning):
@@ -324,6 +330,8 @@ def entry(dtype="<f4", shape=(0,), content=b""):
         {"step": 1, "note": None, "arrays": [entry(shape=(10**12,))]},
         {"step": 1, "note": None, "arrays": [entry(shape=(-1, 5))]},
         {"step": 1, "note": None, "arrays": [entry(shape="ab")]},
+        *({"step": 1, "note": None, "arrays": [entry(dtype, (10**12,))]} for dtype in ("S0", "U0", "V0", "(0,)f4", "f4" * 5000)),
+        {"step": 1, "note": None, "arrays": [entry("f4,f4", (0,))]},
         {"step": 1, "note": None, "arrays": 5},
         {"arrays": []},
         [1],

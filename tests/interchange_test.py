@@ -150,8 +150,10 @@ def test_a_file_that_does_not_fit_changes_nothing(make_model, make_encoder, tmp_
     for name, message in (("deep.keras", "The weights do not fit: block_2/.* left over"), ("garbage.keras", "is not a model"), ("no.keras", "there is no file")):
         with pytest.raises(ValueError, match=message) as error:
             initialise(target, tmp_path / name)
-        assert "\n" not in str(error.value)
+        assert "\n" not in str(error.value) and str(tmp_path / name) in str(error.value)
     assert same(arrays(target), before)
+    with pytest.raises(ValueError, match="deep.keras: .*extra tokens"):
+        load_encoder(tmp_path / "deep.keras", extra_tokens=1)
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     with pytest.raises(ValueError, match="there is no file .*model.keras; the run in this folder has not finished: repeat its command first"):
         initialise(target, tmp_path / "run")

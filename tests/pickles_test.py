@@ -86,6 +86,8 @@ BOMBS = {
     "in a dict that is made": (b"\x80\x04" + ORDERED + b"(](" + TWICE + b"N\x86etR.", "neither a short text nor a number"),
     "as a reference": (b"\x80\x04" + TWICE + b"Q.", ""),
     "as the name of a storage": (b"\x80\x04(\x8c\x07storage" + b"ctorch\nFloatStorage\n" + TWICE + b"NK\x01tQ.", "no storage of numbers"),
+    "as the class of a storage": (b"\x80\x04(\x8c\x07storage" + TWICE + b"\x8c\x010NK\x01tQ.", "no storage of numbers"),
+    "as a number of numbers": (b"\x80\x04(\x8c\x07storagectorch\nFloatStorage\n\x8c\x010N" + TWICE + b"tQ.", "no storage of numbers"),
     "as a tensor": (b"\x80\x04}\x8c\x01w" + TWICE + b"s.", "w is no tensor"),
     "as a module": (b"\x80\x04" + TWICE + b".", "it is damaged"),
     "as a state": (b"\x80\x04" + CLASS + b")\x81" + TWICE + b"b.", "it is damaged"),

@@ -360,7 +360,10 @@ def test_other_files(tmp_path):
     refusal(tmp_path / "text.pkl")
     save_zip(tmp_path / "other.zip", {"../outside.txt": "text", "/etc/absolute": "text"})
     refusal(tmp_path / "other.zip")
-    assert "Is a directory" in refusal(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        assert "it is not a file" in refusal(path)
+    (tmp_path / "pipe").unlink()
     torch.save({"w": torch.zeros(3, dtype=torch.int64)}, tmp_path / "integers.pt")
     assert "it asks for torch.LongStorage" in refusal(tmp_path / "integers.pt")
     torch.save({"w": {"deeper": 3}}, tmp_path / "no_tensor.pt")

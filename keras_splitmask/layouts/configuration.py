@@ -9,6 +9,7 @@ from keras_splitmask.layouts.names import CLASSES, CONFIG, HARMLESS, MODEL_TYPES
 from keras_splitmask.patches import pixel_statistics
 
 TIMM_EPSILON = 1e-6  # in the norms of timm's Vision Transformers
+LEAST_DEVIATION = 1e-6  # of pixels, by which weights are divided
 MOST_PIXELS = 1000.0  # of a mean and a deviation of pixels, which are 1 at most
 LARGEST = 2**20  # of widths, sides and numbers of blocks
 
@@ -94,7 +95,7 @@ def _pixels(file, processor):
         return None
     try:
         mean, std = map(np.array, stated)
-        usable = mean.dtype.kind in "if" and std.dtype.kind in "if" and np.abs(mean).max() <= MOST_PIXELS and 0 < std.min() <= std.max() <= MOST_PIXELS
+        usable = mean.dtype.kind in "if" and std.dtype.kind in "if" and np.abs(mean).max() <= MOST_PIXELS and LEAST_DEVIATION <= std.min() <= std.max() <= MOST_PIXELS
     except (TypeError, ValueError):
         usable = False
     if not usable:

@@ -161,17 +161,22 @@ def _read_header(file, path):
         step, note = header["step"], header["note"]
         entries = [(entry["name"], np.dtype(entry["dtype"]), tuple(entry["shape"]), entry["sha256"]) for entry in header["arrays"]]
         sizes = [dtype.itemsize * math.prod(shape) for _, dtype, shape, _ in entries]
-        if any(dtype.hasobject or min(shape, default=0) < 0 for _, dtype, shape, _ in entries):
-            raise ValueError("it has arrays of objects or of negative sizes")
+        if not all(_is_plain(dtype) and min(shape, default=0) >= 0 for _, dtype, shape, _ in entries):
+            raise ValueError("it has arrays of negative sizes, or of what are no numbers")
         whole = end + sum(sizes) + 32
     except (TypeError, KeyError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        raise Damaged(f"{path} is no checkpoint: {error}.") from error
+        raise Damaged(f"{path} is no checkpoint: {str(error)[:200]}.") from error
     if size != whole:
         raise Damaged(f"{path} is damaged: it is {'longer' if size > whole else 'shorter'} than what was written.")
     named = PATTERN.fullmatch(pathlib.Path(path).name)
     if type(step) is not int or (named and int(named[1]) != step):
         raise Damaged(f"{path} is not what its name says: it holds step {step}.")
     return step, note, entries
+
+
+def _is_plain(dtype):
+    """Whether it is of numbers, bfloat16 among them, which NumPy has as two bytes. Of a dtype without a size, any number is no more than a byte."""
+    return dtype.kind in "biufcV" and 0 < dtype.itemsize <= 16 and dtype.fields is None and dtype.subdtype is None
 
 
 def _read_arrays(file, path, entries):
@@ -261,12 +266,13 @@ def _remove_parts(folder):
                     move_aside(left, "damaged")
 
 
-def restore(variables, arrays):
+def restore(variables, arrays, name="The checkpoint"):
     """Give variables the values of a checkpoint, all of them or none.
 
     Args:
         variables: dictionary of Keras variables by path, as `variables_of` gives it.
         arrays: dictionary of arrays by the same paths.
+        name: what they are of, for messages.
 
     Raises:
         ValueError: naming each variable that is missing, left over or of another shape.
@@ -279,7 +285,7 @@ def restore(variables, arrays):
         if name in arrays and arrays[name].shape != tuple(v.shape)
     ]
     if wrong:
-        raise ValueError(f"The checkpoint does not fit the model: {'; '.join(wrong[:6])}{' and more' if len(wrong) > 6 else ''}.")
+        raise ValueError(f"{name} does not fit the model: {'; '.join(wrong[:6])}{' and more' if len(wrong) > 6 else ''}.")
     for name, variable in variables.items():
         variable.assign(arrays[name])
 

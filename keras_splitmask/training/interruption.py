@@ -79,7 +79,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.saved = self.step
         # The metrics of an interval that was cut off are made when `fit` begins.
         self.metrics = {name: arrays.pop(name) for name in list(arrays) if name.startswith("metrics/")}
-        checkpoints.restore(checkpoints.variables_of(model), arrays)
+        checkpoints.restore(checkpoints.variables_of(model), arrays, f"The checkpoint of step {self.step} in {self.folder}")
         return self.step
 
     def on_epoch_begin(self, epoch, logs=None):

@@ -128,6 +128,7 @@ QUERY = "encoder.layer.1.attention.attention.query.weight"
         ({"config": {"layer_norm_eps": "small"}}, "Expected layer_norm_eps to be a positive float in .*config.json, received 'small'"),
         ({"config": {"model_args": [1]}}, r"Expected model_args to be a JSON object in .*config.json, received \[1\]"),
         ({"processor": {"image_mean": [0.5] * 3, "image_std": [0.5, 0, 0.5]}}, "Expected image_mean and a positive image_std of each channel"),
+        ({"processor": {"image_mean": [0.5] * 3, "image_std": [1e-300] * 3}}, "Expected image_mean and a positive image_std of each channel"),
         ({"processor": {"image_mean": [0.5] * 3}}, "Expected image_mean and a positive image_std of each channel beside .* and None"),
         ({"processor": {"image_mean": [0.5] * 2, "image_std": [0.5] * 2}}, "Expected image_mean and image_std of 3 channels in .*, received 2 and 2"),
         ({"processor": {"rescale_factor": None}}, "Expected a rescale_factor of 1/255"),

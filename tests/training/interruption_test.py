@@ -272,6 +272,7 @@ def test_what_does_not_fit_is_an_error(make_line, tmp_path):
     fit(make_line(), Checkpoints(tmp_path, every=2))
     other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, name="dense")], name="line")
     other.compile(keras.optimizers.SGD(0.1), "mse")
-    with pytest.raises(ValueError, match="The checkpoint does not fit the model: .* is left over") as error:
+    with pytest.raises(ValueError, match="The checkpoint of step .* does not fit the model: .* is left over") as error:
         Checkpoints(tmp_path).resume(other)
+    assert str(error.value).startswith(f"The checkpoint of step 6 in {tmp_path} does")
     assert "dense/kernel has shape (2, 1), expected (3, 1)" in str(error.value)
