@@ -136,8 +136,9 @@ class DINO(PretextModel):
 
     def _pairs(self):
         """(student's, teacher's) of each weight that the student learns."""
-        teacher = [*self.encoder.trainable_variables, *self.head.trainable_variables]
-        return list(zip(self.trainable_variables, teacher, strict=True))
+        student, teacher = ((self.student, self.student_head), (self.encoder, self.head))
+        pairs = [zip(_learned(a), _learned(b), strict=True) for a, b in zip(student, teacher)]
+        return [pair for part in pairs for pair in part]
 
     # What the optimizer sees. The encoder's own weights stay trainable, for whoever takes it from here to fine-tune it.
     @property
@@ -210,6 +211,11 @@ class DINO(PretextModel):
     def from_config(cls, config):
         layers = {name: keras.saving.deserialize_keras_object(config.get(name)) for name in ("encoder", "augmentation")}
         return cls(**{**config, **layers})
+
+
+def _learned(layer):
+    """The weights of a layer, also of one that was frozen, without the state of its random numbers."""
+    return [weight for weight in layer.weights if weight.name != "seed_generator_state"]
 
 
 def one_batch(crops):

@@ -106,6 +106,16 @@ def test_a_step_moves_teacher_centre_and_temperature_as_the_formulas_say(make_di
     assert sum((array(s) != array(t)).any() for _, s, t in pairs) == len(pairs)
 
 
+def test_a_teacher_that_was_frozen_follows_all_the_same(make_dino, make_views):
+    model, frozen, views = make_dino(momentum=0.9), make_dino(momentum=0.9), make_views()
+    frozen.set_weights(model.get_weights())
+    frozen.encoder.trainable = False
+    for each in (model, frozen):
+        each.train_on_batch(views)
+    for ours, theirs in zip(model.encoder.weights, frozen.encoder.weights, strict=True):
+        np.testing.assert_allclose(array(ours), array(theirs), atol=1e-7)
+
+
 def test_gradients_reach_the_student_alone(make_dino, make_views):
     model, views = make_dino(keras.optimizers.SGD(1.0), momentum=1.0), make_views()
     model.student_head.kernel.assign(-array(model.student_head.kernel))  # the teacher's answers are no longer the student's

@@ -40,11 +40,19 @@ def test_channels_first_in_keras_json_changes_nothing(make_encoder, make_images,
         np.testing.assert_array_equal(last, first)
 
 
-def test_kerascvs_own_parts_of_retinanet_are_refused_with_channels_first(make_encoder):
+OF_KERASCV = {
+    "retinanet": lambda encoder: RetinaNet(encoder, 2, width=256),
+    "deeplab": lambda encoder: Segmenter(encoder, 2, "deeplab", width=8),
+    "segformer": lambda encoder: Segmenter(encoder, 2, "segformer", width=8),
+}
+
+
+@pytest.mark.parametrize("name", OF_KERASCV)
+def test_kerascvs_own_parts_are_refused_with_channels_first(make_encoder, name):
     pytest.importorskip("keras_cv")
     keras.config.set_image_data_format("channels_first")
     try:
-        with pytest.raises(ValueError, match='Expected image_data_format="channels_last" .* received "channels_first"; change it there'):
-            RetinaNet(make_encoder(SHAPE, 8, depth=1), 2, width=256)
+        with pytest.raises(ValueError, match='^Expected image_data_format="channels_last" .* received "channels_first"; change it there.*$'):
+            OF_KERASCV[name](make_encoder(SHAPE, 8, depth=1))
     finally:
         keras.config.set_image_data_format("channels_last")
