@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_splitmask.training.inputs import dtype_name, problem_of_dtype
+from keras_splitmask.training.pixels import dtype_name, problem_of_dtype
 from keras_splitmask.training.layers import Dense
 
 # Mean and deviation of ImageNet's pixels, as BEiT and DeiT use them; images of another depth than three are centred.

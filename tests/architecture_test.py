@@ -25,7 +25,7 @@ ORDER = (
     {"evaluation", "interchange"},
 )
 APART = {"data", "training"}
-FOR_ALL = {f"keras_splitmask/{name}.py" for name in ("training/layers", "training/chunks", "training/distribution", "training/inputs", "training/steps", "data/optional", "data/resizing")}
+FOR_ALL = {f"keras_splitmask/{name}.py" for name in ("training/layers", "training/chunks", "training/distribution", "training/inputs", "training/pixels", "training/steps", "data/optional", "data/resizing")}
 
 PIP = {"PIL": "pillow", "absl": "absl_py"}  # module: package, where the names differ
 NOT_IMPORTED = {  # what a file needs besides its imports

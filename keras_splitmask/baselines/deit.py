@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_splitmask import losses
 from keras_splitmask.training.layers import Dense
+from keras_splitmask.training.pixels import shape_text
 from keras_splitmask.training.steps import PretextModel
 
 
@@ -39,6 +40,11 @@ class DeiT(PretextModel):
     def call(self, images, training=None):
         """Images (B, H, W, C) to the encoder's answer: what is kept when training is over."""
         return self.encoder(images, training=training)
+
+    def problem_of_given(self, labels):
+        if getattr(labels, "shape", ())[1:] == (self.classes,):
+            return None
+        return f"Expected label probabilities (B, {self.classes}), received {shape_text(labels)}; keras.ops.one_hot(labels, {self.classes}) makes them of classes."
 
     def objective(self, images, labels, training):
         """Images (B, H, W, C) and label probabilities (B, classes) to the loss, a scalar, and the values to report.

@@ -7,7 +7,7 @@ from keras import ops
 from keras_splitmask.patches import denormalise, grid_shape, normalise, to_images, to_patches
 from keras_splitmask.seeds import check_seed
 from keras_splitmask.training import chunks
-from keras_splitmask.training.inputs import check_pixels
+from keras_splitmask.training.pixels import check_pixels
 from keras_splitmask.training.layers import argmax
 
 
@@ -104,7 +104,7 @@ class Codebook(keras.layers.Layer):
             report: a function that is told of the progress, in a line now and then.
 
         Raises:
-            ValueError: of images of another shape, or that are no pixels; see `training.inputs.check_pixels`.
+            ValueError: of images of another shape, or that are no pixels; see `training.pixels.check_pixels`.
         """
         if tuple(images.shape[1:]) != self.image_shape:
             raise ValueError(f"Expected images of {self.image_shape}, received {tuple(images.shape[1:])}.")

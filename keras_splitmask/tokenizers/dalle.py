@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_splitmask.patches import grid_shape, to_images, to_patches, to_pixels
 from keras_splitmask.resampling import resampling_matrix
-from keras_splitmask.training.inputs import check_pixels
+from keras_splitmask.training.pixels import check_pixels
 from keras_splitmask.weight_files import open_weights
 
 ADDRESS = "https://cdn.openai.com/dall-e/{}.pkl"

@@ -221,6 +221,15 @@ def size(data):
     return ops.shape(keras.tree.flatten(data)[0])[0]
 
 
+def labels_shape(data):
+    """TensorFlow: the shape of the labels in a batch, or in the batches of a dataset, of which none is read; None where it is not known."""
+    import tensorflow as tf
+
+    _, labels, _ = keras.utils.unpack_x_y_sample_weight(getattr(data, "element_spec", data))
+    shapes = [x.shape for x in tf.nest.flatten(labels, expand_composites=True) if x is not None]  # of each replica's share
+    return tuple(shapes[0]) if shapes and tf.TensorShape(shapes[0]).rank else None
+
+
 @contextlib.contextmanager
 def shared(data):
     """Within it, replicas know how they share the global batch, of which `data` is this one's part: equally, or as they find out."""

@@ -1,243 +1,22 @@
 """The check of what the models are given: images and options that would be learnt from wrongly are refused in one line."""
 
 import contextlib
-import copy
 import functools
 import inspect
 import math
-import types
-import warnings
 
 import keras
 import numpy as np
 
 from keras_splitmask.training.layers import check_float
-
-SAFE = ("uint8", "uint16", "bool")  # dtypes whose range is known
-LOOKED_AT = 256  # images of an array, spread over it
-TOLERANCE = 0.01  # around 0..1, for the rounding of resizing
-
-
-def dtype_name(tensor):
-    """The name of the dtype of any library's tensor, such as "float32"."""
-    return getattr(tensor.dtype, "name", None) or str(tensor.dtype).rpartition(".")[2]
-
-
-def problem_of_dtype(name):
-    """What is wrong with every image of this dtype, in a line, or None."""
-    if name in SAFE or name == "int32" or name.startswith(("float", "bfloat")):
-        return None
-    return f"Expected pixels as uint8, uint16 or float in 0..1, received {name}; convert them to uint8, or divide them by the largest possible value."
-
-
-def problem_of(images, numbers=None, finite=True):
-    """What is wrong with the pixels of images (B, H, W, C), of any library and of these numbers, in a line, or None."""
-    name = dtype_name(images)
-    if problem := problem_of_dtype(name):
-        return problem
-    if name in SAFE or 0 in images.shape:
-        return None
-    step = max(1, images.shape[0] // LOOKED_AT) if len(images.shape) else None
-    values = _array(images[::step] if step else images)
-    low, high = float(values.min()), float(values.max())  # NaN if one is
-    if name == "int32":
-        return None if low >= 0 and 255 < high <= 65535 else _problem_of_integers(low, high)
-    if not math.isfinite(high - low) and not finite:
-        values = values[np.isfinite(values)]
-        low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    if not math.isfinite(high - low):
-        first = int(np.argmin(np.isfinite(values).reshape(len(values), -1).all(axis=1))) * step if step else 0
-        return f"Expected finite pixels, received NaN or infinity in image {first if numbers is None else numbers[first]}; leave such images out."
-    if low >= -TOLERANCE and high <= 1 + TOLERANCE:
-        return None
-    return f"Expected float pixels in 0..1, received {low:.4g} to {high:.4g}; {_advice(low, high)}."
-
-
-def _problem_of_integers(low, high):
-    kind = "uint8" if low >= 0 and high <= 255 else "float in 0..1"
-    return f"Expected pixels as uint8, uint16 or float in 0..1, received int32 of {low:.0f} to {high:.0f}; convert them to {kind}."
-
-
-def _advice(low, high):
-    if low < -0.5 and low >= -1 - TOLERANCE and high <= 1 + TOLERANCE:
-        return "undo the scaling to -1..1 ((images + 1) / 2) or pass uint8"
-    if low >= -0.5 and high <= 1.5:
-        return "clip them to 0..1 (numpy.clip(images, 0, 1))"
-    if low < 0 or high > 65535:
-        return "pass them in 0..1 or as uint8, not normalised, which the encoder does"
-    return "divide them by 255 (images / 255) or pass uint8" if high <= 255 else "divide them by 65535 (images / 65535) or pass uint16"
-
-
-def _array(tensor):
-    if hasattr(tensor, "detach"):  # torch's
-        tensor = tensor.detach().cpu()
-        tensor = tensor.float() if dtype_name(tensor) == "bfloat16" else tensor
-    array = np.asarray(tensor)
-    return array.astype("float32") if dtype_name(array) == "bfloat16" else array
-
-
-def check_pixels(images, numbers=None, finite=True):
-    """Refuse images (B, H, W, C), or a structure of such, that are no pixels as `patches.to_pixels` takes them.
-
-    Args:
-        images: of any library.
-        numbers: (B,) int, which images of the user's they are, for the message; left out, from 0 on.
-        finite: whether to refuse NaN and infinity.
-
-    Raises:
-        ValueError: for floats outside 0..1, values that are not finite, and integers of other types than uint8 and uint16. int32 is
-            taken for uint16, as which torch has it, if a value is above 255 and none above 65535.
-    """
-    for leaf in _leaves(images):
-        if problem := problem_of(leaf, numbers, finite):
-            raise ValueError(problem)
+from keras_splitmask.training.pixels import check_pixels, images_of
+from keras_splitmask.training.watching import Look, admitted, problem_within
 
 
 def check_fitted(tokenizer):
     """Refuse a tokenizer of this library that learns its words from images and has seen none. Raises ValueError."""
     if getattr(tokenizer, "learns", False) and not tokenizer.fitted:
         raise ValueError(f"Expected a fitted {type(tokenizer).__name__}, received one that has seen no images; call tokenizer.fit(images) first.")
-
-
-def _leaves(images):
-    return [x for x in keras.tree.flatten(images) if hasattr(x, "dtype") and hasattr(x, "shape")]
-
-
-def _images_of(batch):
-    """The images of a batch: all of it, or the first of (images, labels, weights)."""
-    return batch[0] if isinstance(batch, (tuple, list)) else batch
-
-
-class Look:
-    """Looks at the first batch of a stream as it passes.
-
-    Attributes:
-        problem: what was wrong with it, in a line, since backends wrap the errors of their input pipelines; or None.
-    """
-
-    def __init__(self, several, finite=True):
-        self.several = several  # whether a batch must have more than one image
-        self.finite = finite  # whether to refuse NaN and infinity
-        self.problem = None
-        self.seen = False
-
-    def __call__(self, batch):
-        """The batch itself.
-
-        Raises:
-            ValueError: see `check_pixels`; and for a single image where the loss compares images.
-        """
-        if not self.seen:
-            self.seen = True
-            leaves = _leaves(_images_of(batch))
-            self.check_count(next((x.shape[0] for x in leaves if len(x.shape)), None))
-            self.check(leaves)
-        return batch
-
-    def check(self, leaves):
-        try:
-            check_pixels(leaves, finite=self.finite)
-        except ValueError as error:
-            self.problem = str(error)
-            raise
-
-    def check_count(self, images):
-        if self.several and images == 1:
-            self.problem = (
-                "Expected batches of at least two images, since the match loss compares images, received batches of one; "
-                "raise the batch size, or build the model with match_weight=0."
-            )
-            raise ValueError(self.problem)
-
-    def over(self, batches):
-        """The batches of an iterable, the first of which is looked at."""
-        self.seen = False
-        for batch in batches:
-            yield self(batch)
-
-
-class _LookedAt(keras.utils.PyDataset):
-    """A `PyDataset` whose first batch is looked at."""
-
-    def __init__(self, batches, look):
-        super().__init__(batches.workers, batches.use_multiprocessing, batches.max_queue_size)
-        self.batches, self.look = batches, look
-
-    def __getitem__(self, index):
-        return self.look(self.batches[index])
-
-    @property
-    def num_batches(self):
-        return self.batches.num_batches
-
-    def on_epoch_begin(self):
-        self.batches.on_epoch_begin()
-
-    def on_epoch_end(self):
-        self.batches.on_epoch_end()
-
-
-def watched(data, look):
-    """Batches of any kind that Keras takes, of which `look` sees the first as it passes; none is read for it."""
-    if isinstance(data, keras.utils.PyDataset):
-        return _LookedAt(data, look)
-    if isinstance(data, types.GeneratorType):
-        return look.over(data)
-    kinds = {(c.__module__.split(".")[0], c.__name__) for c in type(data).__mro__}
-    if ("tensorflow", "DatasetV2") in kinds:
-        return _watched_dataset(data, look)
-    if kinds & {("tensorflow", "DistributedDataset"), ("tensorflow", "DistributedDatasetsFromFunction")}:
-        return data  # `patches.to_pixels` refuses wrong dtypes
-    if kinds & {("grain", "MapDataset"), ("grain", "IterDataset")}:
-        return data.map(look)
-    if kinds & {("grain", "DataLoader"), ("torch", "DataLoader")}:
-        view = copy.copy(data)
-        view.__class__ = type("DataLoader", (type(data),), {"__iter__": lambda self: look.over(data)})
-        return view
-    return data
-
-
-def _watched_dataset(dataset, look):
-    """A `tf.data.Dataset`, unchanged where dtypes say enough."""
-    import tensorflow as tf
-
-    specs = _leaves(_images_of(dataset.element_spec))
-    if specs and specs[0].shape.rank:
-        look.check_count(specs[0].shape[0])
-    look.problem = next(filter(None, (problem_of_dtype(dtype_name(spec)) for spec in specs)), None)
-    if look.problem:
-        raise ValueError(look.problem)
-    counted = not look.several or (specs and specs[0].shape.rank and specs[0].shape[0])
-    if counted and all(dtype_name(spec) in SAFE for spec in specs):
-        return dataset
-
-    def seen(*images):
-        look.seen = False  # of each epoch the first batch
-        look((images,))
-        return True
-
-    @tf.autograph.experimental.do_not_convert
-    def passing(number, batch):
-        images = [x for x in tf.nest.flatten(_images_of(batch)) if isinstance(x, tf.Tensor)]
-        checked = tf.cond(tf.equal(number, 0), lambda: tf.numpy_function(seen, images, tf.bool), lambda: True)
-        with tf.control_dependencies([checked]):
-            return tf.nest.map_structure(lambda x: x if x is None else tf.identity(x), batch)
-
-    return dataset.enumerate().map(passing)
-
-
-def _admitted(data, look, size=None, steps=None):
-    """Arrays, checked, or batches that are watched. `size` and `steps` are the batches' as Keras takes them for arrays."""
-    leaves = [x for x in keras.tree.flatten(data) if x is not None]
-    if not leaves or not all(hasattr(x, "dtype") and hasattr(x, "shape") for x in leaves):
-        return watched(data, look)
-    count = leaves[0].shape[0] if len(leaves[0].shape) else 0
-    size = size or (math.ceil(count / steps) if steps else 32)
-    look.check_count(min(count, size))
-    look.check(leaves)
-    if look.several and count % size == 1:
-        warnings.warn("The last batch has one image, from which the match loss learns nothing; choose another batch size.", stacklevel=4)
-    return data
 
 
 @contextlib.contextmanager
@@ -276,8 +55,8 @@ def _checked(name):
         try:
             with _values_kept(self):
                 return method(*bound.args, **bound.kwargs)
-        except Exception:
-            if problem := next((look.problem for look in looks if look.problem), None):
+        except Exception as error:
+            if problem := next((look.problem for look in looks if look.problem), None) or problem_within(str(error)):
                 raise ValueError(problem) from None
             raise
 
@@ -295,6 +74,7 @@ class CheckedModel(keras.Model):
     takes_pixels = True  # whether what it is given are pixels; other values are not checked
 
     own_step = False  # whether its training step is `steps`'s
+    accumulate = 1  # in how many parts a training step takes its batch
     own_loss = False  # whether its loss and its metrics are its own
     compares = False  # whether the loss compares images
     _batch_seen = False
@@ -309,6 +89,16 @@ class CheckedModel(keras.Model):
 
     def check_ready(self):
         """Raise ValueError if what training needs was not done beforehand."""
+
+    def problem_of_labels(self, labels):
+        """What is wrong with labels as `fit` takes them, in a line, or None."""
+
+    def _check_learns(self):
+        if not self.trainable_variables:
+            raise ValueError(f"Expected a {type(self).__name__} with weights to learn, received one with none; set `trainable = True` before `compile`.")
+        modes = {layer.quantization_mode for layer in self._flatten_layers()} - {None}
+        if modes:
+            raise ValueError(f"Expected float weights to train, received {', '.join(sorted(modes))}; train the model before it is quantized.")
 
     @functools.wraps(keras.Model.compile)
     def compile(self, *arguments, **options):
@@ -340,23 +130,29 @@ class CheckedModel(keras.Model):
 
     def _check_given(self, name, given):
         """Check the arguments of the method `name`, and put what is watched in their place. Returns the `Look`s."""
-        predicts = name.startswith("predict")
+        predicts, on_batch = name.startswith("predict"), name.endswith("on_batch")
         if not predicts:
             self.check_ready()
             self._check_keras_options(given)
-        if not self.takes_pixels:
+        if name == "fit" or (name == "train_on_batch" and not self._batch_seen):
+            self._check_learns()
+        if not self.takes_pixels or (on_batch and self._batch_seen):
             return []
-        several = self.compares and not predicts
-        if name.endswith("on_batch"):
-            if not self._batch_seen:
-                _admitted(given.get("x"), Look(several, finite=False), size=math.inf)
-                self._batch_seen = True
+        options = {"several": self.compares and not predicts, "problem_of_labels": None if predicts else self.problem_of_labels}
+        if on_batch:
+            admitted(given.get("x"), Look(finite=False, **options), math.inf, labels=given.get("y"))
+            self._batch_seen = True
             return []
-        looks = [Look(several), Look(several)]
-        given["x"] = _admitted(given.get("x"), looks[0], given.get("batch_size"), given.get("steps_per_epoch") or given.get("steps"))
+        strategy = getattr(self, "distribute_strategy", None)  # TensorFlow's
+        parts = {"parts": self.accumulate, "devices": strategy.num_replicas_in_sync if strategy else 1} if name == "fit" else {}
+        looks = [Look(**options, **parts), Look(**options)]
+        steps = given.get("steps_per_epoch") or given.get("steps")
+        given["x"] = admitted(given.get("x"), looks[0], given.get("batch_size"), steps, given.get("y"), given.get("validation_split") or 0.0)
         if (data := given.get("validation_data")) is not None:
-            size = given.get("validation_batch_size") or given.get("batch_size")
-            images = _admitted(_images_of(data), looks[1], size, given.get("validation_steps"))
+            size, labels = given.get("validation_batch_size") or given.get("batch_size"), None
+            if isinstance(data, (tuple, list)) and len(data) > 1:
+                labels = data[1]
+            images = admitted(images_of(data), looks[1], size, given.get("validation_steps"), labels)
             given["validation_data"] = (images, *data[1:]) if isinstance(data, (tuple, list)) else images
         return looks
 

@@ -10,6 +10,7 @@ from keras_splitmask.seeds import check_seed
 from keras_splitmask.training import chunks, distribution, first_bad_tensor
 from keras_splitmask.training.inputs import CheckedModel
 from keras_splitmask.training.optimizer import global_norm
+from keras_splitmask.training.watching import check_parts
 
 DRAWS_PER_STEP = 64  # more than any layer draws from one generator in one step
 
@@ -66,6 +67,14 @@ class _Pretext(CheckedModel):
     def objective(self, images, training):
         """Images (B, H, W, C) to a scalar loss and a dictionary of the values to report, by the names of the metrics."""
         raise NotImplementedError(f"{type(self).__name__} must say in `objective` what it minimises.")
+
+    def problem_of_labels(self, labels):
+        if not self.takes_labels:
+            return None
+        return f"Expected images and labels, from which {type(self).__name__} learns, received none; give both." if labels is None else self.problem_of_given(labels)
+
+    def problem_of_given(self, labels):
+        """What is wrong with labels, in a line, or None."""
 
     def compared(self, images, training):
         """The vectors (B, ...) that `objective` compares across the batch, which it takes from `distribution.whole_batch`."""
@@ -124,10 +133,8 @@ class _Pretext(CheckedModel):
             compared_of: from a part of it to what `compared` returns.
         """
         count = self.accumulate
-        images = distribution.size(data)
-        if isinstance(images, int) and images % count:
-            raise ValueError(f"Expected a batch size that is a multiple of accumulate={count}, received {images}.")
-        images = images // count
+        data = check_parts(data, count)
+        images = distribution.size(data) // count
         vectors = None
 
         def part(i):
@@ -151,8 +158,8 @@ class _Pretext(CheckedModel):
         report = {name: ops.reshape(x, (-1, *x.shape[2:])) if len(x.shape) > 2 else ops.mean(x, axis=0) for name, x in report.items()}
         return report.pop("loss"), report, [s / count for s in sums]
 
-    def _build_compiled(self):
-        """Build what `compile` was given besides the optimizer, and return whether nothing is left that needs a batch for it."""
+    def _build_compiled(self, labels_shape=None):
+        """Build what `compile` was given besides the optimizer, for labels of this shape if it is known; return whether nothing is left to build."""
         return True
 
     def _track(self, report, data, finite=True):
@@ -234,12 +241,12 @@ class _TensorFlowModel(_Pretext):
         return distribution.one_log(self._track({"loss": loss, **report}, data))
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Build what is compiled, from a batch only if it must be: Keras would use one up, and on several hosts fail."""
+        """Build what is compiled, from shapes: Keras would use up a batch, and fail where replicas share it unevenly, or on several hosts."""
         if self.optimizer is not None and not self.optimizer.built:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
         with self.distribute_strategy.scope():
-            built = self._build_compiled()
+            built = self._build_compiled(distribution.labels_shape(data_batch if iterator is None else iterator._distributed_dataset))
         if not built:
             super()._maybe_symbolic_build(iterator, data_batch)
 

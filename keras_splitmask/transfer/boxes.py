@@ -5,9 +5,22 @@ import math
 import numpy as np
 from keras import ops
 
+from keras_splitmask.training.pixels import problem_of_classes, shape_text
+
 MOST_ANCHORS = 2**22  # of 100 bytes each while they are made; 4096x4096 pixels have 2**20 positions of stride 4
 LARGEST_SCALE = 1000 / 16  # by which a delta may enlarge a box, so that no exponential overflows
 PART = 100  # boxes to ignore that are compared with all candidates at a time
+
+
+def problem_of_targets(targets, classes, names=("boxes", "labels")):
+    """What is wrong with the objects that a detector is to learn, in a line, or None: all of `names` must be there, and classes known."""
+    missing = [name for name in names if not isinstance(targets, dict) or name not in targets]
+    if missing:
+        return f"Expected labels as a dictionary of {', '.join(names)}, received none called {', '.join(missing)}; data.detection_batches gives them."
+    boxes, labels = targets["boxes"], targets["labels"]
+    if len(boxes.shape) != 3 or boxes.shape[-1] != 4 or tuple(labels.shape) != tuple(boxes.shape[:2]):
+        return f"Expected boxes (B, M, 4) and labels (B, M), received {shape_text(boxes)} and {shape_text(labels)}."
+    return problem_of_classes(labels, classes, (-1,))
 
 
 def iou(a, b):

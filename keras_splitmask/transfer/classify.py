@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_splitmask import losses
 from keras_splitmask.training import distribution
+from keras_splitmask.training.pixels import problem_of_classes, shape_text
 from keras_splitmask.training.steps import PretextModel
 
 
@@ -60,6 +61,13 @@ class Classifier(PretextModel):
         pooled = self.encoder(images, training=training and not self.frozen)["pooled"]
         return self.head(ops.stop_gradient(pooled) if self.frozen and training else pooled)
 
+    def problem_of_given(self, labels):
+        if self._compile_loss is not None:
+            return None  # which may know other labels
+        if not hasattr(labels, "shape") or len(labels.shape) > 2 or (len(labels.shape) == 2 and labels.shape[1] not in (1, self.classes)):
+            return f"Expected labels (B,) of classes or (B, {self.classes}) of their probabilities, received {shape_text(labels)}."
+        return None if self._mixed(labels.shape) else problem_of_classes(labels, self.classes)
+
     def objective(self, images, labels, training, weights=None):
         """Images (B, H, W, C) and labels (B,) int or (B, classes) to the loss, a scalar, and what the metrics need."""
         logits = self(images, training=training)  # (B, classes)
@@ -67,15 +75,15 @@ class Classifier(PretextModel):
             loss = self._cross_entropy(logits, labels, weights)
         else:
             loss = self._compile_loss(labels, logits, weights) * distribution.replicas()  # which Keras divides by
-        report = {"logits": logits, "labels": ops.reshape(labels, (-1, self.classes if self._mixed(labels) else 1))}
+        report = {"logits": logits, "labels": ops.reshape(labels, (-1, self.classes if self._mixed(labels.shape) else 1))}
         return loss, report if weights is None else {**report, "weights": ops.reshape(weights, (-1, 1))}
 
-    def _mixed(self, labels):
-        """Whether labels are probabilities of classes rather than classes."""
-        return len(labels.shape) > 1 and labels.shape[-1] == self.classes
+    def _mixed(self, shape):
+        """Whether labels of this shape are probabilities of classes rather than classes."""
+        return len(shape) > 1 and shape[-1] == self.classes
 
     def _cross_entropy(self, logits, labels, weights):
-        if not self._mixed(labels):
+        if not self._mixed(labels.shape):
             labels = ops.one_hot(ops.reshape(ops.cast(labels, "int32"), (-1,)), self.classes)
         loss, _ = losses.classify(logits, labels)
         return ops.mean(loss if weights is None else loss * ops.cast(ops.reshape(weights, (-1,)), loss.dtype))
@@ -97,11 +105,12 @@ class Classifier(PretextModel):
         self._build_compiled()
         super()._symbolic_build(iterator, data_batch)
 
-    def _build_compiled(self):
-        """Build loss and metrics without a batch, where the loss says what labels are, and return whether they are built."""
+    def _build_compiled(self, labels_shape=None):
+        """Build loss and metrics without a batch, where its shape or the loss says what labels are, and return whether they are built."""
         parts = [part for part in (self._compile_loss, self._compile_metrics) if part is not None and not part.built]
         _check_loss(self.loss)
-        width = _label_width(self.loss, self.classes)
+        of_shape = labels_shape and (self.classes if self._mixed(labels_shape) else 1)
+        width = of_shape or _label_width(self.loss, self.classes)
         for part in parts if width else ():
             part.build(keras.KerasTensor((None, width)), keras.KerasTensor((None, self.classes)))
         return bool(width) or not parts

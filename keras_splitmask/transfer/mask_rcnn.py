@@ -206,6 +206,9 @@ class MaskRCNN(PretextModel):
         kept, scores = boxes.suppress(found, scores, levels, min(self.proposals, scores.shape[1]), 0.7)
         return ops.where((scores > 0)[..., None], boxes.take(found, kept), 0.0), scores > 0
 
+    def problem_of_given(self, targets):
+        return boxes.problem_of_targets(targets, self.classes, ("boxes", "labels", *["masks"] * self.masks))
+
     def objective(self, images, targets, training):
         """Images (B, H, W, C) and their objects' boxes (B, M, 4), labels (B, M) and masks (B, M, S, S) to the loss, a scalar, and its parts."""
         maps = self.feature_pyramid(self.pyramid(images, training=training))

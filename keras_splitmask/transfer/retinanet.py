@@ -143,6 +143,9 @@ class RetinaNet(PretextModel):
         best = boxes.keep_best(found, ops.sigmoid(logits), self.max_detections, self.iou_threshold, self.score_threshold)
         return {name: best[name] for name in ("boxes", "scores", "labels")}
 
+    def problem_of_given(self, targets):
+        return boxes.problem_of_targets(targets, self.classes)
+
     def objective(self, images, targets, training):
         """Images (B, H, W, C) and the targets of their objects to the loss, a scalar, and what it consists of."""
         deltas, logits = self.predictions(images, training)

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_splitmask.patches import to_pixels
+from keras_splitmask.training.pixels import problem_of_classes, shape_text
 from keras_splitmask.training.steps import PretextModel
 from keras_splitmask.transfer.pyramid import STRIDES, Pyramid
 from keras_splitmask.transfer.upernet import PixelClassifier, UPerNet, enlarge
@@ -134,6 +135,12 @@ class Segmenter(PretextModel):
         if auxiliary:
             answers.append(self.auxiliary(maps["P4"], training=training))
         return [enlarge(logits, images.shape[1:3]) for logits in answers]
+
+    def problem_of_given(self, labels):
+        if not hasattr(labels, "shape") or len(labels.shape) != 3 or tuple(labels.shape[1:]) != self.encoder.image_shape[:2]:
+            height, width = self.encoder.image_shape[:2]
+            return f"Expected label maps (B, {height}, {width}) of the images' size, received {shape_text(labels)}."
+        return problem_of_classes(labels, self.classes, (IGNORE,))
 
     def objective(self, images, labels, training):
         """Images (B, H, W, C) and label maps (B, H, W) int32 to the loss, a scalar, and the values to report."""

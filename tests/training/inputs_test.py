@@ -9,7 +9,8 @@ from keras import ops
 
 import keras_splitmask as ks
 from keras_splitmask.patches import to_pixels
-from keras_splitmask.training.inputs import CheckedModel, check_pixels
+from keras_splitmask.training.inputs import CheckedModel
+from keras_splitmask.training.pixels import check_pixels
 from keras_splitmask.training.steps import PretextModel
 
 SHAPE = (8, 8, 3)
@@ -319,3 +320,77 @@ def test_a_model_predicts_without_being_compiled_and_says_so_where_it_learns(mak
     np.testing.assert_allclose(model.predict(images, verbose=0), images.mean(axis=(1, 2, 3)) / 255, rtol=1e-5)
     with pytest.raises(ValueError, match="must call `compile\\(\\)`"):
         model.fit(images, verbose=0)
+
+
+@pytest.mark.backend
+def test_a_model_that_cannot_learn_and_images_that_are_none_are_refused(model, make_images):
+    for method in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match="^Expected at least one image, received none.$"):
+            method(np.zeros((0, *SHAPE), "uint8"))
+    model.trainable = False
+    for method in (model.fit, model.train_on_batch):
+        with pytest.raises(ValueError, match="^Expected a Brightness with weights to learn, received one with none; set `trainable = True` before"):
+            method(make_images())
+
+
+@pytest.mark.backend
+def test_a_quantized_model_is_evaluated_and_not_trained(make_model, make_images):
+    model, images = make_model(depth=1, decoder_depth=1), make_images(4, (16, 16, 3))
+    before = model.evaluate(images, verbose=0, return_dict=True)["loss"]
+    model.encoder.quantize("int8")
+    assert model.evaluate(images, verbose=0, return_dict=True)["loss"] == pytest.approx(before, rel=0.1)
+    with pytest.raises(ValueError, match="^Expected float weights to train, received int8; train the model before it is quantized.$"):
+        model.fit(images, verbose=0)
+
+
+SCENE = (32, 32, 3)
+LABELS = {
+    "classifier": ("Expected images and labels, from which Classifier learns, received none", None),
+    "classifier 3": ("Expected labels from 0 to 2, received 3; number the classes from 0 on", np.array([0, 1, 2, 3])),
+    "classifier -1": ("Expected labels from 0 to 2, received -1", np.array([0, 1, 2, -1])),
+    "classifier 0.5": ("Expected labels from 0 to 2, received 0.5", np.array([0, 1, 2, 0.5])),
+    "classifier shape": (r"Expected labels \(B,\) of classes or \(B, 3\) of their probabilities, received \(4, 5\)", np.zeros((4, 5))),
+    "deit": (r"Expected label probabilities \(B, 3\), received \(4,\); keras.ops.one_hot", np.arange(4) % 3),
+    "segmenter": (r"Expected label maps \(B, 32, 32\) of the images' size, received \(4, 16, 16\)", np.zeros((4, 16, 16), "int32")),
+    "segmenter 7": ("Expected labels from 0 to 2, or 255, received 7", np.full((4, 32, 32), 7, "int32")),
+    "retinanet": ("Expected labels as a dictionary of boxes, labels, received none called boxes, labels", np.zeros(4)),
+    "maskrcnn": ("received none called masks; data.detection_batches gives them", {"boxes": np.zeros((4, 1, 4)), "labels": np.zeros((4, 1))}),
+    "maskrcnn 3": ("Expected labels from 0 to 2, or -1, received 3", {"boxes": np.zeros((4, 1, 4)), "labels": np.full((4, 1), 3), "masks": np.zeros((4, 1, 8, 8))}),
+}
+
+
+def learner(kind, make_encoder):
+    transfer, encoder = ks.transfer, make_encoder(SCENE, 16, depth=1)
+    if kind == "retinanet":
+        pytest.importorskip("keras_cv")
+        return transfer.RetinaNet(encoder, 3, width=8)
+    if kind == "maskrcnn":
+        return transfer.MaskRCNN(encoder, 3, width=8, hidden=8, proposals=4, samples=4)
+    return {"classifier": transfer.Classifier, "deit": ks.baselines.DeiT}[kind](encoder, 3) if kind != "segmenter" else transfer.Segmenter(encoder, 3, width=8)
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_labels_that_mean_nothing_are_refused_before_anything_is_learnt(make_encoder, make_images, name):
+    message, labels = LABELS[name]
+    model, images = learner(name.split()[0], make_encoder), make_images(4, SCENE)
+    model.compile("sgd", jit_compile=False)
+    methods = [model.fit, model.evaluate, model.train_on_batch]
+    for method in methods:
+        with pytest.raises(ValueError, match=f"^{message}" if name != "maskrcnn" else message) as error:
+            method(images, labels)
+        assert "\n" not in str(error.value)
+    if labels is not None:
+        with pytest.raises(ValueError, match=message):
+            model.fit(((images, labels) for _ in range(2)), verbose=0)
+    assert int(model.optimizer.iterations) == 0
+
+
+@pytest.mark.backend
+def test_labels_that_mean_something_pass(make_encoder, make_images):
+    model, images = learner("classifier", make_encoder), make_images(4, SCENE)
+    labels = np.array([0, 1, 2, 2])
+    for given in (labels, labels[:, None], np.eye(3)[labels], labels.astype("uint8"), ops.convert_to_tensor(labels)):
+        assert model.problem_of_labels(given) is None
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=7), jit_compile=False)
+    assert model.problem_of_labels(np.array([0, 1, 7, 2])) is None
+    assert learner("segmenter", make_encoder).problem_of_labels(np.full((1, 32, 32), 255)) is None

@@ -362,39 +362,3 @@ def test_word_perplexity_starts_again_when_reset():
     metric.reset_state()
     metric.update_state(np.array([[3, 4]], "int32"))
     np.testing.assert_allclose(float(metric.result()), 2, rtol=1e-5)
-
-
-@pytest.mark.backend
-@pytest.mark.parametrize("method", ["splitmask", "dino"])
-def test_a_batch_in_parts_takes_the_same_step(make_encoder, make_images, method):
-    """Same loss, same gradients: after two steps of SGD the same weights. Drop path and augmentation draw as for the whole batch."""
-
-    images = make_images(6, (8, 12, 3))
-
-    def train(accumulate):
-        keras.utils.set_random_seed(0)
-        encoder = make_encoder((8, 12, 3), depth=1, drop_path=0.2)
-        if method == "dino":
-            views = {"global": np.stack([images, images[::-1]], axis=1), "local": images[:, None, :4, :8]}
-            layer = ks.augment.views_preset("dino")
-            model = ks.baselines.DINO(encoder, 8, prototypes=24, local_shape=(4, 8), augmentation=layer, accumulate=accumulate)
-        else:
-            views = images
-            words = ks.tokenizers.RandomProjection((8, 12, 3), 4, vocabulary=16)
-            model = ks.SplitMask(encoder, words, decoder_depth=1, augmentation=ks.augment.preset("three_augment")[1], accumulate=accumulate)
-        model.compile(keras.optimizers.SGD(0.1), jit_compile=keras.backend.backend() == "jax")
-        logs = model.fit(views, batch_size=6, epochs=2, shuffle=False, verbose=0).history
-        logs.pop("feature_std", None)  # of DINO's parts each by itself
-        return [*logs.values(), *(ops.convert_to_numpy(v) for v in model.trainable_variables)]
-
-    one, three = train(1), train(3)
-    assert len(one) == len(three) > 20
-    for expected, received in zip(one, three):
-        np.testing.assert_allclose(received, expected, atol=1e-5, rtol=1e-5)
-
-
-def test_parts_must_be_alike(make_encoder, make_images):
-    model = ks.baselines.MAE(make_encoder((8, 12, 3), depth=1), decoder_depth=1, decoder_width=32, accumulate=4)
-    model.compile("sgd")
-    with pytest.raises(ValueError, match="multiple of accumulate=4, received 6"):
-        model.fit(make_images(6, (8, 12, 3)), batch_size=6, verbose=0)

@@ -1,0 +1,110 @@
+"""Which numbers are pixels, and which are classes: of any library's arrays, in one line each that says what to do."""
+
+import math
+
+import keras
+import numpy as np
+
+SAFE = ("uint8", "uint16", "bool")  # dtypes whose range is known
+LOOKED_AT = 256  # images of an array, spread over it
+TOLERANCE = 0.01  # around 0..1, for the rounding of resizing
+
+
+def dtype_name(tensor):
+    """The name of the dtype of any library's tensor, such as "float32"."""
+    return getattr(tensor.dtype, "name", None) or str(tensor.dtype).rpartition(".")[2]
+
+
+def problem_of_dtype(name):
+    """What is wrong with every image of this dtype, in a line, or None."""
+    if name in SAFE or name == "int32" or name.startswith(("float", "bfloat")):
+        return None
+    return f"Expected pixels as uint8, uint16 or float in 0..1, received {name}; convert them to uint8, or divide them by the largest possible value."
+
+
+def problem_of(images, numbers=None, finite=True):
+    """What is wrong with the pixels of images (B, H, W, C), of any library and of these numbers, in a line, or None."""
+    name = dtype_name(images)
+    if problem := problem_of_dtype(name):
+        return problem
+    if name in SAFE or 0 in images.shape:
+        return None
+    step = max(1, images.shape[0] // LOOKED_AT) if len(images.shape) else None
+    values = to_array(images[::step] if step else images)
+    low, high = float(values.min()), float(values.max())  # NaN if one is
+    if name == "int32":
+        return None if low >= 0 and 255 < high <= 65535 else _problem_of_integers(low, high)
+    if not math.isfinite(high - low) and not finite:
+        values = values[np.isfinite(values)]
+        low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if not math.isfinite(high - low):
+        first = int(np.argmin(np.isfinite(values).reshape(len(values), -1).all(axis=1))) * step if step else 0
+        return f"Expected finite pixels, received NaN or infinity in image {first if numbers is None else numbers[first]}; leave such images out."
+    if low >= -TOLERANCE and high <= 1 + TOLERANCE:
+        return None
+    return f"Expected float pixels in 0..1, received {low:.4g} to {high:.4g}; {_advice(low, high)}."
+
+
+def _problem_of_integers(low, high):
+    kind = "uint8" if low >= 0 and high <= 255 else "float in 0..1"
+    return f"Expected pixels as uint8, uint16 or float in 0..1, received int32 of {low:.0f} to {high:.0f}; convert them to {kind}."
+
+
+def _advice(low, high):
+    if low < -0.5 and low >= -1 - TOLERANCE and high <= 1 + TOLERANCE:
+        return "undo the scaling to -1..1 ((images + 1) / 2) or pass uint8"
+    if low >= -0.5 and high <= 1.5:
+        return "clip them to 0..1 (numpy.clip(images, 0, 1))"
+    if low < 0 or high > 65535:
+        return "pass them in 0..1 or as uint8, not normalised, which the encoder does"
+    return "divide them by 255 (images / 255) or pass uint8" if high <= 255 else "divide them by 65535 (images / 65535) or pass uint16"
+
+
+def to_array(tensor):
+    if hasattr(tensor, "detach"):  # torch's
+        tensor = tensor.detach().cpu()
+        tensor = tensor.float() if dtype_name(tensor) == "bfloat16" else tensor
+    array = np.asarray(tensor)
+    return array.astype("float32") if dtype_name(array) == "bfloat16" else array
+
+
+def check_pixels(images, numbers=None, finite=True):
+    """Refuse images (B, H, W, C), or a structure of such, that are no pixels as `patches.to_pixels` takes them.
+
+    Args:
+        images: of any library.
+        numbers: (B,) int, which images of the user's they are, for the message; left out, from 0 on.
+        finite: whether to refuse NaN and infinity.
+
+    Raises:
+        ValueError: for floats outside 0..1, values that are not finite, and integers of other types than uint8 and uint16. int32 is
+            taken for uint16, as which torch has it, if a value is above 255 and none above 65535.
+    """
+    for leaf in leaves(images):
+        if problem := problem_of(leaf, numbers, finite):
+            raise ValueError(problem)
+
+
+def problem_of_classes(labels, classes, others=()):
+    """What is wrong with class numbers of any shape and library, in a line, or None. `others` are numbers that stand for no class."""
+    values = to_array(labels)
+    values = values[:: max(1, len(values) // LOOKED_AT)] if values.ndim > 1 else values
+    wrong = ((values < 0) | (values >= classes) | (values != np.floor(values))) & ~np.isin(values, others)
+    if not wrong.any():
+        return None
+    also = f", or {' or '.join(map(str, others))}" if others else ""
+    return f"Expected labels from 0 to {classes - 1}{also}, received {values[wrong][0]:g}; number the classes from 0 on, or build the model with more classes."
+
+
+def shape_text(x):
+    """The shape of an array for a message, or the type of what is none."""
+    return str(tuple(x.shape)) if hasattr(x, "shape") else f"a {type(x).__name__}"
+
+
+def leaves(images):
+    return [x for x in keras.tree.flatten(images) if hasattr(x, "dtype") and hasattr(x, "shape")]
+
+
+def images_of(batch):
+    """The images of a batch: all of it, or the first of (images, labels, weights)."""
+    return batch[0] if isinstance(batch, (tuple, list)) else batch
