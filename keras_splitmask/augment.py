@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_splitmask.patches import to_pixels
 from keras_splitmask.seeds import check_seed
-from keras_splitmask.training import distribution
+from keras_splitmask.backend import distribution
 
 BLUR_RADIUS = (0.1, 2.0)  # deviation in pixels, as in DINO and 3-Augment
 

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_splitmask.encoder import Block
-from keras_splitmask.training.layers import Dense, LayerNormalization
+from keras_splitmask.backend.layers import Dense, LayerNormalization
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")

@@ -7,9 +7,9 @@ from keras import ops
 
 from keras_splitmask.patches import PatchEmbedding
 from keras_splitmask.seeds import check_seed
-from keras_splitmask.training import distribution
+from keras_splitmask.backend import distribution
 from keras_splitmask.training.inputs import CheckedModel
-from keras_splitmask.training.layers import Dense, LayerNormalization, attention, gelu
+from keras_splitmask.backend.layers import Dense, LayerNormalization, attention, gelu
 
 # name: (width, depth, heads). The MLP is four times as wide.
 SIZES = {

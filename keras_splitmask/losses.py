@@ -2,8 +2,8 @@
 
 from keras import ops
 
-from keras_splitmask.training import chunks
-from keras_splitmask.training.layers import add_product, add_rows, cross_entropy, linear, transposed
+from keras_splitmask.backend import chunks
+from keras_splitmask.backend.layers import add_product, add_rows, cross_entropy, linear, transposed
 
 
 def inpaint(head, hidden, ids):

@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_splitmask.training.pixels import dtype_name, problem_of_dtype
-from keras_splitmask.training.layers import Dense
+from keras_splitmask.backend.layers import Dense
 
 # Mean and deviation of ImageNet's pixels, as BEiT and DeiT use them; images of another depth than three are centred.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

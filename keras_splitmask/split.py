@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_splitmask.seeds import check_seed
-from keras_splitmask.training import distribution
+from keras_splitmask.backend import distribution
 
 RECTANGLES = 12  # of 8% to 38% of the grid each: they covered half of it in all of 20,000 draws on grids from 2x30 to 14x14
 

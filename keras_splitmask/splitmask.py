@@ -7,7 +7,7 @@ from keras_splitmask import losses
 from keras_splitmask.decoder import Decoder
 from keras_splitmask.patches import check_tokenizer
 from keras_splitmask.split import Split, gather
-from keras_splitmask.training.distribution import gather_batch, whole_batch
+from keras_splitmask.backend.distribution import gather_batch, whole_batch
 from keras_splitmask.training.inputs import check_fitted
 from keras_splitmask.training.steps import PretextModel, WordPerplexity
 

@@ -8,11 +8,9 @@ archives unpack to: DIR/annotations/instances_train2017.json, DIR/train2017 and 
 
 import itertools
 
-import commandline
-import dense
-import hardware
-import value_range
 from absl import flags
+
+from recipes.shared import commandline, dense, hardware, value_range
 
 # These change the result.
 flags.DEFINE_string("dataset", None, "Annotated images: coco:DIR or tfds:NAME, such as tfds:coco/2017.")

@@ -21,9 +21,9 @@ import pathlib
 import shutil
 import tempfile
 
-import commandline
-import writing
 from absl import flags
+
+from recipes.shared import commandline, writing
 
 # These change the result.
 flags.DEFINE_string("init_from", None, "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of the encoder to export.")
@@ -40,7 +40,7 @@ def write_saved_model(function, model, folder):
     """Write a SavedModel of a function of images that the model is part of, and return what answers images as it will."""
     import keras
 
-    from keras_splitmask.data.optional import optional
+    from keras_splitmask.backend.optional import optional
 
     tf = optional("tensorflow", "tf")
     archive = keras.export.ExportArchive()

@@ -4,14 +4,9 @@
     python recipes/finetune.py --size=vit_micro --patch_size=4 --dataset=sample --labelled=1000 --workdir=runs/scratch
 """
 
-import commandline
-import encoders
-import hardware
-import image_sets
-import trouble
-import value_range
-import workdir
 from absl import flags
+
+from recipes.shared import commandline, encoders, fitting, hardware, image_sets, trouble, value_range, workdir
 
 # These change the result.
 flags.DEFINE_string("dataset", None, "Labelled set: sample, folder:PATH, npz:PATH or tfds:NAME. Its train split is learnt from; see --judge.")
@@ -71,7 +66,7 @@ def build_classifier(encoder, classes, steps):
         depth=encoder.depth,
     )
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=commandline.jit())
+    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=fitting.jit())
     return model
 
 
@@ -96,7 +91,7 @@ def main(devices, run):
     source = image_sets.open_images(run, channels, FLAGS.labelled)
     source.check_labelled(f"the train split of {FLAGS.dataset}")
     judged, split = image_sets.open_judged(source, source.channels)
-    encoder = encoder or encoders.fresh_encoder(commandline.image_shape(source))
+    encoder = encoder or encoders.fresh_encoder(image_sets.image_shape(source))
     shape = encoder.image_shape
     images, labels = image_sets.read(judged, split, shape, ratio=FLAGS.crop_ratio)
     mix = {"mixup": FLAGS.mixup, "cutmix": FLAGS.cutmix, "smoothing": FLAGS.label_smoothing}
@@ -120,7 +115,7 @@ def main(devices, run):
     run.start(source, listed=bool(FLAGS.labelled))
     image_sets.save_record(source, judged, split)
     log = trouble.log(run, model, source, batches, steps, checkpoints, repeats=FLAGS.repeats)
-    commandline.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
+    fitting.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
     with checkpoints.finishing():
         image_sets.save_record(source, judged, split)  # with what broke meanwhile
         finish(run, model, split, images, labels, steps)

@@ -4,14 +4,9 @@
     python recipes/pretrain.py --dataset=folder:photos --workdir=runs/photos
 """
 
-import commandline
-import hardware
-import image_sets
-import methods
-import trouble
-import value_range
-import workdir
 from absl import flags
+
+from recipes.shared import commandline, fitting, hardware, image_sets, methods, trouble, value_range, workdir
 
 # These change the result.
 flags.DEFINE_string("dataset", None, "Images to learn from: sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME. Labels are not looked at.")
@@ -91,7 +86,7 @@ def build_model(source, image_shape, augmentation, steps):
     rate = methods.learning_rate() if FLAGS.learning_rate is None else FLAGS.learning_rate
     decay, own = methods.weight_decay(source)
     optimizer = ks.training.adamw(rate, max(1, steps), round(FLAGS.warmup * steps), FLAGS.min_learning_rate, decay, FLAGS.clip_norm or None, beta_2=FLAGS.beta_2, **own)
-    model.compile(optimizer=optimizer, jit_compile=commandline.jit(), steps_per_execution=FLAGS.steps_per_execution)
+    model.compile(optimizer=optimizer, jit_compile=fitting.jit(), steps_per_execution=FLAGS.steps_per_execution)
     return model
 
 
@@ -172,7 +167,7 @@ def main(devices, run):
     keras.utils.set_random_seed(FLAGS.seed)
     host, augmentation = methods.augmentations()
     source = image_sets.open_images(run, FLAGS.channels, FLAGS.subset)
-    image_shape = commandline.image_shape(source)
+    image_shape = image_sets.image_shape(source)
     options = methods.batch_options(source, image_shape)
     shift = FLAGS.rewind
 
@@ -197,7 +192,7 @@ def main(devices, run):
     image_sets.save_record(source, probed, "probe")
     measures = [evaluation.NeighbourProbe(model.encoder, *probe, every=FLAGS.probe_every or max(1, steps // 10), last=steps)] if probe else []
     log = trouble.log(run, model, source, batches, steps, checkpoints, measures, shift, FLAGS.repeats or 1)
-    commandline.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
+    fitting.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
     with checkpoints.finishing():
         finish(run, model, source, probed, probe)
 

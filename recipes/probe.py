@@ -5,12 +5,9 @@
 The features of all blocks are held in memory, 8 x images x blocks x width bytes: 4 GB for 100,000 images and ViT-S. --train_limit takes fewer.
 """
 
-import commandline
-import image_sets
-import screen
-import value_range
-import workdir
 from absl import flags
+
+from recipes.shared import commandline, image_sets, screen, value_range, workdir
 
 # These change the result.
 flags.DEFINE_string("init_from", None, "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of the encoder to judge.")

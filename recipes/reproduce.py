@@ -13,13 +13,9 @@ import statistics
 import sys
 import time
 
-import children
-import commandline
-import record
-import screen
-import tables
-import workdir
 from absl import flags
+
+from recipes.shared import children, commandline, record, screen, tables, workdir
 
 flags.DEFINE_enum("table", None, sorted({name for scale in tables.TABLES.values() for name in scale}), "Which table.")
 flags.DEFINE_enum("scale", "small", sorted(tables.TABLES), "small: minutes a cell on two cores, on the sample and CIFAR-10; paper: as the paper has it, days on many GPUs.")

@@ -14,11 +14,9 @@ Without it, the classes are "0" to the largest number. Label maps of 0 and 255 o
 
 import functools
 
-import commandline
-import dense
-import hardware
-import value_range
 from absl import flags
+
+from recipes.shared import commandline, dense, hardware, value_range
 
 # These change the result.
 flags.DEFINE_string("dataset", None, "Labelled images: masks:DIR or tfds:scene_parse150. DIR/classes.json names the classes, as {\"classes\": [\"sky\", \"road\"], \"void\": 255}.")

@@ -18,6 +18,7 @@ import pytest
 from keras import ops
 
 import keras_splitmask as ks
+from tests import running
 from keras_splitmask.tokenizers.dalle import decoder_convolutions, encoder_convolutions
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -165,5 +166,35 @@ def hosts():
         for process, (_, error) in zip(started, ends):
             assert process.returncode == 0, error[-4000:]
         return [text for text, _ in ends]
+
+    return run
+
+
+@pytest.fixture
+def command():
+    return running.run_by_command
+
+
+@pytest.fixture
+def here():
+    return running.run_here
+
+
+@pytest.fixture
+def parsed():
+    return running.parsed_here
+
+
+@pytest.fixture
+def refused(here, tmp_path):
+    """Runs a recipe that must end in one line of stderr and exit status 2, with nothing written; returns that line."""
+
+    def run(name, *arguments, runner=here):
+        before = sorted(tmp_path.rglob("*"))
+        end = runner(name, *arguments)
+        assert end.status == 2, (end.status, end.err)
+        assert end.err.startswith(f"{name}.py: ") and end.err.count("\n") == 1 and end.err.endswith("\n"), end.err
+        assert sorted(tmp_path.rglob("*")) == before
+        return end.err
 
     return run

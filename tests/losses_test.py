@@ -7,8 +7,8 @@ import pytest
 from keras import ops
 
 from keras_splitmask import losses
-from keras_splitmask.training import chunks
-from keras_splitmask.training.layers import Dense
+from keras_splitmask.backend import chunks
+from keras_splitmask.backend.layers import Dense
 
 pytestmark = pytest.mark.backend
 

@@ -7,7 +7,7 @@ from keras import ops
 
 import keras_splitmask as ks
 from keras_splitmask.split import Split
-from keras_splitmask.training import chunks
+from keras_splitmask.backend import chunks
 
 pytestmark = pytest.mark.backend
 

@@ -7,7 +7,7 @@ from keras_splitmask import losses
 from keras_splitmask.patches import check_tokenizer
 from keras_splitmask.split import Split, gather, masked_count
 from keras_splitmask.training.inputs import check_fitted
-from keras_splitmask.training.layers import Dense
+from keras_splitmask.backend.layers import Dense
 from keras_splitmask.training.steps import PretextModel, WordPerplexity
 
 

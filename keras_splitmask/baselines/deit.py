@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_splitmask import losses
-from keras_splitmask.training.layers import Dense
+from keras_splitmask.backend.layers import Dense
 from keras_splitmask.training.pixels import shape_text
 from keras_splitmask.training.steps import PretextModel
 

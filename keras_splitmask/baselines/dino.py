@@ -9,8 +9,8 @@ from keras_splitmask import losses
 from keras_splitmask.encoder import Encoder
 from keras_splitmask.patches import grid_shape
 from keras_splitmask.resampling import resampling_matrix
-from keras_splitmask.training.distribution import gather_batch, mean_of_batch
-from keras_splitmask.training.layers import Dense, gelu
+from keras_splitmask.backend.distribution import gather_batch, mean_of_batch
+from keras_splitmask.backend.layers import Dense, gelu
 from keras_splitmask.training.steps import PretextModel
 
 HIDDEN, BOTTLENECK = 2048, 256  # widths of the head

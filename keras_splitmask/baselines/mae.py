@@ -7,7 +7,7 @@ from keras_splitmask import losses
 from keras_splitmask.decoder import Decoder
 from keras_splitmask.patches import denormalise, normalise, to_images, to_patches
 from keras_splitmask.split import Split, gather, masked_count
-from keras_splitmask.training.layers import Dense
+from keras_splitmask.backend.layers import Dense
 from keras_splitmask.training.steps import PretextModel
 
 HEAD = 32  # width of a head in the decoder

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_splitmask.data import arrayfile, bounds, jpeg, netpbm
 from keras_splitmask.data.bounds import is_grey
-from keras_splitmask.data.optional import optional
+from keras_splitmask.backend.optional import optional
 from keras_splitmask.data.values import check_pixels, is_final
 
 # The formats that are read. Pillow knows more, of which some run other programs (EPS) or are no pictures (MPEG).

@@ -5,7 +5,7 @@ import os
 from keras_splitmask.data import arrayfile, bounds, jpeg
 from keras_splitmask.data.bounds import MAX_PIXELS, is_grey
 from keras_splitmask.data.decoding import SAMPLE_FORMAT, open_picture
-from keras_splitmask.data.optional import optional
+from keras_splitmask.backend.optional import optional
 
 MAX_CHECKED = 16_000_000  # pixels; a file that seems cut short is decoded to make sure, unless it is larger
 HEADER = 1 << 20  # bytes of a JPEG that are searched for its header

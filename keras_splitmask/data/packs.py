@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from keras_splitmask.data.optional import optional
+from keras_splitmask.backend.optional import optional
 
 VERSION = 2
 INDEX = "index.json"

@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_splitmask.data.augmentation import PRESETS, center_box, flip
 from keras_splitmask.data.augmentation import mix as mix_batch
-from keras_splitmask.data.optional import optional
+from keras_splitmask.backend.optional import optional
 from keras_splitmask.data.randomness import generator
 from keras_splitmask.data.resizing import resize
 from keras_splitmask.seeds import check_seed

@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_splitmask.data.decoding import keeps_depth, open_picture, read_pixels
 from keras_splitmask.data.labels import check_labels
-from keras_splitmask.data.optional import optional
+from keras_splitmask.backend.optional import optional
 from keras_splitmask.data.sources import SPLITS, NoSuchSplit, Source, part_of
 from keras_splitmask.data.tfrecord import TfRecords
 

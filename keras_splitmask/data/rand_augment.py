@@ -7,7 +7,7 @@ import functools
 
 import numpy as np
 
-from keras_splitmask.data.optional import optional
+from keras_splitmask.backend.optional import optional
 
 OPERATIONS = 2  # per image, of which each is done or not by a coin
 SPREAD = 0.5  # deviation of the magnitude

@@ -5,7 +5,7 @@ import importlib
 
 import numpy as np
 
-from keras_splitmask.data.optional import optional
+from keras_splitmask.backend.optional import optional
 
 
 def resize(image, size):

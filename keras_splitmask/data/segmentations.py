@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from keras_splitmask.data.optional import optional
+from keras_splitmask.backend.optional import optional
 from keras_splitmask.data.turning import turn_labels, turn_points
 
 MAX_CORNERS = 100_000  # of an object

@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 
-from keras_splitmask.data.optional import optional
+from keras_splitmask.backend.optional import optional
 
 KINDS = {"boxes": "bbox", "masks": "segm"}  # and what pycocotools calls them
 AREAS = {"ap_small": 1, "ap_medium": 2, "ap_large": 3}  # places of COCO's ranges of area: below 32 x 32 pixels, below 96 x 96, above

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from keras_splitmask.data.optional import optional
+from keras_splitmask.backend.optional import optional
 from keras_splitmask.evaluation.detection import decode_mask, paste_mask
 
 PANEL, GAP, MARGIN, TEXT = 480, 8, 14, 13  # the longer side of a picture, between two, around all, and the height of letters, in pixels

@@ -6,9 +6,9 @@ from keras import ops
 
 from keras_splitmask.patches import denormalise, grid_shape, normalise, to_images, to_patches
 from keras_splitmask.seeds import check_seed
-from keras_splitmask.training import chunks
+from keras_splitmask.backend import chunks
 from keras_splitmask.training.pixels import check_pixels
-from keras_splitmask.training.layers import argmax
+from keras_splitmask.backend.layers import argmax
 
 
 class Codebook(keras.layers.Layer):

@@ -14,7 +14,7 @@ from keras import ops
 from keras_splitmask.patches import grid_shape, to_images, to_patches, to_pixels
 from keras_splitmask.resampling import resampling_matrix
 from keras_splitmask.training.pixels import check_pixels
-from keras_splitmask.weight_files import open_weights
+from keras_splitmask.interchange.weight_files import open_weights
 
 ADDRESS = "https://cdn.openai.com/dall-e/{}.pkl"
 MARGIN = 0.1  # pixels in 0..1 are mapped to 0.1..0.9, away from the ends of the logit-Laplace distribution

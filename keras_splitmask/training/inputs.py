@@ -8,7 +8,7 @@ import math
 import keras
 import numpy as np
 
-from keras_splitmask.training.layers import check_float
+from keras_splitmask.backend.layers import check_float
 from keras_splitmask.training.pixels import check_pixels, images_of
 from keras_splitmask.training.watching import Look, admitted, problem_within
 

@@ -9,7 +9,9 @@ import time
 import keras
 import numpy as np
 
-from keras_splitmask.training import checkpoints, distribution
+from keras_splitmask.backend import distribution
+from keras_splitmask.backend.devices import Devices
+from keras_splitmask.training import checkpoints
 from keras_splitmask.training.log import ADVICE
 
 STATUS = 75  # EX_TEMPFAIL: "try again", as schedulers read it
@@ -26,7 +28,7 @@ class Checkpoints(keras.callbacks.Callback):
         every: steps between checkpoints, which are made at the ends of epochs; None for as many as fit in 2% of the time.
         keep_every: keep those of every so many steps; else the last two.
         note: a dictionary that JSON can hold, to be kept with each.
-        devices: `distribution.Devices`. Of several hosts the first saves, and all stop together, at the end of an epoch.
+        devices: `backend.devices.Devices`. Of several hosts the first saves, and all stop together, at the end of an epoch.
     """
 
     def __init__(self, folder, start=0, every=None, keep_every=None, note=None, devices=None, advice=ADVICE):
@@ -38,7 +40,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.note = note or {}
         self.log = None  # the `RunLog` of the run, whose state is kept in the note, too
         self.advice = advice
-        self.devices = devices or distribution.Devices()
+        self.devices = devices or Devices()
         self.cost = 0.0  # seconds of the last checkpoint
         self.ended = time.monotonic()
         self.failing = False  # whether the last try to save failed
@@ -103,7 +105,7 @@ class Checkpoints(keras.callbacks.Callback):
         due = time.monotonic() - self.ended >= self.cost / SHARE if self.every is None else self.step - self.saved >= self.every
         if due:
             self.save()
-        if self.devices.any(self.signal is not None):
+        if self.devices.any_host(self.signal is not None):
             self.signal = self.signal or signal.SIGTERM
         self._stop_if_asked()
 

@@ -7,7 +7,8 @@ import numpy as np
 from keras import ops
 
 from keras_splitmask.seeds import check_seed
-from keras_splitmask.training import chunks, distribution, first_bad_tensor
+from keras_splitmask.backend import chunks, distribution
+from keras_splitmask.training import first_bad_tensor
 from keras_splitmask.training.inputs import CheckedModel
 from keras_splitmask.training.optimizer import global_norm
 from keras_splitmask.training.watching import check_parts
@@ -228,17 +229,17 @@ class _TensorFlowModel(_Pretext):
         loss, *gradients = distribution.average([loss, *gradients])
         norm = self._norm(gradients)
         finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
-        distribution.either(finite, self._move, lambda *_: self._skip(), gradients, step, report)
-        return distribution.one_log(self._track({"loss": loss, "gradient_norm": norm, **report}, data, finite))
+        distribution.cond_across_replicas(finite, self._move, lambda *_: self._skip(), gradients, step, report)
+        return distribution.logs_for_keras(self._track({"loss": loss, "gradient_norm": norm, **report}, data, finite))
 
     def _move(self, gradients, step, report):
-        self.optimizer.apply(distribution.only_once(gradients), self.trainable_variables)
+        self.optimizer.apply(distribution.keep_on_first_replica(gradients), self.trainable_variables)
         self.after_step(step, report)
 
     def test_step(self, data):
         with distribution.shared(data):
             loss, report = self._seeded_objective(data, 0, training=False)
-        return distribution.one_log(self._track({"loss": loss, **report}, data))
+        return distribution.logs_for_keras(self._track({"loss": loss, **report}, data))
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Build what is compiled, from shapes: Keras would use up a batch, and fail where replicas share it unevenly, or on several hosts."""

@@ -8,7 +8,7 @@ import warnings
 
 import keras
 
-from keras_splitmask.training import distribution
+from keras_splitmask.backend import distribution
 from keras_splitmask.training.pixels import SAFE, check_pixels, dtype_name, images_of, leaves, problem_of_dtype
 
 

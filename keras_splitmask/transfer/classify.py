@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_splitmask import losses
-from keras_splitmask.training import distribution
+from keras_splitmask.backend import distribution
 from keras_splitmask.training.pixels import problem_of_classes, shape_text
 from keras_splitmask.training.steps import PretextModel
 

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_splitmask.data.optional import optional
+from keras_splitmask.backend.optional import optional
 
 keras_cv = optional("keras_cv", "cv")
 

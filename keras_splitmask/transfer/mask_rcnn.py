@@ -4,8 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_splitmask.training import distribution
-from keras_splitmask.training.layers import Dense
+from keras_splitmask.backend import distribution
+from keras_splitmask.backend.layers import Dense
 from keras_splitmask.training.steps import PretextModel
 from keras_splitmask.transfer import boxes, regions
 from keras_splitmask.transfer.pyramid import STRIDES, Enlarge, FeaturePyramid, Pyramid

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_splitmask.training.layers import Dense, LayerNormalization
+from keras_splitmask.backend.layers import Dense, LayerNormalization
 
 STRIDES = {"P2": 4, "P3": 8, "P4": 16, "P5": 32}
 NECKS = ("blocks", "simple")

@@ -6,8 +6,8 @@ from keras import ops
 
 from keras_splitmask.encoder import seed_of
 from keras_splitmask.seeds import check_seed
-from keras_splitmask.training import distribution
-from keras_splitmask.training.layers import Dense, LayerNormalization
+from keras_splitmask.backend import distribution
+from keras_splitmask.backend.layers import Dense, LayerNormalization
 
 BINS = (1, 2, 3, 6)  # of the pyramid pooling (Zhao et al., 2017, section 3.2)
 

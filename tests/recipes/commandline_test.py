@@ -5,12 +5,13 @@ import time
 
 import pytest
 
+from recipes.shared import flagfiles
+
 RECIPES = ("pretrain", "finetune", "probe", "export")
 
 SHOW_HELP = """
 import runpy, sys
 sys.argv = [f"recipes/{sys.argv[1]}.py", "--help"]
-sys.path.insert(0, "recipes")
 try:
     runpy.run_path(sys.argv[0], run_name="__main__")
 finally:
@@ -62,10 +63,10 @@ def test_a_flag_file_that_cannot_be_read_ends_in_one_line(refused, tmp_path, con
     assert line.startswith("pretrain.py: ") and message.format(**place) in line
 
 
-def test_lines_of_flag_files_stand_in_their_place(recipe_module, tmp_path):
+def test_lines_of_flag_files_stand_in_their_place(tmp_path):
     (tmp_path / "a.flags").write_bytes(b"\xef\xbb\xbf# a comment\r\n--steps=2\r\n\r\n--flagfile=" + bytes(tmp_path) + b"/b.flags\r\n// another\r\n--nojit")
     (tmp_path / "b.flags").write_bytes(b"--dataset=folder:caf\xe9\n--seed=1")
-    expanded = recipe_module("flagfiles").expanded
+    expanded = flagfiles.expanded
     inside = ["--steps=2", "--dataset=folder:caf\udce9", "--seed=1", "--nojit"]
     assert expanded(["--a", f"--flagfile={tmp_path}/a.flags", "--seed=3"]) == ["--a", *inside, "--seed=3"]
     assert expanded(["-flagfile", f"{tmp_path}/a.flags", f"--flagfile={tmp_path}/b.flags"]) == [*inside, *inside[1:3]]

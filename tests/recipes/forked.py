@@ -29,7 +29,7 @@ def run(name, arguments, log):
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.argv = [str(RECIPES / f"{name}.py"), *arguments]
-    sys.path.insert(0, str(RECIPES))
+    sys.path.insert(0, str(RECIPES.parent))
     status = 0
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")

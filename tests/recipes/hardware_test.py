@@ -14,7 +14,6 @@ def begin(log, batch, logs=None, begin=training.RunLog.on_train_batch_begin):
 training.RunLog.on_train_batch_begin = begin
 encoder.SIZES["vit_micro"] = (16, 2, 2)
 sys.argv = sys.argv[1:]
-sys.path.insert(0, "recipes")
 try:
     runpy.run_path(sys.argv[0], run_name="__main__")
 except SystemExit as end:

@@ -258,8 +258,7 @@ def test_by_the_command(tmp_path):
 # reproduce.py with a table of one small cell.
 REPRODUCE = """
 import runpy, sys
-sys.path.insert(0, "recipes")
-import tables
+from recipes.shared import tables
 column = tables.Column("tuned", "finetune", tuple(sys.argv[2].split()), tables.top1)
 tables.TABLES["small"]["ablation"] = tables.Table("tiny", "rows", (column,), (tables.Row("tiny", tuple(sys.argv[1].split()), (50.0,)),))
 sys.argv = ["recipes/reproduce.py", "--table=ablation", *sys.argv[3:]]

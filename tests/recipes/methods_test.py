@@ -121,8 +121,8 @@ def test_methods_share_a_flag_file(here, tmp_path, lines):
 def test_the_help_names_the_methods_that_read_a_flag(python):
     script = """
 import json, re, sys
-sys.path.insert(0, "recipes")
-import methods, pretrain
+from recipes import pretrain
+from recipes.shared import methods
 told = {name: re.search(r" \\[([\\w, ]+)\\]$", pretrain.FLAGS[name].help or "") for name in pretrain.FLAGS}
 told = {name: found[1].split(", ") for name, found in told.items() if found}
 read = {name: [method for method, (_, names) in methods.METHODS.items() if name in names] for name in told}

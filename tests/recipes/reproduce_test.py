@@ -94,15 +94,13 @@ def test_bad_input_ends_in_one_line(refused, tmp_path):
 
 PARENT = """
 import sys
-sys.path.insert(0, "recipes")
-import children, commandline
+from recipes.shared import children, commandline
 with commandline._stopped_by_signals():
     raise SystemExit(children.run([sys.executable, "-c", sys.argv[-1]]))
 """
 CHILD = """
 import os, signal, sys, time
-sys.path.insert(0, "recipes")
-import children
+from recipes.shared import children
 def stop(*arguments):
     print("saved", flush=True)
     time.sleep(0.5)

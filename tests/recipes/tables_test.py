@@ -7,7 +7,7 @@ import runpy
 import pytest
 
 RECIPES = pathlib.Path(__file__).resolve().parents[2] / "recipes"
-TABLES = runpy.run_path(str(RECIPES / "tables.py"))["TABLES"]
+TABLES = runpy.run_path(str(RECIPES / "shared" / "tables.py"))["TABLES"]
 PAPER = sorted(path.stem for path in RECIPES.glob("flags/paper/*.flags"))
 # Table 3: images, epochs, and millions of images seen.
 SCHEDULES = {

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from recipes.shared import places, record, screen
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMALL = ("--size=vit_micro", "--patch_size=4", "--image_size=8", "--vocabulary=16", "--batch_size=4", "--steps=6", "--log_every=1", "--pictures=0")
 FOLDERS = [
@@ -159,21 +161,21 @@ def test_paths_whose_bytes_are_no_utf8_go_on(here, tmp_path, stop_at_step, monke
     assert end.status == 0 and "resumed at step 2" in end.out and (workdir / "report.html").is_file(), end.err
 
 
-def test_a_removal_that_is_cut_off_leaves_no_checkpoint_without_its_flags(recipe_module, tmp_path, monkeypatch):
-    record = recipe_module("record").Record(make(tmp_path, {"run.flags": "", "checkpoints/step-0000000001.checkpoint": ""}))
+def test_a_removal_that_is_cut_off_leaves_no_checkpoint_without_its_flags(tmp_path, monkeypatch):
+    run = record.Record(make(tmp_path, {"run.flags": "", "checkpoints/step-0000000001.checkpoint": ""}))
     for name in ("run.flags", "checkpoints/step-0000000001.checkpoint"):
-        record.add(name)
+        run.add(name)
     with monkeypatch.context() as patch:
         unlink = pathlib.Path.unlink
         patch.setattr(pathlib.Path, "unlink", lambda path: (unlink(path), os.kill(os.getpid(), signal.SIGINT)))
         with pytest.raises(KeyboardInterrupt):
-            record.clear()
-    assert [path.name for path in record.files()] == ["run.flags"]
-    record.close()
+            run.clear()
+    assert [path.name for path in run.files()] == ["run.flags"]
+    run.close()
 
 
-def test_what_was_moved_together_with_the_run_is_the_same(recipe_module, tmp_path):
-    same = recipe_module("places").same
+def test_what_was_moved_together_with_the_run_is_the_same(tmp_path):
+    same = places.same
     old, new = tmp_path / "old", tmp_path / "new"
     moved = (f"{old}/tuned", f"{new}/tuned")
     assert same("init_from", f"{old}/first", f"{new}/first", "/", moved)
@@ -212,11 +214,11 @@ def test_a_cache_is_not_made_where_the_images_are(refused, tmp_path):
     assert "those of --probe are" in line
 
 
-def test_a_disk_without_room_for_a_line_leaves_nothing(recipe_module, tmp_path, monkeypatch):
+def test_a_disk_without_room_for_a_line_leaves_nothing(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", lambda descriptor, content: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
         with pytest.raises(OSError, match="No space left"):
-            recipe_module("record").Record(tmp_path)
+            record.Record(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -231,8 +233,8 @@ def test_a_second_start_is_refused_and_changes_nothing(here, refused, arrays, pr
     assert "holds this run, finished" in here("pretrain", *given).out
 
 
-def test_the_lock_ends_with_its_process_though_its_children_live(recipe_module, tmp_path):
-    record, (reader, writer) = recipe_module("record"), os.pipe()
+def test_the_lock_ends_with_its_process_though_its_children_live(tmp_path):
+    reader, writer = os.pipe()
     holder = os.fork()
     if not holder:
         record.Record(tmp_path)
@@ -251,8 +253,7 @@ def test_the_lock_ends_with_its_process_though_its_children_live(recipe_module, 
         os.kill(child, signal.SIGKILL)
 
 
-def test_a_record_survives_a_line_cut_off_and_a_full_disk(recipe_module, tmp_path, monkeypatch):
-    record = recipe_module("record")
+def test_a_record_survives_a_line_cut_off_and_a_full_disk(tmp_path, monkeypatch):
     first = record.Record(tmp_path)
     first.add("a")
     with monkeypatch.context() as patch:
@@ -289,7 +290,7 @@ def test_what_is_ignored_stays_ignored(here, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC, errno.EIO])
-def test_what_cannot_be_printed_is_said_once_and_ends_nothing(recipe_module, monkeypatch, number):
+def test_what_cannot_be_printed_is_said_once_and_ends_nothing(monkeypatch, number):
     class Failing(io.StringIO):
         def flush(self):
             raise OSError(number, os.strerror(number))
@@ -297,7 +298,7 @@ def test_what_cannot_be_printed_is_said_once_and_ends_nothing(recipe_module, mon
     for failing, other in (("stdout", "stderr"), ("stderr", "stdout")):
         monkeypatch.setattr(sys, failing, Failing())
         monkeypatch.setattr(sys, other, io.StringIO())
-        with recipe_module("screen").kept_open():
+        with screen.kept_open():
             for _ in range(3):
                 print("a line", file=getattr(sys, failing), flush=True)
         assert getattr(sys, other).getvalue() == f"{failing} cannot be written ({os.strerror(number)}); the run goes on.\n"

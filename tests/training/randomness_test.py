@@ -7,7 +7,7 @@ from keras import ops
 
 import keras_splitmask as ks
 from keras_splitmask.encoder import DropPath
-from keras_splitmask.training import distribution
+from keras_splitmask.backend import distribution
 from keras_splitmask.transfer.upernet import DropChannels
 
 pytestmark = pytest.mark.backend

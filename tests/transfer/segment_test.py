@@ -4,7 +4,7 @@ import pytest
 from keras import ops
 
 import keras_splitmask as ks
-from keras_splitmask.training.distribution import part_of_batch
+from keras_splitmask.backend.distribution import part_of_batch
 from keras_splitmask.transfer.segment import Segmenter, pixel_cross_entropy
 from keras_splitmask.transfer.upernet import DropChannels, enlarge, pool
 

@@ -1,0 +1,241 @@
+"""Collectives and random numbers inside a step: the only file that knows of several replicas and of micro-batches.
+
+Under JAX a batch is global: the compiler divides the step. Under a TensorFlow strategy each replica runs the step on its share of
+the batch, so values that depend on the whole batch (negatives, gradients, random numbers) must be exchanged between replicas.
+The same goes for each micro-batch when gradients are accumulated.
+"""
+
+import contextlib
+import dataclasses
+import threading
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def _replica():
+    """TensorFlow's context of this replica where several share a batch, else None."""
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return context if context is not None and context.num_replicas_in_sync > 1 else None
+
+
+def replicas():
+    """How many replicas run the step at hand, each on its share of the batch, and know of the others by this file alone."""
+    replica = _replica()
+    return replica.num_replicas_in_sync if replica else 1
+
+
+def to_numpy(variable):
+    """A variable's value, also where devices of other hosts have parts of it, as long as this host's have all."""
+    value = variable.value
+    if keras.backend.backend() != "jax" or value.is_fully_addressable or value.is_fully_replicated:
+        return np.asarray(ops.convert_to_numpy(variable))
+    whole = np.empty(value.shape, value.dtype)
+    for part in value.addressable_shards:
+        whole[part.index] = part.data
+    return whole
+
+
+@dataclasses.dataclass(frozen=True)
+class _Share:
+    """A replica's `images` of a global batch of `total`, from number `start` on."""
+
+    images: object
+    start: object
+    total: object
+
+    def rows(self, each):
+        """The same in rows, `each` of an image."""
+        return _Share(self.images * each, self.start * each, self.total * each)
+
+
+_thread = threading.local()  # TensorFlow runs replicas in threads
+
+
+def size(data):
+    """Images in a batch: an int where it is known, else a scalar int32."""
+    return ops.shape(keras.tree.flatten(data)[0])[0]
+
+
+def labels_shape(data):
+    """TensorFlow: the shape of the labels in a batch, or in the batches of a dataset, of which none is read; None where it is not known."""
+    import tensorflow as tf
+
+    _, labels, _ = keras.utils.unpack_x_y_sample_weight(getattr(data, "element_spec", data))
+    shapes = [x.shape for x in tf.nest.flatten(labels, expand_composites=True) if x is not None]  # of each replica's share
+    return tuple(shapes[0]) if shapes and tf.TensorShape(shapes[0]).rank else None
+
+
+@contextlib.contextmanager
+def shared(data):
+    """Within it, replicas know how they share the global batch, of which `data` is this one's part: equally, or as they find out."""
+    replica, batch = _replica(), keras.tree.flatten(data)[0]
+    if replica and not replica.merge_call(_known_to_be_equal, args=(batch,)):
+        number, count = replica.replica_id_in_sync_group, replica.num_replicas_in_sync
+        images = ops.convert_to_tensor(size(data))
+        sizes = replica.all_reduce("SUM", images * ops.one_hot(number, count, dtype="int32"))
+        _thread.share = _Share(images, ops.sum(ops.where(ops.arange(count) < number, sizes, 0)), ops.sum(sizes))
+    try:
+        yield
+    finally:
+        _thread.share = None
+
+
+def _known_to_be_equal(strategy, batches):
+    """Whether the replicas' batches are of one size, which is known before the step runs."""
+    sizes = {batch.shape[0] for batch in strategy.experimental_local_results(batches)}
+    return len(sizes) == 1 and None not in sizes
+
+
+def _share(count, each=None):
+    """This replica's `count` rows among those of all replicas, `each` of an image; by default as many as `count` says."""
+    if share := getattr(_thread, "share", None):
+        return share.rows(count // ops.maximum(share.images, 1) if each is None else each)
+    replica = _replica()
+    return _Share(count, count * replica.replica_id_in_sync_group, count * replica.num_replicas_in_sync) if replica else _Share(count, 0, count)
+
+
+def weighted(loss):
+    """A replica's mean loss times its weight in the mean over all replicas; 0 without an image."""
+    share = getattr(_thread, "share", None)
+    if share is None:
+        return loss
+    weight = ops.cast(share.images * replicas(), loss.dtype) / ops.cast(share.total, loss.dtype)
+    return ops.where(share.images > 0, loss, 0.0) * weight
+
+
+def gather_batch(x, each=1):
+    """The rows of all replicas, with their gradients, and where this replica's own stand among them.
+
+    Args:
+        x: (B, ...), one replica's share of the batch.
+        each: rows of an image.
+
+    Returns:
+        The global batch (G, ...) and the own rows' indices (B,) int32. Under JAX a batch is global already; under TensorFlow
+        outside of a strategy, and in one process of torch, the replica is alone.
+    """
+    own = ops.arange(ops.shape(x)[0], dtype="int32")
+    if replica := _replica():
+        share = _share(ops.shape(x)[0], each)
+        own = own + share.start
+        if getattr(_thread, "share", None):  # which TensorFlow does not gather
+            after = share.total - share.start - share.images
+            return replica.all_reduce("SUM", _pad(x, share.start, after)), own
+        x = replica.all_gather(x, axis=0)
+    return x, own
+
+
+def _pad(x, before, after):
+    """TensorFlow: so many rows of zeros before and after x (B, ...), numbers that only the step knows."""
+    import tensorflow as tf
+
+    return tf.pad(x, [[before, after]] + [[0, 0]] * (len(x.shape) - 1))
+
+
+def mean_of_batch(x, each=1):
+    """The mean (...) over the rows (B, ...) of all replicas, `each` of an image."""
+    replica = _replica()
+    if not replica:
+        return ops.mean(x, axis=0)
+    total = _share(ops.shape(x)[0], each).total
+    return replica.all_reduce("SUM", ops.sum(x, axis=0)) / ops.cast(total, x.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """`images` images of a batch, or of a replica's share: those numbered index, index + count, ... Thus each device has some of every part."""
+
+    index: object
+    count: int
+    images: object
+    vectors: object  # what the loss compares across the batch, (B / count, count, ...), if anything
+
+
+@contextlib.contextmanager
+def part_of_batch(index, count, images, vectors=None):
+    """Within it, `uniform` and `whole_batch` know that the batch at hand is a part; see `_Part`."""
+    _thread.part = _Part(index, count, images, vectors)
+    try:
+        yield
+    finally:
+        _thread.part = None
+
+
+def whole_batch(x):
+    """The vectors of a whole batch, of which the part at hand has computed its own, `x` (B / count, ...); without parts `x` itself.
+
+    The others are constants. The gradient is that of the whole batch's loss, times `count`, since those of the parts are averaged.
+    """
+    part = getattr(_thread, "part", None)
+    if not part or part.vectors is None:
+        return x
+    x = x + (part.count - 1) * (x - ops.stop_gradient(x))
+    own = ops.reshape(ops.equal(ops.arange(part.count), part.index), (1, -1) + (1,) * (len(x.shape) - 1))
+    vectors = ops.where(own, ops.expand_dims(x, 1), ops.cast(part.vectors, x.dtype))
+    return ops.reshape(vectors, (-1, *x.shape[1:]))
+
+
+def uniform(shape, low=0.0, high=1.0, seed=None):
+    """`keras.random.uniform` in float32 for a batch (B, ...), in which a row gets the same numbers however the batch is divided."""
+    replica, part = _replica(), getattr(_thread, "part", None)
+    if not replica and not part:
+        return keras.random.uniform(shape, low, high, dtype="float32", seed=seed)
+    rows = shape[0] * (part.count if part else 1)  # of this replica
+    share = _share(rows)
+    drawn = keras.random.uniform((share.total, *shape[1:]), low, high, dtype="float32", seed=seed)
+    drawn = drawn[share.start : share.start + rows]
+    if part:  # an image may have several rows
+        drawn = ops.reshape(drawn, (part.images, part.count, -1, *shape[1:]))[:, part.index]
+    return ops.reshape(drawn, shape)
+
+
+def average(tensors):
+    """The means over all replicas of a list of tensors; None stays None."""
+    replica = _replica()
+    if not replica:
+        return tensors
+    means = iter(replica.all_reduce("MEAN", [tensor for tensor in tensors if tensor is not None]))
+    return [None if tensor is None else next(means) for tensor in tensors]
+
+
+def keep_on_first_replica(gradients):
+    """What to give to an optimizer that adds up the gradients of all replicas, if all have these: zeros on all but the first.
+
+    Thus it clips the gradients themselves; a share of them on each replica would be shorter than what it is to clip.
+    """
+    replica = _replica()
+    if not replica:
+        return gradients
+    return [None if g is None else g * ops.cast(ops.equal(replica.replica_id_in_sync_group, 0), g.dtype) for g in gradients]
+
+
+def cond_across_replicas(condition, then, otherwise, *arguments):
+    """TensorFlow's `cond` of functions that update variables, on one replica or many, on all of which the condition is the same."""
+    import tensorflow as tf
+
+    def cond(condition, run):
+        tf.cond(condition, lambda: (run(then), tf.no_op())[1], lambda: (run(otherwise), tf.no_op())[1])
+
+    def merged(strategy, condition, arguments):
+        condition = strategy.experimental_local_results(condition)[0]
+        cond(condition, lambda function: strategy.extended.call_for_each_replica(function, args=arguments))
+
+    context = tf.distribute.get_replica_context()
+    if tf.distribute.has_strategy() and context:  # in a branch no replica may wait to update a variable, not even the only one, unless both began there
+        context.merge_call(merged, args=(condition, arguments))
+    else:
+        cond(condition, lambda function: function(*arguments))
+
+
+def logs_for_keras(logs):
+    """Scalars by name that a step returns, as Keras expects them: of several hosts, it takes the mean along an axis."""
+    import tensorflow as tf
+
+    several = isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy)
+    return {name: ops.expand_dims(value, 0) for name, value in logs.items()} if several else logs

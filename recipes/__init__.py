@@ -1,0 +1,1 @@
+"""The programs that one runs: `python recipes/NAME.py --help` explains each."""

@@ -1,0 +1,37 @@
+"""Training up to a step: compiled or not, an interval of the log after another, resumed where a run stopped."""
+
+import contextlib
+
+from absl import flags
+
+FLAGS = flags.FLAGS
+
+
+def jit():
+    """Whether to compile the step with XLA. On CPUs TensorFlow's own kernels are faster than XLA's."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return "auto"
+    if FLAGS.jit is not None:
+        return FLAGS.jit
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU"))
+
+
+def fit(model, batches, steps, interval, log, checkpoints):
+    """`fit` up to `steps` steps, where each Keras epoch is one interval of the log; the first and the last may be shorter.
+
+    `batches(start)` gives the batches from a step on. Of a run of no steps the log has what it measures beforehand.
+    """
+    if not steps:
+        log.on_train_begin()
+    with contextlib.closing(log), checkpoints.listening():
+        while (start := checkpoints.step) < steps:
+            length = min(interval - start % interval, steps - start)
+            epochs = (steps - start) // interval if length == interval else 1
+            feed = checkpoints.devices.dataset_for_fit(lambda: log.timed(batches(start), measured=checkpoints.devices.strategy is None))
+            model.fit(feed, steps_per_epoch=length, epochs=epochs, callbacks=[log, checkpoints], verbose=0, shuffle=False)
+        if checkpoints.saved < steps:
+            checkpoints.save()

@@ -1,0 +1,270 @@
+"""The folder of a run: who may write there, whether the run that is there goes on or is replaced, and what a run writes."""
+
+import atexit
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+import sys
+import tempfile
+
+from absl import flags
+
+from recipes.shared import commandline, places, writing
+from recipes.shared.record import InUse, Record
+
+flags.DEFINE_string("workdir", None, "Folder of the run: a new or empty one, or that of the run that is to go on.")
+flags.DEFINE_bool("overwrite", False, "Replace the run in --workdir if it is finished or has other flags. One that is unfinished goes on.")
+FLAGS = flags.FLAGS
+# A run may go on with other values of these.
+FREE = {"workdir", "overwrite", "backend", "strategy", "devices", "model_devices", "accumulate", "workers", "data_dir"}
+FREE |= {"pictures", "probe", "probe_limit", "probe_every", "save_every", "keep_every", "rewind", "max_bad_fraction"}
+FLAGS_FILE, METRICS, DATA = "run.flags", "metrics.jsonl", "data.json"
+CHECKPOINTS = "checkpoints"
+FIRST_LINE = "# Relative paths begin in "
+
+
+@contextlib.contextmanager
+def opened(host=0):
+    """The `Run` in --workdir, either one that goes on or one that begins. See `held`.
+
+    Raises:
+        BadInput: if the run that is there has other flags, and --overwrite was not given.
+        SystemExit: if it is this run, finished.
+    """
+    with held(host) as run:
+        run.decide()
+        yield run
+
+
+@contextlib.contextmanager
+def held(host=0):
+    """The `Run` in --workdir, which no other process has at the same time. A run that is refused leaves nothing behind.
+
+    Of several hosts the first writes there; the others have folders that are forgotten.
+
+    Raises:
+        BadInput: if the folder is not empty and holds no run, or if another process has it.
+    """
+    commandline.require("workdir")
+    folder = pathlib.Path(FLAGS.workdir)
+    record, made = None, []
+    try:
+        _check_folder(folder)
+        if not host:
+            made = writing.make_folders(folder)
+            record = Record(folder)
+        run = Run(folder, record)
+    except InUse:
+        raise commandline.BadInput(f"Another process is running in --workdir={folder}; wait until it ends, or choose another folder.")
+    except OSError as error:
+        writing.remove_empty(made)
+        raise commandline.BadInput(f"Expected a --workdir that can be written to, received {folder} ({error.strerror}).")
+    try:
+        yield run
+    finally:
+        if record:
+            record.close(remove=record.new and not run.started and os.listdir(folder) == [record.path.name])
+            writing.remove_empty(made)
+
+
+class Run:
+    """What a run writes, and where.
+
+    Attributes:
+        home: path of --workdir.
+        folder: path of the folder to write to, which is another one on all hosts but the first.
+        resumed: whether the run goes on from a checkpoint.
+    """
+
+    def __init__(self, home, record):
+        self.home = home
+        self.record = record
+        self.folder = home if record else _forgotten()
+        self.resumed = False
+        self.started = False
+
+    def decide(self):
+        """Find out whether the run that is in the folder goes on, and stop if it must not be touched."""
+        _check_data(self.home)
+        before = self.home / FLAGS_FILE
+        begun = any((self.home / CHECKPOINTS).glob("*.checkpoint"))
+        if begun and not before.is_file() and not FLAGS.overwrite:
+            raise commandline.BadInput(f"Expected {before}, which says how its checkpoints were made, received none; choose another --workdir.")
+        other = self._differences(before.read_text(encoding="utf-8", errors="surrogateescape")) if before.is_file() else []
+        if not FLAGS.overwrite and (unknown := [name for name in other if name.removeprefix("--") not in FLAGS]):
+            raise commandline.BadInput(
+                f"Expected a new --workdir, received {self.home}, which holds a run of another recipe or version, with "
+                f"{', '.join(unknown[:3])}; choose another folder."
+            )
+        if other and not FLAGS.overwrite:
+            raise commandline.BadInput(
+                f"Expected a new --workdir, received {self.home}, which holds a run with other values of {_first(other)}. Choose another folder "
+                f"or give the values in {before}; or replace that run with --overwrite."
+            )
+        finished = before.is_file() and (self.home / "model.keras").exists()
+        if finished and not FLAGS.overwrite:
+            print(f"{self.home} holds this run, finished. Choose another --workdir for a new one; --overwrite replaces it.", flush=True)
+            raise SystemExit(0)
+        self.resumed = begun and before.is_file() and not other and not finished
+        if self.record and not self.resumed:
+            self._check_removal()
+
+    def _differences(self, text):
+        """The flags, other than those in `FREE`, whose values differ from those in a run.flags, as `--name`."""
+        from keras_splitmask.data import scan
+
+        before, now = _by_name(text), _by_name(_resolved_flags())
+        first = text.split("\n", 1)[0]
+        folder = first.removeprefix(FIRST_LINE) if first.startswith(FIRST_LINE) else os.curdir
+        moved = os.path.join(folder, before.get("workdir", os.curdir)), self.home
+        other = [name for name in sorted({*before, *now} - FREE) if not places.same(name, before.get(name), now.get(name), folder, moved)]
+        if "dataset" in other and any(scan.is_moved(self.home / DATA, path) for path in places.paths_of("dataset")):
+            other.remove("dataset")
+        return [f"--{name}" for name in other]
+
+    def _check_removal(self):
+        """Stop if starting again would remove what the flags name, or take checkpoints that are not the run's for its own."""
+        files = self.record.files()
+        for name in sorted({*places.PATHS, *places.DATASETS} - {"workdir"}):
+            for path in map(pathlib.Path, places.paths_of(name)):
+                if any(file.resolve().is_relative_to(path) for file in files):
+                    raise commandline.BadInput(f"Expected --{name} outside of the run that is replaced in {self.home}; choose another --workdir.")
+        for path in sorted((self.home / CHECKPOINTS).glob("*.checkpoint")):
+            if path not in files:
+                raise commandline.BadInput(f"Expected checkpoints of the run alone in {path.parent}, received {path.name}; move it, or choose another --workdir.")
+
+    def has(self, name):
+        """Whether an earlier process of this run wrote that file."""
+        return (self.home / name).is_file() and (self.record is None or self.record.has(name))
+
+    def start(self, source=None, listed=False):
+        """Remove what is left of the run that is replaced, and write the flags and what the source is; `listed`, also which images it has."""
+        if self.record and not self.resumed:
+            self.record.clear()
+        self.write_text(FLAGS_FILE, f"{FIRST_LINE}{os.getcwd()}\n{_resolved_flags()}")
+        self.file(METRICS)
+        if source:
+            source.record = self.file(DATA)
+        if listed:
+            self.write_text("subset.txt", "".join(f"{source.name(i)}\n" for i in range(len(source))))
+
+    def file(self, name):
+        """The path of a file that the run is about to write, such as "pictures/detections.png". What is there and not the run's is put aside."""
+        path = self.folder / name
+        if self.record:
+            self.started = True
+            if os.path.lexists(path.parent) and not path.parent.is_dir():  # a file called pictures
+                _put_aside(path.parent)
+            if os.path.lexists(path) and not self.record.has(name):
+                _put_aside(path)
+            self.record.add(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def write_text(self, name, text):
+        writing.write_text(self.file(name), text)
+
+    def write_json(self, name, values):
+        writing.write_json(self.file(name), values)
+
+    def write_report(self):
+        """Write report.html from what else is in the folder."""
+        from keras_splitmask import evaluation
+
+        self.file("report.html")
+        evaluation.write_report(self.folder)
+
+    def save_model(self, model):
+        """Write the model, whole or not at all. It comes last: a folder with a model holds a finished run."""
+        from keras_splitmask.interchange import MODEL_FILE
+
+        part = self.file(f"part-{MODEL_FILE}")
+        with writing.aside(self.file(MODEL_FILE), part.name):
+            model.save(part)
+
+    def checkpoints(self, model, **options):
+        """The checkpoints of the run, the newest of which the compiled model is given; their `step` is where to go on."""
+        from keras_splitmask import training
+
+        run = self
+
+        class Recorded(training.Checkpoints):
+            def write(self, arrays):
+                run.file(f"{CHECKPOINTS}/step-{self.step:010d}.checkpoint")
+                super().write(arrays)
+
+        checkpoints = Recorded(self.home / CHECKPOINTS, **options)
+        if self.resumed and checkpoints.resume(model):
+            print(f"resumed at step {checkpoints.step}", flush=True)
+        return checkpoints
+
+
+def _check_folder(folder):
+    """Stop unless the folder is new, empty or that of a run. A file that this process prints into may be in it."""
+    from keras_splitmask.data import run_folders
+
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise commandline.BadInput(f"Expected --workdir to be a folder, received {folder}, which is {'a link to nowhere' if folder.is_symlink() else 'a file'}.")
+    names = [name for name in sorted(os.listdir(folder)) if not _is_own_output(folder / name)]
+    record = folder / run_folders.RECORD
+    if run_folders.is_record(record) or (names == [record.name] and record.is_file() and not record.stat().st_size):  # killed as it began
+        return
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise commandline.BadInput(
+            f"Expected --workdir to be a new or empty folder, or that of a run, received {folder}, which holds {', '.join(names[:3])}{more}; choose another folder."
+        )
+
+
+def _is_own_output(path):
+    """Whether a path is the file that stdout or stderr go to."""
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                return True
+    return False
+
+
+def _check_data(home):
+    """Stop if the run, or what it packs, would lie where the data are: they would no longer be read as data."""
+    cache = places.paths_of("cache")
+    for name in places.DATASETS:
+        if os.path.realpath(home) in places.paths_of(name):
+            raise commandline.BadInput(f"Expected --workdir to be another folder than --{name}, received {home} for both.")
+        if cache and any(os.path.isdir(path) and pathlib.Path(path).is_relative_to(cache[0]) for path in places.paths_of(name)):
+            raise commandline.BadInput(f"Expected --cache without images in it, received {FLAGS.cache}, in which those of --{name} are; choose another folder.")
+
+
+def _forgotten():
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="keras-splitmask-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _put_aside(path):
+    """Rename what is in the way of a file of the run, and say so."""
+    number = next(n for n in range(1, 10**6) if not os.path.lexists(path.with_name(f"{path.name}.{n}")))
+    path.rename(path.with_name(f"{path.name}.{number}"))
+    print(f"{path} is not of this run; it is called {path.name}.{number} from now on", flush=True)
+
+
+def _first(names):
+    """The first of some flags; those of another program differ in dozens."""
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def _by_name(text):
+    """{flag: its value, or the whole line of one that is true or false} of the lines of a run.flags."""
+    lines = re.findall(r"^--(\w+)(?:=(.*))?$", text, re.MULTILINE)
+    return {name if value else name.removeprefix("no"): value or name for name, value in lines}
+
+
+def _resolved_flags():
+    """The flags of this recipe and their values, one a line, as --flagfile reads them."""
+    own = {flag.name: flag for module in (sys.argv[0], commandline.__name__, __name__) for flag in FLAGS.get_key_flags_for_module(module)}
+    lines = [flag.serialize() for name, flag in sorted(own.items()) if flag.value is not None and name != "overwrite"]
+    return "\n".join(lines) + "\n"

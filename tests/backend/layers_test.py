@@ -1,0 +1,59 @@
+import math
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_splitmask.backend.layers import Dense, LayerNormalization, gelu
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("policy, tolerance", [("float32", 1e-6), ("mixed_bfloat16", 2e-2)])
+@pytest.mark.parametrize("layer", [Dense, LayerNormalization])
+def test_equals_that_of_keras(rng, layer, policy, tolerance):
+    x = (3 + rng.standard_normal((2, 3, 5))).astype("float32")
+    options = {"units": 7} if layer is Dense else {"epsilon": 0.5}
+    ours, theirs = layer(**options, dtype=policy), getattr(keras.layers, layer.__name__)(**options, dtype=policy)
+    for each in (ours, theirs):
+        each.build(x.shape)
+    for variable in ours.variables:
+        variable.assign(rng.standard_normal(variable.shape))
+    theirs.set_weights(ours.get_weights())
+    answer, expected = ours(x), theirs(x)
+    assert keras.backend.standardize_dtype(answer.dtype) == keras.backend.standardize_dtype(expected.dtype)
+    as_numbers = [ops.convert_to_numpy(ops.cast(value, "float32")) for value in (answer, expected)]
+    np.testing.assert_allclose(*as_numbers, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-6), ("bfloat16", 4e-2)])
+def test_gelu_and_its_gradient_are_those_of_the_normal_distribution(rng, value_and_gradients, dtype, tolerance):
+    x = np.linspace(-6, 6, 49).astype("float32")
+    towards = rng.standard_normal(x.shape).astype("float32")
+    weigh = lambda x: ops.sum(ops.multiply(ops.cast(gelu(ops.cast(x, dtype)), "float32"), towards))
+    value, slopes = value_and_gradients(weigh, [x])
+    below = np.array([math.erfc(-each / 2**0.5) / 2 for each in x])  # of the standard normal distribution
+    assert value == pytest.approx(np.sum(x * below * towards), rel=tolerance, abs=tolerance)
+    np.testing.assert_allclose(slopes, towards * (below + x * np.exp(-x * x / 2) / math.tau**0.5), atol=tolerance)
+
+
+def test_a_quantized_model_computes_with_int8(make_model, rng, tmp_path):
+    """Nearly the same, so that the scales are right, but not the same."""
+    model, images = make_model(), rng.random((4, 16, 16, 3), "float32")
+    outputs = lambda: np.concatenate([ops.convert_to_numpy(x).ravel() for x in keras.tree.flatten(model.encoder(images))])
+    before = outputs()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # other layers have nothing to quantize
+        model.quantize("int8")
+    error = np.linalg.norm(outputs() - before) / np.linalg.norm(before)
+    assert 1e-4 < error < 0.05
+    dense = [layer for layer in model._flatten_layers() if isinstance(layer, Dense)]
+    assert len(dense) > 8 and {keras.backend.standardize_dtype(layer.kernel.dtype) for layer in dense} == {"int8"}
+    (tmp_path / "model.keras").write_text("of another model")
+    with pytest.raises(ValueError, match="^Expected float weights to save, received int8; save the model first"):
+        model.save(tmp_path / "model.keras")
+    assert (tmp_path / "model.keras").read_text() == "of another model"
+    with pytest.raises(ValueError, match="Expected a head of float weights, received int8; train and evaluate the model before it is quantized"):
+        model.evaluate(images, verbose=0)

@@ -1,0 +1,89 @@
+"""Runs recipes and benchmarks by their command, or in this process, where they start at once."""
+
+import contextlib
+import functools
+import io
+import os
+import pathlib
+import re
+import runpy
+import subprocess
+import sys
+import types
+from unittest import mock
+
+import keras
+from absl import flags
+
+from keras_splitmask import encoder
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+TINY = {"vit_micro": (16, 2, 2), "vit_tiny": (24, 2, 3)}
+# What TensorFlow's C++ writes on stderr as it is imported, before its level of logging is known.
+NOISE = re.compile(r"(WARNING: All log messages before absl::InitializeLog|[IWE]\d{4} \d\d:\d\d:).*\n")
+
+
+def script_of(name):
+    """The path of a program below the root."""
+    return f"{'benchmarks' if name == 'benchmark' else 'recipes'}/{name}.py"
+
+
+class End(types.SimpleNamespace):
+    """How a recipe ended: its exit `status`, what it printed in `out`, and in `err` what it wrote on stderr."""
+
+
+def run_by_command(name, *arguments, **environment):
+    """`python recipes/<name>.py` with these arguments."""
+    env = {**os.environ, "KERAS_BACKEND": keras.backend.backend(), "PYTHONPATH": str(ROOT), **environment}
+    command = [sys.executable, script_of(name), *map(str, arguments)]
+    end = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+    return End(status=end.returncode, out=end.stdout, err=NOISE.sub("", end.stderr))
+
+
+def run_here(name, *arguments):
+    """The same in this process and on its backend: small sizes are smaller still, and nothing is compiled that need not be."""
+    script = str(ROOT / script_of(name))
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    compile_model = functools.partialmethod(keras.Model.compile, run_eagerly=keras.backend.backend() != "jax")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(encoder.SIZES, TINY))
+        stack.enter_context(mock.patch.object(keras.Model, "compile", compile_model))
+        stack.enter_context(mock.patch.dict(os.environ, {"KERAS_BACKEND": keras.backend.backend()}))
+        stack.enter_context(mock.patch.object(sys, "argv", [script, *map(str, arguments)]))
+        stack.enter_context(mock.patch.object(sys, "path", [os.path.dirname(script), *sys.path]))
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as end:
+            status = end.code
+        finally:
+            keras.config.set_dtype_policy("float32")
+            forget(script)
+    return End(status=status, out=out.getvalue(), err=err.getvalue())
+
+
+def forget(recipe):
+    """The flags of a recipe and its modules, since the next one defines flags of the same names."""
+    shared = [name for name, module in sys.modules.items() if (getattr(module, "__file__", None) or "").startswith((str(ROOT / "recipes"), str(ROOT / "benchmarks")))]
+    for module in (recipe, *shared):
+        for flag in list(flags.FLAGS.flags_by_module_dict().get(module, ())):
+            delattr(flags.FLAGS, flag.name)
+    for module in shared:
+        del sys.modules[module]
+
+
+@contextlib.contextmanager
+def parsed_here(name, *arguments):
+    """What a recipe defines, with these arguments read as its `flags`, but not run."""
+    script = str(ROOT / script_of(name))
+    with mock.patch.object(sys, "argv", [script, *map(str, arguments)]), mock.patch.object(sys, "path", [os.path.dirname(script), *sys.path]):
+        try:
+            recipe = types.SimpleNamespace(**runpy.run_path(script, run_name="recipe"))
+            flags.FLAGS(sys.argv)
+            if "recipes.shared.methods" in sys.modules:
+                sys.modules["recipes.shared.methods"].settle_flags()
+            recipe.flags = flags.FLAGS
+            yield recipe
+        finally:
+            forget("recipe")
