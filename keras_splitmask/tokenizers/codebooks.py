@@ -71,12 +71,18 @@ class Codebook(keras.layers.Layer):
 
     def pixels(self, images):
         """Images (B, H, W, C) to the patches that words are chosen for: (B, N, d) float32, normalised, at the words' resolution."""
+        self._check_shape(images.shape)
         x = normalise(images)
         if self.shrink > 1:
             height, width, channels = self.image_shape
             x = ops.reshape(x, (-1, height // 2, 2, width // 2, 2, channels))
             x = ops.mean(x, axis=(2, 4))  # (B, H / 2, W / 2, C)
         return to_patches(x, self.patch_size // self.shrink)
+
+    def _check_shape(self, shape):
+        """Images of another shape might be cut into as many patches of several images each."""
+        if None not in shape[1:] and tuple(shape[1:]) != self.image_shape:
+            raise ValueError(f"Expected images of {self.image_shape}, received {tuple(shape[1:])}.")
 
     def call(self, images):
         patches = self.pixels(images)  # (B, N, d)
@@ -106,8 +112,11 @@ class Codebook(keras.layers.Layer):
         Raises:
             ValueError: of images of another shape, or that are no pixels; see `training.pixels.check_pixels`.
         """
-        if tuple(images.shape[1:]) != self.image_shape:
-            raise ValueError(f"Expected images of {self.image_shape}, received {tuple(images.shape[1:])}.")
+        if not hasattr(images, "shape"):
+            raise ValueError(f"Expected an array of images of {self.image_shape}, received a {type(images).__name__}; join its parts by numpy.concatenate.")
+        self._check_shape(images.shape)
+        if not len(images):
+            raise ValueError("Expected at least one image to learn words from, received none.")
         rng = np.random.default_rng(self.seed)
         per_image = self.grid[0] * self.grid[1]
         take = min(per_image, max(1, max_patches // len(images)))
