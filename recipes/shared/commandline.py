@@ -14,6 +14,7 @@ from absl import app, flags
 from recipes.shared import children, flagfiles, places, screen
 
 BACKENDS = ("tensorflow", "jax", "torch")
+_asked = []  # signals that asked to stop
 
 # These do not change the result.
 flags.DEFINE_enum("backend", None, BACKENDS, "Keras backend. Left out: $KERAS_BACKEND, or the first of these that is installed.")
@@ -67,6 +68,7 @@ def _stopped_by_signals():
     What is ignored, as SIGHUP is under nohup, stays ignored.
     """
     numbers = [number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    _asked.clear()
     before = {number: signal.signal(number, _stop) for number in numbers}
     try:
         yield
@@ -76,8 +78,15 @@ def _stopped_by_signals():
 
 
 def _stop(number, frame):
+    _asked.append(number)
     print(f"stopped by {signal.Signals(number).name}; run the same command again to go on", flush=True)
     raise SystemExit(os.EX_TEMPFAIL)  # as while training, for schedulers, whichever signal it was
+
+
+def stop_if_asked():
+    """Stop after all, where `_stop` was called within a library that drops exceptions, as Python does within `__del__`."""
+    if _asked:
+        raise SystemExit(os.EX_TEMPFAIL)
 
 
 def _line_for_user(error):

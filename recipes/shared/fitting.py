@@ -4,6 +4,8 @@ import contextlib
 
 from absl import flags
 
+from recipes.shared import commandline
+
 FLAGS = flags.FLAGS
 
 
@@ -28,6 +30,7 @@ def fit(model, batches, steps, interval, log, checkpoints):
     if not steps:
         log.on_train_begin()
     with contextlib.closing(log), checkpoints.listening():
+        commandline.stop_if_asked()
         while (start := checkpoints.step) < steps:
             length = min(interval - start % interval, steps - start)
             epochs = (steps - start) // interval if length == interval else 1

@@ -221,8 +221,9 @@ def test_of_two_starts_at_once_one_is_refused(forks, whole, tmp_path):
             assert forks.status() == 0, forks.log.read_text()
             statuses = [0 if status == -signal.SIGKILL else status for status in statuses]
         assert sorted(statuses) == [0, 2], logs
-        refusal = logs[statuses.index(2)].strip().splitlines()
-        assert len(refusal) == 1 and "Another process is running in --workdir=" in refusal[0], refusal
+        log = logs[statuses.index(2)]  # in which TensorFlow's C++ may have a line, too
+        refusal = [line for line in log.splitlines() if line.startswith("pretrain.py: ")]
+        assert len(refusal) == 1 and "Another process is running in --workdir=" in refusal[0] and "Traceback" not in log, log
         assert_same(remains(workdir), whole, logs)
     second.server.stdin.close()
     second.server.wait()
@@ -237,8 +238,8 @@ def test_by_the_command(tmp_path):
     for i in range(int(os.environ.get("COMMANDS", 6))):
         before = newest(tmp_path / "run")
         run = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
-        for line in run.stdout:
-            if i % 3 == 2 or line.startswith(f"step {before + 5}/"):
+        for line in run.stdout:  # a run that goes on from step 17 says how far it is at step 20
+            if i % 3 == 2 or (line.startswith("step ") and int(line[5:].split("/")[0]) > before):
                 break
         time.sleep(rng.uniform(0, 1))
         os.killpg(run.pid, (signal.SIGKILL, signal.SIGTERM, signal.SIGTERM)[i % 3])

@@ -1,5 +1,6 @@
 """Promises 11 to 13 of docs/reliability.md: what is the user's stays, one run has one folder, and a run that cannot print goes on."""
 
+import contextlib
 import errno
 import fcntl
 import io
@@ -276,6 +277,23 @@ def test_what_stops_a_run_before_it_trains_says_so_in_a_line(here, tmp_path, mon
     monkeypatch.setattr("keras_splitmask.data.open_source", lambda *given, **more: signal.raise_signal(number))
     end = here("pretrain", *SMALL, "--dataset=sample", f"--workdir={tmp_path / 'run'}")
     assert (end.status, end.out, end.err) == (75, f"stopped by {number.name}; run the same command again to go on\n", "") and not (tmp_path / "run").exists()
+
+
+def test_a_signal_whose_exception_a_library_drops_stops_the_run_all_the_same(here, tmp_path, monkeypatch):
+    from keras_splitmask import data
+
+    def open_source(*given, real=data.open_source, **more):
+        with contextlib.suppress(SystemExit):  # as Python does within __del__, and C++ in some callbacks
+            signal.raise_signal(signal.SIGTERM)
+        return real(*given, **more)
+
+    given = ("pretrain", *SMALL, "--dataset=sample", "--steps=1", f"--workdir={tmp_path / 'run'}")
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "open_source", open_source)
+        end = here(*given)
+    assert end.status == 75 and "stopped by SIGTERM; run the same command again to go on\n" in end.out and "step 1/1" not in end.out
+    end = here(*given)
+    assert end.status == 0 and "step 1/1" in end.out
 
 
 def test_what_is_ignored_stays_ignored(here, tmp_path, monkeypatch):
