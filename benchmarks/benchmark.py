@@ -1,13 +1,17 @@
-"""What a SplitMask step costs, and which part of it, beside others on the same encoder: the same step written by hand in the plain backend
-(plain_tensorflow.py, plain_jax.py, plain_torch.py), other methods of this library, and Hugging Face's in torch (rivals.py).
+"""What a SplitMask step costs, and which part of it, beside others on the same encoder: the same step written by hand
+in the plain backend (plain_tensorflow.py, plain_jax.py, plain_torch.py), other methods of this library, and Hugging
+Face's in torch (rivals.py).
 
     python benchmarks/benchmark.py --backend=jax
     python benchmarks/benchmark.py --backend=torch --beside=by_hand,beit,mae,hf_mae,hf_beit --parts
-    python benchmarks/benchmark.py --backend=torch --size=vit_tiny --image_size=32 --channels=3 --vocabulary=8192 --batch_size=32
-    python benchmarks/benchmark.py --backend=jax --precision=bfloat16 --size=vit_base --image_size=224 --channels=3 --patch_size=16 --vocabulary=8192 \
-        --batch_size=256 --beside=torch_by_hand,by_hand,hf_mae,hf_beit --compile --parts       # a GPU
+    python benchmarks/benchmark.py --backend=torch --size=vit_tiny --image_size=32 --channels=3 --vocabulary=8192 \
+        --batch_size=32
+    python benchmarks/benchmark.py --backend=jax --precision=bfloat16 --size=vit_base --image_size=224 --channels=3 \
+        --patch_size=16 --vocabulary=8192 --batch_size=256 \
+        --beside=torch_by_hand,by_hand,hf_mae,hf_beit --compile --parts    # a GPU
 
-What is written by hand must first agree on the loss, from the same weights, images and order of patches. Then all take turns at training.
+What is written by hand must first agree on the loss, from the same weights, images and order of patches. Then all take
+turns at training.
 """
 
 import importlib
@@ -33,15 +37,35 @@ flags.DEFINE_integer("vocabulary", 512, "Visual words.")
 flags.DEFINE_float("keep", 0.5, "Share of the patches that each half sees, in (0, 0.5].")
 flags.DEFINE_integer("batch_size", 64, "Images per step.", lower_bound=2)
 
-flags.DEFINE_list("beside", ["by_hand"], "What to time in turns with SplitMask, ratios being to the first: by_hand, in the backend, torch_by_hand, beit, mae, hf_mae, hf_beit.")
-flags.register_validator("beside", lambda names: set(names) <= set(RIVALS), "must be names among by_hand, torch_by_hand, beit, mae, hf_mae, hf_beit")
+flags.DEFINE_list(
+    "beside",
+    ["by_hand"],
+    "What to time in turns with SplitMask, ratios being to the first: by_hand, in the backend, torch_by_hand, beit,"
+    " mae, hf_mae, hf_beit.",
+)
+flags.register_validator(
+    "beside",
+    lambda names: set(names) <= set(RIVALS),
+    "must be names among by_hand, torch_by_hand, beit, mae, hf_mae, hf_beit",
+)
 flags.DEFINE_bool("compile", False, "Let torch.compile compile torch_by_hand, hf_mae and hf_beit.")
 flags.DEFINE_bool("parts", False, "Time steps that end earlier, for the share of each part.")
-flags.DEFINE_string("dataset", "sample", "Images whose reading is the last of these parts: sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME.")
+flags.DEFINE_string(
+    "dataset",
+    "sample",
+    "Images whose reading is the last of these parts: sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME.",
+)
 
 # These do not.
-flags.DEFINE_integer("steps", 5, "Steps that each contender takes when it is its turn, after one that is not timed. Raise it if steps are short.", lower_bound=1)
-flags.DEFINE_integer("repeats", 5, "Turns of each contender. Raise it on a machine that has other things to do.", lower_bound=1)
+flags.DEFINE_integer(
+    "steps",
+    5,
+    "Steps that each contender takes when it is its turn, after one that is not timed. Raise it if steps are short.",
+    lower_bound=1,
+)
+flags.DEFINE_integer(
+    "repeats", 5, "Turns of each contender. Raise it on a machine that has other things to do.", lower_bound=1
+)
 flags.DEFINE_string("json", None, "File to write the table to.")
 flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow backend; left out, on accelerators alone.")
 FLAGS = flags.FLAGS
@@ -50,7 +74,15 @@ RIVALS = ("by_hand", "torch_by_hand", "beit", "mae", "hf_mae", "hf_beit")
 OURS = "keras_splitmask"
 TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2, "float16": 1e-2}  # relative, between two losses
 RUN = types.SimpleNamespace(
-    peak=1e-3, steps=10_000, warmup=300, floor=1e-5, weight_decay=0.05, clip_norm=3.0, beta_1=0.9, beta_2=0.999, epsilon=1e-8
+    peak=1e-3,
+    steps=10_000,
+    warmup=300,
+    floor=1e-5,
+    weight_decay=0.05,
+    clip_norm=3.0,
+    beta_1=0.9,
+    beta_2=0.999,
+    epsilon=1e-8,
 )
 
 
@@ -73,7 +105,10 @@ def build_model(method="splitmask", kind=None, **options):
 def by_hand(framework, model):
     """The step written by hand in a framework, with the weights of `model`."""
     if not importlib.util.find_spec(framework):
-        raise commandline.BadInput(f"Expected {framework} for a step by hand in it, which is not installed; install it, or leave it out of --beside.")
+        raise commandline.BadInput(
+            f"Expected {framework} for a step by hand in it, which is not installed; install it, or leave it out of"
+            " --beside."
+        )
     import keras
     import numpy as np
 
@@ -82,7 +117,9 @@ def by_hand(framework, model):
     values = {name: keras.ops.convert_to_numpy(weight) for name, weight in ks.interchange.named_weights(model).items()}
     vectors, _ = values.pop("vectors"), values.pop("portraits")
     # The library's own numbers, by which black and white are normalised.
-    black, white = keras.ops.convert_to_numpy(ks.patches.normalise(np.array([[0], [255]], "uint8") * np.ones(FLAGS.channels, "uint8")))
+    black, white = keras.ops.convert_to_numpy(
+        ks.patches.normalise(np.array([[0], [255]], "uint8") * np.ones(FLAGS.channels, "uint8"))
+    )
     setting = types.SimpleNamespace(
         **vars(RUN),
         mean=-black / (white - black),
@@ -100,7 +137,8 @@ def by_hand(framework, model):
 
 
 def losses(model, plain, images):
-    """The loss of the model and of the hand-written step for the same images (B, H, W, C), dealt out in the same order."""
+    """The loss of the model and of the hand-written step for the same images (B, H, W, C), dealt out in the same
+    order."""
     from keras import ops
 
     state = model.split.seed_generator.state
@@ -115,7 +153,9 @@ def check_equality(model, name, plain, images):
     ours, theirs = losses(model, plain, images)
     difference = abs(ours - theirs) / abs(theirs)
     if not difference <= TOLERANCE[FLAGS.precision]:
-        raise commandline.BadInput(f"The losses differ: {ours:.6f} here, {theirs:.6f} in {name}; no use in timing them.")
+        raise commandline.BadInput(
+            f"The losses differ: {ours:.6f} here, {theirs:.6f} in {name}; no use in timing them."
+        )
     print(f"equal     loss {ours:.6f} here, {theirs:.6f} in {name}, relative difference {difference:.1e}", flush=True)
 
 
@@ -148,7 +188,13 @@ def time_model(model, images, steps):
             marks.append(time.perf_counter())
 
     batches = getattr(model, "batches", same_batches)
-    model.fit(Devices().dataset_for_fit(lambda: batches(images)), steps_per_epoch=1 + steps, callbacks=[Clock()], verbose=0, shuffle=False)
+    model.fit(
+        Devices().dataset_for_fit(lambda: batches(images)),
+        steps_per_epoch=1 + steps,
+        callbacks=[Clock()],
+        verbose=0,
+        shuffle=False,
+    )
     return (marks[1] - marks[0]) / steps
 
 
@@ -161,7 +207,9 @@ def time_by_hand(plain, images, steps):
 
 def take_turns(contenders, images):
     """Seconds per step of each contender in each round."""
-    measures = {name: time_model if hasattr(contender, "fit") else time_by_hand for name, contender in contenders.items()}
+    measures = {
+        name: time_model if hasattr(contender, "fit") else time_by_hand for name, contender in contenders.items()
+    }
     for name, contender in contenders.items():
         start = time.perf_counter()
         measures[name](contender, images, 1)
@@ -176,7 +224,9 @@ def take_turns(contenders, images):
 def flops(model):
     """Multiplications and additions in the matrix products of a step, twice as many backward as forward."""
     patches = FLAGS.batch_size * model.split.count
-    total = 3 * forward_flops(model) + 2 * dense(patches, FLAGS.patch_size**2 * FLAGS.channels, model.encoder.width)  # images need no gradient
+    total = 3 * forward_flops(model) + 2 * dense(
+        patches, FLAGS.patch_size**2 * FLAGS.channels, model.encoder.width
+    )  # images need no gradient
     if hasattr(model, "word_perplexity"):
         total += dense(patches, model.tokenizer.dimension, model.tokenizer.vocabulary)
     return total
@@ -186,15 +236,23 @@ def forward_flops(model):
     """The same of the forward pass alone, from the patches' tokens on."""
     images, width, count = FLAGS.batch_size, model.encoder.width, model.split.count
     if model.name == "beit":
-        return model.encoder.depth * block(images, width, 1 + count) + dense(images * model.masked_count, width, model.words.units)
+        return model.encoder.depth * block(images, width, 1 + count) + dense(
+            images * model.masked_count, width, model.words.units
+        )
     if model.name == "mae":
         masked, narrow, depth = model.masked_count, model.decoder.width, model.decoder.depth
         ends = dense(images * (1 + count - masked), width, narrow) + dense(images * masked, narrow, model.pixels.units)
         decoder = (depth - 1) * block(images, narrow, 1 + count) + block(images, narrow, 1 + count, masked)
         return model.encoder.depth * block(images, width, 1 + count - masked) + decoder + ends
     unseen, rows = count - model.split.seen_count, 2 * images
-    decoder = (model.decoder_depth - 1) * block(rows, width, 1 + count) + block(rows, width, 1 + count, None if model.match_weight else unseen)
-    return model.encoder.depth * block(rows, width, 1 + model.split.seen_count) + decoder + dense(rows * unseen, width, model.decoder.vocabulary)
+    decoder = (model.decoder_depth - 1) * block(rows, width, 1 + count) + block(
+        rows, width, 1 + count, None if model.match_weight else unseen
+    )
+    return (
+        model.encoder.depth * block(rows, width, 1 + model.split.seen_count)
+        + decoder
+        + dense(rows * unseen, width, model.decoder.vocabulary)
+    )
 
 
 def block(rows, width, tokens, asking=None):
@@ -208,7 +266,8 @@ def dense(rows, width, units):
 
 
 def peak_flops():
-    """Multiplications and additions a second in the best of three large matrix products on this backend, in the precision of the step."""
+    """Multiplications and additions a second in the best of three large matrix products on this backend, in the
+    precision of the step."""
     import keras
 
     def product(side):
@@ -249,7 +308,10 @@ def print_table(rows):
 def rival(name):
     """Hugging Face's model of the size of ours, and the multiplications and additions of its step."""
     if not importlib.util.find_spec("transformers"):
-        raise commandline.BadInput(f"Expected transformers for --beside={name}, which is not installed; run: pip install torch==2.13.0 transformers")
+        raise commandline.BadInput(
+            f"Expected transformers for --beside={name}, which is not installed; run: pip install torch==2.13.0"
+            " transformers"
+        )
     ours = build_model(name.removeprefix("hf_"))
     work = flops(ours)
     if hasattr(ours, "word_perplexity"):  # words are given to it
@@ -258,7 +320,8 @@ def rival(name):
 
 
 def contenders_beside(model, images):
-    """What takes turns: the model, what it is measured against, and the model with one of its losses alone; and the work of each."""
+    """What takes turns: the model, what it is measured against, and the model with one of its losses alone; and the
+    work of each."""
     import keras
 
     contenders, work = {OURS: model}, {}
@@ -272,7 +335,9 @@ def contenders_beside(model, images):
             contenders[name] = build_model(name)
     for name in ("inpaint_weight", "match_weight"):
         contenders[f"{name}=0"] = build_model(**{name: 0.0})
-    return contenders, {name: work.get(name) or flops(one if hasattr(one, "fit") else model) for name, one in contenders.items()}
+    return contenders, {
+        name: work.get(name) or flops(one if hasattr(one, "fit") else model) for name, one in contenders.items()
+    }
 
 
 def print_parts(images):
@@ -304,7 +369,9 @@ def peak_memory():
     else:
         import tensorflow as tf
 
-        found["accelerator"] = tf.config.experimental.get_memory_info("GPU:0")["peak"] if tf.config.list_physical_devices("GPU") else None
+        found["accelerator"] = (
+            tf.config.experimental.get_memory_info("GPU:0")["peak"] if tf.config.list_physical_devices("GPU") else None
+        )
     return {name: count for name, count in found.items() if count is not None}
 
 
@@ -323,10 +390,21 @@ def main():
     print_table(rows)
     memory = peak_memory()
     found = {"parts": print_parts(images)} if FLAGS.parts else {}
-    print(f"\n{keras.backend.backend()}, {FLAGS.size} on {images.shape[1:]}, {work[OURS] / 1e9:.1f} GFLOP a step, median of {FLAGS.repeats} turns of {FLAGS.steps} steps")
-    print(f"largest matrix product {peak / 1e9:.1f} GFLOP/s, peak memory of the {', of the '.join(f'{name} {count / 2**20:.0f} MiB' for name, count in memory.items())}")
+    print(
+        f"\n{keras.backend.backend()}, {FLAGS.size} on {images.shape[1:]}, {work[OURS] / 1e9:.1f} GFLOP a step, median"
+        f" of {FLAGS.repeats} turns of {FLAGS.steps} steps"
+    )
+    print(
+        f"largest matrix product {peak / 1e9:.1f} GFLOP/s, peak memory of the"
+        f" {', of the '.join(f'{name} {count / 2**20:.0f} MiB' for name, count in memory.items())}"
+    )
     if FLAGS.json:
-        result = {"backend": keras.backend.backend(), "flags": {name: FLAGS[name].value for name in FLAGS}, "rows": rows, "peak_gflops": peak / 1e9}
+        result = {
+            "backend": keras.backend.backend(),
+            "flags": {name: FLAGS[name].value for name in FLAGS},
+            "rows": rows,
+            "peak_gflops": peak / 1e9,
+        }
         writing.write_json(pathlib.Path(FLAGS.json), {**result, **found, "memory_bytes": memory})
     else:
         screen.check_result()

@@ -11,7 +11,8 @@ PARTS = ("optimizer", "encoder", "decoder", "tokenizer", "head and losses", "inp
 
 
 class Partial(ks.SplitMask):
-    """A SplitMask whose step consists of the first `count` of `PARTS`; with all of them it is that of a run on a `source` of images."""
+    """A SplitMask whose step consists of the first `count` of `PARTS`; with all of them it is that of a run on a
+    `source` of images."""
 
     def __init__(self, *arguments, count, source, **options):
         self.count = count
@@ -25,7 +26,9 @@ class Partial(ks.SplitMask):
         return ((batch,) for batch in ks.data.batches(self.source, images.shape[1:], len(images), "crop"))
 
     def objective(self, images, training):
-        idle = 1e-9 * sum(ops.mean(weight) for weight in self.trainable_variables)  # so that the optimizer moves all of them
+        idle = 1e-9 * sum(
+            ops.mean(weight) for weight in self.trainable_variables
+        )  # so that the optimizer moves all of them
         if self.count > PARTS.index("head and losses"):
             loss, report = super().objective(images, training)
             return loss + idle, report

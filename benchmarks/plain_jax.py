@@ -1,4 +1,5 @@
-"""SplitMask's training step written by hand in plain JAX, the yardstick of benchmark.py: the same mathematics, no layers, no Keras."""
+"""SplitMask's training step written by hand in plain JAX, the yardstick of benchmark.py: the same mathematics, no
+layers, no Keras."""
 
 import jax
 import numpy as np
@@ -41,14 +42,16 @@ def to_patches(x, side):
 
 
 def split(order, seen):
-    """The positions (2B, n) that the branches see and those (2B, N - n) that they do not; the halves of an image in turn."""
+    """The positions (2B, n) that the branches see and those (2B, N - n) that they do not; the halves of an image in
+    turn."""
     a, b, rest = order[:, :seen], order[:, seen : 2 * seen], order[:, 2 * seen :]
     pair = lambda x, y: jnp.stack([x, y], axis=1).reshape(-1, x.shape[1])
     return pair(a, b), pair(jnp.concatenate([b, rest], axis=1), jnp.concatenate([a, rest], axis=1))
 
 
 def cross_entropy(logits, ids):
-    """Mean over all rows. The comparison with `ids` fuses with its neighbours, where a gather's gradient would be a scatter."""
+    """Mean over all rows. The comparison with `ids` fuses with its neighbours, where a gather's gradient would be a
+    scatter."""
     logits = logits.astype("float32")
     chosen = ids[..., None] == jnp.arange(logits.shape[-1])
     return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jnp.where(chosen, logits, 0), axis=-1))
@@ -62,7 +65,9 @@ def objective(p, vectors, images, order, setting):
     seen, unseen = split(order, setting.seen)
 
     patches = to_patches(x, setting.patch_size).astype(setting.precision)
-    tokens = linear(p, "patch_embedding/project", patches[rows, seen]) + p["patch_embedding/positions"][seen]  # (2B, n, D)
+    tokens = (
+        linear(p, "patch_embedding/project", patches[rows, seen]) + p["patch_embedding/positions"][seen]
+    )  # (2B, n, D)
     cls_token = jnp.broadcast_to(p["cls_token"], (len(tokens), 1, tokens.shape[-1]))
     tokens = blocks(p, "", jnp.concatenate([cls_token, tokens], axis=1), setting.heads)  # (2B, 1 + n, D)
     masks = p["decoder/mask_token"] + p["decoder/positions"][unseen]
@@ -83,7 +88,9 @@ def objective(p, vectors, images, order, setting):
 def learning_rate(step, setting):
     rise = setting.peak * step / max(1, setting.warmup)
     share = jnp.clip((step - setting.warmup) / (setting.steps - setting.warmup), 0, 1)
-    return jnp.where(step < setting.warmup, rise, setting.floor + (setting.peak - setting.floor) * (1 + jnp.cos(jnp.pi * share)) / 2)
+    return jnp.where(
+        step < setting.warmup, rise, setting.floor + (setting.peak - setting.floor) * (1 + jnp.cos(jnp.pi * share)) / 2
+    )
 
 
 def adamw(state, gradients, setting):
@@ -109,7 +116,13 @@ class Plain:
     def __init__(self, weights, vectors, setting):
         weights = {name: jnp.array(value) for name, value in weights.items()}
         zeros = lambda: {name: jnp.zeros_like(value) for name, value in weights.items()}
-        self.state = {"step": jnp.array(0), "key": jax.random.key(0), "weights": weights, "first": zeros(), "second": zeros()}
+        self.state = {
+            "step": jnp.array(0),
+            "key": jax.random.key(0),
+            "weights": weights,
+            "first": zeros(),
+            "second": zeros(),
+        }
         self.vectors = jnp.array(vectors)
         self.objective = jax.jit(lambda p, vectors, images, order: objective(p, vectors, images, order, setting))
 
@@ -126,7 +139,8 @@ class Plain:
         return float(self.objective(self.state["weights"], self.vectors, images, order))
 
     def steps(self, images, count, order=None):
-        """`count` steps on the same images, each dealt out anew unless `order` is given; returns the last loss when all are done."""
+        """`count` steps on the same images, each dealt out anew unless `order` is given; returns the last loss when all
+        are done."""
         for _ in range(count):
             self.state, loss = self.compiled(self.state, self.vectors, images, order)
         return float(jax.block_until_ready((self.state, loss))[1])

@@ -1,4 +1,5 @@
-"""SplitMask's training step written by hand in plain TensorFlow, the yardstick of benchmark.py: the same mathematics, no layers, no Keras."""
+"""SplitMask's training step written by hand in plain TensorFlow, the yardstick of benchmark.py: the same mathematics,
+no layers, no Keras."""
 
 import math
 
@@ -21,7 +22,10 @@ def norm(p, name, x):
 def block(p, name, x, heads):
     """x (B, n, D) to (B, n, D)."""
     batch, count, width = x.shape
-    qkv = tf.reshape(linear(p, f"{name}/attention/qkv", norm(p, f"{name}/norm_attention", x)), (batch, count, 3, heads, width // heads))
+    qkv = tf.reshape(
+        linear(p, f"{name}/attention/qkv", norm(p, f"{name}/norm_attention", x)),
+        (batch, count, 3, heads, width // heads),
+    )
     query, key, value = tf.unstack(tf.transpose(qkv, (2, 0, 3, 1, 4)))  # (B, heads, n, D / heads)
     shares = tf.nn.softmax(tf.linalg.matmul(query * (width // heads) ** -0.5, key, transpose_b=True))
     mixed = tf.reshape(tf.transpose(tf.linalg.matmul(shares, value), (0, 2, 1, 3)), (batch, count, width))
@@ -44,7 +48,8 @@ def to_patches(x, side):
 
 
 def split(order, seen):
-    """The positions (2B, n) that the branches see and those (2B, N - n) that they do not; the halves of an image in turn."""
+    """The positions (2B, n) that the branches see and those (2B, N - n) that they do not; the halves of an image in
+    turn."""
     a, b, rest = order[:, :seen], order[:, seen : 2 * seen], order[:, 2 * seen :]
     pair = lambda x, y: tf.reshape(tf.stack([x, y], axis=1), (-1, x.shape[1]))
     return pair(a, b), pair(tf.concat([b, rest], axis=1), tf.concat([a, rest], axis=1))
@@ -62,7 +67,9 @@ def objective(p, vectors, images, order, setting):
     of_halves = lambda values, places: tf.gather(tf.repeat(values, 2, axis=0), places, batch_dims=1)
 
     patches = of_halves(tf.cast(to_patches(x, setting.patch_size), setting.precision), seen)
-    tokens = linear(p, "patch_embedding/project", patches) + tf.gather(p["patch_embedding/positions"], seen)  # (2B, n, D)
+    tokens = linear(p, "patch_embedding/project", patches) + tf.gather(
+        p["patch_embedding/positions"], seen
+    )  # (2B, n, D)
     cls_token = tf.broadcast_to(p["cls_token"], (tokens.shape[0], 1, tokens.shape[-1]))
     tokens = blocks(p, "", tf.concat([cls_token, tokens], axis=1), setting.heads)  # (2B, 1 + n, D)
     masks = p["decoder/mask_token"] + tf.gather(p["decoder/positions"], unseen)
@@ -83,7 +90,9 @@ def objective(p, vectors, images, order, setting):
 def learning_rate(step, setting):
     rise = setting.peak * step / max(1, setting.warmup)
     share = tf.clip_by_value((step - setting.warmup) / (setting.steps - setting.warmup), 0, 1)
-    return tf.where(step < setting.warmup, rise, setting.floor + (setting.peak - setting.floor) * (1 + tf.cos(math.pi * share)) / 2)
+    return tf.where(
+        step < setting.warmup, rise, setting.floor + (setting.peak - setting.floor) * (1 + tf.cos(math.pi * share)) / 2
+    )
 
 
 class Plain:
@@ -91,7 +100,9 @@ class Plain:
 
     def __init__(self, weights, vectors, setting):
         self.weights = {name: tf.Variable(value) for name, value in weights.items()}
-        self.moments = {name: (tf.Variable(tf.zeros_like(v)), tf.Variable(tf.zeros_like(v))) for name, v in self.weights.items()}
+        self.moments = {
+            name: (tf.Variable(tf.zeros_like(v)), tf.Variable(tf.zeros_like(v))) for name, v in self.weights.items()
+        }
         self.count = tf.Variable(0.0)
         self.vectors, self.setting = tf.constant(vectors), setting
         self.compiled = tf.function(self._step, jit_compile=setting.compiled)
@@ -127,7 +138,8 @@ class Plain:
         return loss
 
     def steps(self, images, count, order=None):
-        """`count` steps on the same images, each dealt out anew unless `order` is given; returns the last loss when all are done."""
+        """`count` steps on the same images, each dealt out anew unless `order` is given; returns the last loss when all
+        are done."""
         images = tf.constant(images)
         for _ in range(count):
             loss = self.compiled(images, order)

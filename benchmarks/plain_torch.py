@@ -1,4 +1,5 @@
-"""SplitMask's training step written by hand in plain torch, the yardstick of benchmark.py: the same mathematics, no layers, no Keras."""
+"""SplitMask's training step written by hand in plain torch, the yardstick of benchmark.py: the same mathematics, no
+layers, no Keras."""
 
 import math
 
@@ -38,7 +39,8 @@ def to_patches(x, side):
 
 
 def split(order, seen):
-    """The positions (2B, n) that the branches see and those (2B, N - n) that they do not; the halves of an image in turn."""
+    """The positions (2B, n) that the branches see and those (2B, N - n) that they do not; the halves of an image in
+    turn."""
     a, b, rest = order[:, :seen], order[:, seen : 2 * seen], order[:, 2 * seen :]
     pair = lambda x, y: torch.stack([x, y], dim=1).flatten(0, 1)
     return pair(a, b), pair(torch.cat([b, rest], dim=1), torch.cat([a, rest], dim=1))
@@ -51,7 +53,9 @@ def objective(p, vectors, images, order, setting):
     seen, unseen = split(order, setting.seen)
 
     patches = to_patches(x, setting.patch_size)
-    tokens = linear(p, "patch_embedding/project", patches[rows, seen]) + F.embedding(seen, p["patch_embedding/positions"])  # (2B, n, D)
+    tokens = linear(p, "patch_embedding/project", patches[rows, seen]) + F.embedding(
+        seen, p["patch_embedding/positions"]
+    )  # (2B, n, D)
     tokens = torch.cat([p["cls_token"].expand(len(tokens), -1, -1), tokens], dim=1)
     tokens = blocks(p, "", tokens, setting.heads)  # (2B, 1 + n, D)
     masks = p["decoder/mask_token"] + F.embedding(unseen, p["decoder/positions"])
@@ -84,18 +88,28 @@ class Plain:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         # `F.linear` takes its kernels transposed.
         self.weights = {
-            name: torch.tensor(value.T if name.endswith("kernel") else value, device=self.device).contiguous().requires_grad_()
+            name: (
+                torch.tensor(value.T if name.endswith("kernel") else value, device=self.device)
+                .contiguous()
+                .requires_grad_()
+            )
             for name, value in weights.items()
         }
         self.vectors = torch.tensor(vectors, device=self.device)
         self.setting = setting
-        setting.mean, setting.std = (torch.as_tensor(value, dtype=torch.float32, device=self.device) for value in (setting.mean, setting.std))
+        setting.mean, setting.std = (
+            torch.as_tensor(value, dtype=torch.float32, device=self.device) for value in (setting.mean, setting.std)
+        )
         self.objective = torch.compile(objective) if setting.compiled else objective
         decay = [p for name, p in self.weights.items() if name.endswith("kernel")]
         others = [p for name, p in self.weights.items() if not name.endswith("kernel")]
         groups = [{"params": decay, "weight_decay": setting.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, betas=(setting.beta_1, setting.beta_2), eps=setting.epsilon, fused=True)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: learning_rate(step, setting) / 1e-3)
+        self.optimizer = torch.optim.AdamW(
+            groups, betas=(setting.beta_1, setting.beta_2), eps=setting.epsilon, fused=True
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: learning_rate(step, setting) / 1e-3
+        )
 
     def loss(self, images, order):
         with torch.no_grad():
@@ -105,7 +119,9 @@ class Plain:
         if order is None:
             order = torch.rand(len(images), self.setting.count, device=self.device).argsort(dim=1)
         order = torch.as_tensor(order, device=self.device).long()
-        with torch.autocast(self.device, getattr(torch, self.setting.precision), enabled=self.setting.precision != "float32"):
+        with torch.autocast(
+            self.device, getattr(torch, self.setting.precision), enabled=self.setting.precision != "float32"
+        ):
             return objective(self.weights, self.vectors, images, order, self.setting)
 
     def step(self, images, order):
@@ -118,7 +134,8 @@ class Plain:
         return loss.detach()
 
     def steps(self, images, count, order=None):
-        """`count` steps on the same images, each dealt out anew unless `order` is given; returns the last loss when all are done."""
+        """`count` steps on the same images, each dealt out anew unless `order` is given; returns the last loss when all
+        are done."""
         for _ in range(count):
             loss = self.step(images, order)
         return float(loss)

@@ -1,4 +1,5 @@
-"""What one would use in SplitMask's place, for benchmark.py: the training steps of Hugging Face's ViTMAE and BEiT, in torch."""
+"""What one would use in SplitMask's place, for benchmark.py: the training steps of Hugging Face's ViTMAE and BEiT, in
+torch."""
 
 import torch
 import transformers
@@ -33,20 +34,35 @@ class Rival:
         self.precision = getattr(torch, precision)
         self.count, self.masked_count = model.split.count, model.masked_count
         if model.name == "mae":
-            decoder = {"hidden_size": model.decoder.width, "num_hidden_layers": model.decoder.depth, "num_attention_heads": model.decoder.heads}
+            decoder = {
+                "hidden_size": model.decoder.width,
+                "num_hidden_layers": model.decoder.depth,
+                "num_attention_heads": model.decoder.heads,
+            }
             decoder["intermediate_size"] = 4 * model.decoder.width
             own = {f"decoder_{name}": value for name, value in decoder.items()}
-            made = transformers.ViTMAEForPreTraining(transformers.ViTMAEConfig(**config(model), **own, mask_ratio=model.mask_ratio, norm_pix_loss=True))
+            made = transformers.ViTMAEForPreTraining(
+                transformers.ViTMAEConfig(**config(model), **own, mask_ratio=model.mask_ratio, norm_pix_loss=True)
+            )
             self.vocabulary = None
         else:
             self.vocabulary = model.words.units
-            own = {"vocab_size": self.vocabulary, "use_mask_token": True, "use_absolute_position_embeddings": True, "use_relative_position_bias": False}
-            made = transformers.BeitForMaskedImageModeling(transformers.BeitConfig(**config(model), **own, drop_path_rate=0.0))
+            own = {
+                "vocab_size": self.vocabulary,
+                "use_mask_token": True,
+                "use_absolute_position_embeddings": True,
+                "use_relative_position_bias": False,
+            }
+            made = transformers.BeitForMaskedImageModeling(
+                transformers.BeitConfig(**config(model), **own, drop_path_rate=0.0)
+            )
         self.model = made.to(self.device).train()
         self.call = torch.compile(self.model) if compiled else self.model
         self.clip_norm = setting.clip_norm
         betas = (setting.beta_1, setting.beta_2)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), setting.peak, betas, setting.epsilon, setting.weight_decay, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), setting.peak, betas, setting.epsilon, setting.weight_decay, fused=True
+        )
 
     def step(self, images):
         """One step on images (B, H, W, C) uint8; their words are drawn, which costs BEiT nothing."""

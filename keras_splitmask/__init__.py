@@ -6,8 +6,8 @@
                                          pooled A, pooled B -> match loss -------+
              tokenizers: images -> word ids                  (all of it told once: splitmask.py)
 
-Vocabulary: images (B, H, W, C) uint8, uint16 or float in 0..1; patches (B, N, P); tokens (B, n, D); positions (B, n) int32;
-ids (B, N) int32 visual words; logits (B, m, V). Rows before columns.
+Vocabulary: images (B, H, W, C) uint8, uint16 or float in 0..1; patches (B, N, P); tokens (B, n, D); positions (B, n)
+int32; ids (B, N) int32 visual words; logits (B, m, V). Rows before columns.
 """
 
 from keras_splitmask import baselines, data, evaluation, interchange, losses, tokenizers, training, transfer
@@ -16,3 +16,21 @@ from keras_splitmask.decoder import Decoder
 from keras_splitmask.encoder import SIZES, Encoder
 from keras_splitmask.split import Split
 from keras_splitmask.splitmask import SplitMask
+
+__all__ = [
+    "Augment",
+    "AugmentViews",
+    "Decoder",
+    "Encoder",
+    "SIZES",
+    "Split",
+    "SplitMask",
+    "baselines",
+    "data",
+    "evaluation",
+    "interchange",
+    "losses",
+    "tokenizers",
+    "training",
+    "transfer",
+]

@@ -3,16 +3,17 @@
 import keras
 from keras import ops
 
+from keras_splitmask.backend import distribution
 from keras_splitmask.patches import to_pixels
 from keras_splitmask.seeds import check_seed
-from keras_splitmask.backend import distribution
 
 BLUR_RADIUS = (0.1, 2.0)  # deviation in pixels, as in DINO and 3-Augment
 
 # name: (what the host does, one of `data.PRESETS`; what the step does, arguments of `Augment`).
-# The paper has crop_flip, with quarter_crop_flip for ADE20k (crops of at most 25% of the area). For Cars, Clipart, Sketch and
-# Painting it adds greyscale, solarisation, blur and jitter of strengths that it does not state: three_augment has those of
-# DeiT III (Touvron et al., 2022), dino those of DINO, with the blur of its small crops (Caron et al., 2021).
+# The paper has crop_flip, with quarter_crop_flip for ADE20k (crops of at most 25% of the area). For Cars, Clipart,
+# Sketch and Painting it adds greyscale, solarisation, blur and jitter of strengths that it does not state:
+# three_augment has those of DeiT III (Touvron et al., 2022), dino those of DINO, with the blur of its small crops
+# (Caron et al., 2021).
 PRESETS = {
     "none": ("none", {}),
     "flip": ("none", {"flip": True}),
@@ -31,7 +32,8 @@ PRESETS = {
 
 
 def preset(name, seed=0):
-    """The two halves of a named augmentation: the host's, by its name in `data.PRESETS`, and the step's, an `Augment` or None."""
+    """The two halves of a named augmentation: the host's, by its name in `data.PRESETS`, and the step's, an `Augment`
+    or None."""
     if name not in PRESETS:
         raise ValueError(f"Expected augmentation to be one of {', '.join(PRESETS)}, received {name!r}.")
     host, arguments = PRESETS[name]
@@ -39,8 +41,8 @@ def preset(name, seed=0):
 
 
 def views_preset(name, seed=0):
-    """The step's half of a named augmentation for the crops of `data.MultiCrop`: an `AugmentViews`. "dino" has DINO's shares of blur
-    and solarisation (section 3.1, those of BYOL), others do the same to every crop."""
+    """The step's half of a named augmentation for the crops of `data.MultiCrop`: an `AugmentViews`. "dino" has DINO's
+    shares of blur and solarisation (section 3.1, those of BYOL), others do the same to every crop."""
     host, augment = preset(name, seed)
     if name != "dino":
         return AugmentViews(augment, augment, augment)
@@ -50,7 +52,8 @@ def views_preset(name, seed=0):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class AugmentViews(keras.layers.Layer):
-    """Crops "global" (B, 2, H, W, C) and "local" (B, k, h, w, C) to the same augmented, float32 in 0..1. Every crop draws for itself.
+    """Crops "global" (B, 2, H, W, C) and "local" (B, k, h, w, C) to the same augmented, float32 in 0..1. Every crop
+    draws for itself.
 
     Args:
         first, second, local: an `Augment` or None, of the first and the second global crops and of all local ones.
@@ -94,17 +97,19 @@ def _augmented(layer, crops):
 class Augment(keras.layers.Layer):
     """Images (B, H, W, C), uint8 or uint16 or float in 0..1, to their augmented views (B, H, W, C) float32 in 0..1.
 
-    Every image draws for itself. Flip, grey, solarise, blur and jitter follow each other in this order, and what is off costs
-    nothing. Outside of training nothing is done. Any number of channels can be flipped, solarised, blurred, and jittered in
-    brightness and contrast; grey, saturation and hue are properties of colour and leave images of other than three channels alone.
+    Every image draws for itself. Flip, grey, solarise, blur and jitter follow each other in this order, and what is off
+    costs nothing. Outside of training nothing is done. Any number of channels can be flipped, solarised, blurred, and
+    jittered in brightness and contrast; grey, saturation and hue are properties of colour and leave images of other
+    than three channels alone.
 
     Args:
         flip: mirror half of the images.
-        grey, solarise, blur: the shares of the images that lose their colour, have the brighter half of the pixel values
-            inverted, and are blurred by a Gaussian of a deviation drawn from `BLUR_RADIUS`.
+        grey, solarise, blur: the shares of the images that lose their colour, have the brighter half of the pixel
+            values inverted, and are blurred by a Gaussian of a deviation drawn from `BLUR_RADIUS`.
         one_of: an image undergoes at most one of these three; by default they are independent.
-        jitter: strengths of brightness, contrast, saturation and hue, done in this order. A strength s scales by a factor
-            drawn from 1 - s to 1 + s; that of hue turns the colour circle by up to that share in either direction.
+        jitter: strengths of brightness, contrast, saturation and hue, done in this order. A strength s scales by a
+            factor drawn from 1 - s to 1 + s; that of hue turns the colour circle by up to that share in either
+            direction.
         jitter_share: the share of the images that are jittered.
         seed: of the layer's own random numbers; a pre-training model seeds them by the step.
     """
@@ -182,7 +187,9 @@ class Augment(keras.layers.Layer):
         if hue and coloured:
             angle, rest = ops.split(ops.image.rgb_to_hsv(x, data_format="channels_last"), [1], axis=-1)
             angle = ops.mod(angle + self._uniform(x, -hue, hue), 1.0)
-            x = ops.clip(ops.image.hsv_to_rgb(ops.concatenate([angle, rest], axis=-1), data_format="channels_last"), 0.0, 1.0)
+            x = ops.clip(
+                ops.image.hsv_to_rgb(ops.concatenate([angle, rest], axis=-1), data_format="channels_last"), 0.0, 1.0
+            )
         return x
 
     def _scaled(self, x, origin, strength):
@@ -212,10 +219,11 @@ def solarise(x):
 
 
 def blur(x, radius):
-    """Pixels (B, H, W, C) blurred by Gaussians of the deviations `radius` (B, 1, 1, 1) in pixels; what lies outside has no weight.
+    """Pixels (B, H, W, C) blurred by Gaussians of the deviations `radius` (B, 1, 1, 1) in pixels; what lies outside has
+    no weight.
 
-    As two products with band matrices, since a convolution has one kernel for the whole batch (and as a depthwise convolution
-    was measured at 40 times the time on JAX and a CPU).
+    As two products with band matrices, since a convolution has one kernel for the whole batch (and as a depthwise
+    convolution was measured at 40 times the time on JAX and a CPU).
     """
 
     def weights(side):

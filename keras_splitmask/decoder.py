@@ -3,15 +3,16 @@
 import keras
 from keras import ops
 
-from keras_splitmask.encoder import Block
 from keras_splitmask.backend.layers import Dense, LayerNormalization
+from keras_splitmask.encoder import Block
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class Decoder(keras.layers.Layer):
     """Transformer blocks over all N positions of a branch (section 4; two blocks of the encoder's width).
 
-    Attention does not care about order, so the tokens stay in the order in which they were dealt: seen first, unseen after.
+    Attention does not care about order, so the tokens stay in the order in which they were dealt: seen first, unseen
+    after.
 
     Args:
         count: N, patches of an image.

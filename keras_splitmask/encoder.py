@@ -5,11 +5,11 @@ import zlib
 import keras
 from keras import ops
 
+from keras_splitmask.backend import distribution
+from keras_splitmask.backend.layers import Dense, LayerNormalization, attention, gelu
 from keras_splitmask.patches import PatchEmbedding
 from keras_splitmask.seeds import check_seed
-from keras_splitmask.backend import distribution
 from keras_splitmask.training.inputs import CheckedModel
-from keras_splitmask.backend.layers import Dense, LayerNormalization, attention, gelu
 
 # name: (width, depth, heads). The MLP is four times as wide.
 SIZES = {
@@ -62,7 +62,9 @@ class Attention(keras.layers.Layer):
     def __init__(self, width, heads, **kwargs):
         super().__init__(**kwargs)
         if width % heads:
-            raise ValueError(f"Expected a width divisible by the number of heads, received width={width}, heads={heads}.")
+            raise ValueError(
+                f"Expected a width divisible by the number of heads, received width={width}, heads={heads}."
+            )
         self.width = width
         self.heads = heads
         self.qkv = Dense(3 * width, dtype=self.dtype_policy, name="qkv")
@@ -85,7 +87,8 @@ class Attention(keras.layers.Layer):
 class Block(keras.layers.Layer):
     """A pre-norm transformer block, (B, n, D) to (B, n, D); with `start`, to the tokens from that index on alone.
 
-    It uses the `call` of its layers, all of its own precision: what Keras does around a layer takes torch 0.1 ms each time.
+    It uses the `call` of its layers, all of its own precision: what Keras does around a layer takes torch 0.1 ms each
+    time.
     """
 
     def __init__(self, width, heads, drop_path=0.0, epsilon=1e-6, **kwargs):
@@ -132,7 +135,8 @@ class Encoder(CheckedModel):
         drop_path: stochastic depth of the last block; it rises linearly from 0 at the first.
         positions: "learned" or "sine_cosine".
         epsilon: added to the variance in every norm; models of other libraries have 1e-12.
-        extra_tokens: learned tokens that take part in every block as cls does, and are in no answer: a distillation token or registers.
+        extra_tokens: learned tokens that take part in every block as cls does, and are in no answer: a distillation
+            token or registers.
 
     Calling it on images (B, H, W, C), uint8 or uint16 or float in 0..1, gives a dictionary of
     "pooled" (B, D), the mean of the patches' tokens; "cls" (B, D); and "feature_map" (B, rows, columns, D).
@@ -156,7 +160,8 @@ class Encoder(CheckedModel):
         super().__init__(name=name, **kwargs)
         if min(width, depth, heads) < 1 or extra_tokens < 0:
             raise ValueError(
-                f"Expected width, depth and heads of at least 1 and extra_tokens of at least 0, received {width=}, {depth=}, {heads=}, {extra_tokens=}."
+                f"Expected width, depth and heads of at least 1 and extra_tokens of at least 0, received {width=},"
+                f" {depth=}, {heads=}, {extra_tokens=}."
             )
         self.image_shape = tuple(image_shape)
         self.patch_size = patch_size
@@ -168,9 +173,12 @@ class Encoder(CheckedModel):
         self.epsilon = epsilon
         self.extra_tokens = extra_tokens
         policy = self.dtype_policy
-        self.patch_embedding = PatchEmbedding(image_shape, patch_size, width, positions, dtype=policy, name="patch_embedding")
+        self.patch_embedding = PatchEmbedding(
+            image_shape, patch_size, width, positions, dtype=policy, name="patch_embedding"
+        )
         self.blocks = [
-            Block(width, heads, drop_path * i / max(1, depth - 1), epsilon, dtype=policy, name=f"block_{i + 1}") for i in range(depth)
+            Block(width, heads, drop_path * i / max(1, depth - 1), epsilon, dtype=policy, name=f"block_{i + 1}")
+            for i in range(depth)
         ]
         self.norm = LayerNormalization(epsilon=epsilon, dtype=policy, name="norm")
         self.grid = self.patch_embedding.grid
@@ -188,18 +196,22 @@ class Encoder(CheckedModel):
         small = keras.initializers.TruncatedNormal(stddev=0.02)
         self.cls_token = self.add_weight(shape=(1, 1, self.width), initializer=small, name="cls_token")
         if self.extra_tokens:
-            self.extra = self.add_weight(shape=(1, self.extra_tokens, self.width), initializer=small, name="extra_tokens")
+            self.extra = self.add_weight(
+                shape=(1, self.extra_tokens, self.width), initializer=small, name="extra_tokens"
+            )
         self.patch_embedding.build(images_shape)
         for layer in (*self.blocks, self.norm):
             layer.build((None, None, self.width))
         self.built = True
 
     def embed(self, images, table=None):
-        """Images (B, H, W, C) to tokens (B, N, D) that know their positions; of another size with a `table` (N, D) of their grid's."""
+        """Images (B, H, W, C) to tokens (B, N, D) that know their positions; of another size with a `table` (N, D) of
+        their grid's."""
         return self.patch_embedding(images, table=table)
 
     def encode(self, tokens, training=None, states=None):
-        """Any subset of an image's tokens (B, n, D) to (B, 1 + n, D), cls first; fills the dictionary `states`, if given, block by block."""
+        """Any subset of an image's tokens (B, n, D) to (B, 1 + n, D), cls first; fills the dictionary `states`, if
+        given, block by block."""
         count = 1 + tokens.shape[1]
         others = [self.cls_token, self.extra] if self.extra_tokens else [self.cls_token]
         others = [ops.broadcast_to(ops.cast(t, tokens.dtype), (ops.shape(tokens)[0], *t.shape[1:])) for t in others]
@@ -221,5 +233,15 @@ class Encoder(CheckedModel):
         return {**answer, **states} if every_block else answer
 
     def get_config(self):
-        own = ("image_shape", "patch_size", "width", "depth", "heads", "drop_path", "positions", "epsilon", "extra_tokens")
+        own = (
+            "image_shape",
+            "patch_size",
+            "width",
+            "depth",
+            "heads",
+            "drop_path",
+            "positions",
+            "epsilon",
+            "extra_tokens",
+        )
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}

@@ -1,4 +1,5 @@
-"""The losses: pure functions of tensors that return one value per example; `inpaint` alone returns a mean, with its gradient."""
+"""The losses: pure functions of tensors that return one value per example; `inpaint` alone returns a mean, with its
+gradient."""
 
 from keras import ops
 
@@ -7,10 +8,11 @@ from keras_splitmask.backend.layers import add_product, add_rows, cross_entropy,
 
 
 def inpaint(head, hidden, ids):
-    """Cross entropy between predicted and true visual words, averaged over the unseen patches of all examples (section 4).
+    """Cross entropy between predicted and true visual words, averaged over the unseen patches of all examples (section
+    4).
 
-    With thousands of words, the table of all logits is by far the largest of a step. So the patches are taken in parts, and what the
-    gradient needs of a part's logits is taken from them at once.
+    With thousands of words, the table of all logits is by far the largest of a step. So the patches are taken in parts,
+    and what the gradient needs of a part's logits is taken from them at once.
 
     Args:
         head: a built layer `linear(x, kernel, bias)` from (B, m, D) to logits (B, m, V).
@@ -21,7 +23,10 @@ def inpaint(head, hidden, ids):
         The loss and the share of the words to which no other was preferred, scalars float32.
     """
     if getattr(head, "quantization_mode", None):
-        raise ValueError(f"Expected a head of float weights, received {head.quantization_mode}; train and evaluate the model before it is quantized.")
+        raise ValueError(
+            f"Expected a head of float weights, received {head.quantization_mode}; train and evaluate the model before"
+            " it is quantized."
+        )
     kernel, bias = ops.convert_to_tensor(head.kernel), ops.convert_to_tensor(head.bias)
     tokens, weights, biases = (ops.cast(ops.stop_gradient(x), hidden.dtype) for x in (hidden, kernel, bias))
     back = transposed(weights)  # (V, D)
@@ -52,14 +57,18 @@ def inpaint(head, hidden, ids):
 
 def with_gradient(value, gradients, scale):
     """A scalar that is `value`, and whose gradient with respect to each x of the pairs (x, g) is `scale` times g."""
-    along = scale * sum(ops.sum(ops.cast(x, "float32") * ops.cast(ops.stop_gradient(g), "float32")) for x, g in gradients)
+    along = scale * sum(
+        ops.sum(ops.cast(x, "float32") * ops.cast(ops.stop_gradient(g), "float32")) for x, g in gradients
+    )
     return ops.stop_gradient(value) + (along - ops.stop_gradient(along))
 
 
 def match(a, b, all_a, all_b, labels, temperature=0.2):
-    """Symmetric InfoNCE between the pooled vectors of the two halves (equation 2, with the logarithm that it lacks in print).
+    """Symmetric InfoNCE between the pooled vectors of the two halves (equation 2, with the logarithm that it lacks in
+    print).
 
-    An example's positive is the other half of its own image, its negatives the other halves of all other images of the global batch.
+    An example's positive is the other half of its own image, its negatives the other halves of all other images of the
+    global batch.
 
     Args:
         a, b: (B, D) float, pooled vectors of the first and second halves; normalised here.
@@ -68,7 +77,8 @@ def match(a, b, all_a, all_b, labels, temperature=0.2):
         temperature: 0.2 in the paper.
 
     Returns:
-        The loss (B,) float32, the mean of both directions, and whether each positive was nearest (B,) float32, likewise averaged.
+        The loss (B,) float32, the mean of both directions, and whether each positive was nearest (B,) float32, likewise
+        averaged.
     """
     losses, hits = [], []
     for queries, keys in ((a, all_b), (b, all_a)):
@@ -95,7 +105,8 @@ def reconstruct(predicted, patches):
 
 
 def distil(logits, targets, temperature=0.1):
-    """Cross entropy of the student's views to the teacher's, averaged over all pairs of different views (DINO, equation 3).
+    """Cross entropy of the student's views to the teacher's, averaged over all pairs of different views (DINO, equation
+    3).
 
     Args:
         logits: (B, S, K) float, the student's, of all views of an image.

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_splitmask.training.pixels import dtype_name, problem_of_dtype
 from keras_splitmask.backend.layers import Dense
+from keras_splitmask.training.pixels import dtype_name, problem_of_dtype
 
 # Mean and deviation of ImageNet's pixels, as BEiT and DeiT use them; images of another depth than three are centred.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -38,11 +38,14 @@ def grid_shape(image_shape, patch_size):
 
 
 def to_pixels(images):
-    """Images (B, H, W, C), uint8, uint16 or float, to float32 pixels in 0..1. Floats are taken to be in 0..1 already."""
+    """Images (B, H, W, C), uint8, uint16 or float, to float32 pixels in 0..1. Floats are taken to be in 0..1
+    already."""
     # Torch has no uint16 to compute with, so Keras hands such images on as int32.
     if problem := problem_of_dtype(dtype_name(images)):
         raise ValueError(problem)
-    scale = {"uint8": 255.0, "uint16": 65535.0, "int32": 65535.0}.get(keras.backend.standardize_dtype(images.dtype), 1.0)
+    scale = {"uint8": 255.0, "uint16": 65535.0, "int32": 65535.0}.get(
+        keras.backend.standardize_dtype(images.dtype), 1.0
+    )
     return ops.cast(images, "float32") / scale
 
 
@@ -56,7 +59,10 @@ def check_tokenizer(tokenizer, encoder):
     other = {name: getattr(tokenizer, name, value) for name, value in own.items()}
     if tuple(other["image_shape"]) != own["image_shape"] or other["patch_size"] != own["patch_size"]:
         expected, received = (", ".join(f"{name}={value}" for name, value in values.items()) for values in (own, other))
-        raise ValueError(f"Expected a tokenizer of the encoder's {expected}, received one of {received}; build it with the encoder's.")
+        raise ValueError(
+            f"Expected a tokenizer of the encoder's {expected}, received one of {received}; build it with the"
+            " encoder's."
+        )
 
 
 def pixel_statistics(channels):
@@ -96,7 +102,8 @@ def to_images(patches, image_shape, patch_size):
 
 
 def sine_cosine_positions(rows, columns, width):
-    """A fixed table of positions (rows * columns, width): half of the width codes the row, half the column (MAE, section 4)."""
+    """A fixed table of positions (rows * columns, width): half of the width codes the row, half the column (MAE,
+    section 4)."""
     if width % 4:
         raise ValueError(f"Expected a width divisible by 4 for sine-cosine positions, received width={width}.")
     frequencies = 1.0 / 10000 ** (np.arange(width // 4) / (width // 4))

@@ -1,4 +1,5 @@
-"""What was learnt on one grid, put on another: tables of positions, and the projection of patches of other sizes and depths."""
+"""What was learnt on one grid, put on another: tables of positions, and the projection of patches of other sizes and
+depths."""
 
 import numpy as np
 from keras import ops
@@ -18,8 +19,11 @@ def resampling_matrix(old, new, method):
         ValueError: if a line is longer than `LONGEST`.
     """
     if max(old, new) > LONGEST:
-        raise ValueError(f"Expected to resize lines of at most {LONGEST} numbers, received {old} to {new}; take smaller images.")
-    # The height of the unit matrix, taken for an image, is resized. As `old` images of a width of 1, torch 2.13 repeats the first row.
+        raise ValueError(
+            f"Expected to resize lines of at most {LONGEST} numbers, received {old} to {new}; take smaller images."
+        )
+    # The height of the unit matrix, taken for an image, is resized. As `old` images of a width of 1, torch 2.13 repeats
+    # the first row.
     unit = np.eye(old, dtype="float32")[None, :, :, None]
     lines = ops.image.resize(unit, (new, old), method, antialias=True, data_format="channels_last")
     matrix = ops.convert_to_numpy(lines)[0, :, :, 0].astype("float64")
@@ -27,32 +31,39 @@ def resampling_matrix(old, new, method):
 
 
 def resample_table(table, old_grid, new_grid):
-    """A table of positions (N, D) float32 of one grid (rows, columns) on another: bicubic, antialiased; the same if the grids are."""
+    """A table of positions (N, D) float32 of one grid (rows, columns) on another: bicubic, antialiased; the same if the
+    grids are."""
     if tuple(old_grid) == tuple(new_grid):
         return table
     rows, columns = (resampling_matrix(old, new, "bicubic") for old, new in zip(old_grid, new_grid))
     table = table.reshape(*old_grid, -1)
-    return np.einsum("ri,cj,ijd->rcd", rows, columns, table, optimize=True).reshape(-1, table.shape[-1]).astype("float32")
+    return (
+        np.einsum("ri,cj,ijd->rcd", rows, columns, table, optimize=True).reshape(-1, table.shape[-1]).astype("float32")
+    )
 
 
 def resample_patches(kernel, old_size, new_size):
     """A projection (P, D) float32 of patches of one side in pixels, for patches of another side; of the same, the same.
 
-    By the pseudo-inverse of the bilinear resizing of a patch ("PI-resize" of FlexiViT, Beyer et al., 2023): where patches grow, a
-    resized patch keeps its token exactly.
+    By the pseudo-inverse of the bilinear resizing of a patch ("PI-resize" of FlexiViT, Beyer et al., 2023): where
+    patches grow, a resized patch keeps its token exactly.
     """
     if old_size == new_size:
         return kernel
     inverse = np.linalg.pinv(resampling_matrix(old_size, new_size, "bilinear"))  # (old, new)
     kernel = kernel.reshape(old_size, old_size, -1, kernel.shape[-1])  # (old, old, C, D)
-    return np.einsum("ir,jc,ijkd->rckd", inverse, inverse, kernel, optimize=True).reshape(-1, kernel.shape[-1]).astype("float32")
+    return (
+        np.einsum("ir,jc,ijkd->rckd", inverse, inverse, kernel, optimize=True)
+        .reshape(-1, kernel.shape[-1])
+        .astype("float32")
+    )
 
 
 def change_channels(kernel, bias, old_count, new_count):
     """A projection (P, D) and its bias (D,), float32, for another number of channels; of the same, the same.
 
-    Each new channel takes an equal share of the sum of the old ones, whatever they mean: an image whose channels are all equal
-    keeps its tokens exactly, such as a photograph in grey that was read with three channels and now with one.
+    Each new channel takes an equal share of the sum of the old ones, whatever they mean: an image whose channels are
+    all equal keeps its tokens exactly, such as a photograph in grey that was read with three channels and now with one.
     """
     if old_count == new_count:
         return kernel, bias

@@ -5,10 +5,12 @@ import math
 import keras
 from keras import ops
 
-from keras_splitmask.seeds import check_seed
 from keras_splitmask.backend import distribution
+from keras_splitmask.seeds import check_seed
 
-RECTANGLES = 12  # of 8% to 38% of the grid each: they covered half of it in all of 20,000 draws on grids from 2x30 to 14x14
+RECTANGLES = (
+    12  # of 8% to 38% of the grid each: they covered half of it in all of 20,000 draws on grids from 2x30 to 14x14
+)
 
 
 def gather(tokens, positions):
@@ -22,7 +24,10 @@ def masked_count(count, mask_ratio):
     """How many of an image's `count` patches are masked: floor(count * mask_ratio), at least one, but not all."""
     masked = math.floor(count * mask_ratio)
     if not 0 < masked < count:
-        raise ValueError(f"Expected a mask_ratio in (0, 1) that masks at least one patch, received mask_ratio={mask_ratio} of {count} patches.")
+        raise ValueError(
+            f"Expected a mask_ratio in (0, 1) that masks at least one patch, received mask_ratio={mask_ratio} of"
+            f" {count} patches."
+        )
     return masked
 
 
@@ -36,21 +41,25 @@ def scatter(tokens, positions, count):
 class Split(keras.layers.Layer):
     """Draws the order in which an image's patches are dealt out to the two branches.
 
-    Branch A sees the first n patches of the order, branch B the next n, with n = floor(N * keep): disjoint sets of a size that is
-    known beforehand. With keep=0.5 and even N they cover the image, as in section 4 of the paper. With keep=0.25 each branch
-    misses 75%, the paper's setting for its smallest data sets. When N is odd, one patch is seen by neither and predicted by both.
+    Branch A sees the first n patches of the order, branch B the next n, with n = floor(N * keep): disjoint sets of a
+    size that is known beforehand. With keep=0.5 and even N they cover the image, as in section 4 of the paper. With
+    keep=0.25 each branch misses 75%, the paper's setting for its smallest data sets. When N is odd, one patch is seen
+    by neither and predicted by both.
 
     Args:
         grid: (rows, columns) of patches.
         keep: share of the patches that one branch sees, in (0, 0.5].
-        kind: "random", or "block" for rectangles of 16 to 75 patches of 196 (scaled to other grids), aspect ratio 0.3 to 1/0.3.
+        kind: "random", or "block" for rectangles of 16 to 75 patches of 196 (scaled to other grids), aspect ratio 0.3
+            to 1/0.3.
         seed: of the layer's own random numbers.
     """
 
     def __init__(self, grid, keep=0.5, kind="block", seed=0, **kwargs):
         super().__init__(**kwargs)
         if not 0 < keep <= 0.5:
-            raise ValueError(f"Expected keep in (0, 0.5], the share of patches that one branch sees, received keep={keep}.")
+            raise ValueError(
+                f"Expected keep in (0, 0.5], the share of patches that one branch sees, received keep={keep}."
+            )
         if kind not in ("random", "block"):
             raise ValueError(f'Expected the split\'s kind to be "random" or "block", received {kind!r}.')
         self.grid = tuple(grid)
@@ -72,7 +81,8 @@ class Split(keras.layers.Layer):
         return ops.cast(ops.argsort(keys, axis=1), "int32")
 
     def seen(self, x):
-        """What the branches see of `x` (B, N, ...), given in order: (2B, n, ...), rows 2i and 2i + 1 the halves of image i."""
+        """What the branches see of `x` (B, N, ...), given in order: (2B, n, ...), rows 2i and 2i + 1 the halves of
+        image i."""
         n = self.seen_count
         return self._stack(x[:, :n], x[:, n : 2 * n])
 
@@ -83,7 +93,8 @@ class Split(keras.layers.Layer):
         return self._stack(x[:, n:], without_b)
 
     def _stack(self, a, b):
-        # Interleaved rather than end to end, so that on many devices both halves of an image stay on the device that has it.
+        # Interleaved rather than end to end, so that on many devices both halves of an image stay on the device that
+        # has it.
         return ops.reshape(ops.stack([a, b], axis=1), (-1, *a.shape[1:]))
 
     def _uniform(self, shape, low=0.0, high=1.0):

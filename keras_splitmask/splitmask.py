@@ -1,13 +1,14 @@
-"""SplitMask (El-Nouby et al., 2021, "Are large-scale datasets necessary for self-supervised pre-training?"), told once."""
+"""SplitMask (El-Nouby et al., 2021, "Are large-scale datasets necessary for self-supervised pre-training?"), told
+once."""
 
 import keras
 from keras import ops
 
 from keras_splitmask import losses
+from keras_splitmask.backend.distribution import gather_batch, whole_batch
 from keras_splitmask.decoder import Decoder
 from keras_splitmask.patches import check_tokenizer
 from keras_splitmask.split import Split, gather
-from keras_splitmask.backend.distribution import gather_batch, whole_batch
 from keras_splitmask.training.inputs import check_fitted
 from keras_splitmask.training.steps import PretextModel, WordPerplexity
 
@@ -32,7 +33,8 @@ class SplitMask(PretextModel):
         decoder_depth: number of decoder blocks; 2 in the paper.
         temperature: of the match loss; 0.2 in the paper.
         inpaint_weight, match_weight: of the two losses. What a weight of 0 makes useless is not computed.
-        augmentation: an `Augment` of the images that a training step is given; its words and both halves are of one view.
+        augmentation: an `Augment` of the images that a training step is given; its words and both halves are of one
+            view.
         seed: with the step's number, it decides all randomness of training.
         accumulate: take each batch in so many parts; the match loss sees all of it nevertheless. See `training.steps`.
     """
@@ -62,7 +64,9 @@ class SplitMask(PretextModel):
         if temperature <= 0:
             raise ValueError(f"Expected a temperature above 0, received temperature={temperature}.")
         if inpaint_weight and tokenizer is None:
-            raise ValueError("Expected a tokenizer, since inpaint_weight is not 0; keras_splitmask.tokenizers has some.")
+            raise ValueError(
+                "Expected a tokenizer, since inpaint_weight is not 0; keras_splitmask.tokenizers has some."
+            )
         if tokenizer is not None:
             check_tokenizer(tokenizer, encoder)
         self.encoder = encoder
@@ -108,7 +112,8 @@ class SplitMask(PretextModel):
             order: (B, N) int32, from `split`.
 
         Returns:
-            (2B, 1 + N, D), cls and seen patches before the unseen ones; the unseen (2B, N - n, D) alone if there is no match loss.
+            (2B, 1 + N, D), cls and seen patches before the unseen ones; the unseen (2B, N - n, D) alone if there is no
+            match loss.
         """
         tokens = self.split.seen(gather(self.encoder.embed(images), order))  # (2B, n, D)
         tokens = self.encoder.encode(tokens, training=training)  # (2B, 1 + n, D)
@@ -147,7 +152,12 @@ class SplitMask(PretextModel):
     def get_config(self):
         own = ("keep", "decoder_depth", "temperature", "inpaint_weight", "match_weight")
         layers = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in ("encoder", "tokenizer")}
-        return {**super().get_config(), **layers, "split": self.split.kind, **{name: getattr(self, name) for name in own}}
+        return {
+            **super().get_config(),
+            **layers,
+            "split": self.split.kind,
+            **{name: getattr(self, name) for name in own},
+        }
 
     @classmethod
     def from_config(cls, config):

@@ -2,8 +2,9 @@
 
     python recipes/detect.py --init_from=runs/cells --dataset=coco:cells --image_size=384x512 --workdir=runs/found
 
-coco:DIR holds DIR/SPLIT/images and DIR/SPLIT/instances.json, in COCO's format, for the splits train, val and test; or what COCO's own
-archives unpack to: DIR/annotations/instances_train2017.json, DIR/train2017 and so on. tfds:coco/2017 has boxes, but no masks.
+coco:DIR holds DIR/SPLIT/images and DIR/SPLIT/instances.json, in COCO's format, for the splits train, val and test; or
+what COCO's own archives unpack to: DIR/annotations/instances_train2017.json, DIR/train2017 and so on. tfds:coco/2017
+has boxes, but no masks.
 """
 
 import itertools
@@ -14,14 +15,48 @@ from recipes.shared import commandline, dense, hardware, value_range
 
 # These change the result.
 flags.DEFINE_string("dataset", None, "Annotated images: coco:DIR or tfds:NAME, such as tfds:coco/2017.")
-flags.DEFINE_enum("head", "retinanet", ["retinanet", "maskrcnn"], "retinanet is KerasCV's, and finds boxes; maskrcnn also outlines, and is the paper's.")
-flags.DEFINE_bool("masks", True, "Of --head=maskrcnn: learn outlines; objects without one are ignored. Without, it is Faster R-CNN.")
-flags.DEFINE_enum("positions", "sine_cosine", ["learned", "sine_cosine"], "Position table; the paper replaces a learned one, which would have to be resampled.")
-flags.DEFINE_integer("head_width", 256, lower_bound=1, help="Channels of the feature pyramid and the heads. Fewer are cheaper.")
-flags.DEFINE_float("anchor_scale", None, lower_bound=0.1, help="Side of a level's smallest anchors in units of its stride; left out, 4 for retinanet, 8 for maskrcnn. Lower it for small objects.")
-flags.DEFINE_integer("samples", None, lower_bound=1, help="Of --head=maskrcnn: regions to learn from, of each image; left out, 512.")
-flags.DEFINE_integer("proposals", None, lower_bound=1, help="Of --head=maskrcnn: regions to choose from, of each image; left out, 1000.")
-flags.DEFINE_integer("max_objects", 100, lower_bound=1, help="Objects of an image to learn from, the largest if it has more; the others are ignored. Raise it for crowded images.")
+flags.DEFINE_enum(
+    "head",
+    "retinanet",
+    ["retinanet", "maskrcnn"],
+    "retinanet is KerasCV's, and finds boxes; maskrcnn also outlines, and is the paper's.",
+)
+flags.DEFINE_bool(
+    "masks", True, "Of --head=maskrcnn: learn outlines; objects without one are ignored. Without, it is Faster R-CNN."
+)
+flags.DEFINE_enum(
+    "positions",
+    "sine_cosine",
+    ["learned", "sine_cosine"],
+    "Position table; the paper replaces a learned one, which would have to be resampled.",
+)
+flags.DEFINE_integer(
+    "head_width", 256, lower_bound=1, help="Channels of the feature pyramid and the heads. Fewer are cheaper."
+)
+flags.DEFINE_float(
+    "anchor_scale",
+    None,
+    lower_bound=0.1,
+    help=(
+        "Side of a level's smallest anchors in units of its stride; left out, 4 for retinanet, 8 for maskrcnn. Lower it"
+        " for small objects."
+    ),
+)
+flags.DEFINE_integer(
+    "samples", None, lower_bound=1, help="Of --head=maskrcnn: regions to learn from, of each image; left out, 512."
+)
+flags.DEFINE_integer(
+    "proposals", None, lower_bound=1, help="Of --head=maskrcnn: regions to choose from, of each image; left out, 1000."
+)
+flags.DEFINE_integer(
+    "max_objects",
+    100,
+    lower_bound=1,
+    help=(
+        "Objects of an image to learn from, the largest if it has more; the others are ignored. Raise it for crowded"
+        " images."
+    ),
+)
 flags.adopt_module_key_flags(dense)
 flags.adopt_module_key_flags(value_range)
 FLAGS = flags.FLAGS
@@ -34,11 +69,15 @@ def build_model(encoder, classes):
     import keras_splitmask as ks
 
     options = {"neck": FLAGS.neck, "width": FLAGS.head_width, "seed": FLAGS.seed, "accumulate": FLAGS.accumulate}
-    given = {name: FLAGS[name].value for name in ("anchor_scale", "samples", "proposals") if FLAGS[name].value is not None}
+    given = {
+        name: FLAGS[name].value for name in ("anchor_scale", "samples", "proposals") if FLAGS[name].value is not None
+    }
     if FLAGS.head == "maskrcnn":
         return ks.transfer.MaskRCNN(encoder, classes, masks=FLAGS.masks, **options, **given)
     if wrong := [f"--{name}" for name in ("samples", "proposals") if name in given]:
-        raise commandline.BadInput(f"Expected --head=maskrcnn with {', '.join(wrong)}, received --head=retinanet; leave them out.")
+        raise commandline.BadInput(
+            f"Expected --head=maskrcnn with {', '.join(wrong)}, received --head=retinanet; leave them out."
+        )
     return ks.transfer.RetinaNet(encoder, classes, **options, **given)
 
 
@@ -46,7 +85,8 @@ def detections(model, source, limit=None):
     """What the model finds in the images of a source, or the first of them, in their own pixels.
 
     Returns:
-        For each image that can be read a tuple: the image, (its entry and its annotations as COCO has them), its `Objects` as a dictionary,
+        For each image that can be read a tuple: the image, (its entry and its annotations as COCO has them), its
+            `Objects` as a dictionary,
         and what was found, a dictionary as `evaluation` takes it.
     """
     import numpy as np
@@ -67,7 +107,8 @@ def detections(model, source, limit=None):
 
 
 def judge(model, source, limit=None):
-    """Average precision on a source, or its first images: numbers by name, of boxes, of masks if there are any, and of each class."""
+    """Average precision on a source, or its first images: numbers by name, of boxes, of masks if there are any, and of
+    each class."""
     from keras_splitmask import evaluation
 
     parts = [(truth, found) for _, truth, _, found in detections(model, source, limit)]
@@ -78,17 +119,24 @@ def judge(model, source, limit=None):
             scores = evaluation.average_precision(of_kind, found, kind)
             of_classes = scores.pop("per_class")
             values |= {f"{prefix}{name}": value for name, value in scores.items()}
-            values |= {f"{prefix}{measure}/{name}": value for name, of_class in of_classes.items() for measure, value in of_class.items()}
+            values |= {
+                f"{prefix}{measure}/{name}": value
+                for name, of_class in of_classes.items()
+                for measure, value in of_class.items()
+            }
     return values
 
 
 def outlined(truth):
-    """COCO's truth for masks, where an object without an outline is a crowd that fills its box: what is found there does not count."""
+    """COCO's truth for masks, where an object without an outline is a crowd that fills its box: what is found there
+    does not count."""
     filled = []
     for annotation in truth["annotations"]:
         left, top, width, height = annotation["bbox"]
         corners = [left, top, left + width, top, left + width, top + height, left, top + height]
-        filled.append(annotation if "segmentation" in annotation else {**annotation, "segmentation": [corners], "iscrowd": 1})
+        filled.append(
+            annotation if "segmentation" in annotation else {**annotation, "segmentation": [corners], "iscrowd": 1}
+        )
     return {**truth, "annotations": filled}
 
 
@@ -99,11 +147,17 @@ def finish(model, source, run, values):
     shown = list(detections(model, source, FLAGS.pictures)) if FLAGS.pictures else []
     if shown:
         images, _, truths, found = zip(*shown)
-        evaluation.save_detections(run.file("pictures/detections.png"), images, truths, found, source.classes, FLAGS.pictures)
+        evaluation.save_detections(
+            run.file("pictures/detections.png"), images, truths, found, source.classes, FLAGS.pictures
+        )
     width = max(map(len, source.classes))
     for name in source.classes:
         if f"ap/{name}" in values:
-            masks = f"  masks {values[f'mask_ap/{name}']:.3f}  at 0.5 {values[f'mask_ap50/{name}']:.3f}" if f"mask_ap/{name}" in values else ""
+            masks = (
+                f"  masks {values[f'mask_ap/{name}']:.3f}  at 0.5 {values[f'mask_ap50/{name}']:.3f}"
+                if f"mask_ap/{name}" in values
+                else ""
+            )
             print(f"{name:<{width}}  AP {values[f'ap/{name}']:.3f}  at 0.5 {values[f'ap50/{name}']:.3f}{masks}")
     masks = f", masks {values['mask_ap']:.3f}" if "mask_ap" in values else ""
     if "ap" in values:
@@ -122,7 +176,12 @@ def main(devices, run):
     mask_size = MASK_SIZE if FLAGS.head == "maskrcnn" and FLAGS.masks else None
     if mask_size and not judged.outlined:
         print("No object of the split to judge by has an outline: masks are learnt, but not measured.", flush=True)
-    options = {"scale": dense.scale(SCALE), "max_objects": FLAGS.max_objects, "mask_size": mask_size, "workers": FLAGS.workers}
+    options = {
+        "scale": dense.scale(SCALE),
+        "max_objects": FLAGS.max_objects,
+        "mask_size": mask_size,
+        "workers": FLAGS.workers,
+    }
 
     def batches(start):
         return data.detection_batches(source, encoder.image_shape, FLAGS.batch_size, FLAGS.seed, start, **options)

@@ -4,15 +4,17 @@
     python recipes/export.py --init_from=runs/quickstart --layout=vit --output=runs/quickstart/vit
     python recipes/export.py --init_from=runs/found --what=model --output=runs/found/detector
 
-The first is a SavedModel that needs TensorFlow alone: `tf.saved_model.load(PATH).serve(images)` takes images (B, H, W, C) uint8 of any number
-B, and gives a dictionary of "pooled" (B, D), "cls" (B, D) and "feature_map" (B, rows, columns, D), all float32. Preprocessing is inside.
+The first is a SavedModel that needs TensorFlow alone: `tf.saved_model.load(PATH).serve(images)` takes images (B, H, W,
+C) uint8 of any number B, and gives a dictionary of "pooled" (B, D), "cls" (B, D) and "feature_map" (B, rows, columns,
+D), all float32. Preprocessing is inside.
 
-With --what=model it answers what the whole model does: of a detector "boxes" (B, K, 4), [top, left, bottom, right] in pixels of the image that it
-was given, "scores" (B, K), "labels" (B, K), -1 where there are no more objects, and of a Mask R-CNN "masks" (B, K, 28, 28), shares inside
-each box; of a segmenter "labels" (B, H, W), the class of every pixel.
+With --what=model it answers what the whole model does: of a detector "boxes" (B, K, 4), [top, left, bottom, right] in
+pixels of the image that it was given, "scores" (B, K), "labels" (B, K), -1 where there are no more objects, and of a
+Mask R-CNN "masks" (B, K, 28, 28), shares inside each box; of a segmenter "labels" (B, H, W), the class of every pixel.
 
-The second is a folder that `ViTModel.from_pretrained(PATH)` of Hugging Face's transformers reads; deit, beit and mae are for `DeiTModel`,
-`BeitModel` and `ViTMAEModel`, and timm for `timm.create_model("local-dir:PATH", pretrained=True)`. Preprocessing is in a file beside it.
+The second is a folder that `ViTModel.from_pretrained(PATH)` of Hugging Face's transformers reads; deit, beit and mae
+are for `DeiTModel`, `BeitModel` and `ViTMAEModel`, and timm for `timm.create_model("local-dir:PATH", pretrained=True)`.
+Preprocessing is in a file beside it.
 """
 
 import contextlib
@@ -26,9 +28,20 @@ from absl import flags
 from recipes.shared import commandline, writing
 
 # These change the result.
-flags.DEFINE_string("init_from", None, "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of the encoder to export.")
-flags.DEFINE_enum("layout", "saved_model", ["saved_model", "vit", "deit", "beit", "mae", "timm"], "What to write; vit is what most libraries read.")
-flags.DEFINE_enum("what", "encoder", ["encoder", "model"], "The encoder, or the detector or segmenter that was trained on it.")
+flags.DEFINE_string(
+    "init_from",
+    None,
+    "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of the encoder to export.",
+)
+flags.DEFINE_enum(
+    "layout",
+    "saved_model",
+    ["saved_model", "vit", "deit", "beit", "mae", "timm"],
+    "What to write; vit is what most libraries read.",
+)
+flags.DEFINE_enum(
+    "what", "encoder", ["encoder", "model"], "The encoder, or the detector or segmenter that was trained on it."
+)
 
 # These do not.
 flags.DEFINE_string("output", None, "Folder to write; it must not exist yet.")
@@ -37,7 +50,8 @@ TOLERANCE = 1e-4  # in units of the answer's own size
 
 
 def write_saved_model(function, model, folder):
-    """Write a SavedModel of a function of images that the model is part of, and return what answers images as it will."""
+    """Write a SavedModel of a function of images that the model is part of, and return what answers images as it
+    will."""
     import keras
 
     from keras_splitmask.backend.optional import optional
@@ -45,7 +59,9 @@ def write_saved_model(function, model, folder):
     tf = optional("tensorflow", "tf")
     archive = keras.export.ExportArchive()
     archive.track(model)
-    archive.add_endpoint("serve", function, [keras.InputSpec(shape=(None, *encoder_of(model).image_shape), dtype="uint8")])
+    archive.add_endpoint(
+        "serve", function, [keras.InputSpec(shape=(None, *encoder_of(model).image_shape), dtype="uint8")]
+    )
     archive.write_out(folder, verbose=False)
     served = tf.saved_model.load(str(folder))
     return lambda images: {name: value.numpy() for name, value in served.serve(images).items()}
@@ -62,15 +78,23 @@ def load():
     import keras_splitmask as ks
 
     if FLAGS.what == "encoder":
-        encoder = ks.interchange.load_encoder(FLAGS.init_from, print, dtype="float32")  # whatever the precision of training
+        encoder = ks.interchange.load_encoder(
+            FLAGS.init_from, print, dtype="float32"
+        )  # whatever the precision of training
         return encoder, encoder
     if FLAGS.layout != "saved_model":
-        raise commandline.BadInput(f"Expected --what=encoder with --layout={FLAGS.layout}, received --what=model; other libraries take the encoder alone.")
+        raise commandline.BadInput(
+            f"Expected --what=encoder with --layout={FLAGS.layout}, received --what=model; other libraries take the"
+            " encoder alone."
+        )
     model = ks.interchange.load_model(FLAGS.init_from)
     if isinstance(model, ks.transfer.Segmenter):
         return model, lambda images: {"labels": keras.ops.argmax(model(images), axis=-1)}
     if not isinstance(model, (ks.transfer.RetinaNet, ks.transfer.MaskRCNN)):
-        raise commandline.BadInput(f"Expected a detector or a segmenter in {FLAGS.init_from}, received a {type(model).__name__}; use --what=encoder.")
+        raise commandline.BadInput(
+            f"Expected a detector or a segmenter in {FLAGS.init_from}, received a {type(model).__name__}; use"
+            " --what=encoder."
+        )
     return model, model
 
 
@@ -91,11 +115,15 @@ def written_aside(output):
     made, aside = [], None
     try:
         made = writing.make_folders(output.parent)
-        aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))  # a name that nobody else has
+        aside = pathlib.Path(
+            tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent)
+        )  # a name that nobody else has
         yield aside / output.name
         os.rename(aside / output.name, output)
     except OSError as error:
-        raise commandline.BadInput(f"Expected an --output that can be written, received {output} ({error.strerror or error}).")
+        raise commandline.BadInput(
+            f"Expected an --output that can be written, received {output} ({error.strerror or error})."
+        )
     finally:
         if aside:
             shutil.rmtree(aside, ignore_errors=True)
@@ -116,7 +144,9 @@ def compare(model, function, answer):
         difference = np.quantile(differences, 0.99) if FLAGS.what == "model" else differences.max()
         print(f"{name:<12} {'x'.join(map(str, value.shape[1:])):<12} differs by {difference:.1e} after reloading")
         if not difference < TOLERANCE:
-            raise RuntimeError(f"The exported model's {name} differs by {difference} from the original; nothing was written.")
+            raise RuntimeError(
+                f"The exported model's {name} differs by {difference} from the original; nothing was written."
+            )
 
 
 def main():
@@ -127,7 +157,10 @@ def main():
     if os.path.lexists(output):
         raise commandline.BadInput(f"Expected an --output that does not exist yet, received {output}.")
     if FLAGS.layout == "saved_model" and keras.backend.backend() == "torch":
-        raise commandline.BadInput("SavedModels are written on the tensorflow or jax backend; any run can be exported with --backend=tensorflow.")
+        raise commandline.BadInput(
+            "SavedModels are written on the tensorflow or jax backend; any run can be exported with"
+            " --backend=tensorflow."
+        )
     model, function = load()
     write = write_saved_model if FLAGS.layout == "saved_model" else write_layout
     with written_aside(output) as aside:

@@ -1,7 +1,7 @@
 """Fine-tune an encoder on labelled images, or train one from scratch on the same budget.
 
-    python recipes/finetune.py --init_from=runs/quickstart --dataset=sample --labelled=1000 --workdir=runs/tuned
-    python recipes/finetune.py --size=vit_micro --patch_size=4 --dataset=sample --labelled=1000 --workdir=runs/scratch
+python recipes/finetune.py --init_from=runs/quickstart --dataset=sample --labelled=1000 --workdir=runs/tuned
+python recipes/finetune.py --size=vit_micro --patch_size=4 --dataset=sample --labelled=1000 --workdir=runs/scratch
 """
 
 from absl import flags
@@ -9,38 +9,112 @@ from absl import flags
 from recipes.shared import commandline, encoders, fitting, hardware, image_sets, trouble, value_range, workdir
 
 # These change the result.
-flags.DEFINE_string("dataset", None, "Labelled set: sample, folder:PATH, npz:PATH or tfds:NAME. Its train split is learnt from; see --judge.")
-flags.DEFINE_string("labelled", None, "Learn from a part of the training split. 1000: that many images, the same number of each class, or all of a class that has fewer. 1%: this share of each class, at least one image. Drawn by the seed and listed in subset.txt. Or the path of such a file. Default: all images.")
-flags.DEFINE_string("init_from", None, "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of a pre-trained encoder; left out, from scratch.")
+flags.DEFINE_string(
+    "dataset",
+    None,
+    "Labelled set: sample, folder:PATH, npz:PATH or tfds:NAME. Its train split is learnt from; see --judge.",
+)
+flags.DEFINE_string(
+    "labelled",
+    None,
+    "Learn from a part of the training split. 1000: that many images, the same number of each class, or all of a class"
+    " that has fewer. 1%: this share of each class, at least one image. Drawn by the seed and listed in subset.txt. Or"
+    " the path of such a file. Default: all images.",
+)
+flags.DEFINE_string(
+    "init_from",
+    None,
+    "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of a pre-trained encoder; left"
+    " out, from scratch.",
+)
 flags.DEFINE_string("size", None, "Encoder when from scratch: vit_micro, vit_tiny, vit_small, vit_base or vit_large.")
-flags.DEFINE_integer("patch_size", None, lower_bound=1, help="Side of a patch in pixels; left out, that of --init_from.")
-flags.DEFINE_string("image_size", None, "Pixels, as 224 or 48x80; left out, those of --init_from; or from scratch 224, or for arrays and the sample their own size.")
-flags.DEFINE_integer("channels", None, lower_bound=1, help="Convert images to 1 (grey) or 3 (colour) channels; left out, those of --init_from, or as they are.")
+flags.DEFINE_integer(
+    "patch_size", None, lower_bound=1, help="Side of a patch in pixels; left out, that of --init_from."
+)
+flags.DEFINE_string(
+    "image_size",
+    None,
+    "Pixels, as 224 or 48x80; left out, those of --init_from; or from scratch 224, or for arrays and the sample their"
+    " own size.",
+)
+flags.DEFINE_integer(
+    "channels",
+    None,
+    lower_bound=1,
+    help="Convert images to 1 (grey) or 3 (colour) channels; left out, those of --init_from, or as they are.",
+)
 flags.DEFINE_string("augmentation", "crop_flip", "crop_flip, flip or none.")
 flags.DEFINE_integer("batch_size", 128, lower_bound=1, help="Images per step.")
 flags.DEFINE_float("epochs", 100, lower_bound=0, help="Times that each image is seen.")
 flags.DEFINE_integer("steps", None, lower_bound=1, help="Optimizer steps, in place of --epochs.")
-flags.DEFINE_float("learning_rate", 1e-3, lower_bound=0, help="Peak. Lower it if layer decay is 1 and the encoder is large.")
+flags.DEFINE_float(
+    "learning_rate", 1e-3, lower_bound=0, help="Peak. Lower it if layer decay is 1 and the encoder is large."
+)
 flags.DEFINE_float("min_learning_rate", 1e-6, "At the end of the cosine.")
-flags.DEFINE_float("warmup", 0.1, lower_bound=0, upper_bound=1, help="Share of the steps in which the learning rate rises.")
+flags.DEFINE_float(
+    "warmup", 0.1, lower_bound=0, upper_bound=1, help="Share of the steps in which the learning rate rises."
+)
 flags.DEFINE_float("weight_decay", 0.05, "Not applied to biases, norms, positions and cls.")
-flags.DEFINE_float("layer_decay", 0.75, lower_bound=0, upper_bound=1, help="Learning rate of a block as a share of the next block's; 1 for none. Used from --init_from only.")
+flags.DEFINE_float(
+    "layer_decay",
+    0.75,
+    lower_bound=0,
+    upper_bound=1,
+    help="Learning rate of a block as a share of the next block's; 1 for none. Used from --init_from only.",
+)
 flags.DEFINE_float("drop_path", 0.1, "Stochastic depth of the last block.")
 flags.DEFINE_float("label_smoothing", 0.1, "Probability that is spread over all classes.")
 flags.DEFINE_float("mixup", 0.0, "Mixup's alpha; 0.8 in the paper, for runs of hundreds of epochs.")
 flags.DEFINE_float("cutmix", 0.0, "CutMix's alpha; 1.0 in the paper, for runs of hundreds of epochs.")
-flags.DEFINE_float("rand_augment", 0.0, lower_bound=0, upper_bound=10, help="Magnitude of RandAugment; 7 or 9 in the paper, for runs of hundreds of epochs. 0 for none.")
-flags.DEFINE_float("random_erasing", 0.0, lower_bound=0, upper_bound=1, help="Share of the images of which a rectangle is erased; 0.25 in BEiT's recipe.")
-flags.DEFINE_integer("repeats", 1, lower_bound=1, help="Times that an image comes up in a row, each time augmented anew; 3 in the paper for its larger sets.")
+flags.DEFINE_float(
+    "rand_augment",
+    0.0,
+    lower_bound=0,
+    upper_bound=10,
+    help="Magnitude of RandAugment; 7 or 9 in the paper, for runs of hundreds of epochs. 0 for none.",
+)
+flags.DEFINE_float(
+    "random_erasing",
+    0.0,
+    lower_bound=0,
+    upper_bound=1,
+    help="Share of the images of which a rectangle is erased; 0.25 in BEiT's recipe.",
+)
+flags.DEFINE_integer(
+    "repeats",
+    1,
+    lower_bound=1,
+    help="Times that an image comes up in a row, each time augmented anew; 3 in the paper for its larger sets.",
+)
 flags.DEFINE_float("crop_ratio", 1.0, "Share of a test image's side that is kept, from the centre; 0.875 in the paper.")
 flags.DEFINE_bool("frozen", False, "Train the head alone.")
 flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**31 - 1, help="Seed of all random numbers.")
-flags.DEFINE_string("cache", None, "Folder to pack the images in, decoded and resized to 8/7 of --image_size, once; later runs read them from there.")
-flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow backend, which changes random numbers; left out, on accelerators alone.")
+flags.DEFINE_string(
+    "cache",
+    None,
+    "Folder to pack the images in, decoded and resized to 8/7 of --image_size, once; later runs read them from there.",
+)
+flags.DEFINE_bool(
+    "jit",
+    None,
+    "Compile the step with XLA on the TensorFlow backend, which changes random numbers; left out, on accelerators"
+    " alone.",
+)
 
 # These do not.
-flags.DEFINE_enum("judge", None, ["test", "val", "train"], "Split to judge by. Default: test, or val if there is no test or it has no labels.")
-flags.DEFINE_float("max_bad_fraction", 0.1, lower_bound=0, upper_bound=1, help="Share of the files of each split that may be unreadable; each is listed in data.json.")
+flags.DEFINE_enum(
+    "judge",
+    None,
+    ["test", "val", "train"],
+    "Split to judge by. Default: test, or val if there is no test or it has no labels.",
+)
+flags.DEFINE_float(
+    "max_bad_fraction",
+    0.1,
+    lower_bound=0,
+    upper_bound=1,
+    help="Share of the files of each split that may be unreadable; each is listed in data.json.",
+)
 flags.DEFINE_string("data_dir", None, "Where tfds keeps its data.")
 flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines of the log.")
 flags.DEFINE_integer("workers", 2, "Threads that read images.")
@@ -71,7 +145,8 @@ def build_classifier(encoder, classes, steps):
 
 
 def finish(run, model, split, images, labels, steps):
-    """What a run leaves behind at its end: the share of the images of a split that it classifies correctly, and the model."""
+    """What a run leaves behind at its end: the share of the images of a split that it classifies correctly, and the
+    model."""
     logits = model.predict(images, batch_size=256, verbose=0)
     accuracy = float((logits.argmax(axis=1) == labels).mean())
     run.write_json("result.json", {f"{split}_top1": accuracy, "steps": steps, "seed": FLAGS.seed})
@@ -106,8 +181,9 @@ def main(devices, run):
     steps = FLAGS.steps or max(1, round(FLAGS.epochs * len(source) / FLAGS.batch_size))
     model = build_classifier(encoder, source.class_count, steps)
     print(
-        f"{len(source)} labelled images of {source.class_count} classes, {len(images)} to judge by, encoder "
-        f"{'from ' + FLAGS.init_from if FLAGS.init_from else 'from scratch'}{' (frozen)' if FLAGS.frozen else ''}, {steps} steps",
+        f"{len(source)} labelled images of {source.class_count} classes, {len(images)} to judge by, encoder"
+        f" {'from ' + FLAGS.init_from if FLAGS.init_from else 'from scratch'}{' (frozen)' if FLAGS.frozen else ''},"
+        f" {steps} steps",
         flush=True,
     )
 

@@ -2,7 +2,8 @@
 
     python recipes/probe.py --init_from=runs/quickstart --dataset=sample --workdir=runs/quickstart-probe
 
-The features of all blocks are held in memory, 8 x images x blocks x width bytes: 4 GB for 100,000 images and ViT-S. --train_limit takes fewer.
+The features of all blocks are held in memory, 8 x images x blocks x width bytes: 4 GB for 100,000 images and ViT-S.
+--train_limit takes fewer.
 """
 
 from absl import flags
@@ -10,20 +11,43 @@ from absl import flags
 from recipes.shared import commandline, image_sets, screen, value_range, workdir
 
 # These change the result.
-flags.DEFINE_string("init_from", None, "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of the encoder to judge.")
-flags.DEFINE_string("dataset", None, "Labelled set: sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME; Its train split is learnt from; see --judge.")
-flags.DEFINE_enum("judge", None, ["test", "val", "train"], "Split to judge by. Default: test, or val if there is no test or it has no labels.")
+flags.DEFINE_string(
+    "init_from",
+    None,
+    "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of the encoder to judge.",
+)
+flags.DEFINE_string(
+    "dataset",
+    None,
+    "Labelled set: sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME; Its train split is learnt from; see --judge.",
+)
+flags.DEFINE_enum(
+    "judge",
+    None,
+    ["test", "val", "train"],
+    "Split to judge by. Default: test, or val if there is no test or it has no labels.",
+)
 flags.DEFINE_bool("random", False, "Judge the same encoder with fresh random weights: what pre-training has to beat.")
 flags.DEFINE_integer("train_limit", None, lower_bound=1, help="Labelled training images to use at most.")
 flags.DEFINE_integer("test_limit", None, lower_bound=1, help="Images to judge by at most.")
-flags.DEFINE_list("neighbours", ["20"], "How many neighbours vote; of several numbers, such as DINO's 10,20,100,200, each is tried.")
-flags.DEFINE_enum("features", "pooled", ["pooled", "cls"], "What neighbours are found by: the mean of the patches, or DINO's cls.")
+flags.DEFINE_list(
+    "neighbours", ["20"], "How many neighbours vote; of several numbers, such as DINO's 10,20,100,200, each is tried."
+)
+flags.DEFINE_enum(
+    "features", "pooled", ["pooled", "cls"], "What neighbours are found by: the mean of the patches, or DINO's cls."
+)
 flags.DEFINE_integer("epochs", 50, lower_bound=1, help="Of the linear classifiers. Raise it for few labels.")
 flags.DEFINE_float("learning_rate", 1e-2, lower_bound=0, help="Of the linear classifiers.")
 flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**31 - 1, help="Seed of the random weights of --random.")
 
 # These do not.
-flags.DEFINE_float("max_bad_fraction", 0.1, lower_bound=0, upper_bound=1, help="Share of the files of each split that may be unreadable; each is listed in data.json of --workdir.")
+flags.DEFINE_float(
+    "max_bad_fraction",
+    0.1,
+    lower_bound=0,
+    upper_bound=1,
+    help="Share of the files of each split that may be unreadable; each is listed in data.json of --workdir.",
+)
 flags.DEFINE_string("data_dir", None, "Where tfds keeps its data.")
 flags.adopt_module_key_flags(value_range)
 FLAGS = flags.FLAGS
@@ -43,7 +67,8 @@ def vote(bank, queries, labels, judged_labels):
 
 
 def judge():
-    """Accuracies of the encoder by name, which are printed too, and the sources of the images: those to learn from, those to judge by, and their split."""
+    """Accuracies of the encoder by name, which are printed too, and the sources of the images: those to learn from,
+    those to judge by, and their split."""
     import keras
 
     import keras_splitmask as ks
@@ -62,9 +87,14 @@ def judge():
     judged_images, judged_labels = image_sets.read(judged, split, shape, FLAGS.test_limit)
     print(f"{len(images)} labelled images, {len(judged_images)} to judge by", flush=True)
 
-    result = vote(*(evaluation.extract(encoder, x, key=FLAGS.features) for x in (images, judged_images)), labels, judged_labels)
+    result = vote(
+        *(evaluation.extract(encoder, x, key=FLAGS.features) for x in (images, judged_images)), labels, judged_labels
+    )
 
-    features, judged_features = evaluation.block_features(encoder, images), evaluation.block_features(encoder, judged_images)
+    features, judged_features = (
+        evaluation.block_features(encoder, images),
+        evaluation.block_features(encoder, judged_images),
+    )
     accuracies = evaluation.linear_probe(
         features, labels, judged_features, judged_labels, epochs=FLAGS.epochs, learning_rate=FLAGS.learning_rate
     )
@@ -77,7 +107,9 @@ def judge():
 def main():
     commandline.require("init_from", "dataset")
     if not FLAGS.neighbours or not all(number.isdigit() and int(number) for number in FLAGS.neighbours):
-        raise commandline.BadInput(f"Expected --neighbours as numbers from 1 on, such as 10,20, received {','.join(FLAGS.neighbours)!r}.")
+        raise commandline.BadInput(
+            f"Expected --neighbours as numbers from 1 on, such as 10,20, received {','.join(FLAGS.neighbours)!r}."
+        )
     if not FLAGS.workdir:
         judge()
         screen.check_result()

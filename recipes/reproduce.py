@@ -3,8 +3,8 @@
     python recipes/reproduce.py --table=ablation --scale=small --list
     python recipes/reproduce.py --table=ablation --scale=small --seeds=0,1,2
 
-A cell is a pre-training run and what judges it, each in a folder of its own in --workdir; tables share the runs that they have in
-common. The same command goes on where it was stopped, and makes no finished run again.
+A cell is a pre-training run and what judges it, each in a folder of its own in --workdir; tables share the runs that
+they have in common. The same command goes on where it was stopped, and makes no finished run again.
 """
 
 import pathlib
@@ -18,7 +18,12 @@ from absl import flags
 from recipes.shared import children, commandline, record, screen, tables, workdir
 
 flags.DEFINE_enum("table", None, sorted({name for scale in tables.TABLES.values() for name in scale}), "Which table.")
-flags.DEFINE_enum("scale", "small", sorted(tables.TABLES), "small: minutes a cell on two cores, on the sample and CIFAR-10; paper: as the paper has it, days on many GPUs.")
+flags.DEFINE_enum(
+    "scale",
+    "small",
+    sorted(tables.TABLES),
+    "small: minutes a cell on two cores, on the sample and CIFAR-10; paper: as the paper has it, days on many GPUs.",
+)
 flags.DEFINE_list("seeds", ["0"], "Each cell is run with each of these.")
 flags.DEFINE_list("rows", None, "Names of the rows to run; left out, all.")
 flags.DEFINE_list("columns", None, "Names of the columns to run; left out, all.")
@@ -32,23 +37,37 @@ RECIPES = pathlib.Path(__file__).resolve().parent
 
 def commands(row, column, seed):
     """The commands that make a cell, in order: a list of (folder, recipe, arguments)."""
-    pretrain, judge = ([text.format(data=column.data) for text in texts] for texts in ((*row.pretrain, *column.source), column.judge))
+    pretrain, judge = (
+        [text.format(data=column.data) for text in texts] for texts in ((*row.pretrain, *column.source), column.judge)
+    )
     run = pathlib.Path(FLAGS.workdir) / slug("pretrain", pretrain, seed)
     made = [(run, "pretrain", [*pretrain, f"--seed={seed}"])]
     if column.recipe != "pretrain":
-        made.append((run / slug(column.recipe, judge, seed), column.recipe, [*judge, f"--init_from={run}", f"--seed={seed}"]))
+        made.append(
+            (run / slug(column.recipe, judge, seed), column.recipe, [*judge, f"--init_from={run}", f"--seed={seed}"])
+        )
     return made
 
 
 def slug(recipe, arguments, seed):
     """A folder's name that says what a run is."""
-    words = [argument.removeprefix("--").removeprefix("flagfile=recipes/flags/").removesuffix(".flags") for argument in arguments]
+    words = [
+        argument.removeprefix("--").removeprefix("flagfile=recipes/flags/").removesuffix(".flags")
+        for argument in arguments
+    ]
     return re.sub(r"[^\w=.+-]+", "-", "_".join([recipe, *words, f"seed={seed}"]))
 
 
 def command_of(folder, recipe, arguments):
-    shared = [f"--{name}={FLAGS[name].value}" for name in ("backend", "precision", "data_dir") if FLAGS[name].value is not None]
-    arguments = [text.replace("=recipes/flags/", f"={RECIPES}/flags/").replace("tfds:cifar10", FLAGS.cifar10) for text in arguments]
+    shared = [
+        f"--{name}={FLAGS[name].value}"
+        for name in ("backend", "precision", "data_dir")
+        if FLAGS[name].value is not None
+    ]
+    arguments = [
+        text.replace("=recipes/flags/", f"={RECIPES}/flags/").replace("tfds:cifar10", FLAGS.cifar10)
+        for text in arguments
+    ]
     return [sys.executable, str(RECIPES / f"{recipe}.py"), *arguments, *shared, f"--workdir={folder}"]
 
 
@@ -72,7 +91,9 @@ def chosen(given, parts, flag):
 def cells(table, seeds):
     """Row, column and seed of each cell that was asked for; one seed after the other, so that a table is soon whole."""
     rows, columns = chosen(FLAGS.rows, table.rows, "--rows"), chosen(FLAGS.columns, table.columns, "--columns")
-    return [(row, column, seed) for seed in seeds for row, column, _ in table.cells() if row in rows and column in columns]
+    return [
+        (row, column, seed) for seed in seeds for row, column, _ in table.cells() if row in rows and column in columns
+    ]
 
 
 def run(table, seeds):
@@ -145,10 +166,13 @@ def main():
     commandline.require("table")
     if FLAGS.table not in tables.TABLES[FLAGS.scale]:
         raise commandline.BadInput(
-            f"Expected --table among {', '.join(tables.TABLES[FLAGS.scale])} at --scale={FLAGS.scale}, received {FLAGS.table}."
+            f"Expected --table among {', '.join(tables.TABLES[FLAGS.scale])} at --scale={FLAGS.scale}, received"
+            f" {FLAGS.table}."
         )
     if not FLAGS.seeds or not all(seed.isdigit() for seed in FLAGS.seeds):
-        raise commandline.BadInput(f"Expected --seeds as numbers from 0 on, such as 0,1,2, received {','.join(FLAGS.seeds)!r}.")
+        raise commandline.BadInput(
+            f"Expected --seeds as numbers from 0 on, such as 0,1,2, received {','.join(FLAGS.seeds)!r}."
+        )
     table, seeds = tables.TABLES[FLAGS.scale][FLAGS.table], [int(seed) for seed in FLAGS.seeds]
     if FLAGS.list:
         show(table, seeds)

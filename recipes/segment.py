@@ -1,9 +1,10 @@
 """Learn the class of every pixel, with a pre-trained encoder or from scratch.
 
-    python recipes/segment.py --init_from=runs/streets --dataset=masks:streets --image_size=384x512 --workdir=runs/segmented
+    python recipes/segment.py --init_from=runs/streets --dataset=masks:streets --image_size=384x512 \
+        --workdir=runs/segmented
 
-masks:DIR holds DIR/SPLIT/images and DIR/SPLIT/labels, PNG files of class numbers with the names of the images, for the splits train, val
-and test. tfds:scene_parse150 is ADE20k. DIR/classes.json may name the classes, in one of these forms:
+masks:DIR holds DIR/SPLIT/images and DIR/SPLIT/labels, PNG files of class numbers with the names of the images, for the
+splits train, val and test. tfds:scene_parse150 is ADE20k. DIR/classes.json may name the classes, in one of these forms:
 
     {"classes": ["sky", "road"]}               sky is 0, road is 1; 255 is ignored
     {"classes": ["sky", "road"], "void": 0}    0 is ignored, sky is 1, road is 2; several numbers as [0, 9]
@@ -19,15 +20,31 @@ from absl import flags
 from recipes.shared import commandline, dense, hardware, value_range
 
 # These change the result.
-flags.DEFINE_string("dataset", None, "Labelled images: masks:DIR or tfds:scene_parse150. DIR/classes.json names the classes, as {\"classes\": [\"sky\", \"road\"], \"void\": 255}.")
-flags.DEFINE_enum("head", "upernet", ["upernet", "deeplab", "segformer"], "upernet is the paper's; the others are KerasCV's.")
+flags.DEFINE_string(
+    "dataset",
+    None,
+    'Labelled images: masks:DIR or tfds:scene_parse150. DIR/classes.json names the classes, as {"classes": ["sky",'
+    ' "road"], "void": 255}.',
+)
+flags.DEFINE_enum(
+    "head", "upernet", ["upernet", "deeplab", "segformer"], "upernet is the paper's; the others are KerasCV's."
+)
 flags.DEFINE_enum("positions", "learned", ["learned", "sine_cosine"], "Position table; a learned one is resampled.")
-flags.DEFINE_integer("head_width", 512, lower_bound=1, help="Channels of the head; 768 in the paper's ViT-B. Fewer are cheaper.")
-flags.DEFINE_float("auxiliary_weight", 0.4, lower_bound=0, help="Weight of the loss of a second, small head in training; of upernet.")
+flags.DEFINE_integer(
+    "head_width", 512, lower_bound=1, help="Channels of the head; 768 in the paper's ViT-B. Fewer are cheaper."
+)
+flags.DEFINE_float(
+    "auxiliary_weight", 0.4, lower_bound=0, help="Weight of the loss of a second, small head in training; of upernet."
+)
 flags.DEFINE_float("dropout", 0.1, lower_bound=0, help="Share of the head's channels that are dropped in training.")
 
 # These do not change what is learnt.
-flags.DEFINE_enum("inference", "whole", ["whole", "slide"], "Judge by looking at an image as a whole, or through overlapping windows, its shape kept.")
+flags.DEFINE_enum(
+    "inference",
+    "whole",
+    ["whole", "slide"],
+    "Judge by looking at an image as a whole, or through overlapping windows, its shape kept.",
+)
 flags.adopt_module_key_flags(dense)
 flags.adopt_module_key_flags(value_range)
 FLAGS = flags.FLAGS
@@ -35,19 +52,25 @@ SCALE = ("0.5", "2.0")
 
 
 def label_maps(model, source, limit=None):
-    """The true label map of each image of a source, or of the first of them, and that which the model gives, both of the image's own size."""
+    """The true label map of each image of a source, or of the first of them, and that which the model gives, both of
+    the image's own size."""
     from keras_splitmask import evaluation
 
     def predict(images):
         return dense.predict(model, images)
 
-    segment = evaluation.segment_whole if FLAGS.inference == "whole" else functools.partial(evaluation.segment_sliding, batch_size=FLAGS.batch_size)
+    segment = (
+        evaluation.segment_whole
+        if FLAGS.inference == "whole"
+        else functools.partial(evaluation.segment_sliding, batch_size=FLAGS.batch_size)
+    )
     for image, truth in source.each(lambda i: (source.image(i), source.label_map(i)), limit):
         yield image, truth, segment(predict, image, model.encoder.image_shape)
 
 
 def judge(model, source, limit=None):
-    """Mean intersection over union and the like on a source, or its first images: numbers by name, also of each class."""
+    """Mean intersection over union and the like on a source, or its first images: numbers by name, also of each
+    class."""
     from keras_splitmask import evaluation
 
     matrix = evaluation.ConfusionMatrix(len(source.classes))
@@ -88,7 +111,12 @@ def main(devices, run):
         return data.segmentation_batches(source, encoder.image_shape, FLAGS.batch_size, FLAGS.seed, start, **options)
 
     batches(0)  # what does not fit stops here, before anything is written
-    options = {"drop": FLAGS.dropout, "auxiliary_weight": FLAGS.auxiliary_weight, "seed": FLAGS.seed, "accumulate": FLAGS.accumulate}
+    options = {
+        "drop": FLAGS.dropout,
+        "auxiliary_weight": FLAGS.auxiliary_weight,
+        "seed": FLAGS.seed,
+        "accumulate": FLAGS.accumulate,
+    }
     model = transfer.Segmenter(encoder, len(source.classes), FLAGS.head, FLAGS.neck, FLAGS.head_width, **options)
     dense.train(devices, run, model, source, judged, batches, judge, finish)
 

@@ -1,4 +1,5 @@
-"""`python -m tests`: every test on TensorFlow, then on JAX and torch those that depend on the backend. Arguments go to pytest."""
+"""`python -m tests`: every test on TensorFlow, then on JAX and torch those that depend on the backend. Arguments go to
+pytest."""
 
 import os
 import subprocess
@@ -15,7 +16,9 @@ def run(backend):
     selection = [] if backend == "tensorflow" else ["-m", "backend and not endurance"]
     command = [sys.executable, "-m", "pytest", "-q", "--durations=5", *selection, *sys.argv[1:]]
     environment = {**THREADS, **os.environ, "KERAS_BACKEND": backend}
-    end = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    end = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
     print(f"\n{backend}: {' '.join(command[1:])}\n{end.stdout}", flush=True)
     return end.returncode
 
@@ -27,7 +30,13 @@ def main():
         ends = dict(zip(backends, pool.map(run, backends)))
     failed = [name for name, end in ends.items() if end not in (PASSED, NOTHING_SELECTED)]
     nothing_ran = set(ends.values()) == {NOTHING_SELECTED}
-    print(f"\nFailed on: {', '.join(failed)}." if failed else "\nNo test ran." if nothing_ran else "\nPassed on all three backends.")
+    print(
+        f"\nFailed on: {', '.join(failed)}."
+        if failed
+        else "\nNo test ran."
+        if nothing_ran
+        else "\nPassed on all three backends."
+    )
     return bool(failed or nothing_ran)
 
 

@@ -1,7 +1,7 @@
 """The files of the project, what each imports, and BUILD made of it.
 
-    python -m tests.architecture            says in which lines BUILD differs from the files; exit status 1 if it does
-    python -m tests.architecture --write    writes BUILD
+python -m tests.architecture            says in which lines BUILD differs from the files; exit status 1 if it does
+python -m tests.architecture --write    writes BUILD
 """
 
 import ast
@@ -161,7 +161,7 @@ filegroup(
 
 # In the tables, "a/b" is this project's target and "@numpy" a package.'''
 
-TAIL = '''[py_library(
+TAIL = """[py_library(
     name = name,
     srcs = [name + "/__init__.py"],
     deps = [("@pip//" + need[1:]) if need[0] == "@" else (":" + need) for need in needs.split(" ") if need],
@@ -190,7 +190,7 @@ TAIL = '''[py_library(
     main = "tests/__main__.py",
     deps = [("@pip//" + need[1:]) if need[0] == "@" else (":" + need) for need in needs.split(" ")],
 ) for name, needs in TESTS.items()]
-'''
+"""
 
 
 def main():
@@ -198,7 +198,9 @@ def main():
     if "--write" in sys.argv[1:]:
         file.write_text(made)
         return 0
-    difference = list(difflib.unified_diff(file.read_text().splitlines(), made.splitlines(), "BUILD", "the files", lineterm=""))
+    difference = list(
+        difflib.unified_diff(file.read_text().splitlines(), made.splitlines(), "BUILD", "the files", lineterm="")
+    )
     print("\n".join(difference) or "BUILD names every file and what it needs.")
     return bool(difference)
 

@@ -30,7 +30,9 @@ def test_without_operations_or_outside_of_training_nothing_changes(make_images):
     images = make_images()
     np.testing.assert_array_equal(array(Augment(flip=True, grey=1.0, jitter=(0.5, 0.5, 0.5, 0.5))(images)), images)
     np.testing.assert_allclose(views(images), images / np.float32(255), rtol=1e-6)
-    np.testing.assert_array_equal(views(images / np.float32(255), jitter=(0.5,) * 4, jitter_share=0.0), images / np.float32(255))
+    np.testing.assert_array_equal(
+        views(images / np.float32(255), jitter=(0.5,) * 4, jitter_share=0.0), images / np.float32(255)
+    )
     np.testing.assert_allclose(views(images.astype("uint16") * 257), images / np.float32(255), rtol=1e-6)
 
 
@@ -86,7 +88,9 @@ def test_brightness_and_contrast_scale_each_image_by_its_own_factor(copies, chan
     for jitter in ((0.4, 0.0, 0.0, 0.0), (0.0, 0.4, 0.0, 0.0)):
         out = views(x, jitter=jitter)
         factor, error = scaling(x, out)
-        assert error < 1e-5 and 0.6 <= factor.min() < 0.63 and 1.37 < factor.max() <= 1.4 and abs(factor.mean() - 1) < 0.04
+        assert (
+            error < 1e-5 and 0.6 <= factor.min() < 0.63 and 1.37 < factor.max() <= 1.4 and abs(factor.mean() - 1) < 0.04
+        )
         middle = (lambda v: (v @ LUMINANCE).mean(axis=(1, 2))) if channels == 3 else (lambda v: v.mean(axis=(1, 2, 3)))
         np.testing.assert_allclose(middle(out), middle(x) * (factor if jitter[0] else 1), rtol=1e-3)
 
@@ -102,7 +106,9 @@ def test_saturation_keeps_the_luminance_and_hue_keeps_value_and_saturation(copie
     for extreme in (np.max, np.min):
         np.testing.assert_allclose(extreme(out, axis=-1), extreme(x, axis=-1), atol=1e-5)
     red = np.tile(np.array([0.8, 0.2, 0.2], "float32"), (COUNT, 1, 1, 1))
-    angle = array(ops.image.rgb_to_hsv(views(red, jitter=(0.0, 0.0, 0.0, 0.1)), data_format="channels_last"))[:, 0, 0, 0]
+    angle = array(ops.image.rgb_to_hsv(views(red, jitter=(0.0, 0.0, 0.0, 0.1)), data_format="channels_last"))[
+        :, 0, 0, 0
+    ]
     angle = np.where(angle > 0.5, angle - 1, angle)
     assert -0.1001 < angle.min() < -0.09 and 0.09 < angle.max() < 0.1001
 
@@ -110,10 +116,18 @@ def test_saturation_keeps_the_luminance_and_hue_keeps_value_and_saturation(copie
 def test_shares_of_images_and_at_most_one_of_three(copies):
     x = copies() / np.float32(255)
     changed = lambda out: (out != x).any(axis=(1, 2, 3))
-    for arguments in ({"grey": 0.3}, {"solarise": 0.3}, {"blur": 0.3}, {"jitter": (0.5, 0.0, 0.0, 0.0), "jitter_share": 0.3}):
+    for arguments in (
+        {"grey": 0.3},
+        {"solarise": 0.3},
+        {"blur": 0.3},
+        {"jitter": (0.5, 0.0, 0.0, 0.0), "jitter_share": 0.3},
+    ):
         assert abs(changed(views(x, **arguments)).mean() - 0.3) < 0.08
     out = views(x, grey=0.3, solarise=0.3, one_of=True)
-    each = [np.isclose(out, views(x, **one), atol=1e-6).all(axis=(1, 2, 3)).mean() for one in ({"grey": 1.0}, {"solarise": 1.0}, {})]
+    each = [
+        np.isclose(out, views(x, **one), atol=1e-6).all(axis=(1, 2, 3)).mean()
+        for one in ({"grey": 1.0}, {"solarise": 1.0}, {})
+    ]
     np.testing.assert_allclose(each, [0.3, 0.3, 0.4], atol=0.08)
     both = views(x, grey=0.5, solarise=0.5)
     twice = np.isclose(both, views(views(x, grey=1.0), solarise=1.0), atol=1e-6).all(axis=(1, 2, 3))
@@ -133,7 +147,9 @@ def test_presets_are_complete_and_come_back_from_their_config(make_images):
         out = array(layer(images, training=True))
         assert out.shape == images.shape and out.dtype == np.float32 and 0 <= out.min() and out.max() <= 1
         np.testing.assert_array_equal(array(again(images, training=True)), out)
-    with pytest.raises(ValueError, match="Expected augmentation to be one of none, flip, crop_flip, .*, received 'spin'"):
+    with pytest.raises(
+        ValueError, match="Expected augmentation to be one of none, flip, crop_flip, .*, received 'spin'"
+    ):
         preset("spin")
 
 
@@ -149,7 +165,10 @@ def test_pixels_stay_float32_in_mixed_precision(make_images):
         ({"grey": 1.5}, "Expected shares of the images in .*received grey=1.5, solarise=0.0"),
         ({"jitter_share": -0.1}, "received .*jitter_share=-0.1"),
         ({"grey": 0.6, "blur": 0.6, "one_of": True}, "summing up to at most 1, received grey=0.6"),
-        ({"jitter": (0.4, 0.4)}, r"Expected jitter=\(brightness, contrast, saturation, hue\).* received jitter=\(0.4, 0.4\)"),
+        (
+            {"jitter": (0.4, 0.4)},
+            r"Expected jitter=\(brightness, contrast, saturation, hue\).* received jitter=\(0.4, 0.4\)",
+        ),
         ({"jitter": (0.4, 0.4, 0.4, 0.6)}, "that of hue up to 0.5, received"),
     ],
 )
@@ -209,7 +228,10 @@ def test_grey_of_other_depths_is_the_image(make_images):
 
 
 def test_each_kind_of_crop_has_its_own_augmentation(make_images):
-    crops = {"global": make_images(8).reshape(4, 2, 16, 16, 3), "local": make_images(12, (8, 4, 3)).reshape(4, 3, 8, 4, 3)}
+    crops = {
+        "global": make_images(8).reshape(4, 2, 16, 16, 3),
+        "local": make_images(12, (8, 4, 3)).reshape(4, 3, 8, 4, 3),
+    }
     layer = AugmentViews(Augment(solarise=1.0), None, Augment(grey=1.0))
     out = {name: array(x) for name, x in layer(crops, training=True).items()}
     pixels = {name: x / np.float32(255) for name, x in crops.items()}
@@ -225,7 +247,14 @@ def test_each_kind_of_crop_has_its_own_augmentation(make_images):
 
 def test_the_shares_of_dinos_crops():
     layer = views_preset("dino", seed=3)
-    assert [(x.blur, x.solarise) for x in (layer.first, layer.second, layer.local)] == [(1.0, 0.0), (0.1, 0.2), (0.5, 0.0)]
-    assert all((x.flip, x.grey, x.jitter, x.jitter_share) == (True, 0.2, (0.4, 0.4, 0.2, 0.1), 0.8) for x in (layer.first, layer.second, layer.local))
+    assert [(x.blur, x.solarise) for x in (layer.first, layer.second, layer.local)] == [
+        (1.0, 0.0),
+        (0.1, 0.2),
+        (0.5, 0.0),
+    ]
+    assert all(
+        (x.flip, x.grey, x.jitter, x.jitter_share) == (True, 0.2, (0.4, 0.4, 0.2, 0.1), 0.8)
+        for x in (layer.first, layer.second, layer.local)
+    )
     assert AugmentViews.from_config(layer.get_config()).get_config() == layer.get_config()
     assert views_preset("none").first is None and views_preset("flip").local.flip

@@ -18,15 +18,16 @@ import pytest
 from keras import ops
 
 import keras_splitmask as ks
-from tests import running
 from keras_splitmask.tokenizers.dalle import decoder_convolutions, encoder_convolutions
+from tests import running
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
 def signals_are_heard():
-    """As on a terminal: what a shell runs in the background ignores SIGINT, under nohup SIGHUP, and so would all that it starts."""
+    """As on a terminal: what a shell runs in the background ignores SIGINT, under nohup SIGHUP, and so would all that
+    it starts."""
     handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     yield
@@ -117,7 +118,9 @@ def dvae(rng, tmp_path_factory):
         for half, table in (("encoder", encoder_convolutions), ("decoder", decoder_convolutions)):
             arrays = {}
             for name, (n_out, n_in, side) in table(hidden, vocabulary).items():
-                arrays[f"{name}.w"] = (rng.standard_normal((n_out, n_in, side, side)) / (n_in * side**2) ** 0.5).astype("float32")
+                arrays[f"{name}.w"] = (rng.standard_normal((n_out, n_in, side, side)) / (n_in * side**2) ** 0.5).astype(
+                    "float32"
+                )
                 arrays[f"{name}.b"] = rng.standard_normal(n_out).astype("float32") / 4
             paths.append(folder / f"{half}.npz")
             np.savez(paths[-1], **arrays)
@@ -128,11 +131,14 @@ def dvae(rng, tmp_path_factory):
 
 @pytest.fixture
 def python():
-    """Runs Python with these arguments at the root of the repository on the given backend, and returns what it printed."""
+    """Runs Python with these arguments at the root of the repository on the given backend, and returns what it
+    printed."""
 
     def run(*arguments, backend="tensorflow", **environment):
         env = {**os.environ, "KERAS_BACKEND": backend, **environment}
-        end = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+        end = subprocess.run(
+            [sys.executable, *map(str, arguments)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600
+        )
         assert end.returncode == 0, end.stderr[-4000:]
         return end.stdout
 
@@ -141,7 +147,8 @@ def python():
 
 @pytest.fixture
 def hosts():
-    """Runs the same Python twice at the root of the repository, as two hosts that work together, and returns what both printed."""
+    """Runs the same Python twice at the root of the repository, as two hosts that work together, and returns what both
+    printed."""
 
     def run(backend, *arguments, **environment):
         with socket.socket() as one, socket.socket() as other:  # both ports are free, and not the same
@@ -151,13 +158,17 @@ def hosts():
         started = []
         for i in range(2):
             if backend == "tensorflow":
-                own = {"TF_CONFIG": json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}})}
+                own = {
+                    "TF_CONFIG": json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}})
+                }
             else:
                 names = ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")
                 own = {f"KERAS_DISTRIBUTION_{name}": value for name, value in zip(names, (addresses[0], "2", str(i)))}
             env = {**os.environ, "KERAS_BACKEND": backend, **own, **environment}
             command = [sys.executable, *map(str, arguments)]
-            started.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+            started.append(
+                subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            )
         try:
             ends = [process.communicate(timeout=300) for process in started]
         finally:

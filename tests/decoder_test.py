@@ -26,8 +26,16 @@ UNSEEN = np.array([[0, 1, 2, 3, 4], [8, 6, 4, 2, 0], [5, 7, 0, 1, 8]], "int32")
 
 
 def test_parameters(decoder):
-    block = 2 * 2 * WIDTH + (WIDTH + 1) * 3 * WIDTH + (WIDTH + 1) * WIDTH + (WIDTH + 1) * 4 * WIDTH + (4 * WIDTH + 1) * WIDTH
-    expected = WIDTH + COUNT * WIDTH + 2 * block + 2 * WIDTH + (WIDTH + 1) * VOCABULARY  # mask token, positions, blocks, norm, words
+    block = (
+        2 * 2 * WIDTH
+        + (WIDTH + 1) * 3 * WIDTH
+        + (WIDTH + 1) * WIDTH
+        + (WIDTH + 1) * 4 * WIDTH
+        + (4 * WIDTH + 1) * WIDTH
+    )
+    expected = (
+        WIDTH + COUNT * WIDTH + 2 * block + 2 * WIDTH + (WIDTH + 1) * VOCABULARY
+    )  # mask token, positions, blocks, norm, words
     assert decoder.count_params() == expected
     silent = Decoder(COUNT, WIDTH, heads=2)
     silent.build((None, None, WIDTH))

@@ -7,8 +7,9 @@ from keras import ops
 
 from keras_splitmask.encoder import SIZES, Attention, Block, DropPath, Encoder
 
-# Parameters at 224x224x3 pixels in 16x16 patches, without a head, as the literature has them. It gives the cls token a position;
-# we do not, since both would be learned and only their sum is used. vit_micro is our own size, so its number is arithmetic.
+# Parameters at 224x224x3 pixels in 16x16 patches, without a head, as the literature has them. It gives the cls token a
+# position; we do not, since both would be learned and only their sum is used. vit_micro is our own size, so its number
+# is arithmetic.
 PARAMETERS = {
     "vit_micro": 128 * (768 + 1 + 196 + 1 + 1) + 4 * (12 * 128**2 + 13 * 128) + 2 * 128,
     "vit_tiny": 5_524_416,
@@ -19,7 +20,13 @@ PARAMETERS = {
 
 
 def parameters(width, depth, patch_size, channels, count):
-    block = 2 * 2 * width + (width + 1) * 3 * width + (width + 1) * width + (width + 1) * 4 * width + (4 * width + 1) * width
+    block = (
+        2 * 2 * width
+        + (width + 1) * 3 * width
+        + (width + 1) * width
+        + (width + 1) * 4 * width
+        + (4 * width + 1) * width
+    )
     embedding = (patch_size**2 * channels + 1) * width + count * width  # and a position for each patch
     return embedding + width + depth * block + 2 * width  # cls token; final norm
 
@@ -68,7 +75,11 @@ def in_numpy(encoder, images):
 
     size, x = encoder.patch_size, (images / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     rows, columns = encoder.grid
-    squares = [x[:, size * r : size * (r + 1), size * c : size * (c + 1)].reshape(len(x), -1) for r in range(rows) for c in range(columns)]
+    squares = [
+        x[:, size * r : size * (r + 1), size * c : size * (c + 1)].reshape(len(x), -1)
+        for r in range(rows)
+        for c in range(columns)
+    ]
     x = dense(np.stack(squares, axis=1), "patch_embedding/project") + weights["patch_embedding/positions"]
     first = [weights[name] for name in ("cls_token", "extra_tokens") if name in weights]
     x = np.concatenate([*(np.repeat(t, len(x), axis=0) for t in first), x], axis=1)
@@ -89,7 +100,9 @@ def test_encoder_is_a_vision_transformer(make_encoder, make_images, rng, other):
     answer = encoder(images)
     np.testing.assert_allclose(ops.convert_to_numpy(answer["cls"]), tokens[:, 0], atol=1e-4)
     np.testing.assert_allclose(ops.convert_to_numpy(answer["pooled"]), tokens[:, 1:].mean(axis=1), atol=1e-4)
-    np.testing.assert_allclose(ops.convert_to_numpy(answer["feature_map"]), tokens[:, 1:].reshape(2, 3, 5, 16), atol=1e-4)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(answer["feature_map"]), tokens[:, 1:].reshape(2, 3, 5, 16), atol=1e-4
+    )
 
 
 @pytest.mark.backend
@@ -130,7 +143,11 @@ def test_block_that_starts_late_gives_the_last_tokens_of_the_whole_block(rng):
     tokens = rng.standard_normal((2, 7, 8)).astype("float32")
     whole = ops.convert_to_numpy(block(tokens))
     np.testing.assert_allclose(ops.convert_to_numpy(block(tokens, start=3)), whole[:, 3:], atol=1e-5)
-    np.testing.assert_allclose(ops.convert_to_numpy(block.attention(tokens, start=6)), ops.convert_to_numpy(block.attention(tokens))[:, 6:], atol=1e-5)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(block.attention(tokens, start=6)),
+        ops.convert_to_numpy(block.attention(tokens))[:, 6:],
+        atol=1e-5,
+    )
 
 
 @pytest.mark.backend
@@ -158,7 +175,9 @@ def test_mixed_bfloat16_is_near_float32(make_encoder, make_images):
     answer = rough(images)
     assert keras.backend.standardize_dtype(answer["pooled"].dtype) == "bfloat16"
     assert all(w.dtype == "float32" for w in rough.weights if w.name != "seed_generator_state")
-    difference = ops.convert_to_numpy(ops.cast(answer["pooled"], "float32")) - ops.convert_to_numpy(exact(images)["pooled"])
+    difference = ops.convert_to_numpy(ops.cast(answer["pooled"], "float32")) - ops.convert_to_numpy(
+        exact(images)["pooled"]
+    )
     assert 0 < np.abs(difference).max() < 0.1
 
 
@@ -185,11 +204,16 @@ def test_saved_encoder_is_restored_exactly(make_encoder, make_images, tmp_path):
     encoder, images = make_encoder(positions="sine_cosine", drop_path=0.1), make_images(2)
     encoder.save(tmp_path / "encoder.keras")
     again = keras.saving.load_model(tmp_path / "encoder.keras")
-    np.testing.assert_array_equal(ops.convert_to_numpy(again(images)["pooled"]), ops.convert_to_numpy(encoder(images)["pooled"]))
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(again(images)["pooled"]), ops.convert_to_numpy(encoder(images)["pooled"])
+    )
 
 
 def test_errors(make_encoder):
-    with pytest.raises(ValueError, match="Expected a size among vit_micro, vit_tiny, vit_small, vit_base, vit_large, received 'vit_smal'"):
+    with pytest.raises(
+        ValueError,
+        match="Expected a size among vit_micro, vit_tiny, vit_small, vit_base, vit_large, received 'vit_smal'",
+    ):
         Encoder.from_size("vit_smal", (32, 32, 3))
     for name, value in {"width": 0, "depth": 0, "heads": 0, "extra_tokens": -1}.items():
         with pytest.raises(ValueError, match=f"extra_tokens of at least 0, received .*{name}={value}"):

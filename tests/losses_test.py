@@ -19,7 +19,9 @@ def inpaint(logits, ids, dtype="float32"):
     """By a head that hands on what it is given."""
     logits = ops.cast(np.array(logits), dtype)
     head = types.SimpleNamespace(kernel=ops.eye(logits.shape[-1]), bias=ops.zeros(logits.shape[-1]))
-    return [ops.convert_to_numpy(x) for x in losses.inpaint(head, logits, ops.convert_to_tensor(np.array(ids, "int32")))]
+    return [
+        ops.convert_to_numpy(x) for x in losses.inpaint(head, logits, ops.convert_to_tensor(np.array(ids, "int32")))
+    ]
 
 
 def match(a, b, labels=None, temperature=0.2, rows=slice(None)):
@@ -50,7 +52,9 @@ def test_the_gradient_of_inpaint_is_that_of_its_definition(rng, value_and_gradie
     inputs = [hidden, ops.convert_to_numpy(head.kernel), ops.convert_to_numpy(head.bias)]
 
     def in_parts(hidden, kernel, bias):
-        return 3 * losses.inpaint(types.SimpleNamespace(kernel=kernel, bias=bias), hidden, ops.convert_to_tensor(ids))[0]
+        return (
+            3 * losses.inpaint(types.SimpleNamespace(kernel=kernel, bias=bias), hidden, ops.convert_to_tensor(ids))[0]
+        )
 
     def as_defined(hidden, kernel, bias):
         shares = ops.log_softmax(hidden @ kernel + bias)
@@ -62,7 +66,8 @@ def test_the_gradient_of_inpaint_is_that_of_its_definition(rng, value_and_gradie
 
 
 def test_the_gradient_of_inpaint_in_float16_is_summed_in_float32(rng, value_and_gradients):
-    """In float16, 50,000 rows of tokens of size 8, of which 60% have one word, sum to more than it can hold, whatever the loss scale."""
+    """In float16, 50,000 rows of tokens of size 8, of which 60% have one word, sum to more than it can hold, whatever
+    the loss scale."""
     hidden = (6 * rng.standard_normal((50, 1000, 16))).astype("float16")
     hidden[..., 0] = 8
     ids = np.where(rng.random((50, 1000)) < 0.6, 0, rng.integers(0, 32, (50, 1000))).astype("int32")
@@ -138,13 +143,17 @@ def test_unit_vectors_and_the_zero_vector():
 
 
 def test_reconstruct_compares_patches_of_zero_mean_and_unit_deviation():
-    patches = np.array([[[1, 3], [0, 10]], [[5, 5], [4, 2]]], "float32")  # (2, 2, 2): -1 and 1, -1 and 1; 0 and 0, 1 and -1
+    patches = np.array(
+        [[[1, 3], [0, 10]], [[5, 5], [4, 2]]], "float32"
+    )  # (2, 2, 2): -1 and 1, -1 and 1; 0 and 0, 1 and -1
     predicted = np.array([[[-1, 1], [0, 0]], [[2, 0], [-1, -1]]], "float32")
     loss = ops.convert_to_numpy(losses.reconstruct(predicted, ops.convert_to_tensor(patches)))
     np.testing.assert_allclose(loss, [(0 + 0 + 1 + 1) / 4, (4 + 0 + 4 + 0) / 4], rtol=1e-5)
 
 
 def test_reconstruct_of_a_flat_patch_is_finite_and_in_float32():
-    loss = losses.reconstruct(ops.cast(np.ones((1, 3, 4)), "float16"), ops.convert_to_tensor(np.full((1, 3, 4), 0.5, "float32")))
+    loss = losses.reconstruct(
+        ops.cast(np.ones((1, 3, 4)), "float16"), ops.convert_to_tensor(np.full((1, 3, 4), 0.5, "float32"))
+    )
     assert keras.backend.standardize_dtype(loss.dtype) == "float32"
     np.testing.assert_allclose(ops.convert_to_numpy(loss), [1.0])

@@ -13,7 +13,10 @@ def test_grid_has_rows_before_columns():
 
 
 def test_patch_that_does_not_divide_the_image_says_what_would():
-    with pytest.raises(ValueError, match="multiples of the patch size, received 50x80 pixels and patch_size=16; resize the images to 48x80"):
+    with pytest.raises(
+        ValueError,
+        match="multiples of the patch size, received 50x80 pixels and patch_size=16; resize the images to 48x80",
+    ):
         patches.grid_shape((50, 80, 3), 16)
     with pytest.raises(ValueError, match="patch_size=0"):
         patches.grid_shape((50, 80, 3), 0)
@@ -61,7 +64,9 @@ def test_denormalise_undoes_normalise(rng, channels):
 
 
 def test_denormalise_clips():
-    np.testing.assert_array_equal(ops.convert_to_numpy(patches.denormalise(np.array([[-9.0, 9.0]], "float32"))), [[0.0, 1.0]])
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(patches.denormalise(np.array([[-9.0, 9.0]], "float32"))), [[0.0, 1.0]]
+    )
 
 
 def test_sine_cosine_codes_row_then_column():
@@ -94,7 +99,9 @@ def test_embedding_is_a_linear_map_plus_position(make_images, positions):
 
 def test_embedding_refuses_other_images_and_other_positions(make_images):
     layer = patches.PatchEmbedding((12, 20, 3), 4, 8)
-    with pytest.raises(ValueError, match=r"Expected images of \(12, 20, 3\) \(height, width, channels\), received \(12, 20, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"Expected images of \(12, 20, 3\) \(height, width, channels\), received \(12, 20, 1\)"
+    ):
         layer(make_images(2, (12, 20, 1)))
     with pytest.raises(ValueError, match="received 'rotary'"):
         patches.PatchEmbedding((12, 20, 3), 4, 8, "rotary")

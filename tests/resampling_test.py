@@ -15,9 +15,17 @@ def tokens(images, kernel, bias, patch_size):
 
 
 def test_lines_are_resized_as_worked_out_by_hand():
-    expected = [[1, 0], [3 / 4, 1 / 4], [1 / 4, 3 / 4], [0, 1]]  # the new centres lie at -1/4, 1/4, 3/4 and 5/4 of the old pixels
+    expected = [
+        [1, 0],
+        [3 / 4, 1 / 4],
+        [1 / 4, 3 / 4],
+        [0, 1],
+    ]  # the new centres lie at -1/4, 1/4, 3/4 and 5/4 of the old pixels
     np.testing.assert_allclose(resampling_matrix(2, 4, "bilinear"), expected, atol=1e-7)
-    expected = [[3 / 7, 3 / 7, 1 / 7, 0], [0, 1 / 7, 3 / 7, 3 / 7]]  # a triangle of twice the width: 3/4, 3/4, 1/4 of 7/4
+    expected = [
+        [3 / 7, 3 / 7, 1 / 7, 0],
+        [0, 1 / 7, 3 / 7, 3 / 7],
+    ]  # a triangle of twice the width: 3/4, 3/4, 1/4 of 7/4
     np.testing.assert_allclose(resampling_matrix(4, 2, "bilinear"), expected, atol=1e-7)
     for method in ("bilinear", "bicubic"):
         for old, new in ((14, 9), (3, 5), (1, 4), (6, 1)):
@@ -74,7 +82,9 @@ def test_a_patch_resized_to_fewer_pixels_keeps_the_token_of_what_is_smooth(rng):
     kernel = np.einsum("ri,cj,rckd->ijkd", matrix, matrix, small).reshape(64, 5).astype("float32")
     patch = rng.random((8, 8, 1))
     smaller = np.einsum("ri,cj,ijk->rck", matrix, matrix, patch)
-    np.testing.assert_allclose(smaller.reshape(-1) @ resample_patches(kernel, 8, 4), patch.reshape(-1) @ kernel, rtol=1e-4)
+    np.testing.assert_allclose(
+        smaller.reshape(-1) @ resample_patches(kernel, 8, 4), patch.reshape(-1) @ kernel, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize(("old", "new"), [(3, 1), (1, 3), (3, 5), (2, 4), (5, 3)])

@@ -41,7 +41,8 @@ def run_by_command(name, *arguments, **environment):
 
 
 def run_here(name, *arguments):
-    """The same in this process and on its backend: small sizes are smaller still, and nothing is compiled that need not be."""
+    """The same in this process and on its backend: small sizes are smaller still, and nothing is compiled that need not
+    be."""
     script = str(ROOT / script_of(name))
     out, err, status = io.StringIO(), io.StringIO(), 0
     compile_model = functools.partialmethod(keras.Model.compile, run_eagerly=keras.backend.backend() != "jax")
@@ -65,7 +66,11 @@ def run_here(name, *arguments):
 
 def forget(recipe):
     """The flags of a recipe and its modules, since the next one defines flags of the same names."""
-    shared = [name for name, module in sys.modules.items() if (getattr(module, "__file__", None) or "").startswith((str(ROOT / "recipes"), str(ROOT / "benchmarks")))]
+    shared = [
+        name
+        for name, module in sys.modules.items()
+        if (getattr(module, "__file__", None) or "").startswith((str(ROOT / "recipes"), str(ROOT / "benchmarks")))
+    ]
     for module in (recipe, *shared):
         for flag in list(flags.FLAGS.flags_by_module_dict().get(module, ())):
             delattr(flags.FLAGS, flag.name)
@@ -77,7 +82,10 @@ def forget(recipe):
 def parsed_here(name, *arguments):
     """What a recipe defines, with these arguments read as its `flags`, but not run."""
     script = str(ROOT / script_of(name))
-    with mock.patch.object(sys, "argv", [script, *map(str, arguments)]), mock.patch.object(sys, "path", [os.path.dirname(script), *sys.path]):
+    with (
+        mock.patch.object(sys, "argv", [script, *map(str, arguments)]),
+        mock.patch.object(sys, "path", [os.path.dirname(script), *sys.path]),
+    ):
         try:
             recipe = types.SimpleNamespace(**runpy.run_path(script, run_name="recipe"))
             flags.FLAGS(sys.argv)

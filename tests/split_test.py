@@ -76,8 +76,8 @@ def test_block_splits_prefer_the_middle_as_much_as_beits():
     owner = branch_of_patch(split, draw(split))
     shares = (owner == 0).mean(axis=0)
     np.testing.assert_allclose(shares.mean(), 1 / 2)
-    # Rectangles meet the middle more often than the corners. BEiT's own generator at 98 of 196, drawn 3000 times, covers the
-    # rarest patch in 5.6% of the images and the commonest in 83.4%.
+    # Rectangles meet the middle more often than the corners. BEiT's own generator at 98 of 196, drawn 3000 times,
+    # covers the rarest patch in 5.6% of the images and the commonest in 83.4%.
     np.testing.assert_allclose([shares.min(), shares.max()], [0.056, 0.834], atol=0.04)
     np.testing.assert_allclose(shares, shares[::-1, ::-1], atol=5 * math.sqrt(2 / 4 / DRAWS))
 

@@ -6,8 +6,8 @@ import pytest
 from keras import ops
 
 import keras_splitmask as ks
-from keras_splitmask.split import Split
 from keras_splitmask.backend import chunks
+from keras_splitmask.split import Split
 
 pytestmark = pytest.mark.backend
 
@@ -58,7 +58,9 @@ def objective_told_again(model, images, order):
         for half in (order[i, :n], order[i, n : 2 * n]):
             seen = np.sort(half)
             unseen = np.setdiff1d(np.arange(model.split.count), seen)
-            hidden = array(model.decoder(model.encoder.encode(tokens[i : i + 1, seen]), unseen[None].astype("int32")))[0]
+            hidden = array(model.decoder(model.encoder.encode(tokens[i : i + 1, seen]), unseen[None].astype("int32")))[
+                0
+            ]
             logits = array(model.decoder.words(hidden[None, 1 + n :]))[0].astype("float64")
             share = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
             inpaint.append(-np.log(share[np.arange(len(unseen)), ids[i, unseen]]).mean())
@@ -72,7 +74,9 @@ def objective_told_again(model, images, order):
 
 @pytest.mark.parametrize("keep", [0.5, 0.25])
 def test_the_objective_is_the_papers(make_model, make_images, fix_order, keep):
-    model = make_model(image_shape=(12, 20, 3), decoder_depth=2, keep=keep, inpaint_weight=0.5, match_weight=2.0, temperature=0.4)
+    model = make_model(
+        image_shape=(12, 20, 3), decoder_depth=2, keep=keep, inpaint_weight=0.5, match_weight=2.0, temperature=0.4
+    )
     images, order = make_images(4, (12, 20, 3)), fix_order(4)
     loss, report = model.objective(images, training=False)
     inpaint, match = objective_told_again(model, images, order)
@@ -107,7 +111,9 @@ def test_vectors_that_collapsed_have_no_spread(make_model, make_images):
     np.testing.assert_allclose(float(report["match_loss"]), math.log(4), rtol=1e-5)
 
 
-@pytest.mark.parametrize("variant", [{"keep": 0.25, "split": "random"}, {"inpaint_weight": 0}, {"match_weight": 0, "decoder_depth": 2}])
+@pytest.mark.parametrize(
+    "variant", [{"keep": 0.25, "split": "random"}, {"inpaint_weight": 0}, {"match_weight": 0, "decoder_depth": 2}]
+)
 def test_gradients_reach_every_weight(make_model, make_images, variant):
     model = make_model(keras.optimizers.SGD(1.0), image_shape=(12, 20, 3), **variant)
     before = [array(w) for w in model.trainable_variables]
@@ -127,7 +133,9 @@ def paths(model):
     return {w.path.split("/", 1)[1] for w in model.trainable_variables}
 
 
-@pytest.mark.parametrize("without, given, missing", [("inpaint_weight", "match", "inpaint"), ("match_weight", "inpaint", "match")])
+@pytest.mark.parametrize(
+    "without, given, missing", [("inpaint_weight", "match", "inpaint"), ("match_weight", "inpaint", "match")]
+)
 def test_a_loss_of_weight_0_is_left_out(make_model, make_images, without, given, missing):
     model, whole = make_model(image_shape=(12, 20, 3), **{without: 0}), make_model(image_shape=(12, 20, 3))
     logs = model.train_on_batch(make_images(8, (12, 20, 3)), return_dict=True)
@@ -188,7 +196,15 @@ def test_eight_images_are_memorised(make_model, make_images):
 
 
 def test_config_round_trip(make_model):
-    given = {"keep": 0.25, "split": "random", "decoder_depth": 1, "temperature": 0.3, "inpaint_weight": 0.5, "match_weight": 2.0, "seed": 7}
+    given = {
+        "keep": 0.25,
+        "split": "random",
+        "decoder_depth": 1,
+        "temperature": 0.3,
+        "inpaint_weight": 0.5,
+        "match_weight": 2.0,
+        "seed": 7,
+    }
     model = make_model(image_shape=(12, 20, 5), drop_path=0.1, **given)
     again = ks.SplitMask.from_config(model.get_config())
     assert again.get_config() == model.get_config()
@@ -223,7 +239,9 @@ def test_errors(make_model):
     with pytest.raises(ValueError, match="Expected a tokenizer, since inpaint_weight is not 0"):
         make_model(tokenizer=None)
     with pytest.raises(ValueError, match="received keep=0.6"):
-        make_model(keep=0.6)@pytest.mark.backend
+        make_model(keep=0.6) @ pytest.mark.backend
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_words_predicted_in_parts_change_nothing(make_model, make_images, monkeypatch, accumulate):
     """8 x 2 x 8 patches and 32 words, all at once or in several parts."""
@@ -238,6 +256,3 @@ def test_words_predicted_in_parts_change_nothing(make_model, make_images, monkey
 
     for expected, received in zip(train(2**27), train(1200 // accumulate), strict=True):
         np.testing.assert_allclose(received, expected, atol=1e-5, rtol=1e-5)
-
-
-

@@ -5,7 +5,8 @@ import contextlib
 import keras
 from keras import ops
 
-# Numbers in a table of which a step needs but one part at a time: 8 MiB stay in the cache of a CPU, half a GiB is no trouble elsewhere.
+# Numbers in a table of which a step needs but one part at a time: 8 MiB stay in the cache of a CPU, half a GiB is no
+# trouble elsewhere.
 TABLE_ON_CPU, TABLE = 2**21, 2**27
 
 
@@ -19,12 +20,14 @@ def on_cpu():
 
 
 def devices_of_batch():
-    """Among how many devices the compiler divides the tensors at hand, by their first axis: under JAX all that share a batch, else one."""
+    """Among how many devices the compiler divides the tensors at hand, by their first axis: under JAX all that share a
+    batch, else one."""
     return keras.distribution.distribution().device_mesh.shape[0] if keras.distribution.distribution() else 1
 
 
 def by_parts(function, carry, xs, width):
-    """`scan` over equal parts of some images' rows, as many as it takes that a table of `width` numbers for each row of a part is not large.
+    """`scan` over equal parts of some images' rows, as many as it takes that a table of `width` numbers for each row of
+    a part is not large.
 
     Args:
         function: from (carry, what `xs` has of the rows of a part) to (carry, answer).
@@ -39,8 +42,14 @@ def by_parts(function, carry, xs, width):
     # TensorFlow need not know how many there are.
     images, at_once = (images or 32, TABLE_ON_CPU) if on_cpu() else (images or 128, TABLE)
     images //= devices_of_batch()
-    parts = next(n for n in range(1, count + 1) if count % n == 0 and (n == count or images * (count // n) * width <= at_once))
-    return scan(function, carry, tuple(ops.moveaxis(ops.reshape(x, (-1, parts, count // parts, *x.shape[2:])), 1, 0) for x in xs))
+    parts = next(
+        n for n in range(1, count + 1) if count % n == 0 and (n == count or images * (count // n) * width <= at_once)
+    )
+    return scan(
+        function,
+        carry,
+        tuple(ops.moveaxis(ops.reshape(x, (-1, parts, count // parts, *x.shape[2:])), 1, 0) for x in xs),
+    )
 
 
 def join_parts(x):
@@ -70,7 +79,8 @@ def scan(function, carry, xs):
 
 
 def control_after(tensors):
-    """A context whose work TensorFlow begins when these tensors are there: it would take all parts at once, with the memory of all."""
+    """A context whose work TensorFlow begins when these tensors are there: it would take all parts at once, with the
+    memory of all."""
     if keras.backend.backend() != "tensorflow":
         return contextlib.nullcontext()
     import tensorflow as tf

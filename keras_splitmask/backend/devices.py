@@ -6,8 +6,13 @@ import os
 import keras
 import numpy as np
 
-STRATEGIES = {"tensorflow": ("mirrored", "multi_worker", "tpu"), "jax": ("data_parallel", "model_parallel"), "torch": ()}
-# How the weights of transformer blocks are divided: each pair of products needs one sum over the devices (Shoeybi et al., 2019).
+STRATEGIES = {
+    "tensorflow": ("mirrored", "multi_worker", "tpu"),
+    "jax": ("data_parallel", "model_parallel"),
+    "torch": (),
+}
+# How the weights of transformer blocks are divided: each pair of products needs one sum over the devices (Shoeybi et
+# al., 2019).
 LAYOUTS = {
     r".*block_\d+/(attention/qkv|expand)/kernel": (None, "model"),
     r".*block_\d+/(attention/qkv|expand)/bias": ("model",),
@@ -53,7 +58,11 @@ class Devices:
 
         spec = keras.tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), next(shares()))
         dataset = tf.data.Dataset.from_generator(shares, output_signature=spec)
-        return self.strategy.distribute_datasets_from_function(lambda context: dataset) if self.strategy else dataset.prefetch(2)
+        return (
+            self.strategy.distribute_datasets_from_function(lambda context: dataset)
+            if self.strategy
+            else dataset.prefetch(2)
+        )
 
     def any_host(self, flag):
         """Whether the flag is set on any of the hosts, each of which must ask."""
@@ -62,7 +71,9 @@ class Devices:
         if self.strategy:
             import tensorflow as tf
 
-            flags = self.strategy.run(lambda: tf.distribute.get_replica_context().all_reduce("SUM", tf.constant(float(flag))))
+            flags = self.strategy.run(
+                lambda: tf.distribute.get_replica_context().all_reduce("SUM", tf.constant(float(flag)))
+            )
             return float(self.strategy.experimental_local_results(flags)[0]) > 0
         from jax.experimental import multihost_utils
 
@@ -89,12 +100,18 @@ def start_devices(strategy=None, devices=None, model_devices=None):
     backend = keras.backend.backend()
     if strategy is not None and strategy not in STRATEGIES[backend]:
         known = ", ".join(STRATEGIES[backend]) or "none, since it uses one device"
-        raise ValueError(f"Expected a strategy that the backend {backend} knows ({known}), received strategy={strategy!r}.")
+        raise ValueError(
+            f"Expected a strategy that the backend {backend} knows ({known}), received strategy={strategy!r}."
+        )
     if model_devices is not None and strategy != "model_parallel":
-        raise ValueError(f"Expected model_devices with strategy='model_parallel' alone, received strategy={strategy!r}.")
+        raise ValueError(
+            f"Expected model_devices with strategy='model_parallel' alone, received strategy={strategy!r}."
+        )
     if backend == "torch":
         if devices not in (None, 1):
-            raise ValueError(f"Expected one device on torch, received devices={devices}; JAX and TensorFlow use several.")
+            raise ValueError(
+                f"Expected one device on torch, received devices={devices}; JAX and TensorFlow use several."
+            )
         return Devices()
     return _start_jax(strategy, devices, model_devices) if backend == "jax" else _start_tensorflow(strategy, devices)
 
@@ -118,13 +135,17 @@ def _start_jax(strategy, count, model_devices):
     if len(chosen) % share:
         raise ValueError(f"Expected model_devices to divide the {len(chosen)} devices, received model_devices={share}.")
     if len(here) % share and hosts > 1:
-        raise ValueError(f"Expected model_devices to divide the {len(here)} devices of a host, received model_devices={share}.")
+        raise ValueError(
+            f"Expected model_devices to divide the {len(here)} devices of a host, received model_devices={share}."
+        )
     if strategy == "model_parallel":
         mesh = keras.distribution.DeviceMesh((len(chosen) // share, share), ("batch", "model"), names)
         layouts = keras.distribution.LayoutMap(mesh)
         for pattern, axes in LAYOUTS.items():
             layouts[pattern] = axes
-        distribution = keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch", auto_shard_dataset=False)
+        distribution = keras.distribution.ModelParallel(
+            layout_map=layouts, batch_dim_name="batch", auto_shard_dataset=False
+        )
     else:
         distribution = keras.distribution.DataParallel(devices=names, auto_shard_dataset=False)
     keras.distribution.set_distribution(distribution)
@@ -134,7 +155,12 @@ def _start_jax(strategy, count, model_devices):
 def _start_tensorflow(strategy, count):
     import tensorflow as tf
 
-    if strategy is None and not os.environ.get("TF_CONFIG") and count in (None, 1) and len(tf.config.list_physical_devices("GPU")) < 2:
+    if (
+        strategy is None
+        and not os.environ.get("TF_CONFIG")
+        and count in (None, 1)
+        and len(tf.config.list_physical_devices("GPU")) < 2
+    ):
         strategy = "tpu" if tf.config.list_physical_devices("TPU") else None
         if strategy is None:
             return Devices()
@@ -142,7 +168,12 @@ def _start_tensorflow(strategy, count):
     if strategy == "multi_worker":
         made = tf.distribute.MultiWorkerMirroredStrategy()
         resolver = made.cluster_resolver
-        return Devices(made.num_replicas_in_sync, resolver.task_id or 0, resolver.cluster_spec().num_tasks("worker") if resolver.cluster_spec() else 1, made)
+        return Devices(
+            made.num_replicas_in_sync,
+            resolver.task_id or 0,
+            resolver.cluster_spec().num_tasks("worker") if resolver.cluster_spec() else 1,
+            made,
+        )
     if strategy == "tpu":
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver("local")
         tf.config.experimental_connect_to_cluster(resolver)
@@ -161,5 +192,7 @@ def _start_tensorflow(strategy, count):
 def _first(found, count):
     """The first `count` of the devices, or all."""
     if count and count > len(found):
-        raise ValueError(f"Expected devices of at most {len(found)}, as many as there are here, received devices={count}.")
+        raise ValueError(
+            f"Expected devices of at most {len(found)}, as many as there are here, received devices={count}."
+        )
     return list(found)[:count]

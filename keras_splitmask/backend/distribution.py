@@ -1,8 +1,8 @@
 """Collectives and random numbers inside a step: the only file that knows of several replicas and of micro-batches.
 
-Under JAX a batch is global: the compiler divides the step. Under a TensorFlow strategy each replica runs the step on its share of
-the batch, so values that depend on the whole batch (negatives, gradients, random numbers) must be exchanged between replicas.
-The same goes for each micro-batch when gradients are accumulated.
+Under JAX a batch is global: the compiler divides the step. Under a TensorFlow strategy each replica runs the step on
+its share of the batch, so values that depend on the whole batch (negatives, gradients, random numbers) must be
+exchanged between replicas. The same goes for each micro-batch when gradients are accumulated.
 """
 
 import contextlib
@@ -25,7 +25,8 @@ def _replica():
 
 
 def replicas():
-    """How many replicas run the step at hand, each on its share of the batch, and know of the others by this file alone."""
+    """How many replicas run the step at hand, each on its share of the batch, and know of the others by this file
+    alone."""
     replica = _replica()
     return replica.num_replicas_in_sync if replica else 1
 
@@ -63,17 +64,21 @@ def size(data):
 
 
 def labels_shape(data):
-    """TensorFlow: the shape of the labels in a batch, or in the batches of a dataset, of which none is read; None where it is not known."""
+    """TensorFlow: the shape of the labels in a batch, or in the batches of a dataset, of which none is read; None where
+    it is not known."""
     import tensorflow as tf
 
     _, labels, _ = keras.utils.unpack_x_y_sample_weight(getattr(data, "element_spec", data))
-    shapes = [x.shape for x in tf.nest.flatten(labels, expand_composites=True) if x is not None]  # of each replica's share
+    shapes = [
+        x.shape for x in tf.nest.flatten(labels, expand_composites=True) if x is not None
+    ]  # of each replica's share
     return tuple(shapes[0]) if shapes and tf.TensorShape(shapes[0]).rank else None
 
 
 @contextlib.contextmanager
 def shared(data):
-    """Within it, replicas know how they share the global batch, of which `data` is this one's part: equally, or as they find out."""
+    """Within it, replicas know how they share the global batch, of which `data` is this one's part: equally, or as they
+    find out."""
     replica, batch = _replica(), keras.tree.flatten(data)[0]
     if replica and not replica.merge_call(_known_to_be_equal, args=(batch,)):
         number, count = replica.replica_id_in_sync_group, replica.num_replicas_in_sync
@@ -93,11 +98,16 @@ def _known_to_be_equal(strategy, batches):
 
 
 def _share(count, each=None):
-    """This replica's `count` rows among those of all replicas, `each` of an image; by default as many as `count` says."""
+    """This replica's `count` rows among those of all replicas, `each` of an image; by default as many as `count`
+    says."""
     if share := getattr(_thread, "share", None):
         return share.rows(count // ops.maximum(share.images, 1) if each is None else each)
     replica = _replica()
-    return _Share(count, count * replica.replica_id_in_sync_group, count * replica.num_replicas_in_sync) if replica else _Share(count, 0, count)
+    return (
+        _Share(count, count * replica.replica_id_in_sync_group, count * replica.num_replicas_in_sync)
+        if replica
+        else _Share(count, 0, count)
+    )
 
 
 def weighted(loss):
@@ -117,8 +127,8 @@ def gather_batch(x, each=1):
         each: rows of an image.
 
     Returns:
-        The global batch (G, ...) and the own rows' indices (B,) int32. Under JAX a batch is global already; under TensorFlow
-        outside of a strategy, and in one process of torch, the replica is alone.
+        The global batch (G, ...) and the own rows' indices (B,) int32. Under JAX a batch is global already; under
+        TensorFlow outside of a strategy, and in one process of torch, the replica is alone.
     """
     own = ops.arange(ops.shape(x)[0], dtype="int32")
     if replica := _replica():
@@ -149,7 +159,8 @@ def mean_of_batch(x, each=1):
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """`images` images of a batch, or of a replica's share: those numbered index, index + count, ... Thus each device has some of every part."""
+    """`images` images of a batch, or of a replica's share: those numbered index, index + count, ... Thus each device
+    has some of every part."""
 
     index: object
     count: int
@@ -168,9 +179,11 @@ def part_of_batch(index, count, images, vectors=None):
 
 
 def whole_batch(x):
-    """The vectors of a whole batch, of which the part at hand has computed its own, `x` (B / count, ...); without parts `x` itself.
+    """The vectors of a whole batch, of which the part at hand has computed its own, `x` (B / count, ...); without parts
+    `x` itself.
 
-    The others are constants. The gradient is that of the whole batch's loss, times `count`, since those of the parts are averaged.
+    The others are constants. The gradient is that of the whole batch's loss, times `count`, since those of the parts
+    are averaged.
     """
     part = getattr(_thread, "part", None)
     if not part or part.vectors is None:
@@ -182,7 +195,8 @@ def whole_batch(x):
 
 
 def uniform(shape, low=0.0, high=1.0, seed=None):
-    """`keras.random.uniform` in float32 for a batch (B, ...), in which a row gets the same numbers however the batch is divided."""
+    """`keras.random.uniform` in float32 for a batch (B, ...), in which a row gets the same numbers however the batch is
+    divided."""
     replica, part = _replica(), getattr(_thread, "part", None)
     if not replica and not part:
         return keras.random.uniform(shape, low, high, dtype="float32", seed=seed)
@@ -205,18 +219,22 @@ def average(tensors):
 
 
 def keep_on_first_replica(gradients):
-    """What to give to an optimizer that adds up the gradients of all replicas, if all have these: zeros on all but the first.
+    """What to give to an optimizer that adds up the gradients of all replicas, if all have these: zeros on all but the
+    first.
 
     Thus it clips the gradients themselves; a share of them on each replica would be shorter than what it is to clip.
     """
     replica = _replica()
     if not replica:
         return gradients
-    return [None if g is None else g * ops.cast(ops.equal(replica.replica_id_in_sync_group, 0), g.dtype) for g in gradients]
+    return [
+        None if g is None else g * ops.cast(ops.equal(replica.replica_id_in_sync_group, 0), g.dtype) for g in gradients
+    ]
 
 
 def cond_across_replicas(condition, then, otherwise, *arguments):
-    """TensorFlow's `cond` of functions that update variables, on one replica or many, on all of which the condition is the same."""
+    """TensorFlow's `cond` of functions that update variables, on one replica or many, on all of which the condition is
+    the same."""
     import tensorflow as tf
 
     def cond(condition, run):
@@ -227,7 +245,9 @@ def cond_across_replicas(condition, then, otherwise, *arguments):
         cond(condition, lambda function: strategy.extended.call_for_each_replica(function, args=arguments))
 
     context = tf.distribute.get_replica_context()
-    if tf.distribute.has_strategy() and context:  # in a branch no replica may wait to update a variable, not even the only one, unless both began there
+    if (
+        tf.distribute.has_strategy() and context
+    ):  # in a branch no replica may wait to update a variable, not even the only one, unless both began there
         context.merge_call(merged, args=(condition, arguments))
     else:
         cond(condition, lambda function: function(*arguments))

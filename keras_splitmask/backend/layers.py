@@ -9,8 +9,8 @@ from keras import ops
 def linear(x, kernel, bias):
     """x (B, ..., D) times `kernel` (D, V), plus `bias` (V,).
 
-    Torch and TensorFlow add the bias inside the product, as JAX does once compiled; Keras adds it to the finished product, one more
-    pass over it: measured on a CPU, 6 to 20% of a SplitMask step on torch.
+    Torch and TensorFlow add the bias inside the product, as JAX does once compiled; Keras adds it to the finished
+    product, one more pass over it: measured on a CPU, 6 to 20% of a SplitMask step on torch.
     """
     if keras.backend.backend() == "torch":
         import torch
@@ -25,7 +25,8 @@ def linear(x, kernel, bias):
 
 
 def attention(qkv, start=0):
-    """Queries, keys and values (B, n, 3, heads, d) to mixed values (B, n - start, heads, d), for which only tokens from `start` on ask."""
+    """Queries, keys and values (B, n, 3, heads, d) to mixed values (B, n - start, heads, d), for which only tokens from
+    `start` on ask."""
     if keras.backend.backend() != "tensorflow":
         query, key, value = ops.unstack(qkv, 3, axis=2)  # torch fills less memory than for slices
         return ops.dot_product_attention(query[:, start:] if start else query, key, value)
@@ -40,7 +41,8 @@ def attention(qkv, start=0):
 
 
 def gelu(x):
-    """The exact GELU; on TensorFlow with a gradient in fewer passes over x than that of its parts, which takes a step 5% longer on a CPU."""
+    """The exact GELU; on TensorFlow with a gradient in fewer passes over x than that of its parts, which takes a step
+    5% longer on a CPU."""
     if keras.backend.backend() != "tensorflow":
         return ops.gelu(x, approximate=False)
     import tensorflow as tf
@@ -51,7 +53,9 @@ def gelu(x):
         share = 0.5 * tf.math.erfc(scaled)
 
         def gradient(towards):
-            bell = math.pi**-0.5 * tf.exp(-tf.square(scaled))  # TensorFlow squares, negates and exponentiates in one pass
+            bell = math.pi**-0.5 * tf.exp(
+                -tf.square(scaled)
+            )  # TensorFlow squares, negates and exponentiates in one pass
             return towards * (share - scaled * bell)
 
         return x * share, gradient
@@ -60,7 +64,8 @@ def gelu(x):
 
 
 def argmax(x):
-    """`ops.argmax` of the last axis, int32, without the five passes over x for the sign of its zeros that Keras makes on TensorFlow."""
+    """`ops.argmax` of the last axis, int32, without the five passes over x for the sign of its zeros that Keras makes
+    on TensorFlow."""
     if keras.backend.backend() != "tensorflow":
         return ops.cast(ops.argmax(x, axis=-1), "int32")
     import tensorflow as tf
@@ -69,7 +74,8 @@ def argmax(x):
 
 
 def cross_entropy(logits, ids):
-    """The cross entropies (n,) of logits (n, V) float32 and words (n,) int32, and their gradient (n, V), which has no gradient itself."""
+    """The cross entropies (n,) of logits (n, V) float32 and words (n,) int32, and their gradient (n, V), which has no
+    gradient itself."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -80,12 +86,15 @@ def cross_entropy(logits, ids):
     if keras.backend.backend() == "torch":
         gradient = shares.scatter_add_(1, places.long(), shares.new_full((1, 1), -1.0).expand(places.shape))
     else:
-        gradient = shares - ops.cast(ops.equal(ops.arange(shares.shape[1], dtype="int32"), places), shares.dtype)  # XLA builds no table
+        gradient = shares - ops.cast(
+            ops.equal(ops.arange(shares.shape[1], dtype="int32"), places), shares.dtype
+        )  # XLA builds no table
     return losses[:, 0], gradient
 
 
 def transposed(x):
-    """x (D, V) to (V, D), for several products with it: on TensorFlow it is laid out anew, without which each takes twice as long on a CPU.
+    """x (D, V) to (V, D), for several products with it: on TensorFlow it is laid out anew, without which each takes
+    twice as long on a CPU.
 
     It takes a detour by a third axis, since TensorFlow makes a mere transpose part of each product again.
     """
@@ -95,14 +104,18 @@ def transposed(x):
 
 
 def add_product(total, a, b):
-    """total (s, D, V) float32 plus the products of a (s, n, D), transposed, and b (s, n, V), both of one dtype; `total` may be changed.
+    """total (s, D, V) float32 plus the products of a (s, n, D), transposed, and b (s, n, V), both of one dtype; `total`
+    may be changed.
 
     The sums over n are in float32 at least where float16 would overflow, whatever the scale of the loss.
     """
     if keras.backend.backend() == "jax":
         return total + _product_in_float32(a, b)
     if keras.backend.standardize_dtype(a.dtype) == "float16":
-        a, b = ops.cast(a, "float32"), ops.cast(b, "float32")  # which TensorFlow multiplies by tensor cores all the same
+        a, b = (
+            ops.cast(a, "float32"),
+            ops.cast(b, "float32"),
+        )  # which TensorFlow multiplies by tensor cores all the same
     if keras.backend.backend() != "torch" or a.dtype != total.dtype:
         return total + ops.cast(ops.matmul(ops.swapaxes(a, 1, 2), b), total.dtype)
     return total.baddbmm_(a.mT, b)
@@ -116,16 +129,20 @@ def _product_in_float32(a, b):
 
 
 def add_rows(total, x):
-    """total (s, V) plus the sums of the rows of x (s, n, V), both float32: by a product, but on torch, whose sum is faster."""
+    """total (s, V) plus the sums of the rows of x (s, n, V), both float32: by a product, but on torch, whose sum is
+    faster."""
     if keras.backend.backend() == "torch":
         return total + ops.sum(x, axis=1)
     return add_product(total[:, None], ops.ones_like(x[..., :1]), x)[:, 0]
 
 
 def check_float(layer):
-    """Refuse to save a quantized layer, since a model is loaded by its configuration, which does not say so. Raises ValueError."""
+    """Refuse to save a quantized layer, since a model is loaded by its configuration, which does not say so. Raises
+    ValueError."""
     if mode := layer.quantization_mode:
-        raise ValueError(f"Expected float weights to save, received {mode}; save the model first, and quantize it when it is loaded.")
+        raise ValueError(
+            f"Expected float weights to save, received {mode}; save the model first, and quantize it when it is loaded."
+        )
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
@@ -153,7 +170,8 @@ class Dense(keras.layers.Dense):
 class LayerNormalization(keras.layers.LayerNormalization):
     """`keras.layers.LayerNormalization` of the last axis, whose gradient JAX and TensorFlow compute in fewer passes.
 
-    Keras multiplies before it subtracts the mean, which rounds more, too: measured on a CPU, 12 blocks took JAX 1.4 times as long.
+    Keras multiplies before it subtracts the mean, which rounds more, too: measured on a CPU, 12 blocks took JAX 1.4
+    times as long.
     """
 
     def call(self, inputs):

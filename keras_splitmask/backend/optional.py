@@ -1,4 +1,5 @@
-"""Packages that only some users need: imported where they are used, and missed with a line that says what to install."""
+"""Packages that only some users need: imported where they are used, and missed with a line that says what to
+install."""
 
 import importlib
 

@@ -5,3 +5,11 @@ from keras_splitmask.baselines.deit import DeiT
 from keras_splitmask.baselines.dino import DINO
 from keras_splitmask.baselines.mae import MAE
 from keras_splitmask.baselines.untrained import Untrained
+
+__all__ = [
+    "BEiT",
+    "DINO",
+    "DeiT",
+    "MAE",
+    "Untrained",
+]

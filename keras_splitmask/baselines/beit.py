@@ -4,10 +4,10 @@ import keras
 from keras import ops
 
 from keras_splitmask import losses
+from keras_splitmask.backend.layers import Dense
 from keras_splitmask.patches import check_tokenizer
 from keras_splitmask.split import Split, gather, masked_count
 from keras_splitmask.training.inputs import check_fitted
-from keras_splitmask.backend.layers import Dense
 from keras_splitmask.training.steps import PretextModel, WordPerplexity
 
 
@@ -15,8 +15,8 @@ from keras_splitmask.training.steps import PretextModel, WordPerplexity
 class BEiT(PretextModel):
     """Mask blocks of an image, let the encoder see masks in their place, and have it say the words of what they hide.
 
-    As the SplitMask paper compares it: absolute positions and no layer scale. Exactly floor(N * mask_ratio) patches are masked,
-    where BEiT masks about so many.
+    As the SplitMask paper compares it: absolute positions and no layer scale. Exactly floor(N * mask_ratio) patches are
+    masked, where BEiT masks about so many.
 
     Args:
         encoder: an `Encoder`.
@@ -27,8 +27,12 @@ class BEiT(PretextModel):
         seed: with the step's number, it decides all randomness of training.
     """
 
-    def __init__(self, encoder, tokenizer, mask_ratio=0.4, split="block", augmentation=None, seed=0, name="beit", **kwargs):
-        super().__init__(reports=["inpaint_loss", "inpaint_accuracy"], seed=seed, augmentation=augmentation, name=name, **kwargs)
+    def __init__(
+        self, encoder, tokenizer, mask_ratio=0.4, split="block", augmentation=None, seed=0, name="beit", **kwargs
+    ):
+        super().__init__(
+            reports=["inpaint_loss", "inpaint_accuracy"], seed=seed, augmentation=augmentation, name=name, **kwargs
+        )
         check_tokenizer(tokenizer, encoder)
         self.encoder = encoder
         self.tokenizer = tokenizer

@@ -1,4 +1,5 @@
-"""DeiT (Touvron et al., 2021, "Training data-efficient image transformers"), without distillation, told once, on SplitMask's encoder."""
+"""DeiT (Touvron et al., 2021, "Training data-efficient image transformers"), without distillation, told once, on
+SplitMask's encoder."""
 
 import keras
 from keras import ops
@@ -18,7 +19,8 @@ class DeiT(PretextModel):
     Args:
         encoder: an `Encoder`.
         classes: number of classes.
-        augmentation: an `Augment` of the images that a training step is given; None, since DeiT augments before it mixes.
+        augmentation: an `Augment` of the images that a training step is given; None, since DeiT augments before it
+            mixes.
         seed: with the step's number, it decides all randomness of training.
     """
 
@@ -44,7 +46,10 @@ class DeiT(PretextModel):
     def problem_of_given(self, labels):
         if getattr(labels, "shape", ())[1:] == (self.classes,):
             return None
-        return f"Expected label probabilities (B, {self.classes}), received {shape_text(labels)}; keras.ops.one_hot(labels, {self.classes}) makes them of classes."
+        return (
+            f"Expected label probabilities (B, {self.classes}), received {shape_text(labels)};"
+            f" keras.ops.one_hot(labels, {self.classes}) makes them of classes."
+        )
 
     def objective(self, images, labels, training):
         """Images (B, H, W, C) and label probabilities (B, classes) to the loss, a scalar, and the values to report.
@@ -56,7 +61,11 @@ class DeiT(PretextModel):
         return ops.mean(loss), {"accuracy": ops.mean(hits)}
 
     def get_config(self):
-        return {**super().get_config(), "encoder": keras.saving.serialize_keras_object(self.encoder), "classes": self.classes}
+        return {
+            **super().get_config(),
+            "encoder": keras.saving.serialize_keras_object(self.encoder),
+            "classes": self.classes,
+        }
 
     @classmethod
     def from_config(cls, config):

@@ -1,4 +1,5 @@
-"""DINO (Caron et al., 2021, "Emerging properties in self-supervised vision transformers"), told once, on SplitMask's encoder."""
+"""DINO (Caron et al., 2021, "Emerging properties in self-supervised vision transformers"), told once, on SplitMask's
+encoder."""
 
 import math
 
@@ -6,11 +7,11 @@ import keras
 from keras import ops
 
 from keras_splitmask import losses
+from keras_splitmask.backend.distribution import gather_batch, mean_of_batch
+from keras_splitmask.backend.layers import Dense, gelu
 from keras_splitmask.encoder import Encoder
 from keras_splitmask.patches import grid_shape
 from keras_splitmask.resampling import resampling_matrix
-from keras_splitmask.backend.distribution import gather_batch, mean_of_batch
-from keras_splitmask.backend.layers import Dense, gelu
 from keras_splitmask.training.steps import PretextModel
 
 HIDDEN, BOTTLENECK = 2048, 256  # widths of the head
@@ -43,7 +44,9 @@ class DINOHead(keras.layers.Layer):
         for layer, width in ((self.expand, self.width), (self.hidden, HIDDEN), (self.bottleneck, HIDDEN)):
             layer.build((None, width))
         small = keras.initializers.TruncatedNormal(stddev=0.02)
-        self.kernel = self.add_weight(shape=(BOTTLENECK, self.prototypes), initializer=small, autocast=False, name="kernel")
+        self.kernel = self.add_weight(
+            shape=(BOTTLENECK, self.prototypes), initializer=small, autocast=False, name="kernel"
+        )
         self.built = True
 
     def call(self, tokens):
@@ -59,21 +62,24 @@ class DINOHead(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class DINO(PretextModel):
-    """Let a student say of every crop of an image what a teacher, the student's moving average, says of its two large crops.
+    """Let a student say of every crop of an image what a teacher, the student's moving average, says of its two large
+    crops.
 
-    It is fitted to dictionaries of crops, which `data.batches(..., views=data.MultiCrop(...))` gives: "global" (B, 2, H, W, C), the
-    large ones, and "local" (B, k, h, w, C). What is kept in the end, `encoder`, is the teacher, which the paper evaluates.
+    It is fitted to dictionaries of crops, which `data.batches(..., views=data.MultiCrop(...))` gives: "global" (B, 2,
+    H, W, C), the large ones, and "local" (B, k, h, w, C). What is kept in the end, `encoder`, is the teacher, which the
+    paper evaluates.
 
     Args:
         encoder: an `Encoder`, the teacher's. The student starts as its copy, and alone has drop path and gradients.
         steps: optimizer steps of the whole run, over which the teacher's momentum rises.
         prototypes: K; 65536 in the paper. A few thousand are enough for small sets, and cheaper.
         local_shape: (height, width) of the local crops; left out, see `local_size`.
-        momentum: of the teacher in the first step, from where half a cosine leads to 1; 0.996 in the paper, 0.9995 for batches of 256.
+        momentum: of the teacher in the first step, from where half a cosine leads to 1; 0.996 in the paper, 0.9995 for
+            batches of 256.
         centre_momentum: of the mean of the teacher's answers, which is taken from them lest one prototype always wins.
         temperature: of the student.
-        teacher_temperatures: of the first step and of those from `teacher_warmup` on, linearly; lower than the student's, lest all
-            prototypes win alike. Both 0.04 in the paper, whose longer runs go on to 0.07.
+        teacher_temperatures: of the first step and of those from `teacher_warmup` on, linearly; lower than the
+            student's, lest all prototypes win alike. Both 0.04 in the paper, whose longer runs go on to 0.07.
         teacher_warmup: steps.
         augmentation: an `AugmentViews` of the crops that a training step is given.
         seed: with the step's number, it decides all randomness of training.
@@ -95,7 +101,9 @@ class DINO(PretextModel):
         name="dino",
         **kwargs,
     ):
-        super().__init__(reports=["teacher_entropy", "feature_std"], seed=seed, augmentation=augmentation, name=name, **kwargs)
+        super().__init__(
+            reports=["teacher_entropy", "feature_std"], seed=seed, augmentation=augmentation, name=name, **kwargs
+        )
         if min(steps, prototypes) < 1 or not 0 <= momentum <= 1 or not 0 <= centre_momentum < 1:
             raise ValueError(
                 "Expected steps and prototypes of at least 1, a momentum in [0, 1] and a centre_momentum in [0, 1), "
@@ -119,18 +127,25 @@ class DINO(PretextModel):
         self.student = Encoder.from_config({**encoder.get_config(), "name": "student"})
         self.student_head = DINOHead(encoder.width, prototypes, dtype=self.dtype_policy, name="student_head")
         local_grid = grid_shape((*self.local_shape, encoder.image_shape[-1]), encoder.patch_size)
-        self.resampling = [resampling_matrix(old, new, "bicubic").astype("float32") for old, new in zip(encoder.grid, local_grid)]
+        self.resampling = [
+            resampling_matrix(old, new, "bicubic").astype("float32") for old, new in zip(encoder.grid, local_grid)
+        ]
         self.build((None, *encoder.image_shape))
 
     def build(self, images_shape):
         first = keras.initializers.Constant(self.teacher_temperatures[0])
-        self.teacher_temperature = self.add_weight(shape=(), initializer=first, trainable=False, autocast=False, name="temperature")
-        self.centre = self.add_weight(shape=(self.prototypes,), initializer="zeros", trainable=False, autocast=False, name="centre")
+        self.teacher_temperature = self.add_weight(
+            shape=(), initializer=first, trainable=False, autocast=False, name="temperature"
+        )
+        self.centre = self.add_weight(
+            shape=(self.prototypes,), initializer="zeros", trainable=False, autocast=False, name="centre"
+        )
         self.start_student()
         super().build(images_shape)
 
     def start_student(self):
-        """Make the student a copy of the teacher; needed once more where the encoder's weights were set from elsewhere."""
+        """Make the student a copy of the teacher; needed once more where the encoder's weights were set from
+        elsewhere."""
         for student, teacher in self._pairs():
             student.assign(ops.convert_to_numpy(teacher))  # a copy: JAX gives the memory of one variable away
 
@@ -162,7 +177,8 @@ class DINO(PretextModel):
         return ops.reshape(table, (-1, self.encoder.width))
 
     def objective(self, views, training):
-        """Crops "global" (B, 2, H, W, C) and "local" (B, k, h, w, C) to the loss, a scalar, and the values to report (equation 3)."""
+        """Crops "global" (B, 2, H, W, C) and "local" (B, k, h, w, C) to the loss, a scalar, and the values to report
+        (equation 3)."""
         large = one_batch(views["global"])  # (2B, H, W, C)
         features = self.encoder(large, training=False)["cls"]  # (2B, D)
         answers = self.head(features)  # (2B, K)
@@ -195,7 +211,8 @@ class DINO(PretextModel):
         return first + (last - first) * ops.clip(ops.cast(step, "float32") / max(1, self.teacher_warmup), 0.0, 1.0)
 
     def after_step(self, step, report):
-        """The teacher follows the student, the centre the teacher's answers (equation 4), and the temperature its schedule."""
+        """The teacher follows the student, the centre the teacher's answers (equation 4), and the temperature its
+        schedule."""
         momentum = self.momentum_at(step)
         for student, teacher in self._pairs():
             teacher.assign(teacher + (1 - momentum) * (student - teacher))  # exact where both are equal
@@ -203,7 +220,16 @@ class DINO(PretextModel):
         self.teacher_temperature.assign(self.teacher_temperature_at(step + 1))
 
     def get_config(self):
-        own = ("steps", "prototypes", "local_shape", "momentum", "centre_momentum", "temperature", "teacher_temperatures", "teacher_warmup")
+        own = (
+            "steps",
+            "prototypes",
+            "local_shape",
+            "momentum",
+            "centre_momentum",
+            "temperature",
+            "teacher_temperatures",
+            "teacher_warmup",
+        )
         layers = {"encoder": keras.saving.serialize_keras_object(self.encoder)}
         return {**super().get_config(), **layers, **{name: getattr(self, name) for name in own}}
 
@@ -219,5 +245,6 @@ def _learned(layer):
 
 
 def one_batch(crops):
-    """Crops (B, k, h, w, C) of each image to (kB, h, w, C), those of an image together: on many devices, they stay on the one that has it."""
+    """Crops (B, k, h, w, C) of each image to (kB, h, w, C), those of an image together: on many devices, they stay on
+    the one that has it."""
     return ops.reshape(crops, (-1, *crops.shape[2:]))

@@ -4,17 +4,18 @@ import keras
 from keras import ops
 
 from keras_splitmask import losses
+from keras_splitmask.backend.layers import Dense
 from keras_splitmask.decoder import Decoder
 from keras_splitmask.patches import denormalise, normalise, to_images, to_patches
 from keras_splitmask.split import Split, gather, masked_count
-from keras_splitmask.backend.layers import Dense
 from keras_splitmask.training.steps import PretextModel
 
 HEAD = 32  # width of a head in the decoder
 
 
 def decoder_size(depth, width):
-    """Blocks and width of the decoder for an encoder's: two thirds of them, at most the paper's (8, 512), which ViT-B has."""
+    """Blocks and width of the decoder for an encoder's: two thirds of them, at most the paper's (8, 512), which ViT-B
+    has."""
     return min(8, max(1, round(depth * 2 / 3))), min(512, max(1, round(width * 2 / 3 / HEAD)) * HEAD)
 
 
@@ -22,7 +23,8 @@ def decoder_size(depth, width):
 class MAE(PretextModel):
     """Let the encoder see a quarter of an image's patches, and a decoder give back the pixels of the others.
 
-    Positions are the encoder's; the decoder learns those of its mask tokens, where the paper has fixed ones for all tokens.
+    Positions are the encoder's; the decoder learns those of its mask tokens, where the paper has fixed ones for all
+    tokens.
 
     Args:
         encoder: an `Encoder`.
@@ -33,7 +35,15 @@ class MAE(PretextModel):
     """
 
     def __init__(
-        self, encoder, mask_ratio=0.75, decoder_depth=None, decoder_width=None, augmentation=None, seed=0, name="mae", **kwargs
+        self,
+        encoder,
+        mask_ratio=0.75,
+        decoder_depth=None,
+        decoder_width=None,
+        augmentation=None,
+        seed=0,
+        name="mae",
+        **kwargs,
     ):
         super().__init__(seed=seed, augmentation=augmentation, name=name, **kwargs)
         depth, width = decoder_size(encoder.depth, encoder.width)
@@ -82,7 +92,8 @@ class MAE(PretextModel):
         return ops.mean(losses.reconstruct(predicted, targets)), {}
 
     def paint(self, images, order):
-        """Images (B, H, W, C) in 0..1 with predicted pixels where they are masked, at the true brightness and contrast of each patch."""
+        """Images (B, H, W, C) in 0..1 with predicted pixels where they are masked, at the true brightness and contrast
+        of each patch."""
         patches = gather(to_patches(normalise(images), self.encoder.patch_size), order)  # (B, N, P)
         mean, deviation = losses.patch_statistics(patches[:, : self.masked_count])  # (B, m, 1) each
         predicted = ops.stop_gradient(self.pixels(self.masked(images, order)))  # (B, m, P)

@@ -5,10 +5,41 @@ from keras_splitmask.data.cache import cached
 from keras_splitmask.data.coco import DetectionSource, Objects, open_detection
 from keras_splitmask.data.framing import letterbox
 from keras_splitmask.data.label_maps import SegmentationSource, open_segmentation
-from keras_splitmask.data.opening import open_source
 from keras_splitmask.data.multicrop import MultiCrop
+from keras_splitmask.data.opening import open_source
 from keras_splitmask.data.pipeline import Reader, batches, names_of, read_all
 from keras_splitmask.data.rand_augment import changes
 from keras_splitmask.data.scenes import detection_batches, segmentation_batches
 from keras_splitmask.data.sources import NoLabels, NoSuchSplit, Selection, Source
 from keras_splitmask.data.subset import Subset, balanced, subset_of
+
+__all__ = [
+    "DetectionSource",
+    "MultiCrop",
+    "NoLabels",
+    "NoSuchSplit",
+    "Objects",
+    "PRESETS",
+    "Reader",
+    "SegmentationSource",
+    "Selection",
+    "Source",
+    "Subset",
+    "balanced",
+    "batches",
+    "cached",
+    "center_box",
+    "changes",
+    "crop_box",
+    "detection_batches",
+    "flip",
+    "letterbox",
+    "mix",
+    "names_of",
+    "open_detection",
+    "open_segmentation",
+    "open_source",
+    "read_all",
+    "segmentation_batches",
+    "subset_of",
+]

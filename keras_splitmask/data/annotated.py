@@ -75,8 +75,8 @@ def check_size(annotated, size, name):
     """Raises ValueError unless an image has the (height, width) that its annotation is for."""
     if tuple(annotated) != tuple(size):
         raise ValueError(
-            f"Expected an image of {annotated[0]}x{annotated[1]} pixels, as it was annotated, received {size[0]}x{size[1]} in {name}; "
-            "annotate it again."
+            f"Expected an image of {annotated[0]}x{annotated[1]} pixels, as it was annotated, received"
+            f" {size[0]}x{size[1]} in {name}; annotate it again."
         )
 
 
@@ -84,19 +84,30 @@ def check_classes(classes, expected, place):
     """Raises ValueError if other classes than the data set's are expected: names, or those of a source."""
     expected = getattr(expected, "classes", expected)
     if expected is not None and list(expected) != classes:
-        missing, others = ([name for name in one if name not in other] for one, other in ((expected, classes), (classes, expected)))
-        lists = [f"{what}: {_first(names)}" for what, names in (("missing", missing), ("others", others)) if names] or ["in another order"]
-        raise ValueError(f"Expected the {len(expected)} classes that are learnt, received {len(classes)} in {place}; {'; '.join(lists)}; make them alike.")
+        missing, others = (
+            [name for name in one if name not in other] for one, other in ((expected, classes), (classes, expected))
+        )
+        lists = [f"{what}: {_first(names)}" for what, names in (("missing", missing), ("others", others)) if names] or [
+            "in another order"
+        ]
+        raise ValueError(
+            f"Expected the {len(expected)} classes that are learnt, received {len(classes)} in {place};"
+            f" {'; '.join(lists)}; make them alike."
+        )
 
 
 def check_left_out(bad, total, left_out, place, max_bad_fraction):
-    """Raises ValueError if none of `total` annotated images is left, or more than that share of them is `bad`: a number."""
+    """Raises ValueError if none of `total` annotated images is left, or more than that share of them is `bad`: a
+    number."""
     if bad < total and bad <= max_bad_fraction * total:
         return
-    share = f"at most {max_bad_fraction:.0%} of the annotated images in {place} to be unusable, received {bad} of {total}"
+    share = (
+        f"at most {max_bad_fraction:.0%} of the annotated images in {place} to be unusable, received {bad} of {total}"
+    )
     none = f"annotated images in {place}, received none that can be used"
     raise ValueError(
-        f"Expected {share if 0 < bad < total else none}{told(left_out)}; correct the files{', or raise max_bad_fraction' * (bad < total)}."
+        f"Expected {share if 0 < bad < total else none}{told(left_out)}; correct the"
+        f" files{', or raise max_bad_fraction' * (bad < total)}."
     )
 
 
@@ -124,9 +135,10 @@ def annotated_images(found, sizes, channels, report):
         report: told of each image that turns out to be broken.
 
     Returns:
-        A `FolderSource` in the order of `sizes`; {path: EXIF orientation} of the images that are annotated as they are stored, but are
-        turned when they are read, where sizes that turning keeps are taken as those that it does not; name: reason, of the images that are annotated but not there or of another size; and the same of those
-        that are not annotated. The first is None if no image is left.
+        A `FolderSource` in the order of `sizes`; {path: EXIF orientation} of the images that are annotated as they are
+        stored, but are turned when they are read, where sizes that turning keeps are taken as those that it does not;
+        name: reason, of the images that are annotated but not there or of another size; and the same of those that are
+        not annotated. The first is None if no image is left.
     """
     left_out = {printable(path): found.left_out.get(path, "no such file") for path in sizes if path not in found.images}
     others = {printable(path): "no annotation" for path in found.images if path not in sizes}

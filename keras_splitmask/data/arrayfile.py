@@ -21,7 +21,8 @@ def read_shape(file, size, value_range=None):
     """(height, width, channels) of the array in a binary file of so many bytes.
 
     Raises:
-        ValueError: if it is no image of a type that is read, see `values.to_uint8`, is cut short, or would take too much memory.
+        ValueError: if it is no image of a type that is read, see `values.to_uint8`, is cut short, or would take too
+            much memory.
     """
     with _unpacked(file, size) as (unpacked, length):
         shape, _, dtype, _ = _header(unpacked.read(HEADER), length)
@@ -51,7 +52,9 @@ def mapped(path, member):
         ValueError: if it is an array of Python objects or cut short.
     """
     with open(path, "rb") as file:
-        file.seek(member.header_offset + 26)  # the lengths of its name and of an extra field, which come before its bytes
+        file.seek(
+            member.header_offset + 26
+        )  # the lengths of its name and of an extra field, which come before its bytes
         start = file.seek(sum(struct.unpack("<HH", file.read(4))), os.SEEK_CUR)
         shape, fortran, dtype = _form(file)
         if file.tell() - start + dtype.itemsize * math.prod(shape) > member.file_size:
@@ -90,7 +93,8 @@ def _header(start, size):
 
 
 def _form(file):
-    """(shape, whether columns come first, dtype) of the array that begins here in a binary file, which is left at its first value."""
+    """(shape, whether columns come first, dtype) of the array that begins here in a binary file, which is left at its
+    first value."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)

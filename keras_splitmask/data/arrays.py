@@ -21,11 +21,15 @@ class ArraySource(Source):
 
     unlabelled = "there is no array of labels; add one, such as train_labels, to an npz file"
 
-    def __init__(self, images, labels=None, classes=None, channels=None, place="the array", split="train", value_range=None):
+    def __init__(
+        self, images, labels=None, classes=None, channels=None, place="the array", split="train", value_range=None
+    ):
         super().__init__()
         self.value_range = value_range
         if images.ndim not in (3, 4) or not images.size:
-            raise ValueError(f"Expected images (B, H, W) or (B, H, W, C), received shape {images.shape} in {place}; reshape them.")
+            raise ValueError(
+                f"Expected images (B, H, W) or (B, H, W, C), received shape {images.shape} in {place}; reshape them."
+            )
         check_layout(images.shape, place)
         self.images = images if images.ndim == 4 else images[..., None]  # (B, H, W, C)
         self.split = split
@@ -71,8 +75,9 @@ def open_npz(place, split, channels=None, value_range=None):
         key = next((pair for pair in keys if pair[0] in file.files), None)
         if key is None:
             raise NoSuchSplit(
-                f"Expected an array {' or '.join(['images'] * (split == 'train') + [f'{split}_images', f'x_{split}'])} in {place}, received "
-                f"{', '.join(file.files) or 'no arrays'}; rename the array or choose another split than {split}."
+                f"Expected an array {' or '.join(['images'] * (split == 'train') + [f'{split}_images', f'x_{split}'])}"
+                f" in {place}, received {', '.join(file.files) or 'no arrays'}; rename the array or choose another"
+                f" split than {split}."
             )
         images, labels, classes = (_member(file, name, place) for name in (*key, "classes"))
         if classes is not None:
@@ -90,34 +95,48 @@ def _keys(split):
 
 
 def _names(file, place):
-    """The names of the classes of all splits, whose labels are text: sorted, so that each has the same number in every split."""
+    """The names of the classes of all splits, whose labels are text: sorted, so that each has the same number in every
+    split."""
     arrays = [_member(file, name, place) for split in SPLITS for _, name in _keys(split) if name in file.files]
-    return sorted(set().union(*(text(labels, place).ravel().tolist() for labels in arrays if labels.dtype.kind in "US")))
+    return sorted(
+        set().union(*(text(labels, place).ravel().tolist() for labels in arrays if labels.dtype.kind in "US"))
+    )
 
 
 def open_npy(place, split, channels=None, value_range=None):
     if split != "train":
-        raise NoSuchSplit(f"Expected split to be train for an npy file, which has no other, received {split!r}; use an npz file.")
-    return ArraySource(_load(place, np.ndarray, "npy", mmap_mode="r"), channels=channels, place=place, value_range=value_range)
+        raise NoSuchSplit(
+            f"Expected split to be train for an npy file, which has no other, received {split!r}; use an npz file."
+        )
+    return ArraySource(
+        _load(place, np.ndarray, "npy", mmap_mode="r"), channels=channels, place=place, value_range=value_range
+    )
 
 
 def _member(file, name, place):
-    """An array of an npz file, or None if it is not there. One that is too large for the memory is mapped, if it is not compressed."""
+    """An array of an npz file, or None if it is not there. One that is too large for the memory is mapped, if it is not
+    compressed."""
     if name not in file.files:
         return None
     member = file.zip.getinfo(name if name in file.zip.namelist() else f"{name}.npy")
     too_large = member.file_size > (most := bounds.free_memory() / 2)
     if too_large and member.compress_type != zipfile.ZIP_STORED:
         raise ValueError(
-            f"Expected arrays of at most {most / 1e9:.1f} GB, half of the free memory, received {name} of {member.file_size / 1e9:.1f} GB "
-            f"in {place}; save them by numpy.savez, without compression: then they are read from the file when they are needed."
+            f"Expected arrays of at most {most / 1e9:.1f} GB, half of the free memory, received {name} of"
+            f" {member.file_size / 1e9:.1f} GB in {place}; save them by numpy.savez, without compression: then they are"
+            " read from the file when they are needed."
         )
     try:
         return arrayfile.mapped(file.zip.filename, member) if too_large else file[name]
     except Exception as error:  # damaged, of pickled objects, or larger than memory
         if "pickle" in str(error):  # NumPy's own advice is to run what is in the file
-            raise ValueError(f"Expected an npz file of plain arrays, received Python objects in {name} of {place}; save numbers or text.") from error
-        raise ValueError(f"Expected an npz file of plain arrays, received {place} ({name}: {error}); write it anew.") from error
+            raise ValueError(
+                f"Expected an npz file of plain arrays, received Python objects in {name} of {place}; save numbers or"
+                " text."
+            ) from error
+        raise ValueError(
+            f"Expected an npz file of plain arrays, received {place} ({name}: {error}); write it anew."
+        ) from error
 
 
 def _load(place, form, kind, **options):
@@ -127,7 +146,11 @@ def _load(place, form, kind, **options):
     try:
         content = np.load(path, allow_pickle=False, **options)
     except Exception as error:  # not a NumPy file, a truncated one, or one of pickled objects
-        raise ValueError(f"Expected an {kind} file of plain arrays, received {place} ({error}); write it anew.") from error
+        raise ValueError(
+            f"Expected an {kind} file of plain arrays, received {place} ({error}); write it anew."
+        ) from error
     if not isinstance(content, form):
-        raise ValueError(f"Expected an {kind} file, received {place}, which is of the other kind; say npz: or npy: as it is.")
+        raise ValueError(
+            f"Expected an {kind} file, received {place}, which is of the other kind; say npz: or npy: as it is."
+        )
     return content

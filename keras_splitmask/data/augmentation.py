@@ -7,10 +7,11 @@ import numpy as np
 
 
 def crop_box(height, width, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
-    """A random box (top, left, height, width) inside an image: a share of its area in `scale`, width : height in `ratio`.
+    """A random box (top, left, height, width) inside an image: a share of its area in `scale`, width : height in
+    `ratio`.
 
-    As in Inception and everything since: area uniform, the logarithm of the ratio uniform; where ten boxes do not fit, the largest
-    centred one of an allowed ratio.
+    As in Inception and everything since: area uniform, the logarithm of the ratio uniform; where ten boxes do not fit,
+    the largest centred one of an allowed ratio.
     """
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
@@ -29,8 +30,8 @@ def center_box(height, width, size, ratio=0.875):
 
     Args:
         size: (rows, columns) that it will be resized to.
-        ratio: side of the box, relative to the largest one that fits; 224 / 256 is usual for photographs. With ratio=1 an image
-            that has the wanted shape is taken whole.
+        ratio: side of the box, relative to the largest one that fits; 224 / 256 is usual for photographs. With ratio=1
+            an image that has the wanted shape is taken whole.
     """
     scale = min(height / size[0], width / size[1]) * ratio
     box_height, box_width = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
@@ -52,8 +53,8 @@ def _center(height, width, size, rng):
     return center_box(height, width, size, ratio=1.0)
 
 
-# name: (a function (height, width, size, rng) -> the box that is cut out, whether half of the images are mirrored). Fine-tuning
-# has its flips here, since `mix` comes after them; pre-training flips inside the step.
+# name: (a function (height, width, size, rng) -> the box that is cut out, whether half of the images are mirrored).
+# Fine-tuning has its flips here, since `mix` comes after them; pre-training flips inside the step.
 PRESETS = {
     "crop_flip": (_random, True),
     "flip": (_center, True),
@@ -64,15 +65,17 @@ PRESETS = {
 
 
 def soft_labels(labels, classes, smoothing=0.1):
-    """Labels (B,) int to probabilities (B, classes) float32: smoothing / classes each, and 1 - smoothing more for the label."""
+    """Labels (B,) int to probabilities (B, classes) float32: smoothing / classes each, and 1 - smoothing more for the
+    label."""
     return np.eye(classes, dtype="float32")[labels] * (1 - smoothing) + np.float32(smoothing / classes)
 
 
 def mix(images, labels, rng, classes, mixup=0.8, cutmix=1.0, smoothing=0.1):
     """Mixes each image of a batch with one other, and their labels in proportion, as DeiT does (Table 9).
 
-    The other of image i is image B - 1 - i. One share is drawn for the batch, from Beta(a, a) with a = `mixup` or `cutmix`; where
-    both are on, a coin decides. CutMix replaces a box, clipped at the border; the share is what is left of the image then.
+    The other of image i is image B - 1 - i. One share is drawn for the batch, from Beta(a, a) with a = `mixup` or
+    `cutmix`; where both are on, a coin decides. CutMix replaces a box, clipped at the border; the share is what is left
+    of the image then.
 
     Args:
         images: (B, H, W, C) uint8.
@@ -102,7 +105,8 @@ def mix(images, labels, rng, classes, mixup=0.8, cutmix=1.0, smoothing=0.1):
 
 
 def cut_box(height, width, share, rng):
-    """A box (top, bottom, left, right), centred anywhere, clipped at the border; whole it would leave `share` of the image."""
+    """A box (top, bottom, left, right), centred anywhere, clipped at the border; whole it would leave `share` of the
+    image."""
     half_height, half_width = (round(side * math.sqrt(1 - share)) // 2 for side in (height, width))
     row, column = rng.integers(height), rng.integers(width)
     top, bottom = max(0, row - half_height), min(height, row + half_height)

@@ -8,19 +8,24 @@ from keras_splitmask.data import jpeg, netpbm
 from keras_splitmask.data.tags import STARTS, check_block, check_tags
 
 MAX_PIXELS = 178_000_000  # of one image; Pillow refuses more
-MAX_BYTES = 450_000_000  # for one file, all copies counted; with what is converted in pieces, a reader stays below 500 MB
-# Bytes that a format's decoder takes for a pixel, besides Pillow's image and what is read from it. Measured as the peak memory of a
-# process that reads 10 to 20 million pixels of noise or of a pattern, and 1.7 bytes a pixel less for the pieces in which they are converted:
-# all in all WebP took 16.5 to 17.3 bytes, AVIF 11 to 15 (and has twice the planes with 10 or 12 bits), JPEG 2000 19 to 25, in grey 6;
-# PNG, GIF, BMP and PNM 2.3 to 8.1, which is what Pillow and the result take, TIFF 2.5 to 9.4.
+MAX_BYTES = (
+    450_000_000  # for one file, all copies counted; with what is converted in pieces, a reader stays below 500 MB
+)
+# Bytes that a format's decoder takes for a pixel, besides Pillow's image and what is read from it. Measured as the peak
+# memory of a process that reads 10 to 20 million pixels of noise or of a pattern, and 1.7 bytes a pixel less for the
+# pieces in which they are converted: all in all WebP took 16.5 to 17.3 bytes, AVIF 11 to 15 (and has twice the planes
+# with 10 or 12 bits), JPEG 2000 19 to 25, in grey 6; PNG, GIF, BMP and PNM 2.3 to 8.1, which is what Pillow and the
+# result take, TIFF 2.5 to 9.4.
 EXTRA = {"WEBP": 11, "AVIF": 12, "JPEG2000": 18, "GIF": 2, "TIFF": 2}
 LATER = 9  # bytes a pixel after decoding: RGB, its bytes for the resizer and the resizer's own; measured 9.0 to 9.4
 IN_PILLOW = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2}  # bytes a pixel, by mode; others have 4
 DEPTHS = {"I": 4, "F": 4, "I;16": 2, "I;16L": 2, "I;16B": 2}  # bytes of a value that is read; others have 1
 COPIES = 2  # of the file itself
-JPEG = 9  # bytes a pixel at the resolution that is decoded, see LATER; progressive files 6 of the whole besides, and in CMYK 8
+# bytes a pixel at the resolution that is decoded, see LATER; progressive files 6 of the whole besides, and in CMYK 8
+JPEG = 9
 SHARES = (1, 1 / 2, 3 / 8, 1 / 4, 1 / 8)  # of its resolution that a JPEG is decoded at
-# Pixels that the scans of a JPEG go over, all together. Each takes up to 3 ns, so 5 s in all. A photograph has about 10 scans.
+# Pixels that the scans of a JPEG go over, all together. Each takes up to 3 ns, so 5 s in all. A photograph has about 10
+# scans.
 MAX_SCANNED = 1_500_000_000
 MIN_SCANNED = 4096  # pixels that a scan counts for at least
 MAX_WRITTEN = 1_000_000  # pixels of a PNM file that are written as text, 1 us a value
@@ -41,7 +46,8 @@ def check_file(size):
 
 
 def check_unopened(file, size):
-    """Raise ValueError if Pillow should not even open this binary file of so many bytes, which it leaves at its start."""
+    """Raise ValueError if Pillow should not even open this binary file of so many bytes, which it leaves at its
+    start."""
     check_file(size)
 
     def read(place, length):
@@ -69,11 +75,14 @@ def _check_blocks(content):
 
 
 def check_picture(image, size):
-    """Raise ValueError if decoding Pillow's image, not yet loaded, of a file of so many bytes takes too much memory. Not for a JPEG."""
+    """Raise ValueError if decoding Pillow's image, not yet loaded, of a file of so many bytes takes too much memory.
+    Not for a JPEG."""
     if netpbm.is_text(image) and image.height * image.width > MAX_WRITTEN:
         raise ValueError(f"more than {MAX_WRITTEN // 10**6} million pixels, written as text; save it as PNG")
     if image.format == "JPEG2000" and size > MAX_JPEG2000:
-        raise ValueError(f"a JPEG 2000 file of {size / 1e6:.0f} MB, which takes too long to decode; save it as PNG or TIFF")
+        raise ValueError(
+            f"a JPEG 2000 file of {size / 1e6:.0f} MB, which takes too long to decode; save it as PNG or TIFF"
+        )
     grey, depth = is_grey(image.mode), DEPTHS.get(image.mode, 1)
     decoding = EXTRA.get(image.format, 0) + IN_PILLOW.get(image.mode, 4) + (1 if grey else 3) * depth
     strip = _strip(image) if image.format == "TIFF" else 0
@@ -102,11 +111,14 @@ def check_jpeg(header, height, width, size, share):
     """
     _check(height, width, _jpeg(header, height, width, size, share))
     if header.buffered and header.scans * max(MIN_SCANNED, height * width) > MAX_SCANNED:
-        raise ValueError(f"{height} x {width} pixels in {header.scans} scans, which take too long to decode; save the image again")
+        raise ValueError(
+            f"{height} x {width} pixels in {header.scans} scans, which take too long to decode; save the image again"
+        )
 
 
 def largest_share(header, height, width, size):
-    """The largest of `SHARES` at which a JPEG can be decoded. See `check_jpeg`, whose error it raises if there is none."""
+    """The largest of `SHARES` at which a JPEG can be decoded. See `check_jpeg`, whose error it raises if there is
+    none."""
     check_jpeg(header, height, width, size, SHARES[-1])
     return next(share for share in SHARES if _jpeg(header, height, width, size, share) <= MAX_BYTES)
 
@@ -135,5 +147,6 @@ def _check(height, width, needed):
         raise ValueError(f"{height} x {width} pixels, more than {MAX_PIXELS // 10**6} million")
     if needed > MAX_BYTES:
         raise ValueError(
-            f"{height} x {width} pixels would take {needed / 1e6:.0f} MB of memory to read, more than {MAX_BYTES // 10**6}; make it smaller"
+            f"{height} x {width} pixels would take {needed / 1e6:.0f} MB of memory to read, more than"
+            f" {MAX_BYTES // 10**6}; make it smaller"
         )

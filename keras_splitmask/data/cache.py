@@ -17,7 +17,8 @@ INTERVAL = 2.0  # seconds between two reports
 
 
 class CachedSource(Selection):
-    """The images of `source` as packed in a folder, by its index and its records, without those that were not readable then.
+    """The images of `source` as packed in a folder, by its index and its records, without those that were not readable
+    then.
 
     A record that fails its checksum is read from the source instead, at the packed size, so it changes no batch.
     """
@@ -47,14 +48,15 @@ class CachedSource(Selection):
 
 
 def cached(source, short_side, folder, report=None, workers=2):
-    """The source with its images packed in a folder, as uint8, with a short side of `short_side` pixels, or less where they are smaller.
+    """The source with its images packed in a folder, as uint8, with a short side of `short_side` pixels, or less where
+    they are smaller.
 
-    Random crops are then cut from these. 256 for training at 224 pixels is usual; with more, small crops stay sharper, and the file
-    is larger: 3 x 256 x 341 bytes are 0.26 MB for each photograph.
+    Random crops are then cut from these. 256 for training at 224 pixels is usual; with more, small crops stay sharper,
+    and the file is larger: 3 x 256 x 341 bytes are 0.26 MB for each photograph.
 
-    What is in the folder is used if it is whole, and of the same images at the same size. A cache of other images, or of another size, stays
-    as it is, and this one is made in a folder within. Other files in the folder are never touched. While another process packs into the
-    folder, this one waits.
+    What is in the folder is used if it is whole, and of the same images at the same size. A cache of other images, or
+    of another size, stays as it is, and this one is made in a folder within. Other files in the folder are never
+    touched. While another process packs into the folder, this one waits.
 
     Args:
         source: a `Source`. Arrays are in memory anyway and are returned as they are.
@@ -64,7 +66,8 @@ def cached(source, short_side, folder, report=None, workers=2):
         workers: threads that decode.
 
     Returns:
-        A `Source` with the same names and labels. Images that cannot be read are not in it, but in the `broken` of `source`.
+        A `Source` with the same names and labels. Images that cannot be read are not in it, but in the `broken` of
+        `source`.
 
     Raises:
         ValueError: if no image can be read, or the folder cannot be written to.
@@ -74,7 +77,12 @@ def cached(source, short_side, folder, report=None, workers=2):
     if isinstance(source, ArraySource):
         return source
     folder, report = Path(folder), report or (lambda line: None)
-    key = {"version": packs.VERSION, "fingerprint": source.fingerprint, "channels": source.channels, "short_side": short_side}
+    key = {
+        "version": packs.VERSION,
+        "fingerprint": source.fingerprint,
+        "channels": source.channels,
+        "short_side": short_side,
+    }
 
     def images():
         return _images(source, short_side, report, workers)

@@ -31,7 +31,8 @@ class Numbering:
     assumed: bool = False
 
     def check_ignored(self, numbers, place):
-        """Raises ValueError if 255 is ignored by default, though half of some label maps or more hold 0 and 255 only, as binary masks do.
+        """Raises ValueError if 255 is ignored by default, though half of some label maps or more hold 0 and 255 only,
+        as binary masks do.
 
         Args:
             numbers: those in each label map, a list of lists.
@@ -41,8 +42,9 @@ class Numbering:
         if self.assumed and masks and 2 * masks >= len(numbers):
             others = sorted(set().union(*numbers) - BINARY)
             raise ValueError(
-                f"Expected label maps in which 255 is to be ignored, received 0 and 255 only in {masks} of {len(numbers)} in {place / 'labels'}"
-                f"{', and ' + _joined(others) + ' in others' if others else ''}; correct those, or write {place.parent / 'classes.json'} as {FORMS}."
+                f"Expected label maps in which 255 is to be ignored, received 0 and 255 only in {masks} of"
+                f" {len(numbers)} in {place / 'labels'}{', and ' + _joined(others) + ' in others' if others else ''};"
+                f" correct those, or write {place.parent / 'classes.json'} as {FORMS}."
             )
 
     def unknown(self, numbers):
@@ -81,8 +83,9 @@ def numbering(path, expected, numbers):
         return Numbering(names, _meaning({0: 0, IGNORE: 1}, []), note)
     if not path.exists() and expected is None and len(numbers) > COUNTED and IGNORE in numbers:
         raise ValueError(
-            f"Expected class numbers in the label maps, received {len(numbers)} numbers from {min(numbers)} to 255 in {path.parent}, as masks with "
-            f"soft edges have; resize masks to the nearest pixel, or write {path} as {FORMS}."
+            f"Expected class numbers in the label maps, received {len(numbers)} numbers from {min(numbers)} to 255 in"
+            f" {path.parent}, as masks with soft edges have; resize masks to the nearest pixel, or write {path} as"
+            f" {FORMS}."
         )
     assumed = void is None
     void = {IGNORE} if assumed else void
@@ -95,7 +98,9 @@ def numbering(path, expected, numbers):
             f"Expected 2 to {IGNORE} classes, received {len(names)} in {path.parent}; name them in {path} as {FORMS}."
         )
     of_number, void = {number: label for label, number in enumerate(classes)}, void - classes.keys()
-    return Numbering(names, _meaning(of_number, void), _note(classes, void, numbers, path), assumed and IGNORE not in classes)
+    return Numbering(
+        names, _meaning(of_number, void), _note(classes, void, numbers, path), assumed and IGNORE not in classes
+    )
 
 
 def _counted(numbers):
@@ -115,7 +120,10 @@ def _note(classes, void, numbers, path):
         return f"The label maps hold 0 and 255 only: 255 is ignored; if it is a class, write {path} as {FORMS}."
     if list(classes) != list(range(len(classes))):
         shown = ", ".join(f"{number} is {name}" for number, name in itertools.islice(classes.items(), 3))
-        return f"Numbers in the label maps: {shown}{', ...' if len(classes) > 3 else ''}{f'; {_joined(void)} ignored' if void else ''}."
+        return (
+            "Numbers in the label maps:"
+            f" {shown}{', ...' if len(classes) > 3 else ''}{f'; {_joined(void)} ignored' if void else ''}."
+        )
     occur = sorted(number for number in numbers if number in classes)
     if not path.exists() and 2 * len(occur) < len(classes):
         found = f"Of {len(classes)} classes only {_joined(occur)} occur in the label maps"
@@ -129,7 +137,8 @@ def _joined(numbers):
 
 
 def read_classes(path):
-    """The names of classes.json, a list, or {number: name} where it says the numbers; and the set of numbers to ignore, or None.
+    """The names of classes.json, a list, or {number: name} where it says the numbers; and the set of numbers to ignore,
+    or None.
 
     Raises:
         ValueError: if it says neither.
@@ -159,7 +168,9 @@ def read_classes(path):
 
 def _by_number(facts):
     """A list of names, {number: name} in order of the numbers, or None for anything else."""
-    if isinstance(facts, list) and facts and all(isinstance(entry, dict) for entry in facts):  # as COCO has its categories
+    if (
+        isinstance(facts, list) and facts and all(isinstance(entry, dict) for entry in facts)
+    ):  # as COCO has its categories
         facts = {entry.get("id"): entry.get("name") for entry in facts}
     if isinstance(facts, list):
         return [str(name) for name in facts] if all(isinstance(name, (str, int)) for name in facts) else None
@@ -187,7 +198,7 @@ def _void(value, path):
     numbers = [_number(number) for number in (value if isinstance(value, list) else [value])]
     if None in numbers:
         raise ValueError(
-            f"Expected void to be a number from 0 to {LARGEST} or a list of such, received {str(value)[:100]} in {path}; "
-            "correct it."
+            f"Expected void to be a number from 0 to {LARGEST} or a list of such, received {str(value)[:100]} in"
+            f" {path}; correct it."
         )
     return set(numbers)

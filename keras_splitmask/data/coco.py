@@ -49,7 +49,8 @@ class DetectionSource(AnnotatedSource):
         category_ids: the first id of each class, in order.
         merged: names that more than one category has.
         most_objects: the largest number of objects in an image, or None if it is not known.
-        outlined, unoutlined: how many objects, but for crowds, have an outline and have none; 0 and None if they cannot have any.
+        outlined, unoutlined: how many objects, but for crowds, have an outline and have none; 0 and None if they cannot
+            have any.
         unused: what of the objects is not learnt, in words, for the summary; see `detection_batches`.
     """
 
@@ -66,7 +67,8 @@ class DetectionSource(AnnotatedSource):
         self._labels = {number: label for label, number in enumerate(self.category_ids)}
 
     def number_by(self, classes, place="the data set"):
-        """Number the classes by these names, or as the source that has them. Some may have no category here, but none here may be missing there."""
+        """Number the classes by these names, or as the source that has them. Some may have no category here, but none
+        here may be missing there."""
         classes = list(getattr(classes, "classes", classes))
         if not set(self.classes) <= set(classes):
             check_classes(self.classes, classes, place)
@@ -76,7 +78,8 @@ class DetectionSource(AnnotatedSource):
         self._labels = {number: label for label, number in enumerate(self.category_ids)}
 
     def annotations(self, i):
-        """The annotations of image `i` as COCO has them, without those that cannot be used and without ids: a list of dicts."""
+        """The annotations of image `i` as COCO has them, without those that cannot be used and without ids: a list of
+        dicts."""
         raise NotImplementedError
 
     def image_id(self, i):
@@ -102,16 +105,26 @@ class DetectionSource(AnnotatedSource):
         return image, [{"image_id": number, **annotation} for annotation in self.annotations(i)]
 
     def truth(self, parts=None):
-        """What is there, as COCO has it, for pycocotools to compare with: a dict of "images", "annotations" and "categories".
+        """What is there, as COCO has it, for pycocotools to compare with: a dict of "images", "annotations" and
+        "categories".
 
         Args:
             parts: what `truth_of` gave for some images, to have only these.
         """
         parts = parts if parts is not None else [self.truth_of(i) for i in range(len(self))]
         # Numbered from 1, whatever the file says: pycocotools takes an object of id 0 for one that nobody found.
-        annotations = [{"id": n, **annotation} for n, annotation in enumerate((a for _, of_image in parts for a in of_image), 1)]
-        categories = [{"id": number, "name": name} for number, name in zip(self.category_ids, self.classes, strict=True)]
-        return {"info": {}, "images": [image for image, _ in parts], "annotations": annotations, "categories": categories}
+        annotations = [
+            {"id": n, **annotation} for n, annotation in enumerate((a for _, of_image in parts for a in of_image), 1)
+        ]
+        categories = [
+            {"id": number, "name": name} for number, name in zip(self.category_ids, self.classes, strict=True)
+        ]
+        return {
+            "info": {},
+            "images": [image for image, _ in parts],
+            "annotations": annotations,
+            "categories": categories,
+        }
 
 
 class CocoSource(DetectionSource):
@@ -121,7 +134,8 @@ class CocoSource(DetectionSource):
         pictures: a `FolderSource`.
         images: the file's entry of each of them.
         places: {id: index} of the images; an image may have several ids.
-        turns: {index: EXIF orientation} of the images that are annotated as they are stored, and turned when they are read.
+        turns: {index: EXIF orientation} of the images that are annotated as they are stored, and turned when they are
+            read.
         file: what the file says.
         others: ids of images that the file names, but that are left out, and their annotations with them.
         left_out: name: reason.
@@ -176,8 +190,8 @@ class CocoSource(DetectionSource):
         """How many images and objects there are, and what was left out and why, in a line."""
         counts = [len(annotations) for annotations in self._annotations]
         line = (
-            f"{len(self)} images, {counts.count(0)} of them without objects; {sum(counts)} objects of {len(self.classes)} classes, "
-            f"{self.clipped} of them cut at the border"
+            f"{len(self)} images, {counts.count(0)} of them without objects; {sum(counts)} objects of"
+            f" {len(self.classes)} classes, {self.clipped} of them cut at the border"
         )
         return "; ".join([line, *self._remarks(sum(counts))]) + told(self.left_out)
 
@@ -185,10 +199,14 @@ class CocoSource(DetectionSource):
         """What a user should know of the file, a phrase each."""
         remarks = {
             f"categories of one name are one class ({', '.join(self.merged[:3])})": self.merged,
-            f"{len(self.places) - len(self)} ids are of images listed before, to which their objects are added": len(self.places) > len(self),
+            f"{len(self.places) - len(self)} ids are of images listed before, to which their objects are added": (
+                len(self.places) > len(self)
+            ),
             f"{len(self.turns)} annotations of images turned as their EXIF tags say": self.turns,
             f"{self.crowds} crowds, which are ignored": self.crowds,
-            f"{self.beyond} boxes reach beyond their image, although COCO's are [left, top, width, height]": 2 * self.beyond > count,
+            f"{self.beyond} boxes reach beyond their image, although COCO's are [left, top, width, height]": (
+                2 * self.beyond > count
+            ),
             self.unused: self.unused,
         }
         return [remark for remark, holds in remarks.items() if holds]
@@ -206,7 +224,8 @@ def _turned(annotation, size, turn):
 
 
 class TfdsDetectionSource(DetectionSource):
-    """Records of tensorflow-datasets with "objects". What is wrong with one is noticed when it is read; the ids are places and labels."""
+    """Records of tensorflow-datasets with "objects". What is wrong with one is noticed when it is read; the ids are
+    places and labels."""
 
     def __init__(self, pictures):
         label = pictures.features["objects"]["label"]
@@ -221,7 +240,11 @@ class TfdsDetectionSource(DetectionSource):
         annotations = []
         for n, (box, label, is_crowd) in enumerate(zip(objects["bbox"], objects["label"], crowd, strict=True)):
             top, left, bottom, right = np.asarray(box, "float64") * (height, width, height, width)
-            annotation = {"category_id": int(label), "bbox": [left, top, right - left, bottom - top], "iscrowd": bool(is_crowd)}
+            annotation = {
+                "category_id": int(label),
+                "bbox": [left, top, right - left, bottom - top],
+                "iscrowd": bool(is_crowd),
+            }
             try:
                 annotations.append(coco_files.clean(annotation, self._known, height, width)[0])
             except ValueError as error:
@@ -237,17 +260,20 @@ class TfdsDetectionSource(DetectionSource):
         return self.pictures._identity()
 
 
-def open_detection(dataset, split, data_dir=None, channels=3, report=None, classes=None, max_bad_fraction=0.5, value_range=None):
+def open_detection(
+    dataset, split, data_dir=None, channels=3, report=None, classes=None, max_bad_fraction=0.5, value_range=None
+):
     """Opens a set of images with objects by its name; images are read when they are needed.
 
-    * `coco:PATH`: COCO's own PATH/annotations/instances_SPLIT2017.json with PATH/SPLIT2017/* (of any year, the last if there are several),
-      or PATH/SPLIT/instances.json with PATH/SPLIT/images/*.
-    * `tfds:NAME`: a data set of tensorflow-datasets with the features "image" and "objects", of these "bbox" and "label", such as
-      coco/2017. It has no masks.
+    * `coco:PATH`: COCO's own PATH/annotations/instances_SPLIT2017.json with PATH/SPLIT2017/* (of any year, the last if
+      there are several), or PATH/SPLIT/instances.json with PATH/SPLIT/images/*.
+    * `tfds:NAME`: a data set of tensorflow-datasets with the features "image" and "objects", of these "bbox" and
+      "label", such as coco/2017. It has no masks.
 
-    Boxes are cut to their images. Annotations without a box in the image or of no known image or category are left out, as are images that
-    are not there; `summary()` counts them and `left_out` names each. Images without objects stay. An outline that cannot be used is left
-    out, but not its box. Objects of an image that is listed under several ids are joined, and categories of one name are one class.
+    Boxes are cut to their images. Annotations without a box in the image or of no known image or category are left out,
+    as are images that are not there; `summary()` counts them and `left_out` names each. Images without objects stay. An
+    outline that cannot be used is left out, but not its box. Objects of an image that is listed under several ids are
+    joined, and categories of one name are one class.
 
     Args:
         dataset: one of the above.
@@ -255,7 +281,8 @@ def open_detection(dataset, split, data_dir=None, channels=3, report=None, class
         data_dir: where tensorflow-datasets keeps its files.
         channels: the wanted number of channels; 1 and 3 convert between grey and RGB.
         report: a function that gets a line about the progress, and later about each image that turns out to be broken.
-        classes: names to number the classes by, or the source that has them, such as that of the train split. Some may be missing here.
+        classes: names to number the classes by, or the source that has them, such as that of the train split. Some may
+            be missing here.
         max_bad_fraction: share of the annotated images that may be left out because they cannot be used.
         value_range: (low, high), the stored values that become 0 and 255; see `opening.open_source`.
 
@@ -290,7 +317,8 @@ def _open_objects(name, split, channels, data_dir):
     objects = pictures.features["objects"] if "objects" in pictures.features else {}
     if not all(feature in getattr(objects, "feature", {}) for feature in ("bbox", "label")):
         raise ValueError(
-            f"Expected a feature objects of bbox and label, received {', '.join(pictures.features)} in tfds:{name}; choose another."
+            f"Expected a feature objects of bbox and label, received {', '.join(pictures.features)} in tfds:{name};"
+            " choose another."
         )
     return TfdsDetectionSource(pictures)
 
@@ -307,16 +335,21 @@ def _open_coco(place, split, channels, report, max_bad_fraction):
     images = [entries[path][0] for path in pictures.paths]
     places = {entry["id"]: i for i, path in enumerate(pictures.paths) for entry in entries[path]}
     turns = {i: turned[path] for i, path in enumerate(pictures.paths) if path in turned}
-    unused = {entry["id"] for of_path in entries.values() for entry in of_path if entry["id"] not in places} | twice.keys()
+    unused = {
+        entry["id"] for of_path in entries.values() for entry in of_path if entry["id"] not in places
+    } | twice.keys()
     left_out = {**left_out, **others, **{f"the image of id {number}": reason for number, reason in twice.items()}}
     source = CocoSource(pictures, images, places, turns, file, unused, left_out, hashlib.sha256(content).hexdigest())
     if not any(source.annotations(i) for i in range(len(source))):
-        raise ValueError(f"Expected objects in {path}, received none that can be used: {source.summary()}; correct the file.")
+        raise ValueError(
+            f"Expected objects in {path}, received none that can be used: {source.summary()}; correct the file."
+        )
     return source
 
 
 def _by_path(images, there):
-    """{relative path: its entries} of images by id, and {id: reason} of those of another size than the first entry of their path.
+    """{relative path: its entries} of images by id, and {id: reason} of those of another size than the first entry of
+    their path.
 
     Args:
         images: entries by id.

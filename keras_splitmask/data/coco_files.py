@@ -40,10 +40,13 @@ def load(path):
         file = json.loads(content)
     except (ValueError, RecursionError, OSError) as error:
         raise ValueError(f"Expected a JSON file, received {path} ({error}); write it again.") from error
-    missing = [key for key in LISTS if not isinstance(file, dict) or not isinstance(file.get(key), list) or not file[key]]
+    missing = [
+        key for key in LISTS if not isinstance(file, dict) or not isinstance(file.get(key), list) or not file[key]
+    ]
     if missing:
         raise ValueError(
-            f"Expected COCO's lists of {', '.join(LISTS)} in {path}, received no {' and no '.join(missing)}; correct the file."
+            f"Expected COCO's lists of {', '.join(LISTS)} in {path}, received no {' and no '.join(missing)}; correct"
+            " the file."
         )
     _check_unit(file["annotations"], path)
     return content, file
@@ -76,7 +79,8 @@ def reference(annotation, key):
 
 
 def paths_of(names, there):
-    """{file_name: relative path} of images, under their names, or the longest end of it that is there and is no other image's.
+    """{file_name: relative path} of images, under their names, or the longest end of it that is there and is no other
+    image's.
 
     Programs write names with folders that lie elsewhere, such as C:\\photos\\a.jpg or images/a.jpg.
     """
@@ -114,7 +118,8 @@ def categories_by_id(entries, path):
         own, name = number(facts.get("id")), facts.get("name")
         if not isinstance(own, int) or not isinstance(name, str):
             raise ValueError(
-                f"Expected each category with an integer id and name, received {str(entry)[:200]} in {path}; correct it."
+                f"Expected each category with an integer id and name, received {str(entry)[:200]} in {path};"
+                " correct it."
             )
         _check_new(own, found, "category", path)
         found[own] = name
@@ -123,7 +128,9 @@ def categories_by_id(entries, path):
 
 def _check_new(own, found, kind, path):
     if own in found:
-        raise ValueError(f"Expected one {kind} of each id, received two of id {own} in {path}; give each an id of its own.")
+        raise ValueError(
+            f"Expected one {kind} of each id, received two of id {own} in {path}; give each an id of its own."
+        )
 
 
 def box_of(annotation):
@@ -178,5 +185,6 @@ def clean(annotation, known, height, width):
 def _meets(polygons, left, top, right, bottom):
     """Whether a part of some polygons may lie in a box, or less than a pixel beside it."""
     return any(
-        min(p[0::2]) < right + 1 and max(p[0::2]) > left - 1 and min(p[1::2]) < bottom + 1 and max(p[1::2]) > top - 1 for p in polygons
+        min(p[0::2]) < right + 1 and max(p[0::2]) > left - 1 and min(p[1::2]) < bottom + 1 and max(p[1::2]) > top - 1
+        for p in polygons
     )

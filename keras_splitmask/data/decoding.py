@@ -7,9 +7,9 @@ import warnings
 
 import numpy as np
 
+from keras_splitmask.backend.optional import optional
 from keras_splitmask.data import arrayfile, bounds, jpeg, netpbm
 from keras_splitmask.data.bounds import is_grey
-from keras_splitmask.backend.optional import optional
 from keras_splitmask.data.values import check_pixels, is_final
 
 # The formats that are read. Pillow knows more, of which some run other programs (EPS) or are no pictures (MPEG).
@@ -29,7 +29,11 @@ TURNS = {
 }
 # What libjpeg says of flipped bits and missing pieces, after which Pillow would go on with grey or shifted blocks.
 DEEP_COLOURS = ("RGB;16B", "RGB;16N")  # Pillow's names of what a PNG stores with 16 bits, of which it keeps 8
-GREY_FACTORS = {"L;2": (2, 85), "L;4": (4, 17), "L": (8, 1)}  # bits of a grey value in a PNG, and by what Pillow multiplies it
+GREY_FACTORS = {
+    "L;2": (2, 85),
+    "L;4": (4, 17),
+    "L": (8, 1),
+}  # bits of a grey value in a PNG, and by what Pillow multiplies it
 SAMPLE_FORMAT = 339  # tag of a TIFF: 1 for unsigned integers, 2 for signed ones, 3 for floats
 DAMAGE = ("premature end", "bad Huffman", "bad arithmetic", "instead of RST")
 
@@ -37,18 +41,19 @@ DAMAGE = ("premature end", "bad Huffman", "bad arithmetic", "instead of RST")
 def read_pixels(content, name, plan=None):
     """The pixels of an image file, upright as its EXIF tag says; of several frames the first.
 
-    Transparent pixels are shown on white. CMYK, YCbCr and palettes become RGB. Grey of more than 8 bits keeps them; colour of
-    16 bits is read with 8, as Pillow does.
+    Transparent pixels are shown on white. CMYK, YCbCr and palettes become RGB. Grey of more than 8 bits keeps them;
+    colour of 16 bits is read with 8, as Pillow does.
 
     Args:
         content: bytes of a file in one of `FORMATS`, or of an .npy or .npz file with one array (H, W) or (H, W, C).
         name: what to call it in an error.
-        plan: a function (height, width) -> (box, size): which part (top, left, height, width) is wanted, and the (rows, columns)
-            that it will be resized to. A JPEG is then decoded at 1/2, 3/8, 1/4 or 1/8 if the part is still no smaller than that.
-            By default the whole image in full.
+        plan: a function (height, width) -> (box, size): which part (top, left, height, width) is wanted, and the (rows,
+            columns) that it will be resized to. A JPEG is then decoded at 1/2, 3/8, 1/4 or 1/8 if the part is still no
+            smaller than that. By default the whole image in full.
 
     Returns:
-        (H, W, C), of an image file with C = 1 or 3: uint8, or uint16 or float32 where the file is grey with more than 8 bits.
+        (H, W, C), of an image file with C = 1 or 3: uint8, or uint16 or float32 where the file is grey with more than 8
+        bits.
 
     Raises:
         ValueError: with the name, if the content cannot be decoded.
@@ -60,9 +65,13 @@ def read_pixels(content, name, plan=None):
         return _picture(content, plan)
     except ImportError:
         raise
-    except Exception as error:  # a damaged file raises whatever its decoder stumbles over: OSError, SyntaxError, struct.error...
+    except (
+        Exception
+    ) as error:  # a damaged file raises whatever its decoder stumbles over: OSError, SyntaxError, struct.error...
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"Expected a readable image, received {name} ({reason}); repair or remove the file.") from error
+        raise ValueError(
+            f"Expected a readable image, received {name} ({reason}); repair or remove the file."
+        ) from error
 
 
 def part(pixels, box):
@@ -79,7 +88,9 @@ def open_picture(file):
 @functools.cache
 def _formats():
     Image = optional("PIL.Image", "data")
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the scan draws the line, and above it Pillow an error
+    warnings.simplefilter(
+        "ignore", Image.DecompressionBombWarning
+    )  # the scan draws the line, and above it Pillow an error
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
@@ -94,14 +105,22 @@ def _picture(content, plan):
     with open_picture(io.BytesIO(content)) as image:
         sides = image.height, image.width
         if image.format in ("JPEG", "MPO"):
-            return _planned_jpeg(content, header, sides, orientation(image), image.mode == "L" if image.mode in ("L", "RGB") else None, plan)
+            return _planned_jpeg(
+                content,
+                header,
+                sides,
+                orientation(image),
+                image.mode == "L" if image.mode in ("L", "RGB") else None,
+                plan,
+            )
         bounds.check_picture(image, len(content))
         if image.format == "PNG":
             _check_png(content)
         if stored := netpbm.stored(image):
             return _planned(sides, 1, plan, lambda share: netpbm.read(content, image, *stored))
         scale_transparency(image)
-        image.load()  # before the EXIF block is asked for: Pillow would load it then, and give a blank image after a failure
+        # before the EXIF block is asked for: Pillow would load it then, and give a blank image after a failure
+        image.load()
         sides = image.height, image.width  # of a TIFF, Pillow has turned it
         return _planned(sides, orientation(image), plan, lambda share: _pixels(image))
 
@@ -144,7 +163,9 @@ def _planned(stored, turn, plan, decode):
     box, size = plan(height, width) if plan else ((0, 0, height, width), (height, width))
     pixels = decode(min(1.0, max(size[0] / box[2], size[1] / box[3])))
     # Of 41 rows, half are 21, of which the last is half beyond the border: the factor is exactly a half even so.
-    factor = next(k / 8 for k in (8, 4, 3, 2, 1) if pixels.shape[:2] == tuple(math.ceil(side * k / 8) for side in stored))
+    factor = next(
+        k / 8 for k in (8, 4, 3, 2, 1) if pixels.shape[:2] == tuple(math.ceil(side * k / 8) for side in stored)
+    )
     pixels = TURNS[turn](pixels) if turn in TURNS else pixels
     return part(pixels, box if factor == 1 else _scaled(box, factor))
 
@@ -163,7 +184,8 @@ def _scaled(box, factor):
 
 
 def orientation(image):
-    """Where the EXIF or XMP block of Pillow's image says that the top is: 1 to 8, of which 1 is upright; other numbers say nothing.
+    """Where the EXIF or XMP block of Pillow's image says that the top is: 1 to 8, of which 1 is upright; other numbers
+    say nothing.
 
     Only after `load` are those blocks known that come after the pixels, and a TIFF is then turned already.
     """
@@ -179,8 +201,11 @@ def _jpeg(content, stored, grey, share):
     """Pixels of a JPEG (height, width) of at least that share of its resolution."""
     height, width = (math.ceil(side * share) for side in stored)
     try:
-        # The same pixels as Pillow's, measured at 1.6 times its speed, and noticing more damage. Factors between 1 and 2 are slow.
-        return optional("simplejpeg", "data").decode_jpeg(content, "GRAY" if grey else "RGB", min_height=height, min_width=width, min_factor=2)
+        # The same pixels as Pillow's, measured at 1.6 times its speed, and noticing more damage. Factors between 1 and
+        # 2 are slow.
+        return optional("simplejpeg", "data").decode_jpeg(
+            content, "GRAY" if grey else "RGB", min_height=height, min_width=width, min_factor=2
+        )
     except ValueError as error:
         if any(damage in str(error) for damage in DAMAGE):
             raise
@@ -196,7 +221,8 @@ def _by_pillow(content, share):
 
 
 def keeps_depth(content):
-    """Whether an image file is read with all the bits that it has, given its content: colour of 16 bits is read with 8."""
+    """Whether an image file is read with all the bits that it has, given its content: colour of 16 bits is read with
+    8."""
     if content.startswith((arrayfile.NUMPY, arrayfile.ZIP)):
         return True
     with open_picture(io.BytesIO(content)) as image:
@@ -216,7 +242,8 @@ def is_deep(mode):
 
 
 def scale_transparency(image):
-    """Bring the grey or colour of a PNG that is transparent to the depth that Pillow gives its pixels; it keeps the number of the file."""
+    """Bring the grey or colour of a PNG that is transparent to the depth that Pillow gives its pixels; it keeps the
+    number of the file."""
     key, depth = image.info.get("transparency"), image.tile[0][3] if image.tile else None
     if image.format != "PNG" or isinstance(key, bytes) or key is None:
         return
@@ -241,7 +268,8 @@ def _pixels(image):
 
 
 def _deep_reader(image):
-    """A function from a piece of an image of grey with more than 8 bits to its pixels (h, W, 1): uint16, int32, uint32 or float32."""
+    """A function from a piece of an image of grey with more than 8 bits to its pixels (h, W, 1): uint16, int32, uint32
+    or float32."""
     if image.mode == "F":
         return lambda piece: np.asarray(piece, "float32")[..., None]
     if image.mode == "I":
@@ -278,11 +306,12 @@ def to_uint8(pixels, name, value_range=None):
     """Scale pixels (H, W, C) to uint8 (H, W, C), rounded.
 
     Args:
-        pixels: uint8, uint16, bool, or float in 0..1, of any byte order. With a `value_range` also other integers and any finite
-            floats.
+        pixels: uint8, uint16, bool, or float in 0..1, of any byte order. With a `value_range` also other integers and
+            any finite floats.
         name: what to call them in an error.
-        value_range: (low, high), the values that become 0 and 255; those outside are clipped. By default the range of their type:
-            0 and 65,535 of uint16, 0 and 1 of floats. uint8 stays as it is if `high` is above 255, as in 0..4095.
+        value_range: (low, high), the values that become 0 and 255; those outside are clipped. By default the range of
+            their type: 0 and 65,535 of uint16, 0 and 1 of floats. uint8 stays as it is if `high` is above 255, as in
+            0..4095.
 
     Raises:
         ValueError: with the name, if the pixels are of another type or not in their range.
@@ -308,7 +337,8 @@ def _rescaled(pixels, value_range):
 
 
 def fit_channels(image, channels, name):
-    """An image (H, W, C) uint8 to (H, W, channels): grey becomes RGB and RGB grey where need be, all else is refused."""
+    """An image (H, W, C) uint8 to (H, W, channels): grey becomes RGB and RGB grey where need be, all else is
+    refused."""
     received = image.shape[-1]
     if channels in (None, received):
         return image

@@ -15,12 +15,13 @@ from keras_splitmask.data.split_folders import split_folders, what_is_beside
 
 
 class FolderSource(Source):
-    """The images of a folder that was looked at by `scan`. They have labels if each lies in one of several folders, exactly one deep.
+    """The images of a folder that was looked at by `scan`. They have labels if each lies in one of several folders,
+    exactly one deep.
 
     Args:
         found: a `Scan`.
-        channels: of the images; by default that of most of them, where grey among colour becomes colour. Images of another depth
-            are left out.
+        channels: of the images; by default that of most of them, where grey among colour becomes colour. Images of
+            another depth are left out.
         record: path of the JSON file of the scan, for `save_record`.
         beside: name: what it is, of what lies beside the folder of this split and is not used.
     """
@@ -66,14 +67,18 @@ class FolderSource(Source):
     def _content(self, i):
         path = os.path.join(self.scan.root, self.paths[i])
         if os.path.exists(path) and not os.path.isfile(path):  # opening a FIFO waits for ever
-            raise ValueError(f"Expected a readable image, received {self.name(i)} (no file any more); restore the file.")
+            raise ValueError(
+                f"Expected a readable image, received {self.name(i)} (no file any more); restore the file."
+            )
         try:
             bounds.check_file(os.path.getsize(path))
             with open(path, "rb") as file:
                 return file.read()
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise ValueError(f"Expected a readable image, received {self.name(i)} ({reason}); restore the file.") from error
+            raise ValueError(
+                f"Expected a readable image, received {self.name(i)} ({reason}); restore the file."
+            ) from error
 
     def _identity(self):
         return [(path, *self.scan.files[path]) for path in self.paths]
@@ -90,7 +95,9 @@ class FolderSource(Source):
     def _doubt(self):
         """What `summary` says of images that have no labels, though most of them lie in class folders."""
         shallow = {path for path in self.paths if path.count(os.sep) == 1}
-        spoilt = self.labels is None and 2 * len(shallow) > len(self.paths) and len(set(map(os.path.dirname, shallow))) > 1
+        spoilt = (
+            self.labels is None and 2 * len(shallow) > len(self.paths) and len(set(map(os.path.dirname, shallow))) > 1
+        )
         return f"; without labels, since {self.unlabelled.partition(';')[0]}" if spoilt else ""
 
     def _facts(self):
@@ -107,7 +114,9 @@ def _channels(depths):
 def _of_depth(found, channels):
     """A scan without the images that cannot be given in so many channels."""
     fitting = {1, 3} if channels in (1, 3) else {channels}
-    others = {path: f"{shape[2]} channels, not {channels}" for path, shape in found.images.items() if shape[2] not in fitting}
+    others = {
+        path: f"{shape[2]} channels, not {channels}" for path, shape in found.images.items() if shape[2] not in fitting
+    }
     if not others:
         return found
     images = {path: shape for path, shape in found.images.items() if path not in others}
@@ -123,13 +132,21 @@ def _without_labels(paths):
     if wrong:
         where = "outside of a class folder" if by_depth[0] else "more than one folder deep"
         lie = "image lies" if len(wrong) == 1 else "images lie"
-        return f"{len(wrong)} {lie} {where} ({printable(wrong[0])}); put the images of each class directly into a folder of its own"
+        return (
+            f"{len(wrong)} {lie} {where} ({printable(wrong[0])}); put the images of each class directly into a folder"
+            " of its own"
+        )
     if len(folders := set(map(os.path.dirname, paths))) == 1:
-        return f"all images lie in one folder ({printable(folders.pop())}); put the images of each class into a folder of its own"
+        return (
+            f"all images lie in one folder ({printable(folders.pop())}); put the images of each class into a folder of"
+            " its own"
+        )
     return None
 
 
-def open_folder(place, split, channels=None, record=None, max_bad_fraction=0.1, report=None, frozen=False, value_range=None):
+def open_folder(
+    place, split, channels=None, record=None, max_bad_fraction=0.1, report=None, frozen=False, value_range=None
+):
     """A `FolderSource` of the folder, or of its subfolder for the split. See `opening.open_source`."""
     root = Path(os.path.expanduser(place))
     if not root.is_dir():
@@ -137,12 +154,18 @@ def open_folder(place, split, channels=None, record=None, max_bad_fraction=0.1, 
         raise ValueError(f"{found}: {place}. Correct the path after folder:.")
     folders = split_folders(root, report if split == "train" else None)
     if folders and split not in folders:
-        raise NoSuchSplit(f"Expected a folder {split} in {place}, received {', '.join(folders)} only; make one, or use another split.")
+        raise NoSuchSplit(
+            f"Expected a folder {split} in {place}, received {', '.join(folders)} only; make one, or use another split."
+        )
     if not folders and split != "train":
-        raise NoSuchSplit(f"Expected a folder {split} in {place}, received one that is not divided into splits; use the split train.")
+        raise NoSuchSplit(
+            f"Expected a folder {split} in {place}, received one that is not divided into splits; use the split train."
+        )
     found = scan(folders.get(split, root), record, report, frozen, value_range)
     if folders and not found.images and not found.left_out:
-        raise NoSuchSplit(f"Expected images in {printable(found.root)}, received none; add some, or use another split than {split}.")
+        raise NoSuchSplit(
+            f"Expected images in {printable(found.root)}, received none; add some, or use another split than {split}."
+        )
     found.check(max_bad_fraction)
     beside = what_is_beside(root, folders) if split == next(iter(folders), None) else {}
     source = FolderSource(found, channels, record, beside)

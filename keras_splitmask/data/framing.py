@@ -9,7 +9,8 @@ from keras_splitmask.data.resizing import resize
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """A part of an image, resized, perhaps mirrored, and shown at the top left of what the batch has room for; the rest is padding.
+    """A part of an image, resized, perhaps mirrored, and shown at the top left of what the batch has room for; the rest
+    is padding.
 
     Attributes:
         box: (top, left, height, width) of the part, in pixels of the image.
@@ -22,7 +23,8 @@ class Frame:
     mirrored: bool = False
 
     def show(self, part, image_shape):
-        """The part (h, w, C) uint8 of an image, which may be read at another resolution, as the batch shows it: `image_shape` uint8."""
+        """The part (h, w, C) uint8 of an image, which may be read at another resolution, as the batch shows it:
+        `image_shape` uint8."""
         shown = np.zeros(image_shape, "uint8")
         shown[: self.size[0], : self.size[1]] = self._turned(resize(part, self.size))
         return shown
@@ -44,7 +46,9 @@ class Frame:
         """Boxes (n, 4) inside the part, from pixels of the image to those of the batch."""
         top, left, height, width = self.box
         rows, columns = self.size
-        placed = (visible - np.array((top, left, top, left))) * (np.array((rows, columns) * 2) / np.array((height, width) * 2))
+        placed = (visible - np.array((top, left, top, left))) * (
+            np.array((rows, columns) * 2) / np.array((height, width) * 2)
+        )
         if self.mirrored:
             placed[:, [1, 3]] = columns - placed[:, [3, 1]]
         return placed
@@ -71,9 +75,12 @@ def stretched(height, width, room):
 
 
 def drawn(height, width, room, rng, scale):
-    """A random `Frame`: the image resized by the factor of `fitting` times one from `scale`, any part of what is too large, half mirrored."""
+    """A random `Frame`: the image resized by the factor of `fitting` times one from `scale`, any part of what is too
+    large, half mirrored."""
     factor = fitting(height, width, room) * rng.uniform(*scale)
-    (top, height, rows), (left, width, columns) = (_span(side, end, factor, rng) for side, end in zip((height, width), room))
+    (top, height, rows), (left, width, columns) = (
+        _span(side, end, factor, rng) for side, end in zip((height, width), room)
+    )
     return Frame((top, left, height, width), (rows, columns), bool(rng.random() < 0.5))
 
 
@@ -92,7 +99,8 @@ def letterbox(image, image_shape):
         image_shape: (H, W, C).
 
     Returns:
-        (H, W, C) uint8, and the factor that it was resized by: boxes in it divided by the factor are boxes in the image.
+        (H, W, C) uint8, and the factor that it was resized by: boxes in it divided by the factor are boxes in the
+        image.
     """
     size, room = image.shape[:2], image_shape[:2]
     return whole(*size, room).show(image, image_shape), fitting(*size, room)

@@ -2,23 +2,35 @@
 
 import os
 
+from keras_splitmask.backend.optional import optional
 from keras_splitmask.data import arrayfile, bounds, jpeg
 from keras_splitmask.data.bounds import MAX_PIXELS, is_grey
 from keras_splitmask.data.decoding import SAMPLE_FORMAT, open_picture
-from keras_splitmask.backend.optional import optional
 
 MAX_CHECKED = 16_000_000  # pixels; a file that seems cut short is decoded to make sure, unless it is larger
 HEADER = 1 << 20  # bytes of a JPEG that are searched for its header
-END = {"JPEG": (b"\xff\xd9", 64), "MPO": (b"\xff\xd9", 64), "PNG": (b"IEND", 64), "GIF": (b";", 1)}  # among so many last bytes
-SEVERAL = ("TIFF", "GIF", "WEBP", "PNG", "AVIF")  # formats of several pages or frames, all of them images like the first
+END = {
+    "JPEG": (b"\xff\xd9", 64),
+    "MPO": (b"\xff\xd9", 64),
+    "PNG": (b"IEND", 64),
+    "GIF": (b";", 1),
+}  # among so many last bytes
+SEVERAL = (
+    "TIFF",
+    "GIF",
+    "WEBP",
+    "PNG",
+    "AVIF",
+)  # formats of several pages or frames, all of them images like the first
 SAMPLES_PER_PIXEL, EXTRA_SAMPLES = 277, 338  # tags of a TIFF
 
 
 def read_header(path, value_range=None, several=None):
     """(height, width, channels) of an image file as stored, or a reason (str) to leave it out.
 
-    Channels are 1 or 3 for a picture, and any number for an .npy or .npz file of one array (H, W) or (H, W, C), whose type must be one
-    that `decoding.to_uint8` takes with that `value_range`. A picture of several pages or frames is added to the list `several`.
+    Channels are 1 or 3 for a picture, and any number for an .npy or .npz file of one array (H, W) or (H, W, C), whose
+    type must be one that `decoding.to_uint8` takes with that `value_range`. A picture of several pages or frames is
+    added to the list `several`.
     """
     try:
         size = os.path.getsize(path)
@@ -58,7 +70,9 @@ def _picture(file, size):
             _check_samples(image, channels)
         _check_memory(image, file, size)
         if height * width <= MAX_CHECKED and _seems_cut_short(file, size, image):
-            image.draft(image.mode, (1, 1))  # at an eighth of the resolution where it is a JPEG, which is enough to find its end
+            image.draft(
+                image.mode, (1, 1)
+            )  # at an eighth of the resolution where it is a JPEG, which is enough to find its end
             image.load()
         more = image.format in SEVERAL and getattr(image, "is_animated", False)
     return (height, width, channels), more
@@ -78,7 +92,8 @@ def _check_memory(image, file, size):
 
 
 def _check_samples(image, channels):
-    """Without a word, Pillow reads the first three of five channels and of R, G, B, X, and takes any fourth for alpha."""
+    """Without a word, Pillow reads the first three of five channels and of R, G, B, X, and takes any fourth for
+    alpha."""
     if image.mode in ("L", "RGB") and 2 in image.tag_v2.get(SAMPLE_FORMAT, ()):
         raise ValueError("a TIFF of signed 8-bit values, which Pillow reads as unsigned; save it as .npy")
     samples = image.tag_v2.get(SAMPLES_PER_PIXEL, 1)

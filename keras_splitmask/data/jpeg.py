@@ -17,7 +17,8 @@ class Jpeg:
     """What stands before the pixels.
 
     Attributes:
-        samples: stored for each pixel: 3 for colour, 1.5 if its chroma has a quarter of the resolution. 4 if there is no such header.
+        samples: stored for each pixel: 3 for colour, 1.5 if its chroma has a quarter of the resolution. 4 if there is
+            no such header.
         buffered: whether a decoder keeps all coefficients, 2 bytes a sample, since the pixels come in several scans.
         scans: how many there may be in this content.
         may_turn: whether there is an APP1 segment, where EXIF and XMP say how to turn the image.

@@ -47,7 +47,8 @@ class SegmentationSource(AnnotatedSource):
         """The class of each pixel of image `i`, (H, W) uint8; 255 where it is to be ignored.
 
         Raises:
-            ValueError: with its name, if it cannot be read, is of another size than its header said or of unknown classes.
+            ValueError: with its name, if it cannot be read, is of another size than its header said or of unknown
+                classes.
         """
         stored = self._stored(i)
         check_size(self.size(i), stored.shape, self.label_name(i))
@@ -56,8 +57,9 @@ class SegmentationSource(AnnotatedSource):
             part = self._numbers[stored[start : start + rows]]
             if part.min() < 0:
                 raise ValueError(
-                    f"Expected a label map of numbers of the {len(self.classes)} classes, received {stored[start : start + rows][part < 0].max()} "
-                    f"in {self.label_name(i)}; correct it or the classes."
+                    f"Expected a label map of numbers of the {len(self.classes)} classes, received"
+                    f" {stored[start : start + rows][part < 0].max()} in {self.label_name(i)}; correct it or the"
+                    " classes."
                 )
             labels[start : start + rows] = part
         return labels
@@ -73,7 +75,8 @@ class FolderSegmentationSource(SegmentationSource):
         root: path of the folder of label maps.
         paths: of the label map of each image, relative to it.
         sizes: (height, width) of each, as stored.
-        turns: the EXIF orientation of each image that is turned when it is read, but whose label map is not: {index: orientation}.
+        turns: the EXIF orientation of each image that is turned when it is read, but whose label map is not: {index:
+            orientation}.
     """
 
     def __init__(self, pictures, numbered, left_out, root, paths, sizes, turns):
@@ -122,20 +125,24 @@ class TfdsSegmentationSource(SegmentationSource):
         return self.pictures._identity()
 
 
-def open_segmentation(dataset, split, data_dir=None, channels=3, report=None, classes=None, max_bad_fraction=0.5, value_range=None):
+def open_segmentation(
+    dataset, split, data_dir=None, channels=3, report=None, classes=None, max_bad_fraction=0.5, value_range=None
+):
     """Opens a set of images with label maps by its name; both are read when they are needed.
 
-    * `masks:PATH`: PATH/SPLIT/images/* with PATH/SPLIT/labels/*.png of the same names but for the extension. A label map holds the number of
-      the class of each pixel, as grey value of up to 16 bits or as index in a palette. It may also be a TIFF, BMP, GIF or .npy file.
-      PATH/classes.json names the classes: {"classes": [names], "void": 255}, where void is a number to ignore or a list of such, and the
-      other numbers are those of the classes in their order; or {"0": name, "7": name}. 255 is ignored unless it is the number of a class.
-      Without that file, the classes are those given here, or "0" to the largest number in the label maps of the train split.
-      Label maps of 0 and 255 only are read as 0 and 1, unless classes.json says otherwise.
-      Where half of them hold 0 and 255 only but others more, classes.json must say what 255 is.
+    * `masks:PATH`: PATH/SPLIT/images/* with PATH/SPLIT/labels/*.png of the same names but for the extension. A label
+      map holds the number of the class of each pixel, as grey value of up to 16 bits or as index in a palette. It may
+      also be a TIFF, BMP, GIF or .npy file. PATH/classes.json names the classes: {"classes": [names], "void": 255},
+      where void is a number to ignore or a list of such, and the other numbers are those of the classes in their order;
+      or {"0": name, "7": name}. 255 is ignored unless it is the number of a class. Without that file, the classes are
+      those given here, or "0" to the largest number in the label maps of the train split. Label maps of 0 and 255 only
+      are read as 0 and 1, unless classes.json says otherwise. Where half of them hold 0 and 255 only but others more,
+      classes.json must say what 255 is.
     * `tfds:scene_parse150`: ADE20k's 150 classes, "0" to "149"; what is none of them is ignored.
 
-    All label maps are read once when they are opened. Images without a label map, and label maps without an image, in colour, that cannot be
-    read, with a number of no class or of another size than their image are left out; `summary()` counts them and `left_out` names each.
+    All label maps are read once when they are opened. Images without a label map, and label maps without an image, in
+    colour, that cannot be read, with a number of no class or of another size than their image are left out; `summary()`
+    counts them and `left_out` names each.
 
     Args:
         dataset: one of the above.
@@ -143,7 +150,8 @@ def open_segmentation(dataset, split, data_dir=None, channels=3, report=None, cl
         data_dir: where tensorflow-datasets keeps its files.
         channels: the wanted number of channels; 1 and 3 convert between grey and RGB.
         report: a function that gets a line about the progress, and later about each image that turns out to be broken.
-        classes: names that the data set must have; or the source of the train split, whose classes and numbers it must have.
+        classes: names that the data set must have; or the source of the train split, whose classes and numbers it must
+            have.
         max_bad_fraction: share of the label maps that may be left out because they, or their images, cannot be used.
         value_range: (low, high), the stored values that become 0 and 255; see `opening.open_source`.
 
@@ -165,7 +173,9 @@ def open_segmentation(dataset, split, data_dir=None, channels=3, report=None, cl
     elif place.split(":")[0] == "scene_parse150":
         source = TfdsSegmentationSource(open_tfds(place, split, channels, data_dir))
     else:
-        raise ValueError(f"Expected tfds:scene_parse150, the one that is known, received {dataset}; convert it to masks:PATH.")
+        raise ValueError(
+            f"Expected tfds:scene_parse150, the one that is known, received {dataset}; convert it to masks:PATH."
+        )
     check_classes(source.classes, classes, dataset)
     source.value_range = value_range
     if report:
@@ -183,7 +193,9 @@ def _open_masks(root, split, channels, report, expected, max_bad_fraction):
     looked, unread, twice = _look_at_labels(folder / "labels", report)
     found = scan(folder / "images", report=report)
     if not (looked or unread or found.images or found.left_out):
-        raise NoSuchSplit(f"Expected images and label maps in {folder}, received none; add some, or use another split than {split}.")
+        raise NoSuchSplit(
+            f"Expected images and label maps in {folder}, received none; add some, or use another split than {split}."
+        )
     if unread and not looked:
         check_left_out(len(unread), len(unread), unread, folder, max_bad_fraction)
     numbered = _numbering(root, folders, name, looked, expected, report)
@@ -195,12 +207,17 @@ def _open_masks(root, split, channels, report, expected, max_bad_fraction):
     stems = {path: os.path.splitext(path)[0] for path in (*found.images, *found.left_out)}
     sizes = {path: looked[stem][1] for path, stem in stems.items() if stem in looked}
     pictures, turned, unfit, others = annotated_images(found, sizes, channels, report)
-    others.update({printable(f"labels/{looked[stem][0]}"): "no image" for stem in sorted(looked.keys() - set(stems.values()))})
+    others.update(
+        {printable(f"labels/{looked[stem][0]}"): "no image" for stem in sorted(looked.keys() - set(stems.values()))}
+    )
     left_out = {printable(path): reason for path, reason in {**unread, **unfit, **twice, **others}.items()}
     check_left_out(len(unread) + len(unfit), len(unread) + len(sizes), left_out, folder, max_bad_fraction)
     used = [looked[stems[path]] for path in pictures.paths]
     if not any(numbered.labelled(numbers) for _, _, numbers in used):
-        raise ValueError(f"Expected label maps with pixels of a class in {folder / 'labels'}, received pixels to ignore only; label some.")
+        raise ValueError(
+            f"Expected label maps with pixels of a class in {folder / 'labels'}, received pixels to ignore only; label"
+            " some."
+        )
     paths, stored, _ = zip(*used)
     turns = {i: turned[path] for i, path in enumerate(pictures.paths) if path in turned}
     return FolderSegmentationSource(pictures, numbered, left_out, folder / "labels", paths, stored, turns)
@@ -208,10 +225,17 @@ def _open_masks(root, split, channels, report, expected, max_bad_fraction):
 
 def _folders(root):
     """Name: path, of the splits that are there."""
-    found = {name: path for name, path in named_as_splits(root).items() if (path / "images").is_dir() and (path / "labels").is_dir()}
+    found = {
+        name: path
+        for name, path in named_as_splits(root).items()
+        if (path / "images").is_dir() and (path / "labels").is_dir()
+    }
     found = {name: found[name] for name in SPLIT_OF if name in found}
     if not found:
-        raise ValueError(f"Expected train/images and train/labels in {root}, or the same of val or test, received neither; correct the path.")
+        raise ValueError(
+            f"Expected train/images and train/labels in {root}, or the same of val or test, received neither; correct"
+            " the path."
+        )
     return found
 
 
@@ -219,11 +243,15 @@ def _look_at_labels(folder, report):
     """Read all label maps of a folder.
 
     Returns:
-        {stem: (path relative to the folder, (height, width), numbers in it)}; and two of {"labels/path": reason}: of those that cannot
-        be read, and of those that have the stem of another.
+        {stem: (path relative to the folder, (height, width), numbers in it)}; and two of {"labels/path": reason}: of
+        those that cannot be read, and of those that have the stem of another.
     """
     found = scan(folder, report=report, value_range=(0, LARGEST))  # so that an array may be of any integers
-    unread = {f"labels/{path}": reason for path, reason in found.left_out.items() if not os.path.basename(path).startswith(".")}
+    unread = {
+        f"labels/{path}": reason
+        for path, reason in found.left_out.items()
+        if not os.path.basename(path).startswith(".")
+    }
     looked, twice = {}, {}
     started = said = time.monotonic()
     with ThreadPoolExecutor(THREADS) as pool:
@@ -238,17 +266,23 @@ def _look_at_labels(folder, report):
                 looked[stem] = path, *answer
             if report and time.monotonic() - said > INTERVAL:
                 said = time.monotonic()
-                report(f"looking at {printable(str(folder))}: {i + 1} of {len(found.images)} label maps, {said - started:.0f} s")
+                report(
+                    f"looking at {printable(str(folder))}: {i + 1} of {len(found.images)} label maps,"
+                    f" {said - started:.0f} s"
+                )
     return looked, unread, twice
 
 
 def _numbering(root, folders, name, looked, expected, report):
-    """The `Numbering` by classes.json, by the source or names that are `expected`, or by the label maps of the train split."""
+    """The `Numbering` by classes.json, by the source or names that are `expected`, or by the label maps of the train
+    split."""
     if isinstance(expected, FolderSegmentationSource):
         return expected.numbered
     path = root / "classes.json"
     if "train" not in folders and expected is None and not path.exists():
-        raise ValueError(f"Expected {path} or the labels of a train split in {root}, received neither; write down the classes.")
+        raise ValueError(
+            f"Expected {path} or the labels of a train split in {root}, received neither; write down the classes."
+        )
     if name != "train" and "train" in folders:
         looked, *_ = _look_at_labels(folders["train"] / "labels", report)
     return numbering(path, expected, set().union(*(numbers for _, _, numbers in looked.values())))

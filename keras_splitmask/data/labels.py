@@ -7,7 +7,8 @@ SHOWN = 5  # names in a message
 
 
 def check_labels(labels, count, place, classes=None):
-    """One label for each of `count` images: its number, in (B,) or (B, 1); its name; or a row (B, K) with a 1 at its number.
+    """One label for each of `count` images: its number, in (B,) or (B, 1); its name; or a row (B, K) with a 1 at its
+    number.
 
     Args:
         labels: an array of integers from 0 on, of whole floats or of text.
@@ -25,14 +26,18 @@ def check_labels(labels, count, place, classes=None):
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim not in (1, 2) or len(labels) != count:
-        raise ValueError(f"Expected a label for each of the {count} images, received labels {labels.shape} in {place}; align them.")
+        raise ValueError(
+            f"Expected a label for each of the {count} images, received labels {labels.shape} in {place}; align them."
+        )
     names = None if classes is None else [str(name) for name in classes]
     if labels.ndim == 2:
         labels = _from_rows(labels, place)
     if labels.dtype.kind in "US":
         return _from_names(text(labels, place), names, place)
     if labels.dtype.kind not in "iufb" or not np.all(np.isfinite(labels)) or np.any(labels != labels.astype("int64")):
-        raise ValueError(f"Expected labels as integers from 0 on or as text, received {labels.dtype} in {place}; number the classes.")
+        raise ValueError(
+            f"Expected labels as integers from 0 on or as text, received {labels.dtype} in {place}; number the classes."
+        )
     _check_range(labels, names, place)
     return labels.astype("int32"), names
 
@@ -40,7 +45,10 @@ def check_labels(labels, count, place, classes=None):
 def _from_rows(labels, place):
     rows = labels.dtype.kind in "iufb" and np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()
     if not rows:
-        raise ValueError(f"Expected one label for each image, received labels {labels.shape} in {place} that are not one-hot; choose one.")
+        raise ValueError(
+            f"Expected one label for each image, received labels {labels.shape} in {place} that are not one-hot; choose"
+            " one."
+        )
     return labels.argmax(axis=1)
 
 
@@ -48,7 +56,10 @@ def _from_names(labels, names, place):
     names = sorted(set(labels.tolist())) if names is None else names
     number = {name: i for i, name in enumerate(names)}
     if unknown := sorted(set(labels.tolist()) - set(names)):
-        raise ValueError(f"Expected labels among the classes {some(names)}, received {some(unknown)} in {place}; name each class once.")
+        raise ValueError(
+            f"Expected labels among the classes {some(names)}, received {some(unknown)} in {place}; name each class"
+            " once."
+        )
     return np.array([number[name] for name in labels.tolist()], "int32"), names
 
 
@@ -57,7 +68,9 @@ def text(labels, place):
     try:
         return labels if labels.dtype.kind == "U" else np.char.decode(labels, "utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"Expected labels as text in UTF-8, received other bytes in {place}; write them as str.") from error
+        raise ValueError(
+            f"Expected labels as text in UTF-8, received other bytes in {place}; write them as str."
+        ) from error
 
 
 def check_names(names, place):
@@ -69,18 +82,30 @@ def check_names(names, place):
     names = text(names, place) if names.dtype.kind in "US" else names
     found = [str(name) for name in names] if names.ndim == 1 else []
     if not found or len(set(found)) < len(found):
-        received = f"{next(name for name in found if found.count(name) > 1)!r} twice" if found else f"an array {names.shape}"
-        raise ValueError(f"Expected classes as one name each, (K,), received {received} in {place}; name each class once.")
+        received = (
+            f"{next(name for name in found if found.count(name) > 1)!r} twice" if found else f"an array {names.shape}"
+        )
+        raise ValueError(
+            f"Expected classes as one name each, (K,), received {received} in {place}; name each class once."
+        )
     return found
 
 
 def _check_range(labels, names, place):
     if labels.min() < 0:
-        raise ValueError(f"Expected labels from 0 on, received {labels.min():.0f} in {place}; leave out images without a label.")
+        raise ValueError(
+            f"Expected labels from 0 on, received {labels.min():.0f} in {place}; leave out images without a label."
+        )
     if names is not None and labels.max() >= len(names):
-        raise ValueError(f"Expected labels below {len(names)}, the names of classes, received {labels.max():.0f} in {place}; add its name.")
+        raise ValueError(
+            f"Expected labels below {len(names)}, the names of classes, received {labels.max():.0f} in {place}; add its"
+            " name."
+        )
     if labels.max() >= max(MOST_CLASSES, 10 * len(np.unique(labels))):
-        raise ValueError(f"Expected labels that count the classes from 0 on, received {labels.max():.0f} in {place}; number them again.")
+        raise ValueError(
+            f"Expected labels that count the classes from 0 on, received {labels.max():.0f} in {place}; number them"
+            " again."
+        )
 
 
 def some(names):

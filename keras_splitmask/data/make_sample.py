@@ -26,7 +26,8 @@ SHA256 = {
 
 
 def read_idx(path):
-    """The uint8 array in a gzipped idx file: a magic number of 4 bytes, the last the number of axes; their lengths; the values."""
+    """The uint8 array in a gzipped idx file: a magic number of 4 bytes, the last the number of axes; their lengths; the
+    values."""
     content = gzip.decompress(path.read_bytes())
     axes = content[3]
     shape = np.frombuffer(content, ">u4", count=axes, offset=4)
@@ -45,7 +46,9 @@ def main(folder):
     for name, expected in SHA256.items():
         received = hashlib.sha256(gzip.decompress((folder / name).read_bytes())).hexdigest()
         if received != expected:
-            raise SystemExit(f"Expected the official {name} with content {expected}, received {received}; download it again.")
+            raise SystemExit(
+                f"Expected the official {name} with content {expected}, received {received}; download it again."
+            )
     arrays = {"classes": np.array(CLASSES)}
     for split, prefix in (("train", "train"), ("test", "t10k")):
         images = read_idx(folder / f"{prefix}-images-idx3-ubyte.gz")  # (B, 28, 28)

@@ -25,7 +25,9 @@ class MultiCrop:
 
     def __post_init__(self):
         if self.local < 0 or len(self.local_size) != 2 or min(self.local_size) < 1:
-            raise ValueError(f"Expected local >= 0 crops of local_size=(height, width), received {self.local} of {self.local_size}.")
+            raise ValueError(
+                f"Expected local >= 0 crops of local_size=(height, width), received {self.local} of {self.local_size}."
+            )
 
     def cut(self, image, size, rng):
         """The crops of an image (H, W, C) uint8: "global" (2, *size, C) and "local" (local, *local_size, C), uint8."""

@@ -1,10 +1,12 @@
-"""Pixels of PGM and PPM files whose largest value is neither 255 nor 65,535: Pillow reads these in Python, 2 us a value."""
+"""Pixels of PGM and PPM files whose largest value is neither 255 nor 65,535: Pillow reads these in Python, 2 us a
+value."""
 
 import numpy as np
 
 
 def stored(image):
-    """(offset, largest value) of the binary values of Pillow's image, not yet loaded, or None if Pillow reads it as fast."""
+    """(offset, largest value) of the binary values of Pillow's image, not yet loaded, or None if Pillow reads it as
+    fast."""
     tile = image.tile[0] if image.format == "PPM" and image.tile else None
     return (tile.offset, tile.args[1]) if tile and tile.codec_name == "ppm" else None
 
@@ -21,7 +23,9 @@ def read(content, image, offset, largest):
         ValueError: if the file is cut short.
     """
     full = 65535 if largest > 255 else 255
-    table = np.round(np.minimum(np.arange(full + 1), largest) * (full / largest)).astype("uint16" if largest > 255 else "uint8")
+    table = np.round(np.minimum(np.arange(full + 1), largest) * (full / largest)).astype(
+        "uint16" if largest > 255 else "uint8"
+    )
     return table[values(content, image, offset, largest)]
 
 
@@ -32,6 +36,7 @@ def values(content, image, offset, largest):
 
 
 def written(image):
-    """The values (H, W) or (H, W, C) as they are stored, of an image that is written as text: Pillow scales them to 255 or 65,535."""
+    """The values (H, W) or (H, W, C) as they are stored, of an image that is written as text: Pillow scales them to 255
+    or 65,535."""
     largest, full = image.tile[0].args[1], 65535 if image.mode == "I" else 255
     return np.round(np.asarray(image) * (largest / full)).astype("uint16")

@@ -11,33 +11,44 @@ from keras_splitmask.data.values import check_range
 
 
 def open_source(
-    dataset, split="train", data_dir=None, channels=None, record=None, max_bad_fraction=0.1, report=None, frozen=False, classes=None, value_range=None
+    dataset,
+    split="train",
+    data_dir=None,
+    channels=None,
+    record=None,
+    max_bad_fraction=0.1,
+    report=None,
+    frozen=False,
+    classes=None,
+    value_range=None,
 ):
     """Opens a set of images by its name; images are read when they are asked for.
 
     * `sample`: 10,000 train and 2,000 test images of Fashion-MNIST, 28x28 grey.
-    * `folder:PATH`: the images under PATH, or under PATH/SPLIT if PATH has subfolders called train, val or test (in any case, or
-      training, validation, valid, testing; see `split_folders`). They have labels, namely the names of their directories, if all lie
-      exactly one directory deep and there are two directories or more. An .npy or .npz file of an array (H, W) or (H, W, C) is an
-      image like any other, of as many channels as it has.
-    * `npz:PATH`: arrays `train_images` and `train_labels` (likewise val, test), as MedMNIST has them, or `x_train` and `y_train`,
-      as Keras has them, or `images` and `labels`, which are the train split. Labels may be absent, and so may `classes`, the names.
-      Labels are numbers from 0 on, one-hot rows, or text, whose sorted names are then the classes of every split.
+    * `folder:PATH`: the images under PATH, or under PATH/SPLIT if PATH has subfolders called train, val or test (in any
+      case, or training, validation, valid, testing; see `split_folders`). They have labels, namely the names of their
+      directories, if all lie exactly one directory deep and there are two directories or more. An .npy or .npz file of
+      an array (H, W) or (H, W, C) is an image like any other, of as many channels as it has.
+    * `npz:PATH`: arrays `train_images` and `train_labels` (likewise val, test), as MedMNIST has them, or `x_train` and
+      `y_train`, as Keras has them, or `images` and `labels`, which are the train split. Labels may be absent, and so
+      may `classes`, the names. Labels are numbers from 0 on, one-hot rows, or text, whose sorted names are then the
+      classes of every split.
     * `npy:PATH`: one array of images, the train split.
-    * `tfds:NAME`: a data set of tensorflow-datasets that has a feature called "image", and labels if it has one called "label".
+    * `tfds:NAME`: a data set of tensorflow-datasets that has a feature called "image", and labels if it has one called
+      "label".
 
-    Arrays of images are (B, H, W) or (B, H, W, C); uint8, uint16, or float in 0..1; with a `value_range` also integers of up to 32 bits
-    and other floats.
+    Arrays of images are (B, H, W) or (B, H, W, C); uint8, uint16, or float in 0..1; with a `value_range` also integers
+    of up to 32 bits and other floats.
 
     Args:
         dataset: one of the above.
         split: "train", "val" or "test". A data set that is not divided is its own train split.
         data_dir: where tensorflow-datasets keeps its files; the other kinds do not use it.
-        channels: the wanted number of channels; 1 and 3 convert between grey and RGB. By default that of the images; a folder of
-            which some images are grey and some in colour is in colour.
-        value_range: (low, high), the stored values that become 0 and 255, such as (0, 4095) for numbers of 12 bits in files of 16; values
-            outside are clipped, and so it is reported. By default the range of the type. Images of 8 bits are left as they are if `high` is
-            above 255.
+        channels: the wanted number of channels; 1 and 3 convert between grey and RGB. By default that of the images; a
+            folder of which some images are grey and some in colour is in colour.
+        value_range: (low, high), the stored values that become 0 and 255, such as (0, 4095) for numbers of 12 bits in
+            files of 16; values outside are clipped, and so it is reported. By default the range of the type. Images of
+            8 bits are left as they are if `high` is above 255.
         classes: names to number the labels by, such as the `classes` of the train split. Some may have no image here.
 
     These are for folders alone; see `scan.scan`:
@@ -51,13 +62,19 @@ def open_source(
 
     Raises:
         NoSuchSplit: if there is the data set, but not that split.
-        ValueError: if there is nothing of that name, or it does not hold images of one of these forms, or one of another class.
+        ValueError: if there is nothing of that name, or it does not hold images of one of these forms, or one of
+            another class.
     """
     value_range = check_range(value_range)
     kinds = {
         "sample": lambda place, *rest: open_sample(*rest, value_range),
         "folder": functools.partial(
-            open_folder, record=record, max_bad_fraction=max_bad_fraction, report=report, frozen=frozen, value_range=value_range
+            open_folder,
+            record=record,
+            max_bad_fraction=max_bad_fraction,
+            report=report,
+            frozen=frozen,
+            value_range=value_range,
         ),
         "npz": functools.partial(open_npz, value_range=value_range),
         "npy": functools.partial(open_npy, value_range=value_range),
@@ -65,7 +82,9 @@ def open_source(
     }
     kind, _, place = dataset.partition(":")
     if kind not in kinds or bool(place) == (kind == "sample"):
-        raise ValueError(f"Expected a dataset sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME, received {dataset!r}.")
+        raise ValueError(
+            f"Expected a dataset sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME, received {dataset!r}."
+        )
     if split not in SPLITS:
         raise ValueError(f"Expected split to be one of {', '.join(SPLITS)}, received {split!r}.")
     if channels is not None and channels < 1:

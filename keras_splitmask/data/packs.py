@@ -1,7 +1,9 @@
-"""Packs of images in a cache folder: one file of records and the index that makes it count, written whole or not at all.
+"""Packs of images in a cache folder: one file of records and the index that makes it count, written whole or not at
+all.
 
-The first pack lies in the folder itself, as `index.json` and `images-*.array_record`; those of other images or sizes lie each in a
-folder within it. Only files with such names that this module has written are ever removed, and by one process at a time.
+The first pack lies in the folder itself, as `index.json` and `images-*.array_record`; those of other images or sizes
+lie each in a folder within it. Only files with such names that this module has written are ever removed, and by one
+process at a time.
 """
 
 import contextlib
@@ -21,7 +23,8 @@ INDEX = "index.json"
 LOCK = ".keras_splitmask.lock"
 RECORDS = re.compile(r"images-[0-9a-f]{12}-\d+\.array_record")
 PART = re.compile(r"images-[0-9a-f]{12}-\d+\.(array_record|json)\.part")
-# A group for each image, for random access; pixels hardly compress. Riegeli, the format below, has a checksum for each group.
+# A group for each image, for random access; pixels hardly compress. Riegeli, the format below, has a checksum for each
+# group.
 WRITING = "group_size:1,uncompressed"
 
 
@@ -37,7 +40,8 @@ def find(folder, key, count):
 
 
 def make(folder, key, source, images, report):
-    """The same, packed now. While another process packs into the folder this one waits, and then uses that pack if it is the same.
+    """The same, packed now. While another process packs into the folder this one waits, and then uses that pack if it
+    is the same.
 
     Args:
         source: of the images; its `broken` become part of the index.
@@ -53,7 +57,10 @@ def make(folder, key, source, images, report):
                 return found
             place = _place(folder, key)
             if place != folder:
-                report(f"{folder} holds other files, or a cache of other images or of another size, which stay; this cache is made in {place}")
+                report(
+                    f"{folder} holds other files, or a cache of other images or of another size, which stay; this cache"
+                    f" is made in {place}"
+                )
             elif os.path.lexists(folder / INDEX):
                 report(f"{folder / INDEX} is damaged or of an earlier version; the images are packed again")
             place.mkdir(exist_ok=True)
@@ -103,7 +110,8 @@ def _is_complete(place, index):
 
 
 def _fits(index, key, count):
-    """Whether an index is of this key and as it was written, and names images of the source, in order, of sizes that the file can hold."""
+    """Whether an index is of this key and as it was written, and names images of the source, in order, of sizes that
+    the file can hold."""
     shapes, indices = np.array(index["shapes"]), np.array(index["indices"])  # (n, 3), (n,)
     return (
         all(index[name] == value for name, value in key.items())
@@ -152,7 +160,9 @@ def _write(place, key, source, images, locked):
                 index["indices"].append(i)
                 index["shapes"].append(image.shape)
         if not index["indices"]:
-            raise ValueError(f"Expected images to pack, received {len(source)} that cannot be read; is the disk still there?")
+            raise ValueError(
+                f"Expected images to pack, received {len(source)} that cannot be read; is the disk still there?"
+            )
         index |= {"bytes": _flush(records), "broken": source.broken}
         index["sha256"] = _digest(index)
         aside.write_text(json.dumps(index), encoding="ascii")
@@ -231,7 +241,8 @@ def _alone(folder, report):
 
 
 def _lock(path, report):
-    """An open file that only this process has locked, until it is closed or the process ends; None where there are no locks."""
+    """An open file that only this process has locked, until it is closed or the process ends; None where there are no
+    locks."""
     try:
         import fcntl
     except ImportError:

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from keras_splitmask.backend.optional import optional
 from keras_splitmask.data.augmentation import PRESETS, center_box, flip
 from keras_splitmask.data.augmentation import mix as mix_batch
-from keras_splitmask.backend.optional import optional
 from keras_splitmask.data.randomness import generator
 from keras_splitmask.data.resizing import resize
 from keras_splitmask.seeds import check_seed
@@ -33,9 +33,9 @@ def batches(
 ):
     """The batches from step `start` on, for `model.fit(batches(...), steps_per_epoch=..., epochs=...)`.
 
-    The images are dealt out epoch after epoch, each once per epoch, in an order that differs from epoch to epoch; where an epoch
-    does not fill its last batch, the next epoch does. An image's augmentation depends on (seed, t, its place in batch t) alone.
-    An image that cannot be read is named, once, and replaced by another; see `Source.readable`.
+    The images are dealt out epoch after epoch, each once per epoch, in an order that differs from epoch to epoch; where
+    an epoch does not fill its last batch, the next epoch does. An image's augmentation depends on (seed, t, its place
+    in batch t) alone. An image that cannot be read is named, once, and replaced by another; see `Source.readable`.
 
     `fit` needs `steps_per_epoch`, since the batches do not end by themselves, and warns less with `shuffle=False`.
 
@@ -49,15 +49,16 @@ def batches(
         steps: number of batches; endless by default.
         workers: threads that prepare batches ahead; with 0 a batch is prepared when it is asked for. Changes no batch.
         labels: yield (images, labels (B,) int32) instead of images.
-        mix: with labels, the arguments of `augmentation.mix` by name, such as {"mixup": 0.8, "cutmix": 0.0}: yields its float
-            images and label probabilities. `classes` is that of the source if it is not given.
+        mix: with labels, the arguments of `augmentation.mix` by name, such as {"mixup": 0.8, "cutmix": 0.0}: yields its
+            float images and label probabilities. `classes` is that of the source if it is not given.
         change: a function (image, rng) -> image (H, W, C) uint8 that is done last, such as `changes` gives.
-        repeats: how many times in a row an image is dealt out, each time augmented anew (Hoffer et al., 2020). So many epochs
-            then pass before each image was seen once.
-        views: a `MultiCrop`, in place of `augmentation`, `labels` and `mix`: yields dictionaries of "global" (B, 2, H, W, C) and
-            "local" (B, k, h, w, C) uint8. The crops of an image depend on (seed, t, its place in batch t) alone, too.
-        share: (i, n), to yield of each batch only the i-th of n equal parts, and read no more: what host i of n needs. With `mix`,
-            which mixes images from all over the batch, all of it is read.
+        repeats: how many times in a row an image is dealt out, each time augmented anew (Hoffer et al., 2020). So many
+            epochs then pass before each image was seen once.
+        views: a `MultiCrop`, in place of `augmentation`, `labels` and `mix`: yields dictionaries of "global" (B, 2, H,
+            W, C) and "local" (B, k, h, w, C) uint8. The crops of an image depend on (seed, t, its place in batch t)
+            alone, too.
+        share: (i, n), to yield of each batch only the i-th of n equal parts, and read no more: what host i of n needs.
+            With `mix`, which mixes images from all over the batch, all of it is read.
 
     Returns:
         A `grain.IterDataset` of images (B, H, W, C) uint8.
@@ -120,7 +121,8 @@ def _views_of(source, indices, image_shape, seed, step, first, views):
 
 
 def names_of(source, batch_size, seed, step, repeats=1):
-    """The names of the images that `batches` puts into batch `step`, in order. See `source.broken` for those it had to replace."""
+    """The names of the images that `batches` puts into batch `step`, in order. See `source.broken` for those it had to
+    replace."""
     return [source.name(index) for index in indices_of(len(source), batch_size, seed, step, repeats)]
 
 
@@ -147,7 +149,8 @@ def _read(source, index, size, box):
 
 
 def read_all(source, image_shape, limit=None, ratio=1.0, workers=2):
-    """Images as they are evaluated: the centre, resized, without augmentation. One that cannot be read is left out, and in `source.broken`.
+    """Images as they are evaluated: the centre, resized, without augmentation. One that cannot be read is left out, and
+    in `source.broken`.
 
     See `Reader` for more images than there is memory for.
 
@@ -177,13 +180,17 @@ def read_all(source, image_shape, limit=None, ratio=1.0, workers=2):
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(fill, range(len(reader))))
     if not there.any():
-        raise ValueError(f"Expected images to evaluate, received {len(reader)} that cannot be read; {next(iter(source.broken.values()))}")
+        raise ValueError(
+            f"Expected images to evaluate, received {len(reader)} that cannot be read;"
+            f" {next(iter(source.broken.values()))}"
+        )
     indices = reader.indices[there]
     return images if there.all() else images[there], None if source.labels is None else source.labels[indices]
 
 
 class Reader:
-    """What `read_all` reads, at the time it is asked for: `reader[[3, 5]]` reads two images. It has the length and the shape of all.
+    """What `read_all` reads, at the time it is asked for: `reader[[3, 5]]` reads two images. It has the length and the
+    shape of all.
 
     Args as of `read_all`. An image that cannot be read is replaced by another.
     """
@@ -204,7 +211,9 @@ class Reader:
 
     def __getitem__(self, places):
         with ThreadPoolExecutor(self.workers) as pool:
-            return np.stack(list(pool.map(lambda index: self.source.readable(int(index), self.image)[0], self.indices[places])))
+            return np.stack(
+                list(pool.map(lambda index: self.source.readable(int(index), self.image)[0], self.indices[places]))
+            )
 
     def image(self, index):
         """Image (H, W, C) uint8 at this index of the source."""
@@ -236,6 +245,12 @@ def check_numbers(source, batch_size, seed, start, steps, workers, repeats, shar
             "choose a smaller batch or add images."
         )
     if min(start, workers) < 0 or repeats < 1 or (steps is not None and steps < 1):
-        raise ValueError(f"Expected start and workers >= 0, steps and repeats >= 1, received {start=}, {workers=}, {steps=}, {repeats=}.")
+        raise ValueError(
+            f"Expected start and workers >= 0, steps and repeats >= 1, received {start=}, {workers=}, {steps=},"
+            f" {repeats=}."
+        )
     if not 0 <= share[0] < share[1] or batch_size % share[1]:
-        raise ValueError(f"Expected a share (i, n) with 0 <= i < n and n a divisor of the batch size {batch_size}, received {share=}.")
+        raise ValueError(
+            f"Expected a share (i, n) with 0 <= i < n and n a divisor of the batch size {batch_size}, received"
+            f" {share=}."
+        )

@@ -5,9 +5,9 @@ import io
 
 import numpy as np
 
+from keras_splitmask.backend.optional import optional
 from keras_splitmask.data.decoding import keeps_depth, open_picture, read_pixels
 from keras_splitmask.data.labels import check_labels
-from keras_splitmask.backend.optional import optional
 from keras_splitmask.data.sources import SPLITS, NoSuchSplit, Source, part_of
 from keras_splitmask.data.tfrecord import TfRecords
 
@@ -64,7 +64,9 @@ class TfdsSource(Source):
             return self.records[i]
         except Exception as error:  # a damaged record: each file format has an error of its own
             reason = " ".join(str(error).split())
-            raise ValueError(f"Expected a readable record, received {self.name(i)} ({reason}); prepare the data anew.") from error
+            raise ValueError(
+                f"Expected a readable record, received {self.name(i)} ({reason}); prepare the data anew."
+            ) from error
 
     def size(self, i, feature="image"):
         """(height, width) of an image of record `i` as stored."""
@@ -77,7 +79,9 @@ class TfdsSource(Source):
         except ImportError:
             raise
         except Exception as error:  # a damaged header raises whatever its reader stumbles over
-            raise ValueError(f"Expected a readable image, received {self.name(i)} ({error}); prepare the data anew.") from error
+            raise ValueError(
+                f"Expected a readable image, received {self.name(i)} ({error}); prepare the data anew."
+            ) from error
 
     def keeps_depth(self, i):
         return not isinstance(image := self.example(i)["image"], bytes) or keeps_depth(image)
@@ -97,28 +101,38 @@ def open_tfds(name, split, channels=None, data_dir=None):
         builder = tfds.builder(name, data_dir=data_dir)
         features = builder.info.features
         if not ("image" in features and isinstance(features["image"], tfds.features.Image)):
-            raise ValueError(f"no feature \"image\" among {', '.join(features)}")
+            raise ValueError(f'no feature "image" among {", ".join(features)}')
         there = list(builder.info.splits)
         own_split = next((name for name in SPLITS[split] if name in there), None)
         if there and own_split is None:
             raise NoSuchSplit(f"no split {split} among {', '.join(there)}")
         records = _records(tfds, name, own_split or split, data_dir, features)
         return TfdsSource(records, features, channels, f"{builder.info.full_name} {own_split}", split)
-    except Exception as error:  # unknown names, failed downloads, missing packages: dozens of types, messages of many lines
+    except (
+        Exception
+    ) as error:  # unknown names, failed downloads, missing packages: dozens of types, messages of many lines
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         kind = NoSuchSplit if isinstance(error, NoSuchSplit) else ValueError
-        raise kind(f"Expected images of tensorflow-datasets, received tfds:{name} ({reason}); correct the name.") from error
+        raise kind(
+            f"Expected images of tensorflow-datasets, received tfds:{name} ({reason}); correct the name."
+        ) from error
 
 
 def _records(tfds, name, split, data_dir, features):
-    # Grey and colour are decoded when they are asked for; Pillow cannot give four channels, or two. Label maps are called "annotation".
-    images = [name for name in ("image", "annotation") if name in features and isinstance(features[name], tfds.features.Image)]
+    # Grey and colour are decoded when they are asked for; Pillow cannot give four channels, or two. Label maps are
+    # called "annotation".
+    images = [
+        name for name in ("image", "annotation") if name in features and isinstance(features[name], tfds.features.Image)
+    ]
     encoded = {name: tfds.decode.SkipDecoding() for name in images if features[name].shape[-1] in (None, 1, 3)}
     try:
         return tfds.data_source(name, split=split, data_dir=data_dir, decoders=encoded)
     except NotImplementedError:  # another file format than array_record
         info = tfds.builder(name, data_dir=data_dir).info
         if info.file_format != tfds.core.FileFormat.TFRECORD:
-            raise ValueError(f"files in {info.file_format.value}, which are not read at random; prepare it with file_format=array_record") from None
+            raise ValueError(
+                f"files in {info.file_format.value}, which are not read at random; prepare it with"
+                " file_format=array_record"
+            ) from None
         decode = functools.partial(features.deserialize_example_np, decoders=encoded)
         return TfRecords(info.splits[split].filepaths, decode)

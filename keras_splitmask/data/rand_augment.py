@@ -1,4 +1,5 @@
-"""RandAugment (Cubuk et al., 2020) and random erasing (Zhong et al., 2020), as DeiT and BEiT fine-tune with them, on the host.
+"""RandAugment (Cubuk et al., 2020) and random erasing (Zhong et al., 2020), as DeiT and BEiT fine-tune with them, on
+the host.
 
 Not Keras' layer of that name: it draws one operation for a whole batch, and computes all eleven of them to keep one.
 """
@@ -15,7 +16,8 @@ GREY = 128  # what is shown where an image was moved away
 
 
 def rand_augment(image, rng, magnitude=9.0):
-    """Two operations drawn from `NAMES`, each done with probability 0.5 at a magnitude from a normal distribution around `magnitude`.
+    """Two operations drawn from `NAMES`, each done with probability 0.5 at a magnitude from a normal distribution
+    around `magnitude`.
 
     What DeiT's recipe calls rand-m9-mstd0.5-inc1: from 0 to 10 every operation gets stronger.
 
@@ -31,7 +33,9 @@ def rand_augment(image, rng, magnitude=9.0):
         ValueError: if there are other than 1 or 3 channels.
     """
     if image.shape[-1] not in (1, 3):
-        raise ValueError(f"Expected images of 1 or 3 channels for RandAugment, received {image.shape[-1]}; leave it out.")
+        raise ValueError(
+            f"Expected images of 1 or 3 channels for RandAugment, received {image.shape[-1]}; leave it out."
+        )
     Image = optional("PIL.Image", "data")
     picture = Image.fromarray(image if image.shape[-1] == 3 else image[..., 0])
     for i in rng.integers(len(NAMES), size=OPERATIONS):
@@ -43,7 +47,18 @@ def rand_augment(image, rng, magnitude=9.0):
 
 
 NAMES = (
-    *("auto_contrast", "equalize", "invert", "posterize", "solarize", "solarize_add", "colour", "contrast", "brightness", "sharpness"),
+    *(
+        "auto_contrast",
+        "equalize",
+        "invert",
+        "posterize",
+        "solarize",
+        "solarize_add",
+        "colour",
+        "contrast",
+        "brightness",
+        "sharpness",
+    ),
     *("rotate", "shear_x", "shear_y", "translate_x", "translate_y"),
 )
 
@@ -54,7 +69,13 @@ def _operations():
     Image, ops, enhance = (optional(f"PIL.{name}", "data") for name in ("Image", "ImageOps", "ImageEnhance"))
 
     def affine(x, matrix):
-        return x.transform(x.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=(GREY,) * 3 if x.mode == "RGB" else GREY)
+        return x.transform(
+            x.size,
+            Image.Transform.AFFINE,
+            matrix,
+            Image.Resampling.BICUBIC,
+            fillcolor=(GREY,) * 3 if x.mode == "RGB" else GREY,
+        )
 
     def enhanced(kind):
         return lambda x, s, sign: kind(x).enhance(max(0.1, 1 + 0.9 * s * sign))
@@ -65,12 +86,16 @@ def _operations():
         "invert": lambda x, s, sign: ops.invert(x),
         "posterize": lambda x, s, sign: ops.posterize(x, max(1, 4 - int(4 * s))),  # to 4 bits and fewer
         "solarize": lambda x, s, sign: ops.solarize(x, 256 - int(256 * s)),
-        "solarize_add": lambda x, s, sign: x.point([min(255, value + int(110 * s)) if value < 128 else value for value in range(256)] * len(x.getbands())),
+        "solarize_add": lambda x, s, sign: x.point(
+            [min(255, value + int(110 * s)) if value < 128 else value for value in range(256)] * len(x.getbands())
+        ),
         "colour": enhanced(enhance.Color),
         "contrast": enhanced(enhance.Contrast),
         "brightness": enhanced(enhance.Brightness),
         "sharpness": enhanced(enhance.Sharpness),
-        "rotate": lambda x, s, sign: x.rotate(30 * s * sign, Image.Resampling.BICUBIC, fillcolor=(GREY,) * 3 if x.mode == "RGB" else GREY),
+        "rotate": lambda x, s, sign: x.rotate(
+            30 * s * sign, Image.Resampling.BICUBIC, fillcolor=(GREY,) * 3 if x.mode == "RGB" else GREY
+        ),
         "shear_x": lambda x, s, sign: affine(x, (1, 0.3 * s * sign, 0, 0, 1, 0)),
         "shear_y": lambda x, s, sign: affine(x, (1, 0, 0, 0.3 * s * sign, 1, 0)),
         "translate_x": lambda x, s, sign: affine(x, (1, 0, 0.45 * s * sign * x.width, 0, 1, 0)),
@@ -79,7 +104,8 @@ def _operations():
 
 
 def erase(image, rng, probability=0.25, area=(0.02, 1 / 3), aspect=(0.3, 1 / 0.3)):
-    """With that probability, a random rectangle of the image gives way to noise of ImageNet's mean and deviation, pixel by pixel.
+    """With that probability, a random rectangle of the image gives way to noise of ImageNet's mean and deviation, pixel
+    by pixel.
 
     Args:
         image: (H, W, C) uint8.

@@ -4,7 +4,8 @@ import numpy as np
 
 from keras_splitmask.seeds import check_seed
 
-# What random numbers are drawn for. Each has streams of its own: NumPy's generators of (seed, step) and (seed, step, 0) are the same.
+# What random numbers are drawn for. Each has streams of its own: NumPy's generators of (seed, step) and (seed, step, 0)
+# are the same.
 PURPOSES = ("order", "image", "batch", "replacement", "subset", "limit")
 
 

@@ -8,7 +8,8 @@ from keras_splitmask.data.values import check_pixels, is_final
 
 LOOKED_AT = 8  # images, spread over the set
 SIDE = 256  # pixels of them that are looked at, in rows and in columns
-# Data that use less of their range than this lose grey levels. A quarter includes 14 bits and reflectances up to 10,000 in uint16.
+# Data that use less of their range than this lose grey levels. A quarter includes 14 bits and reflectances up to 10,000
+# in uint16.
 SPARSE = 0.25
 OUTLIERS = 0.1  # percent of the values at either end that do not count: a dead pixel, a burnt-in letter
 CLIPPED = 0.01  # fraction of the values outside of the range that is worth a line
@@ -49,7 +50,8 @@ def _lines(source, place):
 
 
 def _values(source, i):
-    """Some values (h, w, C) of image `i`, or None if they cannot be read, which is said when they are needed, or are True and False."""
+    """Some values (h, w, C) of image `i`, or None if they cannot be read, which is said when they are needed, or are
+    True and False."""
     try:
         pixels = source._read(i, lambda height, width: ((0, 0, height, width), (min(height, SIDE), min(width, SIDE))))
         check_pixels(pixels, source.name(i), source.value_range)
@@ -69,20 +71,24 @@ def _notes(low, high, outside, full, dtype, value_range, place):
     fraction = max(0, min(high, full[1]) - max(low, full[0])) / (full[1] - full[0])
     seen, whole = (f"{ends[0]:.6g} to {ends[1]:.6g}" for ends in ((low, high), full))
     if outside > CLIPPED:
-        yield f"{place}: {outside:.0%} of the values, which go from {seen}, lie outside --value_range={full[0]:.6g},{full[1]:.6g} and are clipped."
+        yield (
+            f"{place}: {outside:.0%} of the values, which go from {seen}, lie outside"
+            f" --value_range={full[0]:.6g},{full[1]:.6g} and are clipped."
+        )
     if fraction < SPARSE:
         of = "--value_range" if full == value_range else dtype
         yield (
-            f"{place}: the values go from {seen}, a small part of the {whole} of {of}, which leaves {round(255 * fraction) + 1} of 256 "
-            f"grey levels. Name their range, such as --value_range={_suggested(low, high, dtype)}, to use all."
+            f"{place}: the values go from {seen}, a small part of the {whole} of {of}, which leaves"
+            f" {round(255 * fraction) + 1} of 256 grey levels. Name their range, such as"
+            f" --value_range={_suggested(low, high, dtype)}, to use all."
         )
 
 
 def _cut(spread, place):
     """The line for colour of 16 bits that is dark once it is read with 8, whatever the `value_range`."""
     return (
-        f"{place}: colour of 16 bits is read with 8 bits, of which the values fill a small part: {round(spread) + 1} of 256 levels. "
-        "--value_range cannot restore the others; save the images as .npy files of uint16 first."
+        f"{place}: colour of 16 bits is read with 8 bits, of which the values fill a small part: {round(spread) + 1} of"
+        " 256 levels. --value_range cannot restore the others; save the images as .npy files of uint16 first."
     )
 
 

@@ -12,7 +12,9 @@ def write(facts, path):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".part")
-    with open(aside, "w", encoding="ascii") as file:  # JSON escapes all else, so any file name can be written and read again
+    with open(
+        aside, "w", encoding="ascii"
+    ) as file:  # JSON escapes all else, so any file name can be written and read again
         file.write(json.dumps(facts, indent=1 if len(facts.get("files", ())) < LONG else None))
         file.flush()
         os.fsync(file.fileno())

@@ -11,8 +11,9 @@ from keras_splitmask.backend.optional import optional
 def resize(image, size):
     """An image (H, W, C) uint8 at `size`, rows before columns: (*size, C) uint8.
 
-    Two implementations of one filter: cykooz-resizer, measured five times as fast, where it is installed (there are no wheels of
-    it for Linux on ARM), else Pillow. They round intermediate values in another order, so single pixels may differ between them.
+    Two implementations of one filter: cykooz-resizer, measured five times as fast, where it is installed (there are no
+    wheels of it for Linux on ARM), else Pillow. They round intermediate values in another order, so single pixels may
+    differ between them.
     """
     if image.shape[:2] == tuple(size):
         return image

@@ -11,7 +11,9 @@ def what_is_written(folder):
     """What this library wrote into a folder, in words; None if nothing."""
     if is_record(os.path.join(folder, RECORD)):
         return "a run"
-    if os.path.isfile(os.path.join(folder, "index.json")) and any(name.endswith(".array_record") for name in os.listdir(folder)):
+    if os.path.isfile(os.path.join(folder, "index.json")) and any(
+        name.endswith(".array_record") for name in os.listdir(folder)
+    ):
         return "a cache"
     return None
 

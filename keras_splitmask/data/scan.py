@@ -1,4 +1,5 @@
-"""What is in a folder of images: each file's size and depth from its header, and why files are left out. Kept in a JSON file."""
+"""What is in a folder of images: each file's size and depth from its header, and why files are left out. Kept in a JSON
+file."""
 
 import dataclasses
 import filecmp
@@ -20,7 +21,9 @@ INTERVAL = 2.0  # seconds between two reports
 NAMED = 3  # files named in a message
 COMPARED = 16  # files of a folder that may be the same in another place
 VERSION = 2  # of the JSON file
-ESCAPED = re.compile(r"\\([\\nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")  # what `printable` may write for one character
+ESCAPED = re.compile(
+    r"\\([\\nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"
+)  # what `printable` may write for one character
 
 
 @dataclasses.dataclass
@@ -46,18 +49,21 @@ class Scan:
     several: list = dataclasses.field(default_factory=list)
 
     def check(self, max_bad_fraction):
-        """Raises ValueError if there is no image, or the share of files left out is too large. Hidden files do not count."""
+        """Raises ValueError if there is no image, or the share of files left out is too large. Hidden files do not
+        count."""
         bad = [path for path in self.left_out if not os.path.basename(path).startswith(".")]
         if len(bad) > max_bad_fraction * (len(bad) + len(self.images)):
             raise ValueError(
-                f"Expected at most {max_bad_fraction:.0%} of the files in {printable(self.root)} to be unreadable, received {len(bad)} of "
-                f"{len(bad) + len(self.images)} ({reasons(self.left_out, bad)}); repair or remove them, or raise max_bad_fraction."
+                f"Expected at most {max_bad_fraction:.0%} of the files in {printable(self.root)} to be unreadable,"
+                f" received {len(bad)} of {len(bad) + len(self.images)} ({reasons(self.left_out, bad)}); repair or"
+                " remove them, or raise max_bad_fraction."
             )
         if not self.images:
             others = f" but for {self.others} other files" if self.others else ""
             left_out = f"; left out is {reasons(self.left_out)}" if self.left_out else ""
             raise ValueError(
-                f"Expected images ({' '.join(EXTENSIONS)}) in {printable(self.root)}, received an empty folder{others}{left_out}; correct the path."
+                f"Expected images ({' '.join(EXTENSIONS)}) in {printable(self.root)}, received an empty"
+                f" folder{others}{left_out}; correct the path."
             )
 
     def facts(self):
@@ -85,14 +91,16 @@ def reasons(by_path, paths=None):
 
 
 def scan(root, record=None, report=None, frozen=False, value_range=None):
-    """Looks at all files under a folder. Only headers are read; on a second look only of files that are new, changed or left out.
+    """Looks at all files under a folder. Only headers are read; on a second look only of files that are new, changed or
+    left out.
 
     Args:
-        root: path of the folder. Links to folders are followed; see `walking.walk` for the folders that are not entered.
+        root: path of the folder. Links to folders are followed; see `walking.walk` for the folders that are not
+            entered.
         record: path of a JSON file that remembers the scan, such as the run's data.json.
         report: told how far it is, a line every few seconds.
-        frozen: take what `record` says as it is, if it is about this folder or its files are all there, so that a run that is resumed
-            has the same images.
+        frozen: take what `record` says as it is, if it is about this folder or its files are all there, so that a run
+            that is resumed has the same images.
         value_range: see `headers.read_header`.
 
     Returns:
@@ -105,7 +113,9 @@ def scan(root, record=None, report=None, frozen=False, value_range=None):
     if frozen and before:
         return dataclasses.replace(before, root=root)
     if what := what_is_written(root):
-        raise ValueError(f"Expected a folder of images, received {printable(root)}, which holds {what}; correct the path.")
+        raise ValueError(
+            f"Expected a folder of images, received {printable(root)}, which holds {what}; correct the path."
+        )
     seen = walk(root)
     files, images, left_out, todo = {}, {}, seen.left_out, []
     for path in seen.paths:
@@ -119,19 +129,25 @@ def scan(root, record=None, report=None, frozen=False, value_range=None):
         else:  # what was left out is looked at again: there is little of it, and it may be of use to another run
             todo.append(path)
     several = [os.path.join(root, path) for path in (before.several if before else ()) if path in images]
-    for path, header in zip(todo, _headers(root, todo, report or (lambda line: None), value_range, several), strict=True):
+    for path, header in zip(
+        todo, _headers(root, todo, report or (lambda line: None), value_range, several), strict=True
+    ):
         (left_out if isinstance(header, str) else images)[path] = header
     in_order = (dict(sorted(facts.items())) for facts in (images, left_out))
-    found = Scan(root, *in_order, seen.others, files, seen.not_entered, sorted(os.path.relpath(path, root) for path in several))
+    found = Scan(
+        root, *in_order, seen.others, files, seen.not_entered, sorted(os.path.relpath(path, root) for path in several)
+    )
     if record and found != before:
         write(found.facts(), record)
     return found
 
 
 def printable(name):
-    """A file name as it can be shown anywhere: what is no printable character is escaped. Different names stay different.
+    """A file name as it can be shown anywhere: what is no printable character is escaped. Different names stay
+    different.
 
-    So a name that itself looks escaped, such as one with a backslash before an n, has its backslashes doubled; others keep theirs.
+    So a name that itself looks escaped, such as one with a backslash before an n, has its backslashes doubled; others
+    keep theirs.
     """
     if name.isprintable() and not ESCAPED.search(name):
         return name
@@ -139,15 +155,21 @@ def printable(name):
 
 
 def is_moved(record, folder):
-    """Whether the files of the scan that a JSON file remembers are all in another folder, or in its part for the split, by their sizes."""
+    """Whether the files of the scan that a JSON file remembers are all in another folder, or in its part for the split,
+    by their sizes."""
     found = _load(record)
-    return found is not None and any(_is_at(found, root) for root in (folder, os.path.join(folder, os.path.basename(found.root))))
+    return found is not None and any(
+        _is_at(found, root) for root in (folder, os.path.join(folder, os.path.basename(found.root)))
+    )
 
 
 def _is_at(found, root):
-    """Whether a folder has all files of a scan, by their paths and sizes; by the bytes of some, where those of the scan are still there."""
+    """Whether a folder has all files of a scan, by their paths and sizes; by the bytes of some, where those of the scan
+    are still there."""
     try:
-        if not found.files or any(os.stat(os.path.join(root, path)).st_size != size for path, (size, _) in found.files.items()):
+        if not found.files or any(
+            os.stat(os.path.join(root, path)).st_size != size for path, (size, _) in found.files.items()
+        ):
             return False
     except OSError:
         return False
@@ -170,9 +192,18 @@ def _load(record):
         if facts.pop("version") != VERSION:
             return None
         found = Scan(**{field.name: facts[field.name] for field in dataclasses.fields(Scan)})
-        found.images, found.files = ({path: tuple(fact) for path, fact in facts.items()} for facts in (found.images, found.files))
+        found.images, found.files = (
+            {path: tuple(fact) for path, fact in facts.items()} for facts in (found.images, found.files)
+        )
         return found
-    except (TypeError, KeyError, ValueError, AttributeError, RecursionError, OSError):  # no record, or one that is no scan
+    except (
+        TypeError,
+        KeyError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+        OSError,
+    ):  # no record, or one that is no scan
         return None
 
 
@@ -188,10 +219,13 @@ def _stamp(path):
 
 
 def _headers(root, paths, report, value_range, several):
-    """(height, width, channels) of each file, or the reason to leave it out. Yields in order. See `read_header` for `several`."""
+    """(height, width, channels) of each file, or the reason to leave it out. Yields in order. See `read_header` for
+    `several`."""
     started = told = time.monotonic()
     with ThreadPoolExecutor(THREADS) as pool:
-        for i, header in enumerate(pool.map(lambda path: read_header(os.path.join(root, path), value_range, several), paths)):
+        for i, header in enumerate(
+            pool.map(lambda path: read_header(os.path.join(root, path), value_range, several), paths)
+        ):
             yield header
             if time.monotonic() - told > INTERVAL:
                 told = time.monotonic()

@@ -29,12 +29,14 @@ def detection_batches(
     max_objects=100,
     mask_size=None,
 ):
-    """Images and their objects from step `start` on, endlessly; see `pipeline.batches` for their order and for unreadable images.
+    """Images and their objects from step `start` on, endlessly; see `pipeline.batches` for their order and for
+    unreadable images.
 
-    An image is resized by the factor that makes it fit, times one drawn from `scale`; of what is too large any part is shown, what is
-    missing is 0 at the bottom and on the right; half of them are mirrored. Boxes are cut at the border. Objects that are visible but no
-    targets are "ignored", neither objects nor background: crowds, those of which less than a quarter or less than 2 pixels are left,
-    those without an outline where masks are wanted, and of more than `max_objects` the smallest.
+    An image is resized by the factor that makes it fit, times one drawn from `scale`; of what is too large any part is
+    shown, what is missing is 0 at the bottom and on the right; half of them are mirrored. Boxes are cut at the border.
+    Objects that are visible but no targets are "ignored", neither objects nor background: crowds, those of which less
+    than a quarter or less than 2 pixels are left, those without an outline where masks are wanted, and of more than
+    `max_objects` the smallest.
 
     Args:
         source: a `DetectionSource` of at least `batch_size` images.
@@ -50,19 +52,24 @@ def detection_batches(
         mask_size: S, if masks are wanted.
 
     Returns:
-        A `grain.IterDataset` of images (B, H, W, C) uint8 and a dictionary of "boxes" (B, M, 4) float32, [top, left, bottom, right] in
-        pixels, "labels" (B, M) int32, -1 where there is no object, and "ignored" (B, I, 4) float32, boxes of objects to ignore, 0 where
-        there are no more; I is as many as an image of the source may need, at most 1,000. With `mask_size` also "masks" (B, M, S, S)
-        uint8, 0 or 1, of each object inside its box.
+        A `grain.IterDataset` of images (B, H, W, C) uint8 and a dictionary of "boxes" (B, M, 4) float32, [top, left,
+        bottom, right] in pixels, "labels" (B, M) int32, -1 where there is no object, and "ignored" (B, I, 4) float32,
+        boxes of objects to ignore, 0 where there are no more; I is as many as an image of the source may need, at most
+        1,000. With `mask_size` also "masks" (B, M, S, S) uint8, 0 or 1, of each object inside its box.
 
     Raises:
         ValueError: if the source does not fit, or masks are wanted and no object has an outline.
     """
     _check(source, DetectionSource, image_shape, batch_size, seed, start, workers, share, scale)
     if max_objects < 1 or (mask_size is not None and mask_size < 1):
-        raise ValueError(f"Expected max_objects and mask_size of at least 1, received {max_objects=}, {mask_size=}; correct it.")
+        raise ValueError(
+            f"Expected max_objects and mask_size of at least 1, received {max_objects=}, {mask_size=}; correct it."
+        )
     if mask_size and not source.outlined and source.unoutlined != 0:
-        raise ValueError("Expected objects with a segmentation, received none that has one; do without mask_size (--nomasks), or draw them.")
+        raise ValueError(
+            "Expected objects with a segmentation, received none that has one; do without mask_size (--nomasks), or"
+            " draw them."
+        )
     _note_unused(source, max_objects, mask_size)
     places = min(source.most_objects or max_objects, MAX_IGNORED)
 
@@ -76,9 +83,11 @@ def detection_batches(
 def segmentation_batches(
     source, image_shape, batch_size, seed=0, start=0, workers=2, share=(0, 1), augment=True, scale=(0.5, 2.0)
 ):
-    """Images and label maps from step `start` on, endlessly; see `pipeline.batches` for their order and for unreadable images.
+    """Images and label maps from step `start` on, endlessly; see `pipeline.batches` for their order and for unreadable
+    images.
 
-    Augmented as in `detection_batches`; where there is no image, the label is 255. A label is that of the nearest pixel.
+    Augmented as in `detection_batches`; where there is no image, the label is 255. A label is that of the nearest
+    pixel.
 
     Args:
         source: a `SegmentationSource` of at least `batch_size` images.
@@ -135,7 +144,8 @@ def _batches(read, source, batch_size, seed, start, workers, share):
 
 
 def _targets(objects, frame, max_objects, places, mask_size):
-    """The `Objects` of an image as those of its `Frame`: a dictionary of arrays, of `max_objects` to learn and `places` to ignore."""
+    """The `Objects` of an image as those of its `Frame`: a dictionary of arrays, of `max_objects` to learn and `places`
+    to ignore."""
     visible = frame.visible(objects.boxes)
     boxes = frame.place(visible)  # (n, 4)
     sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
@@ -145,7 +155,11 @@ def _targets(objects, frame, max_objects, places, mask_size):
     by_size = np.argsort(-_areas(boxes), kind="stable")
     kept = np.sort(by_size[learnt[by_size]][:max_objects])
     others = by_size[~np.isin(by_size, kept) & (sides[by_size] > 0)][:places]
-    targets = {"boxes": _padded(boxes[kept], max_objects), "labels": np.full(max_objects, -1, "int32"), "ignored": _padded(boxes[others], places)}
+    targets = {
+        "boxes": _padded(boxes[kept], max_objects),
+        "labels": np.full(max_objects, -1, "int32"),
+        "ignored": _padded(boxes[others], places),
+    }
     targets["labels"][: len(kept)] = objects.labels[kept]
     if mask_size:
         targets["masks"] = np.zeros((max_objects, mask_size, mask_size), "uint8")
@@ -168,11 +182,15 @@ def _areas(boxes):
 def _check(source, kind, image_shape, batch_size, seed, start, workers, share, scale):
     if not isinstance(source, kind):
         opening = "open_detection" if kind is DetectionSource else "open_segmentation"
-        raise ValueError(f"Expected a source that {opening} gives, received {type(source).__name__}; open the data set with it.")
+        raise ValueError(
+            f"Expected a source that {opening} gives, received {type(source).__name__}; open the data set with it."
+        )
     check_shape(source, image_shape)
     check_numbers(source, batch_size, seed, start, None, workers, 1, share)
     if not 0 < scale[0] <= scale[1] < float("inf"):
-        raise ValueError(f"Expected scale to be the smallest and the largest factor, both above 0, received {scale=}; correct it.")
+        raise ValueError(
+            f"Expected scale to be the smallest and the largest factor, both above 0, received {scale=}; correct it."
+        )
 
 
 def _note_unused(source, max_objects, mask_size):
@@ -182,7 +200,8 @@ def _note_unused(source, max_objects, mask_size):
         counts = [len(source.annotations(i)) for i in range(len(source))]
         full, over = sum(n > max_objects for n in counts), sum(max(0, n - max_objects) for n in counts)
         remarks.append(
-            f"{over} objects ignored in {full} images of more than {max_objects}, up to {most}; raise max_objects to learn from more than the largest"
+            f"{over} objects ignored in {full} images of more than {max_objects}, up to {most}; raise max_objects to"
+            " learn from more than the largest"
         )
     if most > max_objects + MAX_IGNORED:
         remarks.append(f"the smallest beyond {max_objects + MAX_IGNORED} are taken for background")

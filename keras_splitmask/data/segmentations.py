@@ -23,11 +23,13 @@ def finite(values):
 
 
 def usable(segmentation, height, width):
-    """A segmentation in COCO's form without polygons of fewer than three corners, the others cut to the image; None if there is none.
+    """A segmentation in COCO's form without polygons of fewer than three corners, the others cut to the image; None if
+    there is none.
 
     Args:
-        segmentation: a list of polygons [x, y, x, y...], or {"size": [height, width], "counts": ...} with run lengths as a list or a
-            string; None, empty, or with nothing in it where there is none. A single polygon, and corners as [x, y], are converted.
+        segmentation: a list of polygons [x, y, x, y...], or {"size": [height, width], "counts": ...} with run lengths
+            as a list or a string; None, empty, or with nothing in it where there is none. A single polygon, and corners
+            as [x, y], are converted.
         height, width: of the image.
 
     Raises:
@@ -40,7 +42,11 @@ def usable(segmentation, height, width):
     if isinstance(segmentation, dict):
         return _run_lengths(segmentation, height, width)
     polygons = _polygons(segmentation) if isinstance(segmentation, list) else []
-    polygons = [_inside(polygon, height, width) for polygon in polygons if polygon and len(polygon) >= 6 and len(polygon) % 2 == 0]
+    polygons = [
+        _inside(polygon, height, width)
+        for polygon in polygons
+        if polygon and len(polygon) >= 6 and len(polygon) % 2 == 0
+    ]
     if not polygons:
         raise ValueError("a segmentation without a polygon")
     if sum(map(_length, polygons)) > MAX_LENGTH:
@@ -49,20 +55,28 @@ def usable(segmentation, height, width):
 
 
 def _polygons(segmentation):
-    """Polygons as lists of floats [x, y, x, y...], None for what is none, from a list of numbers, of corners, or of lists of either."""
+    """Polygons as lists of floats [x, y, x, y...], None for what is none, from a list of numbers, of corners, or of
+    lists of either."""
     if sum(len(part) if isinstance(part, list) else 1 for part in segmentation) > 2 * MAX_CORNERS:
         raise ValueError(f"an outline of more than {MAX_CORNERS:,} corners")
     if not any(isinstance(part, list) for part in segmentation):
         return [finite(segmentation)]
-    if all(isinstance(corner, list) and len(corner) == 2 for corner in segmentation) and not isinstance(segmentation[0][0], list):
+    if all(isinstance(corner, list) and len(corner) == 2 for corner in segmentation) and not isinstance(
+        segmentation[0][0], list
+    ):
         return [_joined(segmentation)]
-    return [_joined(part) if isinstance(part, list) and part and isinstance(part[0], list) else finite(part) for part in segmentation]
+    return [
+        _joined(part) if isinstance(part, list) and part and isinstance(part[0], list) else finite(part)
+        for part in segmentation
+    ]
 
 
 def _joined(corners):
     """Corners [x, y] as one list of floats, or None if they are none."""
     points = [finite(corner) if isinstance(corner, list) else None for corner in corners]
-    return [value for point in points for value in point] if all(point and len(point) == 2 for point in points) else None
+    return (
+        [value for point in points for value in point] if all(point and len(point) == 2 for point in points) else None
+    )
 
 
 def _length(polygon):
@@ -87,7 +101,8 @@ def _run_lengths(segmentation, height, width):
 def _unpacked(text):
     """The run lengths of COCO's text, a list, or None if it is no such text.
 
-    Each has five bits in a character, the lowest first; from the fourth run on it is the difference to the last but one.
+    Each has five bits in a character, the lowest first; from the fourth run on it is the difference to the last but
+    one.
     """
     codes = np.frombuffer(text.encode("utf-8", "surrogatepass"), "uint8").astype("int64") - 48
     ends = np.flatnonzero(codes & 32 == 0)  # the last character of each run
@@ -122,7 +137,8 @@ def _whole(outline):
 
 
 def _inside(polygon, height, width):
-    """A polygon whose corners are moved to the border if they lie beyond it: pycocotools counts pixels along its edges, however far."""
+    """A polygon whose corners are moved to the border if they lie beyond it: pycocotools counts pixels along its edges,
+    however far."""
     x, y = polygon[0::2], polygon[1::2]
     if min(polygon) >= 0 and max(x) <= width and max(y) <= height:
         return polygon
@@ -148,5 +164,8 @@ def mask_in_box(segmentation, box, side):
         return masks.decode(masks.merge(masks.frPyObjects(polygons, side, side)))
     (height, width), whole = segmentation["size"], _whole(segmentation)
     centres = (np.arange(side) + 0.5) / side
-    rows, columns = (np.minimum((a + centres * (b - a)).astype(int), end - 1) for a, b, end in ((top, bottom, height), (left, right, width)))
+    rows, columns = (
+        np.minimum((a + centres * (b - a)).astype(int), end - 1)
+        for a, b, end in ((top, bottom, height), (left, right, width))
+    )
     return whole[np.ix_(rows, columns)]  # (side, side)

@@ -27,7 +27,8 @@ class NoLabels(ValueError):
 
 
 class Source:
-    """Images in a fixed order. A kind of source says how many there are, and how to read the pixels and the label of one.
+    """Images in a fixed order. A kind of source says how many there are, and how to read the pixels and the label of
+    one.
 
     Attributes:
         channels: C of every image.
@@ -58,7 +59,8 @@ class Source:
         raise NotImplementedError
 
     def _read(self, i, plan=None):
-        """Pixels (H, W, C) of image `i`, or of its part, of any dtype that `to_uint8` takes. See `decoding.read_pixels`."""
+        """Pixels (H, W, C) of image `i`, or of its part, of any dtype that `to_uint8` takes. See
+        `decoding.read_pixels`."""
         raise NotImplementedError
 
     def keeps_depth(self, i):
@@ -120,7 +122,8 @@ class Source:
         return {"summary": self.summary(), "left_out": self.left_out, "broken": self.broken}
 
     def save_record(self, **more):
-        """Writes what is in the source, what was left out and what broke into its JSON file, if any, and `more` facts by name."""
+        """Writes what is in the source, what was left out and what broke into its JSON file, if any, and `more` facts
+        by name."""
         if self.record:
             write({**self._facts(), **more}, self.record)
 
@@ -133,7 +136,8 @@ class Source:
         return len(self.classes or ()) or int(self.labels.max()) + 1
 
     def number_by(self, classes, place="the data set"):
-        """Numbers the labels by the names of classes in this order, such as those of another split; some may have no image here.
+        """Numbers the labels by the names of classes in this order, such as those of another split; some may have no
+        image here.
 
         Args:
             classes: their names.

@@ -15,8 +15,9 @@ SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
 def split_folders(root, report=None):
     """{split: path} of the subfolders that are splits by their names, train first; empty if `root` is not divided.
 
-    A class may be called train or test, too. So it takes two splits; or train alone, if its images lie in folders inside of it, as those
-    of classes do; or one split and no image outside of it. Otherwise `report` is told that such a folder is one like the others.
+    A class may be called train or test, too. So it takes two splits; or train alone, if its images lie in folders
+    inside of it, as those of classes do; or one split and no image outside of it. Otherwise `report` is told that such
+    a folder is one like the others.
 
     Raises:
         ValueError: if two folders have names of one split.
@@ -28,11 +29,17 @@ def split_folders(root, report=None):
     names = [name for of_split in named.values() for name in of_split]
     if not named or not (len(named) > 1 or _is_split(root, names, *named)):
         if named and report:
-            report(f"{printable(str(root))}: {' and '.join(names)} is read as a folder like those beside it, since there is no other split")
+            report(
+                f"{printable(str(root))}: {' and '.join(names)} is read as a folder like those beside it, since there"
+                " is no other split"
+            )
         return {}
     for split, of_split in named.items():
         if len(of_split) > 1:
-            raise ValueError(f"Expected one folder of the split {split} in {root}, received {' and '.join(of_split)}; rename or merge them.")
+            raise ValueError(
+                f"Expected one folder of the split {split} in {root}, received {' and '.join(of_split)}; rename or"
+                " merge them."
+            )
     return {split: root / named[split][0] for split in SPLITS if split in named}
 
 
@@ -46,14 +53,19 @@ def named_as_splits(root):
     for name in _names(root):
         if name.lower() in SPLIT_OF and (root / name).is_dir():
             if name.lower() in found:
-                raise ValueError(f"Expected one folder {name.lower()} in {root}, received {found[name.lower()].name} and {name}; rename or merge them.")
+                raise ValueError(
+                    f"Expected one folder {name.lower()} in {root}, received {found[name.lower()].name} and {name};"
+                    " rename or merge them."
+                )
             found[name.lower()] = root / name
     return found
 
 
 def _is_split(root, names, split):
     """Whether the folders `names`, all of the same split, are no class."""
-    if split == "train" and not any(_is_image(root / name / inside) for name in names for inside in _names(root / name)):
+    if split == "train" and not any(
+        _is_image(root / name / inside) for name in names for inside in _names(root / name)
+    ):
         if any(walk(os.fspath(root / name)).paths for name in names):
             return True
     return not walk(os.fspath(root), skip=names).paths

@@ -57,7 +57,9 @@ def _picture(content):
         if image.format not in LOSSLESS:
             raise ValueError(f"{image.format}, which does not keep numbers; save it as PNG")
         if is_cut_to_8_bits(image):
-            raise ValueError("colours of 16 bits, which are read with 8; save the numbers as a grey PNG or one with a palette")
+            raise ValueError(
+                "colours of 16 bits, which are read with 8; save the numbers as a grey PNG or one with a palette"
+            )
         bounds.check_picture(image, len(content))
         if image.format == "PNG":
             image.verify()  # the checksums, which Pillow does not look at when it decodes
@@ -68,7 +70,8 @@ def _picture(content):
 
 
 def _as_stored(image, content):
-    """The values (H, W) or (H, W, C) in the file of Pillow's image, not yet loaded, which Pillow itself scales to fill their type."""
+    """The values (H, W) or (H, W, C) in the file of Pillow's image, not yet loaded, which Pillow itself scales to fill
+    their type."""
     if place := netpbm.stored(image):
         values = netpbm.values(content, image, *place)
         return values[..., 0] if values.shape[2] == 1 else values

@@ -25,7 +25,8 @@ class Subset(Selection):
 
 
 def balanced(source, count, seed=0):
-    """`count` images of a labelled source, drawn by the seed: the same number of each class or one more, or all there are if they are fewer.
+    """`count` images of a labelled source, drawn by the seed: the same number of each class or one more, or all there
+    are if they are fewer.
 
     Raises:
         ValueError: if the source has no labels, fewer images, or more classes.
@@ -42,16 +43,20 @@ def _drawn(source, count, seed, divide):
         raise ValueError(f"Expected at least one image for each of the {len(classes)} classes, received count={count}.")
     rng = generator("subset", seed)
     chosen = [
-        rng.permutation(np.flatnonzero(source.labels == label))[:n] for label, n in zip(classes, divide(sizes, count, rng), strict=True)
+        rng.permutation(np.flatnonzero(source.labels == label))[:n]
+        for label, n in zip(classes, divide(sizes, count, rng), strict=True)
     ]
     return Subset(source, np.sort(np.concatenate(chosen)))
 
 
 def _equal(sizes, count, rng):
-    """How many images of each class (K,), if classes of `sizes` (K,) share `count` equally, as far as each has as many."""
+    """How many images of each class (K,), if classes of `sizes` (K,) share `count` equally, as far as each has as
+    many."""
     level = bisect.bisect_right(range(sizes.max() + 1), count, key=lambda level: np.minimum(sizes, level).sum()) - 1
     wanted = np.minimum(sizes, level)
-    wanted[rng.permutation(np.flatnonzero(sizes > level))[: count - wanted.sum()]] += 1  # any of them have the remainder
+    wanted[rng.permutation(np.flatnonzero(sizes > level))[: count - wanted.sum()]] += (
+        1  # any of them have the remainder
+    )
     return wanted
 
 
@@ -60,7 +65,9 @@ def _proportional(sizes, count, rng):
     wanted = np.maximum(1, sizes * count // sizes.sum())
     while wanted.sum() > count:  # for the sake of classes that would have none
         wanted[np.argmax(wanted)] -= 1
-    missing = np.argsort(-(sizes * count / sizes.sum() - wanted) - rng.random(len(sizes)) * 1e-9)[: count - wanted.sum()]
+    missing = np.argsort(-(sizes * count / sizes.sum() - wanted) - rng.random(len(sizes)) * 1e-9)[
+        : count - wanted.sum()
+    ]
     wanted[missing] += 1
     return wanted
 
@@ -70,13 +77,14 @@ def subset_of(source, amount, seed=0):
 
     Args:
         source: a `Source`.
-        amount: how many images, such as "500", if they have labels the same number of each class, or all that a class has if it has
-            fewer; or what share of them, such as "1%", if they have labels of each class, but at least one; or the path of a file with
-            a name in each line, as a run's subset.txt is.
+        amount: how many images, such as "500", if they have labels the same number of each class, or all that a class
+            has if it has fewer; or what share of them, such as "1%", if they have labels of each class, but at least
+            one; or the path of a file with a name in each line, as a run's subset.txt is.
         seed: of what is drawn.
 
     Raises:
-        ValueError: if the amount is no such text, more than there is or too little, or a name is not one of the source's.
+        ValueError: if the amount is no such text, more than there is or too little, or a name is not one of the
+            source's.
     """
     if os.path.isfile(os.path.expanduser(amount)):
         return _listed(source, amount)
@@ -85,7 +93,10 @@ def subset_of(source, amount, seed=0):
         share = float(amount[:-1]) / 100 if by_share else 0
         count = round(len(source) * share) if by_share else int(amount)
     except (ValueError, OverflowError):
-        raise ValueError(f"Expected a number of images as 500, a share of them as 1%, or a file that lists them, received {amount!r}.") from None
+        raise ValueError(
+            "Expected a number of images as 500, a share of them as 1%, or a file that lists them, received"
+            f" {amount!r}."
+        ) from None
     if share > 0 and source.labels is not None:
         count = max(count, len(np.unique(source.labels)))  # at least one of each class
     _check_count(source, count, amount)
@@ -102,9 +113,17 @@ def _check_count(source, count, amount):
 
 def _listed(source, path):
     try:
-        names = list(dict.fromkeys(line for line in pathlib.Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig").splitlines() if line))
+        names = list(
+            dict.fromkeys(
+                line
+                for line in pathlib.Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig").splitlines()
+                if line
+            )
+        )
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"Expected a text file that lists names of images, received {path} ({error}); correct the path.") from error
+        raise ValueError(
+            f"Expected a text file that lists names of images, received {path} ({error}); correct the path."
+        ) from error
     places = {source.name(i): i for i in range(len(source))}
     if missing := [name for name in names if name not in places]:
         raise ValueError(

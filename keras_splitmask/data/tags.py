@@ -3,13 +3,31 @@
 import struct
 
 STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how they begin: of either byte order, with offsets of 32 or 64 bits
-WIDTHS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # bytes of each type
+WIDTHS = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    16: 8,
+    17: 8,
+    18: 8,
+}  # bytes of each type
 TEXTS = (1, 2, 6, 7)  # types that are not taken apart into numbers
 MAX_NUMBERS = 1_000_000  # in all tags; each takes 40 bytes once it is a Python number
 
 
 def check_tags(read, size):
-    """Raise ValueError if the tags claim more than the file has: many that share their bytes would each get a copy of them.
+    """Raise ValueError if the tags claim more than the file has: many that share their bytes would each get a copy of
+    them.
 
     Args:
         read: a function (place, length) -> bytes of the file or block, fewer at its end.
@@ -26,7 +44,9 @@ def check_tags(read, size):
         return
     entries = read(place + width, min(size, entry * int.from_bytes(head, "little" if order == "<" else "big")))
     claimed = numbers = 0
-    for _, kind, count in struct.iter_unpack(order + ("HHQ8x" if large else "HHI4x"), entries[: len(entries) // entry * entry]):
+    for _, kind, count in struct.iter_unpack(
+        order + ("HHQ8x" if large else "HHI4x"), entries[: len(entries) // entry * entry]
+    ):
         if (length := WIDTHS.get(kind, 1) * count) <= size:  # a longer one is cut short, which its reader notices
             claimed += length
             numbers += 0 if kind in TEXTS else count

@@ -30,7 +30,8 @@ class TfRecords:
         return len(self._places)
 
     def __getitem__(self, i):
-        """Record `i`. Its checksum is not looked at: TensorFlow's reader, which does, takes 5.7 ms a record at random places."""
+        """Record `i`. Its checksum is not looked at: TensorFlow's reader, which does, takes 5.7 ms a record at random
+        places."""
         path = self.paths[int(np.searchsorted(self._ends, i, side="right"))]
         with _opened(path) as file:
             file.seek(int(self._places[i]))

@@ -14,11 +14,13 @@ def check_pixels(pixels, name, value_range=None):
         return
     if pixels.dtype.kind == "i" and pixels.dtype.itemsize <= 4 and value_range is None and pixels.size:
         raise ValueError(
-            f"Expected grey values from 0 to 65535, received {pixels.min()} to {pixels.max()} as {pixels.dtype.newbyteorder('=')} in {name}; name "
-            "their range as value_range (low, high)."
+            f"Expected grey values from 0 to 65535, received {pixels.min()} to {pixels.max()} as"
+            f" {pixels.dtype.newbyteorder('=')} in {name}; name their range as value_range (low, high)."
         )
     if reason := wrong_type(pixels.dtype, value_range):
-        raise ValueError(f"Expected pixels as uint8, uint16 or float in 0..1, received {reason} in {name}; convert them.")
+        raise ValueError(
+            f"Expected pixels as uint8, uint16 or float in 0..1, received {reason} in {name}; convert them."
+        )
     if pixels.dtype.kind != "f":
         return
     low, high = (pixels.min(), pixels.max()) if pixels.size else (0, 0)  # NaN if any pixel is NaN
@@ -28,8 +30,8 @@ def check_pixels(pixels, name, value_range=None):
         raise ValueError(f"Expected finite pixels, received {low:.4g} to {high:.4g} in {name}; replace or remove them.")
     if value_range is None and (low < 0 or high > 1):
         raise ValueError(
-            f"Expected float pixels in 0..1, received {low:.4g} to {high:.4g} in {name}; rescale them, or name their range "
-            "as value_range (low, high)."
+            f"Expected float pixels in 0..1, received {low:.4g} to {high:.4g} in {name}; rescale them, or name their"
+            " range as value_range (low, high)."
         )
 
 
@@ -42,7 +44,8 @@ def check_layout(shape, place):
     """Raise ValueError if images of this shape (B, H, W, C) seem to be (B, C, H, W)."""
     if len(shape) == 4 and is_channels_first(shape[1:]):
         raise ValueError(
-            f"Expected images (B, H, W, C), received {tuple(shape)} in {place}, which seem to be (B, C, H, W); transpose them by (0, 2, 3, 1)."
+            f"Expected images (B, H, W, C), received {tuple(shape)} in {place}, which seem to be (B, C, H, W);"
+            " transpose them by (0, 2, 3, 1)."
         )
 
 
@@ -70,5 +73,7 @@ def check_range(value_range):
     except (TypeError, ValueError):
         low = high = np.nan
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        raise ValueError(f"Expected value_range as two numbers, low and high, such as 0,4095, received {value_range!r}.")
+        raise ValueError(
+            f"Expected value_range as two numbers, low and high, such as 0,4095, received {value_range!r}."
+        )
     return low, high

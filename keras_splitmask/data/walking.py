@@ -7,9 +7,12 @@ import os
 from keras_splitmask.data.run_folders import what_is_written
 
 EXTENSIONS = tuple(
-    ".avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .mpo .npy .npz .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
+    ".avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .mpo .npy .npz"
+    " .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
 )
-UNREAD = tuple(".arw .cr2 .dng .exr .hdr .heic .heif .jxl .nef .psd .raw .svg".split())  # images too, but listed as left out
+UNREAD = tuple(
+    ".arw .cr2 .dng .exr .hdr .heic .heif .jxl .nef .psd .raw .svg".split()
+)  # images too, but listed as left out
 MOST_LINKS = 1000  # times that one folder is entered; folders that link to each other would never end
 # Folders of a system's own, by their names in lower case, and what is in them.
 OF_SYSTEMS = {

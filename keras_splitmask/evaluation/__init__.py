@@ -7,3 +7,29 @@ from keras_splitmask.evaluation.overlays import palette, save_detections, save_l
 from keras_splitmask.evaluation.pictures import inpaint, inpaint_masked, inpaints, save_inpainting
 from keras_splitmask.evaluation.report import read_metrics, write_report
 from keras_splitmask.evaluation.segmentation import ConfusionMatrix, segment_sliding, segment_whole
+
+__all__ = [
+    "ConfusionMatrix",
+    "NeighbourProbe",
+    "average_precision",
+    "block_features",
+    "decode_mask",
+    "encode_mask",
+    "extract",
+    "inpaint",
+    "inpaint_masked",
+    "inpaints",
+    "linear_probe",
+    "palette",
+    "paste_mask",
+    "read_metrics",
+    "save_detections",
+    "save_inpainting",
+    "save_label_maps",
+    "segment_sliding",
+    "segment_whole",
+    "standardise",
+    "to_original",
+    "weighted_knn",
+    "write_report",
+]

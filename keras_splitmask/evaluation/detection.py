@@ -1,4 +1,5 @@
-"""How good are detections: average precision as COCO counts it, and a detector's answers in the pixels of the original image."""
+"""How good are detections: average precision as COCO counts it, and a detector's answers in the pixels of the original
+image."""
 
 import contextlib
 import io
@@ -8,7 +9,11 @@ import numpy as np
 from keras_splitmask.backend.optional import optional
 
 KINDS = {"boxes": "bbox", "masks": "segm"}  # and what pycocotools calls them
-AREAS = {"ap_small": 1, "ap_medium": 2, "ap_large": 3}  # places of COCO's ranges of area: below 32 x 32 pixels, below 96 x 96, above
+AREAS = {
+    "ap_small": 1,
+    "ap_medium": 2,
+    "ap_large": 3,
+}  # places of COCO's ranges of area: below 32 x 32 pixels, below 96 x 96, above
 
 
 def average_precision(truth, predictions, kind="boxes"):
@@ -16,14 +21,14 @@ def average_precision(truth, predictions, kind="boxes"):
 
     Args:
         truth: a COCO dictionary: images, annotations and categories. Boxes need no area and no iscrowd.
-        predictions: for each image a dictionary of its "image_id", "boxes" (n, 4) in its pixels, "scores" (n,), "labels" (n,) int, which
-            count the categories in the order of their ids, and for masks "masks", a list of n COCO RLEs. Images that have no
-            dictionary have no detections.
+        predictions: for each image a dictionary of its "image_id", "boxes" (n, 4) in its pixels, "scores" (n,),
+            "labels" (n,) int, which count the categories in the order of their ids, and for masks "masks", a list of n
+            COCO RLEs. Images that have no dictionary have no detections.
         kind: what overlaps are of, "boxes" or "masks".
 
     Returns:
-        Floats "ap", "ap50", "ap75", "ap_small", "ap_medium" and "ap_large", without those that nothing in the truth is asked for, and
-        "per_class", {name: {"ap":, "ap50":}} of the classes that occur in the truth.
+        Floats "ap", "ap50", "ap75", "ap_small", "ap_medium" and "ap_large", without those that nothing in the truth is
+        asked for, and "per_class", {name: {"ap":, "ap50":}} of the classes that occur in the truth.
     """
     if kind not in KINDS:
         raise ValueError(f"Expected kind to be one of {', '.join(KINDS)}, received {kind!r}; correct it.")
@@ -36,7 +41,9 @@ def average_precision(truth, predictions, kind="boxes"):
         count.params.maxDets = [100]
         count.evaluate()
         count.accumulate()
-    precision = count.eval["precision"][..., 0]  # (overlaps 0.5, 0.55 .. 0.95, recalls, classes, areas), -1 where there is no truth
+    precision = count.eval["precision"][
+        ..., 0
+    ]  # (overlaps 0.5, 0.55 .. 0.95, recalls, classes, areas), -1 where there is no truth
     everywhere = precision[..., 0]
     parts = {"ap": everywhere, "ap50": everywhere[0], "ap75": everywhere[5]}
     classes = {c["name"]: {"ap": everywhere[..., i], "ap50": everywhere[0, :, i]} for i, c in enumerate(categories)}
@@ -63,13 +70,14 @@ def _index(truth, annotations):
 
 
 def _objects(truth, kind):
-    """Copies of the truth's annotations, since pycocotools writes into them, counted from 1, since it takes a match with 0 for none."""
+    """Copies of the truth's annotations, since pycocotools writes into them, counted from 1, since it takes a match
+    with 0 for none."""
     objects = [{"iscrowd": 0, **annotation, "id": i} for i, annotation in enumerate(truth["annotations"], start=1)]
     for annotation, given in zip(objects, truth["annotations"]):
         if kind == "masks" and not annotation.get("segmentation"):
             raise ValueError(
-                f"Expected annotations with a segmentation, received annotation {given.get('id')} of image {given['image_id']}, which has "
-                "none; ask for kind='boxes', or use a data set with masks."
+                f"Expected annotations with a segmentation, received annotation {given.get('id')} of image"
+                f" {given['image_id']}, which has none; ask for kind='boxes', or use a data set with masks."
             )
         if kind == "boxes":
             annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
@@ -83,13 +91,25 @@ def _detections(truth, predictions, category_ids, kind):
     for prediction in predictions:
         image_id = prediction["image_id"]
         if image_id not in sizes:
-            raise ValueError(f"Expected each image of the truth at most once, received image_id {image_id!r} once too often; leave it out.")
+            raise ValueError(
+                f"Expected each image of the truth at most once, received image_id {image_id!r} once too often; leave"
+                " it out."
+            )
         size = sizes.pop(image_id)
         boxes, scores, labels = _checked(prediction, len(category_ids))
         corners, sides = boxes[:, 1::-1], boxes[:, 3:1:-1] - boxes[:, 1::-1]  # COCO's x before y
         of_image = [
-            {"image_id": image_id, "category_id": category_ids[label], "score": score, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
-            for box, score, label in zip(np.concatenate([corners, sides], axis=1).tolist(), scores.tolist(), labels.tolist())
+            {
+                "image_id": image_id,
+                "category_id": category_ids[label],
+                "score": score,
+                "bbox": box,
+                "area": box[2] * box[3],
+                "iscrowd": 0,
+            }
+            for box, score, label in zip(
+                np.concatenate([corners, sides], axis=1).tolist(), scores.tolist(), labels.tolist()
+            )
         ]
         if kind == "masks":
             masks = prediction.get("masks")
@@ -120,8 +140,8 @@ def _checked(prediction, class_count):
     else:
         return boxes, scores, labels.astype(int)
     raise ValueError(
-        f"Expected boxes with a finite score and a label from 0 to {class_count - 1} each, received {problem} for image "
-        f"{prediction['image_id']!r}; see `to_original`."
+        f"Expected boxes with a finite score and a label from 0 to {class_count - 1} each, received {problem} for image"
+        f" {prediction['image_id']!r}; see `to_original`."
     )
 
 
@@ -129,13 +149,15 @@ def to_original(answer, factor, height, width):
     """A detector's answer for one image in the pixels of the original image.
 
     Args:
-        answer: "boxes" (K, 4), "scores" (K,), "labels" (K,), -1 where there is nothing, and maybe "masks" (K, S, S), each inside its box.
+        answer: "boxes" (K, 4), "scores" (K,), "labels" (K,), -1 where there is nothing, and maybe "masks" (K, S, S),
+            each inside its box.
         factor: by which the original was resized, before it was padded at the bottom and at the right.
         height, width: of the original.
 
     Returns:
-        "boxes" (n, 4) float32, "scores" (n,), "labels" (n,), and "masks", a list of n COCO RLEs, if there were any. Boxes are cut off at
-        the borders of the original; those of which nothing is left, as they lie in the padding, are left out.
+        "boxes" (n, 4) float32, "scores" (n,), "labels" (n,), and "masks", a list of n COCO RLEs, if there were any.
+        Boxes are cut off at the borders of the original; those of which nothing is left, as they lie in the padding,
+        are left out.
     """
     boxes = np.asarray(answer["boxes"], "float32") / factor
     cut = np.clip(boxes, 0, np.array([height, width, height, width], "float32"))
@@ -148,11 +170,12 @@ def to_original(answer, factor, height, width):
 
 
 def paste_mask(mask, box, height, width):
-    """A mask (S, S) of probabilities inside a box (4,) as a mask (height, width) bool of the image that the box lies in.
+    """A mask (S, S) of probabilities inside a box (4,) as a mask (height, width) bool of the image that the box lies
+    in.
 
-    A pixel belongs to it if its centre lies in the box and the mask, interpolated between the centres of its cells and of cells of 0
-    around them, is at least 0.5 there. (Cells that go on beyond the box fit smooth shapes less well: an IoU of 0.985 with what was
-    cut into 28 x 28 cells, against 0.989.)
+    A pixel belongs to it if its centre lies in the box and the mask, interpolated between the centres of its cells and
+    of cells of 0 around them, is at least 0.5 there. (Cells that go on beyond the box fit smooth shapes less well: an
+    IoU of 0.985 with what was cut into 28 x 28 cells, against 0.989.)
     """
     mask, pixels, weights = np.asarray(mask, "float32"), [], []
     for start, end, side, cells in zip(box[:2], box[2:], (height, width), mask.shape):

@@ -8,7 +8,8 @@ from keras_splitmask.evaluation.neighbours import standardise
 
 
 class _BlockFeatures(keras.Model):
-    """Images (B, H, W, C) to (B, L, 2D): for each of L blocks, cls and mean patch token side by side, as BEiT's probe has them."""
+    """Images (B, H, W, C) to (B, L, 2D): for each of L blocks, cls and mean patch token side by side, as BEiT's probe
+    has them."""
 
     def __init__(self, encoder):
         super().__init__(name="block_features")  # the name that Keras makes up begins with _, which TensorFlow refuses
@@ -22,7 +23,8 @@ class _BlockFeatures(keras.Model):
 
 
 class _Heads(keras.layers.Layer):
-    """Features (B, L, F) to the logits (B, L, classes) of L linear classifiers that have nothing to do with each other."""
+    """Features (B, L, F) to the logits (B, L, classes) of L linear classifiers that have nothing to do with each
+    other."""
 
     def __init__(self, classes):
         super().__init__()
@@ -41,7 +43,9 @@ def block_features(encoder, images, batch_size=256):
     return np.asarray(_BlockFeatures(encoder).predict(images, batch_size=batch_size, verbose=0), "float32")
 
 
-def linear_probe(features, labels, test_features, test_labels, epochs=50, batch_size=256, learning_rate=1e-2, weight_decay=1e-4):
+def linear_probe(
+    features, labels, test_features, test_labels, epochs=50, batch_size=256, learning_rate=1e-2, weight_decay=1e-4
+):
     """Test accuracy of a linear classifier on the features of each block.
 
     Features are standardised; the classifiers start from zero and follow AdamW along a cosine to 0.
@@ -57,14 +61,20 @@ def linear_probe(features, labels, test_features, test_labels, epochs=50, batch_
     batch_size = min(batch_size, len(features))
     classes = int(max(labels.max(), test_labels.max())) + 1
     if classes < 2:
-        raise ValueError(f"Expected labels of at least two classes, received 0 for all of {len(labels)} images; take more images.")
+        raise ValueError(
+            f"Expected labels of at least two classes, received 0 for all of {len(labels)} images; take more images."
+        )
     model = keras.Sequential([keras.Input(features.shape[1:]), _Heads(classes)])
     steps = epochs * -(-len(features) // batch_size)
     model.compile(
-        optimizer=keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(learning_rate, steps), weight_decay=weight_decay),
+        optimizer=keras.optimizers.AdamW(
+            keras.optimizers.schedules.CosineDecay(learning_rate, steps), weight_decay=weight_decay
+        ),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
-    every = np.repeat(np.asarray(labels)[:, None], features.shape[1], axis=1)  # (M, L): all classifiers learn the same labels
+    every = np.repeat(
+        np.asarray(labels)[:, None], features.shape[1], axis=1
+    )  # (M, L): all classifiers learn the same labels
     order = np.random.default_rng(0)
     for _ in range(epochs):
         chosen = order.permutation(len(features))

@@ -9,7 +9,11 @@ def extract(encoder, images, batch_size=256, key="pooled"):
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
         # Every batch of the same shape, so that a compiling backend compiles once.
-        padded = np.concatenate([batch, np.repeat(batch[-1:], batch_size - len(batch), axis=0)]) if len(batch) < batch_size else batch
+        padded = (
+            np.concatenate([batch, np.repeat(batch[-1:], batch_size - len(batch), axis=0)])
+            if len(batch) < batch_size
+            else batch
+        )
         answer = encoder.predict_on_batch(padded)
         parts.append(np.asarray(answer[key], "float32")[: len(batch)])
     return np.concatenate(parts)
@@ -25,7 +29,8 @@ def standardise(bank, *others):
 
 
 def weighted_knn(bank, bank_labels, queries=None, k=20, temperature=0.07):
-    """Classes by a vote of the k nearest by cosine, weighted exp(cosine / temperature) as in DINO (Caron et al., 2021, appendix F.1).
+    """Classes by a vote of the k nearest by cosine, weighted exp(cosine / temperature) as in DINO (Caron et al., 2021,
+    appendix F.1).
 
     Args:
         bank: (M, D) features.

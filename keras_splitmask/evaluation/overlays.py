@@ -9,9 +9,15 @@ import numpy as np
 from keras_splitmask.backend.optional import optional
 from keras_splitmask.evaluation.detection import decode_mask, paste_mask
 
-PANEL, GAP, MARGIN, TEXT = 480, 8, 14, 13  # the longer side of a picture, between two, around all, and the height of letters, in pixels
+PANEL, GAP, MARGIN, TEXT = (
+    480,
+    8,
+    14,
+    13,
+)  # the longer side of a picture, between two, around all, and the height of letters, in pixels
 GREY = (128, 128, 128)  # what the truth ignores
-# Okabe and Ito's colours ("Color Universal Design", 2008) but black: sky blue, vermilion, green, yellow, blue, reddish purple, orange.
+# Okabe and Ito's colours ("Color Universal Design", 2008) but black: sky blue, vermilion, green, yellow, blue, reddish
+# purple, orange.
 FIRST = ((86, 180, 233), (213, 94, 0), (0, 158, 115), (240, 228, 66), (0, 114, 178), (204, 121, 167), (230, 159, 0))
 # How protanopes and deuteranopes see linear RGB (Machado, Oliveira and Fernandes, 2009, severity 1).
 SIGHTS = (
@@ -34,7 +40,8 @@ OKLAB = (
 
 @functools.cache
 def palette(count):
-    """Colours of classes (count, 3) uint8, always the same: each new one is as far as can be from all before, grey, black and white.
+    """Colours of classes (count, 3) uint8, always the same: each new one is as far as can be from all before, grey,
+    black and white.
 
     Far for those to whom it is nearest: who see all colours, protanopes or deuteranopes.
     """
@@ -69,8 +76,8 @@ def save_detections(path, images, truths, predictions, classes, limit=6, least_s
 
     Args:
         images: (height, width, C) uint8 each, of which the first `limit` are drawn.
-        truths: for each image a dictionary of "boxes" (n, 4), "labels" (n,), -1 where there is nothing, and maybe "masks": (n, S, S)
-            inside the boxes, or n COCO RLEs of the image.
+        truths: for each image a dictionary of "boxes" (n, 4), "labels" (n,), -1 where there is nothing, and maybe
+            "masks": (n, S, S) inside the boxes, or n COCO RLEs of the image.
         predictions: the same and "scores" (n,); what has less than `least_score` is not drawn.
         classes: their names.
     """
@@ -82,7 +89,8 @@ def save_detections(path, images, truths, predictions, classes, limit=6, least_s
 
 
 def save_label_maps(path, images, truths, predictions, classes, limit=6):
-    """Draw a few images, their true label maps and those predicted side by side into a PNG file, over the classes that occur.
+    """Draw a few images, their true label maps and those predicted side by side into a PNG file, over the classes that
+    occur.
 
     Args:
         images: (height, width, C) uint8 each, of which the first `limit` are drawn.
@@ -90,7 +98,9 @@ def save_label_maps(path, images, truths, predictions, classes, limit=6):
         classes: their names.
     """
     shown = list(itertools.islice(zip(images, truths, predictions, strict=True), limit))
-    rows = [(_photograph(image), *(_with_classes(image, labels, len(classes)) for labels in maps)) for image, *maps in shown]
+    rows = [
+        (_photograph(image), *(_with_classes(image, labels, len(classes)) for labels in maps)) for image, *maps in shown
+    ]
     found = np.unique(np.concatenate([np.ravel(labels) for _, *maps in shown for labels in maps]))
     colours = palette(len(classes)).tolist()
     legend = [(name, colour) for i, (name, colour) in enumerate(zip(classes, colours)) if i in found]
@@ -99,7 +109,8 @@ def save_label_maps(path, images, truths, predictions, classes, limit=6):
 
 
 def _photograph(image):
-    """An image (height, width, C) as a picture whose longer side is `PANEL`; of many channels the first three, of two the first."""
+    """An image (height, width, C) as a picture whose longer side is `PANEL`; of many channels the first three, of two
+    the first."""
     Image = optional("PIL.Image", "data")
     image = image[..., :3] if image.shape[-1] >= 3 else image[..., :1].repeat(3, axis=-1)
     height, width = (max(1, round(side * PANEL / max(image.shape[:2]))) for side in image.shape[:2])
@@ -144,7 +155,8 @@ def _with_objects(image, objects, classes, least_score):
 
 
 def _write_tag(picture, tags, box, text, colour):
-    """Write a name inside the picture at a corner of a box, one where it covers none of the `tags`, (top, left, width) each, if it can."""
+    """Write a name inside the picture at a corner of a box, one where it covers none of the `tags`, (top, left, width)
+    each, if it can."""
     font, draw = _font(), optional("PIL.ImageDraw", "data").Draw(picture)
     top, left, bottom, right = box
     wide, high = math.ceil(font.getlength(text)) + 6, TEXT + 4
@@ -152,7 +164,9 @@ def _write_tag(picture, tags, box, text, colour):
     corners = [(max(0, min(y, picture.height - high)), max(0, min(x, picture.width - wide))) for y, x in corners]
 
     def covers(y, x):
-        return any(abs(y - tag_y) < high and x < tag_x + tag_wide and tag_x < x + wide for tag_y, tag_x, tag_wide in tags)
+        return any(
+            abs(y - tag_y) < high and x < tag_x + tag_wide and tag_x < x + wide for tag_y, tag_x, tag_wide in tags
+        )
 
     y, x = next((corner for corner in corners if not covers(*corner)), corners[0])
     tags.append((y, x, wide))

@@ -10,7 +10,8 @@ MASKED_COLUMNS = ("original", "masked", "predicted")
 
 
 def inpaints(model):
-    """Whether there is a picture to draw: of a `SplitMask` with a tokenizer, and of a model that has a method `paint`."""
+    """Whether there is a picture to draw: of a `SplitMask` with a tokenizer, and of a model that has a method
+    `paint`."""
     return hasattr(model, "paint") or getattr(model, "inpaint_weight", 0) > 0
 
 
@@ -22,7 +23,8 @@ def inpaint(model, images):
         images: (B, H, W, C).
 
     Returns:
-        (B, 6, H, W, C) float32 in 0..1, in the order of `COLUMNS`. In a prediction, seen patches are pixels and unseen ones words.
+        (B, 6, H, W, C) float32 in 0..1, in the order of `COLUMNS`. In a prediction, seen patches are pixels and unseen
+        ones words.
     """
     encoder, tokenizer, split = model.encoder, model.tokenizer, model.split
     order = split(images)  # (B, N)
@@ -64,9 +66,13 @@ def inpaint_masked(model, images):
     masked = ops.convert_to_numpy(order)[:, : model.masked_count, None]
     mask = np.zeros((*order.shape, 1), bool)
     np.put_along_axis(mask, masked, True, axis=1)  # (B, N, 1)
-    pixels, painted = (to_patches(to_pixels(x), encoder.patch_size) for x in (images, model.paint(images, order)))  # (B, N, P)
+    pixels, painted = (
+        to_patches(to_pixels(x), encoder.patch_size) for x in (images, model.paint(images, order))
+    )  # (B, N, P)
     columns = (pixels, ops.where(mask, 0.5, pixels), ops.where(mask, painted, pixels))
-    return np.stack([ops.convert_to_numpy(to_images(x, encoder.image_shape, encoder.patch_size)) for x in columns], axis=1)
+    return np.stack(
+        [ops.convert_to_numpy(to_images(x, encoder.image_shape, encoder.patch_size)) for x in columns], axis=1
+    )
 
 
 def sheet(rows, titles, tile=112, gap=4):
@@ -85,7 +91,9 @@ def sheet(rows, titles, tile=112, gap=4):
     for i in range(count):
         for j in range(columns):
             top, left = header + i * (cell[0] + gap), j * (cell[1] + gap)
-            picture[top : top + cell[0], left : left + cell[1]] = shown[i, j].repeat(scale, axis=0).repeat(scale, axis=1)
+            picture[top : top + cell[0], left : left + cell[1]] = (
+                shown[i, j].repeat(scale, axis=0).repeat(scale, axis=1)
+            )
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image)
     for j, title in enumerate(titles):
@@ -97,5 +105,9 @@ def save_inpainting(path, model, images):
     """Draw `inpaint` or `inpaint_masked`, as the model needs it, of a few images (B, H, W, C) into a PNG file."""
     from PIL import Image
 
-    picture = sheet(inpaint_masked(model, images), MASKED_COLUMNS) if hasattr(model, "paint") else sheet(inpaint(model, images), COLUMNS)
+    picture = (
+        sheet(inpaint_masked(model, images), MASKED_COLUMNS)
+        if hasattr(model, "paint")
+        else sheet(inpaint(model, images), COLUMNS)
+    )
     Image.fromarray(picture).save(path)

@@ -7,7 +7,19 @@ import pathlib
 
 # Curves that share a chart, and what it is called.
 CHARTS = (
-    ("Loss", ("loss", "inpaint_loss", "match_loss", "box_loss", "class_loss", "proposal_loss", "mask_loss", "auxiliary_loss")),
+    (
+        "Loss",
+        (
+            "loss",
+            "inpaint_loss",
+            "match_loss",
+            "box_loss",
+            "class_loss",
+            "proposal_loss",
+            "mask_loss",
+            "auxiliary_loss",
+        ),
+    ),
     ("Accuracy", ("inpaint_accuracy", "match_accuracy", "knn_accuracy", "accuracy")),
     ("Average precision", ("ap", "ap50", "mask_ap")),
     ("Label maps", ("mean_iou", "pixel_accuracy")),
@@ -24,12 +36,14 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</t
 <style>body{{font:15px/1.5 system-ui,sans-serif;max-width:1320px;margin:2em auto;padding:0 1em;color:#222}}
 .charts{{display:flex;flex-wrap:wrap;gap:1.5em}}figure{{margin:0}}figcaption{{font-weight:600}}svg{{background:#f7f7f5}}
 pre{{background:#f7f7f5;padding:1em;overflow-x:auto}}img{{max-width:100%}}</style>
-<h1>{title}</h1><p>{summary}</p><div class="charts">{charts}</div>{result}{pictures}<h2>Flags</h2><pre>{flags}</pre></html>
+<h1>{title}</h1><p>{summary}</p><div class="charts">{charts}</div>{result}{pictures}
+<h2>Flags</h2><pre>{flags}</pre></html>
 """
 
 
 def read_metrics(path):
-    """The lines of a metrics.jsonl as dictionaries, without a last line that was cut off, or others that have no step."""
+    """The lines of a metrics.jsonl as dictionaries, without a last line that was cut off, or others that have no
+    step."""
     lines = []
     for text in pathlib.Path(path).read_text(errors="replace").splitlines():
         try:
@@ -42,13 +56,15 @@ def read_metrics(path):
 
 
 def write_report(workdir):
-    """Write report.html into a run's folder from the metrics.jsonl, run.flags, pictures and, if there is one, result.json in it."""
+    """Write report.html into a run's folder from the metrics.jsonl, run.flags, pictures and, if there is one,
+    result.json in it."""
     workdir = pathlib.Path(workdir)
     lines = read_metrics(workdir / "metrics.jsonl") if (workdir / "metrics.jsonl").is_file() else []
     last = lines[-1] if lines else {}
     shown = ("step", "epoch", "loss", "inpaint_accuracy", "match_accuracy", "knn_accuracy", "accuracy", "seconds")
     pictures = "".join(
-        f'<h2>{html.escape(path.stem)}</h2><img alt="{html.escape(path.stem)}" src="data:image/png;base64,{_base64(path)}">'
+        f'<h2>{html.escape(path.stem)}</h2><img alt="{html.escape(path.stem)}"'
+        f' src="data:image/png;base64,{_base64(path)}">'
         for path in sorted((workdir / "pictures").glob("*.png"))
     )
     page = PAGE.format(
@@ -73,10 +89,13 @@ def _result(path):
     if not path.exists():
         return ""
     try:
-        numbers = {name: value for name, value in json.loads(path.read_text()).items() if isinstance(value, (int, float))}
+        numbers = {
+            name: value for name, value in json.loads(path.read_text()).items() if isinstance(value, (int, float))
+        }
     except (ValueError, AttributeError):  # another program's file of that name
         return ""
-    return f"<h2>Result</h2><pre>{html.escape(chr(10).join(f'{name:<24}{value:.4g}' for name, value in numbers.items()))}</pre>"
+    lines = "\n".join(f"{name:<24}{value:.4g}" for name, value in numbers.items())
+    return f"<h2>Result</h2><pre>{html.escape(lines)}</pre>"
 
 
 def _base64(path):
@@ -99,11 +118,15 @@ def _chart(title, names, lines):
 
     drawn, legend = "", []
     for colour, (name, points) in zip(COLOURS, curves.items()):
-        drawn += f'<polyline fill="none" stroke="{colour}" stroke-width="1.6" points="{" ".join(place(*p) for p in points)}"/>'
+        drawn += (
+            f'<polyline fill="none" stroke="{colour}" stroke-width="1.6"'
+            f' points="{" ".join(place(*p) for p in points)}"/>'
+        )
         legend.append(f'<span style="color:{colour}">{name} {points[-1][1]:.4g}</span>')
     axis = f"{low:.4g} to {high:.4g} over {last_step} steps"
     return (
         f"<figure><figcaption>{title}</figcaption>"
-        f'<svg width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="{title}, {axis}">{drawn}</svg><br>{", ".join(legend)}<br>'
+        f'<svg width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="{title},'
+        f' {axis}">{drawn}</svg><br>{", ".join(legend)}<br>'
         f"<small>{axis}</small></figure>"
     )

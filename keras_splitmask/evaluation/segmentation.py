@@ -10,15 +10,17 @@ from keras_splitmask.data.resizing import resize
 class ConfusionMatrix:
     """Counts of pixels by true and predicted class, over as many label maps as are added, and what follows from them.
 
-    As mmsegmentation counts: all pixels of all images together, without those that the truth ignores, whatever is predicted there; and
-    a mean is over the classes for which the figure exists. ADE20K's own script differs in the IoU of a class that occurs nowhere: 0.
+    As mmsegmentation counts: all pixels of all images together, without those that the truth ignores, whatever is
+    predicted there; and a mean is over the classes for which the figure exists. ADE20K's own script differs in the IoU
+    of a class that occurs nowhere: 0.
 
     Args:
         classes: how many there are.
         ignore: the number in the truth of pixels that do not count.
 
     Attributes:
-        counts: (classes, classes) int64, [true, predicted]. The sum of two such matrices is that of both sets of images.
+        counts: (classes, classes) int64, [true, predicted]. The sum of two such matrices is that of both sets of
+            images.
     """
 
     def __init__(self, classes, ignore=255):
@@ -30,18 +32,31 @@ class ConfusionMatrix:
         """Count the pixels of label maps, arrays of integers of one shape."""
         truth, predicted = np.asarray(truth), np.asarray(predicted)
         if truth.shape != predicted.shape:
-            raise ValueError(f"Expected label maps of one shape, received {truth.shape} and {predicted.shape}; resize the prediction.")
+            raise ValueError(
+                f"Expected label maps of one shape, received {truth.shape} and {predicted.shape}; resize the"
+                " prediction."
+            )
         asked = truth != self.ignore
         for name, labels in (("predicted", predicted), ("true", truth[asked])):
-            if not np.issubdtype(labels.dtype, np.integer) or (labels.size and not 0 <= labels.min() <= labels.max() < self.classes):
-                found = f"{labels.min()} to {labels.max()} of {labels.dtype}" if labels.size else f"an array of {labels.dtype}"
-                raise ValueError(f"Expected {name} classes to be integers from 0 to {self.classes - 1}, received {found}; correct them.")
+            if not np.issubdtype(labels.dtype, np.integer) or (
+                labels.size and not 0 <= labels.min() <= labels.max() < self.classes
+            ):
+                found = (
+                    f"{labels.min()} to {labels.max()} of {labels.dtype}"
+                    if labels.size
+                    else f"an array of {labels.dtype}"
+                )
+                raise ValueError(
+                    f"Expected {name} classes to be integers from 0 to {self.classes - 1}, received {found}; correct"
+                    " them."
+                )
         pairs = truth[asked].astype("int64") * self.classes + predicted[asked]
         self.counts += np.bincount(pairs, minlength=self.counts.size).reshape(self.counts.shape)
 
     @property
     def iou(self):
-        """Intersection over union of each class (classes,) float64, NaN of those that are neither in the truth nor predicted."""
+        """Intersection over union of each class (classes,) float64, NaN of those that are neither in the truth nor
+        predicted."""
         return _ratio(np.diag(self.counts), self.counts.sum(axis=0) + self.counts.sum(axis=1) - np.diag(self.counts))
 
     @property
@@ -90,26 +105,36 @@ def segment_sliding(predict, image, image_shape, stride=None, batch_size=4):
     The image is resized, its aspect kept, so that it just covers one window.
 
     Args:
-        predict: maps images (B, H, W, C) uint8 to logits (B, H, W, classes) float32 NumPy; it always gets B = `batch_size` images.
+        predict: maps images (B, H, W, C) uint8 to logits (B, H, W, classes) float32 NumPy; it always gets B =
+            `batch_size` images.
         image: (height, width, C) uint8.
         image_shape: (H, W, ...) of a window.
-        stride: between windows, in pixels, or one (rows, columns); two thirds of a window's sides by default. The last windows
-            are moved inside.
+        stride: between windows, in pixels, or one (rows, columns); two thirds of a window's sides by default. The last
+            windows are moved inside.
         batch_size: windows at a time.
 
     Returns:
         (height, width) uint8.
     """
     window = tuple(image_shape[:2])
-    strides = tuple(max(1, side * 2 // 3) for side in window) if stride is None else tuple(np.broadcast_to(stride, 2).tolist())
+    strides = (
+        tuple(max(1, side * 2 // 3) for side in window)
+        if stride is None
+        else tuple(np.broadcast_to(stride, 2).tolist())
+    )
     if not all(1 <= step <= side for step, side in zip(strides, window)):
-        raise ValueError(f"Expected stride to be at least 1 and at most the window's {window}, received {stride}; correct it.")
+        raise ValueError(
+            f"Expected stride to be at least 1 and at most the window's {window}, received {stride}; correct it."
+        )
     factor = max(side / given for side, given in zip(window, image.shape))
     sides = tuple(max(side, round(given * factor)) for side, given in zip(window, image.shape))
     image, original = resize(image, sides), image.shape[:2]
 
     starts = ([*range(0, side - part, step), side - part] for side, part, step in zip(sides, window, strides))
-    places = [tuple(slice(start, start + part) for start, part in zip(corner, window)) for corner in itertools.product(*starts)]
+    places = [
+        tuple(slice(start, start + part) for start, part in zip(corner, window))
+        for corner in itertools.product(*starts)
+    ]
     total, looks = 0, np.zeros((*sides, 1), "float32")
     for first in range(0, len(places), batch_size):
         batch = places[first : first + batch_size]

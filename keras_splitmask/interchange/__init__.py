@@ -11,3 +11,15 @@ from keras_splitmask.interchange.models import (
     transfer,
 )
 from keras_splitmask.interchange.names import LAYOUTS
+
+__all__ = [
+    "LAYOUTS",
+    "MODEL_FILE",
+    "Transfer",
+    "initialise",
+    "load_encoder",
+    "load_model",
+    "named_weights",
+    "save_encoder",
+    "transfer",
+]

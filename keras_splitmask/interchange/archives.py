@@ -1,7 +1,8 @@
 """.keras files of unknown origin: only models of this library are built, and no larger than their file.
 
-The weights are not estimated from the configuration. The model is built by its own classes, which may add no more bytes of weights than
-the file has; the first weight beyond that is refused before it takes memory. So the count is exact for every class, whatever it consists of.
+The weights are not estimated from the configuration. The model is built by its own classes, which may add no more bytes
+of weights than the file has; the first weight beyond that is refused before it takes memory. So the count is exact for
+every class, whatever it consists of.
 """
 
 import contextlib
@@ -23,7 +24,11 @@ from keras_splitmask.interchange import strict_json
 MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
 JSON_BYTES = 1_000_000  # 3,000 are usual
 OBJECTS = 10  # a model with its encoder, its tokenizer and four layers that augment has seven
-TEXT, LIST, BUILD_CONFIG = 200, 100, 2000  # characters of a text, items of a list, characters of the shapes that a layer was built for
+TEXT, LIST, BUILD_CONFIG = (
+    200,
+    100,
+    2000,
+)  # characters of a text, items of a list, characters of the shapes that a layer was built for
 PARTS = {"encoder", "tokenizer", "augmentation", "first", "second", "local"}  # arguments that are objects
 POLICIES = {"float16", "bfloat16", "float32", "float64", "mixed_float16", "mixed_bfloat16"}
 ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}  # of others at most 8
@@ -33,8 +38,9 @@ _PATCHED = threading.Lock()
 def load_archive(file):
     """The model of a .keras file, not compiled.
 
-    Its members must be those that Keras writes, not compressed; its weights plain arrays. Its configuration must name only classes of this
-    library, with arguments of the types that their constructors take, and describe no more weights than the file has.
+    Its members must be those that Keras writes, not compressed; its weights plain arrays. Its configuration must name
+    only classes of this library, with arguments of the types that their constructors take, and describe no more weights
+    than the file has.
 
     Raises:
         ValueError: saying what else there is.
@@ -49,7 +55,12 @@ def load_archive(file):
     found = list(_objects({**config, "compile_config": None}))  # how it was compiled is not read
     if len(found) > OBJECTS:
         raise ValueError(f"it holds {len(found)} objects within each other, expected up to {OBJECTS}.")
-    depth = sum(max(value, 0) for arguments in found for name, value in arguments.items() if name.endswith("depth") and _is_number(value))
+    depth = sum(
+        max(value, 0)
+        for arguments in found
+        for name, value in arguments.items()
+        if name.endswith("depth") and _is_number(value)
+    )
     if depth > arrays:  # they are made before their weights
         raise ValueError(f"it describes {depth} blocks, which is more than it has weights for.")
     with bounded_weights(nbytes):
@@ -99,7 +110,8 @@ def _check_members(members, size):
 
 
 def stored_arrays(content):
-    """Bytes and number of the arrays in the bytes of an HDF5 file, all of them plain, uncompressed and in one place, as Keras writes them."""
+    """Bytes and number of the arrays in the bytes of an HDF5 file, all of them plain, uncompressed and in one place, as
+    Keras writes them."""
     total, count, seen = 0, 0, set()
     with h5py.File(io.BytesIO(content)) as file:
         pending = [file]
@@ -125,10 +137,13 @@ def stored_arrays(content):
 
 
 def _is_plain(item):
-    """Whether it is an array of numbers that is in the file byte by byte: not external, virtual, compressed, or of a fill value."""
+    """Whether it is an array of numbers that is in the file byte by byte: not external, virtual, compressed, or of a
+    fill value."""
     if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiuV" or item.dtype.names or item.dtype.hasobject:
         return False
-    return not item.external and not item.is_virtual and item.chunks is None and item.id.get_storage_size() == item.nbytes
+    return (
+        not item.external and not item.is_virtual and item.chunks is None and item.id.get_storage_size() == item.nbytes
+    )
 
 
 def _objects(node):
@@ -143,8 +158,12 @@ def _objects(node):
             _check_policy(value)
         elif name in PARTS and name in defaults and isinstance(value, dict):
             yield from _objects(value)
-        elif value is not None and (name in PARTS or name == "dtype" or name not in defaults or not _fits(value, defaults[name])):
-            raise ValueError(f"it gives {node['class_name']} {name}={value!r:.60}, which is no value that it was saved with.")
+        elif value is not None and (
+            name in PARTS or name == "dtype" or name not in defaults or not _fits(value, defaults[name])
+        ):
+            raise ValueError(
+                f"it gives {node['class_name']} {name}={value!r:.60}, which is no value that it was saved with."
+            )
 
 
 def _class_of(node):
@@ -176,7 +195,8 @@ def _arguments_of(cls):
 
 
 def _fits(value, default):
-    """Whether a value of JSON is of the type of an argument with this default; without one, it is a number, or a list."""
+    """Whether a value of JSON is of the type of an argument with this default; without one, it is a number, or a
+    list."""
     if isinstance(default, bool):
         return isinstance(value, bool)
     if isinstance(default, int):

@@ -18,8 +18,10 @@ def read_stated(file):
     """What the files beside a safetensors file state of the model in it.
 
     Returns:
-        A dictionary with those of these keys that are stated: "width", "depth", "heads", "channels", "epsilon"; "image_size" and
-        "patch_size" (height, width); "no_positions", True; "pixels" (mean, deviation), each (C,) or (), that pixels in 0..1 are normalised by.
+        A dictionary with those of these keys that are stated: "width", "depth", "heads", "channels", "epsilon";
+            "image_size" and
+        "patch_size" (height, width); "no_positions", True; "pixels" (mean, deviation), each (C,) or (), that pixels in
+        0..1 are normalised by.
 
     Raises:
         ValueError: if they cannot be read, or state what our encoder does not do.
@@ -28,7 +30,11 @@ def read_stated(file):
     options, card = (_section(file, config, name) for name in ("model_args", "pretrained_cfg"))
     _check_function(file, config, options)
     card = card or config  # older files of timm have no section of their own
-    stated = {STATED[name]: _size(file, name, value) for name, value in {**config, **options}.items() if name in STATED and value is not None}
+    stated = {
+        STATED[name]: _size(file, name, value)
+        for name, value in {**config, **options}.items()
+        if name in STATED and value is not None
+    }
     if config.get("model_type") == "beit" and not config.get("use_absolute_position_embeddings"):
         stated["no_positions"] = True
     if "architecture" in config:
@@ -45,7 +51,9 @@ def _size(file, name, value):
     pair = STATED[name] in ("image_size", "patch_size")
     numbers = tuple(value) if pair and isinstance(value, list) else (value,) * (1 + pair)
     kind, most = (float, 1.0) if STATED[name] == "epsilon" else (int, LARGEST)
-    if len(numbers) != 1 + pair or not all(isinstance(n, (int, kind)) and not isinstance(n, bool) and 0 < n <= most for n in numbers):
+    if len(numbers) != 1 + pair or not all(
+        isinstance(n, (int, kind)) and not isinstance(n, bool) and 0 < n <= most for n in numbers
+    ):
         expected = f"{name} to be a positive {kind.__name__}{' or two' * pair} in {file.with_name(CONFIG)}"
         raise ValueError(f"Expected {expected}, received {value!r:.100}; it is at most {most}.")
     return numbers if pair else numbers[0]
@@ -72,22 +80,34 @@ def _check_function(file, config, options):
     """Stop at a model whose weights would not show that it computes something else."""
     kind = config.get("model_type")
     if kind is not None and kind not in sorted(MODEL_TYPES):
-        raise ValueError(f"Expected a model_type among {', '.join(sorted(MODEL_TYPES))} beside {file}, received {kind!s:.100}.")
+        raise ValueError(
+            f"Expected a model_type among {', '.join(sorted(MODEL_TYPES))} beside {file}, received {kind!s:.100}."
+        )
     activation = config.get("hidden_act", "gelu")
     if activation != "gelu":
-        raise ValueError(f"Expected a model with hidden_act gelu, received {activation!s:.100} beside {file}; the encoder has no other.")
+        raise ValueError(
+            f"Expected a model with hidden_act gelu, received {activation!s:.100} beside {file}; the encoder has no"
+            " other."
+        )
     architecture = str(config.get("architecture", "vit"))
     if not re.match(r"(vit|deit|deit3)(_|$)", architecture) or re.search("quickgelu|rope|relpos", architecture):
-        raise ValueError(f"Expected a plain Vision Transformer of timm, such as vit_base_patch16_224, received {architecture:.100} beside {file}.")
+        raise ValueError(
+            f"Expected a plain Vision Transformer of timm, such as vit_base_patch16_224, received {architecture:.100}"
+            f" beside {file}."
+        )
     if other := sorted(set(options) - HARMLESS):
-        raise ValueError(f"Expected a plain Vision Transformer of timm, received one with {', '.join(other):.200} beside {file}.")
+        raise ValueError(
+            f"Expected a plain Vision Transformer of timm, received one with {', '.join(other):.200} beside {file}."
+        )
 
 
 def _pixels(file, processor):
     """The mean and the deviation that pixels in 0..1 are normalised by, or None if nothing states them."""
     factor = processor.get("rescale_factor", 1 / 255)
     if not processor.get("do_rescale", True) or not isinstance(factor, (int, float)) or abs(255 * factor - 1) > 1e-4:
-        raise ValueError(f"Expected a rescale_factor of 1/255 beside {file}, received another; the encoder takes pixels in 0..1.")
+        raise ValueError(
+            f"Expected a rescale_factor of 1/255 beside {file}, received another; the encoder takes pixels in 0..1."
+        )
     if not processor.get("do_normalize", True):
         return np.float32(0), np.float32(1)
     stated = processor["image_mean"], processor["image_std"]
@@ -95,18 +115,28 @@ def _pixels(file, processor):
         return None
     try:
         mean, std = map(np.array, stated)
-        usable = mean.dtype.kind in "if" and std.dtype.kind in "if" and np.abs(mean).max() <= MOST_PIXELS and LEAST_DEVIATION <= std.min() <= std.max() <= MOST_PIXELS
+        usable = (
+            mean.dtype.kind in "if"
+            and std.dtype.kind in "if"
+            and np.abs(mean).max() <= MOST_PIXELS
+            and LEAST_DEVIATION <= std.min() <= std.max() <= MOST_PIXELS
+        )
     except (TypeError, ValueError):
         usable = False
     if not usable:
-        raise ValueError(f"Expected image_mean and a positive image_std of each channel beside {file}, received {stated[0]!s:.100} and {stated[1]!s:.100}.")
+        raise ValueError(
+            f"Expected image_mean and a positive image_std of each channel beside {file}, received {stated[0]!s:.100}"
+            f" and {stated[1]!s:.100}."
+        )
     return mean.astype("float32"), std.astype("float32")
 
 
 def described(arguments, layout):
     """{file name: JSON object} that state the arguments of an encoder to the library of a layout."""
     height, width, channels = arguments["image_shape"]
-    mean, std = ([float(str(value)) for value in values] for values in pixel_statistics(channels))  # 0.485, without float32's digits
+    mean, std = (
+        [float(str(value)) for value in values] for values in pixel_statistics(channels)
+    )  # 0.485, without float32's digits
     if layout == "timm":
         return {CONFIG: _for_timm(arguments, mean, std)}
     name, config = CLASSES[layout]
@@ -160,4 +190,9 @@ def _for_timm(arguments, mean, std):
         "classifier": "head",
     }
     size = {"num_classes": 0, "num_features": arguments["width"], "global_pool": "token"}
-    return {"architecture": "vit_base_patch16_224", **size, "model_args": model, "pretrained_cfg": card}  # of the sizes in model_args
+    return {
+        "architecture": "vit_base_patch16_224",
+        **size,
+        "model_args": model,
+        "pretrained_cfg": card,
+    }  # of the sizes in model_args

@@ -1,6 +1,8 @@
-"""What another Vision Transformer does beside ours, done by the weights that ours has: each function here keeps the model's function.
+"""What another Vision Transformer does beside ours, done by the weights that ours has: each function here keeps the
+model's function.
 
-Each takes the arrays of an encoder by name and changes them, and notes in `folded` which are no longer those of the file, and why.
+Each takes the arrays of an encoder by name and changes them, and notes in `folded` which are no longer those of the
+file, and why.
 """
 
 import numpy as np
@@ -13,7 +15,8 @@ PARTS = ("query", "key", "value")
 
 
 def fill_biases(arrays, depth, folded):
-    """Biases that no block has are 0: those of query, key and value, or as in BEiT of keys alone, which a softmax would not notice."""
+    """Biases that no block has are 0: those of query, key and value, or as in BEiT of keys alone, which a softmax would
+    not notice."""
     layers = {part: [f"block_{i + 1}/attention/{part}" for i in range(depth)] for part in (*PARTS, "qkv")}
     without = {part for part, names in layers.items() if not any(f"{name}/bias" in arrays for name in names)}
     if len(without & {"query", "value"}) == 1:
@@ -28,8 +31,12 @@ def fuse(arrays, depth):
     for i in range(depth):
         for kind in ("kernel", "bias"):
             names = [f"block_{i + 1}/attention/{part}/{kind}" for part in PARTS]
-            if len({arrays[name].shape if name in arrays else None for name in names} - {None}) == 1 and set(names) <= set(arrays):
-                arrays[f"block_{i + 1}/attention/qkv/{kind}"] = np.concatenate([arrays.pop(name) for name in names], axis=-1)
+            if len({arrays[name].shape if name in arrays else None for name in names} - {None}) == 1 and set(
+                names
+            ) <= set(arrays):
+                arrays[f"block_{i + 1}/attention/qkv/{kind}"] = np.concatenate(
+                    [arrays.pop(name) for name in names], axis=-1
+                )
 
 
 def fold_scales(arrays, depth, folded):
@@ -38,7 +45,9 @@ def fold_scales(arrays, depth, folded):
         for scale, layer in (("attention/scale", "attention/project"), ("scale", "contract")):
             scale, layer = f"block_{i + 1}/{scale}", f"block_{i + 1}/{layer}"
             names = [f"{layer}/kernel", f"{layer}/bias"]
-            if scale in arrays and all(name in arrays and arrays[name].shape[-1:] == arrays[scale].shape for name in names):
+            if scale in arrays and all(
+                name in arrays and arrays[name].shape[-1:] == arrays[scale].shape for name in names
+            ):
                 factor = arrays.pop(scale)
                 for name in names:
                     arrays[name] = arrays[name] * factor

@@ -1,4 +1,5 @@
-"""Weights in and out: models from a run's folder or a file, other libraries' among them, and what they learnt into other models, by name."""
+"""Weights in and out: models from a run's folder or a file, other libraries' among them, and what they learnt into
+other models, by name."""
 
 import contextlib
 import dataclasses
@@ -7,11 +8,11 @@ import warnings
 
 from keras import ops
 
-from keras_splitmask.interchange.archives import bounded_weights, load_archive
 from keras_splitmask.encoder import Encoder
 from keras_splitmask.interchange import reading, writing
-from keras_splitmask.resampling import change_channels, resample_patches, resample_table
+from keras_splitmask.interchange.archives import bounded_weights, load_archive
 from keras_splitmask.interchange.weight_files import shown
+from keras_splitmask.resampling import change_channels, resample_patches, resample_table
 
 MODEL_FILE = "model.keras"
 SMALL = 2**26  # bytes of weights that take little time
@@ -30,8 +31,15 @@ def load_model(path):
     if file.is_dir():
         file = file / MODEL_FILE
     if not file.is_file():
-        unfinished = "; the run in this folder has not finished: repeat its command first" if (file.parent / "checkpoints").is_dir() else ""
-        raise ValueError(f"Expected a run's folder, a .keras or a .safetensors file, received {path}: there is no file {file}{unfinished}.")
+        unfinished = (
+            "; the run in this folder has not finished: repeat its command first"
+            if (file.parent / "checkpoints").is_dir()
+            else ""
+        )
+        raise ValueError(
+            f"Expected a run's folder, a .keras or a .safetensors file, received {path}: there is no file"
+            f" {file}{unfinished}."
+        )
     try:
         return load_archive(file)
     except Exception as error:
@@ -49,19 +57,21 @@ def _reason(error):
 def load_encoder(path, report=None, **changes):
     """The encoder of a run's folder or .keras file, or of a model of Hugging Face or timm.
 
-    Those are a folder with model.safetensors, or a .safetensors file. With it are read config.json and preprocessor_config.json beside it;
-    what neither they nor shapes tell is assumed, and warned of if there is no `report`. Supported are the encoders of `ViTModel` (also
-    DINO's), `DeiTModel`, `BeitModel` without relative positions and `ViTMAEModel`, models that contain them, and timm's
-    `VisionTransformer`; what has another function than the encoder is refused. Their positions are learned from here on.
+    Those are a folder with model.safetensors, or a .safetensors file. With it are read config.json and
+    preprocessor_config.json beside it; what neither they nor shapes tell is assumed, and warned of if there is no
+    `report`. Supported are the encoders of `ViTModel` (also DINO's), `DeiTModel`, `BeitModel` without relative
+    positions and `ViTMAEModel`, models that contain them, and timm's `VisionTransformer`; what has another function
+    than the encoder is refused. Their positions are learned from here on.
 
     Args:
-        report: a function that is given the `Transfer` to an encoder with changes or from another library, such as `print`.
+        report: a function that is given the `Transfer` to an encoder with changes or from another library, such as
+            `print`.
         **changes: replace arguments of the encoder, such as drop_path=0.1 or image_shape=(48, 80, 3).
 
     Raises:
         ImportError: for a .safetensors file without the package safetensors.
-        ValueError: as `load_model`, if the model has no encoder, if it is another library's that ours cannot express, or if the changes make
-            weights that nothing can be resized to.
+        ValueError: as `load_model`, if the model has no encoder, if it is another library's that ours cannot express,
+            or if the changes make weights that nothing can be resized to.
     """
     model, transferred = _source(path)
     encoder = _encoder_of(model, path)
@@ -74,7 +84,8 @@ def load_encoder(path, report=None, **changes):
 
 
 def initialise(model, path):
-    """Start a model from what a run's folder or a file holds, as `load_encoder` reads it; see `transfer`, which this returns and raises as."""
+    """Start a model from what a run's folder or a file holds, as `load_encoder` reads it; see `transfer`, which this
+    returns and raises as."""
     source, transferred = _source(path)
     _encoder_of(source, path)
     with _naming(path):
@@ -93,10 +104,11 @@ def _naming(path):
 def save_encoder(encoder, folder, layout="vit"):
     """Write an encoder for another library into a new folder, whole or not at all.
 
-    "vit", "deit", "beit" and "mae" write model.safetensors, config.json and preprocessor_config.json for `ViTModel.from_pretrained(folder)`,
-    `DeiTModel`, `BeitModel` and `ViTMAEModel` of Hugging Face; "timm" writes what `timm.create_model("local-dir:folder")` reads. None has the
-    weights of a pooler or a head. "deit" takes an encoder with one extra token alone; BEiT's keys have no biases, which change nothing.
-    `load_encoder(folder)` gives the same weights, bit by bit, but for those biases.
+    "vit", "deit", "beit" and "mae" write model.safetensors, config.json and preprocessor_config.json for
+    `ViTModel.from_pretrained(folder)`, `DeiTModel`, `BeitModel` and `ViTMAEModel` of Hugging Face; "timm" writes what
+    `timm.create_model("local-dir:folder")` reads. None has the weights of a pooler or a head. "deit" takes an encoder
+    with one extra token alone; BEiT's keys have no biases, which change nothing. `load_encoder(folder)` gives the same
+    weights, bit by bit, but for those biases.
 
     Args:
         encoder: an `Encoder`, or a model that has one as `encoder`.
@@ -119,7 +131,9 @@ def _source(path):
     found = reading.read(file)
     nbytes = sum(array.nbytes for array in found.arrays.values())
     try:
-        with bounded_weights(max(2 * nbytes, SMALL)):  # so that most files which are not whole end below, where each weight is named
+        with bounded_weights(
+            max(2 * nbytes, SMALL)
+        ):  # so that most files which are not whole end below, where each weight is named
             encoder = Encoder(**found.arguments)
     except ValueError as error:
         raise ValueError(f"The weights of {file} do not fit: {_reason(error)}") from error
@@ -154,9 +168,10 @@ def _tell(transferred, report):
 class Transfer:
     """What became of a model's weights, by name; as text, a line for each kind.
 
-    `loaded` were taken as they are, `resized` from another grid, patch size or number of channels, and `fresh` were not touched. From a
-    model of another library, `folded` took in what the encoder has no weight for, and `dropped` are weights that are no part of an encoder,
-    by their names there. The dictionaries say how, and why. `notes` say what was assumed, and what else differs.
+    `loaded` were taken as they are, `resized` from another grid, patch size or number of channels, and `fresh` were not
+    touched. From a model of another library, `folded` took in what the encoder has no weight for, and `dropped` are
+    weights that are no part of an encoder, by their names there. The dictionaries say how, and why. `notes` say what
+    was assumed, and what else differs.
     """
 
     loaded: list
@@ -177,10 +192,12 @@ class Transfer:
 
 
 def transfer(source, target):
-    """Put what one model learnt into another: the encoder, and the decoder where both have one. All of the encoder, or nothing.
+    """Put what one model learnt into another: the encoder, and the decoder where both have one. All of the encoder, or
+    nothing.
 
-    The images may differ in size, patches and channels: tables of positions and the projection of patches are then resized (see
-    resampling.py), once and here. The decoder's words stay fresh where they mean something else in the target.
+    The images may differ in size, patches and channels: tables of positions and the projection of patches are then
+    resized (see resampling.py), once and here. The decoder's words stay fresh where they mean something else in the
+    target.
 
     Args:
         source, target: an `Encoder`, or a model that has one as `encoder`, built.
@@ -194,7 +211,10 @@ def transfer(source, target):
     old, new = _encoder_of(source), _encoder_of(target)
     if old.extra_tokens != new.extra_tokens:
         wrong = f"they are of {old.extra_tokens} extra tokens, expected {new.extra_tokens}"
-        raise ValueError(f"The weights do not fit: {wrong}; make the encoder with extra_tokens={old.extra_tokens}, or start from another model.")
+        raise ValueError(
+            f"The weights do not fit: {wrong}; make the encoder with extra_tokens={old.extra_tokens}, or start from"
+            " another model."
+        )
     arrays, resized = _fit_encoder(old, new)
     weights = named_weights(new)
     if wrong := _misfits(arrays, weights):
@@ -247,7 +267,8 @@ def _fit_encoder(old, new):
 
 
 def _fit_decoder(source, target):
-    """The arrays of the source's decoder that are of use in the target, by name how they were resized, and why others are fresh."""
+    """The arrays of the source's decoder that are of use in the target, by name how they were resized, and why others
+    are fresh."""
     weights = named_weights(target.decoder)
     arrays, resized = _arrays(source.decoder) if hasattr(source, "decoder") else {}, {}
     if not arrays:

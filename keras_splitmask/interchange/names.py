@@ -2,8 +2,10 @@
 
 WEIGHTS, CONFIG, PREPROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
 
-# Our layers and tokens: theirs; of several names a file has one, and we write the first. {} is the number of a block, from 1 in ours, from 0 in theirs.
-HUGGING_FACE = {  # the second name of a block's layer is that in memory since transformers 5, and so that of a state_dict saved by hand
+# Our layers and tokens: theirs; of several names a file has one, and we write the first. {} is the number of a block,
+# from 1 in ours, from 0 in theirs.
+# the second name of a block's layer is that in memory since transformers 5, and so that of a state_dict saved by hand
+HUGGING_FACE = {
     "cls_token": ["embeddings.cls_token"],
     "extra_tokens": ["embeddings.distillation_token"],
     "patch_embedding/positions": ["embeddings.position_embeddings"],
@@ -40,7 +42,10 @@ TABLES = (HUGGING_FACE, TIMM)
 
 # What is no part of an encoder: a pattern, and why.
 DROPPED = (
-    (r"(head|head_dist|attn_pool|fc_norm|pre_logits|pooler|classifier|cls_classifier|distillation_classifier|lm_head)\.", "of a head"),
+    (
+        r"(head|head_dist|attn_pool|fc_norm|pre_logits|pooler|classifier|cls_classifier|distillation_classifier|lm_head)\.",
+        "of a head",
+    ),
     (r"(embeddings\.)?mask_token$", "for masked patches"),
     (r"decoder[._]", "of a decoder"),
 )
@@ -63,10 +68,33 @@ STATED = {
 # Arguments of timm's models that leave the function of the encoder as it is, or that its weights show.
 HARMLESS = {
     *STATED,
-    *("num_classes", "global_pool", "class_token", "no_embed_class", "reg_tokens", "init_values", "qkv_bias", "mlp_ratio", "fc_norm"),
-    *("final_norm", "dynamic_img_size", "drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate", "weight_init"),
+    *(
+        "num_classes",
+        "global_pool",
+        "class_token",
+        "no_embed_class",
+        "reg_tokens",
+        "init_values",
+        "qkv_bias",
+        "mlp_ratio",
+        "fc_norm",
+    ),
+    *(
+        "final_norm",
+        "dynamic_img_size",
+        "drop_rate",
+        "pos_drop_rate",
+        "proj_drop_rate",
+        "attn_drop_rate",
+        "drop_path_rate",
+        "weight_init",
+    ),
 }
-HEADS = {1280: 16, 1408: 16, 1664: 16}  # by width: huge, giant and gigantic, the published sizes whose heads are not 64 wide
+HEADS = {
+    1280: 16,
+    1408: 16,
+    1664: 16,
+}  # by width: huge, giant and gigantic, the published sizes whose heads are not 64 wide
 
 # To write, by layout: the class in transformers, and what its configuration says beside sizes.
 CLASSES = {
@@ -74,7 +102,12 @@ CLASSES = {
     "deit": ("DeiTModel", {"model_type": "deit", "qkv_bias": True}),
     "beit": (
         "BeitModel",
-        {"model_type": "beit", "use_absolute_position_embeddings": True, "use_mean_pooling": False, "layer_scale_init_value": 0.0},
+        {
+            "model_type": "beit",
+            "use_absolute_position_embeddings": True,
+            "use_mean_pooling": False,
+            "layer_scale_init_value": 0.0,
+        },
     ),
     "mae": ("ViTMAEModel", {"model_type": "vit_mae", "qkv_bias": True, "mask_ratio": 0.0}),
 }

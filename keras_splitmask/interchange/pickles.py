@@ -1,7 +1,9 @@
-"""Pickles of unknown origin, read by a machine of their own: it makes dicts, lists, tuples, sets and placeholders, and calls nothing.
+"""Pickles of unknown origin, read by a machine of their own: it makes dicts, lists, tuples, sets and placeholders, and
+calls nothing.
 
-A pickle is a program. Python's own machine hashes whatever the program takes for a key: a tuple of two references to a tuple of two
-references, and so on 60 deep, takes 2**60 steps. Here a key is a short text or a number, and no step takes longer than its bytes.
+A pickle is a program. Python's own machine hashes whatever the program takes for a key: a tuple of two references to a
+tuple of two references, and so on 60 deep, takes 2**60 steps. Here a key is a short text or a number, and no step takes
+longer than its bytes.
 """
 
 import io
@@ -16,7 +18,20 @@ CONTAINERS = {"collections.OrderedDict": OrderedDict, "builtins.set": set, "__bu
 MADE = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": set, "EMPTY_TUPLE": tuple}
 MADE |= {"NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-WRITTEN = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING"}
+WRITTEN = {
+    "INT",
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG",
+    "LONG1",
+    "LONG4",
+    "FLOAT",
+    "BINFLOAT",
+    "STRING",
+    "BINSTRING",
+    "SHORT_BINSTRING",
+}
 WRITTEN |= {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"}
 
 
@@ -25,7 +40,8 @@ class Name(str):
 
 
 class Placeholder:
-    """Stands for an object: the name of what would make it, what that would be given, and the state that it would have."""
+    """Stands for an object: the name of what would make it, what that would be given, and the state that it would
+    have."""
 
     def __init__(self, stands_for, arguments):
         self.stands_for, self.arguments, self.state = stands_for, arguments, {}
@@ -35,7 +51,8 @@ class Machine:
     """Reads one pickle.
 
     Args:
-        is_known: a function of the full name of a class or function: whether weights need it. Any other stops the reading.
+        is_known: a function of the full name of a class or function: whether weights need it. Any other stops the
+            reading.
         refer: a function from a persistent reference to what it stands for.
     """
 
@@ -159,7 +176,9 @@ class Machine:
         state = self.stack.pop()
         if isinstance(self.stack[-1], Placeholder):
             self.stack[-1].state = state
-        elif not isinstance(self.stack[-1], dict):  # the attributes of a dict, such as versions of modules, are not needed
+        elif not isinstance(
+            self.stack[-1], dict
+        ):  # the attributes of a dict, such as versions of modules, are not needed
             raise ValueError("its pickle gives a state to what has none")
 
     def _refer(self, _):
@@ -167,7 +186,11 @@ class Machine:
 
 
 def _hashable(key):
-    if not isinstance(key, (str, int, float, type(None))) or (isinstance(key, str) and len(key) > TEXT) or (isinstance(key, int) and abs(key) >= 2**64):
+    if (
+        not isinstance(key, (str, int, float, type(None)))
+        or (isinstance(key, str) and len(key) > TEXT)
+        or (isinstance(key, int) and abs(key) >= 2**64)
+    ):
         raise ValueError("it has a key that is neither a short text nor a number")
     return key
 

@@ -1,7 +1,8 @@
 """From a file of another library to the arguments and the weights of our encoder.
 
-What the other model does and our encoder has no weight for is folded into the weights that it has, where that is the same function: the
-position of cls, the scale of a branch, the pixels' mean and deviation, biases that are not there. What would be another function is refused.
+What the other model does and our encoder has no weight for is folded into the weights that it has, where that is the
+same function: the position of cls, the scale of a branch, the pixels' mean and deviation, biases that are not there.
+What would be another function is refused.
 """
 
 import dataclasses
@@ -13,7 +14,18 @@ import numpy as np
 
 from keras_splitmask.backend.optional import optional
 from keras_splitmask.interchange.configuration import TIMM_EPSILON, read_stated
-from keras_splitmask.interchange.folding import BIAS, CLS, EXTRA, KERNEL, POSITIONS, fill_biases, fold_pixels, fold_positions, fold_scales, fuse
+from keras_splitmask.interchange.folding import (
+    BIAS,
+    CLS,
+    EXTRA,
+    KERNEL,
+    POSITIONS,
+    fill_biases,
+    fold_pixels,
+    fold_positions,
+    fold_scales,
+    fuse,
+)
 from keras_splitmask.interchange.names import CONFIG, DROPPED, HEADS, PREPROCESSOR, TABLES, TIMM, WEIGHTS, names_of
 from keras_splitmask.patches import pixel_statistics, sine_cosine_positions
 
@@ -26,8 +38,9 @@ MOST_PATCHES = 2**16
 class Foreign:
     """What a file holds, in our words.
 
-    `arguments` of an `Encoder`; `arrays`, its weights by name, float32; `folded`, which of them are not as in the file, and why; `dropped`,
-    which of the file's are no part of an encoder, and why; `notes`, what was assumed, and how an answer differs.
+    `arguments` of an `Encoder`; `arrays`, its weights by name, float32; `folded`, which of them are not as in the file,
+    and why; `dropped`, which of the file's are no part of an encoder, and why; `notes`, what was assumed, and how an
+    answer differs.
     """
 
     arguments: dict
@@ -50,7 +63,10 @@ def find(path):
         return path / WEIGHTS
     for name in ("pytorch_model.bin", "tf_model.h5", f"{WEIGHTS}.index.json"):
         if (path / name).is_file():
-            raise ValueError(f"Expected {WEIGHTS} in {path}, received {name}; save the model as one safetensors file with the library that wrote it.")
+            raise ValueError(
+                f"Expected {WEIGHTS} in {path}, received {name}; save the model as one safetensors file with the"
+                " library that wrote it."
+            )
     return None
 
 
@@ -73,7 +89,9 @@ def read(file):
     arguments = _sizes(file, arrays, depth, stated)
     notes = _assumed(file, arguments, stated, TIMM_EPSILON if table is TIMM else HUGGING_FACE_EPSILON)
     if averaged:
-        notes.append("pooled is the mean of normalised tokens, where this model normalises the mean; the blocks are the same")
+        notes.append(
+            "pooled is the mean of normalised tokens, where this model normalises the mean; the blocks are the same"
+        )
     fill_biases(arrays, depth, folded)
     fuse(arrays, depth)
     fold_scales(arrays, depth, folded)
@@ -96,16 +114,20 @@ def _open(file):
 
 
 def _by_table(file, given):
-    """The table whose names a file uses, and its arrays without what all of the model's names begin with, such as "vit."."""
+    """The table whose names a file uses, and its arrays without what all of the model's names begin with, such as
+    "vit."."""
     for table in TABLES:
         cls_token, blocks = table[CLS][0], table["block_{}/norm_attention"]
-        prefixes = [name.removesuffix(cls_token) for name in given if re.search(rf"(^|\.){re.escape(cls_token)}$", name)]
+        prefixes = [
+            name.removesuffix(cls_token) for name in given if re.search(rf"(^|\.){re.escape(cls_token)}$", name)
+        ]
         if len(prefixes) == 1 and any(f"{prefixes[0]}{block.format(0)}.weight" in given for block in blocks):
             arrays = {name.removeprefix(prefixes[0]): array for name, array in given.items()}
             if len(arrays) == len(given):
                 return table, arrays
     raise ValueError(
-        f"Expected one Vision Transformer with a cls token in {file}, by the names of Hugging Face or timm, received {_some(sorted(given))}."
+        f"Expected one Vision Transformer with a cls token in {file}, by the names of Hugging Face or timm, received"
+        f" {_some(sorted(given))}."
     )
 
 
@@ -121,7 +143,9 @@ def _taken(file, table, given):
                 if their_name in given:
                     arrays[name] = _as_float32(file, their_name, given.pop(their_name))
     if len(arrays) < WEIGHTS_OF_BLOCK * depth:  # an encoder of so many blocks is not made to say what is missing
-        raise ValueError(f"Expected the weights of {depth} blocks in {file}, received {len(arrays)} arrays; is the file whole?")
+        raise ValueError(
+            f"Expected the weights of {depth} blocks in {file}, received {len(arrays)} arrays; is the file whole?"
+        )
     return arrays, depth
 
 
@@ -132,7 +156,10 @@ def _as_float32(file, name, array):
         raise ValueError(f"Expected floating point numbers in {file}, received {array.dtype} in {name}.")
     array = array.astype("float32")
     if not np.isfinite(array).all():
-        raise ValueError(f"Expected finite numbers in {file}, received others in {name}: the model broke down in training, or the file is damaged.")
+        raise ValueError(
+            f"Expected finite numbers in {file}, received others in {name}: the model broke down in training, or the"
+            " file is damaged."
+        )
     return array.T if array.ndim == 2 else array  # (in, out), as Keras has it
 
 
@@ -146,50 +173,87 @@ def _dropped(file, given):
         else:
             unknown.append(name)
     if any("relative_position" in name or "rel_pos" in name for name in unknown):
-        raise ValueError(f"Expected absolute positions, received {file}, a model with relative positions ({_some(unknown, 1)}), which the encoder has not.")
+        raise ValueError(
+            f"Expected absolute positions, received {file}, a model with relative positions ({_some(unknown, 1)}),"
+            " which the encoder has not."
+        )
     if unknown:
-        raise ValueError(f"Expected the weights of a plain Vision Transformer, received {file}, which has {_some(unknown)} besides.")
+        raise ValueError(
+            f"Expected the weights of a plain Vision Transformer, received {file}, which has {_some(unknown)} besides."
+        )
     return dropped
 
 
 def _sizes(file, arrays, depth, stated):
-    """The arguments of the encoder that shapes and statements give, and its "grid"; zeros for positions that it states not to have."""
+    """The arguments of the encoder that shapes and statements give, and its "grid"; zeros for positions that it states
+    not to have."""
     kernel, cls_token = arrays.get(KERNEL), arrays[CLS]
     if kernel is None or kernel.ndim != 4 or kernel.shape[2] != kernel.shape[3] or BIAS not in arrays:
-        raise ValueError(f"Expected a projection (D, C, side, side) of square patches and its bias in {file}, received {getattr(kernel, 'shape', None)}.")
+        raise ValueError(
+            f"Expected a projection (D, C, side, side) of square patches and its bias in {file}, received"
+            f" {getattr(kernel, 'shape', None)}."
+        )
     width, channels, patch_size, _ = kernel.shape
     found = {"width": width, "depth": depth, "channels": channels, "patch_size": (patch_size, patch_size)}
-    if wrong := [f"{name} {stated[name]} for {found[name]}" for name in found if stated.get(name, found[name]) != found[name]]:
-        raise ValueError(f"Expected a {CONFIG} of the model beside it, received in {file.with_name(CONFIG)} {', '.join(wrong)} of the weights.")
+    if wrong := [
+        f"{name} {stated[name]} for {found[name]}" for name in found if stated.get(name, found[name]) != found[name]
+    ]:
+        raise ValueError(
+            f"Expected a {CONFIG} of the model beside it, received in {file.with_name(CONFIG)} {', '.join(wrong)} of"
+            " the weights."
+        )
     if POSITIONS not in arrays and not stated.get("no_positions"):
         raise ValueError(f"Expected a table of positions in {file}, received none; is the file whole?")
-    if wrong := [f"{name} {arrays[name].shape}" for name in (CLS, EXTRA, POSITIONS) if name in arrays and arrays[name].ndim != 3]:
+    if wrong := [
+        f"{name} {arrays[name].shape}" for name in (CLS, EXTRA, POSITIONS) if name in arrays and arrays[name].ndim != 3
+    ]:
         raise ValueError(f"Expected tokens and positions (1, count, {width}) in {file}, received {', '.join(wrong)}.")
     extra = arrays[EXTRA].shape[1] if EXTRA in arrays else 0
     grid = _grid(file, arrays.get(POSITIONS), extra, stated.get("image_size"), patch_size)
     if math.prod(grid) > MOST_PATCHES:
         raise ValueError(f"Expected images of at most {MOST_PATCHES} patches, received {grid[0]}x{grid[1]} in {file}.")
     arrays.setdefault(POSITIONS, np.zeros((1, math.prod(grid), width), "float32"))
-    shapes = {CLS: (1, 1, width), EXTRA: (1, extra, width), POSITIONS: (1, arrays[POSITIONS].shape[1], width), BIAS: (width,)}
-    if wrong := [f"{name} {arrays[name].shape}" for name in shapes if name in arrays and arrays[name].shape != shapes[name]]:
+    shapes = {
+        CLS: (1, 1, width),
+        EXTRA: (1, extra, width),
+        POSITIONS: (1, arrays[POSITIONS].shape[1], width),
+        BIAS: (width,),
+    }
+    if wrong := [
+        f"{name} {arrays[name].shape}" for name in shapes if name in arrays and arrays[name].shape != shapes[name]
+    ]:
         raise ValueError(f"Expected tokens and positions of the width {width} in {file}, received {', '.join(wrong)}.")
     shape = (grid[0] * patch_size, grid[1] * patch_size, channels)
-    return {"image_shape": shape, "patch_size": patch_size, "width": width, "depth": depth, "extra_tokens": extra, "grid": grid}
+    return {
+        "image_shape": shape,
+        "patch_size": patch_size,
+        "width": width,
+        "depth": depth,
+        "extra_tokens": extra,
+        "grid": grid,
+    }
 
 
 def _grid(file, positions, extra, image_size, patch_size):
-    """(rows, columns) of the patches that a table (1, P, D) has positions for; it may have some for cls and extra tokens, too."""
+    """(rows, columns) of the patches that a table (1, P, D) has positions for; it may have some for cls and extra
+    tokens, too."""
     count = 0 if positions is None else positions.shape[1]
     others = {0, 1, 1 + extra}  # rows that are not of patches
     if image_size:
         grid = tuple(side // patch_size for side in image_size)
         if positions is not None and count - math.prod(grid) not in others:
-            raise ValueError(f"Expected positions of {grid[0]}x{grid[1]} patches in {file}, as {CONFIG} beside it states, received {count}.")
+            raise ValueError(
+                f"Expected positions of {grid[0]}x{grid[1]} patches in {file}, as {CONFIG} beside it states, received"
+                f" {count}."
+            )
         return grid
     sides = [math.isqrt(count - other) for other in sorted(others, reverse=True) if count > other]
     square = next((side for side, other in zip(sides, sorted(others, reverse=True)) if side**2 == count - other), 0)
     if not square:
-        raise ValueError(f"Expected positions of a square grid in {file}, received {count}; state image_size in a {CONFIG} beside it.")
+        raise ValueError(
+            f"Expected positions of a square grid in {file}, received {count}; state image_size in a {CONFIG}"
+            " beside it."
+        )
     return square, square
 
 
@@ -197,14 +261,22 @@ def _assumed(file, arguments, stated, epsilon):
     """Fill in what nothing states, and say so in a list of notes."""
     width, channels, notes = arguments["width"], arguments["image_shape"][-1], []
     if "heads" not in stated and width not in HEADS and width % 64:
-        raise ValueError(f"Expected {CONFIG} beside the weights to state num_attention_heads, received none, and a width of {width}, no multiple of 64.")
+        raise ValueError(
+            f"Expected {CONFIG} beside the weights to state num_attention_heads, received none, and a width of {width},"
+            " no multiple of 64."
+        )
     if "pixels" not in stated:
         stated["pixels"] = pixel_statistics(channels)
         mean, std = (" ".join(map(str, values)) for values in stated["pixels"])
-        notes.append(f"pixels are normalised by the mean {mean} and the deviation {std}, since no {PREPROCESSOR} states it")
+        notes.append(
+            f"pixels are normalised by the mean {mean} and the deviation {std}, since no {PREPROCESSOR} states it"
+        )
     if any(value.shape not in ((), (channels,)) for value in stated["pixels"]):
         sizes = " and ".join(str(value.size) for value in stated["pixels"])
-        raise ValueError(f"Expected image_mean and image_std of {channels} channels in {file.with_name(PREPROCESSOR)}, received {sizes}.")
+        raise ValueError(
+            f"Expected image_mean and image_std of {channels} channels in {file.with_name(PREPROCESSOR)}, received"
+            f" {sizes}."
+        )
     for name, value in (("heads", HEADS.get(width, width // 64)), ("epsilon", epsilon)):
         arguments[name] = stated.get(name, value)
         if name not in stated:

@@ -22,8 +22,8 @@ def parse(text):
     """What a JSON text says.
 
     Raises:
-        ValueError: in one line, if the text is no JSON, is nested too deeply, has a name twice in one object, a number of thousands of
-            digits, NaN or Infinity, also as the value of a number such as 1e999.
+        ValueError: in one line, if the text is no JSON, is nested too deeply, has a name twice in one object, a number
+            of thousands of digits, NaN or Infinity, also as the value of a number such as 1e999.
     """
     try:
         return json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_without_repetition)

@@ -1,7 +1,7 @@
 """Weights by name from the files of other libraries, without running anything that a file may hold.
 
-The pickle inside torch's files is read by a machine of our own (pickles.py): every class of torch or of the pickled model becomes an inert
-placeholder, and any other name stops the reading. Torch itself is not needed.
+The pickle inside torch's files is read by a machine of our own (pickles.py): every class of torch or of the pickled
+model becomes an inert placeholder, and any other name stops the reading. Torch itself is not needed.
 """
 
 import contextlib
@@ -53,12 +53,13 @@ def open_weights(path, sha256=None):
     """What weights a file holds, by name; see `StoredArray`.
 
     Args:
-        path: a torch.save of a module or of a dict of tensors, a .safetensors, or an .npz written by np.savez. What it is shows
-            in its first bytes; its name does not matter.
+        path: a torch.save of a module or of a dict of tensors, a .safetensors, or an .npz written by np.savez. What it
+            is shows in its first bytes; its name does not matter.
         sha256: checksum of the file in hexadecimal, to be compared; left out, it is not.
 
     Raises:
-        ValueError: naming the file, if it asks for code, is damaged, or promises more numbers than it has bytes; if the checksum differs.
+        ValueError: naming the file, if it asks for code, is damaged, or promises more numbers than it has bytes; if the
+            checksum differs.
     """
     path = pathlib.Path(path).expanduser()
     with _refusing(path):
@@ -97,7 +98,9 @@ def _refusing(path):
         if not isinstance(error, (ValueError, OSError, zipfile.BadZipFile)):
             reason = f"it is damaged ({type(error).__name__}: {reason})"
         expected = "Expected a torch file, .safetensors or .npz of weights"
-        raise ValueError(f"{expected}, received {path}: {reason}; download it again from a source that you trust.") from error
+        raise ValueError(
+            f"{expected}, received {path}: {reason}; download it again from a source that you trust."
+        ) from error
 
 
 def _in_zip(path, size):
@@ -141,9 +144,17 @@ def _in_safetensors(path, file, size):
     for name, entry in header.items():
         if entry["dtype"] not in SAFETENSORS:
             raise ValueError(f"{name} holds {entry['dtype']}, expected F32, F16 or BF16")
-        dtype, shape, (first, last) = np.dtype(SAFETENSORS[entry["dtype"]]), tuple(entry["shape"]), entry["data_offsets"]
+        dtype, shape, (first, last) = (
+            np.dtype(SAFETENSORS[entry["dtype"]]),
+            tuple(entry["shape"]),
+            entry["data_offsets"],
+        )
         count = _count(name, shape)
-        if not (_is_count(first) and _is_count(last)) or last - first != count * dtype.itemsize or last > size - 8 - length:
+        if (
+            not (_is_count(first) and _is_count(last))
+            or last - first != count * dtype.itemsize
+            or last > size - 8 - length
+        ):
             raise ValueError(f"{name} of shape {shape} cannot be its bytes {first} to {last}")
         spans.append((first, last, name))
         strides = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
@@ -172,7 +183,8 @@ def _in_torch_zip(path, archive, members, program):
 
 
 def _in_legacy(path, file, size):
-    """Five pickles (mark, version, machine, module, order of the storages), then each storage: its length, and its numbers."""
+    """Five pickles (mark, version, machine, module, order of the storages), then each storage: its length, and its
+    numbers."""
     for mark in (LEGACY_MAGIC, LEGACY_PROTOCOL):
         if _unpickle(file)[0] != mark:
             raise ValueError("it is a pickle, but torch did not write it")
@@ -201,7 +213,8 @@ class Storage(typing.NamedTuple):
 
 
 def _strided(path, name, storage, member, start, offset, shape, strides):
-    """A view of a storage that begins `start` bytes into the file, or into a member of its zip; distances are in numbers, not bytes."""
+    """A view of a storage that begins `start` bytes into the file, or into a member of its zip; distances are in
+    numbers, not bytes."""
     count = _count(name, shape)
     if len(strides) != len(shape) or not all(_is_count(step) for step in (offset, *strides)):
         raise ValueError(f"{name} does not say where its numbers are")
@@ -257,15 +270,27 @@ def _unpickle(file):
         if reference[0] == "module":  # before version 1.6: a class, its file and its source
             return reference[1]
         kind, storage_class, key, _, numel, *view = reference
-        # What is no name is not looked up: to calculate the hash of a tuple of tuples, or to print it, could take for ever.
-        if kind != "storage" or type(storage_class) is not Name or view not in ([], [None]) or not _is_name(key) or not _is_count(numel):
+        # What is no name is not looked up: to calculate the hash of a tuple of tuples, or to print it, could take for
+        # ever.
+        if (
+            kind != "storage"
+            or type(storage_class) is not Name
+            or view not in ([], [None])
+            or not _is_name(key)
+            or not _is_count(numel)
+        ):
             raise ValueError("it refers to something that is no storage of numbers")
         storage = Storage(key, np.dtype(STORAGES[storage_class]), numel)
         if storages.setdefault(key, storage) != storage:
             raise ValueError(f"it describes storage {key} in two ways")
         return storage
 
-    return Machine(lambda name: name in PLACEHOLDERS or name.startswith(("dall_e.", "torch.nn.modules.")), refer).read(file), storages
+    return (
+        Machine(lambda name: name in PLACEHOLDERS or name.startswith(("dall_e.", "torch.nn.modules.")), refer).read(
+            file
+        ),
+        storages,
+    )
 
 
 def _tensors(module):
@@ -273,7 +298,9 @@ def _tensors(module):
     found, pending, seen = {}, [("", module)], set()
     while pending:
         prefix, module = pending.pop()
-        own, children = (module, {}) if isinstance(module, dict) else (module.state["_parameters"], module.state["_modules"])
+        own, children = (
+            (module, {}) if isinstance(module, dict) else (module.state["_parameters"], module.state["_modules"])
+        )
         if id(module) in seen or len(seen) > 1000:
             raise ValueError("its modules are too many, or one is inside another twice")
         seen.add(id(module))

@@ -14,7 +14,8 @@ from keras_splitmask.interchange.names import HUGGING_FACE, LAYOUTS, TIMM, WEIGH
 
 
 def write(folder, arguments, arrays, layout):
-    """Write the weights of an encoder by the names of a layout, and what their library wants to know of it, into a new folder.
+    """Write the weights of an encoder by the names of a layout, and what their library wants to know of it, into a new
+    folder.
 
     Args:
         folder: written whole or not at all.
@@ -33,10 +34,13 @@ def write(folder, arguments, arrays, layout):
     save = optional("safetensors.numpy", "interchange").save
     content = _by_their_names(arguments, arrays, layout)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as own:  # a name that nobody else has
+    with tempfile.TemporaryDirectory(
+        prefix=f".{folder.name}.", dir=folder.parent
+    ) as own:  # a name that nobody else has
         aside = pathlib.Path(own, folder.name)
         aside.mkdir()
-        # Transformers insists on the metadata. Written by us, since safetensors' own files have mode 0600 and errors of another kind.
+        # Transformers insists on the metadata. Written by us, since safetensors' own files have mode 0600 and errors of
+        # another kind.
         (aside / WEIGHTS).write_bytes(save(content, metadata={"format": "pt"}))
         for name, text in described(arguments, layout).items():
             (aside / name).write_text(json.dumps(text, indent=1) + "\n")
@@ -49,28 +53,45 @@ def _check(arguments, layout):
     extra, wanted = arguments["extra_tokens"], int(layout == "deit")
     if extra != wanted:
         advice = {0: "choose vit", 1: "choose deit"}.get(extra, "no layout has so many")
-        raise ValueError(f"Expected an encoder with extra_tokens={wanted} for the layout {layout}, received {extra}; {advice}.")
+        raise ValueError(
+            f"Expected an encoder with extra_tokens={wanted} for the layout {layout}, received {extra}; {advice}."
+        )
     height, width, _ = arguments["image_shape"]
     if layout == "beit" and height != width:
-        raise ValueError(f"Expected square images for the layout beit, received {height}x{width}, at which BeitModel fails; choose vit.")
+        raise ValueError(
+            f"Expected square images for the layout beit, received {height}x{width}, at which BeitModel fails; choose"
+            " vit."
+        )
     if layout == "timm" and arguments["epsilon"] != TIMM_EPSILON:
-        raise ValueError(f"Expected an encoder with epsilon={TIMM_EPSILON} for the layout timm, received {arguments['epsilon']}; choose vit, or load_encoder(PATH, epsilon={TIMM_EPSILON}).")
+        raise ValueError(
+            f"Expected an encoder with epsilon={TIMM_EPSILON} for the layout timm, received {arguments['epsilon']};"
+            f" choose vit, or load_encoder(PATH, epsilon={TIMM_EPSILON})."
+        )
 
 
 def _by_their_names(arguments, arrays, layout):
     side, channels = arguments["patch_size"], arguments["image_shape"][-1]
-    table, arrays = TIMM if layout == "timm" else HUGGING_FACE, {name: array.astype("float32") for name, array in arrays.items()}
+    table, arrays = (
+        TIMM if layout == "timm" else HUGGING_FACE,
+        {name: array.astype("float32") for name, array in arrays.items()},
+    )
     arrays[KERNEL] = arrays[KERNEL].reshape(side, side, channels, -1).transpose(3, 2, 0, 1)  # (D, C, side, side)
-    others = np.zeros((1 + arguments["extra_tokens"], arguments["width"]), "float32")  # the tokens that have no position of their own
+    others = np.zeros(
+        (1 + arguments["extra_tokens"], arguments["width"]), "float32"
+    )  # the tokens that have no position of their own
     arrays[POSITIONS] = np.concatenate([others, arrays[POSITIONS]])[None]  # (1, 1 + extra + N, D)
     if table is HUGGING_FACE:
         for name in [name for name in arrays if "/qkv/" in name]:
             arrays.update(zip((name.replace("qkv", part) for part in PARTS), np.split(arrays.pop(name), 3, axis=-1)))
     if layout == "beit":
-        arrays = {name: array for name, array in arrays.items() if not name.endswith("key/bias")}  # adds the same to all of a row of a softmax
+        arrays = {
+            name: array for name, array in arrays.items() if not name.endswith("key/bias")
+        }  # adds the same to all of a row of a softmax
     theirs = {}
     for ours, (their_name, *_) in table.items():
         for i in range(arguments["depth"] if "{}" in ours else 1):
-            theirs.update({b: arrays.pop(a) for a, b in names_of(ours.format(i + 1), their_name.format(i)) if a in arrays})
+            theirs.update(
+                {b: arrays.pop(a) for a, b in names_of(ours.format(i + 1), their_name.format(i)) if a in arrays}
+            )
     assert not arrays, arrays.keys()
     return {name: np.ascontiguousarray(array.T if array.ndim == 2 else array) for name, array in theirs.items()}

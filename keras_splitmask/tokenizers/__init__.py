@@ -2,3 +2,10 @@
 
 from keras_splitmask.tokenizers.codebooks import KMeans, RandomPatches, RandomProjection
 from keras_splitmask.tokenizers.dalle import Dalle
+
+__all__ = [
+    "Dalle",
+    "KMeans",
+    "RandomPatches",
+    "RandomProjection",
+]

@@ -1,29 +1,31 @@
-"""Visual words without a network: the nearest of V unit vectors in pixel space, by cosine (section 3.3 of the paper)."""
+"""Visual words without a network: the nearest of V unit vectors in pixel space, by cosine (section 3.3 of the
+paper)."""
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_splitmask.backend import chunks
+from keras_splitmask.backend.layers import argmax
 from keras_splitmask.patches import denormalise, grid_shape, normalise, to_images, to_patches
 from keras_splitmask.seeds import check_seed
-from keras_splitmask.backend import chunks
 from keras_splitmask.training.pixels import check_pixels
-from keras_splitmask.backend.layers import argmax
 
 
 class Codebook(keras.layers.Layer):
-    """Images (B, H, W, C) to words (B, N) int32, one a patch: the word whose vector has the highest cosine similarity with it.
+    """Images (B, H, W, C) to words (B, N) int32, one a patch: the word whose vector has the highest cosine similarity
+    with it.
 
     Args:
         image_shape: (height, width, channels), any number of channels.
         patch_size: side of a patch in pixels.
         vocabulary: V, number of words; 8192 in the paper.
-        resolution: "half" to look at a patch at half its resolution, as the paper does (8x8 pixels of a 16x16 patch), or
-            "full". Left out, it is half for patches of an even number of pixels from 8 up, and full for others.
+        resolution: "half" to look at a patch at half its resolution, as the paper does (8x8 pixels of a 16x16 patch),
+            or "full". Left out, it is half for patches of an even number of pixels from 8 up, and full for others.
         seed: of the random codebooks and of k-means' start.
 
-    `fit(images)` learns the codebook where there is something to learn, and for every tokenizer the mean patch of each word,
-    which is what `draw(ids)` shows.
+    `fit(images)` learns the codebook where there is something to learn, and for every tokenizer the mean patch of each
+    word, which is what `draw(ids)` shows.
     """
 
     learns = False  # whether the words mean nothing before `fit`
@@ -70,7 +72,8 @@ class Codebook(keras.layers.Layer):
         return None
 
     def pixels(self, images):
-        """Images (B, H, W, C) to the patches that words are chosen for: (B, N, d) float32, normalised, at the words' resolution."""
+        """Images (B, H, W, C) to the patches that words are chosen for: (B, N, d) float32, normalised, at the words'
+        resolution."""
         self._check_shape(images.shape)
         x = normalise(images)
         if self.shrink > 1:
@@ -86,7 +89,9 @@ class Codebook(keras.layers.Layer):
 
     def call(self, images):
         patches = self.pixels(images)  # (B, N, d)
-        _, ids = chunks.by_parts(lambda _, part: (_, self.words(*part)), ops.zeros(()), (patches,), width=self.vocabulary)
+        _, ids = chunks.by_parts(
+            lambda _, part: (_, self.words(*part)), ops.zeros(()), (patches,), width=self.vocabulary
+        )
         return chunks.join_parts(ids)
 
     def words(self, patches):
@@ -98,10 +103,13 @@ class Codebook(keras.layers.Layer):
         if type(self) is not type(other):
             return False
         mine, theirs = ((t.patch_size, t.resolution, t.image_shape[-1]) for t in (self, other))
-        return mine == theirs and np.array_equal(ops.convert_to_numpy(self.vectors), ops.convert_to_numpy(other.vectors))
+        return mine == theirs and np.array_equal(
+            ops.convert_to_numpy(self.vectors), ops.convert_to_numpy(other.vectors)
+        )
 
     def fit(self, images, max_patches=100_000, batch_size=256, report=lambda line: None):
-        """Learn from images (B, H, W, C), of which at most `max_patches` patches are looked at; the paper has 3 million for k-means.
+        """Learn from images (B, H, W, C), of which at most `max_patches` patches are looked at; the paper has 3 million
+        for k-means.
 
         Args:
             images: an array, or what else has a length and a shape and gives the images of an array of indices.
@@ -113,7 +121,10 @@ class Codebook(keras.layers.Layer):
             ValueError: of images of another shape, or that are no pixels; see `training.pixels.check_pixels`.
         """
         if not hasattr(images, "shape"):
-            raise ValueError(f"Expected an array of images of {self.image_shape}, received a {type(images).__name__}; join its parts by numpy.concatenate.")
+            raise ValueError(
+                f"Expected an array of images of {self.image_shape}, received a {type(images).__name__}; join its parts"
+                " by numpy.concatenate."
+            )
         self._check_shape(images.shape)
         if not len(images):
             raise ValueError("Expected at least one image to learn words from, received none.")
@@ -143,7 +154,8 @@ class Codebook(keras.layers.Layer):
         return self
 
     def draw(self, ids):
-        """Words (B, N) to images (B, H, W, C) float32 in 0..1, each word as the mean of the patches that it stood for in `fit`."""
+        """Words (B, N) to images (B, H, W, C) float32 in 0..1, each word as the mean of the patches that it stood for
+        in `fit`."""
         height, width, channels = self.image_shape
         shape = (height // self.shrink, width // self.shrink, channels)
         images = to_images(ops.take(self.portraits, ids, axis=0), shape, self.patch_size // self.shrink)
@@ -178,7 +190,8 @@ class RandomPatches(Codebook):
 
     def _learn(self, patches, image_of_patch, rng, report):
         order = rng.permutation(len(patches))
-        # How many patches of the same image come before, in the random order: first the first of each image, then the second.
+        # How many patches of the same image come before, in the random order: first the first of each image, then the
+        # second.
         image = image_of_patch[order]
         by_image = np.argsort(image, kind="stable")
         starts = np.searchsorted(image[by_image], image[by_image])
@@ -198,7 +211,11 @@ class KMeans(RandomPatches):
             report(f"k-means of {len(patches)} patches, round {i + 1} of {rounds}")
             sums, counts = _sums(patches, lambda part: _nearest(part, centroids), self.vocabulary)
             # A centroid that nothing is near to starts again from a patch.
-            centroids = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], patches[rng.integers(len(patches), size=len(sums))])
+            centroids = np.where(
+                counts[:, None] > 0,
+                sums / np.maximum(counts, 1)[:, None],
+                patches[rng.integers(len(patches), size=len(sums))],
+            )
         return centroids
 
 
@@ -207,7 +224,8 @@ def _unit(vectors):
 
 
 def _pieces(patches, size=4096):
-    """Patches (M, d) float16 a few at a time, as float32, so that of what is computed from them little is in memory at once."""
+    """Patches (M, d) float16 a few at a time, as float32, so that of what is computed from them little is in memory at
+    once."""
     for start in range(0, len(patches), size):
         yield patches[start : start + size].astype("float32")
 

@@ -1,7 +1,7 @@
 """Visual words of DALL-E's dVAE (Ramesh et al., 2021, "Zero-Shot Text-to-Image Generation"), as BEiT predicts them.
 
-Its weights come from a file that the user names: `encoder.pkl` as published, or the same arrays in a .safetensors or .npz. The
-network is described by its convolutions, which keep their published names.
+Its weights come from a file that the user names: `encoder.pkl` as published, or the same arrays in a .safetensors or
+.npz. The network is described by its convolutions, which keep their published names.
 """
 
 import itertools
@@ -11,10 +11,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_splitmask.interchange.weight_files import open_weights
 from keras_splitmask.patches import grid_shape, to_images, to_patches, to_pixels
 from keras_splitmask.resampling import resampling_matrix
 from keras_splitmask.training.pixels import check_pixels
-from keras_splitmask.interchange.weight_files import open_weights
 
 ADDRESS = "https://cdn.openai.com/dall-e/{}.pkl"
 MARGIN = 0.1  # pixels in 0..1 are mapped to 0.1..0.9, away from the ends of the logit-Laplace distribution
@@ -24,11 +24,12 @@ DECODER_INPUT = 128  # width at which the decoder begins, whatever its other wid
 
 
 class Network(keras.layers.Layer):
-    """Half of the dVAE, (B, rows, columns, C) to (B, rows', columns', D) float32: convolutions without norms, in four groups.
+    """Half of the dVAE, (B, rows, columns, C) to (B, rows', columns', D) float32: convolutions without norms, in four
+    groups.
 
     Args:
-        convolutions: {published name: (channels out, channels in, side of the kernel)}, in order, as `encoder_convolutions` and
-            `decoder_convolutions` list them.
+        convolutions: {published name: (channels out, channels in, side of the kernel)}, in order, as
+            `encoder_convolutions` and `decoder_convolutions` list them.
         between: the change of size between groups, a function of an array (B, rows, columns, D).
     """
 
@@ -42,7 +43,9 @@ class Network(keras.layers.Layer):
         rng = np.random.default_rng(0)
 
         def initial(shape, dtype=None):  # by NumPy, since JAX compiles a generator for each shape: half a minute
-            return ops.convert_to_tensor(rng.standard_normal(shape, "float32") / np.float32(math.prod(shape[:-1]) ** 0.5), dtype)
+            return ops.convert_to_tensor(
+                rng.standard_normal(shape, "float32") / np.float32(math.prod(shape[:-1]) ** 0.5), dtype
+            )
 
         for name, (n_out, n_in, side) in self.convolutions.items():
             shape, path = (side, side, n_in, n_out), name.replace(".", "_")  # torch allows no points in names
@@ -111,10 +114,11 @@ def _double(x):
 class Dalle(keras.layers.Layer):
     """Images (B, H, W, 1 or 3) to words (B, N) int32, one a patch: the dVAE's most likely word for each 8x8 pixels.
 
-    The image is resized so that a patch becomes 8x8 pixels; 224 pixels in patches of 16 are looked at as 112, as in BEiT. A grey
-    image is repeated as three channels. The dVAE learnt from photographs of its own (Conceptual Captions and a part of YFCC100M): with
-    it, the images at hand are no longer the only data; and its licence asks that its use be indicated. Built by the constructor
-    alone it has random weights; `from_files` reads the published ones, and a saved model holds them.
+    The image is resized so that a patch becomes 8x8 pixels; 224 pixels in patches of 16 are looked at as 112, as in
+    BEiT. A grey image is repeated as three channels. The dVAE learnt from photographs of its own (Conceptual Captions
+    and a part of YFCC100M): with it, the images at hand are no longer the only data; and its licence asks that its use
+    be indicated. Built by the constructor alone it has random weights; `from_files` reads the published ones, and a
+    saved model holds them.
 
     Args:
         image_shape: (height, width, channels), of 1 or 3 channels.
@@ -124,7 +128,8 @@ class Dalle(keras.layers.Layer):
         decoder: whether there is the decoder, which `draw` then shows words by.
 
     Raises:
-        ValueError: of the constructor, if an argument is none of these; of the call, if the images are of another shape.
+        ValueError: of the constructor, if an argument is none of these; of the call, if the images are of another
+            shape.
     """
 
     def __init__(self, image_shape, patch_size, vocabulary=8192, hidden=256, decoder=False, name="tokenizer", **kwargs):
@@ -138,8 +143,8 @@ class Dalle(keras.layers.Layer):
         self.grid = grid_shape(image_shape, patch_size)
         if self.image_shape[-1] not in (1, 3):
             raise ValueError(
-                f"Expected images of 1 or 3 channels, which is all that DALL-E's words are for, received image_shape={self.image_shape}; "
-                "take another tokenizer or convert the images."
+                "Expected images of 1 or 3 channels, which is all that DALL-E's words are for, received"
+                f" image_shape={self.image_shape}; take another tokenizer or convert the images."
             )
         self.size = tuple(STRIDE * count for count in self.grid)
         self.vocabulary = vocabulary
@@ -156,7 +161,9 @@ class Dalle(keras.layers.Layer):
             self.decoder.build((None, *self.grid, self.vocabulary))
         else:
             shape = (self.vocabulary, STRIDE * STRIDE * self.image_shape[-1])
-            self.portraits = self.add_weight(shape=shape, initializer=keras.initializers.Constant(0.5), trainable=False, name="portraits")
+            self.portraits = self.add_weight(
+                shape=shape, initializer=keras.initializers.Constant(0.5), trainable=False, name="portraits"
+            )
         self.built = True
 
     @classmethod
@@ -164,13 +171,13 @@ class Dalle(keras.layers.Layer):
         """With the weights of files, which also say the size of the dVAE.
 
         Args:
-            encoder, decoder: paths; the decoder's can be left out, and is for drawing alone. Files are as published, or hold the same
-                arrays by name; see `weight_files.open_weights`.
+            encoder, decoder: paths; the decoder's can be left out, and is for drawing alone. Files are as published, or
+                hold the same arrays by name; see `weight_files.open_weights`.
             sha256: checksum of the encoder's file, to be compared.
 
         Raises:
-            ValueError: if a file is not there, cannot be read as data alone, or does not fit: each weight that is missing, left over or of
-                another shape is named before any is read.
+            ValueError: if a file is not there, cannot be read as data alone, or does not fit: each weight that is
+                missing, left over or of another shape is named before any is read.
         """
         files = [("encoder", encoder, sha256)] + ([("decoder", decoder, None)] if decoder else [])
         found = {half: _open(half, path, checksum) for half, path, checksum in files}
@@ -203,7 +210,8 @@ class Dalle(keras.layers.Layer):
         return self.encoder((1 - 2 * MARGIN) * x + MARGIN)
 
     def same_words(self, other):
-        """Whether another tokenizer has the same dVAE and patches of the same size; around a patch, it sees the image as well."""
+        """Whether another tokenizer has the same dVAE and patches of the same size; around a patch, it sees the image
+        as well."""
         if type(self) is not type(other):
             return False
         mine, theirs = ((t.patch_size, t.image_shape[-1], t.vocabulary, t.hidden) for t in (self, other))
@@ -213,7 +221,8 @@ class Dalle(keras.layers.Layer):
     def fit(self, images, max_patches=10_000, batch_size=16, report=lambda line: None):
         """Learn what `draw` shows if there is no decoder: each word as the mean of its patches in images (B, H, W, C).
 
-        The words are what they are. At most `max_patches` patches are looked at; a word that is not among them stays grey.
+        The words are what they are. At most `max_patches` patches are looked at; a word that is not among them stays
+        grey.
         """
         if self.decoder:
             return self
@@ -232,7 +241,8 @@ class Dalle(keras.layers.Layer):
         return self
 
     def draw(self, ids):
-        """Words (B, N) to images (B, H, W, C) float32 in 0..1: by the decoder, or without one each word as `fit` met it."""
+        """Words (B, N) to images (B, H, W, C) float32 in 0..1: by the decoder, or without one each word as `fit` met
+        it."""
         if self.decoder:
             words = ops.one_hot(ops.reshape(ids, (-1, *self.grid)), self.vocabulary)
             x = (ops.sigmoid(self.decoder(words)[..., :3]) - MARGIN) / (1 - 2 * MARGIN)
@@ -284,7 +294,14 @@ def _check(stored, convolutions, half, path):
     expected.update({f"{name}.b": (n_out,) for name, (n_out, _, _) in convolutions.items()})
     wrong = [f"{name} is missing" for name in expected if name not in stored]
     wrong += [f"{name} is left over" for name in stored if name not in expected]
-    wrong += [f"{n} has shape {stored[n].shape}, expected {expected[n]}" for n in expected if n in stored and stored[n].shape != expected[n]]
+    wrong += [
+        f"{n} has shape {stored[n].shape}, expected {expected[n]}"
+        for n in expected
+        if n in stored and stored[n].shape != expected[n]
+    ]
     if wrong:
         more = f"; and {len(wrong) - 6} more" if len(wrong) > 6 else ""
-        raise ValueError(f"Expected the weights of DALL-E's {half}, received {path}, which does not fit: {'; '.join(wrong[:6])}{more}.")
+        raise ValueError(
+            f"Expected the weights of DALL-E's {half}, received {path}, which does not fit:"
+            f" {'; '.join(wrong[:6])}{more}."
+        )

@@ -1,10 +1,11 @@
 """Checkpoints that are whole or absent: written aside, flushed, renamed, and checked byte by byte when they are read.
 
-A file holds, in this order: the length of the header (8 bytes), the header (JSON: the step, what the caller wants noted, and for
-each array its name, dtype, shape and sha256), the arrays one after another, and the sha256 of the length and the header.
+A file holds, in this order: the length of the header (8 bytes), the header (JSON: the step, what the caller wants
+noted, and for each array its name, dtype, shape and sha256), the arrays one after another, and the sha256 of the length
+and the header.
 
-Whatever else lies under a checkpoint's name (a damaged file, one of another step, a folder, a link to nothing) is not counted:
-it is renamed to `step-0000000020.checkpoint.damaged`, and never deleted.
+Whatever else lies under a checkpoint's name (a damaged file, one of another step, a folder, a link to nothing) is not
+counted: it is renamed to `step-0000000020.checkpoint.damaged`, and never deleted.
 """
 
 import contextlib
@@ -36,11 +37,16 @@ def variables_of(model):
     named += [(f"random/{i}", v) for i, v in enumerate(states)]
     # In float16 there is an optimizer within one that scales the loss, and both count steps.
     inner = {id(v) for v in getattr(model.optimizer, "inner_optimizer", model.optimizer).variables}
-    named += [("optimizer/" + "scaling/" * (id(v) not in inner) + v.path.split("/", 1)[-1], v) for v in model.optimizer.variables]
+    named += [
+        ("optimizer/" + "scaling/" * (id(v) not in inner) + v.path.split("/", 1)[-1], v)
+        for v in model.optimizer.variables
+    ]
     names = [name for name, _ in named]
     if len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"Expected every variable to have a path of its own, received several called {', '.join(twice)}.")
+        raise ValueError(
+            f"Expected every variable to have a path of its own, received several called {', '.join(twice)}."
+        )
     return dict(named)
 
 
@@ -67,7 +73,12 @@ def save(folder, step, arrays, note=None, keep=2, keep_every=None, report=print)
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     pieces = {name: array.reshape(-1).view("uint8") for name, array in arrays.items()}
     entries = [
-        {"name": name, "dtype": array.dtype.str, "shape": array.shape, "sha256": hashlib.sha256(pieces[name]).hexdigest()}
+        {
+            "name": name,
+            "dtype": array.dtype.str,
+            "shape": array.shape,
+            "sha256": hashlib.sha256(pieces[name]).hexdigest(),
+        }
         for name, array in arrays.items()
     ]
     header = json.dumps({"step": step, "note": note, "arrays": entries}).encode()
@@ -103,7 +114,8 @@ def load(path):
     """A checkpoint's step, note and arrays by name.
 
     Raises:
-        Damaged: if any byte of the file differs from what was written, some are missing, or its name is that of another step.
+        Damaged: if any byte of the file differs from what was written, some are missing, or its name is that of another
+            step.
         OSError: if it cannot be read.
     """
     with _reading(path) as file:
@@ -159,7 +171,10 @@ def _read_header(file, path):
     try:
         header = json.loads(start[8:])
         step, note = header["step"], header["note"]
-        entries = [(entry["name"], np.dtype(entry["dtype"]), tuple(entry["shape"]), entry["sha256"]) for entry in header["arrays"]]
+        entries = [
+            (entry["name"], np.dtype(entry["dtype"]), tuple(entry["shape"]), entry["sha256"])
+            for entry in header["arrays"]
+        ]
         sizes = [dtype.itemsize * math.prod(shape) for _, dtype, shape, _ in entries]
         if not all(_is_plain(dtype) and min(shape, default=0) >= 0 for _, dtype, shape, _ in entries):
             raise ValueError("it has arrays of negative sizes, or of what are no numbers")
@@ -175,7 +190,8 @@ def _read_header(file, path):
 
 
 def _is_plain(dtype):
-    """Whether it is of numbers, bfloat16 among them, which NumPy has as two bytes. Of a dtype without a size, any number is no more than a byte."""
+    """Whether it is of numbers, bfloat16 among them, which NumPy has as two bytes. Of a dtype without a size, any
+    number is no more than a byte."""
     return dtype.kind in "biufcV" and 0 < dtype.itemsize <= 16 and dtype.fields is None and dtype.subdtype is None
 
 
@@ -193,7 +209,8 @@ def _read_arrays(file, path, entries):
 
 
 def _is_of_its_step(path):
-    """Whether there is a checkpoint of the step that the name says, by its header and its length only, which costs little."""
+    """Whether there is a checkpoint of the step that the name says, by its header and its length only, which costs
+    little."""
     try:
         with _reading(path) as file:
             _read_header(file, path)
@@ -223,7 +240,8 @@ def _stamp(path):
 
 
 def _prune(folder, step, keep, keep_every, report):
-    """After a save of `step`: keep the newest whole ones, delete the older ones, and move aside what is not whole or is of a later step."""
+    """After a save of `step`: keep the newest whole ones, delete the older ones, and move aside what is not whole or is
+    of a later step."""
     whole = 1
 
     def move(path, word, reason):
@@ -285,7 +303,9 @@ def restore(variables, arrays, name="The checkpoint"):
         if name in arrays and arrays[name].shape != tuple(v.shape)
     ]
     if wrong:
-        raise ValueError(f"{name} does not fit the model: {'; '.join(wrong[:6])}{' and more' if len(wrong) > 6 else ''}.")
+        raise ValueError(
+            f"{name} does not fit the model: {'; '.join(wrong[:6])}{' and more' if len(wrong) > 6 else ''}."
+        )
     for name, variable in variables.items():
         variable.assign(arrays[name])
 

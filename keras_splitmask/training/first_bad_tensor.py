@@ -11,7 +11,8 @@ def find(model, batch, step):
 
     Args:
         model: a `PretextModel`.
-        batch: images (B, H, W, C), or the dictionary of images that the model is fitted to, or a tuple of them and their labels.
+        batch: images (B, H, W, C), or the dictionary of images that the model is fitted to, or a tuple of them and
+            their labels.
         step: int, the number of the step, from 0 on.
 
     Returns:

@@ -1,5 +1,5 @@
-"""Known failures, told from the numbers of a run, one line each: collapse, one word for all, waiting for data, divergence."""
-
+"""Known failures, told from the numbers of a run, one line each: collapse, one word for all, waiting for data,
+divergence."""
 
 KNOWN = {
     "collapse": "collapse: the features hardly differ between images.",
@@ -26,7 +26,9 @@ def hints(past, remedies=None):
         List of strings, empty as long as all is well. A failure is named when it begins, and not again while it lasts.
     """
     remedies = {**REMEDIES, **(remedies or {})}
-    return [f"{line} {remedies[name]}" for name, line in KNOWN.items() if _met(name, past) and not _met(name, past[:-1])]
+    return [
+        f"{line} {remedies[name]}" for name, line in KNOWN.items() if _met(name, past) and not _met(name, past[:-1])
+    ]
 
 
 def _met(name, past):

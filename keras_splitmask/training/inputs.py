@@ -1,4 +1,5 @@
-"""The check of what the models are given: images and options that would be learnt from wrongly are refused in one line."""
+"""The check of what the models are given: images and options that would be learnt from wrongly are refused in one
+line."""
 
 import contextlib
 import functools
@@ -16,12 +17,16 @@ from keras_splitmask.training.watching import Look, admitted, problem_within
 def check_fitted(tokenizer):
     """Refuse a tokenizer of this library that learns its words from images and has seen none. Raises ValueError."""
     if getattr(tokenizer, "learns", False) and not tokenizer.fitted:
-        raise ValueError(f"Expected a fitted {type(tokenizer).__name__}, received one that has seen no images; call tokenizer.fit(images) first.")
+        raise ValueError(
+            f"Expected a fitted {type(tokenizer).__name__}, received one that has seen no images; call"
+            " tokenizer.fit(images) first."
+        )
 
 
 @contextlib.contextmanager
 def _values_kept(model):
-    """Return to the variables the values that Keras on JAX takes from them before it asks for data, if there is none or a step fails."""
+    """Return to the variables the values that Keras on JAX takes from them before it asks for data, if there is none or
+    a step fails."""
     if keras.backend.backend() != "jax":
         yield
         return
@@ -66,9 +71,9 @@ def _checked(name):
 class CheckedModel(keras.Model):
     """A model of images that checks what it is given before anything is learnt or told from it.
 
-    The first batch is looked at, of an array images spread over it; the values of batches that TensorFlow's strategies have
-    distributed already are not. `train_on_batch`, `test_on_batch` and `predict_on_batch` look at one batch in all and leave NaN to the
-    training step, which skips it.
+    The first batch is looked at, of an array images spread over it; the values of batches that TensorFlow's strategies
+    have distributed already are not. `train_on_batch`, `test_on_batch` and `predict_on_batch` look at one batch in all
+    and leave NaN to the training step, which skips it.
     """
 
     takes_pixels = True  # whether what it is given are pixels; other values are not checked
@@ -80,7 +85,11 @@ class CheckedModel(keras.Model):
     _batch_seen = False
 
     fit, evaluate, predict = _checked("fit"), _checked("evaluate"), _checked("predict")
-    train_on_batch, test_on_batch, predict_on_batch = _checked("train_on_batch"), _checked("test_on_batch"), _checked("predict_on_batch")
+    train_on_batch, test_on_batch, predict_on_batch = (
+        _checked("train_on_batch"),
+        _checked("test_on_batch"),
+        _checked("predict_on_batch"),
+    )
 
     def __call__(self, images, *arguments, **options):
         if self.takes_pixels and isinstance(images, np.ndarray) and images.ndim:
@@ -95,18 +104,29 @@ class CheckedModel(keras.Model):
 
     def _check_learns(self):
         if not self.trainable_variables:
-            raise ValueError(f"Expected a {type(self).__name__} with weights to learn, received one with none; set `trainable = True` before `compile`.")
+            raise ValueError(
+                f"Expected a {type(self).__name__} with weights to learn, received one with none; set `trainable ="
+                " True` before `compile`."
+            )
         modes = {layer.quantization_mode for layer in self._flatten_layers()} - {None}
         if modes:
-            raise ValueError(f"Expected float weights to train, received {', '.join(sorted(modes))}; train the model before it is quantized.")
+            raise ValueError(
+                f"Expected float weights to train, received {', '.join(sorted(modes))}; train the model before it is"
+                " quantized."
+            )
 
     @functools.wraps(keras.Model.compile)
     def compile(self, *arguments, **options):
         bound = inspect.signature(keras.Model.compile).bind(self, *arguments, **options)
         if self.own_loss:
-            names = [n for n in ("loss", "loss_weights", "metrics", "weighted_metrics") if bound.arguments.get(n) is not None]
+            names = [
+                n for n in ("loss", "loss_weights", "metrics", "weighted_metrics") if bound.arguments.get(n) is not None
+            ]
             if names:
-                raise ValueError(f"Expected no {', '.join(names)} of {type(self).__name__}, which has its own loss and metrics; compile it without.")
+                raise ValueError(
+                    f"Expected no {', '.join(names)} of {type(self).__name__}, which has its own loss and metrics;"
+                    " compile it without."
+                )
         optimizer = bound.arguments.get("optimizer")
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)
         if self.own_step and (count := getattr(optimizer, "gradient_accumulation_steps", None)):
@@ -138,16 +158,30 @@ class CheckedModel(keras.Model):
             self._check_learns()
         if not self.takes_pixels or (on_batch and self._batch_seen):
             return []
-        options = {"several": self.compares and not predicts, "problem_of_labels": None if predicts else self.problem_of_labels}
+        options = {
+            "several": self.compares and not predicts,
+            "problem_of_labels": None if predicts else self.problem_of_labels,
+        }
         if on_batch:
             admitted(given.get("x"), Look(finite=False, **options), math.inf, labels=given.get("y"))
             self._batch_seen = True
             return []
         strategy = getattr(self, "distribute_strategy", None)  # TensorFlow's
-        parts = {"parts": self.accumulate, "devices": strategy.num_replicas_in_sync if strategy else 1} if name == "fit" else {}
+        parts = (
+            {"parts": self.accumulate, "devices": strategy.num_replicas_in_sync if strategy else 1}
+            if name == "fit"
+            else {}
+        )
         looks = [Look(**options, **parts), Look(**options)]
         steps = given.get("steps_per_epoch") or given.get("steps")
-        given["x"] = admitted(given.get("x"), looks[0], given.get("batch_size"), steps, given.get("y"), given.get("validation_split") or 0.0)
+        given["x"] = admitted(
+            given.get("x"),
+            looks[0],
+            given.get("batch_size"),
+            steps,
+            given.get("y"),
+            given.get("validation_split") or 0.0,
+        )
         if (data := given.get("validation_data")) is not None:
             size, labels = given.get("validation_batch_size") or given.get("batch_size"), None
             if isinstance(data, (tuple, list)) and len(data) > 1:
@@ -159,14 +193,26 @@ class CheckedModel(keras.Model):
     def _check_keras_options(self, given):
         weights = [name for name in ("class_weight", "sample_weight") if given.get(name) is not None]
         if weights and self.own_loss:
-            raise ValueError(f"Expected no {' and no '.join(weights)} with {type(self).__name__}, whose loss has no weights; leave them out.")
+            raise ValueError(
+                f"Expected no {' and no '.join(weights)} with {type(self).__name__}, whose loss has no weights; leave"
+                " them out."
+            )
         optimizer = getattr(self, "optimizer", None)
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)
         callbacks = given.get("callbacks")
-        callbacks = callbacks.callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else keras.tree.flatten(callbacks)
-        setters = [type(c).__name__ for c in callbacks if isinstance(c, (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau))]
+        callbacks = (
+            callbacks.callbacks
+            if isinstance(callbacks, keras.callbacks.CallbackList)
+            else keras.tree.flatten(callbacks)
+        )
+        setters = [
+            type(c).__name__
+            for c in callbacks
+            if isinstance(c, (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau))
+        ]
         if setters and optimizer is not None and isinstance(optimizer.get_config().get("learning_rate"), dict):
             raise ValueError(
-                f"Expected an optimizer whose learning rate is a number with {setters[0]}, received one that follows a schedule; leave the "
-                "callback out, or compile with keras_splitmask.training.LayerwiseAdamW(learning_rate=1e-3)."
+                f"Expected an optimizer whose learning rate is a number with {setters[0]}, received one that follows a"
+                " schedule; leave the callback out, or compile with"
+                " keras_splitmask.training.LayerwiseAdamW(learning_rate=1e-3)."
             )

@@ -20,15 +20,18 @@ SHARE = 0.02  # of the time that checkpoints may take when nobody says how often
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Saves the state of `fit` at the ends of epochs, and at once on SIGTERM, SIGINT and SIGHUP, which end in exit status 75.
+    """Saves the state of `fit` at the ends of epochs, and at once on SIGTERM, SIGINT and SIGHUP, which end in exit
+    status 75.
 
     Args:
         folder: of the checkpoints.
         start: steps done before.
-        every: steps between checkpoints, which are made at the ends of epochs; None for as many as fit in 2% of the time.
+        every: steps between checkpoints, which are made at the ends of epochs; None for as many as fit in 2% of the
+            time.
         keep_every: keep those of every so many steps; else the last two.
         note: a dictionary that JSON can hold, to be kept with each.
-        devices: `backend.devices.Devices`. Of several hosts the first saves, and all stop together, at the end of an epoch.
+        devices: `backend.devices.Devices`. Of several hosts the first saves, and all stop together, at the end of an
+            epoch.
     """
 
     def __init__(self, folder, start=0, every=None, keep_every=None, note=None, devices=None, advice=ADVICE):
@@ -51,7 +54,8 @@ class Checkpoints(keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def listening(self):
-        """Within it, SIGTERM, SIGINT and SIGHUP save and end the run: at the end of a step once `fit` has begun, before that at once.
+        """Within it, SIGTERM, SIGINT and SIGHUP save and end the run: at the end of a step once `fit` has begun, before
+        that at once.
 
         What is ignored, as SIGHUP is under nohup, stays ignored.
         """
@@ -81,28 +85,38 @@ class Checkpoints(keras.callbacks.Callback):
         self.saved = self.step
         # The metrics of an interval that was cut off are made when `fit` begins.
         self.metrics = {name: arrays.pop(name) for name in list(arrays) if name.startswith("metrics/")}
-        checkpoints.restore(checkpoints.variables_of(model), arrays, f"The checkpoint of step {self.step} in {self.folder}")
+        checkpoints.restore(
+            checkpoints.variables_of(model), arrays, f"The checkpoint of step {self.step} in {self.folder}"
+        )
         return self.step
 
     def on_epoch_begin(self, epoch, logs=None):
         self.training = True
         self.before = self.step
         variables = self._metrics()
-        if self.metrics and {name: v.shape for name, v in self.metrics.items()} == {name: tuple(v.shape) for name, v in variables.items()}:
+        if self.metrics and {name: v.shape for name, v in self.metrics.items()} == {
+            name: tuple(v.shape) for name, v in variables.items()
+        }:
             for name, variable in variables.items():
                 variable.assign(self.metrics[name])
         self.metrics = {}
 
     def on_train_batch_end(self, batch, logs=None):
         self.step = self.before + batch + 1  # an execution may be of several steps
-        if self.signal is not None and self.devices.hosts == 1 and batch + 1 != self.params.get("steps"):  # else the interval has its line first
+        if (
+            self.signal is not None and self.devices.hosts == 1 and batch + 1 != self.params.get("steps")
+        ):  # else the interval has its line first
             if hasattr(self.model, "jax_state_sync"):
                 self.model.jax_state_sync()
             self.save(within=True)
             self._stop()
 
     def on_epoch_end(self, epoch, logs=None):
-        due = time.monotonic() - self.ended >= self.cost / SHARE if self.every is None else self.step - self.saved >= self.every
+        due = (
+            time.monotonic() - self.ended >= self.cost / SHARE
+            if self.every is None
+            else self.step - self.saved >= self.every
+        )
         if due:
             self.save()
         if self.devices.any_host(self.signal is not None):
@@ -118,7 +132,12 @@ class Checkpoints(keras.callbacks.Callback):
         began = time.monotonic()
         variables = {**checkpoints.variables_of(self.model), **(self._metrics() if within else {})}
         arrays = {name: distribution.to_numpy(variable) for name, variable in variables.items()}
-        _check_finite({name: array for name, array in arrays.items() if not name.startswith("metrics/")}, self.step, self.saved, self.advice)
+        _check_finite(
+            {name: array for name, array in arrays.items() if not name.startswith("metrics/")},
+            self.step,
+            self.saved,
+            self.advice,
+        )
         try:
             if self.devices.host == 0:
                 self.write(arrays)
@@ -139,14 +158,21 @@ class Checkpoints(keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def finishing(self):
-        """Within it, what a finished run leaves is written. If that fails, one line says so, and the run ends with status 75."""
+        """Within it, what a finished run leaves is written. If that fails, one line says so, and the run ends with
+        status 75."""
         try:
             yield
         except Exception as error:
             if not (cause := failed_write(error)):
                 raise
-            state = f"the last checkpoint, of step {self.saved}, is in {self.folder}" if self.saved else "no checkpoint could be saved either"
-            _say(f"The results could not be written: {cause}; {state}. {remedy(cause)} Then run the same command again.")
+            state = (
+                f"the last checkpoint, of step {self.saved}, is in {self.folder}"
+                if self.saved
+                else "no checkpoint could be saved either"
+            )
+            _say(
+                f"The results could not be written: {cause}; {state}. {remedy(cause)} Then run the same command again."
+            )
             raise SystemExit(STATUS) from error
 
     def _say_that_it_failed(self, error):
@@ -188,7 +214,8 @@ def stopping_signals():
 
 
 def failed_write(error):
-    """The system's OSError behind an error, which a library may have wrapped in its own; None if it is of another kind."""
+    """The system's OSError behind an error, which a library may have wrapped in its own; None if it is of another
+    kind."""
     if isinstance(error, ValueError):  # bad input, whatever showed it
         return None
     while error is not None and not (isinstance(error, OSError) and error.errno):
@@ -203,15 +230,18 @@ def remedy(error):
 
 
 def _say(line):
-    """Print a line, also within a signal handler or when the terminal is gone, as after SIGHUP: then it is lost, but not the run."""
+    """Print a line, also within a signal handler or when the terminal is gone, as after SIGHUP: then it is lost, but
+    not the run."""
     with contextlib.suppress(OSError, RuntimeError, ValueError):
         print(line, flush=True)
 
 
 def _check_finite(arrays, step, saved, advice):
-    bad = next((name for name, array in arrays.items() if array.dtype.kind == "f" and not np.isfinite(array).all()), None)
+    bad = next(
+        (name for name, array in arrays.items() if array.dtype.kind == "f" and not np.isfinite(array).all()), None
+    )
     if bad:
         raise FloatingPointError(
-            f"Expected a finite state after step {step}, received NaN or infinity in {bad}; it is not saved, and the run stops. The checkpoint "
-            f"of step {saved} is the last. {advice}"
+            f"Expected a finite state after step {step}, received NaN or infinity in {bad}; it is not saved, and the"
+            f" run stops. The checkpoint of step {saved} is the last. {advice}"
         )

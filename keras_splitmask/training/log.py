@@ -8,7 +8,6 @@ import keras
 from keras_splitmask.training.hints import hints
 from keras_splitmask.training.metrics_file import MetricsFile
 
-
 ADVICE = "Lower the learning rate or lengthen the warm-up."  # after a run that diverged; a program names its flags
 
 
@@ -29,10 +28,24 @@ class RunLog(keras.callbacks.Callback):
         state: what `state()` was at step `start`; left out, as the file says.
 
     Raises:
-        FloatingPointError: in `fit`, if no loss or no gradient was finite in `patience` steps in a row, or in more than half of the run up to its end.
+        FloatingPointError: in `fit`, if no loss or no gradient was finite in `patience` steps in a row, or in more than
+            half of the run up to its end.
     """
 
-    def __init__(self, path, steps, batch_size, images, start=0, measures=(), explain=None, patience=20, advice=ADVICE, remedies=None, state=None):
+    def __init__(
+        self,
+        path,
+        steps,
+        batch_size,
+        images,
+        start=0,
+        measures=(),
+        explain=None,
+        patience=20,
+        advice=ADVICE,
+        remedies=None,
+        state=None,
+    ):
         super().__init__()
         self.steps = steps
         self.batch_size = batch_size
@@ -50,14 +63,17 @@ class RunLog(keras.callbacks.Callback):
         state = state or (self.past[-1] if self.past else {})
         self.skipped = state.get("skipped_steps", 0)  # up to the last interval
         self.counted = state.get("counted", 0)  # of the interval that an earlier process began
-        self.lost_since = state.get("lost_since")  # first of the steps in a row, up to now, without a finite loss and gradient
+        self.lost_since = state.get(
+            "lost_since"
+        )  # first of the steps in a row, up to now, without a finite loss and gradient
         self.batches = []
         self.began = None
         self.waited = 0.0  # seconds of this interval
         self.measured = True
 
     def timed(self, batches, measured=True):
-        """The batches for `fit`, as tuples. How long it waits for them is measured, unless it is a thread of its own that takes them."""
+        """The batches for `fit`, as tuples. How long it waits for them is measured, unless it is a thread of its own
+        that takes them."""
         self.measured = measured
         iterator = iter(batches)
         while True:
@@ -81,7 +97,9 @@ class RunLog(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.step = self.step_before + batch + 1  # an execution may be of several steps
-        self.batches.append((self.step, logs))  # not read before the interval ends: that would wait for the device at every step
+        self.batches.append(
+            (self.step, logs)
+        )  # not read before the interval ends: that would wait for the device at every step
 
     def on_epoch_end(self, epoch, logs=None):
         seconds = time.monotonic() - self.interval_began
@@ -91,7 +109,10 @@ class RunLog(keras.callbacks.Callback):
         self.skipped += skipped
         self.batches, self.counted = [], 0
         if self.step >= self.steps and self.skipped >= self.steps:
-            raise FloatingPointError(f"Expected a finite loss and gradient, received none in all {self.steps} steps; nothing was learnt. {self.advice}")
+            raise FloatingPointError(
+                f"Expected a finite loss and gradient, received none in all {self.steps} steps; nothing was learnt."
+                f" {self.advice}"
+            )
         if skipped >= self.step - self.step_before:
             values = {}  # means of nothing
         values["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
@@ -105,7 +126,8 @@ class RunLog(keras.callbacks.Callback):
         self._write({"step": self.step, "epoch": round(self.step * self.batch_size / self.images, 3), **values})
 
     def _stop_if_lost(self, skipped, loss):
-        """Tell of the steps of this interval that were skipped; a loss that is not finite stops the run, and so do too many in a row."""
+        """Tell of the steps of this interval that were skipped; a loss that is not finite stops the run, and so do too
+        many in a row."""
         if not skipped and math.isfinite(loss):
             self.lost_since = None
             return
@@ -119,11 +141,13 @@ class RunLog(keras.callbacks.Callback):
         to_the_end = self.step >= self.steps > self.skipped + skipped and 2 * in_a_row > self.steps
         if not math.isfinite(loss) or in_a_row >= self.patience or to_the_end:
             raise FloatingPointError(
-                f"Expected a finite loss and gradient, received none from step {self.lost_since} on; the run stops at step {self.step}. {self.advice}"
+                f"Expected a finite loss and gradient, received none from step {self.lost_since} on; the run stops at"
+                f" step {self.step}. {self.advice}"
             )
 
     def _steps(self):
-        """Of each step of this interval its number, whether it was without a finite loss and gradient, and how many were skipped by then."""
+        """Of each step of this interval its number, whether it was without a finite loss and gradient, and how many
+        were skipped by then."""
         before = self.counted
         for step, logs in self.batches:
             total = int(logs.get("skipped_steps", 0))

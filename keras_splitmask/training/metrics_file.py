@@ -42,7 +42,10 @@ class MetricsFile:
             self._write()
         except OSError as error:
             if not self.failing:
-                self.report(f"{self.path} cannot be written: {error.strerror or error}. Its lines are kept, and written as soon as that is possible.")
+                self.report(
+                    f"{self.path} cannot be written: {error.strerror or error}. Its lines are kept, and written as soon"
+                    " as that is possible."
+                )
             self.failing = True
         else:
             if self.failing:
@@ -54,7 +57,10 @@ class MetricsFile:
         if self.waiting:
             self.flush()
         if self.waiting:
-            self.report(f"{self.path} lacks the last {self.waiting} lines, from step {self.past[-self.waiting]['step']} on, which could not be written.")
+            self.report(
+                f"{self.path} lacks the last {self.waiting} lines, from step {self.past[-self.waiting]['step']} on,"
+                " which could not be written."
+            )
 
     def _write(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +78,8 @@ class MetricsFile:
             os.close(descriptor)
 
     def _read(self, start):
-        """Take over the lines up to step `start`, and cut off the others. What has foreign lines, or cannot be read, is moved aside."""
+        """Take over the lines up to step `start`, and cut off the others. What has foreign lines, or cannot be read, is
+        moved aside."""
         try:
             if not self.path.is_file():
                 raise OSError("it is not a file")
@@ -94,7 +101,7 @@ class MetricsFile:
                 self.size, self.waiting = self.size + len(line) * whole, self.waiting + (not whole)
         if later and not start:
             self.report(f"{self.path}: {later} lines are removed, since the run starts again from step 0.")
-        if foreign and self._move_aside(f"has lines that are no metrics of this run; the others are kept"):
+        if foreign and self._move_aside("has lines that are no metrics of this run; the others are kept"):
             self.size, self.waiting = 0, len(self.past)
         elif foreign:
             self.size, self.waiting = sum(map(len, lines)), 0

@@ -1,4 +1,5 @@
-"""AdamW as BEiT uses it: which weights decay, how the learning rate moves, and how it falls towards the first layers."""
+"""AdamW as BEiT uses it: which weights decay, how the learning rate moves, and how it falls towards the first
+layers."""
 
 import math
 import re
@@ -20,7 +21,8 @@ def decays(path, rules=DECAY_RULES):
 
 
 def layer_of(path, depth):
-    """0 for the encoder's embeddings, i for its block i, depth + 1 for its last norm and for all that is not the encoder."""
+    """0 for the encoder's embeddings, i for its block i, depth + 1 for its last norm and for all that is not the
+    encoder."""
     if re.search(r"(^|/)encoder/(patch_embedding|cls_token|extra_tokens)", path):
         return 0
     block = re.search(r"(^|/)encoder/block_(\d+)/", path)
@@ -33,7 +35,9 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, peak, steps, warmup=0, floor=0.0):
         if not 0 <= warmup < steps:
-            raise ValueError(f"Expected fewer steps of warm-up than steps in all, received warmup={warmup}, steps={steps}.")
+            raise ValueError(
+                f"Expected fewer steps of warm-up than steps in all, received warmup={warmup}, steps={steps}."
+            )
         self.peak, self.steps, self.warmup, self.floor = peak, steps, warmup, floor
 
     def __call__(self, step):
@@ -54,7 +58,8 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class WarmupLinear(WarmupCosine):
-    """Linear from 0 to `peak` over `warmup` steps, then linear to `floor` at step `steps`: the usual one of segmenters."""
+    """Linear from 0 to `peak` over `warmup` steps, then linear to `floor` at step `steps`: the usual one of
+    segmenters."""
 
     def _after_warmup(self, step):
         return self.peak + (self.floor - self.peak) * self._share(step)
@@ -62,7 +67,8 @@ class WarmupLinear(WarmupCosine):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class WarmupSteps(WarmupCosine):
-    """Linear from 0 to `peak` over `warmup` steps; a tenth of it from 27/36 of the steps on, a hundredth from 33/36: the usual one of detectors."""
+    """Linear from 0 to `peak` over `warmup` steps; a tenth of it from 27/36 of the steps on, a hundredth from 33/36:
+    the usual one of detectors."""
 
     def _after_warmup(self, step):
         drops = sum(ops.cast(step >= self.steps * share, "float32") for share in (27 / 36, 33 / 36))
@@ -86,13 +92,15 @@ def global_norm(tensors):
     return ops.sqrt(sum(ops.sum(ops.square(x)) for x in tensors))
 
 
-# On torch, Keras updates all weights together only if the optimizer derives from a class of its own, which AdamW's `__new__` picks.
+# On torch, Keras updates all weights together only if the optimizer derives from a class of its own, which AdamW's
+# `__new__` picks.
 AdamW = type(keras.optimizers.AdamW.__new__(keras.optimizers.AdamW))
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class LayerwiseAdamW(AdamW):
-    """AdamW that decays the weights that `DECAY_RULES` names, and slows the layers far from the head down (BEiT, appendix).
+    """AdamW that decays the weights that `DECAY_RULES` names, and slows the layers far from the head down (BEiT,
+    appendix).
 
     Args:
         learning_rate: a float or a schedule.
@@ -124,7 +132,9 @@ class LayerwiseAdamW(AdamW):
         if self.amsgrad:
             raise ValueError("Expected amsgrad=False, received True; take keras.optimizers.AdamW for it.")
         if not 0 < layer_decay <= 1 or (layer_decay < 1 and not depth):
-            raise ValueError(f"Expected layer_decay in (0, 1], and a depth if below 1, received {layer_decay=}, {depth=}.")
+            raise ValueError(
+                f"Expected layer_decay in (0, 1], and a depth if below 1, received {layer_decay=}, {depth=}."
+            )
         self.layer_decay = layer_decay
         self.depth = depth
         self.frozen = frozen
@@ -133,17 +143,22 @@ class LayerwiseAdamW(AdamW):
     def build(self, variables):
         unclaimed = [v.path for v in variables if decays(v.path) is None]
         if unclaimed:
-            raise ValueError(f"No rule says whether these weights decay: {', '.join(unclaimed)}; add one to DECAY_RULES.")
+            raise ValueError(
+                f"No rule says whether these weights decay: {', '.join(unclaimed)}; add one to DECAY_RULES."
+            )
         super().build(variables)
         if keras.backend.backend() == "torch":
-            # An orthogonal initializer's are not contiguous, and what a step sums up in another order has other last bits. Before
-            # the first step, so that a run that goes on from a checkpoint, and begins with new weights, computes the same.
+            # An orthogonal initializer's are not contiguous, and what a step sums up in another order has other last
+            # bits. Before the first step, so that a run that goes on from a checkpoint, and begins with new weights,
+            # computes the same.
             for v in variables:
                 v.value.data = v.value.data.contiguous()
 
     def scale(self, variable):
         """What the learning rate is multiplied by for this weight."""
-        return self.layer_decay ** (self.depth + 1 - layer_of(variable.path, self.depth)) if self.layer_decay < 1 else 1.0
+        return (
+            self.layer_decay ** (self.depth + 1 - layer_of(variable.path, self.depth)) if self.layer_decay < 1 else 1.0
+        )
 
     def _moves(self, variable):
         """1.0, or 0.0 where this step is one of the first ones, in which the weight stays as it is."""
@@ -164,8 +179,8 @@ class LayerwiseAdamW(AdamW):
                 v.assign(v * ops.cast(1 - rate * self.scale(v) * self._moves(v), v.dtype))
 
     def _backend_update_step(self, gradients, variables, learning_rate):
-        # The moments of a frozen weight follow its gradients all the same: from zero, their correction by the number of steps would
-        # have gone by when it is let go, and its first moves be several times too long.
+        # The moments of a frozen weight follow its gradients all the same: from zero, their correction by the number of
+        # steps would have gone by when it is let go, and its first moves be several times too long.
         kinds = [(self.scale(v), self._is_frozen(v), decays(v.path)) for v in variables]
         for kind in sorted(set(kinds)):
             group = [(g, v) for g, v, k in zip(gradients, variables, kinds) if k == kind]
@@ -173,13 +188,17 @@ class LayerwiseAdamW(AdamW):
             super()._backend_update_step([g for g, _ in group], [v for _, v in group], rate)
 
     def _parallel_update_step(self, gradients, variables, learning_rate):
-        """The update of weights that all decay, or none, on torch: one pass over them, where Keras makes some twenty."""
+        """The update of weights that all decay, or none, on torch: one pass over them, where Keras makes some
+        twenty."""
         import torch
         from torch.optim.adamw import adamw
 
         weights = [v.value for v in variables]
         gradients = [g.contiguous() for g in gradients]
-        moments = [[table[self._get_variable_index(v)].value for v in variables] for table in (self._momentums, self._velocities)]
+        moments = [
+            [table[self._get_variable_index(v)].value for v in variables]
+            for table in (self._momentums, self._velocities)
+        ]
         step = float(self.iterations)
         steps = list(torch.full((len(weights),), step, device=weights[0].device))
         adamw(
@@ -194,12 +213,14 @@ class LayerwiseAdamW(AdamW):
             beta2=self.beta_2,
             lr=float(learning_rate),
             weight_decay=float(self._decay()) if decays(variables[0].path) else 0.0,
-            eps=self.epsilon / (1 - self.beta_2 ** (step + 1)) ** 0.5,  # which Keras adds before the correction, and torch after it
+            eps=self.epsilon
+            / (1 - self.beta_2 ** (step + 1)) ** 0.5,  # which Keras adds before the correction, and torch after it
             maximize=False,
         )
 
     def update_step(self, gradient, variable, learning_rate):
-        """The update of one weight, on TensorFlow on one device by its own operation: one pass, where Keras makes a dozen."""
+        """The update of one weight, on TensorFlow on one device by its own operation: one pass, where Keras makes a
+        dozen."""
         if keras.backend.backend() != "tensorflow":
             return super().update_step(gradient, variable, learning_rate)
         import tensorflow as tf
@@ -228,7 +249,11 @@ class LayerwiseAdamW(AdamW):
 
     def get_config(self):
         own = {name: getattr(self, name) for name in ("layer_decay", "depth", "frozen", "frozen_steps")}
-        scheduled = {"weight_decay": keras.saving.serialize_keras_object(self.weight_decay)} if callable(self.weight_decay) else {}
+        scheduled = (
+            {"weight_decay": keras.saving.serialize_keras_object(self.weight_decay)}
+            if callable(self.weight_decay)
+            else {}
+        )
         return {**super().get_config(), **scheduled, **own}
 
 
@@ -247,15 +272,16 @@ def adamw(
     frozen_steps=0,
     schedule="cosine",
 ):
-    """AdamW with linear warm-up, a cosine and clipping, by BEiT's numbers, which are SplitMask's (section 5.1 of the paper).
+    """AdamW with linear warm-up, a cosine and clipping, by BEiT's numbers, which are SplitMask's (section 5.1 of the
+    paper).
 
     Args:
         learning_rate: the peak.
         steps: optimizer steps of the whole run.
         warmup: steps of warm-up; left out, 10 of 300 of the run's steps, the paper's share on ImageNet.
         floor: the learning rate at the end; never above the peak.
-        weight_decay: not applied to biases, norms, positions, cls and mask tokens. A float, or (first, last), which half a cosine
-            joins, as in DINO.
+        weight_decay: not applied to biases, norms, positions, cls and mask tokens. A float, or (first, last), which
+            half a cosine joins, as in DINO.
         clip_norm: largest norm of all gradients together; None for no clipping.
         layer_decay, depth: see `LayerwiseAdamW`.
         beta_2: decay of the second moment.

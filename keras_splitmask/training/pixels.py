@@ -19,7 +19,10 @@ def problem_of_dtype(name):
     """What is wrong with every image of this dtype, in a line, or None."""
     if name in SAFE or name == "int32" or name.startswith(("float", "bfloat")):
         return None
-    return f"Expected pixels as uint8, uint16 or float in 0..1, received {name}; convert them to uint8, or divide them by the largest possible value."
+    return (
+        f"Expected pixels as uint8, uint16 or float in 0..1, received {name}; convert them to uint8, or divide them by"
+        " the largest possible value."
+    )
 
 
 def problem_of(images, numbers=None, finite=True):
@@ -39,7 +42,10 @@ def problem_of(images, numbers=None, finite=True):
         low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     if not math.isfinite(high - low):
         first = int(np.argmin(np.isfinite(values).reshape(len(values), -1).all(axis=1))) * step if step else 0
-        return f"Expected finite pixels, received NaN or infinity in image {first if numbers is None else numbers[first]}; leave such images out."
+        return (
+            f"Expected finite pixels, received NaN or infinity in image {first if numbers is None else numbers[first]};"
+            " leave such images out."
+        )
     if low >= -TOLERANCE and high <= 1 + TOLERANCE:
         return None
     return f"Expected float pixels in 0..1, received {low:.4g} to {high:.4g}; {_advice(low, high)}."
@@ -47,7 +53,10 @@ def problem_of(images, numbers=None, finite=True):
 
 def _problem_of_integers(low, high):
     kind = "uint8" if low >= 0 and high <= 255 else "float in 0..1"
-    return f"Expected pixels as uint8, uint16 or float in 0..1, received int32 of {low:.0f} to {high:.0f}; convert them to {kind}."
+    return (
+        f"Expected pixels as uint8, uint16 or float in 0..1, received int32 of {low:.0f} to {high:.0f}; convert them to"
+        f" {kind}."
+    )
 
 
 def _advice(low, high):
@@ -57,7 +66,11 @@ def _advice(low, high):
         return "clip them to 0..1 (numpy.clip(images, 0, 1))"
     if low < 0 or high > 65535:
         return "pass them in 0..1 or as uint8, not normalised, which the encoder does"
-    return "divide them by 255 (images / 255) or pass uint8" if high <= 255 else "divide them by 65535 (images / 65535) or pass uint16"
+    return (
+        "divide them by 255 (images / 255) or pass uint8"
+        if high <= 255
+        else "divide them by 65535 (images / 65535) or pass uint16"
+    )
 
 
 def to_array(tensor):
@@ -77,8 +90,8 @@ def check_pixels(images, numbers=None, finite=True):
         finite: whether to refuse NaN and infinity.
 
     Raises:
-        ValueError: for floats outside 0..1, values that are not finite, and integers of other types than uint8 and uint16. int32 is
-            taken for uint16, as which torch has it, if a value is above 255 and none above 65535.
+        ValueError: for floats outside 0..1, values that are not finite, and integers of other types than uint8 and
+            uint16. int32 is taken for uint16, as which torch has it, if a value is above 255 and none above 65535.
     """
     for leaf in leaves(images):
         if problem := problem_of(leaf, numbers, finite):
@@ -86,14 +99,18 @@ def check_pixels(images, numbers=None, finite=True):
 
 
 def problem_of_classes(labels, classes, others=()):
-    """What is wrong with class numbers of any shape and library, in a line, or None. `others` are numbers that stand for no class."""
+    """What is wrong with class numbers of any shape and library, in a line, or None. `others` are numbers that stand
+    for no class."""
     values = to_array(labels)
     values = values[:: max(1, len(values) // LOOKED_AT)] if values.ndim > 1 else values
     wrong = ((values < 0) | (values >= classes) | (values != np.floor(values))) & ~np.isin(values, others)
     if not wrong.any():
         return None
     also = f", or {' or '.join(map(str, others))}" if others else ""
-    return f"Expected labels from 0 to {classes - 1}{also}, received {values[wrong][0]:g}; number the classes from 0 on, or build the model with more classes."
+    return (
+        f"Expected labels from 0 to {classes - 1}{also}, received {values[wrong][0]:g}; number the classes from 0 on,"
+        " or build the model with more classes."
+    )
 
 
 def shape_text(x):

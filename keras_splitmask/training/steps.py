@@ -1,4 +1,5 @@
-"""One training step for all pre-training methods: one function that tells the loss, three backends that follow its gradient."""
+"""One training step for all pre-training methods: one function that tells the loss, three backends that follow its
+gradient."""
 
 import zlib
 
@@ -6,8 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_splitmask.seeds import check_seed
 from keras_splitmask.backend import chunks, distribution
+from keras_splitmask.seeds import check_seed
 from keras_splitmask.training import first_bad_tensor
 from keras_splitmask.training.inputs import CheckedModel
 from keras_splitmask.training.optimizer import global_norm
@@ -17,7 +18,8 @@ DRAWS_PER_STEP = 64  # more than any layer draws from one generator in one step
 
 
 class WordPerplexity(keras.metrics.Metric):
-    """Perplexity of the words met since the last reset: how many of the vocabulary are in even use. Low means a poor target."""
+    """Perplexity of the words met since the last reset: how many of the vocabulary are in even use. Low means a poor
+    target."""
 
     def __init__(self, vocabulary, name="word_perplexity", **kwargs):
         super().__init__(name=name, **kwargs)
@@ -37,17 +39,19 @@ class WordPerplexity(keras.metrics.Metric):
 
 
 class _Pretext(CheckedModel):
-    """A model whose loss is told by `objective(images, training)`; `fit` ignores labels, unless `takes_labels` says otherwise.
+    """A model whose loss is told by `objective(images, training)`; `fit` ignores labels, unless `takes_labels` says
+    otherwise.
 
-    A step's randomness is a function of (seed, step). A step whose loss or gradient is not finite changes nothing but the
-    step's number, and is counted in `skipped_steps`.
+    A step's randomness is a function of (seed, step). A step whose loss or gradient is not finite changes nothing but
+    the step's number, and is counted in `skipped_steps`.
 
     Args:
         reports: names of the scalars that `objective` reports.
         seed: int.
         augmentation: a layer from images to the images that `objective` is given in training; None for none.
-        accumulate: k, to take each batch in k parts, one after the other: the same step, but for rounding, in the memory of a k-th
-            of the batch, which must be a multiple of k. A loss that compares images sees all of them, for one more forward pass.
+        accumulate: k, to take each batch in k parts, one after the other: the same step, but for rounding, in the
+            memory of a k-th of the batch, which must be a multiple of k. A loss that compares images sees all of them,
+            for one more forward pass.
     """
 
     own_step = own_loss = True
@@ -66,19 +70,25 @@ class _Pretext(CheckedModel):
         self.skipped_steps = keras.metrics.Sum(name="skipped_steps")
 
     def objective(self, images, training):
-        """Images (B, H, W, C) to a scalar loss and a dictionary of the values to report, by the names of the metrics."""
+        """Images (B, H, W, C) to a scalar loss and a dictionary of the values to report, by the names of the
+        metrics."""
         raise NotImplementedError(f"{type(self).__name__} must say in `objective` what it minimises.")
 
     def problem_of_labels(self, labels):
         if not self.takes_labels:
             return None
-        return f"Expected images and labels, from which {type(self).__name__} learns, received none; give both." if labels is None else self.problem_of_given(labels)
+        return (
+            f"Expected images and labels, from which {type(self).__name__} learns, received none; give both."
+            if labels is None
+            else self.problem_of_given(labels)
+        )
 
     def problem_of_given(self, labels):
         """What is wrong with labels, in a line, or None."""
 
     def compared(self, images, training):
-        """The vectors (B, ...) that `objective` compares across the batch, which it takes from `distribution.whole_batch`."""
+        """The vectors (B, ...) that `objective` compares across the batch, which it takes from
+        `distribution.whole_batch`."""
         raise NotImplementedError(f"{type(self).__name__} must say in `compared` what its objective compares.")
 
     def after_step(self, step, report):
@@ -96,7 +106,8 @@ class _Pretext(CheckedModel):
         return {**super().get_config(), **own, "augmentation": keras.saving.serialize_keras_object(self.augmentation)}
 
     def build(self, images_shape):
-        """Seed all random layers by the model's seed, as in step 0: what subclasses do last, when their layers are there."""
+        """Seed all random layers by the model's seed, as in step 0: what subclasses do last, when their layers are
+        there."""
         self._seed_step(0)
         self.built = True
 
@@ -113,7 +124,10 @@ class _Pretext(CheckedModel):
         if compared:
             return self.compared(images, training)
         if weights is not None and not self.takes_weights:
-            raise ValueError(f"{type(self).__name__} learns from all images alike: expected no sample_weight and no class_weight; leave them out.")
+            raise ValueError(
+                f"{type(self).__name__} learns from all images alike: expected no sample_weight and no class_weight;"
+                " leave them out."
+            )
         given = [images, *([labels] if self.takes_labels else []), training, *([weights] if self.takes_weights else [])]
         return self.objective(*given)
 
@@ -139,7 +153,9 @@ class _Pretext(CheckedModel):
         vectors = None
 
         def part(i):
-            return keras.tree.map_structure(lambda x: x if x is None else ops.reshape(x, (-1, count, *x.shape[1:]))[:, i], data)
+            return keras.tree.map_structure(
+                lambda x: x if x is None else ops.reshape(x, (-1, count, *x.shape[1:]))[:, i], data
+            )
 
         def compare(carry, i):
             with distribution.part_of_batch(i, count, images):
@@ -154,13 +170,19 @@ class _Pretext(CheckedModel):
         if self.compares:
             _, vectors = chunks.scan(compare, ops.zeros(()), np.arange(count))  # (k, B / k, ...)
             vectors = ops.stop_gradient(ops.swapaxes(vectors, 0, 1))
-        sums, report = chunks.scan(add, [ops.zeros(v.shape, v.dtype) for v in self.trainable_variables], np.arange(count))
+        sums, report = chunks.scan(
+            add, [ops.zeros(v.shape, v.dtype) for v in self.trainable_variables], np.arange(count)
+        )
         # Of what is reported image by image, all of it; of the rest the mean over the parts.
-        report = {name: ops.reshape(x, (-1, *x.shape[2:])) if len(x.shape) > 2 else ops.mean(x, axis=0) for name, x in report.items()}
+        report = {
+            name: ops.reshape(x, (-1, *x.shape[2:])) if len(x.shape) > 2 else ops.mean(x, axis=0)
+            for name, x in report.items()
+        }
         return report.pop("loss"), report, [s / count for s in sums]
 
     def _build_compiled(self, labels_shape=None):
-        """Build what `compile` was given besides the optimizer, for labels of this shape if it is known; return whether nothing is left to build."""
+        """Build what `compile` was given besides the optimizer, for labels of this shape if it is known; return whether
+        nothing is left to build."""
         return True
 
     def _track(self, report, data, finite=True):
@@ -182,7 +204,9 @@ class _Pretext(CheckedModel):
             value = report[metric.name]
             metric.update_state(ops.where(valid > 0, value, ops.zeros_like(value)), sample_weight=valid)
         if "gradient_norm" in report:
-            self.skipped_steps.update_state((1.0 - finite) / distribution.replicas())  # since the counts of all replicas are added up
+            self.skipped_steps.update_state(
+                (1.0 - finite) / distribution.replicas()
+            )  # since the counts of all replicas are added up
             reported.append(self.skipped_steps)
         return {metric.name: metric.result() for metric in reported}
 
@@ -192,7 +216,8 @@ class _Pretext(CheckedModel):
         return {name: results.get(name, value) for name, value in logs.items()}
 
     def _norm(self, gradients):
-        """Norm of all gradients together, of the loss as it stands before any loss scaling, and whether all is finite."""
+        """Norm of all gradients together, of the loss as it stands before any loss scaling, and whether all is
+        finite."""
         return global_norm(gradients) / ops.cast(self.optimizer.scale_loss(ops.ones(())), "float32")
 
     def _skip(self):
@@ -208,7 +233,11 @@ class _TensorFlowModel(_Pretext):
     def _gradients(self, data, step):
         if self.accumulate == 1:
             return self._gradients_of(data, step)
-        return self._accumulated(data, lambda part: self._gradients_of(part, step), lambda part: self._seeded_objective(part, step, True, True))
+        return self._accumulated(
+            data,
+            lambda part: self._gradients_of(part, step),
+            lambda part: self._seeded_objective(part, step, True, True),
+        )
 
     def _gradients_of(self, data, step):
         import tensorflow as tf
@@ -242,12 +271,15 @@ class _TensorFlowModel(_Pretext):
         return distribution.logs_for_keras(self._track({"loss": loss, **report}, data))
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Build what is compiled, from shapes: Keras would use up a batch, and fail where replicas share it unevenly, or on several hosts."""
+        """Build what is compiled, from shapes: Keras would use up a batch, and fail where replicas share it unevenly,
+        or on several hosts."""
         if self.optimizer is not None and not self.optimizer.built:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
         with self.distribute_strategy.scope():
-            built = self._build_compiled(distribution.labels_shape(data_batch if iterator is None else iterator._distributed_dataset))
+            built = self._build_compiled(
+                distribution.labels_shape(data_batch if iterator is None else iterator._distributed_dataset)
+            )
         if not built:
             super()._maybe_symbolic_build(iterator, data_batch)
 
@@ -259,7 +291,11 @@ class _TorchModel(_Pretext):
         import torch
 
         with torch.no_grad():
-            return self._accumulated(data, lambda part: self._gradients_of(part, step), lambda part: self._seeded_objective(part, step, True, True))
+            return self._accumulated(
+                data,
+                lambda part: self._gradients_of(part, step),
+                lambda part: self._seeded_objective(part, step, True, True),
+            )
 
     def _gradients_of(self, data, step):
         import torch
@@ -268,7 +304,11 @@ class _TorchModel(_Pretext):
         with torch.enable_grad():
             loss, report = self._seeded_objective(data, step, training=True)
             self.optimizer.scale_loss(loss).backward()
-        return loss.detach(), {name: value.detach() for name, value in report.items()}, [v.value.grad for v in self.trainable_variables]
+        return (
+            loss.detach(),
+            {name: value.detach() for name, value in report.items()},
+            [v.value.grad for v in self.trainable_variables],
+        )
 
     def train_step(self, data):
         import torch
@@ -293,7 +333,10 @@ class _TorchModel(_Pretext):
 
 class _JaxModel(_Pretext):
     def _gradients(self, data, step):
-        state = [[v.value for v in variables] for variables in (self.trainable_variables, self.non_trainable_variables, self.optimizer.variables)]
+        state = [
+            [v.value for v in variables]
+            for variables in (self.trainable_variables, self.non_trainable_variables, self.optimizer.variables)
+        ]
         return self._gradients_in(*state, data, step)[:3]
 
     def _gradients_in(self, trainable, fixed, optimizer, data, step=None):
@@ -304,14 +347,21 @@ class _JaxModel(_Pretext):
             with self._scope(trainable, fixed, optimizer):
                 return self._seeded_objective(part, self.optimizer.iterations if step is None else step, True, True)
 
-        return *self._accumulated(data, lambda part: self._gradients_of(trainable, fixed, optimizer, part, step)[:3], compared), fixed
+        return (
+            *self._accumulated(
+                data, lambda part: self._gradients_of(trainable, fixed, optimizer, part, step)[:3], compared
+            ),
+            fixed,
+        )
 
     def _gradients_of(self, trainable, fixed, optimizer, data, step):
         import jax
 
         def objective(trainable):
             with self._scope(trainable, fixed, optimizer) as scope:
-                loss, report = self._seeded_objective(data, self.optimizer.iterations if step is None else step, training=True)
+                loss, report = self._seeded_objective(
+                    data, self.optimizer.iterations if step is None else step, training=True
+                )
                 scaled = self.optimizer.scale_loss(loss)
             return scaled, (loss, report, self._values(scope, self.non_trainable_variables, fixed))
 
@@ -363,4 +413,6 @@ class _JaxModel(_Pretext):
         return logs, self._values(scope, self.metrics_variables, metrics)
 
 
-PretextModel = {"tensorflow": _TensorFlowModel, "jax": _JaxModel, "torch": _TorchModel}.get(keras.backend.backend(), _Pretext)
+PretextModel = {"tensorflow": _TensorFlowModel, "jax": _JaxModel, "torch": _TorchModel}.get(
+    keras.backend.backend(), _Pretext
+)

@@ -16,7 +16,8 @@ def check_parts(data, count):
     """A batch, or a device's share of it, that is to be taken in `count` equal parts, as it is.
 
     Raises:
-        ValueError: if the parts are not equal: in one line, or by TensorFlow in a longer text, from which `fit` takes it.
+        ValueError: if the parts are not equal: in one line, or by TensorFlow in a longer text, from which `fit` takes
+            it.
     """
     images = distribution.size(data)
     if isinstance(images, int):
@@ -33,7 +34,10 @@ def _problem_of_parts(count, images=None, devices=1):
     by_devices = f" times {devices} devices" if devices > 1 else ""
     received = "another number" if images is None else images
     advice = "choose another batch size, or leave out the last images if they do not fill a batch"
-    return f"Expected a number of images in each batch that is a multiple of accumulate={count}{by_devices}, received {received}; {advice}."
+    return (
+        f"Expected a number of images in each batch that is a multiple of accumulate={count}{by_devices}, received"
+        f" {received}; {advice}."
+    )
 
 
 def problem_within(message):
@@ -84,15 +88,16 @@ class Look:
             raise ValueError(self.problem)
 
     def check_count(self, images, last=0):
-        """Raise ValueError if batches of so many images, or such a last one, cannot be divided, or the loss cannot compare them."""
+        """Raise ValueError if batches of so many images, or such a last one, cannot be divided, or the loss cannot
+        compare them."""
         for count, devices in ((images, self.devices), (last, 1)):  # of a last batch, devices may have unequal shares
             if count is not None and self.parts > 1 and count % (self.parts * devices):
                 self.problem = _problem_of_parts(self.parts, count, devices)
                 raise ValueError(self.problem)
         if self.several and images == 1:
             self.problem = (
-                "Expected batches of at least two images, since the match loss compares images, received batches of one; "
-                "raise the batch size, or build the model with match_weight=0."
+                "Expected batches of at least two images, since the match loss compares images, received batches of"
+                " one; raise the batch size, or build the model with match_weight=0."
             )
             raise ValueError(self.problem)
 
@@ -176,8 +181,8 @@ def _watched_dataset(dataset, look):
 
 
 def admitted(data, look, size=None, steps=None, labels=None, held_back=0.0):
-    """Arrays, checked, or batches that are watched. `size`, `steps` and `labels` are the batches' as Keras takes them for arrays, and
-    `held_back` the share of an array that is not trained on."""
+    """Arrays, checked, or batches that are watched. `size`, `steps` and `labels` are the batches' as Keras takes them
+    for arrays, and `held_back` the share of an array that is not trained on."""
     arrays = [x for x in keras.tree.flatten(data) if x is not None]
     if not arrays or not all(hasattr(x, "dtype") and hasattr(x, "shape") for x in arrays):
         return watched(data, look)
@@ -189,5 +194,8 @@ def admitted(data, look, size=None, steps=None, labels=None, held_back=0.0):
     look.check(arrays)
     look.check_labels(labels)
     if look.several and count % size == 1:
-        warnings.warn("The last batch has one image, from which the match loss learns nothing; choose another batch size.", stacklevel=4)
+        warnings.warn(
+            "The last batch has one image, from which the match loss learns nothing; choose another batch size.",
+            stacklevel=4,
+        )
     return data

@@ -5,3 +5,12 @@ from keras_splitmask.transfer.mask_rcnn import MaskRCNN
 from keras_splitmask.transfer.pyramid import FeaturePyramid, Pyramid
 from keras_splitmask.transfer.retinanet import RetinaNet
 from keras_splitmask.transfer.segment import Segmenter
+
+__all__ = [
+    "Classifier",
+    "FeaturePyramid",
+    "MaskRCNN",
+    "Pyramid",
+    "RetinaNet",
+    "Segmenter",
+]

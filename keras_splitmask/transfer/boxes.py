@@ -1,4 +1,5 @@
-"""Boxes (..., 4) of [top, left, bottom, right] in pixels: which anchors stand for which objects, and which answers are kept."""
+"""Boxes (..., 4) of [top, left, bottom, right] in pixels: which anchors stand for which objects, and which answers are
+kept."""
 
 import math
 
@@ -13,10 +14,14 @@ PART = 100  # boxes to ignore that are compared with all candidates at a time
 
 
 def problem_of_targets(targets, classes, names=("boxes", "labels")):
-    """What is wrong with the objects that a detector is to learn, in a line, or None: all of `names` must be there, and classes known."""
+    """What is wrong with the objects that a detector is to learn, in a line, or None: all of `names` must be there, and
+    classes known."""
     missing = [name for name in names if not isinstance(targets, dict) or name not in targets]
     if missing:
-        return f"Expected labels as a dictionary of {', '.join(names)}, received none called {', '.join(missing)}; data.detection_batches gives them."
+        return (
+            f"Expected labels as a dictionary of {', '.join(names)}, received none called {', '.join(missing)};"
+            " data.detection_batches gives them."
+        )
     boxes, labels = targets["boxes"], targets["labels"]
     if len(boxes.shape) != 3 or boxes.shape[-1] != 4 or tuple(labels.shape) != tuple(boxes.shape[:2]):
         return f"Expected boxes (B, M, 4) and labels (B, M), received {shape_text(boxes)} and {shape_text(labels)}."
@@ -58,7 +63,8 @@ def clip(boxes, image_shape):
 
 
 def anchors(image_shape, strides, sizes, ratios=(0.5, 1.0, 2.0)):
-    """The boxes that a detector's answers are relative to: (A, 4) float32, level by level, row by row, at each place size by size.
+    """The boxes that a detector's answers are relative to: (A, 4) float32, level by level, row by row, at each place
+    size by size.
 
     Args:
         strides: of the levels, in pixels.
@@ -68,9 +74,14 @@ def anchors(image_shape, strides, sizes, ratios=(0.5, 1.0, 2.0)):
     Raises:
         ValueError: if there are more than `MOST_ANCHORS`.
     """
-    places = sum(len(own) * math.prod(-(-side // stride) for side in image_shape[:2]) for stride, own in zip(strides, sizes))
+    places = sum(
+        len(own) * math.prod(-(-side // stride) for side in image_shape[:2]) for stride, own in zip(strides, sizes)
+    )
     if places * len(ratios) > MOST_ANCHORS:
-        raise ValueError(f"Expected images with at most {MOST_ANCHORS} anchors, received {image_shape=} with {places * len(ratios)}; resize the images.")
+        raise ValueError(
+            f"Expected images with at most {MOST_ANCHORS} anchors, received {image_shape=} with {places * len(ratios)};"
+            " resize the images."
+        )
     levels = []
     for stride, level_sizes in zip(strides, sizes, strict=True):
         grid = [(np.arange(-(-side // stride)) + 0.5) * stride for side in image_shape[:2]]
@@ -88,10 +99,13 @@ def match(candidates, boxes, labels, low, high, best_too=False, ignored=None):
         candidates: boxes (B, A, 4).
         boxes: the objects' (B, M, 4).
         labels: (B, M) int32, -1 where there is no object.
-        low, high: a candidate whose overlap with its nearest object is `high` or more stands for it, below `low` for background.
-        best_too: let every object also have the candidates that are nearest to it, if they touch it (Faster R-CNN, section 3.1.2).
-        ignored: boxes (B, I, 4) of what is there, but is not to be learnt, 0 where there are no more; a candidate of which a share of `low`
-            or more lies in one is not background. So is every candidate whose intersection over union with it is `low` or more.
+        low, high: a candidate whose overlap with its nearest object is `high` or more stands for it, below `low` for
+            background.
+        best_too: let every object also have the candidates that are nearest to it, if they touch it (Faster R-CNN,
+            section 3.1.2).
+        ignored: boxes (B, I, 4) of what is there, but is not to be learnt, 0 where there are no more; a candidate of
+            which a share of `low` or more lies in one is not background. So is every candidate whose intersection over
+            union with it is `low` or more.
 
     Returns:
         The number of the object (B, A) int32, and +1, 0 or -1 (B, A) int32 for object, background and neither.
@@ -116,16 +130,18 @@ def take(x, indices):
 
 
 def top(x, count):
-    """The largest of x (B, n), sorted, and their numbers: both (B, count). By sorting, since TensorFlow cannot read what JAX exports of `top_k`."""
+    """The largest of x (B, n), sorted, and their numbers: both (B, count). By sorting, since TensorFlow cannot read
+    what JAX exports of `top_k`."""
     indices = ops.argsort(-ops.stop_gradient(x), axis=1)[:, :count]
     return ops.take_along_axis(x, indices, axis=1), indices
 
 
 def encode(boxes, anchors, variance=(0.1, 0.1, 0.2, 0.2)):
-    """Boxes (B, A, 4) as deltas (B, A, 4) to anchors (B or 1, A, 4): of the centres and of the logarithms of the sides, over `variance`.
+    """Boxes (B, A, 4) as deltas (B, A, 4) to anchors (B or 1, A, 4): of the centres and of the logarithms of the sides,
+    over `variance`.
 
-    Not by `keras.utils.bounding_boxes`, which takes TensorFlow's operations where JAX is exported to TensorFlow. A box of no size,
-    which no anchor stands for, gives finite deltas.
+    Not by `keras.utils.bounding_boxes`, which takes TensorFlow's operations where JAX is exported to TensorFlow. A box
+    of no size, which no anchor stands for, gives finite deltas.
     """
     centre, size = _centre_and_size(boxes)
     own_centre, own_size = _centre_and_size(anchors)
@@ -195,8 +211,8 @@ def keep_best(boxes, scores, count, threshold, least, candidates=1000):
         candidates: how many of the pairs of box and class are looked at, the best.
 
     Returns:
-        "boxes" (B, K, 4), "scores" (B, K) and "labels" (B, K) int32, -1 where there were no more, and "indices" (B, K) int32 of the
-        boxes among the A.
+        "boxes" (B, K, 4), "scores" (B, K) and "labels" (B, K) int32, -1 where there were no more, and "indices" (B, K)
+        int32 of the boxes among the A.
     """
     total, classes = scores.shape[1:]
     scores = ops.where(scores > least, scores, 0.0)

@@ -13,13 +13,15 @@ from keras_splitmask.training.steps import PretextModel
 class Classifier(PretextModel):
     """Images (B, H, W, C) to logits (B, classes) float32, from the mean of the patches' tokens (BEiT, section 2.6).
 
-    Compile it with a loss on logits, or without one for the cross entropy, and `fit` it to images and labels like any Keras model.
-    Labels are classes (B,) int, or probabilities (B, classes). `metrics`, `sample_weight` and `class_weight` work as in Keras.
+    Compile it with a loss on logits, or without one for the cross entropy, and `fit` it to images and labels like any
+    Keras model. Labels are classes (B,) int, or probabilities (B, classes). `metrics`, `sample_weight` and
+    `class_weight` work as in Keras.
 
     Args:
         encoder: an `Encoder`.
         classes: number of classes.
-        frozen: keep the encoder as it is and learn the head only. The encoder itself stays trainable, for whatever else it is used in.
+        frozen: keep the encoder as it is and learn the head only. The encoder itself stays trainable, for whatever else
+            it is used in.
         augmentation: a layer from images to the images that a training step is given.
         seed: with the step's number, it decides all randomness of training.
         accumulate: k, to take each batch in k parts.
@@ -28,7 +30,9 @@ class Classifier(PretextModel):
     takes_labels = takes_weights = True
     own_loss = False
 
-    def __init__(self, encoder, classes, frozen=False, augmentation=None, seed=0, accumulate=1, name="classifier", **kwargs):
+    def __init__(
+        self, encoder, classes, frozen=False, augmentation=None, seed=0, accumulate=1, name="classifier", **kwargs
+    ):
         super().__init__(seed=seed, augmentation=augmentation, accumulate=accumulate, name=name, **kwargs)
         if classes < 2:
             raise ValueError(f"Expected at least two classes, received classes={classes}.")
@@ -64,8 +68,15 @@ class Classifier(PretextModel):
     def problem_of_given(self, labels):
         if self._compile_loss is not None:
             return None  # which may know other labels
-        if not hasattr(labels, "shape") or len(labels.shape) > 2 or (len(labels.shape) == 2 and labels.shape[1] not in (1, self.classes)):
-            return f"Expected labels (B,) of classes or (B, {self.classes}) of their probabilities, received {shape_text(labels)}."
+        if (
+            not hasattr(labels, "shape")
+            or len(labels.shape) > 2
+            or (len(labels.shape) == 2 and labels.shape[1] not in (1, self.classes))
+        ):
+            return (
+                f"Expected labels (B,) of classes or (B, {self.classes}) of their probabilities, received"
+                f" {shape_text(labels)}."
+            )
         return None if self._mixed(labels.shape) else problem_of_classes(labels, self.classes)
 
     def objective(self, images, labels, training, weights=None):
@@ -75,7 +86,10 @@ class Classifier(PretextModel):
             loss = self._cross_entropy(logits, labels, weights)
         else:
             loss = self._compile_loss(labels, logits, weights) * distribution.replicas()  # which Keras divides by
-        report = {"logits": logits, "labels": ops.reshape(labels, (-1, self.classes if self._mixed(labels.shape) else 1))}
+        report = {
+            "logits": logits,
+            "labels": ops.reshape(labels, (-1, self.classes if self._mixed(labels.shape) else 1)),
+        }
         return loss, report if weights is None else {**report, "weights": ops.reshape(weights, (-1, 1))}
 
     def _mixed(self, shape):
@@ -106,7 +120,8 @@ class Classifier(PretextModel):
         super()._symbolic_build(iterator, data_batch)
 
     def _build_compiled(self, labels_shape=None):
-        """Build loss and metrics without a batch, where its shape or the loss says what labels are, and return whether they are built."""
+        """Build loss and metrics without a batch, where its shape or the loss says what labels are, and return whether
+        they are built."""
         parts = [part for part in (self._compile_loss, self._compile_metrics) if part is not None and not part.built]
         _check_loss(self.loss)
         of_shape = labels_shape and (self.classes if self._mixed(labels_shape) else 1)
@@ -116,7 +131,11 @@ class Classifier(PretextModel):
         return bool(width) or not parts
 
     def get_config(self):
-        own = {"encoder": keras.saving.serialize_keras_object(self.encoder), "classes": self.classes, "frozen": self.frozen}
+        own = {
+            "encoder": keras.saving.serialize_keras_object(self.encoder),
+            "classes": self.classes,
+            "frozen": self.frozen,
+        }
         return {**super().get_config(), **own}
 
     @classmethod
@@ -126,10 +145,15 @@ class Classifier(PretextModel):
 
 
 def _label_width(loss, classes):
-    """Numbers in a label that the loss takes: 1 for a class, `classes` for probabilities, None where that is not known."""
+    """Numbers in a label that the loss takes: 1 for a class, `classes` for probabilities, None where that is not
+    known."""
     if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
         return 1
-    return classes if isinstance(loss, (keras.losses.CategoricalCrossentropy, keras.losses.CategoricalFocalCrossentropy)) else None
+    return (
+        classes
+        if isinstance(loss, (keras.losses.CategoricalCrossentropy, keras.losses.CategoricalFocalCrossentropy))
+        else None
+    )
 
 
 def _check_loss(loss):
@@ -137,4 +161,7 @@ def _check_loss(loss):
     name = loss if isinstance(loss, str) else getattr(loss, "__name__", "")
     by_name = name.lower().replace("_", "").endswith("categoricalcrossentropy")
     if by_name or (isinstance(loss, keras.losses.Loss) and loss.get_config().get("from_logits") is False):
-        raise ValueError(f"Expected a loss on logits, received {name or loss.name}, which takes probabilities; give it from_logits=True, or leave the loss out.")
+        raise ValueError(
+            f"Expected a loss on logits, received {name or loss.name}, which takes probabilities; give it"
+            " from_logits=True, or leave the loss out."
+        )

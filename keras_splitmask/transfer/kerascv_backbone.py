@@ -1,4 +1,5 @@
-"""Our pyramid as a backbone that KerasCV's heads take. Needs keras-cv, and is imported where a head of it is made alone."""
+"""Our pyramid as a backbone that KerasCV's heads take. Needs keras-cv, and is imported where a head of it is made
+alone."""
 
 import keras
 
@@ -9,9 +10,11 @@ keras_cv = optional("keras_cv", "cv")
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class ViTBackbone(keras_cv.models.Backbone):
-    """A functional model from pixels (B, H, W, C) float32 in 0..1 to the levels of a `Pyramid`, each a layer called by its name.
+    """A functional model from pixels (B, H, W, C) float32 in 0..1 to the levels of a `Pyramid`, each a layer called by
+    its name.
 
-    KerasCV 0.9.0 finds a level as the output of a layer, and on Keras 3.15 (`No such layer: P3`) only if it is an output of the model too.
+    KerasCV 0.9.0 finds a level as the output of a layer, and on Keras 3.15 (`No such layer: P3`) only if it is an
+    output of the model too.
     """
 
     def __init__(self, pyramid, name="backbone", **kwargs):
@@ -30,7 +33,8 @@ class ViTBackbone(keras_cv.models.Backbone):
 
 
 def check_channels_last():
-    """Refuse to build KerasCV's own parts where Keras is set to put channels first, which they would follow. Raises ValueError."""
+    """Refuse to build KerasCV's own parts where Keras is set to put channels first, which they would follow. Raises
+    ValueError."""
     if (order := keras.config.image_data_format()) != "channels_last":
         raise ValueError(
             f'Expected image_data_format="channels_last" in keras.json with KerasCV\'s heads, received "{order}"; '

@@ -1,4 +1,5 @@
-"""KerasCV's heads of segmentation on a plain Vision Transformer. Needs keras-cv, and is imported where one is made alone."""
+"""KerasCV's heads of segmentation on a plain Vision Transformer. Needs keras-cv, and is imported where one is made
+alone."""
 
 import keras
 
@@ -6,7 +7,8 @@ from keras_splitmask.transfer.kerascv_backbone import ViTBackbone, check_channel
 
 
 def deeplab(pyramid, classes, width, drop):
-    """DeepLabV3+ (Chen et al., 2018): a model from pixels (B, H, W, C) float32 in 0..1 to logits (B, H, W, classes) float32.
+    """DeepLabV3+ (Chen et al., 2018): a model from pixels (B, H, W, C) float32 in 0..1 to logits (B, H, W, classes)
+    float32.
 
     KerasCV enlarges its coarsest map 8 times and puts it beside its finest, so that the sides must be multiples of 32.
 
@@ -18,10 +20,15 @@ def deeplab(pyramid, classes, width, drop):
     """
     image_shape = pyramid.encoder.image_shape
     if any(side % 32 for side in image_shape[:2]):
-        raise ValueError(f"Expected sides that are multiples of 32 for DeepLabV3+, received image_shape={image_shape}; resize, or take another head.")
+        raise ValueError(
+            f"Expected sides that are multiples of 32 for DeepLabV3+, received image_shape={image_shape}; resize, or"
+            " take another head."
+        )
     check_channels_last()
     pooling = keras_cv.layers.SpatialPyramidPooling([6, 12, 18], width, dropout=drop)
-    return _without_softmax(keras_cv.models.DeepLabV3Plus(ViTBackbone(pyramid), classes, spatial_pyramid_pooling=pooling))
+    return _without_softmax(
+        keras_cv.models.DeepLabV3Plus(ViTBackbone(pyramid), classes, spatial_pyramid_pooling=pooling)
+    )
 
 
 def segformer(pyramid, classes, width, drop):
@@ -35,7 +42,8 @@ def segformer(pyramid, classes, width, drop):
     """
     check_channels_last()
     backbone = ViTBackbone(pyramid)
-    # KerasCV names a layer after the width of each level, which are all the same here: `The name "linear_32" is used 4 times`.
+    # KerasCV names a layer after the width of each level, which are all the same here: `The name "linear_32" is used 4
+    # times`.
     backbone.embedding_dims = tuple(backbone.pyramid_level_inputs)
     model = keras_cv.models.SegFormer(backbone, classes, width)
     next(layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)).rate = drop
@@ -44,7 +52,9 @@ def segformer(pyramid, classes, width, drop):
 
 def _without_softmax(model):
     """The model with logits as its answer, since probabilities near 0 lose what a loss is to learn from."""
-    answering = [layer for layer in model._flatten_layers() if getattr(layer, "activation", None) is keras.activations.softmax]
+    answering = [
+        layer for layer in model._flatten_layers() if getattr(layer, "activation", None) is keras.activations.softmax
+    ]
     (layer,) = answering
     layer.activation = keras.activations.linear
     return model

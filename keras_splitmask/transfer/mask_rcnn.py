@@ -20,13 +20,16 @@ BOX_BINS, MASK_BINS = 7, 14
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class ProposalHead(keras.layers.Layer):
-    """Feature maps of all levels to whether there is an object (B, A), as logits, and the deltas (B, A, 4) of its box, both float32."""
+    """Feature maps of all levels to whether there is an object (B, A), as logits, and the deltas (B, A, 4) of its box,
+    both float32."""
 
     def __init__(self, width, **kwargs):
         super().__init__(**kwargs)
         self.width = width
         small, policy = keras.initializers.RandomNormal(stddev=0.01), self.dtype_policy
-        self.hidden = keras.layers.Conv2D(width, 3, padding="same", data_format="channels_last", activation="relu", dtype=policy, name="hidden")
+        self.hidden = keras.layers.Conv2D(
+            width, 3, padding="same", data_format="channels_last", activation="relu", dtype=policy, name="hidden"
+        )
         self.logits = Dense(RATIOS, kernel_initializer=small, dtype=policy, name="logits")
         self.deltas = Dense(4 * RATIOS, kernel_initializer=small, dtype=policy, name="deltas")
 
@@ -46,15 +49,20 @@ class ProposalHead(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class RegionHead(keras.layers.Layer):
-    """Regions (B, R, 7, 7, D) to logits (B, R, classes + 1), the last for background, and deltas (B, R, classes, 4), both float32."""
+    """Regions (B, R, 7, 7, D) to logits (B, R, classes + 1), the last for background, and deltas (B, R, classes, 4),
+    both float32."""
 
     def __init__(self, classes, width, hidden, **kwargs):
         super().__init__(**kwargs)
         self.classes, self.width, self.hidden = classes, width, hidden
         policy = self.dtype_policy
         self.both = [Dense(hidden, dtype=policy, name=f"hidden_{i + 1}") for i in range(2)]
-        self.logits = Dense(classes + 1, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01), dtype=policy, name="logits")
-        self.deltas = Dense(4 * classes, kernel_initializer=keras.initializers.RandomNormal(stddev=0.001), dtype=policy, name="deltas")
+        self.logits = Dense(
+            classes + 1, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01), dtype=policy, name="logits"
+        )
+        self.deltas = Dense(
+            4 * classes, kernel_initializer=keras.initializers.RandomNormal(stddev=0.001), dtype=policy, name="deltas"
+        )
 
     def build(self, shape):
         self.both[0].build((None, None, BOX_BINS**2 * self.width))
@@ -75,13 +83,25 @@ class RegionHead(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class MaskHead(keras.layers.Layer):
-    """Regions (B, R, 14, 14, D) and their labels (B, R) to the logits (B, R, 28, 28) float32 of the mask of such an object."""
+    """Regions (B, R, 14, 14, D) and their labels (B, R) to the logits (B, R, 28, 28) float32 of the mask of such an
+    object."""
 
     def __init__(self, classes, width, **kwargs):
         super().__init__(**kwargs)
         self.classes, self.width = classes, width
         policy = self.dtype_policy
-        self.hidden = [keras.layers.Conv2D(width, 3, padding="same", data_format="channels_last", activation="relu", dtype=policy, name=f"hidden_{i + 1}") for i in range(4)]
+        self.hidden = [
+            keras.layers.Conv2D(
+                width,
+                3,
+                padding="same",
+                data_format="channels_last",
+                activation="relu",
+                dtype=policy,
+                name=f"hidden_{i + 1}",
+            )
+            for i in range(4)
+        ]
         self.enlarge = Enlarge(width, dtype=policy, name="enlarge")
         self.logits = Dense(classes, dtype=policy, name="logits")
 
@@ -107,9 +127,10 @@ class MaskHead(keras.layers.Layer):
 class MaskRCNN(PretextModel):
     """Learn boxes and masks in two stages: where there is something, and what it is.
 
-    It is given images and {"boxes": (B, M, 4), "labels": (B, M), "masks": (B, M, S, S)}: `data.detection_batches(..., mask_size=S)`;
-    and perhaps "ignored" (B, I, 4), boxes of what is neither an object to learn nor background. The numbers are those of the paper on a feature pyramid; a loss is that of an image, and then the mean over images, so that it does not
-    depend on how a batch is divided.
+    It is given images and {"boxes": (B, M, 4), "labels": (B, M), "masks": (B, M, S, S)}: `data.detection_batches(...,
+    mask_size=S)`; and perhaps "ignored" (B, I, 4), boxes of what is neither an object to learn nor background. The
+    numbers are those of the paper on a feature pyramid; a loss is that of an image, and then the mean over images, so
+    that it does not depend on how a batch is divided.
 
     Args:
         encoder: an `Encoder`.
@@ -119,7 +140,8 @@ class MaskRCNN(PretextModel):
         masks: whether there are masks; without, it is Faster R-CNN.
         anchor_scale: side of a level's anchors in units of its stride. Lower it for small objects.
         proposals: regions that the first stage gives.
-        samples: of them, and of the true boxes, how many the second stage learns from, a quarter of them objects if there are as many.
+        samples: of them, and of the true boxes, how many the second stage learns from, a quarter of them objects if
+            there are as many.
         hidden: width of the second stage.
         max_detections, score_threshold, iou_threshold: see `boxes.keep_best`.
         augmentation: an `Augment` of colours alone, for the images that a training step is given.
@@ -149,13 +171,20 @@ class MaskRCNN(PretextModel):
         **kwargs,
     ):
         reports = ["proposal_loss", "class_loss", "box_loss"] + ["mask_loss"] * masks
-        super().__init__(reports=reports, seed=seed, augmentation=augmentation, accumulate=accumulate, name=name, **kwargs)
+        super().__init__(
+            reports=reports, seed=seed, augmentation=augmentation, accumulate=accumulate, name=name, **kwargs
+        )
         if min(classes, proposals) < 1 or samples < 4:
-            raise ValueError(f"Expected classes and proposals of at least 1, samples of at least 4, received {classes=}, {proposals=}, {samples=}.")
+            raise ValueError(
+                f"Expected classes and proposals of at least 1, samples of at least 4, received {classes=},"
+                f" {proposals=}, {samples=}."
+            )
         self.encoder, self.classes, self.neck, self.width, self.masks = encoder, classes, neck, width, masks
         self.anchor_scale, self.proposals, self.samples, self.hidden = anchor_scale, proposals, samples, hidden
         self.max_detections, self.score_threshold, self.iou_threshold = max_detections, score_threshold, iou_threshold
-        self.anchors = boxes.anchors(encoder.image_shape, LEVELS.values(), [[anchor_scale * stride] for stride in LEVELS.values()])[None]
+        self.anchors = boxes.anchors(
+            encoder.image_shape, LEVELS.values(), [[anchor_scale * stride] for stride in LEVELS.values()]
+        )[None]
         self.draws = keras.random.SeedGenerator(seed)
         policy = self.dtype_policy
         self.pyramid = Pyramid(encoder, neck, dtype=policy)
@@ -173,12 +202,14 @@ class MaskRCNN(PretextModel):
         super().build(images_shape)
 
     def call(self, images, training=None):
-        """Images (B, H, W, C) to "boxes" (B, K, 4), "scores" (B, K), "labels" (B, K) int32, -1 where there are no more objects, and "masks"
-        (B, K, 28, 28) float32, probabilities inside each box."""
+        """Images (B, H, W, C) to "boxes" (B, K, 4), "scores" (B, K), "labels" (B, K) int32, -1 where there are no more
+        objects, and "masks" (B, K, 28, 28) float32, probabilities inside each box."""
         maps = self.feature_pyramid(self.pyramid(images, training=training))
         candidates, there = self.propose(*self.proposal_head(maps), before=1000)
         logits, deltas = self.region_head(regions.align(maps, candidates, BOX_BINS))
-        found = boxes.decode(deltas, candidates[:, :, None], self.encoder.image_shape, NEAR_REGION)  # (B, R, classes, 4)
+        found = boxes.decode(
+            deltas, candidates[:, :, None], self.encoder.image_shape, NEAR_REGION
+        )  # (B, R, classes, 4)
         scores = ops.softmax(logits)[..., :-1] * ops.cast(there, "float32")[..., None]
         best = boxes.keep_best(found, scores, self.max_detections, self.iou_threshold, self.score_threshold)
         answer = {name: best[name] for name in ("boxes", "scores", "labels")}
@@ -194,7 +225,9 @@ class MaskRCNN(PretextModel):
             deltas: (B, A, 4).
             before: how many of each level are looked at.
         """
-        found = boxes.decode(ops.stop_gradient(deltas), ops.convert_to_tensor(self.anchors), self.encoder.image_shape, NEAR_ANCHOR)
+        found = boxes.decode(
+            ops.stop_gradient(deltas), ops.convert_to_tensor(self.anchors), self.encoder.image_shape, NEAR_ANCHOR
+        )
         scores = ops.sigmoid(ops.stop_gradient(logits)) * ops.cast(boxes.area(found) > 0, "float32")
         chosen, first = [], 0
         for number, stride in enumerate(LEVELS.values()):
@@ -210,19 +243,25 @@ class MaskRCNN(PretextModel):
         return boxes.problem_of_targets(targets, self.classes, ("boxes", "labels", *["masks"] * self.masks))
 
     def objective(self, images, targets, training):
-        """Images (B, H, W, C) and their objects' boxes (B, M, 4), labels (B, M) and masks (B, M, S, S) to the loss, a scalar, and its parts."""
+        """Images (B, H, W, C) and their objects' boxes (B, M, 4), labels (B, M) and masks (B, M, S, S) to the loss, a
+        scalar, and its parts."""
         maps = self.feature_pyramid(self.pyramid(images, training=training))
         logits, deltas = self.proposal_head(maps)
         report = {"proposal_loss": self._proposal_loss(logits, deltas, targets)}
         candidates, there = self.propose(logits, deltas, before=2000)
         candidates = ops.concatenate([candidates, targets["boxes"]], axis=1)
         there = ops.concatenate([there, targets["labels"] >= 0], axis=1)
-        nearest, kind = boxes.match(candidates, targets["boxes"], targets["labels"], 0.5, 0.5, ignored=targets.get("ignored"))
+        nearest, kind = boxes.match(
+            candidates, targets["boxes"], targets["labels"], 0.5, 0.5, ignored=targets.get("ignored")
+        )
         quota = round(self.samples * POSITIVE_SHARE)
         chosen, there = regions.sample(ops.where(there, kind, -1), self._keys(kind), self.samples, quota)
         candidates, nearest = boxes.take(candidates, chosen), boxes.take(nearest, chosen)
         positive = there & (boxes.take(kind, chosen) > 0)  # (B, samples)
-        objects, labels = boxes.take(targets["boxes"], nearest), ops.where(positive, boxes.take(targets["labels"], nearest), self.classes)
+        objects, labels = (
+            boxes.take(targets["boxes"], nearest),
+            ops.where(positive, boxes.take(targets["labels"], nearest), self.classes),
+        )
         report["class_loss"], report["box_loss"] = self._region_losses(maps, candidates, objects, labels, there)
         if self.masks:
             first = [x[:, :quota] for x in (candidates, objects, labels, nearest)]  # where the positive ones are
@@ -233,7 +272,8 @@ class MaskRCNN(PretextModel):
         return distribution.uniform((ops.shape(like)[0], like.shape[1]), seed=self.draws)
 
     def _proposal_loss(self, logits, deltas, targets):
-        """Of a sample of the anchors: whether there is an object, and where; both over their number (Ren et al., 2015, equation 1)."""
+        """Of a sample of the anchors: whether there is an object, and where; both over their number (Ren et al., 2015,
+        equation 1)."""
         anchors = ops.convert_to_tensor(self.anchors)
         there = targets["boxes"], targets["labels"]
         nearest, kind = boxes.match(anchors, *there, 0.3, 0.7, best_too=True, ignored=targets.get("ignored"))
@@ -251,7 +291,11 @@ class MaskRCNN(PretextModel):
         entropy = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
         positive = there & (labels < self.classes)
         own = ops.one_hot(ops.where(positive, labels, -1), self.classes)[..., None]
-        goals = boxes.encode(objects, ops.where(positive[..., None], candidates, ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0])), NEAR_REGION)
+        goals = boxes.encode(
+            objects,
+            ops.where(positive[..., None], candidates, ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0])),
+            NEAR_REGION,
+        )
         huber = 4 * keras.losses.huber(goals, ops.sum(deltas * own, axis=2))
         return _mean_over(there, ops.where(there, entropy, 0.0)), _mean_over(there, ops.where(positive, huber, 0.0))
 

@@ -10,13 +10,15 @@ NECKS = ("blocks", "simple")
 
 
 def tapped_blocks(depth):
-    """The numbers, from 1 on, of the four blocks that are looked at: of 12 the 4th, 6th, 8th and 12th (XCiT, section 4.3, and BEiT)."""
+    """The numbers, from 1 on, of the four blocks that are looked at: of 12 the 4th, 6th, 8th and 12th (XCiT, section
+    4.3, and BEiT)."""
     return [max(1, round(depth * share)) for share in (1 / 3, 1 / 2, 2 / 3, 1)]
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class Enlarge(keras.layers.Layer):
-    """A transposed convolution of 2x2 pixels with a stride of 2, (B, h, w, D) to (B, 2h, 2w, D), as the one matrix product that it is."""
+    """A transposed convolution of 2x2 pixels with a stride of 2, (B, h, w, D) to (B, 2h, 2w, D), as the one matrix
+    product that it is."""
 
     def __init__(self, width, **kwargs):
         super().__init__(**kwargs)
@@ -37,14 +39,17 @@ class Enlarge(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class Pyramid(keras.layers.Layer):
-    """Images (B, H, W, C) to feature maps by level, "P2" (B, H / 4, W / 4, D) to "P5" (B, H / 32, W / 32, D), rounded up.
+    """Images (B, H, W, C) to feature maps by level, "P2" (B, H / 4, W / 4, D) to "P5" (B, H / 32, W / 32, D), rounded
+    up.
 
-    A level finer than the patches is enlarged by transposed convolutions, with a norm and GELU between two; one coarser is the
-    maximum over 2x2 or more. BEiT has batch norms here; these are layer norms, so that no image's answer depends on its batch.
+    A level finer than the patches is enlarged by transposed convolutions, with a norm and GELU between two; one coarser
+    is the maximum over 2x2 or more. BEiT has batch norms here; these are layer norms, so that no image's answer depends
+    on its batch.
 
     Args:
         encoder: an `Encoder`, whose patches have a side of 4, 8, 16 or 32 pixels, say: a power of two.
-        neck: "blocks", to take the levels from four blocks (XCiT and BEiT), or "simple", all from the last (ViTDet, section 3).
+        neck: "blocks", to take the levels from four blocks (XCiT and BEiT), or "simple", all from the last (ViTDet,
+            section 3).
         levels: which of `STRIDES` are wanted.
     """
 
@@ -54,15 +59,26 @@ class Pyramid(keras.layers.Layer):
             raise ValueError(f"Expected neck to be one of {', '.join(NECKS)}, received {neck!r}.")
         side = encoder.patch_size
         if side & (side - 1):
-            raise ValueError(f"Expected patches whose side is a power of two, received patch_size={side}; load the encoder with patch_size=16.")
+            raise ValueError(
+                f"Expected patches whose side is a power of two, received patch_size={side}; load the encoder with"
+                " patch_size=16."
+            )
         self.encoder = encoder
         self.neck = neck
         self.levels = tuple(levels)
         width, policy = encoder.width, self.dtype_policy
         blocks = tapped_blocks(encoder.depth) if neck == "blocks" else [encoder.depth] * 4
         self.taps = {level: f"block_{block}" for level, block in zip(STRIDES, blocks) if level in self.levels}
-        self.norms = {t: LayerNormalization(epsilon=1e-6, dtype=policy, name=f"norm_{t}") for t in sorted(set(self.taps.values())) if t != self._last}
-        self.ladders = {level: self._ladder(level, side // stride, width, policy) for level, stride in STRIDES.items() if level in levels and side > stride}
+        self.norms = {
+            t: LayerNormalization(epsilon=1e-6, dtype=policy, name=f"norm_{t}")
+            for t in sorted(set(self.taps.values()))
+            if t != self._last
+        }
+        self.ladders = {
+            level: self._ladder(level, side // stride, width, policy)
+            for level, stride in STRIDES.items()
+            if level in levels and side > stride
+        }
         self.build((None, *encoder.image_shape))
 
     @property
@@ -73,7 +89,10 @@ class Pyramid(keras.layers.Layer):
         steps = []
         for i in range(factor.bit_length() - 1):
             if i:
-                steps += [LayerNormalization(epsilon=1e-6, dtype=policy, name=f"{level}_norm_{i}"), keras.layers.Activation("gelu", dtype=policy)]
+                steps += [
+                    LayerNormalization(epsilon=1e-6, dtype=policy, name=f"{level}_norm_{i}"),
+                    keras.layers.Activation("gelu", dtype=policy),
+                ]
             steps.append(Enlarge(width, dtype=policy, name=f"{level}_enlarge_{i + 1}"))
         return steps
 
@@ -98,7 +117,12 @@ class Pyramid(keras.layers.Layer):
         return ops.max_pool(x, shrink, shrink, padding="same", data_format="channels_last") if shrink > 1 else x
 
     def get_config(self):
-        return {**super().get_config(), "encoder": keras.saving.serialize_keras_object(self.encoder), "neck": self.neck, "levels": self.levels}
+        return {
+            **super().get_config(),
+            "encoder": keras.saving.serialize_keras_object(self.encoder),
+            "neck": self.neck,
+            "levels": self.levels,
+        }
 
     @classmethod
     def from_config(cls, config):
@@ -107,12 +131,14 @@ class Pyramid(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class FeaturePyramid(keras.layers.Layer):
-    """A dictionary of feature maps from fine to coarse to one of maps of `width` channels that know of all coarser ones (Lin et al., 2017).
+    """A dictionary of feature maps from fine to coarse to one of maps of `width` channels that know of all coarser ones
+    (Lin et al., 2017).
 
     Args:
         width: channels of every map.
-        levels: names of the levels to give, such as ("P3", "P4", "P5", "P6", "P7"); those that the input lacks are made from its coarsest,
-            each of half the size of the one before, by convolutions, or with `pooled=True` by leaving every other pixel out.
+        levels: names of the levels to give, such as ("P3", "P4", "P5", "P6", "P7"); those that the input lacks are made
+            from its coarsest, each of half the size of the one before, by convolutions, or with `pooled=True` by
+            leaving every other pixel out.
     """
 
     def __init__(self, width, levels, pooled=False, name="feature_pyramid", **kwargs):
@@ -126,8 +152,18 @@ class FeaturePyramid(keras.layers.Layer):
         self.own = [level for level in self.levels if level in shapes]
         more = [level for level in self.levels if level not in shapes and not self.pooled]
         self.lateral = {level: Dense(self.width, dtype=policy, name=f"{level}_lateral") for level in self.own}
-        self.smooth = {level: keras.layers.Conv2D(self.width, 3, padding="same", data_format="channels_last", dtype=policy, name=f"{level}_smooth") for level in self.own}
-        self.coarser = {level: keras.layers.Conv2D(self.width, 3, 2, padding="same", data_format="channels_last", dtype=policy, name=level) for level in more}
+        self.smooth = {
+            level: keras.layers.Conv2D(
+                self.width, 3, padding="same", data_format="channels_last", dtype=policy, name=f"{level}_smooth"
+            )
+            for level in self.own
+        }
+        self.coarser = {
+            level: keras.layers.Conv2D(
+                self.width, 3, 2, padding="same", data_format="channels_last", dtype=policy, name=level
+            )
+            for level in more
+        }
         for level in self.own:
             self.lateral[level].build(shapes[level])
             self.smooth[level].build((None, None, None, self.width))
@@ -143,7 +179,11 @@ class FeaturePyramid(keras.layers.Layer):
         coarsest = answer[self.own[-1]] if self.pooled else maps[self.own[-1]]
         for level in self.levels:
             if level not in answer:
-                coarsest = coarsest[:, ::2, ::2] if self.pooled else self.coarser[level](ops.relu(coarsest) if len(answer) > len(self.own) else coarsest)
+                coarsest = (
+                    coarsest[:, ::2, ::2]
+                    if self.pooled
+                    else self.coarser[level](ops.relu(coarsest) if len(answer) > len(self.own) else coarsest)
+                )
                 answer[level] = coarsest
         return {level: answer[level] for level in self.levels}
 

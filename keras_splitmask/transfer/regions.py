@@ -1,4 +1,5 @@
-"""Regions of interest: which of many candidates to learn from, what a pyramid holds inside them, and the masks that belong there."""
+"""Regions of interest: which of many candidates to learn from, what a pyramid holds inside them, and the masks that
+belong there."""
 
 import numpy as np
 from keras import ops
@@ -30,14 +31,19 @@ def sample(kind, keys, count, quota):
 def levels_of(regions):
     """The level of the pyramid to look at for regions (B, R, 4): 0 for P2 to 3 for P5, (B, R) int32."""
     side = ops.sqrt(ops.maximum(boxes.area(regions), 1e-6))
-    return ops.cast(ops.clip(ops.floor(4 + ops.log(side / CANONICAL + 1e-6) / np.log(2.0).astype("float32")), 2, 5), "int32") - 2
+    return (
+        ops.cast(
+            ops.clip(ops.floor(4 + ops.log(side / CANONICAL + 1e-6) / np.log(2.0).astype("float32")), 2, 5), "int32"
+        )
+        - 2
+    )
 
 
 def align(maps, regions, size, samples=2):
     """RoIAlign (He et al., 2017, section 3): what a pyramid holds in regions, each of which becomes size x size bins.
 
-    Each bin is the mean of `samples` x `samples` points, at which the map is interpolated. Regions have no gradient. The points are
-    added up one by one, so that no more is in memory at once than the answer takes.
+    Each bin is the mean of `samples` x `samples` points, at which the map is interpolated. Regions have no gradient.
+    The points are added up one by one, so that no more is in memory at once than the answer takes.
 
     Args:
         maps: {"P2": (B, h, w, D), ...} of all of `STRIDES`.
@@ -51,7 +57,13 @@ def align(maps, regions, size, samples=2):
     count, levels = regions.shape[1], levels_of(regions)
     sides = [maps[level].shape[1:3] for level in STRIDES]
     starts = np.cumsum([0] + [height * width for height, width in sides])
-    flat = ops.concatenate([ops.reshape(maps[level], (-1, height * width, maps[level].shape[-1])) for level, (height, width) in zip(STRIDES, sides)], axis=1)
+    flat = ops.concatenate(
+        [
+            ops.reshape(maps[level], (-1, height * width, maps[level].shape[-1]))
+            for level, (height, width) in zip(STRIDES, sides)
+        ],
+        axis=1,
+    )
     images = ops.shape(flat)[0]
     flat = ops.reshape(flat, (-1, flat.shape[-1]))  # (B x N, D)
 
@@ -60,22 +72,38 @@ def align(maps, regions, size, samples=2):
 
     height, width, stride = (of_level(values, "float32") for values in (*zip(*sides), list(STRIDES.values())))
     first = of_level(starts[:-1], "int32") + ops.reshape(ops.arange(images) * int(starts[-1]), (-1, 1, 1))
-    rows, columns = (_lines(regions[..., i], regions[..., i + 2], stride, limit, size * samples) for i, limit in ((0, height), (1, width)))
+    rows, columns = (
+        _lines(regions[..., i], regions[..., i + 2], stride, limit, size * samples)
+        for i, limit in ((0, height), (1, width))
+    )
     row_length = ops.cast(width, "int32")[..., None]
     answer = 0.0
     for row, row_share in rows:
         for column, column_share in columns:
             for i in range(samples**2):
-                part = (slice(None), slice(None), slice(i // samples, None, samples)), (slice(None), slice(None), slice(i % samples, None, samples))
-                places = first[..., None] + row[part[0]][..., :, None] * row_length + column[part[1]][..., None, :]  # (B, R, size, size)
+                part = (
+                    (slice(None), slice(None), slice(i // samples, None, samples)),
+                    (
+                        slice(None),
+                        slice(None),
+                        slice(i % samples, None, samples),
+                    ),
+                )
+                places = (
+                    first[..., None] + row[part[0]][..., :, None] * row_length + column[part[1]][..., None, :]
+                )  # (B, R, size, size)
                 share = row_share[part[0]][..., :, None] * column_share[part[1]][..., None, :] / samples**2
                 points = ops.take(flat, ops.reshape(places, (-1,)), axis=0)
-                answer += ops.reshape(points, (-1, count, size, size, flat.shape[-1])) * ops.cast(share, flat.dtype)[..., None]
+                answer += (
+                    ops.reshape(points, (-1, count, size, size, flat.shape[-1]))
+                    * ops.cast(share, flat.dtype)[..., None]
+                )
     return answer
 
 
 def _lines(low, high, stride, limit, count):
-    """`count` lines at even distances between `low` and `high` (B, R): twice the line of the map next to each, and the share that it has."""
+    """`count` lines at even distances between `low` and `high` (B, R): twice the line of the map next to each, and the
+    share that it has."""
     steps = (ops.arange(count, dtype="float32") + 0.5) / count
     places = (low[..., None] + (high - low)[..., None] * steps) / stride - 0.5
     places = ops.minimum(ops.maximum(places, 0.0), limit - 1)  # (B, R, count)

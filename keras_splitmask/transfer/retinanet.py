@@ -30,9 +30,18 @@ class PredictionHead(keras.layers.Layer):
     def __init__(self, outputs, width, bias=0.0, depth=3, **kwargs):
         super().__init__(**kwargs)
         self.outputs, self.width, self.bias, self.depth = outputs, width, bias, depth
-        options = {"padding": "same", "data_format": "channels_last", "kernel_initializer": "orthogonal", "dtype": self.dtype_policy}
-        self.hidden = [keras.layers.Conv2D(width, 3, activation="relu", name=f"hidden_{i + 1}", **options) for i in range(depth)]
-        self.last = keras.layers.Conv2D(outputs, 3, bias_initializer=keras.initializers.Constant(bias), name="last", **options)
+        options = {
+            "padding": "same",
+            "data_format": "channels_last",
+            "kernel_initializer": "orthogonal",
+            "dtype": self.dtype_policy,
+        }
+        self.hidden = [
+            keras.layers.Conv2D(width, 3, activation="relu", name=f"hidden_{i + 1}", **options) for i in range(depth)
+        ]
+        self.last = keras.layers.Conv2D(
+            outputs, 3, bias_initializer=keras.initializers.Constant(bias), name="last", **options
+        )
 
     def build(self, shape):
         for layer in (*self.hidden, self.last):
@@ -44,11 +53,18 @@ class PredictionHead(keras.layers.Layer):
         return self.last(x)
 
     def get_config(self):
-        return {**super().get_config(), "outputs": self.outputs, "width": self.width, "bias": self.bias, "depth": self.depth}
+        return {
+            **super().get_config(),
+            "outputs": self.outputs,
+            "width": self.width,
+            "bias": self.bias,
+            "depth": self.depth,
+        }
 
 
 def focal_loss(truth, logits):
-    """Focal loss of each logit, truth 0 or 1, by the paper's numbers. Of NaN it is NaN, where Keras' own raises an error on torch."""
+    """Focal loss of each logit, truth 0 or 1, by the paper's numbers. Of NaN it is NaN, where Keras' own raises an
+    error on torch."""
     chance = ops.sigmoid(logits)
     wrong = truth * (1 - chance) + (1 - truth) * chance
     return (0.25 * truth + 0.75 * (1 - truth)) * wrong**2 * ops.binary_crossentropy(truth, logits, from_logits=True)
@@ -56,20 +72,23 @@ def focal_loss(truth, logits):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class RetinaNet(PretextModel):
-    """Learn boxes (Lin et al., 2017, "Focal loss for dense object detection") with KerasCV's network, `network`, on our encoder.
+    """Learn boxes (Lin et al., 2017, "Focal loss for dense object detection") with KerasCV's network, `network`, on our
+    encoder.
 
-    It is given images and {"boxes": (B, M, 4), "labels": (B, M)}: `data.detection_batches`; and perhaps "ignored" (B, I, 4), boxes of what
-    is neither an object to learn nor background. KerasCV 0.9.0 encodes labels, adds up its
-    losses and suppresses boxes in ways that this model replaces, since on Keras 3.15 the first counts in a metric inside the step, the
-    second is doubled under a MirroredStrategy and differs with how a batch is divided, and the third is neither exported nor, without
-    torchvision, run on torch. Here the loss is that of an image over the anchors that stand for its objects, and the mean over images.
+    It is given images and {"boxes": (B, M, 4), "labels": (B, M)}: `data.detection_batches`; and perhaps "ignored" (B,
+    I, 4), boxes of what is neither an object to learn nor background. KerasCV 0.9.0 encodes labels, adds up its losses
+    and suppresses boxes in ways that this model replaces, since on Keras 3.15 the first counts in a metric inside the
+    step, the second is doubled under a MirroredStrategy and differs with how a batch is divided, and the third is
+    neither exported nor, without torchvision, run on torch. Here the loss is that of an image over the anchors that
+    stand for its objects, and the mean over images.
 
     Args:
         encoder: an `Encoder`, of images whose sides are multiples of 32.
         classes: number of classes.
         neck: see `Pyramid`.
         width: channels of the feature pyramid and the heads; 256 in KerasCV. Fewer are cheaper.
-        anchor_scale: side of a level's smallest anchors in units of its stride; 4 in the paper. Lower it for small objects.
+        anchor_scale: side of a level's smallest anchors in units of its stride; 4 in the paper. Lower it for small
+            objects.
         max_detections, score_threshold, iou_threshold: see `boxes.keep_best`.
         augmentation: an `Augment` of colours alone, for the images that a training step is given.
         seed: with the step's number, it decides all randomness of training.
@@ -98,11 +117,21 @@ class RetinaNet(PretextModel):
     ):
         from keras_splitmask.transfer.kerascv_backbone import ViTBackbone, keras_cv
 
-        super().__init__(reports=["class_loss", "box_loss"], seed=seed, augmentation=augmentation, accumulate=accumulate, name=name, **kwargs)
+        super().__init__(
+            reports=["class_loss", "box_loss"],
+            seed=seed,
+            augmentation=augmentation,
+            accumulate=accumulate,
+            name=name,
+            **kwargs,
+        )
         if classes < 1:
             raise ValueError(f"Expected at least one class, received classes={classes}.")
         if any(side % 32 for side in encoder.image_shape[:2]):
-            raise ValueError(f"Expected sides that are multiples of 32 for KerasCV's RetinaNet, received image_shape={encoder.image_shape}.")
+            raise ValueError(
+                "Expected sides that are multiples of 32 for KerasCV's RetinaNet, received"
+                f" image_shape={encoder.image_shape}."
+            )
         self.encoder = encoder
         self.classes = classes
         self.neck = neck
@@ -127,7 +156,9 @@ class RetinaNet(PretextModel):
         rare = -math.log((1 - 0.01) / 0.01)  # so that everything is background at first (section 4.1)
         return {
             "feature_pyramid": Levels(self.width, ("P3", "P4", "P5", "P6", "P7"), dtype=self.dtype_policy),
-            "classification_head": PredictionHead(9 * self.classes, self.width, rare, dtype=self.dtype_policy, name="classification_head"),
+            "classification_head": PredictionHead(
+                9 * self.classes, self.width, rare, dtype=self.dtype_policy, name="classification_head"
+            ),
             "box_head": PredictionHead(9 * 4, self.width, dtype=self.dtype_policy, name="box_head"),
         }
 
@@ -137,10 +168,13 @@ class RetinaNet(PretextModel):
         return ops.cast(answer["box"], "float32"), ops.cast(answer["classification"], "float32")
 
     def call(self, images, training=None):
-        """Images (B, H, W, C) to "boxes" (B, K, 4), "scores" (B, K) and "labels" (B, K) int32, -1 where there are no more objects."""
+        """Images (B, H, W, C) to "boxes" (B, K, 4), "scores" (B, K) and "labels" (B, K) int32, -1 where there are no
+        more objects."""
         deltas, logits = self.predictions(images, training=training)
         found = boxes.decode(deltas, ops.convert_to_tensor(self.anchors), self.encoder.image_shape)
-        best = boxes.keep_best(found, ops.sigmoid(logits), self.max_detections, self.iou_threshold, self.score_threshold)
+        best = boxes.keep_best(
+            found, ops.sigmoid(logits), self.max_detections, self.iou_threshold, self.score_threshold
+        )
         return {name: best[name] for name in ("boxes", "scores", "labels")}
 
     def problem_of_given(self, targets):

@@ -22,8 +22,8 @@ def pixel_cross_entropy(logits, labels):
         labels: (B, H, W) int32 of classes, 255 to ignore.
 
     Returns:
-        Its mean over the valid pixels of each image (B,) float32, and the share of them to whose class no other was preferred
-        (B,) float32; both are 0 where there are none.
+        Its mean over the valid pixels of each image (B,) float32, and the share of them to whose class no other was
+        preferred (B,) float32; both are 0 where there are none.
     """
     valid = ops.not_equal(labels, IGNORE)
     logits = ops.cast(logits, "float32")
@@ -39,12 +39,13 @@ def pixel_cross_entropy(logits, labels):
 class Segmenter(PretextModel):
     """Images (B, H, W, C) to logits (B, H, W, classes) float32, of the images' own size.
 
-    It is fitted to images and label maps (B, H, W) int32 of classes from 0 to classes - 1, and 255 to ignore; what else may be in a
-    map is for its source to refuse, and has no meaning here. The loss is a mean over an image's valid pixels, then over the images,
-    so that it does not depend on how a batch is divided.
+    It is fitted to images and label maps (B, H, W) int32 of classes from 0 to classes - 1, and 255 to ignore; what else
+    may be in a map is for its source to refuse, and has no meaning here. The loss is a mean over an image's valid
+    pixels, then over the images, so that it does not depend on how a batch is divided.
 
-    KerasCV's heads have batch norms and a dropout of Keras: what is learnt from an image depends on the others of its batch and, under
-    TensorFlow's strategies, on how the batch is divided. A skipped step leaves their moving averages alone, as all else.
+    KerasCV's heads have batch norms and a dropout of Keras: what is learnt from an image depends on the others of its
+    batch and, under TensorFlow's strategies, on how the batch is divided. A skipped step leaves their moving averages
+    alone, as all else.
 
     Args:
         encoder: an `Encoder`.
@@ -52,9 +53,11 @@ class Segmenter(PretextModel):
         head: "upernet", or of KerasCV "deeplab" or "segformer".
         neck: how the head's maps are made of the encoder's blocks; see `Pyramid`.
         width: channels in the head; 768 in BEiT's UPerNet on ViT-B.
-        auxiliary_weight: of the loss of UPerNet's second, small head on the map of stride 16; 0 for none. KerasCV's heads have none.
+        auxiliary_weight: of the loss of UPerNet's second, small head on the map of stride 16; 0 for none. KerasCV's
+            heads have none.
         drop: share of the head's channels that are dropped in training.
-        augmentation: a layer from images to the images that a training step is given, which leaves every pixel in its place.
+        augmentation: a layer from images to the images that a training step is given, which leaves every pixel in its
+            place.
         seed: with the step's number, it decides all randomness of training.
         accumulate: in how many parts a batch is taken; with KerasCV's heads 1.
     """
@@ -78,7 +81,9 @@ class Segmenter(PretextModel):
     ):
         second = head == "upernet" and auxiliary_weight > 0
         reports = ["pixel_accuracy", "auxiliary_loss"] if second else ["pixel_accuracy"]
-        super().__init__(reports=reports, seed=seed, augmentation=augmentation, accumulate=accumulate, name=name, **kwargs)
+        super().__init__(
+            reports=reports, seed=seed, augmentation=augmentation, accumulate=accumulate, name=name, **kwargs
+        )
         self._check(classes, head, accumulate)
         self.encoder = encoder
         self.classes = classes
@@ -88,10 +93,16 @@ class Segmenter(PretextModel):
         self.auxiliary_weight = auxiliary_weight
         self.drop = drop
         policy = self.dtype_policy
-        levels = ("P2", "P5") if head == "deeplab" else tuple(STRIDES)  # of others, there would be weights without a use
+        levels = (
+            ("P2", "P5") if head == "deeplab" else tuple(STRIDES)
+        )  # of others, there would be weights without a use
         self.pyramid = Pyramid(encoder, neck, levels, dtype=policy)
         self.network = UPerNet(classes, width, drop, dtype=policy) if head == "upernet" else self._of_kerascv()
-        self.auxiliary = PixelClassifier(classes, min(width, AUXILIARY_WIDTH), drop, dtype=policy, name="auxiliary") if second else None
+        self.auxiliary = (
+            PixelClassifier(classes, min(width, AUXILIARY_WIDTH), drop, dtype=policy, name="auxiliary")
+            if second
+            else None
+        )
         self.build((None, *encoder.image_shape))
 
     @staticmethod
@@ -101,7 +112,10 @@ class Segmenter(PretextModel):
         if head not in HEADS:
             raise ValueError(f"Expected head to be one of {', '.join(HEADS)}, received {head!r}.")
         if head != "upernet" and accumulate > 1:
-            raise ValueError(f"Expected accumulate=1 with the batch norms of head={head!r}, received accumulate={accumulate}; take upernet.")
+            raise ValueError(
+                f"Expected accumulate=1 with the batch norms of head={head!r}, received accumulate={accumulate}; take"
+                " upernet."
+            )
 
     def _of_kerascv(self):
         from keras_splitmask.transfer import kerascv_heads
@@ -137,7 +151,11 @@ class Segmenter(PretextModel):
         return [enlarge(logits, images.shape[1:3]) for logits in answers]
 
     def problem_of_given(self, labels):
-        if not hasattr(labels, "shape") or len(labels.shape) != 3 or tuple(labels.shape[1:]) != self.encoder.image_shape[:2]:
+        if (
+            not hasattr(labels, "shape")
+            or len(labels.shape) != 3
+            or tuple(labels.shape[1:]) != self.encoder.image_shape[:2]
+        ):
             height, width = self.encoder.image_shape[:2]
             return f"Expected label maps (B, {height}, {width}) of the images' size, received {shape_text(labels)}."
         return problem_of_classes(labels, self.classes, (IGNORE,))

@@ -1,26 +1,29 @@
-"""UPerNet (Xiao et al., 2018, "Unified Perceptual Parsing for Scene Understanding"): a pyramid of feature maps to the class of each pixel."""
+"""UPerNet (Xiao et al., 2018, "Unified Perceptual Parsing for Scene Understanding"): a pyramid of feature maps to the
+class of each pixel."""
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_splitmask.encoder import seed_of
-from keras_splitmask.seeds import check_seed
 from keras_splitmask.backend import distribution
 from keras_splitmask.backend.layers import Dense, LayerNormalization
+from keras_splitmask.encoder import seed_of
+from keras_splitmask.seeds import check_seed
 
 BINS = (1, 2, 3, 6)  # of the pyramid pooling (Zhao et al., 2017, section 3.2)
 
 
 def enlarge(x, size):
-    """A map (B, h, w, D) resized to `size` (rows, columns): bilinear between the centres of pixels, the same on every backend."""
+    """A map (B, h, w, D) resized to `size` (rows, columns): bilinear between the centres of pixels, the same on every
+    backend."""
     if tuple(x.shape[1:3]) == tuple(size):
         return x
     return ops.image.resize(x, size, interpolation="bilinear", antialias=False, data_format="channels_last")
 
 
 def pooling_matrix(size, bins):
-    """The matrix (bins, size) float32 that averages a line over `bins` stretches as equal as can be, which overlap where they must."""
+    """The matrix (bins, size) float32 that averages a line over `bins` stretches as equal as can be, which overlap
+    where they must."""
     matrix = np.zeros((bins, size), "float32")
     for i in range(bins):
         start, end = i * size // bins, -(-(i + 1) * size // bins)
@@ -29,7 +32,8 @@ def pooling_matrix(size, bins):
 
 
 def pool(x, bins):
-    """The means (B, bins, bins, D) of a map (B, h, w, D) of any size, by products, which every backend compiles and exports."""
+    """The means (B, bins, bins, D) of a map (B, h, w, D) of any size, by products, which every backend compiles and
+    exports."""
     height, width, channels = x.shape[1:]
     rows, columns = (ops.cast(pooling_matrix(size, bins), x.dtype) for size in (height, width))
     x = ops.matmul(rows, ops.reshape(x, (-1, height, width * channels)))  # (B, bins, w D)
@@ -39,7 +43,8 @@ def pool(x, bins):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class DropChannels(keras.layers.Layer):
-    """In training, drops a share `rate` of the channels of each map (B, h, w, D) (Tompson et al., 2015), however the batch is divided."""
+    """In training, drops a share `rate` of the channels of each map (B, h, w, D) (Tompson et al., 2015), however the
+    batch is divided."""
 
     def __init__(self, rate, seed=None, **kwargs):
         super().__init__(**kwargs)
@@ -64,7 +69,8 @@ class DropChannels(keras.layers.Layer):
 class ConvNorm(keras.layers.Layer):
     """A convolution of `side` x `side` pixels, a norm and ReLU: a map (B, h, w, C) to (B, h, w, D).
 
-    BEiT has batch norms here; these are over the channels of each pixel, so that no image's answer depends on its batch.
+    BEiT has batch norms here; these are over the channels of each pixel, so that no image's answer depends on its
+    batch.
     """
 
     def __init__(self, width, side, **kwargs):
@@ -75,7 +81,15 @@ class ConvNorm(keras.layers.Layer):
         if side == 1:
             self.convolution = Dense(width, dtype=policy, name="convolution")  # the same, and faster on torch
         else:
-            self.convolution = keras.layers.Conv2D(width, side, padding="same", data_format="channels_last", use_bias=False, dtype=policy, name="convolution")
+            self.convolution = keras.layers.Conv2D(
+                width,
+                side,
+                padding="same",
+                data_format="channels_last",
+                use_bias=False,
+                dtype=policy,
+                name="convolution",
+            )
         self.norm = LayerNormalization(epsilon=1e-6, dtype=policy, name="norm")
 
     def build(self, shape):
@@ -91,7 +105,8 @@ class ConvNorm(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class PixelClassifier(keras.layers.Layer):
-    """A map (B, h, w, C) to logits (B, h, w, classes) float32: a 3x3 convolution with its norm, dropped channels and a linear map.
+    """A map (B, h, w, C) to logits (B, h, w, classes) float32: a 3x3 convolution with its norm, dropped channels and a
+    linear map.
 
     It is what UPerNet ends with, and alone the auxiliary head (Long et al., 2015, as Zhao et al., 2017, use it).
     """
@@ -119,10 +134,11 @@ class PixelClassifier(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class UPerNet(keras.layers.Layer):
-    """A dictionary of maps from fine to coarse, {"P2": (B, h, w, C), ...}, to logits (B, h, w, classes) float32 at the size of the finest.
+    """A dictionary of maps from fine to coarse, {"P2": (B, h, w, C), ...}, to logits (B, h, w, classes) float32 at the
+    size of the finest.
 
-    The coarsest is pooled to 1, 4, 9 and 36 places, which tell every pixel of the whole; the others get what the coarser ones know;
-    then all are put together.
+    The coarsest is pooled to 1, 4, 9 and 36 places, which tell every pixel of the whole; the others get what the
+    coarser ones know; then all are put together.
 
     Args:
         classes: number of classes.

@@ -1,4 +1,5 @@
-"""A recipe that another recipe runs: the process that it is ends, orderly, when the other one does, whatever ended that."""
+"""A recipe that another recipe runs: the process that it is ends, orderly, when the other one does, whatever ended
+that."""
 
 import os
 import signal

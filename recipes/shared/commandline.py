@@ -17,10 +17,19 @@ BACKENDS = ("tensorflow", "jax", "torch")
 _asked = []  # signals that asked to stop
 
 # These do not change the result.
-flags.DEFINE_enum("backend", None, BACKENDS, "Keras backend. Left out: $KERAS_BACKEND, or the first of these that is installed.")
-flags.DEFINE_enum("precision", "float32", ("float32", "bfloat16", "float16"), "bfloat16 is faster on GPUs and TPUs, float16 on old GPUs; weights stay float32.")
+flags.DEFINE_enum(
+    "backend", None, BACKENDS, "Keras backend. Left out: $KERAS_BACKEND, or the first of these that is installed."
+)
+flags.DEFINE_enum(
+    "precision",
+    "float32",
+    ("float32", "bfloat16", "float16"),
+    "bfloat16 is faster on GPUs and TPUs, float16 on old GPUs; weights stay float32.",
+)
 FLAGS = flags.FLAGS
-REMEDIES = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Make room") | dict.fromkeys((errno.EIO, errno.EROFS, errno.ESTALE), "Check that disk")
+REMEDIES = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Make room") | dict.fromkeys(
+    (errno.EIO, errno.EROFS, errno.ESTALE), "Check that disk"
+)
 
 
 class BadInput(ValueError):
@@ -30,7 +39,8 @@ class BadInput(ValueError):
 def run(main, settle_flags=lambda: None):
     """Parse the flags, `settle_flags()` which need it, choose the backend and run `main()`.
 
-    Bad input ends in one line and exit status 2; a full or failing disk, SIGTERM, Ctrl-C and a terminal that is closed, in one line and status 75.
+    Bad input ends in one line and exit status 2; a full or failing disk, SIGTERM, Ctrl-C and a terminal that is closed,
+    in one line and status 75.
     """
     with screen.kept_open(), _stopped_by_signals():
         children.end_with_parent()
@@ -48,7 +58,9 @@ def run(main, settle_flags=lambda: None):
             raise SystemExit(0 if any(a.startswith(("--help", "-help")) for a in sys.argv) else end.code)
         except Exception as error:
             remedy = REMEDIES.get(error.errno) if isinstance(error, OSError) else None
-            if not (line := f"{error}. {remedy}, then run the same command again." if remedy else _line_for_user(error)):
+            if not (
+                line := f"{error}. {remedy}, then run the same command again." if remedy else _line_for_user(error)
+            ):
                 raise
             print(f"{pathlib.Path(sys.argv[0]).name}: {line}", file=sys.stderr)
             raise SystemExit(os.EX_TEMPFAIL if remedy else 2)
@@ -58,16 +70,24 @@ def _check_here():
     try:
         os.getcwd()
     except OSError as error:
-        raise BadInput(f"Expected a working folder that is there, received {os.environ.get('PWD', 'one')} ({error.strerror}); cd to another one.")
+        raise BadInput(
+            f"Expected a working folder that is there, received {os.environ.get('PWD', 'one')} ({error.strerror}); cd"
+            " to another one."
+        )
 
 
 @contextlib.contextmanager
 def _stopped_by_signals():
-    """Within it, before training and after it, what asks to stop does so in one line; while training lasts, see `training.Checkpoints`.
+    """Within it, before training and after it, what asks to stop does so in one line; while training lasts, see
+    `training.Checkpoints`.
 
     What is ignored, as SIGHUP is under nohup, stays ignored.
     """
-    numbers = [number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    numbers = [
+        number
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        if signal.getsignal(number) != signal.SIG_IGN
+    ]
     _asked.clear()
     before = {number: signal.signal(number, _stop) for number in numbers}
     try:
@@ -84,7 +104,8 @@ def _stop(number, frame):
 
 
 def stop_if_asked():
-    """Stop after all, where `_stop` was called within a library that drops exceptions, as Python does within `__del__`."""
+    """Stop after all, where `_stop` was called within a library that drops exceptions, as Python does within
+    `__del__`."""
     if _asked:
         raise SystemExit(os.EX_TEMPFAIL)
 
@@ -94,10 +115,14 @@ def _line_for_user(error):
     raised_in = pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     library = sys.modules.get("keras_splitmask")
     ours = library and raised_in.is_relative_to(pathlib.Path(library.__file__).parent)
-    if isinstance(error, (flags.Error, BadInput)) or (ours and isinstance(error, (ValueError, ImportError, FloatingPointError))):
+    if isinstance(error, (flags.Error, BadInput)) or (
+        ours and isinstance(error, (ValueError, ImportError, FloatingPointError))
+    ):
         return " ".join(str(error).split())
     # TensorFlow hands an error of the input pipeline on inside a message of its own.
-    return next((line.split("ValueError: ", 1)[1] for line in str(error).splitlines() if "ValueError: Expected " in line), None)
+    return next(
+        (line.split("ValueError: ", 1)[1] for line in str(error).splitlines() if "ValueError: Expected " in line), None
+    )
 
 
 def _choose_backend():
@@ -106,7 +131,10 @@ def _choose_backend():
     if backend not in BACKENDS:
         raise BadInput(f"Expected the backend to be one of {', '.join(BACKENDS)}, received KERAS_BACKEND={backend!r}.")
     if backend not in installed:
-        raise BadInput(f"The backend {backend} is not installed; run: pip install 'keras-splitmask[{backend.replace('tensorflow', 'tf')}]'")
+        raise BadInput(
+            f"The backend {backend} is not installed; run: pip install"
+            f" 'keras-splitmask[{backend.replace('tensorflow', 'tf')}]'"
+        )
     FLAGS.backend = os.environ["KERAS_BACKEND"] = backend  # so that run.flags names it
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras

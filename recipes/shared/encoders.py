@@ -8,7 +8,8 @@ FLAGS = flags.FLAGS
 
 
 def load_encoder(**changes):
-    """The encoder of --init_from, resized to --image_size, --patch_size and --channels if they are given; None if it was left out.
+    """The encoder of --init_from, resized to --image_size, --patch_size and --channels if they are given; None if it
+    was left out.
 
     `changes` replace arguments of it, such as positions.
     """

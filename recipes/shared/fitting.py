@@ -23,7 +23,8 @@ def jit():
 
 
 def fit(model, batches, steps, interval, log, checkpoints):
-    """`fit` up to `steps` steps, where each Keras epoch is one interval of the log; the first and the last may be shorter.
+    """`fit` up to `steps` steps, where each Keras epoch is one interval of the log; the first and the last may be
+    shorter.
 
     `batches(start)` gives the batches from a step on. Of a run of no steps the log has what it measures beforehand.
     """
@@ -34,7 +35,11 @@ def fit(model, batches, steps, interval, log, checkpoints):
         while (start := checkpoints.step) < steps:
             length = min(interval - start % interval, steps - start)
             epochs = (steps - start) // interval if length == interval else 1
-            feed = checkpoints.devices.dataset_for_fit(lambda: log.timed(batches(start), measured=checkpoints.devices.strategy is None))
-            model.fit(feed, steps_per_epoch=length, epochs=epochs, callbacks=[log, checkpoints], verbose=0, shuffle=False)
+            feed = checkpoints.devices.dataset_for_fit(
+                lambda: log.timed(batches(start), measured=checkpoints.devices.strategy is None)
+            )
+            model.fit(
+                feed, steps_per_epoch=length, epochs=epochs, callbacks=[log, checkpoints], verbose=0, shuffle=False
+            )
         if checkpoints.saved < steps:
             checkpoints.save()

@@ -8,7 +8,8 @@ LARGEST = 1 << 20  # bytes
 
 
 def expanded(arguments, around=()):
-    """The arguments, with the lines of each flag file, and of those that it names, in its place. `around`: real paths of the files that they are from.
+    """The arguments, with the lines of each flag file, and of those that it names, in its place. `around`: real paths
+    of the files that they are from.
 
     Raises:
         flags.Error: if a file cannot be read, is no text, or includes itself.
@@ -28,7 +29,9 @@ def expanded(arguments, around=()):
 def _content(path, around):
     place = os.path.realpath(path)
     if place in around:
-        raise flags.Error(f"Expected flag files that do not include themselves, received {path} within itself; remove that line.")
+        raise flags.Error(
+            f"Expected flag files that do not include themselves, received {path} within itself; remove that line."
+        )
     try:
         with open(path, "rb") as file:
             content = file.read(LARGEST + 1)
@@ -36,5 +39,7 @@ def _content(path, around):
         raise flags.Error(f"Expected a flag file, received --flagfile={path} ({error.strerror}).") from error
     if len(content) > LARGEST or b"\0" in content:
         raise flags.Error(f"Expected a text file with a flag in each line, received --flagfile={path}, which is none.")
-    lines = [line.strip() for line in content.decode("utf-8-sig", "surrogateescape").split("\n")]  # paths may be of other bytes
+    lines = [
+        line.strip() for line in content.decode("utf-8-sig", "surrogateescape").split("\n")
+    ]  # paths may be of other bytes
     return expanded([line for line in lines if line and not line.startswith(("#", "//"))], (*around, place))

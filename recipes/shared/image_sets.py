@@ -11,7 +11,8 @@ NAMED = 5  # classes named in a message
 
 
 def open_images(run, channels, amount=None):
-    """The images of --dataset to learn from, or an `amount` of them, see `data.subset_of`. The run remembers a folder that it looked at before."""
+    """The images of --dataset to learn from, or an `amount` of them, see `data.subset_of`. The run remembers a folder
+    that it looked at before."""
     from keras_splitmask import data
 
     source = data.open_source(
@@ -45,12 +46,19 @@ def open_split(dataset, split, channels):
     from keras_splitmask import data
 
     return data.open_source(
-        dataset, split, FLAGS.data_dir, channels, max_bad_fraction=FLAGS.max_bad_fraction, report=_say, value_range=value_range.given()
+        dataset,
+        split,
+        FLAGS.data_dir,
+        channels,
+        max_bad_fraction=FLAGS.max_bad_fraction,
+        report=_say,
+        value_range=value_range.given(),
     )
 
 
 def open_judged(train, channels):
-    """The split of --dataset to judge by, and its name: --judge, or test, or val where there is no test or it has no labels.
+    """The split of --dataset to judge by, and its name: --judge, or test, or val where there is no test or it has no
+    labels.
 
     Its classes have the numbers that they have in the source `train`.
     """
@@ -64,20 +72,25 @@ def open_judged(train, channels):
         except (data.NoSuchSplit, data.NoLabels) as error:
             refused[split] = error
         else:
-            reason = "".join(f", since {other} {'has no labels' if isinstance(error, data.NoLabels) else 'is not there'}" for other, error in refused.items())
+            reason = "".join(
+                f", since {other} {'has no labels' if isinstance(error, data.NoLabels) else 'is not there'}"
+                for other, error in refused.items()
+            )
             _say(f"judged by {split}{reason}: {source.summary()}")
             return source, split
     unlabelled = [error for error in refused.values() if isinstance(error, data.NoLabels)]
     if unlabelled or FLAGS.judge:
         raise (unlabelled or list(refused.values()))[0]
     raise commandline.BadInput(
-        f"Expected a split test or val of {FLAGS.dataset} to judge by, received neither. Move some images of each class into one, and the "
-        "others into train; --judge=train judges by the training images, which says little about new ones."
+        f"Expected a split test or val of {FLAGS.dataset} to judge by, received neither. Move some images of each class"
+        " into one, and the others into train; --judge=train judges by the training images, which says little about"
+        " new ones."
     )
 
 
 def number_as(train, source, dataset, split):
-    """Give each label of a source the number that its class has in the source `train`; a class that is not learnt is refused."""
+    """Give each label of a source the number that its class has in the source `train`; a class that is not learnt is
+    refused."""
     import numpy as np
 
     place = f"the {split} split of {dataset}"
@@ -87,13 +100,17 @@ def number_as(train, source, dataset, split):
     source.check_labelled(place)
     if (unknown := np.setdiff1d(source.labels, train.labels)).size:
         classes = ", ".join(names[label] if label < len(names) else str(label) for label in unknown[:NAMED])
-        raise commandline.BadInput(f"Expected only classes that are learnt in {place}, received {len(unknown)} others ({classes}); remove their images.")
+        raise commandline.BadInput(
+            f"Expected only classes that are learnt in {place}, received {len(unknown)} others ({classes}); remove"
+            " their images."
+        )
     if (absent := np.setdiff1d(train.labels, source.labels)).size:
         _say(f"{split} has no image of {len(absent)} classes ({', '.join(names[label] for label in absent[:NAMED])})")
 
 
 def read(source, split, shape, limit=None, ratio=1.0):
-    """The images and labels of a split, at most `limit` of them. Those that cannot be read are left out, up to --max_bad_fraction."""
+    """The images and labels of a split, at most `limit` of them. Those that cannot be read are left out, up to
+    --max_bad_fraction."""
     from keras_splitmask import data
 
     images, labels = data.read_all(source, shape, limit, ratio)
@@ -101,13 +118,17 @@ def read(source, split, shape, limit=None, ratio=1.0):
     if lost := wanted - len(images):
         if lost > FLAGS.max_bad_fraction * wanted:
             first = next(iter(source.broken.values()))
-            raise commandline.BadInput(f"Expected at most {FLAGS.max_bad_fraction:.0%} of the {split} images to be unreadable, received {lost} of {wanted}; {first}")
+            raise commandline.BadInput(
+                f"Expected at most {FLAGS.max_bad_fraction:.0%} of the {split} images to be unreadable, received {lost}"
+                f" of {wanted}; {first}"
+            )
         _say(f"{split}: {lost} of {wanted} images are left out, since they cannot be read")
     return images, labels
 
 
 def read_probe(shape):
-    """The source of --probe, which must not be the training images, and its images and labels; None and None if it was left out."""
+    """The source of --probe, which must not be the training images, and its images and labels; None and None if it was
+    left out."""
     from keras_splitmask import data
 
     if not FLAGS.probe:
@@ -124,13 +145,16 @@ def read_probe(shape):
         raise next((error for error in refused if isinstance(error, data.NoLabels)), refused[-1])
     same = [os.path.realpath(os.path.expanduser(name.partition(":")[2])) for name in (FLAGS.probe, FLAGS.dataset)]
     if split == "train" and same[0] == same[1]:
-        raise commandline.BadInput(f"Expected --probe to be a labelled set apart from the training images, received {FLAGS.probe} for both.")
+        raise commandline.BadInput(
+            f"Expected --probe to be a labelled set apart from the training images, received {FLAGS.probe} for both."
+        )
     _say(f"probe, {split}: {source.summary()}")
     return source, read(source, "probe", shape, FLAGS.probe_limit)
 
 
 def save_record(train, judged=None, split="judged"):
-    """Write into data.json what is in the images to learn from and in those to judge by, what was left out and what broke, and why."""
+    """Write into data.json what is in the images to learn from and in those to judge by, what was left out and what
+    broke, and why."""
     sources = {"train": train} if judged is None else {"train": train, "judged" if split == "train" else split: judged}
     train.save_record(splits={name: source.description() for name, source in sources.items()})
 

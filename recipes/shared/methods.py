@@ -1,4 +1,5 @@
-"""The pre-training methods by the flags of pretrain.py: how each is built, and which flags it reads that not all of them do."""
+"""The pre-training methods by the flags of pretrain.py: how each is built, and which flags it reads that not all of
+them do."""
 
 import sys
 
@@ -37,7 +38,13 @@ def beit(encoder, **shared):
 def mae(encoder, **shared):
     import keras_splitmask as ks
 
-    return ks.baselines.MAE(encoder, **given("mask_ratio"), decoder_depth=FLAGS.mae_decoder_depth, decoder_width=FLAGS.mae_decoder_width, **shared)
+    return ks.baselines.MAE(
+        encoder,
+        **given("mask_ratio"),
+        decoder_depth=FLAGS.mae_decoder_depth,
+        decoder_width=FLAGS.mae_decoder_width,
+        **shared,
+    )
 
 
 def deit(encoder, classes, **shared):
@@ -50,30 +57,49 @@ def dino(encoder, steps, **shared):
     import keras_splitmask as ks
 
     temperatures = (FLAGS.teacher_temperature,) * 2
-    return ks.baselines.DINO(encoder, steps, FLAGS.prototypes, momentum=FLAGS.teacher_momentum, teacher_temperatures=temperatures, **shared)
+    return ks.baselines.DINO(
+        encoder, steps, FLAGS.prototypes, momentum=FLAGS.teacher_momentum, teacher_temperatures=temperatures, **shared
+    )
 
 
 def untrained(encoder, **shared):
     import keras_splitmask as ks
 
     if FLAGS.init_from:
-        raise commandline.BadInput("Expected no --init_from with --method=random, whose encoder is untrained; leave it out.")
+        raise commandline.BadInput(
+            "Expected no --init_from with --method=random, whose encoder is untrained; leave it out."
+        )
     return ks.baselines.Untrained(encoder)
 
 
 # name: the function that builds it from an `Encoder`, and the flags that it reads, of those that not all methods read.
 METHODS = {
-    "splitmask": (splitmask, {*OF_WORDS, "keep", "split", "decoder_depth", "temperature", "inpaint_weight", "match_weight"}),
+    "splitmask": (
+        splitmask,
+        {*OF_WORDS, "keep", "split", "decoder_depth", "temperature", "inpaint_weight", "match_weight"},
+    ),
     "beit": (beit, {*OF_WORDS, "split", "mask_ratio"}),
     "mae": (mae, {"mask_ratio", "mae_decoder_depth", "mae_decoder_width"}),
     "deit": (deit, set(OF_LABELS)),
-    "dino": (dino, {"local_crops", "prototypes", "teacher_momentum", "teacher_temperature", "frozen_epochs", "final_weight_decay"}),
+    "dino": (
+        dino,
+        {"local_crops", "prototypes", "teacher_momentum", "teacher_temperature", "frozen_epochs", "final_weight_decay"},
+    ),
     "random": (untrained, set()),
 }
 
 
-# What flags mean that were left out: BEiT's numbers, which are SplitMask's, and what the authors of a method chose in their place.
-SHARED = {"augmentation": "crop_flip", "min_learning_rate": 1e-5, "warmup": 10 / 300, "weight_decay": 0.05, "clip_norm": 3.0, "drop_path": 0.1, "beta_2": 0.999}
+# What flags mean that were left out: BEiT's numbers, which are SplitMask's, and what the authors of a method chose in
+# their place.
+SHARED = {
+    "augmentation": "crop_flip",
+    "min_learning_rate": 1e-5,
+    "warmup": 10 / 300,
+    "weight_decay": 0.05,
+    "clip_norm": 3.0,
+    "drop_path": 0.1,
+    "beta_2": 0.999,
+}
 OWN = {
     "mae": {"min_learning_rate": 0.0, "warmup": 40 / 800, "clip_norm": 0.0, "drop_path": 0.0, "beta_2": 0.95},
     "deit": {"warmup": 5 / 300, "clip_norm": 0.0},
@@ -86,9 +112,17 @@ def build(source, image_shape, augmentation, steps):
     """The model of --method on its encoder, for a run of so many steps, not compiled."""
     import keras_splitmask as ks
 
-    encoder = ks.Encoder.from_size(FLAGS.size, image_shape, FLAGS.patch_size, drop_path=FLAGS.drop_path, positions=FLAGS.positions)
+    encoder = ks.Encoder.from_size(
+        FLAGS.size, image_shape, FLAGS.patch_size, drop_path=FLAGS.drop_path, positions=FLAGS.positions
+    )
     make, _ = METHODS[FLAGS.method]
-    own = {"steps": steps} if FLAGS.method == "dino" else {"classes": source.class_count} if FLAGS.method == "deit" else {}
+    own = (
+        {"steps": steps}
+        if FLAGS.method == "dino"
+        else {"classes": source.class_count}
+        if FLAGS.method == "deit"
+        else {}
+    )
     return make(encoder, seed=FLAGS.seed, augmentation=augmentation, accumulate=FLAGS.accumulate, **own)
 
 
@@ -101,7 +135,10 @@ def augmentations():
         host, layer = ks.augment.preset(FLAGS.augmentation, FLAGS.seed)
         return host, ks.augment.views_preset(FLAGS.augmentation, FLAGS.seed) if FLAGS.method == "dino" else layer
     if FLAGS.augmentation not in data.PRESETS:  # all of it is done before images are mixed, which is on the host
-        raise commandline.BadInput(f"Expected --augmentation among {', '.join(data.PRESETS)} with --method=deit, received {FLAGS.augmentation}.")
+        raise commandline.BadInput(
+            f"Expected --augmentation among {', '.join(data.PRESETS)} with --method=deit, received"
+            f" {FLAGS.augmentation}."
+        )
     return FLAGS.augmentation, None
 
 
@@ -131,7 +168,11 @@ def weight_decay(source):
     if FLAGS.method != "dino":
         return FLAGS.weight_decay, {}
     frozen_steps = round(FLAGS.frozen_epochs * len(source) / FLAGS.batch_size)
-    return (FLAGS.weight_decay, FLAGS.final_weight_decay), {"clip_each": True, "frozen": "student_head/kernel$", "frozen_steps": frozen_steps}
+    return (FLAGS.weight_decay, FLAGS.final_weight_decay), {
+        "clip_each": True,
+        "frozen": "student_head/kernel$",
+        "frozen_steps": frozen_steps,
+    }
 
 
 def given(name):
@@ -140,7 +181,8 @@ def given(name):
 
 
 def settle_flags():
-    """Flags that --method does not read lose their value, so that run.flags does not name them; those left out get the method's.
+    """Flags that --method does not read lose their value, so that run.flags does not name them; those left out get the
+    method's.
 
     An unread one that was typed is refused. In a flag file, which other methods may share, it is named and left out.
     """
@@ -148,7 +190,9 @@ def settle_flags():
     unread = sorted(set().union(*(names for _, names in METHODS.values())) - read)
     typed = {argument.lstrip("-").split("=")[0] for argument in sys.argv[1:] if argument.startswith("-")}
     if wrong := [f"--{name}" for name in unread if {name, f"no{name}"} & typed]:
-        raise commandline.BadInput(f"Expected no {', '.join(wrong)} with --method={FLAGS.method}, which does not read it; leave it out.")
+        raise commandline.BadInput(
+            f"Expected no {', '.join(wrong)} with --method={FLAGS.method}, which does not read it; leave it out."
+        )
     if listed := [f"--{name}" for name in unread if not FLAGS[name].using_default_value]:
         print(f"--method={FLAGS.method} does not read {', '.join(listed)} of the flag file", flush=True)
     for name in unread:
@@ -163,14 +207,23 @@ def build_tokenizer(encoder):
 
     if FLAGS.tokenizer != "dalle":
         if FLAGS.dalle_weights or FLAGS.dalle_sha256:
-            raise commandline.BadInput(f"Expected --tokenizer=dalle with --dalle_weights, received --tokenizer={FLAGS.tokenizer}.")
+            raise commandline.BadInput(
+                f"Expected --tokenizer=dalle with --dalle_weights, received --tokenizer={FLAGS.tokenizer}."
+            )
         make = getattr(ks.tokenizers, TOKENIZERS[FLAGS.tokenizer])
         return make(encoder.image_shape, FLAGS.patch_size, FLAGS.vocabulary, FLAGS.word_resolution, FLAGS.seed)
     commandline.require("dalle_weights")
     if len(FLAGS.dalle_weights) not in (1, 2) or FLAGS.word_resolution:
         wrong = "--word_resolution" if FLAGS.word_resolution else f"{len(FLAGS.dalle_weights)} files in --dalle_weights"
-        raise commandline.BadInput(f"Expected --tokenizer=dalle with ENCODER_FILE[,DECODER_FILE] alone, received {wrong}; leave it out.")
-    tokenizer = ks.tokenizers.Dalle.from_files(encoder.image_shape, FLAGS.patch_size, *FLAGS.dalle_weights, sha256=FLAGS.dalle_sha256)
+        raise commandline.BadInput(
+            f"Expected --tokenizer=dalle with ENCODER_FILE[,DECODER_FILE] alone, received {wrong}; leave it out."
+        )
+    tokenizer = ks.tokenizers.Dalle.from_files(
+        encoder.image_shape, FLAGS.patch_size, *FLAGS.dalle_weights, sha256=FLAGS.dalle_sha256
+    )
     if tokenizer.vocabulary != FLAGS.vocabulary:
-        raise commandline.BadInput(f"Expected --vocabulary={tokenizer.vocabulary}, the words of {FLAGS.dalle_weights[0]}, received {FLAGS.vocabulary}.")
+        raise commandline.BadInput(
+            f"Expected --vocabulary={tokenizer.vocabulary}, the words of {FLAGS.dalle_weights[0]}, received"
+            f" {FLAGS.vocabulary}."
+        )
     return tokenizer

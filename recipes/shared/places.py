@@ -1,4 +1,5 @@
-"""The flags that name places on the disk: `~` is expanded in them, and two spellings of one place are the same value."""
+"""The flags that name places on the disk: `~` is expanded in them, and two spellings of one place are the same
+value."""
 
 import os
 
@@ -18,7 +19,9 @@ def expand():
     """
     for name in (*PATHS, *DATASETS):
         if name in FLAGS and (value := FLAGS[name].value):
-            FLAGS[name].value = [_expanded(name, text) for text in value] if isinstance(value, list) else _expanded(name, value)
+            FLAGS[name].value = (
+                [_expanded(name, text) for text in value] if isinstance(value, list) else _expanded(name, value)
+            )
 
 
 def _expanded(name, text):
@@ -26,7 +29,10 @@ def _expanded(name, text):
     path = os.path.expanduser(path)
     if path.startswith("~"):
         user = path.split("/")[0]
-        raise flags.IllegalFlagValueError(f"Expected a user of this machine in --{name}={text}, received {user}; write ./{user} for a file of that name.")
+        raise flags.IllegalFlagValueError(
+            f"Expected a user of this machine in --{name}={text}, received {user}; write ./{user} for a file of that"
+            " name."
+        )
     return kind + path
 
 
@@ -44,7 +50,8 @@ def paths_of(name):
 
 
 def same(name, before, now, folder, moved):
-    """Whether two texts of a flag mean the same, where relative paths of `before` began in `folder`; `moved`: the run's folder then and now."""
+    """Whether two texts of a flag mean the same, where relative paths of `before` began in `folder`; `moved`: the run's
+    folder then and now."""
     if name == "cache":  # what is packed does not depend on where
         return bool(before) == bool(now)
     if name not in (*PATHS, *DATASETS) or before is None or now is None:

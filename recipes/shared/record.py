@@ -87,10 +87,15 @@ class Record:
         home = os.path.realpath(self.folder)
         forms = [form for name in self.names for form in (name, f"{name}.part", name.replace(".checkpoint", ".part"))]
         paths = [self.folder / form for form in dict.fromkeys(forms)]
-        return [path for path in paths if _is_file(path) and os.path.realpath(path) == os.path.join(home, path.relative_to(self.folder))]
+        return [
+            path
+            for path in paths
+            if _is_file(path) and os.path.realpath(path) == os.path.join(home, path.relative_to(self.folder))
+        ]
 
     def clear(self):
-        """Remove the files of the run, the first ones last: as long as a checkpoint is there, the flags that it was made by are too."""
+        """Remove the files of the run, the first ones last: as long as a checkpoint is there, the flags that it was
+        made by are too."""
         for path in reversed(self.files()):
             path.unlink()
         self.names, self.unwritten = [], []
@@ -145,7 +150,12 @@ def _append(descriptor, text):
 
 def _is_inside(name):
     """Whether a name is one that a run could have recorded: a relative path that leads down."""
-    return name.isprintable() and posixpath.normpath(name) == name and not name.startswith(("/", "..", "#")) and name != "."
+    return (
+        name.isprintable()
+        and posixpath.normpath(name) == name
+        and not name.startswith(("/", "..", "#"))
+        and name != "."
+    )
 
 
 def _is_file(path):

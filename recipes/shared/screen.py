@@ -44,11 +44,16 @@ class Patient:
             _discard(self.stream)
         if not self.error:
             self.error = error
-            print(f"{self.name} cannot be written ({getattr(error, 'strerror', None) or error}); the run goes on.", file=self.other, flush=True)
+            print(
+                f"{self.name} cannot be written ({getattr(error, 'strerror', None) or error}); the run goes on.",
+                file=self.other,
+                flush=True,
+            )
 
 
 def check_result():
-    """Stop if stdout, to which a recipe has printed what it is for, could not be written. A pipe that was closed wanted no more.
+    """Stop if stdout, to which a recipe has printed what it is for, could not be written. A pipe that was closed wanted
+    no more.
 
     Raises:
         OSError: the first error.

@@ -1,4 +1,5 @@
-"""The tables of the paper and its poster: how each cell is made, at the paper's scale and at one of minutes, and what the paper has there."""
+"""The tables of the paper and its poster: how each cell is made, at the paper's scale and at one of minutes, and what
+the paper has there."""
 
 import dataclasses
 import json
@@ -8,7 +9,8 @@ DIVERGED = "diverged"  # in place of a number that the paper does not have becau
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A way to pre-train: arguments of pretrain.py, in which {data} is that of the column, and the paper's numbers, None for no cell."""
+    """A way to pre-train: arguments of pretrain.py, in which {data} is that of the column, and the paper's numbers,
+    None for no cell."""
 
     name: str
     pretrain: tuple
@@ -17,7 +19,8 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A way to judge: a recipe and its arguments, `read`, a function of its folder that gives the number, and what was pre-trained on."""
+    """A way to judge: a recipe and its arguments, `read`, a function of its folder that gives the number, and what was
+    pre-trained on."""
 
     name: str
     recipe: str
@@ -37,7 +40,12 @@ class Table:
 
     def cells(self):
         """Row, column and the paper's number of each cell that there is, row by row."""
-        return [(row, column, paper) for row in self.rows for column, paper in zip(self.columns, row.paper, strict=True) if paper is not None]
+        return [
+            (row, column, paper)
+            for row in self.rows
+            for column, paper in zip(self.columns, row.paper, strict=True)
+            if paper is not None
+        ]
 
 
 def top1(folder):
@@ -70,7 +78,8 @@ def flags(name):
 
 TUNED = ("fine-tuned on 1000 labels", "finetune", (flags("small/finetune"),), top1)
 WORDS = ("--tokenizer=kmeans", "--vocabulary=512")
-# DINO takes several times the others' time for a step, and so has half the steps. Its teacher follows faster than over 300 epochs.
+# DINO takes several times the others' time for a step, and so has half the steps. Its teacher follows faster than over
+# 300 epochs.
 SMALL_DINO = (
     "--method=dino",
     "--augmentation=dino",
@@ -103,13 +112,18 @@ SMALL_TOKENIZERS = Table(
     "tokenizer",
     (Column(*TUNED),),
     tuple(
-        Row(name.replace("_", " "), (flags("small/sample"), "--method=beit", f"--tokenizer={name}", "--vocabulary=512"), (number,))
+        Row(
+            name.replace("_", " "),
+            (flags("small/sample"), "--method=beit", f"--tokenizer={name}", "--vocabulary=512"),
+            (number,),
+        )
         for name, number in (("random_projection", 75.2), ("random_patches", 75.3), ("kmeans", 75.0))
     ),
 )
 
 SMALL_EFFICIENCY = Table(
-    "Table 1 at small scale: what is pre-trained on CIFAR-10 in grey, or on the sample's own 10,000 images, fine-tuned on the sample",
+    "Table 1 at small scale: what is pre-trained on CIFAR-10 in grey, or on the sample's own 10,000 images, fine-tuned"
+    " on the sample",
     "pre-training",
     tuple(
         Column(name, *TUNED[1:], source=source)
@@ -157,7 +171,12 @@ ABLATION = Table(
     "split / inpaint / match",
     (
         Column("fine-tuned", "finetune", (flags("paper/finetune_imagenet"), "--dataset=tfds:imagenet2012"), top1),
-        Column("linear", "probe", ("--dataset=tfds:imagenet2012", "--judge=val", "--epochs=100", "--learning_rate=4e-3"), best_linear),
+        Column(
+            "linear",
+            "probe",
+            ("--dataset=tfds:imagenet2012", "--judge=val", "--epochs=100", "--learning_rate=4e-3"),
+            best_linear,
+        ),
         Column("hours", "pretrain", (), hours),
     ),
     (
@@ -185,7 +204,12 @@ EFFICIENCY = Table(
     "pre-training",
     tuple(
         dataclasses.replace(tuned("iNat19", data), name=name)
-        for name, data in (("ImageNet, 1%", "imagenet_1pct"), ("ImageNet, 10%", "imagenet_10pct"), ("ImageNet", "imagenet"), ("COCO", "coco"))
+        for name, data in (
+            ("ImageNet, 1%", "imagenet_1pct"),
+            ("ImageNet, 10%", "imagenet_10pct"),
+            ("ImageNet", "imagenet"),
+            ("COCO", "coco"),
+        )
     ),
     (
         Row("Supervised", (flags("paper/{data}"), flags("paper/deit"), SMALL), (71.6, 75.0, 75.8, None)),

@@ -1,4 +1,5 @@
-"""What a recipe says of a run in trouble: the cause of a step that was skipped, and what to do, by the flags that the recipe has."""
+"""What a recipe says of a run in trouble: the cause of a step that was skipped, and what to do, by the flags that the
+recipe has."""
 
 from absl import flags
 
@@ -19,7 +20,9 @@ def remedies():
     found = {
         "data": f"Raise --workers{pack}.",
         "divergence": "Lower --learning_rate or raise --warmup.",
-        "collapse": f"Lower --learning_rate{' or --temperature' if _given('temperature') else ''}, or raise --batch_size.",
+        "collapse": (
+            f"Lower --learning_rate{' or --temperature' if _given('temperature') else ''}, or raise --batch_size."
+        ),
     }
     if _given("tokenizer"):
         others = [f"--tokenizer={name}" for name in ("kmeans", "random_patches") if name != FLAGS.tokenizer]
@@ -32,7 +35,8 @@ def _given(name):
 
 
 def log(run, model, source, batches, steps, checkpoints, measures=(), shift=0, repeats=1):
-    """The `RunLog` of a run that goes on from its checkpoints, which keep its state; it names the cause and the images of steps that were skipped.
+    """The `RunLog` of a run that goes on from its checkpoints, which keep its state; it names the cause and the images
+    of steps that were skipped.
 
     Args:
         run: the `workdir.Run`.
@@ -41,7 +45,8 @@ def log(run, model, source, batches, steps, checkpoints, measures=(), shift=0, r
         steps: of the whole run.
         checkpoints: those that the run saves.
         measures: see `RunLog`.
-        shift, repeats: how many steps further the data are, and how many times in a row an image comes up; see `data.batches`.
+        shift, repeats: how many steps further the data are, and how many times in a row an image comes up; see
+            `data.batches`.
     """
     import keras_splitmask as ks
     from keras_splitmask import data
@@ -49,10 +54,20 @@ def log(run, model, source, batches, steps, checkpoints, measures=(), shift=0, r
     def explain(step):
         tensor = model.first_bad_tensor(next(iter(batches(step - 1))), step - 1) or "its loss or gradient"
         names = data.names_of(source, FLAGS.batch_size, FLAGS.seed, step - 1 + shift, repeats)
-        return f"step {step} skipped: {tensor} is not finite; its images: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
+        return (
+            f"step {step} skipped: {tensor} is not finite; its images:"
+            f" {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
+        )
 
     options = {"advice": advice(), "remedies": remedies(), "state": checkpoints.note.get("log")}
     checkpoints.log = ks.training.RunLog(
-        run.folder / workdir.METRICS, steps, FLAGS.batch_size, len(source), checkpoints.step, measures, explain, **options
+        run.folder / workdir.METRICS,
+        steps,
+        FLAGS.batch_size,
+        len(source),
+        checkpoints.step,
+        measures,
+        explain,
+        **options,
     )
     return checkpoints.log

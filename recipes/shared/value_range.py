@@ -1,4 +1,5 @@
-"""The flag --value_range: which stored values are black and white. An encoder is used with the range it was trained with."""
+"""The flag --value_range: which stored values are black and white. An encoder is used with the range it was trained
+with."""
 
 import pathlib
 
@@ -7,8 +8,9 @@ from absl import flags
 flags.DEFINE_list(
     "value_range",
     None,
-    "LOW,HIGH: the stored values that become black and white, such as 0,4095 for 12-bit numbers in 16-bit files; values outside are clipped. "
-    "8-bit images are not changed if HIGH is above 255. Default: that of the run of --init_from, or the range of the type.",
+    "LOW,HIGH: the stored values that become black and white, such as 0,4095 for 12-bit numbers in 16-bit files; values"
+    " outside are clipped. 8-bit images are not changed if HIGH is above 255. Default: that of the run of --init_from,"
+    " or the range of the type.",
 )
 FLAGS = flags.FLAGS
 
@@ -22,7 +24,11 @@ def settle():
         FLAGS.value_range = before.split(",")
         print(f"--value_range={before}, as in the run of --init_from", flush=True)
     elif FLAGS.value_range is not None and [float(value) for value in before.split(",") if value] != _numbers():
-        print(f"--value_range={','.join(FLAGS.value_range)} differs from the run of --init_from, which has {before or 'none'}.", flush=True)
+        print(
+            f"--value_range={','.join(FLAGS.value_range)} differs from the run of --init_from, which has"
+            f" {before or 'none'}.",
+            flush=True,
+        )
 
 
 def given():
@@ -40,7 +46,11 @@ def _numbers():
 def _of_run(path):
     """The value of the flag in the run whose folder, or a file in it, this is; empty if there is none."""
     try:
-        lines = ((path if path.is_dir() else path.parent) / "run.flags").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = (
+            ((path if path.is_dir() else path.parent) / "run.flags")
+            .read_text(encoding="utf-8", errors="replace")
+            .splitlines()
+        )
         return next((line.partition("=")[2] for line in lines if line.startswith("--value_range=")), "")
     except OSError:
         return ""

@@ -1,4 +1,5 @@
-"""The folder of a run: who may write there, whether the run that is there goes on or is replaced, and what a run writes."""
+"""The folder of a run: who may write there, whether the run that is there goes on or is replaced, and what a run
+writes."""
 
 import atexit
 import contextlib
@@ -15,7 +16,11 @@ from recipes.shared import commandline, places, writing
 from recipes.shared.record import InUse, Record
 
 flags.DEFINE_string("workdir", None, "Folder of the run: a new or empty one, or that of the run that is to go on.")
-flags.DEFINE_bool("overwrite", False, "Replace the run in --workdir if it is finished or has other flags. One that is unfinished goes on.")
+flags.DEFINE_bool(
+    "overwrite",
+    False,
+    "Replace the run in --workdir if it is finished or has other flags. One that is unfinished goes on.",
+)
 FLAGS = flags.FLAGS
 # A run may go on with other values of these.
 FREE = {"workdir", "overwrite", "backend", "strategy", "devices", "model_devices", "accumulate", "workers", "data_dir"}
@@ -57,10 +62,14 @@ def held(host=0):
             record = Record(folder)
         run = Run(folder, record)
     except InUse:
-        raise commandline.BadInput(f"Another process is running in --workdir={folder}; wait until it ends, or choose another folder.")
+        raise commandline.BadInput(
+            f"Another process is running in --workdir={folder}; wait until it ends, or choose another folder."
+        )
     except OSError as error:
         writing.remove_empty(made)
-        raise commandline.BadInput(f"Expected a --workdir that can be written to, received {folder} ({error.strerror}).")
+        raise commandline.BadInput(
+            f"Expected a --workdir that can be written to, received {folder} ({error.strerror})."
+        )
     try:
         yield run
     finally:
@@ -91,8 +100,12 @@ class Run:
         before = self.home / FLAGS_FILE
         begun = any((self.home / CHECKPOINTS).glob("*.checkpoint"))
         if begun and not before.is_file() and not FLAGS.overwrite:
-            raise commandline.BadInput(f"Expected {before}, which says how its checkpoints were made, received none; choose another --workdir.")
-        other = self._differences(before.read_text(encoding="utf-8", errors="surrogateescape")) if before.is_file() else []
+            raise commandline.BadInput(
+                f"Expected {before}, which says how its checkpoints were made, received none; choose another --workdir."
+            )
+        other = (
+            self._differences(before.read_text(encoding="utf-8", errors="surrogateescape")) if before.is_file() else []
+        )
         if not FLAGS.overwrite and (unknown := [name for name in other if name.removeprefix("--") not in FLAGS]):
             raise commandline.BadInput(
                 f"Expected a new --workdir, received {self.home}, which holds a run of another recipe or version, with "
@@ -100,12 +113,17 @@ class Run:
             )
         if other and not FLAGS.overwrite:
             raise commandline.BadInput(
-                f"Expected a new --workdir, received {self.home}, which holds a run with other values of {_first(other)}. Choose another folder "
-                f"or give the values in {before}; or replace that run with --overwrite."
+                f"Expected a new --workdir, received {self.home}, which holds a run with other values of"
+                f" {_first(other)}. Choose another folder or give the values in {before}; or replace that run with"
+                " --overwrite."
             )
         finished = before.is_file() and (self.home / "model.keras").exists()
         if finished and not FLAGS.overwrite:
-            print(f"{self.home} holds this run, finished. Choose another --workdir for a new one; --overwrite replaces it.", flush=True)
+            print(
+                f"{self.home} holds this run, finished. Choose another --workdir for a new one; --overwrite"
+                " replaces it.",
+                flush=True,
+            )
             raise SystemExit(0)
         self.resumed = begun and before.is_file() and not other and not finished
         if self.record and not self.resumed:
@@ -119,28 +137,40 @@ class Run:
         first = text.split("\n", 1)[0]
         folder = first.removeprefix(FIRST_LINE) if first.startswith(FIRST_LINE) else os.curdir
         moved = os.path.join(folder, before.get("workdir", os.curdir)), self.home
-        other = [name for name in sorted({*before, *now} - FREE) if not places.same(name, before.get(name), now.get(name), folder, moved)]
+        other = [
+            name
+            for name in sorted({*before, *now} - FREE)
+            if not places.same(name, before.get(name), now.get(name), folder, moved)
+        ]
         if "dataset" in other and any(scan.is_moved(self.home / DATA, path) for path in places.paths_of("dataset")):
             other.remove("dataset")
         return [f"--{name}" for name in other]
 
     def _check_removal(self):
-        """Stop if starting again would remove what the flags name, or take checkpoints that are not the run's for its own."""
+        """Stop if starting again would remove what the flags name, or take checkpoints that are not the run's for its
+        own."""
         files = self.record.files()
         for name in sorted({*places.PATHS, *places.DATASETS} - {"workdir"}):
             for path in map(pathlib.Path, places.paths_of(name)):
                 if any(file.resolve().is_relative_to(path) for file in files):
-                    raise commandline.BadInput(f"Expected --{name} outside of the run that is replaced in {self.home}; choose another --workdir.")
+                    raise commandline.BadInput(
+                        f"Expected --{name} outside of the run that is replaced in {self.home}; choose another"
+                        " --workdir."
+                    )
         for path in sorted((self.home / CHECKPOINTS).glob("*.checkpoint")):
             if path not in files:
-                raise commandline.BadInput(f"Expected checkpoints of the run alone in {path.parent}, received {path.name}; move it, or choose another --workdir.")
+                raise commandline.BadInput(
+                    f"Expected checkpoints of the run alone in {path.parent}, received {path.name}; move it, or choose"
+                    " another --workdir."
+                )
 
     def has(self, name):
         """Whether an earlier process of this run wrote that file."""
         return (self.home / name).is_file() and (self.record is None or self.record.has(name))
 
     def start(self, source=None, listed=False):
-        """Remove what is left of the run that is replaced, and write the flags and what the source is; `listed`, also which images it has."""
+        """Remove what is left of the run that is replaced, and write the flags and what the source is; `listed`, also
+        which images it has."""
         if self.record and not self.resumed:
             self.record.clear()
         self.write_text(FLAGS_FILE, f"{FIRST_LINE}{os.getcwd()}\n{_resolved_flags()}")
@@ -151,7 +181,8 @@ class Run:
             self.write_text("subset.txt", "".join(f"{source.name(i)}\n" for i in range(len(source))))
 
     def file(self, name):
-        """The path of a file that the run is about to write, such as "pictures/detections.png". What is there and not the run's is put aside."""
+        """The path of a file that the run is about to write, such as "pictures/detections.png". What is there and not
+        the run's is put aside."""
         path = self.folder / name
         if self.record:
             self.started = True
@@ -185,7 +216,8 @@ class Run:
             model.save(part)
 
     def checkpoints(self, model, **options):
-        """The checkpoints of the run, the newest of which the compiled model is given; their `step` is where to go on."""
+        """The checkpoints of the run, the newest of which the compiled model is given; their `step` is where to go
+        on."""
         from keras_splitmask import training
 
         run = self
@@ -208,15 +240,21 @@ def _check_folder(folder):
     if not os.path.lexists(folder):
         return
     if not folder.is_dir():
-        raise commandline.BadInput(f"Expected --workdir to be a folder, received {folder}, which is {'a link to nowhere' if folder.is_symlink() else 'a file'}.")
+        raise commandline.BadInput(
+            f"Expected --workdir to be a folder, received {folder}, which is"
+            f" {'a link to nowhere' if folder.is_symlink() else 'a file'}."
+        )
     names = [name for name in sorted(os.listdir(folder)) if not _is_own_output(folder / name)]
     record = folder / run_folders.RECORD
-    if run_folders.is_record(record) or (names == [record.name] and record.is_file() and not record.stat().st_size):  # killed as it began
+    if run_folders.is_record(record) or (
+        names == [record.name] and record.is_file() and not record.stat().st_size
+    ):  # killed as it began
         return
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise commandline.BadInput(
-            f"Expected --workdir to be a new or empty folder, or that of a run, received {folder}, which holds {', '.join(names[:3])}{more}; choose another folder."
+            f"Expected --workdir to be a new or empty folder, or that of a run, received {folder}, which holds"
+            f" {', '.join(names[:3])}{more}; choose another folder."
         )
 
 
@@ -234,9 +272,16 @@ def _check_data(home):
     cache = places.paths_of("cache")
     for name in places.DATASETS:
         if os.path.realpath(home) in places.paths_of(name):
-            raise commandline.BadInput(f"Expected --workdir to be another folder than --{name}, received {home} for both.")
-        if cache and any(os.path.isdir(path) and pathlib.Path(path).is_relative_to(cache[0]) for path in places.paths_of(name)):
-            raise commandline.BadInput(f"Expected --cache without images in it, received {FLAGS.cache}, in which those of --{name} are; choose another folder.")
+            raise commandline.BadInput(
+                f"Expected --workdir to be another folder than --{name}, received {home} for both."
+            )
+        if cache and any(
+            os.path.isdir(path) and pathlib.Path(path).is_relative_to(cache[0]) for path in places.paths_of(name)
+        ):
+            raise commandline.BadInput(
+                f"Expected --cache without images in it, received {FLAGS.cache}, in which those of --{name} are; choose"
+                " another folder."
+            )
 
 
 def _forgotten():
@@ -265,6 +310,10 @@ def _by_name(text):
 
 def _resolved_flags():
     """The flags of this recipe and their values, one a line, as --flagfile reads them."""
-    own = {flag.name: flag for module in (sys.argv[0], commandline.__name__, __name__) for flag in FLAGS.get_key_flags_for_module(module)}
+    own = {
+        flag.name: flag
+        for module in (sys.argv[0], commandline.__name__, __name__)
+        for flag in FLAGS.get_key_flags_for_module(module)
+    }
     lines = [flag.serialize() for name, flag in sorted(own.items()) if flag.value is not None and name != "overwrite"]
     return "\n".join(lines) + "\n"

@@ -9,7 +9,8 @@ REPLICAS = """
 import numpy as np
 import tensorflow as tf
 
-tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from keras_splitmask import losses
 from keras_splitmask.backend.distribution import gather_batch
 
@@ -30,8 +31,11 @@ def share(own):
 
 
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-shares = strategy.experimental_distribute_values_from_function(lambda context: halves[4 * context.replica_id_in_sync_group :][:4])
-everyone, labels, loss, local_loss, gradient = map(strategy.experimental_local_results, strategy.run(tf.function(share), (shares,)))
+shares = strategy.experimental_distribute_values_from_function(
+    lambda context: halves[4 * context.replica_id_in_sync_group :][:4]
+)
+results = strategy.run(tf.function(share), (shares,))
+everyone, labels, loss, local_loss, gradient = map(strategy.experimental_local_results, results)
 for i in range(2):
     np.testing.assert_array_equal(everyone[i], halves)
     np.testing.assert_array_equal(labels[i], [4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3])
@@ -54,11 +58,13 @@ import keras_splitmask as ks
 from keras_splitmask.backend.devices import start_devices
 
 devices = start_devices("mirrored", 2)
-images = np.random.default_rng(0).integers(0, 256, (11, 8, 12, 3), "uint8")  # two replicas have 3 + 2 of them, 3 + 2 and 1 + 0
+# two replicas have 3 + 2 of them, 3 + 2 and 1 + 0
+images = np.random.default_rng(0).integers(0, 256, (11, 8, 12, 3), "uint8")
 
 
 def mean_square(labels, logits):
-    return keras.ops.mean(keras.ops.square(logits - keras.ops.reshape(keras.ops.cast(labels, "float32"), (-1, 1))), axis=-1)
+    labels = keras.ops.reshape(keras.ops.cast(labels, "float32"), (-1, 1))
+    return keras.ops.mean(keras.ops.square(logits - labels), axis=-1)
 
 
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -83,7 +89,8 @@ def train(method):
     logs = model.fit(*data, batch_size=5, shuffle=False, verbose=0).history
     judged = model.evaluate(*data, batch_size=5, return_dict=True, verbose=0)
     assert logs["skipped_steps"] == [0]
-    return {**logs, **{f"judged/{name}": value for name, value in judged.items()}, **{v.path: v.numpy() for v in model.trainable_variables}}
+    judged = {f"judged/{name}": value for name, value in judged.items()}
+    return {**logs, **judged, **{v.path: v.numpy() for v in model.trainable_variables}}
 
 
 for method in OPTIONS:
@@ -116,13 +123,18 @@ def test_replicas_may_share_a_batch_unevenly_or_have_no_image_of_it(python):
     assert python("-c", UNEVEN).count("equals one device") == 4
 
 
-@pytest.mark.parametrize(("methods", "devices"), [("splitmask,dino,beit", "mirrored:2"), ("splitmask", "mirrored:4"), (DENSE, "mirrored:2")])
+@pytest.mark.parametrize(
+    ("methods", "devices"), [("splitmask,dino,beit", "mirrored:2"), ("splitmask", "mirrored:4"), (DENSE, "mirrored:2")]
+)
 def test_tensorflow_replicas_equal_one_device(python, methods, devices):
     lines = python(SCRIPT, methods, f"{devices},one:1").splitlines()
     assert len([line for line in lines if f"{devices} equals one device" in line]) == len(methods.split(","))
 
 
-@pytest.mark.parametrize(("methods", "devices"), [("splitmask,dino,beit", "data_parallel:4"), ("splitmask", "model_parallel:4"), (DENSE, "data_parallel:2")])
+@pytest.mark.parametrize(
+    ("methods", "devices"),
+    [("splitmask,dino,beit", "data_parallel:4"), ("splitmask", "model_parallel:4"), (DENSE, "data_parallel:2")],
+)
 def test_jax_devices_equal_one(python, methods, devices):
     text = python(SCRIPT, methods, f"{devices},one:1", backend="jax")
     assert all(f"{method} {devices} equals one device" in text for method in methods.split(","))
@@ -134,7 +146,9 @@ def test_two_hosts_equal_one_device(hosts, python, tmp_path, backend):
     """Each of them is given half of each batch."""
     kind = {"tensorflow": "multi_worker:0", "jax": "data_parallel:0"}[backend]
     python(SCRIPT, "splitmask", "one:1", tmp_path / "one", backend=backend)
-    assert [f"host {i} of 2" in text for i, text in enumerate(hosts(backend, SCRIPT, "splitmask", kind, tmp_path / "two"))] == [True, True]
+    assert [
+        f"host {i} of 2" in text for i, text in enumerate(hosts(backend, SCRIPT, "splitmask", kind, tmp_path / "two"))
+    ] == [True, True]
     one, *two = (np.load(tmp_path / name) for name in ("one-0.npz", "two-0.npz", "two-1.npz"))
     for both in two:
         assert set(both) == set(one)
@@ -145,7 +159,9 @@ def test_two_hosts_equal_one_device(hosts, python, tmp_path, backend):
 def test_what_devices_send_and_hold_is_as_the_formulas_of_the_documentation_say(python):
     """docs/scale.md; of SplitMask on JAX, for 16 images of 32x32x3, width 64 and 128 words."""
     kinds = ",".join(f"data_parallel:{n}" for n in (8, 4, 2))
-    text = python("tests/backend/communication.py", "splitmask", kinds, backend="jax", JAX_DISABLE_MOST_OPTIMIZATIONS="0")
+    text = python(
+        "tests/backend/communication.py", "splitmask", kinds, backend="jax", JAX_DISABLE_MOST_OPTIMIZATIONS="0"
+    )
     held = {}
     for line in text.splitlines():
         kind, *numbers = line.split()

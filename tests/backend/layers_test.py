@@ -42,7 +42,9 @@ def test_gelu_and_its_gradient_are_those_of_the_normal_distribution(rng, value_a
 def test_a_quantized_model_computes_with_int8(make_model, rng, tmp_path):
     """Nearly the same, so that the scales are right, but not the same."""
     model, images = make_model(), rng.random((4, 16, 16, 3), "float32")
-    outputs = lambda: np.concatenate([ops.convert_to_numpy(x).ravel() for x in keras.tree.flatten(model.encoder(images))])
+    outputs = lambda: np.concatenate(
+        [ops.convert_to_numpy(x).ravel() for x in keras.tree.flatten(model.encoder(images))]
+    )
     before = outputs()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # other layers have nothing to quantize
@@ -55,5 +57,8 @@ def test_a_quantized_model_computes_with_int8(make_model, rng, tmp_path):
     with pytest.raises(ValueError, match="^Expected float weights to save, received int8; save the model first"):
         model.save(tmp_path / "model.keras")
     assert (tmp_path / "model.keras").read_text() == "of another model"
-    with pytest.raises(ValueError, match="Expected a head of float weights, received int8; train and evaluate the model before it is quantized"):
+    with pytest.raises(
+        ValueError,
+        match="Expected a head of float weights, received int8; train and evaluate the model before it is quantized",
+    ):
         model.evaluate(images, verbose=0)

@@ -1,7 +1,8 @@
 """Trains small models for ten steps each and compares them with those of one device, or writes down what came out.
 
 python many_devices.py METHODS DEVICES,... [OUTPUT]     where DEVICES is STRATEGY:COUNT, and splitmask/2 is
-SplitMask that takes its batches in two parts. Methods are also retinanet, maskrcnn and upernet. Of several processes, each is a host.
+SplitMask that takes its batches in two parts. Methods are also retinanet, maskrcnn and upernet. Of several processes,
+each is a host.
 """
 
 import functools
@@ -35,7 +36,14 @@ def build(method, accumulate):
     encoder = ks.Encoder(SHAPE, patch_size=4, width=16, depth=1, heads=2, drop_path=0.2)
     augmentation = ks.augment.preset("three_augment")[1]
     if method == "dino":
-        model = ks.baselines.DINO(encoder, STEPS, prototypes=24, local_shape=(4, 8), augmentation=ks.augment.views_preset("dino"), accumulate=accumulate)
+        model = ks.baselines.DINO(
+            encoder,
+            STEPS,
+            prototypes=24,
+            local_shape=(4, 8),
+            augmentation=ks.augment.views_preset("dino"),
+            accumulate=accumulate,
+        )
     else:
         words = ks.tokenizers.RandomProjection(SHAPE, 4, vocabulary=16)
         make = ks.baselines.BEiT if method == "beit" else functools.partial(ks.SplitMask, decoder_depth=1)
@@ -44,7 +52,9 @@ def build(method, accumulate):
 
 
 def compiled(model):
-    optimizer = ks.training.adamw(1e-3, STEPS, clip_norm=0.5, layer_decay=0.8, depth=1)  # at this norm each of these gradients is clipped
+    optimizer = ks.training.adamw(
+        1e-3, STEPS, clip_norm=0.5, layer_decay=0.8, depth=1
+    )  # at this norm each of these gradients is clipped
     optimizer.epsilon = 1e-4  # lest a gradient that is zero but for rounding moves its weight as far as others
     model.compile(optimizer, jit_compile=keras.backend.backend() == "jax")
     return model
@@ -103,7 +113,9 @@ if __name__ == "__main__":
     made = {}
     for kind in kinds:
         strategy, count = kind.split(":")
-        devices = start_devices(strategy if strategy != "one" else None, int(count) or None, 2 if strategy == "model_parallel" else None)
+        devices = start_devices(
+            strategy if strategy != "one" else None, int(count) or None, 2 if strategy == "model_parallel" else None
+        )
         for method in methods:
             made[kind, method] = train(method, devices)
     if sys.argv[3:]:

@@ -1,4 +1,5 @@
-"""What a TPU asks of a training step: shapes that are known, nothing that returns to the host, matrix products in bfloat16."""
+"""What a TPU asks of a training step: shapes that are known, nothing that returns to the host, matrix products in
+bfloat16."""
 
 import pathlib
 import re
@@ -33,7 +34,12 @@ def test_the_jax_step_is_lowered_for_a_tpu(method):
     import jax
 
     model, batch = model_and_batch(method)
-    groups = (model.trainable_variables, model.non_trainable_variables, model.optimizer.variables, model.metrics_variables)
+    groups = (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )
     state = tuple([v.value for v in variables] for variables in groups)
     exported = jax.export.export(jax.jit(model.train_step, donate_argnums=0), platforms=["tpu"])(state, batch)
     assert exported.platforms == ("tpu",)
@@ -44,7 +50,9 @@ def test_the_jax_step_is_lowered_for_a_tpu(method):
     assert products["bf16", "bf16"] > len(model.trainable_variables) / 2  # the others: colours, words, pooled vectors
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="It reads a TensorFlow graph, which the other backends do not have.")
+@pytest.mark.skipif(
+    BACKEND != "tensorflow", reason="It reads a TensorFlow graph, which the other backends do not have."
+)
 @METHODS
 def test_the_tensorflow_step_is_compiled_without_dynamic_shapes(method):
     import tensorflow as tf
@@ -53,7 +61,12 @@ def test_the_tensorflow_step_is_compiled_without_dynamic_shapes(method):
     batch = keras.tree.map_structure(tf.convert_to_tensor, batch)
     step = tf.function(model.train_step, jit_compile=True, autograph=False)
     operations = step.get_concrete_function(batch).graph.get_operations()
-    shapes = {op.type for op in operations for x in op.outputs if x.dtype not in (tf.resource, tf.variant) and not x.shape.is_fully_defined()}
+    shapes = {
+        op.type
+        for op in operations
+        for x in op.outputs
+        if x.dtype not in (tf.resource, tf.variant) and not x.shape.is_fully_defined()
+    }
     assert shapes <= {"BroadcastGradientArgs"}  # whose answers are lists of axes, which the compiler knows
     assert not [op.type for op in operations if re.search("Py|Host|Infeed|Outfeed", op.type)]
     text = step.experimental_get_compiler_ir(batch)(stage="hlo")

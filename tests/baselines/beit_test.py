@@ -13,7 +13,8 @@ def array(x):
 
 
 def objective_told_again(model, images, order):
-    """Image by image, all tokens in the image's order, with mask tokens in the place of patch embeddings before positions are added."""
+    """Image by image, all tokens in the image's order, with mask tokens in the place of patch embeddings before
+    positions are added."""
     embedding, count = model.encoder.patch_embedding, model.masked_count
     table, ids, taken = array(embedding.table), array(model.tokenizer(images)), []
     for i in range(len(images)):
@@ -51,12 +52,15 @@ def test_a_share_of_the_patches_is_masked_in_blocks(make_beit, make_images):
 
 
 def test_every_word_is_asked_for_where_it_is_masked(make_beit, make_images, monkeypatch):
-    """A head that sees where it is: with positions as tokens and nothing else, word k of patch k is found at every masked patch."""
+    """A head that sees where it is: with positions as tokens and nothing else, word k of patch k is found at every
+    masked patch."""
     model = make_beit(vocabulary=16, width=16)
     model.encoder.patch_embedding.table.assign(np.eye(15, 16))
     model.mask_token.assign(np.zeros(16))
     monkeypatch.setattr(ks.Encoder, "encode", lambda self, tokens, training=None: tokens)
-    monkeypatch.setattr(type(model.tokenizer), "call", lambda self, images: ops.tile(ops.arange(15, dtype="int32")[None], (4, 1)))
+    monkeypatch.setattr(
+        type(model.tokenizer), "call", lambda self, images: ops.tile(ops.arange(15, dtype="int32")[None], (4, 1))
+    )
     model.words.kernel.assign(20 * np.eye(16))
     _, report = model.objective(make_images(4, (12, 20, 3)), training=False)
     assert float(report["inpaint_accuracy"]) == 1 and float(report["inpaint_loss"]) < 1e-5
@@ -85,7 +89,10 @@ def test_words_of_kmeans_are_kept_with_the_model(make_beit, make_images, tmp_pat
 
 
 def test_errors(make_beit):
-    with pytest.raises(ValueError, match=r"Expected a mask_ratio in \(0, 1\) that masks at least one patch, received mask_ratio=0.01 of 15"):
+    with pytest.raises(
+        ValueError,
+        match=r"Expected a mask_ratio in \(0, 1\) that masks at least one patch, received mask_ratio=0.01 of 15",
+    ):
         make_beit(mask_ratio=0.01)
     with pytest.raises(ValueError, match="received mask_ratio=1.0 of 15 patches"):
         make_beit(mask_ratio=1.0)

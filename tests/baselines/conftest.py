@@ -1,4 +1,5 @@
-"""Small baselines, by default on images of 12x20 pixels: 15 patches, a grid that is not square and a count that is odd."""
+"""Small baselines, by default on images of 12x20 pixels: 15 patches, a grid that is not square and a count that is
+odd."""
 
 import keras
 import pytest

@@ -26,7 +26,9 @@ def test_the_loss_is_that_of_numpy(make_deit, make_images, rng):
     model, images, labels = make_deit(), make_images(5, (8, 12, 3)), labels_of(rng, 5)
     model.head.kernel.assign(rng.standard_normal((16, 3)))
     loss, report = model.objective(images, labels, training=False)
-    logits = ops.convert_to_numpy(model(images)["cls"]) @ ops.convert_to_numpy(model.head.kernel) + ops.convert_to_numpy(model.head.bias)
+    logits = ops.convert_to_numpy(model(images)["cls"]) @ ops.convert_to_numpy(
+        model.head.kernel
+    ) + ops.convert_to_numpy(model.head.bias)
     log_shares = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     np.testing.assert_allclose(float(loss), -(labels * log_shares).sum(axis=1).mean(), rtol=1e-5)
     assert float(report["accuracy"]) == pytest.approx((logits.argmax(axis=1) == labels.argmax(axis=1)).mean())
@@ -35,7 +37,9 @@ def test_the_loss_is_that_of_numpy(make_deit, make_images, rng):
 def test_a_batch_is_memorised(make_deit, make_images):
     model, images, labels = make_deit(), make_images(6, (8, 12, 3)), np.eye(3, dtype="float32")[[0, 1, 2, 0, 1, 2]]
     model.compile(optimizer=ks.training.adamw(1e-2, 80, 4))
-    history = model.fit(((images, labels) for _ in range(80)), steps_per_epoch=20, epochs=4, shuffle=False, verbose=0).history
+    history = model.fit(
+        ((images, labels) for _ in range(80)), steps_per_epoch=20, epochs=4, shuffle=False, verbose=0
+    ).history
     assert history["accuracy"][-1] == 1 and history["loss"][-1] < 0.02 < history["loss"][0]
     assert not history["skipped_steps"][-1]
 
@@ -56,7 +60,9 @@ def test_a_saved_model_is_the_same(make_deit, make_images, rng, tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     assert again.get_config() == model.get_config()
-    assert float(again.objective(images, labels, training=False)[0]) == float(model.objective(images, labels, training=False)[0])
+    assert float(again.objective(images, labels, training=False)[0]) == float(
+        model.objective(images, labels, training=False)[0]
+    )
 
 
 def test_one_class_is_refused(make_deit):

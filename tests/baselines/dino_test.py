@@ -16,7 +16,11 @@ SHAPE = (12, 20, 3)
 
 
 def array(x):
-    return ops.convert_to_numpy(x).astype("float64") if hasattr(x, "dtype") and "float" in str(x.dtype) else ops.convert_to_numpy(x)
+    return (
+        ops.convert_to_numpy(x).astype("float64")
+        if hasattr(x, "dtype") and "float" in str(x.dtype)
+        else ops.convert_to_numpy(x)
+    )
 
 
 @pytest.fixture
@@ -24,9 +28,23 @@ def make_dino(make_encoder, monkeypatch):
     monkeypatch.setattr(ks.baselines.dino, "HIDDEN", 32)
     monkeypatch.setattr(ks.baselines.dino, "BOTTLENECK", 8)
 
-    def make(optimizer=None, image_shape=SHAPE, drop_path=0.0, width=16, run_eagerly=keras.backend.backend() != "jax", **kwargs):
-        model = ks.baselines.DINO(make_encoder(image_shape, depth=1, width=width, drop_path=drop_path), **{"steps": 8, "prototypes": 24, **kwargs})
-        model.compile(optimizer or keras.optimizers.Adam(1e-2), run_eagerly=run_eagerly, jit_compile=keras.backend.backend() == "jax")
+    def make(
+        optimizer=None,
+        image_shape=SHAPE,
+        drop_path=0.0,
+        width=16,
+        run_eagerly=keras.backend.backend() != "jax",
+        **kwargs,
+    ):
+        model = ks.baselines.DINO(
+            make_encoder(image_shape, depth=1, width=width, drop_path=drop_path),
+            **{"steps": 8, "prototypes": 24, **kwargs},
+        )
+        model.compile(
+            optimizer or keras.optimizers.Adam(1e-2),
+            run_eagerly=run_eagerly,
+            jit_compile=keras.backend.backend() == "jax",
+        )
         return model
 
     return make
@@ -37,7 +55,11 @@ def make_views(make_images):
     def make(count=4, local=3, image_shape=SHAPE, local_shape=(4, 8)):
         return {
             "global": np.stack([make_images(count, image_shape) for _ in range(2)], axis=1),
-            "local": make_images(count * local, (*local_shape, image_shape[-1])).reshape(count, local, *local_shape, image_shape[-1]),
+            "local": (
+                make_images(count * local, (*local_shape, image_shape[-1])).reshape(
+                    count, local, *local_shape, image_shape[-1]
+                )
+            ),
         }
 
     return make
@@ -55,10 +77,21 @@ def teacher_answers(model, views):
 def loss_told_again(model, views):
     """Pair by pair, with a teacher's temperature and centre as the model has them."""
     table = resample_table(ops.convert_to_numpy(model.student.patch_embedding.table), model.encoder.grid, (1, 2))
-    crops = [(views["global"][:, i], None) for i in range(2)] + [(views["local"][:, i], table) for i in range(views["local"].shape[1])]
-    logits = [array(model.student_head(model.student.encode(model.student.embed(crop, table=t))[:, 0])) for crop, t in crops]
-    targets = [softmax((a - array(model.centre)) / float(model.teacher_temperature)) for a in teacher_answers(model, views)]
-    taken = [-(t * np.log(softmax(s / 0.1))).sum(axis=-1) for i, t in enumerate(targets) for j, s in enumerate(logits) if i != j]
+    crops = [(views["global"][:, i], None) for i in range(2)] + [
+        (views["local"][:, i], table) for i in range(views["local"].shape[1])
+    ]
+    logits = [
+        array(model.student_head(model.student.encode(model.student.embed(crop, table=t))[:, 0])) for crop, t in crops
+    ]
+    targets = [
+        softmax((a - array(model.centre)) / float(model.teacher_temperature)) for a in teacher_answers(model, views)
+    ]
+    taken = [
+        -(t * np.log(softmax(s / 0.1))).sum(axis=-1)
+        for i, t in enumerate(targets)
+        for j, s in enumerate(logits)
+        if i != j
+    ]
     return np.mean(taken), len(taken)
 
 
@@ -72,14 +105,24 @@ def test_the_objective_is_the_papers(make_dino, make_views, rng, local, pairs):
     expected, count = loss_told_again(model, views)
     assert count == pairs
     np.testing.assert_allclose(float(loss), expected, rtol=1e-4)
-    np.testing.assert_allclose(array(report["teacher_mean"]), np.concatenate(teacher_answers(model, views)).mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(
+        array(report["teacher_mean"]), np.concatenate(teacher_answers(model, views)).mean(axis=0), atol=1e-5
+    )
 
 
 def test_a_loss_by_hand():
     targets = np.array([[[0.5, 0.5]], [[1.0, 0.0]]], "float32")  # two views of one image
     logits = 0.1 * np.log(np.array([[[0.25, 0.75]], [[0.5, 0.5]], [[0.1, 0.9]]], "float32"))
     pairs = [0.5 * math.log(2) * 2, -(0.5 * math.log(0.1) + 0.5 * math.log(0.9)), -math.log(0.25), -math.log(0.1)]
-    np.testing.assert_allclose(array(ks.losses.distil(ops.convert_to_tensor(logits.swapaxes(0, 1)), ops.convert_to_tensor(targets.swapaxes(0, 1)))), [sum(pairs) / 4], rtol=1e-5)
+    np.testing.assert_allclose(
+        array(
+            ks.losses.distil(
+                ops.convert_to_tensor(logits.swapaxes(0, 1)), ops.convert_to_tensor(targets.swapaxes(0, 1))
+            )
+        ),
+        [sum(pairs) / 4],
+        rtol=1e-5,
+    )
 
 
 def test_the_head_gives_cosines_with_prototypes(make_dino, rng):
@@ -95,13 +138,17 @@ def test_a_step_moves_teacher_centre_and_temperature_as_the_formulas_say(make_di
     model, views = make_dino(momentum=0.9, teacher_temperatures=(0.04, 0.07), teacher_warmup=2), make_views()
     pairs = [(f"{t.path}", s, t) for s, t in model._pairs()]
     assert len(pairs) == len(model.trainable_variables) > 20 and all((array(s) == array(t)).all() for _, s, t in pairs)
-    for step, momentum in enumerate([0.9, 1 - 0.1 * (1 + math.cos(math.pi / 8)) / 2, 1 - 0.1 * (1 + math.cos(math.pi / 4)) / 2]):
+    for step, momentum in enumerate(
+        [0.9, 1 - 0.1 * (1 + math.cos(math.pi / 8)) / 2, 1 - 0.1 * (1 + math.cos(math.pi / 4)) / 2]
+    ):
         np.testing.assert_allclose(float(model.teacher_temperature), min(0.07, 0.04 + 0.015 * step), rtol=1e-5)
         before = {path: array(t) for path, _, t in pairs}
         centre = 0.9 * array(model.centre) + 0.1 * np.concatenate(teacher_answers(model, views)).mean(axis=0)
         model.train_on_batch(views)
         for path, student, teacher in pairs:
-            np.testing.assert_allclose(array(teacher), momentum * before[path] + (1 - momentum) * array(student), atol=1e-6, err_msg=path)
+            np.testing.assert_allclose(
+                array(teacher), momentum * before[path] + (1 - momentum) * array(student), atol=1e-6, err_msg=path
+            )
         np.testing.assert_allclose(array(model.centre), centre, atol=1e-5)
     assert sum((array(s) != array(t)).any() for _, s, t in pairs) == len(pairs)
 
@@ -118,7 +165,9 @@ def test_a_teacher_that_was_frozen_follows_all_the_same(make_dino, make_views):
 
 def test_gradients_reach_the_student_alone(make_dino, make_views):
     model, views = make_dino(keras.optimizers.SGD(1.0), momentum=1.0), make_views()
-    model.student_head.kernel.assign(-array(model.student_head.kernel))  # the teacher's answers are no longer the student's
+    model.student_head.kernel.assign(
+        -array(model.student_head.kernel)
+    )  # the teacher's answers are no longer the student's
     pairs = [(array(s), array(t)) for s, t in model._pairs()]
     model.train_on_batch(views)
     for (student, teacher), (old_student, old_teacher) in zip(model._pairs(), pairs):
@@ -138,10 +187,15 @@ def test_the_momentum_rises_to_one(make_dino):
 def test_a_skipped_step_moves_nothing(make_dino, make_views):
     model, views = make_dino(teacher_temperatures=(0.04, 0.07), teacher_warmup=4), make_views()
     model.train_on_batch(views)
-    state = {k: v for k, v in variables_of(model).items() if not k.startswith("random/") and not k.endswith("iteration")}
+    state = {
+        k: v for k, v in variables_of(model).items() if not k.startswith("random/") and not k.endswith("iteration")
+    }
     before = {name: array(v) for name, v in state.items()}
     assert {"dino/centre", "dino/temperature", "encoder/cls_token", "student/cls_token"} <= set(before)
-    bad = {**views, "local": np.where(np.arange(3)[None, :, None, None, None] == 1, np.nan, views["local"] / 255).astype("float32")}
+    bad = {
+        **views,
+        "local": np.where(np.arange(3)[None, :, None, None, None] == 1, np.nan, views["local"] / 255).astype("float32"),
+    }
     bad["global"] = (views["global"] / 255).astype("float32")
     model.reset_metrics()
     assert model.train_on_batch(bad, return_dict=True)["skipped_steps"] == 1
@@ -152,7 +206,9 @@ def test_a_skipped_step_moves_nothing(make_dino, make_views):
 
 
 def test_the_prototypes_stay_frozen(make_dino, make_views):
-    optimizer = ks.training.adamw(1e-2, 6, 0, weight_decay=(0.04, 0.4), clip_each=True, frozen="student_head/kernel$", frozen_steps=2)
+    optimizer = ks.training.adamw(
+        1e-2, 6, 0, weight_decay=(0.04, 0.4), clip_each=True, frozen="student_head/kernel$", frozen_steps=2
+    )
     model, views = make_dino(optimizer), make_views()
     kernel, other = model.student_head.kernel, model.student_head.hidden.kernel
     before = array(kernel), array(other)
@@ -163,13 +219,18 @@ def test_the_prototypes_stay_frozen(make_dino, make_views):
 
 def test_a_saved_model_goes_on_exactly(make_dino, make_views, tmp_path):
     views = make_views()
-    model = make_dino(ks.training.adamw(1e-2, 8, weight_decay=(0.04, 0.4), frozen="student_head/kernel$", frozen_steps=1), drop_path=0.2)
+    model = make_dino(
+        ks.training.adamw(1e-2, 8, weight_decay=(0.04, 0.4), frozen="student_head/kernel$", frozen_steps=1),
+        drop_path=0.2,
+    )
     model.train_on_batch(views)
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     assert again.get_config() == model.get_config()
     for _ in range(2):
-        assert model.train_on_batch(views, return_dict=True)["loss"] == pytest.approx(again.train_on_batch(views, return_dict=True)["loss"], rel=1e-4)
+        assert model.train_on_batch(views, return_dict=True)["loss"] == pytest.approx(
+            again.train_on_batch(views, return_dict=True)["loss"], rel=1e-4
+        )
     for a, b in zip(model.weights, again.weights, strict=True):
         np.testing.assert_allclose(array(a), array(b), atol=1e-4)
 
@@ -195,19 +256,33 @@ def test_a_batch_of_another_shape_is_learnt_without_collapse(make_dino, make_vie
     image_shape = (16, 8, 1)
     shape = local_size(image_shape, 4)
     augmentation = ks.augment.views_preset("flip")
-    model = make_dino(keras.optimizers.Adam(1e-3), image_shape=image_shape, momentum=0.99, steps=1000, augmentation=augmentation, run_eagerly=False)
+    model = make_dino(
+        keras.optimizers.Adam(1e-3),
+        image_shape=image_shape,
+        momentum=0.99,
+        steps=1000,
+        augmentation=augmentation,
+        run_eagerly=False,
+    )
     views = make_views(8, 2, image_shape, shape)
     logs = []
     for _ in range(25):
         model.reset_metrics()
         logs.append(model.train_on_batch(views, return_dict=True))
     first, last = logs[0], logs[-1]
-    assert model.local_shape == (8, 4) and first["loss"] > 0.8 * math.log(24) and last["loss"] < 0.8 * first["loss"], (first, last)
+    assert model.local_shape == (8, 4) and first["loss"] > 0.8 * math.log(24) and last["loss"] < 0.8 * first["loss"], (
+        first,
+        last,
+    )
     assert last["feature_std"] > 0.5 * first["feature_std"] and last["teacher_entropy"] > 0.01
 
 
 def test_sizes_of_local_crops():
-    assert local_size((224, 224, 3), 16) == (96, 96) and local_size((28, 28, 1), 7) == (14, 14) and local_size((12, 20, 3), 4) == (4, 8)
+    assert (
+        local_size((224, 224, 3), 16) == (96, 96)
+        and local_size((28, 28, 1), 7) == (14, 14)
+        and local_size((12, 20, 3), 4) == (4, 8)
+    )
 
 
 def test_errors(make_dino):

@@ -27,7 +27,9 @@ def objective_told_again(model, images, order):
     for i in range(len(images)):
         masked, seen = np.sort(order[i, : model.masked_count]), np.sort(order[i, model.masked_count :])
         tokens = model.encoder.encode(ops.convert_to_tensor(array(model.encoder.embed(images[i : i + 1]))[:, seen]))
-        hidden = model.decoder(model.narrow(tokens), ops.convert_to_tensor(masked[None].astype("int32")))[:, 1 + len(seen) :]
+        hidden = model.decoder(model.narrow(tokens), ops.convert_to_tensor(masked[None].astype("int32")))[
+            :, 1 + len(seen) :
+        ]
         predicted = array(model.pixels(hidden))[0].astype("float64")
         target = true[i, masked]
         target = (target - target.mean(axis=1, keepdims=True)) / np.sqrt(target.var(axis=1, keepdims=True) + 1e-6)
@@ -49,7 +51,13 @@ def test_a_quarter_is_seen_and_the_decoder_is_the_papers(make_mae):
     assert (model.split.kind, model.split.count, model.masked_count) == ("random", 16, 12)
     assert (model.decoder.depth, model.decoder.width, model.decoder.heads) == (1, 32, 1)
     sizes = {name: decoder_size(depth, width) for name, (width, depth, _) in ks.encoder.SIZES.items()}
-    assert sizes == {"vit_micro": (3, 96), "vit_tiny": (8, 128), "vit_small": (8, 256), "vit_base": (8, 512), "vit_large": (8, 512)}
+    assert sizes == {
+        "vit_micro": (3, 96),
+        "vit_tiny": (8, 128),
+        "vit_small": (8, 256),
+        "vit_base": (8, 512),
+        "vit_large": (8, 512),
+    }
 
 
 def test_pixels_that_are_known_are_painted_as_they_are(make_mae, make_images, monkeypatch):
@@ -57,7 +65,7 @@ def test_pixels_that_are_known_are_painted_as_they_are(make_mae, make_images, mo
     model, images = make_mae(), make_images(4, (12, 20, 3))
     order = np.tile(np.arange(15, dtype="int32")[::-1], (4, 1))
     monkeypatch.setattr(ks.Split, "call", lambda self, images: ops.convert_to_tensor(order))
-    true = patches(((images / 255 - IMAGENET_MEAN) / IMAGENET_STD))[:, ::-1][:, : model.masked_count]
+    true = patches((images / 255 - IMAGENET_MEAN) / IMAGENET_STD)[:, ::-1][:, : model.masked_count]
     true = (true - true.mean(axis=2, keepdims=True)) / true.std(axis=2, keepdims=True)
     monkeypatch.setattr(model, "masked", lambda images, order, training=False: None)
     object.__setattr__(model, "pixels", lambda hidden: ops.convert_to_tensor(true.astype("float32")))
@@ -69,7 +77,9 @@ def test_a_batch_is_memorised(make_mae, make_images, rng, monkeypatch):
     model = make_mae(keras.optimizers.Adam(3e-3), image_shape=(8, 12, 3), width=64, mask_ratio=0.5)
     model.compile(optimizer=model.optimizer, jit_compile=keras.backend.backend() == "jax")
     images, order = make_images(8, (8, 12, 3)), rng.random((8, 6)).argsort(axis=1).astype("int32")
-    monkeypatch.setattr(ks.Split, "call", lambda self, images: ops.convert_to_tensor(order))  # of 20 masks an image to remember, one
+    monkeypatch.setattr(
+        ks.Split, "call", lambda self, images: ops.convert_to_tensor(order)
+    )  # of 20 masks an image to remember, one
     first = model.train_on_batch(images, return_dict=True)["loss"]
     for _ in range(6):
         model.fit(np.tile(images, (40, 1, 1, 1)), batch_size=8, shuffle=False, verbose=0)
@@ -81,7 +91,9 @@ def test_a_batch_is_memorised(make_mae, make_images, rng, monkeypatch):
 
 def test_errors(make_mae):
     for width in (48, 0):
-        with pytest.raises(ValueError, match=f"Expected a decoder_width that is a multiple of 32, received decoder_width={width}"):
+        with pytest.raises(
+            ValueError, match=f"Expected a decoder_width that is a multiple of 32, received decoder_width={width}"
+        ):
             make_mae(decoder_width=width)
     with pytest.raises(ValueError, match="Expected a decoder of at least one block, received depth=0"):
         make_mae(decoder_depth=0)

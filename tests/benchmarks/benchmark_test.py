@@ -33,7 +33,11 @@ def test_the_step_written_by_hand_is_the_same_and_every_contender_is_timed(here,
         assert re.search(rf"^{name} .*%$", end.out, re.MULTILINE)
         assert row["images_per_second"] == pytest.approx(4 / row["ms"] * 1e3) and 0 < row["share_of_peak"] < 1
     assert rows["by_hand"]["ratio"] == rows["by_hand"]["ratio_min"] == rows["by_hand"]["ratio_max"] == 1
-    assert result["backend"] == keras.backend.backend() and result["memory_bytes"]["process"] > 2**26 and result["peak_gflops"] > 0.1
+    assert (
+        result["backend"] == keras.backend.backend()
+        and result["memory_bytes"]["process"] > 2**26
+        and result["peak_gflops"] > 0.1
+    )
 
 
 @pytest.mark.parametrize("method", ["beit", "mae"])
@@ -42,30 +46,48 @@ def test_another_method_is_timed_in_its_place(here, tmp_path, method):
     assert end.status == 0 and not end.err and "equal" not in end.out
     rows = {row["step"]: row for row in json.loads((tmp_path / "table.json").read_text())["rows"]}
     assert set(rows) == {"keras_splitmask", method, "inpaint_weight=0", "match_weight=0"}
-    assert rows[method]["ratio"] == 1 and all(0.1 < row["ratio"] < 100 and 0 < row["share_of_peak"] < 1 for row in rows.values())
+    assert rows[method]["ratio"] == 1 and all(
+        0.1 < row["ratio"] < 100 and 0 < row["share_of_peak"] < 1 for row in rows.values()
+    )
     assert f"to {method} (min..max)" in end.out
 
 
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="Hugging Face's steps are in torch, so they are timed there once.")
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="Hugging Face's steps are in torch, so they are timed there once."
+)
 @pytest.mark.backend
 @pytest.mark.parametrize("flags", [["--precision=float32"], ["--precision=bfloat16", "--compile"]])
 def test_what_one_would_use_instead(here, tmp_path, compiled_soon, flags):
     pytest.importorskip("transformers")
-    end = here("benchmark", "--image_size=8x8", *SMALL[1:], *flags, "--beside=hf_mae,hf_beit", f"--json={tmp_path / 'table.json'}")
+    end = here(
+        "benchmark",
+        "--image_size=8x8",
+        *SMALL[1:],
+        *flags,
+        "--beside=hf_mae,hf_beit",
+        f"--json={tmp_path / 'table.json'}",
+    )
     assert end.status == 0 and not end.err, end.err
     rows = {row["step"]: row for row in json.loads((tmp_path / "table.json").read_text())["rows"]}
-    assert set(rows) == {"keras_splitmask", "hf_mae", "hf_beit", "inpaint_weight=0", "match_weight=0"} and rows["hf_mae"]["ratio"] == 1
+    assert (
+        set(rows) == {"keras_splitmask", "hf_mae", "hf_beit", "inpaint_weight=0", "match_weight=0"}
+        and rows["hf_mae"]["ratio"] == 1
+    )
 
 
 @pytest.mark.backend
 def test_in_half_precision_beside_a_compiled_step_and_with_parts(here, tmp_path, compiled_soon):
     """What docs/speed.md says to run on a GPU, but for its size and for what Hugging Face has."""
-    parts = ["--parts"] if keras.backend.backend() != "tensorflow" else []  # whose six steps TensorFlow takes long to trace
+    parts = (
+        ["--parts"] if keras.backend.backend() != "tensorflow" else []
+    )  # whose six steps TensorFlow takes long to trace
     flags = ("--precision=bfloat16", "--beside=torch_by_hand,by_hand", "--compile", f"--json={tmp_path / 'table.json'}")
     end = here("benchmark", *SMALL, *flags, *parts)
     assert end.status == 0 and not end.err, end.err
     differences = dict(re.findall(r"^equal .* in (\w+), relative difference (\S+)$", end.out, re.MULTILINE))
-    assert set(differences) == {"by_hand", "torch_by_hand"} and all(float(difference) < 1e-2 for difference in differences.values())
+    assert set(differences) == {"by_hand", "torch_by_hand"} and all(
+        float(difference) < 1e-2 for difference in differences.values()
+    )
     result = json.loads((tmp_path / "table.json").read_text())
     rows = {row["step"]: row for row in result["rows"]}
     assert set(rows) == {"keras_splitmask", "torch_by_hand", "by_hand", "inpaint_weight=0", "match_weight=0"}
@@ -79,7 +101,9 @@ def test_in_half_precision_beside_a_compiled_step_and_with_parts(here, tmp_path,
 def test_a_rival_that_is_unknown_or_not_there_is_refused(refused, monkeypatch):
     assert "by_hand, torch_by_hand, beit, mae, hf_mae, hf_beit" in refused("benchmark", *SMALL, "--beside=simclr")
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("transformers", "torch") else found(name))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name in ("transformers", "torch") else found(name)
+    )
     if keras.backend.backend() != "torch":
         assert "Expected torch for a step by hand in it" in refused("benchmark", *SMALL, "--beside=torch_by_hand")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "transformers" else found(name))
@@ -94,14 +118,19 @@ benchmark.FLAGS(["benchmark.py", "--batch_size=2", "--patch_size=2", "--channels
 size = types.SimpleNamespace
 encoder = size(width=8, depth=3)
 beit = size(name="beit", encoder=encoder, split=size(count=10), masked_count=4, words=size(units=16))
-mae = size(name="mae", encoder=encoder, split=size(count=10), masked_count=8, pixels=size(units=4), decoder=size(width=4, depth=2))
+decoder = size(width=4, depth=2)
+mae = size(name="mae", encoder=encoder, split=size(count=10), masked_count=8, pixels=size(units=4), decoder=decoder)
 print(benchmark.forward_flops(beit), benchmark.forward_flops(mae))
 """
 
 
 def test_work_is_counted_by_hand(python):
-    def block(tokens, asking, width):  # queries of those that ask, keys and values of all; attention; projection and MLP of those that ask
-        return 2 * width**2 * (asking + 2 * tokens) + 2 * 2 * asking * tokens * width + 2 * width**2 * asking * (1 + 4 + 4)
+    def block(
+        tokens, asking, width
+    ):  # queries of those that ask, keys and values of all; attention; projection and MLP of those that ask
+        return (
+            2 * width**2 * (asking + 2 * tokens) + 2 * 2 * asking * tokens * width + 2 * width**2 * asking * (1 + 4 + 4)
+        )
 
     beit = 2 * (3 * block(11, 11, 8) + 2 * 4 * 8 * 16)
     mae = 2 * (3 * block(3, 3, 8) + 2 * 3 * 8 * 4 + block(11, 11, 4) + block(11, 8, 4) + 2 * 8 * 4 * 4)
@@ -109,7 +138,9 @@ def test_work_is_counted_by_hand(python):
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("flags", [["--patch_size=2", "--keep=0.25"], ["--image_size=16x24", "--patch_size=8", "--keep=0.3"]])
+@pytest.mark.parametrize(
+    "flags", [["--patch_size=2", "--keep=0.25"], ["--image_size=16x24", "--patch_size=8", "--keep=0.3"]]
+)
 def test_it_is_the_same_at_other_settings(here, flags):
     with mock.patch.object(ks.SplitMask, "fit", side_effect=InterruptedError("equal")):
         with pytest.raises(InterruptedError, match="equal"):  # which comes after the comparison
@@ -117,7 +148,9 @@ def test_it_is_the_same_at_other_settings(here, flags):
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("name", ["cls_token", "block_2/norm_mlp/beta", "decoder/positions", "decoder/words/bias", "vectors"])
+@pytest.mark.parametrize(
+    "name", ["cls_token", "block_2/norm_mlp/beta", "decoder/positions", "decoder/words/bias", "vectors"]
+)
 def test_a_weight_that_differs_is_noticed(refused, rng, name):
     named_weights = ks.interchange.named_weights
 

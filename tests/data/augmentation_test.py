@@ -16,7 +16,12 @@ def test_crops_keep_scale_and_ratio(height, width):
     rng = np.random.default_rng(0)
     boxes = np.array([crop_box(height, width, rng, scale=(0.2, 0.6)) for _ in range(3000)])
     top, left, box_height, box_width = boxes.T
-    assert (top >= 0).all() and (left >= 0).all() and (top + box_height <= height).all() and (left + box_width <= width).all()
+    assert (
+        (top >= 0).all()
+        and (left >= 0).all()
+        and (top + box_height <= height).all()
+        and (left + box_width <= width).all()
+    )
     area = box_height * box_width / (height * width)
     rounding = 1 / box_height + 1 / box_width  # half a pixel on each side, twice over
     assert (area >= 0.2 * (1 - rounding)).all() and (area <= 0.6 * (1 + rounding)).all()
@@ -24,7 +29,9 @@ def test_crops_keep_scale_and_ratio(height, width):
     ratio = box_width / box_height
     assert (ratio >= 3 / 4 * (1 - rounding)).all() and (ratio <= 4 / 3 * (1 + rounding)).all()
     assert abs(np.log(ratio).mean()) < 0.03  # as often upright as lying
-    assert top.min() == 0 and (top + box_height).max() == height and left.min() == 0 and (left + box_width).max() == width
+    assert (
+        top.min() == 0 and (top + box_height).max() == height and left.min() == 0 and (left + box_width).max() == width
+    )
 
 
 def test_a_strip_that_fits_no_crop_gives_its_centre():
@@ -60,7 +67,9 @@ def test_presets():
 
 
 def test_smoothed_labels():
-    assert np.allclose(soft_labels(np.array([2, 0]), 4, 0.1), [[0.025, 0.025, 0.925, 0.025], [0.925, 0.025, 0.025, 0.025]])
+    assert np.allclose(
+        soft_labels(np.array([2, 0]), 4, 0.1), [[0.025, 0.025, 0.925, 0.025], [0.925, 0.025, 0.025, 0.025]]
+    )
     assert soft_labels(np.array([1]), 2, 0.0).tolist() == [[0, 1]]
 
 

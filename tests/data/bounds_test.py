@@ -1,4 +1,5 @@
-"""What reading one file may take: decided from its header, the same at the scan and at the read, before anything is decoded."""
+"""What reading one file may take: decided from its header, the same at the scan and at the read, before anything is
+decoded."""
 
 import io
 import os
@@ -28,7 +29,9 @@ def png(side, depth=8, kind=2):
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
     header = struct.pack(">IIBBBBB", side, side, depth, kind, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
 
 
 def array(side, form):
@@ -36,7 +39,10 @@ def array(side, form):
     head = f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({side}, {side}, 3), }}".encode().ljust(117) + b"\n"
     head = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive, archive.open("a.npy", "w", force_zip64=True) as member:
+    with (
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("a.npy", "w", force_zip64=True) as member,
+    ):
         member.write(head)
         for _ in range(side):
             member.write(bytes(side * 3 * 8))
@@ -86,7 +92,9 @@ def test_what_takes_too_much_is_left_out_by_its_header(tmp_path, name):
     (tmp_path / name).write_bytes(content)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     reason = read_header(tmp_path / name)
-    assert isinstance(reason, str) and any(words in reason for words in ("MB of memory", "share their bytes", "written as text")), reason
+    assert isinstance(reason, str) and any(
+        words in reason for words in ("MB of memory", "share their bytes", "written as text")
+    ), reason
     with pytest.raises(ValueError) as error:
         read_pixels(content, name, lambda height, width: ((0, 0, height, width), (32, 32)))
     assert reason in str(error.value)  # the same words, so the scan and the read agree
@@ -104,7 +112,9 @@ def test_a_jpeg_of_very_many_scans_is_refused_by_its_header(tmp_path, side, scan
     (tmp_path / "b.jpg").write_bytes(content[:-2] + last * 20 + content[-2:])
     started = time.monotonic()
     reason = read_header(tmp_path / "a.jpg")
-    assert reason == f"{side} x {side} pixels in {scans + 10} scans, which take too long to decode; save the image again"
+    assert (
+        reason == f"{side} x {side} pixels in {scans + 10} scans, which take too long to decode; save the image again"
+    )
     with pytest.raises(ValueError) as error:
         read_pixels((tmp_path / "a.jpg").read_bytes(), "a.jpg", lambda height, width: ((0, 0, height, width), (32, 32)))
     assert reason in str(error.value) and time.monotonic() - started < 5
@@ -128,9 +138,13 @@ def test_a_large_photograph_is_read_at_the_resolution_that_fits(tmp_path, monkey
     pixels = np.repeat(np.repeat(rng.integers(0, 256, (40, 60, 3), "uint8"), 16, 0), 16, 1)
     Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=95, subsampling=0)
     content = (tmp_path / "a.jpg").read_bytes()
-    monkeypatch.setattr(bounds, "MAX_BYTES", 640 * 960 * 9 // 16 + 2 * len(content) + 100)  # a quarter of the sides fits
+    monkeypatch.setattr(
+        bounds, "MAX_BYTES", 640 * 960 * 9 // 16 + 2 * len(content) + 100
+    )  # a quarter of the sides fits
     assert read_header(tmp_path / "a.jpg") == (640, 960, 3)
-    shapes = [read_pixels(content, "a.jpg", lambda h, w, s=side: ((0, 0, h, w), (s, s))).shape for side in (500, 200, 80)]
+    shapes = [
+        read_pixels(content, "a.jpg", lambda h, w, s=side: ((0, 0, h, w), (s, s))).shape for side in (500, 200, 80)
+    ]
     assert shapes == [(160, 240, 3), (160, 240, 3), (80, 120, 3)]
     with pytest.raises(ValueError, match="640 x 960 pixels would take .* make it smaller"):
         read_pixels(content, "a.jpg")
@@ -145,7 +159,9 @@ def test_what_is_within_the_bound_takes_less_than_500_mb(name):
     factor = {"a.webp": 4 + 3 + bounds.EXTRA["WEBP"], "a.png": bounds.LATER}[name]
     side = int((bounds.MAX_BYTES / factor) ** 0.5) - 300
     file = io.BytesIO()
-    Image.new("RGB", (side, side)).save(file, name[2:], **({"lossless": True, "quality": 0, "method": 0} if "webp" in name else {"compress_level": 1}))
+    Image.new("RGB", (side, side)).save(
+        file, name[2:], **({"lossless": True, "quality": 0, "method": 0} if "webp" in name else {"compress_level": 1})
+    )
     read_pixels(jpeg_claiming(64, 64), "first.jpg")  # loads Pillow
     with open("/proc/self/clear_refs", "w") as reset:
         reset.write("5")

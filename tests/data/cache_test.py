@@ -20,7 +20,9 @@ def folder(tmp_path):
     """Twelve photographs of two classes, of 160 to 171 rows and 240 columns."""
     rng = np.random.default_rng(0)
     for i in range(12):
-        image = Image.fromarray(rng.integers(256, size=(5, 6, 3), dtype="uint8")).resize((240, 160 + i), Image.Resampling.BICUBIC)
+        image = Image.fromarray(rng.integers(256, size=(5, 6, 3), dtype="uint8")).resize(
+            (240, 160 + i), Image.Resampling.BICUBIC
+        )
         path = tmp_path / "images" / "ab"[i % 2] / f"{i:02}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path, quality=95)
@@ -35,7 +37,9 @@ def packed(monkeypatch):
     """The names of the images that are packed from now on."""
     names = []
     small = module._small
-    monkeypatch.setattr(module, "_small", lambda source, i, side: names.append(source.name(i)) or small(source, i, side))
+    monkeypatch.setattr(
+        module, "_small", lambda source, i, side: names.append(source.name(i)) or small(source, i, side)
+    )
     return names
 
 
@@ -52,7 +56,9 @@ def test_cached_images_are_the_images_made_smaller(folder, tmp_path):
     for i in range(12):
         image = small.image(i)
         assert image.dtype == np.uint8 and image.shape == (80, round(240 * 80 / source.image(i).shape[0]), 3)
-        exact = np.asarray(Image.fromarray(source.image(i)).resize(image.shape[1::-1], Image.Resampling.BICUBIC)).astype(int)
+        exact = np.asarray(
+            Image.fromarray(source.image(i)).resize(image.shape[1::-1], Image.Resampling.BICUBIC)
+        ).astype(int)
         assert np.abs(image - exact).mean() < 2
     assert (cached(source, 1000, tmp_path / "large").image(3) == source.image(3)).all()  # never enlarged
 
@@ -80,7 +86,11 @@ def test_it_is_packed_once_and_again_when_the_images_change(folder, tmp_path, mo
         assert cached(opened(folder), 24, cache, said.append).image(0).shape[0] == 24
         assert cached(open_source(f"folder:{folder}", channels=1), 24, cache, said.append).image(1).shape[2] == 1
         monkeypatch.setattr(module, "_small", lambda *_: pytest.fail("It is packed already."))
-    assert len(names) == 48 and len([line for line in said if line.startswith(f"{cache} holds other files, or a cache of other images")]) == 3
+    assert (
+        len(names) == 48
+        and len([line for line in said if line.startswith(f"{cache} holds other files, or a cache of other images")])
+        == 3
+    )
     # Another run may be reading the first one, so it is still there.
     assert before.items() <= contents(cache).items() and all((first.image(i) == pixels[i]).all() for i in range(12))
 
@@ -106,14 +116,27 @@ def test_an_interrupted_packing_leaves_what_was_there(folder, tmp_path, monkeypa
 def test_what_a_killed_packing_left_is_removed_by_the_next(folder, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     cache.mkdir()
-    for name in ("images-0123456789ab-1.array_record", "images-0123456789ab-2.array_record.part", "images-0123456789ab-2.json.part", module.packs.LOCK):
+    for name in (
+        "images-0123456789ab-1.array_record",
+        "images-0123456789ab-2.array_record.part",
+        "images-0123456789ab-2.json.part",
+        module.packs.LOCK,
+    ):
         (cache / name).write_bytes(b"half a file")
     names = packed(monkeypatch)
     assert cached(opened(folder), 20, cache).image(11).shape[0] == 20
     assert len(names) == 12 and len(os.listdir(cache)) == 2 and len(list(cache.glob("images-*.array_record"))) == 1
 
 
-@pytest.mark.parametrize("own", [{"index.json": b'{"mine": 1}'}, {"index.json": b"[1]", "images-holiday.array_record": b"mine"}, {"index.json": None}, {"a.png": b"mine"}])
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"index.json": b'{"mine": 1}'},
+        {"index.json": b"[1]", "images-holiday.array_record": b"mine"},
+        {"index.json": None},
+        {"a.png": b"mine"},
+    ],
+)
 def test_other_files_in_the_folder_are_never_touched(folder, tmp_path, monkeypatch, own):
     cache = tmp_path / "cache"
     own = {**own, "images-1.json.part": b"mine", "notes/index.json": b"mine", ".hidden": b"mine"}
@@ -125,7 +148,11 @@ def test_other_files_in_the_folder_are_never_touched(folder, tmp_path, monkeypat
         assert cached(opened(folder), 20, cache).image(3).shape[0] == 20
     Image.new("RGB", (60, 40)).save(folder / "a" / "00.jpg")
     cached(opened(folder), 20, cache)
-    assert len(names) == 24 and before.items() <= contents(cache).items() and (own.get("index.json", b"") is not None or (cache / "index.json").is_dir())
+    assert (
+        len(names) == 24
+        and before.items() <= contents(cache).items()
+        and (own.get("index.json", b"") is not None or (cache / "index.json").is_dir())
+    )
 
 
 def test_of_two_runs_in_one_folder_one_packs_and_the_other_waits(folder, tmp_path, monkeypatch):
@@ -141,15 +168,22 @@ def test_of_two_runs_in_one_folder_one_packs_and_the_other_waits(folder, tmp_pat
     with ThreadPoolExecutor(3) as pool:  # each opens the lock for itself, as another process does
         found = [pool.submit(cached, opened(folder), side, cache, report) for side in (20, 20, 24)]
         a, b, c = [task.result() for task in found]
-    assert said[:2] == [f"waiting for another run, which packs images into {cache}"] * 2 and "waiting" not in " ".join(said[2:])
+    assert said[:2] == [f"waiting for another run, which packs images into {cache}"] * 2 and "waiting" not in " ".join(
+        said[2:]
+    )
     assert len(names) == 24 and all((a.image(i) == b.image(i)).all() for i in range(12)) and c.image(0).shape[0] == 24
     assert module.packs.LOCK not in os.listdir(cache)
 
 
 def test_a_lock_of_a_process_that_was_killed_is_none(folder, tmp_path):
-    hold = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(600)"
+    hold = (
+        "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True);"
+        " time.sleep(600)"
+    )
     (tmp_path / "cache").mkdir()
-    run = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path / "cache" / module.packs.LOCK)], stdout=subprocess.PIPE)
+    run = subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path / "cache" / module.packs.LOCK)], stdout=subprocess.PIPE
+    )
     assert run.stdout.readline() == b"held\n"
     said = []
 
@@ -194,8 +228,27 @@ def damage_index(cache, index, how):
 
 
 SMALL = module._small
-TEXTS = {"list": "[]", "null": "null", "deep": "[" * 100_000, "number": "9" * 5000, "not ascii": "\u00e9", "empty": "", "half": None}
-CHANGES = ["file number", "file list", "above", "absolute", "link", "bytes", "absurd shapes", "huge shapes", "turned shape", "text shapes"]
+TEXTS = {
+    "list": "[]",
+    "null": "null",
+    "deep": "[" * 100_000,
+    "number": "9" * 5000,
+    "not ascii": "\u00e9",
+    "empty": "",
+    "half": None,
+}
+CHANGES = [
+    "file number",
+    "file list",
+    "above",
+    "absolute",
+    "link",
+    "bytes",
+    "absurd shapes",
+    "huge shapes",
+    "turned shape",
+    "text shapes",
+]
 CHANGES += ["uneven shapes", "fewer", "none", "out of range", "negative", "exchanged", "text indices", "key"]
 
 
@@ -205,19 +258,25 @@ def packed_once(tmp_path_factory):
     place = tmp_path_factory.mktemp("packed")
     (place / "images").mkdir()
     for i in range(12):
-        Image.fromarray(np.random.default_rng(i).integers(256, size=(24, 30, 3), dtype="uint8")).save(place / "images" / f"{i:02}.png")
+        Image.fromarray(np.random.default_rng(i).integers(256, size=(24, 30, 3), dtype="uint8")).save(
+            place / "images" / f"{i:02}.png"
+        )
     cached(opened(place / "images"), 20, place / "cache")
     return place
 
 
-@pytest.mark.parametrize("damage", ["records cut", "records gone", "records' head", "index gone", "index a pipe", *TEXTS, *CHANGES])
+@pytest.mark.parametrize(
+    "damage", ["records cut", "records gone", "records' head", "index gone", "index a pipe", *TEXTS, *CHANGES]
+)
 def test_a_damaged_cache_is_packed_again(packed_once, tmp_path, monkeypatch, damage):
     cache, source = tmp_path / "cache", opened(packed_once / "images")
     shutil.copytree(packed_once / "cache", cache)
     (records,), index = cache.glob("*.array_record"), json.loads((cache / "index.json").read_text())
     content = records.read_bytes()
     if damage.startswith("records"):
-        changed = {"cut": content[:-100], "gone": None, "head": b"".join((content[:65542], b"?", content[65543:]))}[damage.split()[1]]
+        changed = {"cut": content[:-100], "gone": None, "head": b"".join((content[:65542], b"?", content[65543:]))}[
+            damage.split()[1]
+        ]
         records.write_bytes(changed) if changed else records.unlink()
     elif damage.startswith("index"):
         (cache / "index.json").unlink()
@@ -239,7 +298,11 @@ def test_flipped_bits_are_noticed_and_read_from_the_image_itself(folder, tmp_pat
     intact = [first.image(i) for i in range(12)]
     (records,) = cache.glob("*.array_record")
     content = bytearray(records.read_bytes())
-    for place in np.random.default_rng(0).integers(70000, len(content) - 70000, size=6) if len(content) > 200000 else (5000, 12000):
+    for place in (
+        np.random.default_rng(0).integers(70000, len(content) - 70000, size=6)
+        if len(content) > 200000
+        else (5000, 12000)
+    ):
         content[place] ^= 1
     records.write_bytes(content)
     damaged, said = cached(opened(folder), 20, cache), []
@@ -254,7 +317,11 @@ def test_unreadable_images_are_not_packed(folder, tmp_path):
     source.report = said.append
     (folder / "b" / "03.jpg").write_bytes(b"broken since")
     small = cached(source, 20, tmp_path / "cache")
-    assert len(small) == 11 and "b/03.jpg" not in [small.name(i) for i in range(11)] and small.labels.tolist().count(1) == 5
+    assert (
+        len(small) == 11
+        and "b/03.jpg" not in [small.name(i) for i in range(11)]
+        and small.labels.tolist().count(1) == 5
+    )
     assert list(source.broken) == ["b/03.jpg"] and said[0].endswith("It is left out.")
     source = opened(folder)
     for path in folder.glob("*/*.jpg"):
@@ -277,7 +344,9 @@ def test_a_full_disk_leaves_nothing_behind(folder, tmp_path, monkeypatch):
             raise RuntimeError("write() failed: No space left on device; writing a file; at byte 10")
 
     monkeypatch.setattr("array_record.python.array_record_module.ArrayRecordWriter", Full)
-    with pytest.raises(ValueError, match="Expected to write into .*, received write.. failed: No space left on device; make room"):
+    with pytest.raises(
+        ValueError, match="Expected to write into .*, received write.. failed: No space left on device; make room"
+    ):
         cached(opened(folder), 20, tmp_path / "cache")
     assert os.listdir(tmp_path / "cache") == []
 
@@ -304,14 +373,19 @@ def test_an_index_that_cannot_be_written_leaves_nothing(folder, tmp_path, monkey
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ValueError, match="Expected to write into .*, received No space left on device; make room, or choose another folder"):
+    with pytest.raises(
+        ValueError,
+        match="Expected to write into .*, received No space left on device; make room, or choose another folder",
+    ):
         cached(opened(folder), 20, tmp_path / "cache")
     assert os.listdir(tmp_path / "cache") == []
 
 
 def test_a_folder_that_cannot_be_made_is_refused(folder, tmp_path):
     (tmp_path / "cache").write_bytes(b"mine")
-    with pytest.raises(ValueError, match="Expected to write into .*/cache, received File exists; make room, or choose another folder"):
+    with pytest.raises(
+        ValueError, match="Expected to write into .*/cache, received File exists; make room, or choose another folder"
+    ):
         cached(opened(folder), 20, tmp_path / "cache")
     assert (tmp_path / "cache").read_bytes() == b"mine"
 
@@ -319,8 +393,10 @@ def test_a_folder_that_cannot_be_made_is_refused(folder, tmp_path):
 def test_a_cache_sums_up_what_it_is_of(folder, tmp_path):
     (folder / "a" / "empty.jpg").touch()
     small = cached(opened(folder), 20, tmp_path / "cache")
-    assert small.summary() == (
-        "12 images of 160x240 to 171x240; 1 left out (a/empty.jpg: an empty file); packed with a short side of 20 pixels"
+    assert (
+        small.summary()
+        == "12 images of 160x240 to 171x240; 1 left out (a/empty.jpg: an empty file); packed with a short side of 20"
+        " pixels"
     )
     assert small.left_out == {"a/empty.jpg": "an empty file"}
     small.save_record()

@@ -40,12 +40,30 @@ def test_objects(tmp_path):
     assert objects.labels.tolist() == [1, 0] and source.classes == ["cat", "dog"] and source.category_ids == [2, 7]
     assert objects.crowd.tolist() == [False, True] and objects.segmentations == [None, outline]
     assert source.objects(1).boxes.shape == (0, 4) and source.labels is None
-    assert source.image(0).shape == (40, 60, 3) and source.size(0) == (40, 60) and source.image_id(1) == 2 and source.name(1) == "b.png"
-    assert source.summary() == "2 images, 1 of them without objects; 2 objects of 2 classes, 0 of them cut at the border; 1 crowds, which are ignored"
+    assert (
+        source.image(0).shape == (40, 60, 3)
+        and source.size(0) == (40, 60)
+        and source.image_id(1) == 2
+        and source.name(1) == "b.png"
+    )
+    assert (
+        source.summary()
+        == "2 images, 1 of them without objects; 2 objects of 2 classes, 0 of them cut at the border; 1 crowds, which"
+        " are ignored"
+    )
 
 
 def test_names_of_images_may_begin_with_folders_that_lie_elsewhere(tmp_path):
-    names = ["C:\\photos\\a.png", "images/b.png", "/data/sub/c.png", "../images/d.png", "x/e.png", "y/e.png", "f.png", "./g.png"]
+    names = [
+        "C:\\photos\\a.png",
+        "images/b.png",
+        "/data/sub/c.png",
+        "../images/d.png",
+        "x/e.png",
+        "y/e.png",
+        "f.png",
+        "./g.png",
+    ]
     for name in ("a.png", "b.png", "sub/c.png", "d.png", "e.png", "f.png", "g.png"):
         picture(tmp_path / "train" / "images" / name)
     place = write(tmp_path, names=(), images=[entry(i, name) for i, name in enumerate(names, 1)])
@@ -107,13 +125,23 @@ def test_images_that_are_not_there(tmp_path):
     picture(tmp_path / "train" / "images" / "b.png", (80, 40))
     (tmp_path / "train" / "images" / "c.png").write_bytes(b"")
     picture(tmp_path / "train" / "images" / "e.png")
-    with pytest.raises(ValueError, match="Expected at most 50% .* unusable, received 3 of 4; left out: 1 for no such file .*, or raise max_bad"):
+    with pytest.raises(
+        ValueError,
+        match="Expected at most 50% .* unusable, received 3 of 4; left out: 1 for no such file .*, or raise max_bad",
+    ):
         open_detection(f"coco:{tmp_path}", "train")
     source = open_detection(f"coco:{tmp_path}", "train", max_bad_fraction=0.8)
     assert len(source) == 1 and source.name(0) == "d.png" and source.image_id(0) == 4
-    reasons = {"a.png": "no such file", "b.png": "another size than was annotated", "c.png": "an empty file", "e.png": "no annotation"}
+    reasons = {
+        "a.png": "no such file",
+        "b.png": "another size than was annotated",
+        "c.png": "an empty file",
+        "e.png": "no annotation",
+    }
     assert source.left_out == reasons  # their annotations go with them
-    assert "left out: 1 for an empty file (c.png)" in source.summary() and "1 for no such file (a.png)" in source.summary()
+    assert (
+        "left out: 1 for an empty file (c.png)" in source.summary() and "1 for no such file (a.png)" in source.summary()
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,17 +177,30 @@ def test_a_box_is_kept_whatever_its_outline(tmp_path, outline, reason):
     source = open_detection(write(tmp_path, given), "train")
     assert source.objects(0).boxes.tolist() == [[5, 10, 35, 30]] * 2 and source.objects(0).segmentations[1] is None
     assert (source.outlined, source.unoutlined) == (1, 1)
-    assert source.left_out == ({"the outline of annotations[1] of a.png": f"{reason}; its box is kept"} if reason else {})
+    assert source.left_out == (
+        {"the outline of annotations[1] of a.png": f"{reason}; its box is kept"} if reason else {}
+    )
 
 
 def test_an_image_that_is_listed_twice_has_the_objects_of_both(tmp_path):
     second, third = entry(8, "./a.png"), entry(9, "b.png", (30, 20))
-    objects = [OBJECT, {**OBJECT, "image_id": 8, "category_id": 2}, {**OBJECT, "image_id": 9}, {**OBJECT, "image_id": "2"}]
-    source = open_detection(write(tmp_path, objects, images=[entry(1, "a.png"), entry(2, "b.png"), second, third]), "train")
+    objects = [
+        OBJECT,
+        {**OBJECT, "image_id": 8, "category_id": 2},
+        {**OBJECT, "image_id": 9},
+        {**OBJECT, "image_id": "2"},
+    ]
+    source = open_detection(
+        write(tmp_path, objects, images=[entry(1, "a.png"), entry(2, "b.png"), second, third]), "train"
+    )
     assert [source.objects(i).labels.tolist() for i in range(2)] == [[1, 0], [1]]
     assert source.left_out == {"the image of id 9": "another size than b.png has under id 2"}
     assert "1 ids are of images listed before, to which their objects are added" in source.summary()
-    assert {a["image_id"] for a in source.truth()["annotations"]} == {1, 2} == {image["id"] for image in source.truth()["images"]}
+    assert (
+        {a["image_id"] for a in source.truth()["annotations"]}
+        == {1, 2}
+        == {image["id"] for image in source.truth()["images"]}
+    )
 
 
 def test_a_crowd_is_one_by_its_number(tmp_path):
@@ -171,8 +212,12 @@ def test_categories_of_one_name_are_one_class(tmp_path):
     categories = [{"id": 7, "name": "dog"}, {"id": 2, "name": "cat"}, {"id": "9", "name": "cat"}]
     objects = [OBJECT, {**OBJECT, "category_id": 9}, {**OBJECT, "category_id": "2"}, {**OBJECT, "category_id": 7.0}]
     source = open_detection(write(tmp_path, objects, categories=categories), "train")
-    assert source.classes == ["cat", "dog"] and source.objects(0).labels.tolist() == [1, 0, 0, 1] and not source.left_out
-    assert [a["category_id"] for a in source.truth()["annotations"]] == [7, 2, 2, 7] and source.truth()["categories"] == CATEGORIES[::-1]
+    assert (
+        source.classes == ["cat", "dog"] and source.objects(0).labels.tolist() == [1, 0, 0, 1] and not source.left_out
+    )
+    assert [a["category_id"] for a in source.truth()["annotations"]] == [7, 2, 2, 7] and source.truth()[
+        "categories"
+    ] == CATEGORIES[::-1]
     assert "categories of one name are one class (cat)" in source.summary()
 
 
@@ -195,20 +240,26 @@ def test_boxes_turn_with_their_images(tmp_path, turn, form):
     dataset = write(tmp_path, [{**OBJECT, "segmentation": [outline]}], images=[entry(1, name), entry(2, "b.png")])
     stored_sideways(tmp_path / "train" / "images" / name, turn, OBJECT["bbox"])
     source = open_detection(dataset, "train")
-    assert source.size(0) == source.image(0).shape[:2] == (60, 40) and "1 annotations of images turned as their EXIF tags say" in source.summary()
+    assert (
+        source.size(0) == source.image(0).shape[:2] == (60, 40)
+        and "1 annotations of images turned as their EXIF tags say" in source.summary()
+    )
     rows, columns = (np.flatnonzero((source.image(0)[..., 0] > 175).any(axis)) for axis in (1, 0))
     (box,), ((outline,),) = source.objects(0).boxes.tolist(), source.objects(0).segmentations
     assert box == [rows[0], columns[0], rows[-1] + 1, columns[-1] + 1]
     assert [min(outline[1::2]), min(outline[0::2]), max(outline[1::2]), max(outline[0::2])] == box
     assert source.truth()["images"][0] == entry(1, name, (40, 60))
     upright = [box[1], box[0], box[3] - box[1], box[2] - box[0]]
-    source = open_detection(write(tmp_path, [{**OBJECT, "bbox": upright}], images=[entry(1, name, (40, 60)), entry(2, "b.png")]), "train")
+    source = open_detection(
+        write(tmp_path, [{**OBJECT, "bbox": upright}], images=[entry(1, name, (40, 60)), entry(2, "b.png")]), "train"
+    )
     assert source.size(0) == (60, 40) and source.objects(0).boxes.tolist() == [box] and "turned" not in source.summary()
 
 
 @pytest.mark.parametrize("turn", [2, 3, 4])
 def test_boxes_turn_with_images_that_keep_their_sides(tmp_path, turn):
-    """Only another image, whose sides are exchanged, shows that all are annotated as they are stored; without one it is said what is done."""
+    """Only another image, whose sides are exchanged, shows that all are annotated as they are stored; without one it is
+    said what is done."""
     dataset = write(tmp_path, [OBJECT, {**OBJECT, "image_id": 2}])
     stored_sideways(tmp_path / "train" / "images" / "a.png", turn, OBJECT["bbox"])
     said = []
@@ -225,11 +276,19 @@ def test_classes_are_numbered_by_name_as_those_that_are_learnt(tmp_path):
     """A split has its own ids, in another order, and no category of a class that does not occur in it."""
     train = open_detection(write(tmp_path), "train")
     own = [{"id": 0, "name": "dog"}]
-    judged = open_detection(write(tmp_path, [{**OBJECT, "category_id": 0}], split="val", categories=own), "val", classes=train)
+    judged = open_detection(
+        write(tmp_path, [{**OBJECT, "category_id": 0}], split="val", categories=own), "val", classes=train
+    )
     assert judged.classes == train.classes == ["cat", "dog"] and judged.objects(0).labels.tolist() == [1]
-    assert [judged.category_ids[label] for label in (1, 0)] == [0, 1] and judged.truth()["categories"] == [{"id": 1, "name": "cat"}, own[0]]
+    assert [judged.category_ids[label] for label in (1, 0)] == [0, 1] and judged.truth()["categories"] == [
+        {"id": 1, "name": "cat"},
+        own[0],
+    ]
     many = [f"class {k}" for k in range(80)]
-    with pytest.raises(ValueError, match="Expected the 80 classes that are learnt, received 2 in .*; missing: class 0, .*; others: cat, dog"):
+    with pytest.raises(
+        ValueError,
+        match="Expected the 80 classes that are learnt, received 2 in .*; missing: class 0, .*; others: cat, dog",
+    ):
         open_detection(f"coco:{tmp_path}", "train", classes=many)
 
 
@@ -239,18 +298,33 @@ def test_a_split_in_capitals(tmp_path):
 
 def test_exchanged_sizes_are_noticed_at_the_start(tmp_path):
     images = [entry(1, "a.png", (40, 60)), entry(2, "b.png"), entry(3, "c.png")]
-    source = open_detection(write(tmp_path, [OBJECT, {**OBJECT, "image_id": 2}], ("a.png", "b.png", "c.png"), images=images), "train")
+    source = open_detection(
+        write(tmp_path, [OBJECT, {**OBJECT, "image_id": 2}], ("a.png", "b.png", "c.png"), images=images), "train"
+    )
     assert source.left_out == {"a.png": "height and width exchanged in its annotation"} and len(source) == 2
     images = [entry(1, "a.png", (40, 60)), entry(2, "b.png", (40, 60))]
-    with pytest.raises(ValueError, match=r"received none that can be used; left out: 2 for height and width exchanged in its annotation \(a.png"):
+    with pytest.raises(
+        ValueError,
+        match=r"received none that can be used; left out: 2 for height and width exchanged in its annotation \(a.png",
+    ):
         open_detection(write(tmp_path / "all", images=images), "train")
 
 
 def test_boxes_of_other_conventions_are_noticed(tmp_path):
-    with pytest.raises(ValueError, match="Expected boxes in pixels, received numbers of at most 1 in all 2 boxes of .*; multiply them by"):
-        open_detection(write(tmp_path, [{**OBJECT, "bbox": box} for box in ([0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1])]), "train")
+    with pytest.raises(
+        ValueError,
+        match="Expected boxes in pixels, received numbers of at most 1 in all 2 boxes of .*; multiply them by",
+    ):
+        open_detection(
+            write(tmp_path, [{**OBJECT, "bbox": box} for box in ([0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1])]), "train"
+        )
     with pytest.raises(ValueError, match="received numbers of at most 1 in 2 of 3 boxes"):
-        open_detection(write(tmp_path, [{**OBJECT, "bbox": box} for box in ([0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1.002], [0, 0, 1, 1])]), "train")
+        open_detection(
+            write(
+                tmp_path, [{**OBJECT, "bbox": box} for box in ([0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1.002], [0, 0, 1, 1])]
+            ),
+            "train",
+        )
     corners = [[20, 10, 59, 39], [40, 20, 50, 30], [1, 2, 4, 5]]  # [left, top, right, bottom]
     summary = open_detection(write(tmp_path, [{**OBJECT, "bbox": box} for box in corners]), "train").summary()
     assert "2 boxes reach beyond their image, although COCO's are [left, top, width, height]" in summary
@@ -261,12 +335,21 @@ def test_boxes_of_other_conventions_are_noticed(tmp_path):
     [
         ({"annotations": []}, "received no annotations; correct the file"),
         ({"categories": None}, "received no categories"),
-        ({"annotations": [{**OBJECT, "bbox": [0, 0, 0, 2]}] * 5}, r"received none that can be used: .*5 for an empty box \(annotations\[0\]"),
+        (
+            {"annotations": [{**OBJECT, "bbox": [0, 0, 0, 2]}] * 5},
+            r"received none that can be used: .*5 for an empty box \(annotations\[0\]",
+        ),
         ({"categories": CATEGORIES * 2}, "Expected one category of each id, received two of id 7"),
         ({"categories": [{"id": "x"}]}, "Expected each category with an integer id and name, received .*'x'"),
         ({"images": [entry(1, "a.png"), entry(1, "b.png")]}, "Expected one image of each id, received two of id 1"),
-        ({"images": [{"id": 1, "file_name": "a.png"}]}, "Expected each image with an id, file_name, height and width, received"),
-        ({"images": [entry(1, "gone.png")]}, r"received none that can be used; left out: 1 for no such file \(gone.png\).*correct the files\."),
+        (
+            {"images": [{"id": 1, "file_name": "a.png"}]},
+            "Expected each image with an id, file_name, height and width, received",
+        ),
+        (
+            {"images": [entry(1, "gone.png")]},
+            r"received none that can be used; left out: 1 for no such file \(gone.png\).*correct the files\.",
+        ),
     ],
 )
 def test_files_that_are_of_no_use(tmp_path, changes, message):
@@ -281,7 +364,12 @@ def test_other_files_and_names(tmp_path):
         with pytest.raises(ValueError, match="Expected (a JSON file|COCO's lists of images, annotations, categories)"):
             open_detection(dataset, "train")
     write(tmp_path)
-    with pytest.raises(ValueError, match="Expected the 1 classes that are learnt, received 2 in coco:.*; missing: sheep; others: cat, dog; make them"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            "Expected the 1 classes that are learnt, received 2 in coco:.*; missing: sheep; others: cat, dog; make them"
+        ),
+    ):
         open_detection(dataset, "train", classes=["sheep"])
     assert open_detection(dataset, "train", classes=("cat", "dog")).classes == ["cat", "dog"]
     with pytest.raises(ValueError, match="Expected annotations/instances_val2017.json with .* received neither"):
@@ -313,7 +401,10 @@ def test_pycocotools_takes_the_truth(tmp_path):
         index.dataset = truth
         index.createIndex()
         for kind in ("bbox", "segm"):
-            found = [{"score": 1.0, **annotation, "segmentation": index.annToRLE(annotation)} for annotation in truth["annotations"]]
+            found = [
+                {"score": 1.0, **annotation, "segmentation": index.annToRLE(annotation)}
+                for annotation in truth["annotations"]
+            ]
             evaluation = cocoeval.COCOeval(index, index.loadRes(found), kind)
             evaluation.evaluate()
             evaluation.accumulate()
@@ -331,7 +422,9 @@ def test_tensorflow_datasets(tmp_path):
     with tfds.testing.mock_data(as_data_source_fn=lambda builder, split, **options: records):
         said = []
         source = open_detection("tfds:coco/2017", "val", data_dir=tmp_path, report=said.append)
-        with pytest.raises(ValueError, match="Expected a feature objects of bbox and label, received image, label in tfds:mnist"):
+        with pytest.raises(
+            ValueError, match="Expected a feature objects of bbox and label, received image, label in tfds:mnist"
+        ):
             open_detection("tfds:mnist", "train", data_dir=tmp_path)
     found = source.objects(1)
     assert found.boxes.tolist() == [[10, 30, 30, 60], [0, 0, 40, 30]]
@@ -340,10 +433,14 @@ def test_tensorflow_datasets(tmp_path):
     assert source.left_out == {"objects[2] of val[1]": "an empty box", "objects[3] of val[1]": "an unknown category"}
     source.objects(1)
     assert said == [
-        f"Expected objects that can be used, received {reason} ({name}). It is left out." for name, reason in source.left_out.items()
+        f"Expected objects that can be used, received {reason} ({name}). It is left out."
+        for name, reason in source.left_out.items()
     ]
     truth = source.truth()
-    assert truth["images"][1] == {"id": 1, "file_name": "val[1]", "height": 40, "width": 60} and len(truth["annotations"]) == 4
+    assert (
+        truth["images"][1] == {"id": 1, "file_name": "val[1]", "height": 40, "width": 60}
+        and len(truth["annotations"]) == 4
+    )
     records[0] = {"image": content.getvalue()[:40], "objects": objects}  # breaks in the midst of a run
     source.report = said.append
     ((image, annotations),) = source.each(source.truth_of)
@@ -369,7 +466,13 @@ def test_a_data_set_written_by_tensorflow_datasets(tmp_path):
         def _generate_examples(self):
             for n in range(3):
                 box = tfds.features.BBox(ymin=0.25, xmin=0.5, ymax=0.75, xmax=1.0)
-                yield n, {"image": np.full((40, 60, 3), 10 * n, "uint8"), "objects": [{"bbox": box, "label": "dog"}] * n}
+                yield (
+                    n,
+                    {
+                        "image": np.full((40, 60, 3), 10 * n, "uint8"),
+                        "objects": [{"bbox": box, "label": "dog"}] * n,
+                    },
+                )
 
     for form in ("array_record", "tfrecord"):
         Boxed(data_dir=tmp_path / form, file_format=form).download_and_prepare()
@@ -377,4 +480,7 @@ def test_a_data_set_written_by_tensorflow_datasets(tmp_path):
         assert source.classes == ["cat", "dog"] and source.size(0) == (40, 60)
         for i in range(3):
             count = int(source.image(i)[0, 0, 0]) // 10
-            assert source.objects(i).boxes.tolist() == [[10, 30, 30, 60]] * count and source.objects(i).labels.tolist() == [1] * count
+            assert (
+                source.objects(i).boxes.tolist() == [[10, 30, 30, 60]] * count
+                and source.objects(i).labels.tolist() == [1] * count
+            )

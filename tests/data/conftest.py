@@ -17,7 +17,9 @@ def bomb(path, side):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
 
 
 def good_files(root):
@@ -126,7 +128,8 @@ def bad_arrays(root):
 
 @pytest.fixture
 def nasty_folder(tmp_path):
-    """The path of a folder, and {name: pattern of the reason} of its bad files. The good ones show one colour, or it in grey."""
+    """The path of a folder, and {name: pattern of the reason} of its bad files. The good ones show one colour, or it in
+    grey."""
     root = tmp_path / "nasty"
     root.mkdir()
     good_files(root)

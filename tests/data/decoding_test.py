@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_splitmask.backend.optional import optional
 from keras_splitmask.data import decoding, jpeg, open_source
 from keras_splitmask.data.decoding import fit_channels, read_pixels, to_uint8
 from keras_splitmask.data.headers import read_header
-from keras_splitmask.backend.optional import optional
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 
@@ -57,7 +57,9 @@ def test_an_orientation_that_does_not_exist_is_upright(mode, orientation):
     assert np.array_equal(read_pixels(file.getvalue(), "a.jpg"), expected)
 
 
-@pytest.mark.parametrize("before", [b"\xff", b"\xff" * 9, b"\xff\xfe\0\4ab\xff\xff", b"\xff\xd0", b"\xff\xfe\0\3a\xff\x01"])
+@pytest.mark.parametrize(
+    "before", [b"\xff", b"\xff" * 9, b"\xff\xfe\0\4ab\xff\xff", b"\xff\xd0", b"\xff\xfe\0\3a\xff\x01"]
+)
 def test_exif_is_found_behind_fill_bytes_and_markers_without_a_length(before):
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -67,7 +69,9 @@ def test_exif_is_found_behind_fill_bytes_and_markers_without_a_length(before):
     start = content.index(b"\xff\xe1")
     content = content[:start] + before + content[start:]
     assert jpeg.look(content).may_turn
-    if b"\xff\x01" not in before and b"\xff\xd0" not in before:  # which Pillow takes for damage: such a file is left out
+    if (
+        b"\xff\x01" not in before and b"\xff\xd0" not in before
+    ):  # which Pillow takes for damage: such a file is left out
         assert read_pixels(content, "a.jpg").shape == (32, 16, 3)
 
 
@@ -81,7 +85,9 @@ def png(depth, kind, values, transparent=None):
     rows = b"".join(b"\0" + int(row, 2).to_bytes(len(row) // 8) for row in bits)
     header = struct.pack(">IIBBBBB", *np.shape(values)[1::-1], depth, kind, 0, 0, 0)
     key = b"" if transparent is None else chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + key + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + key + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
@@ -145,7 +151,9 @@ def test_palette_alpha_and_cmyk(tmp_path):
     assert colours("grey_alpha.png") == [[40], [255]]
     assert colours("cmyk.tif") == [[255, 0, 0], [0, 255, 0]]
     two_halves("CMYK", (0, 255, 255, 0), (255, 0, 255, 0)).save(tmp_path / "cmyk.jpg", subsampling=0)
-    assert np.abs(np.array(colours("cmyk.jpg")) - [[255, 0, 0], [0, 255, 0]]).max() < 12  # Adobe's JPEGs hold it inverted
+    assert (
+        np.abs(np.array(colours("cmyk.jpg")) - [[255, 0, 0], [0, 255, 0]]).max() < 12
+    )  # Adobe's JPEGs hold it inverted
     assert colours("bits.png") == [[0], [255]]
     assert colours("clear_palette.png") == [[255, 0, 0], [255, 255, 255]]
 
@@ -220,7 +228,9 @@ def test_a_jpeg_is_decoded_at_the_resolution_that_is_needed(tmp_path):
 def test_a_rotated_jpeg_is_cropped_as_it_is_seen(tmp_path):
     upright, exif = photograph(600, 400), Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(np.ascontiguousarray(np.rot90(upright, 1))).save(tmp_path / "a.jpg", exif=exif, quality=95, subsampling=0)
+    Image.fromarray(np.ascontiguousarray(np.rot90(upright, 1))).save(
+        tmp_path / "a.jpg", exif=exif, quality=95, subsampling=0
+    )
     seen = []
 
     def plan(height, width):
@@ -279,7 +289,9 @@ def test_white_as_zero_in_sixteen_bits(tmp_path):
 def test_the_first_frame_of_several(tmp_path):
     frames = [Image.new("RGB", (4, 2), colour) for colour in (RED, GREEN)]
     for name in ("a.gif", "a.png", "a.tif", "a.webp"):
-        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **({"lossless": True} if "webp" in name else {}))
+        frames[0].save(
+            tmp_path / name, save_all=True, append_images=frames[1:], **({"lossless": True} if "webp" in name else {})
+        )
         assert read_pixels((tmp_path / name).read_bytes(), name)[0, 0].tolist() == [255, 0, 0]
 
 
@@ -308,7 +320,9 @@ def test_channels():
     assert (fit_channels(colour, 1, "a")[..., 0] == np.asarray(Image.fromarray(colour).convert("L"))).all()
     assert fit_channels(colour[..., :1], 3, "a").tolist() == [[[10] * 3, [255] * 3]]
     assert fit_channels(colour, None, "a") is colour and fit_channels(colour, 3, "a") is colour
-    with pytest.raises(ValueError, match="Expected an image of 2 channels, received 3 in a; only grey and RGB are converted"):
+    with pytest.raises(
+        ValueError, match="Expected an image of 2 channels, received 3 in a; only grey and RGB are converted"
+    ):
         fit_channels(colour, 2, "a")
 
 
@@ -319,7 +333,9 @@ def test_a_missing_package_says_what_to_install(monkeypatch):
     Image.new("RGB", (8, 8)).save(content, "JPEG")
     with pytest.raises(ImportError, match="Expected simplejpeg to be installed"):  # and not that the image is broken
         read_pixels(content.getvalue(), "a.jpg")
-    with pytest.raises(ImportError, match=r'Expected grain to be installed, .*; run pip install "keras_splitmask\[data') as error:
+    with pytest.raises(
+        ImportError, match=r'Expected grain to be installed, .*; run pip install "keras_splitmask\[data'
+    ) as error:
         optional("grain", "data")
     assert "\n" not in str(error.value)
 
@@ -328,7 +344,11 @@ def test_a_missing_package_says_what_to_install(monkeypatch):
 def test_a_damaged_file_is_refused_or_read_but_never_blank(rng, form, least):
     image = Image.fromarray(rng.integers(1, 256, (12, 16, 3), "uint8"))
     file = io.BytesIO()
-    image.save(file, form, **({"lossless": True} if form == "webp" else {"compression": "tiff_deflate"} if form == "tiff" else {}))
+    image.save(
+        file,
+        form,
+        **({"lossless": True} if form == "webp" else {"compression": "tiff_deflate"} if form == "tiff" else {}),
+    )
     whole = read_pixels(file.getvalue(), "whole")
     refused = 0
     places = range(0, len(file.getvalue()), 7)
@@ -349,7 +369,18 @@ def test_a_damaged_file_is_refused_or_read_but_never_blank(rng, form, least):
 def grey_tiff(values, sample_format):
     """A TIFF of grey values (H, W), whose SampleFormat is that number."""
     (height, width), bits = values.shape, 8 * values.itemsize
-    tags = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 8 + 2 + 10 * 12 + 4, 277: 1, 278: height, 279: values.nbytes, 339: sample_format}
+    tags = {
+        256: width,
+        257: height,
+        258: bits,
+        259: 1,
+        262: 1,
+        273: 8 + 2 + 10 * 12 + 4,
+        277: 1,
+        278: height,
+        279: values.nbytes,
+        339: sample_format,
+    }
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + values.tobytes()
 
@@ -358,11 +389,19 @@ def test_unsigned_values_of_32_bits_in_a_tiff():
     """Pillow gives the larger half of them as negative numbers."""
     values = np.array([[0, 2**31 - 1, 2**31, 2**32 - 1]], "<u4")
     pixels = read_pixels(grey_tiff(values, 1), "it")
-    assert pixels[..., 0].tolist() == values.tolist() and to_uint8(pixels, "it", (0, 2**32 - 1))[0, :, 0].tolist() == [0, 127, 128, 255]
+    assert pixels[..., 0].tolist() == values.tolist() and to_uint8(pixels, "it", (0, 2**32 - 1))[0, :, 0].tolist() == [
+        0,
+        127,
+        128,
+        255,
+    ]
     assert read_pixels(grey_tiff(np.array([[-5, 5]], "<i4"), 2), "it")[..., 0].tolist() == [[-5, 5]]
 
 
 def test_signed_values_of_8_bits_in_a_tiff_are_left_out(tmp_path):
     """Pillow gives -1 as 255."""
     (tmp_path / "a.tif").write_bytes(grey_tiff(np.array([[-1, 1]], "int8"), 2))
-    assert read_header(tmp_path / "a.tif") == "a TIFF of signed 8-bit values, which Pillow reads as unsigned; save it as .npy"
+    assert (
+        read_header(tmp_path / "a.tif")
+        == "a TIFF of signed 8-bit values, which Pillow reads as unsigned; save it as .npy"
+    )

@@ -1,6 +1,8 @@
-"""How fast and how steady the input is. `python -m pytest -m endurance -s tests/data/endurance_test.py` prints the figures.
+"""How fast and how steady the input is. `python -m pytest -m endurance -s tests/data/endurance_test.py` prints the
+figures.
 
-Real images are taken from the folders that the environment variables PHOTOS (photographs) and SMALL_IMAGES (60,000 small files) name.
+Real images are taken from the folders that the environment variables PHOTOS (photographs) and SMALL_IMAGES (60,000
+small files) name.
 """
 
 import json
@@ -44,7 +46,8 @@ def ours(source, count):
 
 
 def times_plain(ways, count):
-    """name: images per second of one core as a multiple of the first way's, the median over rounds of all ways in turn."""
+    """name: images per second of one core as a multiple of the first way's, the median over rounds of all ways in
+    turn."""
     rates = {name: [] for name in ways}
     for _ in range(ROUNDS):
         for name, way in ways.items():
@@ -53,12 +56,16 @@ def times_plain(ways, count):
             rates[name].append(count / (time.process_time() - started))
     plain = next(iter(rates.values()))
     ratios = {name: statistics.median(rate / other for rate, other in zip(rates[name], plain)) for name in rates}
-    print(f"\n{', '.join(f'{name} {statistics.median(rates[name]):.0f} ({ratios[name]:.2f})' for name in rates)} images/s of one core")
+    print(
+        f"\n{', '.join(f'{name} {statistics.median(rates[name]):.0f} ({ratios[name]:.2f})' for name in rates)} images/s"
+        " of one core"
+    )
     return ratios
 
 
 def test_images_per_second_of_one_core(tmp_path):
-    """Beside plain Pillow, on photographs at 224 pixels: from small files, whose decoding is most of the work, and from the cache."""
+    """Beside plain Pillow, on photographs at 224 pixels: from small files, whose decoding is most of the work, and from
+    the cache."""
     folder, count = folder_of("PHOTOS"), 960
     source = open_source(f"folder:{folder}", channels=3)
     paths = [os.path.join(folder, source.paths[i]) for i in np.random.default_rng(0).permutation(len(source))[:count]]
@@ -76,7 +83,9 @@ def test_images_per_second_from_large_photographs(tmp_path):
         image.resize((6 * image.width, 6 * image.height)).save(tmp_path / name, quality=90)
     source = open_source(f"folder:{tmp_path}")
     paths = [os.path.join(tmp_path, path) for path in source.paths]
-    ratios = times_plain({"plain Pillow": lambda: plain(paths, np.random.default_rng(0)), "files": lambda: ours(source, count)}, count)
+    ratios = times_plain(
+        {"plain Pillow": lambda: plain(paths, np.random.default_rng(0)), "files": lambda: ours(source, count)}, count
+    )
     assert ratios["files"] >= 2
 
 
@@ -134,8 +143,13 @@ def test_scanning_sixty_thousand_files(small_images, tmp_path):
         "import sys, time; from keras_splitmask.data.scan import scan; started = time.perf_counter(); "
         "found = scan(*sys.argv[1:]); print(time.perf_counter() - started, len(found.images))"
     )
-    again = subprocess.run([sys.executable, "-c", code, folder, str(tmp_path / "data.json")], capture_output=True, text=True, check=True)
+    again = subprocess.run(
+        [sys.executable, "-c", code, folder, str(tmp_path / "data.json")], capture_output=True, text=True, check=True
+    )
     second, images = again.stdout.split()
-    print(f"\n{count} files: {first:.1f} s, again {float(second):.2f} s, data.json {os.path.getsize(tmp_path / 'data.json') / 1e6:.1f} MB")
+    print(
+        f"\n{count} files: {first:.1f} s, again {float(second):.2f} s, data.json"
+        f" {os.path.getsize(tmp_path / 'data.json') / 1e6:.1f} MB"
+    )
     assert len(found.images) == int(images) == count and first < 60 and float(second) < 2
     assert json.loads((tmp_path / "data.json").read_text())["left_out"] == {}

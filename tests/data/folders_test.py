@@ -23,7 +23,9 @@ def test_folder_by_class(tmp_path):
     assert source.image_shape == (4, 6, 3) and source.image(0).dtype == np.uint8
 
 
-@pytest.mark.parametrize("names", [("a.png", "b.png"), ("x/a.png", "x/b.png"), ("x/a.png", "b.png"), ("x/y/a.png", "z/b.png")])
+@pytest.mark.parametrize(
+    "names", [("a.png", "b.png"), ("x/a.png", "x/b.png"), ("x/a.png", "b.png"), ("x/y/a.png", "z/b.png")]
+)
 def test_other_folders_have_no_labels(tmp_path, names):
     for name in names:
         save(tmp_path / name)
@@ -32,7 +34,13 @@ def test_other_folders_have_no_labels(tmp_path, names):
 
 
 def test_folder_with_splits(tmp_path):
-    for name in ("train/cat/1.png", "train/dog/2.png", "train/dog/3.png", "validation/cat/4.png", "validation/dog/5.png"):
+    for name in (
+        "train/cat/1.png",
+        "train/dog/2.png",
+        "train/dog/3.png",
+        "validation/cat/4.png",
+        "validation/dog/5.png",
+    ):
         save(tmp_path / name)
     assert len(open_source(f"folder:{tmp_path}")) == 3
     source = open_source(f"folder:{tmp_path}", "val")
@@ -57,7 +65,9 @@ def test_folder_of_grey_and_colour(tmp_path):
     for i in range(40):
         save(tmp_path / "many" / f"{i:02}.png", (255, 0, 0) if i == 1 else 100)
     many = open_source(f"folder:{tmp_path / 'many'}")
-    assert many.channels == 3 and many.image(0)[0, 0].tolist() == [100] * 3 and many.image(1)[0, 0].tolist() == [255, 0, 0]
+    assert (
+        many.channels == 3 and many.image(0)[0, 0].tolist() == [100] * 3 and many.image(1)[0, 0].tolist() == [255, 0, 0]
+    )
 
 
 def test_arrays_are_images_like_others(tmp_path):

@@ -18,7 +18,9 @@ def test_labels_of_the_nearest_pixel():
     doubled = Frame((1, 1, 2, 3), (4, 6)).show_labels(labels, (5, 8), 255)
     assert (doubled[:4, :6] == np.repeat(np.repeat(labels[1:, 1:], 2, 0), 2, 1)).all()
     assert (doubled[4:] == 255).all() and (doubled[:, 6:] == 255).all()
-    assert Frame((0, 0, 3, 4), (1, 2), True).show_labels(labels, (1, 2), 255).tolist() == [[7, 5]]  # centres 1.5; 1 and 3, mirrored
+    assert Frame((0, 0, 3, 4), (1, 2), True).show_labels(labels, (1, 2), 255).tolist() == [
+        [7, 5]
+    ]  # centres 1.5; 1 and 3, mirrored
 
 
 def test_letterbox():
@@ -53,7 +55,8 @@ def test_a_random_frame_keeps_the_shape_of_things(size):
 
 
 def test_parts_begin_everywhere():
-    """An image of twice the room, at once to twice the factor that fits: the part is 1/1 to 1/2 of the image, anywhere."""
+    """An image of twice the room, at once to twice the factor that fits: the part is 1/1 to 1/2 of the image,
+    anywhere."""
     frames = [drawn(64, 64, (32, 32), np.random.default_rng(seed), (2.0, 2.0)) for seed in range(500)]
     assert {frame.box[2:] for frame in frames} == {(32, 32)} and {frame.box[0] for frame in frames} == set(range(33))
     assert 180 < sum(frame.mirrored for frame in frames) < 320

@@ -30,7 +30,11 @@ def test_label_maps(tmp_path):
     pair(tmp_path, "a")
     pair(tmp_path, "b", np.full((4, 5), 2, "uint8"))
     source = open_segmentation(named(tmp_path), "train", classes=NAMES)
-    assert source.label_map(0).tolist() == LABELS.tolist() and source.label_map(0).dtype == np.uint8 and source.classes == NAMES
+    assert (
+        source.label_map(0).tolist() == LABELS.tolist()
+        and source.label_map(0).dtype == np.uint8
+        and source.classes == NAMES
+    )
     assert source.image(1).shape == (4, 5, 3) and source.size(1) == (4, 5) and source.labels is None
     assert source.summary() == "2 images, 3 classes"
     before = source.fingerprint
@@ -70,10 +74,14 @@ def test_without_names(tmp_path):
         assert open_segmentation(dataset, split).classes == list("0123456")
     assert open_segmentation(dataset, "val", classes=NAMES).classes == NAMES
     pair(tmp_path, "d", np.full((4, 5), 300, "uint16"))
-    with pytest.raises(ValueError, match="Expected 2 to 255 classes, received 301 in .*; name them in .*classes.json as "):
+    with pytest.raises(
+        ValueError, match="Expected 2 to 255 classes, received 301 in .*; name them in .*classes.json as "
+    ):
         open_segmentation(dataset, "train")
     pair(tmp_path / "other", "a", split="test")
-    with pytest.raises(ValueError, match="classes.json or the labels of a train split in .*, received neither; write down"):
+    with pytest.raises(
+        ValueError, match="classes.json or the labels of a train split in .*, received neither; write down"
+    ):
         open_segmentation(f"masks:{tmp_path / 'other'}", "test")
 
 
@@ -104,8 +112,14 @@ def test_what_is_left_out(tmp_path):
         "labels/g.png": "not an image of a known format",
         "labels/a.tif": "a second label map beside a.png",
     }
-    assert "1 images, 3 classes; left out: " in source.summary() and "3 for no annotation (b.png, d.png, g.png)" in source.summary()
-    with pytest.raises(ValueError, match="Expected at most 50% .* unusable, received 4 of 5; left out: .*; correct the files, or raise max_bad"):
+    assert (
+        "1 images, 3 classes; left out: " in source.summary()
+        and "3 for no annotation (b.png, d.png, g.png)" in source.summary()
+    )
+    with pytest.raises(
+        ValueError,
+        match="Expected at most 50% .* unusable, received 4 of 5; left out: .*; correct the files, or raise max_bad",
+    ):
         open_segmentation(named(tmp_path), "train")
 
 
@@ -120,14 +134,19 @@ def test_a_label_map_that_is_broken_is_named(tmp_path):
     path.write_bytes(content)
     source = open_segmentation(named(tmp_path), "train")
     assert [source.name(i) for i in range(len(source))] == ["c.png", "d.png"]
-    assert source.left_out["labels/a.png"] == "the number 9, which is none of the 3 classes" and "labels/b.png" in source.left_out
+    assert (
+        source.left_out["labels/a.png"] == "the number 9, which is none of the 3 classes"
+        and "labels/b.png" in source.left_out
+    )
     path = tmp_path / "train" / "labels" / "c.png"
     intact = path.read_bytes()
     path.write_bytes(content)
     with pytest.raises(ValueError, match="Expected a readable label map, received labels/c.png .*; repair or remove"):
         source.label_map(0)
     pair(tmp_path, "c", np.full((40, 50), 9, "uint8"))
-    with pytest.raises(ValueError, match="Expected a label map of numbers of the 3 classes, received 9 in labels/c.png; correct"):
+    with pytest.raises(
+        ValueError, match="Expected a label map of numbers of the 3 classes, received 9 in labels/c.png; correct"
+    ):
         source.label_map(0)
     for make in (path.unlink, lambda: os.mkfifo(path)):
         make()
@@ -160,13 +179,18 @@ def test_masks_of_0_and_255_are_two_classes(tmp_path, names):
     if names:
         (tmp_path / "classes.json").write_text(json.dumps({"classes": names}))
     train = open_segmentation(f"masks:{tmp_path}", "train")
-    assert train.classes == (["background", "cell"] if names else ["0", "1"]) and train.label_map(0).tolist() == (mask // 255).tolist()
+    assert (
+        train.classes == (["background", "cell"] if names else ["0", "1"])
+        and train.label_map(0).tolist() == (mask // 255).tolist()
+    )
     assert f"hold 0 and 255 only: 255 is read as class 1 ({train.classes[1]}), not ignored" in train.summary()
     for given in (None, train, train.classes):
         assert shown(tmp_path, "val", classes=given)[:2] == (train.classes, [[1] * 3] * 2)
 
 
-@pytest.mark.parametrize(("other", "names"), [(1, None), (254, None), (1, ["background", "cell"]), (2, ["background", "cell", "wall"])])
+@pytest.mark.parametrize(
+    ("other", "names"), [(1, None), (254, None), (1, ["background", "cell"]), (2, ["background", "cell", "wall"])]
+)
 def test_masks_of_0_and_255_beside_others_are_not_ignored_silently(tmp_path, other, names):
     """Nothing says what 255 is: by the first masks it is a class, by the last the number to ignore."""
     mask = np.array([[0, 255, 255], [0, 0, 255]], "uint8")
@@ -174,7 +198,13 @@ def test_masks_of_0_and_255_beside_others_are_not_ignored_silently(tmp_path, oth
         pair(tmp_path, name, labels.astype("uint8"))
     if names:
         (tmp_path / "classes.json").write_text(json.dumps(names))
-    with pytest.raises(ValueError, match=f"received 0 and 255 only in 2 of 3 in .*labels, and {other} in others; correct those, or write .*classes.json as"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            f"received 0 and 255 only in 2 of 3 in .*labels, and {other} in others; correct those, or write"
+            " .*classes.json as"
+        ),
+    ):
         open_segmentation(f"masks:{tmp_path}", "train")
     names = names or [str(k) for k in range(other + 1)]
     (tmp_path / "classes.json").write_text(json.dumps({"classes": names, "void": 255}))
@@ -200,15 +230,24 @@ def test_masks_of_0_and_255_where_255_is_to_be_ignored(tmp_path):
     with pytest.raises(ValueError, match="received 0 and 255 only, of which .* has 0 ignored"):
         open_segmentation(f"masks:{tmp_path}", "train")
     (tmp_path / "classes.json").write_text('{"classes": ["ground", "cell", "wall"], "void": 255}')
-    assert shown(tmp_path)[:2] == (["ground", "cell", "wall"], [[0, 255]]) and "255 is ignored; if it is a class, write" in shown(tmp_path)[2]
+    assert (
+        shown(tmp_path)[:2] == (["ground", "cell", "wall"], [[0, 255]])
+        and "255 is ignored; if it is a class, write" in shown(tmp_path)[2]
+    )
     (tmp_path / "classes.json").write_text('{"255": "cell", "0": "ground"}')
-    assert shown(tmp_path) == (["ground", "cell"], [[0, 1]], "1 images, 2 classes. Numbers in the label maps: 0 is ground, 255 is cell")
+    assert shown(tmp_path) == (
+        ["ground", "cell"],
+        [[0, 1]],
+        "1 images, 2 classes. Numbers in the label maps: 0 is ground, 255 is cell",
+    )
 
 
 def test_masks_with_soft_edges_are_no_classes(tmp_path):
     edges = np.arange(100, dtype="uint8")[None]  # as of a mask that was resized with interpolation
     pair(tmp_path, "a", np.concatenate([edges, np.full((1, 100), 255, "uint8")]))
-    with pytest.raises(ValueError, match="received 101 numbers from 0 to 255 in .*, as masks with soft edges have; resize masks"):
+    with pytest.raises(
+        ValueError, match="received 101 numbers from 0 to 255 in .*, as masks with soft edges have; resize masks"
+    ):
         open_segmentation(f"masks:{tmp_path}", "train")
     pair(tmp_path, "a", edges)
     assert len(open_segmentation(f"masks:{tmp_path}", "train").classes) == 100
@@ -220,13 +259,37 @@ STORED = np.array([[0, 1, 2], [3, 7, 255]], "uint8")
 @pytest.mark.parametrize(
     ("facts", "classes", "expected"),
     [
-        ({"classes": ["grass", "water", "rock"], "void": [0, 7]}, ["grass", "water", "rock"], [[255, 0, 1], [2, 255, 255]]),
-        ({"classes": ["grass", "water", "rock"], "void": [7, 1]}, ["grass", "water", "rock"], [[0, 255, 1], [2, 255, 255]]),
+        (
+            {"classes": ["grass", "water", "rock"], "void": [0, 7]},
+            ["grass", "water", "rock"],
+            [[255, 0, 1], [2, 255, 255]],
+        ),
+        (
+            {"classes": ["grass", "water", "rock"], "void": [7, 1]},
+            ["grass", "water", "rock"],
+            [[0, 255, 1], [2, 255, 255]],
+        ),
         (["a", "b", "c", "d", "e", "f", "g", "h"], list("abcdefgh"), [[0, 1, 2], [3, 7, 255]]),
-        ({"7": "car", "0": "road", "1": "sky", "2": "tree", "3": "sign"}, ["road", "sky", "tree", "sign", "car"], [[0, 1, 2], [3, 4, 255]]),
-        ({"car": 7, "road": 0, "sky": 1, "tree": 2, "void": 3}, ["road", "sky", "tree", "car"], [[0, 1, 2], [255, 3, 255]]),
-        ({"classes": {"1": "sky", "2": "tree", "3": "sign", "7": "car"}, "void": 0}, ["sky", "tree", "sign", "car"], [[255, 0, 1], [2, 3, 255]]),
-        ([{"id": k, "name": f"c{k}"} for k in (3, 2, 1, 0, 7, 255)], ["c0", "c1", "c2", "c3", "c7", "c255"], [[0, 1, 2], [3, 4, 5]]),
+        (
+            {"7": "car", "0": "road", "1": "sky", "2": "tree", "3": "sign"},
+            ["road", "sky", "tree", "sign", "car"],
+            [[0, 1, 2], [3, 4, 255]],
+        ),
+        (
+            {"car": 7, "road": 0, "sky": 1, "tree": 2, "void": 3},
+            ["road", "sky", "tree", "car"],
+            [[0, 1, 2], [255, 3, 255]],
+        ),
+        (
+            {"classes": {"1": "sky", "2": "tree", "3": "sign", "7": "car"}, "void": 0},
+            ["sky", "tree", "sign", "car"],
+            [[255, 0, 1], [2, 3, 255]],
+        ),
+        (
+            [{"id": k, "name": f"c{k}"} for k in (3, 2, 1, 0, 7, 255)],
+            ["c0", "c1", "c2", "c3", "c7", "c255"],
+            [[0, 1, 2], [3, 4, 5]],
+        ),
     ],
 )
 def test_every_form_of_names(tmp_path, facts, classes, expected):
@@ -247,7 +310,10 @@ def test_every_form_of_names(tmp_path, facts, classes, expected):
         ('{"classes": [["a"], "b"]}', "received .*'a'.*; correct it"),
         ('{"grass": [0, 128, 0], "road": [9, 9, 9]}', "received {'grass': .0, 128, 0., .*; correct it"),
         ('{"0": "a", "00": "b"}', "received {'0': 'a', '00': 'b'}; correct it"),
-        ('{"classes": ["a", "b"], "void": -1}', "Expected void to be a number from 0 to 65535 or a list of such, received -1"),
+        (
+            '{"classes": ["a", "b"], "void": -1}',
+            "Expected void to be a number from 0 to 65535 or a list of such, received -1",
+        ),
         ('{"classes": ["a", "b"], "void": [0, 70000]}', "received .0, 70000."),
         ('{"classes": ["a", "b", "a"]}', "Expected classes of different names in .*, received 'a' twice; rename one"),
         ('{"0": "a", "1": "b", "void": 1}', "Expected numbers to ignore that are no classes in .*, received 1 as both"),
@@ -272,7 +338,10 @@ def test_a_fifo_for_names_does_not_wait(tmp_path):
 def test_pixels_of_no_class(tmp_path):
     pair(tmp_path, "a")
     pair(tmp_path, "a", 0 * LABELS + 255, split="val")
-    with pytest.raises(ValueError, match="Expected label maps with pixels of a class in .*val/labels, received pixels to ignore only; label some"):
+    with pytest.raises(
+        ValueError,
+        match="Expected label maps with pixels of a class in .*val/labels, received pixels to ignore only; label some",
+    ):
         open_segmentation(named(tmp_path), "val")
     pair(tmp_path, "b", split="val")
     assert len(open_segmentation(named(tmp_path), "val")) == 2
@@ -292,7 +361,10 @@ def test_label_maps_turn_with_their_images(tmp_path, turn, rng):
     exif[0x0112] = turn
     Image.fromarray(80 * stored).save(tmp_path / "train" / "images" / "a.png", exif=exif)
     source = open_segmentation(named(tmp_path), "train")
-    assert source.size(0) == source.label_map(0).shape == (6, 4) and (source.image(0)[..., 0] == 80 * source.label_map(0)).all()
+    assert (
+        source.size(0) == source.label_map(0).shape == (6, 4)
+        and (source.image(0)[..., 0] == 80 * source.label_map(0)).all()
+    )
     assert source.summary() == "1 images, 3 classes; 1 label maps turned as the EXIF tags of their images say"
     labels = source.label_map(0)
     Image.fromarray(labels).save(tmp_path / "train" / "labels" / "a.png")  # drawn upright
@@ -316,7 +388,11 @@ def test_other_files_of_numbers(tmp_path, form):
 @pytest.mark.parametrize(
     ("picture", "name", "reason"),
     [
-        (Image.new("RGB", (3, 2), (0, 128, 0)), "b.png", "colours (RGB) instead of the numbers of classes; save the numbers as"),
+        (
+            Image.new("RGB", (3, 2), (0, 128, 0)),
+            "b.png",
+            "colours (RGB) instead of the numbers of classes; save the numbers as",
+        ),
         (Image.new("RGBA", (3, 2), (1, 1, 1, 0)), "b.png", "colours (RGBA) instead of"),
         (Image.new("CMYK", (3, 2)), "b.tif", "colours (CMYK) instead of"),
         (Image.new("L", (3, 2)), "b.jpg", "JPEG, which does not keep numbers; save it as PNG"),
@@ -331,7 +407,11 @@ def test_files_without_numbers_of_classes(tmp_path, picture, name, reason):
     for stem in "abcd":
         pair(tmp_path, stem)
     (tmp_path / "train" / "labels" / "b.png").unlink()
-    np.save(tmp_path / "train" / "labels" / name, picture) if name.endswith("npy") else picture.save(tmp_path / "train" / "labels" / name)
+    (
+        np.save(tmp_path / "train" / "labels" / name, picture)
+        if name.endswith("npy")
+        else picture.save(tmp_path / "train" / "labels" / name)
+    )
     source = open_segmentation(named(tmp_path), "train")
     assert len(source) == 3 and source.left_out[f"labels/{name}"].startswith(reason)
 
@@ -342,10 +422,15 @@ def test_a_split_in_capitals_and_one_that_is_empty(tmp_path):
         (tmp_path / "val" / folder).mkdir(parents=True)
     train = open_segmentation(named(tmp_path), "train")
     assert train.label_map(0).tolist() == LABELS.tolist() and train.label_name(0) == "labels/a.png"
-    with pytest.raises(NoSuchSplit, match="Expected images and label maps in .*val, received none; add some, or use another split than val"):
+    with pytest.raises(
+        NoSuchSplit,
+        match="Expected images and label maps in .*val, received none; add some, or use another split than val",
+    ):
         open_segmentation(f"masks:{tmp_path}", "val", classes=train)
     pair(tmp_path, "b", split="TRAIN")
-    with pytest.raises(ValueError, match="Expected one folder train in .*, received TRAIN and Train; rename or merge them"):
+    with pytest.raises(
+        ValueError, match="Expected one folder train in .*, received TRAIN and Train; rename or merge them"
+    ):
         open_segmentation(f"masks:{tmp_path}", "train")
 
 
@@ -353,22 +438,35 @@ def test_label_maps_of_which_none_can_be_read(tmp_path):
     pair(tmp_path, "a")
     (tmp_path / "train" / "labels" / "a.png").unlink()
     Image.new("L", (3, 2)).save(tmp_path / "train" / "labels" / "a.jpg")
-    with pytest.raises(ValueError, match="received none that can be used; left out: 1 for JPEG, which does not keep numbers; save it as PNG"):
+    with pytest.raises(
+        ValueError,
+        match="received none that can be used; left out: 1 for JPEG, which does not keep numbers; save it as PNG",
+    ):
         open_segmentation(f"masks:{tmp_path}", "train")
 
 
 def test_other_names(tmp_path):
     pair(tmp_path, "a")
-    with pytest.raises(ValueError, match="Expected the 4 classes that are learnt, received 3 in masks:.*; missing: a, b, c, 1 more; others: sky, road, tree"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            "Expected the 4 classes that are learnt, received 3 in masks:.*; missing: a, b, c, 1 more; others: sky,"
+            " road, tree"
+        ),
+    ):
         open_segmentation(named(tmp_path), "train", classes=list("abcd"))
     with pytest.raises(ValueError, match="Expected a dataset masks:PATH or tfds:scene_parse150, received 'coco:x'"):
         open_segmentation("coco:x", "train")
-    with pytest.raises(ValueError, match="Expected tfds:scene_parse150, the one that is known, received tfds:cityscapes; convert it"):
+    with pytest.raises(
+        ValueError, match="Expected tfds:scene_parse150, the one that is known, received tfds:cityscapes; convert it"
+    ):
         open_segmentation("tfds:cityscapes", "train")
     with pytest.raises(ValueError, match="Expected train/images and train/labels in .*, received neither"):
         open_segmentation(f"masks:{tmp_path / 'train'}", "train")
     (tmp_path / "train" / "images" / "a.png").unlink()
-    with pytest.raises(ValueError, match="Expected annotated images in .*, received none that can be used; left out: 1 for no image"):
+    with pytest.raises(
+        ValueError, match="Expected annotated images in .*, received none that can be used; left out: 1 for no image"
+    ):
         open_segmentation(f"masks:{tmp_path}", "train")
 
 
@@ -389,5 +487,7 @@ def test_scene_parse150(tmp_path):
     assert (source.image(0) == image).all() and source.size(0) == (3, 2)
     with pytest.raises(ValueError, match=r"received 151 in the annotation of train\[1\]"):
         source.label_map(1)
-    with pytest.raises(ValueError, match=r"Expected an image of 2x2 pixels, as it was annotated, received 3x2 in train\[2\]"):
+    with pytest.raises(
+        ValueError, match=r"Expected an image of 2x2 pixels, as it was annotated, received 3x2 in train\[2\]"
+    ):
         source.image(2)

@@ -41,7 +41,11 @@ def test_every_usual_form(labels, numbers, classes):
         ([0, 1, -1, 1], None, "Expected labels from 0 on, received -1"),
         ([0, 1, 2, 1], ["a", "b"], "Expected labels below 2, the names of classes, received 2 in it; add its name"),
         ([0, 1, 2**40, 1], None, "Expected labels that count the classes from 0 on, received 1099511627776"),
-        ([[1, 1], [0, 1], [0, 0], [1, 0]], None, r"Expected one label for each image, received labels \(4, 2\) in it that are not one-hot"),
+        (
+            [[1, 1], [0, 1], [0, 0], [1, 0]],
+            None,
+            r"Expected one label for each image, received labels \(4, 2\) in it that are not one-hot",
+        ),
         (["a", "b", "c", "a"], ["a", "b"], "Expected labels among the classes a, b, received c in it"),
         (np.array([b"\xff"] * 4), None, "Expected labels as text in UTF-8"),
     ],
@@ -54,14 +58,23 @@ def test_anything_else_is_refused_in_one_line(labels, classes, message):
 
 def test_names_have_the_same_number_in_every_split(tmp_path):
     """Also where a split lacks a class."""
-    np.savez(tmp_path / "a.npz", x_train=IMAGES, y_train=["dog", "cat", "dog", "ant"], x_test=IMAGES, y_test=["dog", "dog", "cat", "cat"])
+    np.savez(
+        tmp_path / "a.npz",
+        x_train=IMAGES,
+        y_train=["dog", "cat", "dog", "ant"],
+        x_test=IMAGES,
+        y_test=["dog", "dog", "cat", "cat"],
+    )
     train, test = (open_source(f"npz:{tmp_path / 'a.npz'}", split) for split in ("train", "test"))
     assert train.classes == test.classes == ["ant", "cat", "dog"] and test.labels.tolist() == [2, 2, 1, 1]
 
 
 def test_python_objects_are_not_read(tmp_path):
     np.savez(tmp_path / "a.npz", images=IMAGES, labels=np.array([{}, "cat", 1, 2], object))
-    with pytest.raises(ValueError, match="Expected an npz file of plain arrays, received Python objects in labels of .*; save numbers or text"):
+    with pytest.raises(
+        ValueError,
+        match="Expected an npz file of plain arrays, received Python objects in labels of .*; save numbers or text",
+    ):
         open_source(f"npz:{tmp_path / 'a.npz'}")
 
 
@@ -72,7 +85,9 @@ def test_labels_are_numbered_by_the_names_of_another_split():
     test.number_by(train.classes)
     assert test.labels.tolist() == [3, 1, 3, 3] and test.classes == train.classes and test.class_count == 4
     other = ArraySource(IMAGES, ["dog", "cow", "elk", "dog"])
-    with pytest.raises(ValueError, match="Expected only classes that are learnt in the test split, received images of cow, elk; give"):
+    with pytest.raises(
+        ValueError, match="Expected only classes that are learnt in the test split, received images of cow, elk; give"
+    ):
         other.number_by(train.classes, "the test split")
     with pytest.raises(ValueError, match="Expected labels in the data set, received none: there is no array of labels"):
         ArraySource(IMAGES).number_by(train.classes)
@@ -85,8 +100,13 @@ def test_names_of_classes_in_an_npz_file(tmp_path, names):
     assert source.classes == ["cat", "dog", "elk"] and source.labels.tolist() == [2, 0, 1, 1]
 
 
-@pytest.mark.parametrize(("names", "received"), [("cat", r"an array \(\)"), ([["a", "b", "c"]], r"an array \(1, 3\)"), (["a", "b", "a"], "'a' twice")])
+@pytest.mark.parametrize(
+    ("names", "received"),
+    [("cat", r"an array \(\)"), ([["a", "b", "c"]], r"an array \(1, 3\)"), (["a", "b", "a"], "'a' twice")],
+)
 def test_names_of_classes_that_are_none(tmp_path, names, received):
     np.savez(tmp_path / "a.npz", images=IMAGES, labels=[2, 0, 1, 1], classes=names)
-    with pytest.raises(ValueError, match=f"Expected classes as one name each, .K,., received {received} in .*; name each class once"):
+    with pytest.raises(
+        ValueError, match=f"Expected classes as one name each, .K,., received {received} in .*; name each class once"
+    ):
         open_source(f"npz:{tmp_path / 'a.npz'}")

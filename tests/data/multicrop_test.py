@@ -10,7 +10,9 @@ VIEWS = MultiCrop(3, (4, 6))
 
 
 def textured():
-    return ArraySource(np.random.default_rng(0).integers(256, size=(20, 16, 24, 3)).astype("uint8"), labels=np.zeros(20, int))
+    return ArraySource(
+        np.random.default_rng(0).integers(256, size=(20, 16, 24, 3)).astype("uint8"), labels=np.zeros(20, int)
+    )
 
 
 def take(count, **options):
@@ -45,7 +47,9 @@ def test_shares_of_the_area():
 
     local = shares(crops["local"])
     assert 0.03 < local.min() < 0.09 and 0.33 < local.max() < 0.46 and abs(local.mean() - 0.225) < 0.04
-    large = np.concatenate([shares(MultiCrop(0, (8, 8)).cut(places, (16, 16), np.random.default_rng(i))["global"]) for i in range(60)])
+    large = np.concatenate(
+        [shares(MultiCrop(0, (8, 8)).cut(places, (16, 16), np.random.default_rng(i))["global"]) for i in range(60)]
+    )
     assert 0.3 < large.min() < 0.5 and 0.85 < large.max() < 1.1
 
 

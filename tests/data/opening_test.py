@@ -63,7 +63,9 @@ def test_making_the_sample_refuses_other_files(tmp_path):
 def test_arrays_of_every_kind(tmp_path):
     grey = np.arange(2 * 4 * 5, dtype="uint8").reshape(2, 4, 5)
     five = np.random.default_rng(0).integers(256, size=(3, 4, 5, 5)).astype("uint8")
-    np.savez(tmp_path / "medmnist.npz", train_images=grey, train_labels=[[1], [0]], test_images=five, classes=["a", "b"])
+    np.savez(
+        tmp_path / "medmnist.npz", train_images=grey, train_labels=[[1], [0]], test_images=five, classes=["a", "b"]
+    )
     np.savez(tmp_path / "keras.npz", x_train=five, y_train=[3, 4, 5], x_test=grey)
     np.savez(tmp_path / "plain.npz", images=grey / np.float32(255))
     np.save(tmp_path / "wide.npy", grey.astype("uint16") * 257)
@@ -85,21 +87,42 @@ def test_arrays_of_every_kind(tmp_path):
         ({"dataset": "imagenet"}, "Expected a dataset sample, folder:PATH, .* received 'imagenet'"),
         ({"dataset": "files:x"}, "Expected a dataset sample, folder:PATH, .* received 'files:x'"),
         ({"dataset": "folder:"}, "Expected a dataset sample, folder:PATH, .* received 'folder:'"),
-        ({"dataset": "sample", "split": "training"}, "Expected split to be one of train, val, test, received 'training'"),
-        ({"dataset": "sample", "split": "val"}, "Expected split to be train or test for the dataset sample, received 'val'"),
+        (
+            {"dataset": "sample", "split": "training"},
+            "Expected split to be one of train, val, test, received 'training'",
+        ),
+        (
+            {"dataset": "sample", "split": "val"},
+            "Expected split to be train or test for the dataset sample, received 'val'",
+        ),
         ({"dataset": "sample", "channels": 0}, "Expected channels to be at least 1, received channels=0"),
         ({"dataset": "sample", "channels": 4}, "Expected an image of 4 channels, received 1 in .*; only grey and RGB"),
         ({"dataset": "folder:{}/nowhere"}, "Folder not found: .*nowhere. Correct the path"),
         ({"dataset": "folder:{}/empty"}, "Expected images .*jpg.* in .*empty, received an empty folder; correct"),
         ({"dataset": "folder:{}/texts"}, "received an empty folder but for 1 other files; correct"),
-        ({"dataset": "folder:{}/images", "split": "test"}, "Expected a folder test in .*, received one that is not divided"),
-        ({"dataset": "folder:{}/images", "channels": 4}, r"unreadable, received 1 of 1 .a.png: 3 channels, not 4.; repair"),
+        (
+            {"dataset": "folder:{}/images", "split": "test"},
+            "Expected a folder test in .*, received one that is not divided",
+        ),
+        (
+            {"dataset": "folder:{}/images", "channels": 4},
+            r"unreadable, received 1 of 1 .a.png: 3 channels, not 4.; repair",
+        ),
         ({"dataset": "npz:{}/nowhere.npz"}, "Expected an npz file, received .*, which is not a file"),
         ({"dataset": "npz:{}/texts/a.txt"}, "Expected an npz file of plain arrays, received .*a.txt"),
         ({"dataset": "npz:{}/one.npy"}, "Expected an npz file, received .*, which is of the other kind"),
-        ({"dataset": "npz:{}/odd.npz"}, "Expected an array images or train_images or x_train in .*, received pictures; rename"),
-        ({"dataset": "npz:{}/odd.npz", "split": "test"}, "Expected an array test_images or x_test in .*, received pictures"),
-        ({"dataset": "npz:{}/short.npz"}, "Expected a label for each of the 2 images, received labels .3,. in .*short.npz"),
+        (
+            {"dataset": "npz:{}/odd.npz"},
+            "Expected an array images or train_images or x_train in .*, received pictures; rename",
+        ),
+        (
+            {"dataset": "npz:{}/odd.npz", "split": "test"},
+            "Expected an array test_images or x_test in .*, received pictures",
+        ),
+        (
+            {"dataset": "npz:{}/short.npz"},
+            "Expected a label for each of the 2 images, received labels .3,. in .*short.npz",
+        ),
         ({"dataset": "npy:{}/one.npy", "split": "test"}, "Expected split to be train for an npy file"),
     ],
 )
@@ -118,7 +141,13 @@ def test_what_is_not_there_is_refused_in_one_line(tmp_path, arguments, message):
 
 @pytest.mark.parametrize(
     ("dataset", "split"),
-    [("sample", "val"), ("folder:{}/images", "test"), ("folder:{}/divided", "val"), ("npz:{}/one.npz", "test"), ("npy:{}/one.npy", "val")],
+    [
+        ("sample", "val"),
+        ("folder:{}/images", "test"),
+        ("folder:{}/divided", "val"),
+        ("npz:{}/one.npz", "test"),
+        ("npy:{}/one.npy", "val"),
+    ],
 )
 def test_a_split_that_is_not_there_is_an_error_of_its_own(tmp_path, dataset, split):
     save(tmp_path / "images" / "a.png")
@@ -154,10 +183,25 @@ def floats(value):
         (np.zeros((2, 4, 4), "int64"), None, "Expected pixels as uint8, uint16 or float in 0..1, received int64"),
         (np.zeros((4, 4), "uint8"), None, r"Expected images .B, H, W. or .B, H, W, C., received shape \(4, 4\)"),
         (np.zeros((0, 4, 4), "uint8"), None, r"received shape \(0, 4, 4\)"),
-        (np.zeros((2, 3, 8, 8), "uint8"), None, r"Expected images .B, H, W, C., received \(2, 3, 8, 8\) in the array, which seem to be .B, C, H, W.; transpose"),
-        (np.zeros((2, 4, 4), "uint8"), [0.5, 1.0], "Expected labels as integers from 0 on or as text, received float64 in the array; number the classes"),
+        (
+            np.zeros((2, 3, 8, 8), "uint8"),
+            None,
+            (
+                r"Expected images .B, H, W, C., received \(2, 3, 8, 8\) in the array, which seem to be .B, C, H, W.;"
+                r" transpose"
+            ),
+        ),
+        (
+            np.zeros((2, 4, 4), "uint8"),
+            [0.5, 1.0],
+            "Expected labels as integers from 0 on or as text, received float64 in the array; number the classes",
+        ),
         (np.zeros((2, 4, 4), "uint8"), [-1, 1], "Expected labels from 0 on, received -1 in the array; leave out"),
-        (np.zeros((2, 4, 4), "uint8"), [[1, 1], [1, 0]], r"Expected one label for each image, received labels \(2, 2\) in the array that are not one-hot"),
+        (
+            np.zeros((2, 4, 4), "uint8"),
+            [[1, 1], [1, 0]],
+            r"Expected one label for each image, received labels \(2, 2\) in the array that are not one-hot",
+        ),
     ],
 )
 def test_bad_arrays_are_refused(images, labels, message):
@@ -169,7 +213,13 @@ def test_bad_arrays_are_refused(images, labels, message):
 def test_an_npz_file_that_is_larger_than_the_memory_is_mapped_or_refused(tmp_path, monkeypatch, rng):
     images = rng.integers(0, 256, (64, 9, 8, 3), "uint8")
     labels = np.arange(64) % 2
-    np.savez(tmp_path / "plain.npz", labels=labels, train_images=np.asfortranarray(images), train_labels=labels, x_test=images)
+    np.savez(
+        tmp_path / "plain.npz",
+        labels=labels,
+        train_images=np.asfortranarray(images),
+        train_labels=labels,
+        x_test=images,
+    )
     np.savez_compressed(tmp_path / "packed.npz", images=images, labels=labels)
     loaded = open_source(f"npz:{tmp_path}/plain.npz")
     monkeypatch.setattr(bounds, "free_memory", lambda: 2 * images.nbytes)  # the array has a header besides
@@ -178,7 +228,13 @@ def test_an_npz_file_that_is_larger_than_the_memory_is_mapped_or_refused(tmp_pat
         assert isinstance(source.images, np.memmap) and not isinstance(loaded.images, np.memmap)
         assert np.array_equal(source.images, images) and np.array_equal(source.image(5), images[5])
     assert open_source(f"npz:{tmp_path}/plain.npz").labels.tolist() == labels.tolist()
-    with pytest.raises(ValueError, match=r"^Expected arrays of at most .* GB, half of the free memory, received images of .* GB in .*; save them by numpy.savez"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"^Expected arrays of at most .* GB, half of the free memory, received images of .* GB in .*; save them by"
+            r" numpy.savez"
+        ),
+    ):
         open_source(f"npz:{tmp_path}/packed.npz")
 
 

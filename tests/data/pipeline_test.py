@@ -47,9 +47,14 @@ def test_the_order_mixes():
 
 def test_the_same_for_any_number_of_workers():
     once = take(batches(textured(), (8, 8, 3), 6, workers=0), 12)
-    assert len({batch.tobytes() for batch in once}) == 12 and once[0].dtype == np.uint8 and once[0].shape == (6, 8, 8, 3)
+    assert (
+        len({batch.tobytes() for batch in once}) == 12 and once[0].dtype == np.uint8 and once[0].shape == (6, 8, 8, 3)
+    )
     for workers in (1, 2, 5):
-        assert all((a == b).all() for a, b in zip(once, take(batches(textured(), (8, 8, 3), 6, workers=workers), 12), strict=True))
+        assert all(
+            (a == b).all()
+            for a, b in zip(once, take(batches(textured(), (8, 8, 3), 6, workers=workers), 12), strict=True)
+        )
 
 
 def test_a_later_start_gives_the_rest():
@@ -77,12 +82,17 @@ def test_the_seed_changes_order_and_augmentation():
     assert len({crop.tobytes() for batch in crops for crop in batch}) == 12
 
 
-@pytest.mark.parametrize("options", [{}, {"labels": True}, {"mix": {"mixup": 0.8, "cutmix": 1.0}}, {"views": MultiCrop(2, (4, 4))}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"labels": True}, {"mix": {"mixup": 0.8, "cutmix": 1.0}}, {"views": MultiCrop(2, (4, 4))}], ids=str
+)
 def test_hosts_share_a_batch(options):
     """Of each batch every host has its rows, in order."""
     source = textured()
     source.labels = np.arange(20) % 3
-    whole, *parts = (take(batches(source, (8, 8, 3), 6, workers=0, share=share, **options), 4) for share in ((0, 1), (0, 3), (1, 3), (2, 3)))
+    whole, *parts = (
+        take(batches(source, (8, 8, 3), 6, workers=0, share=share, **options), 4)
+        for share in ((0, 1), (0, 3), (1, 3), (2, 3))
+    )
     for step in range(4):
         together = keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *(part[step] for part in parts))
         keras.tree.map_structure(np.testing.assert_array_equal, together, whole[step])
@@ -139,9 +149,15 @@ def test_read_all():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 21}, "Expected a batch size from 1 to the 20 images there are, received batch_size=21; choose a smaller"),
+        (
+            {"batch_size": 21},
+            "Expected a batch size from 1 to the 20 images there are, received batch_size=21; choose a smaller",
+        ),
         ({"batch_size": 0}, "received batch_size=0"),
-        ({"image_shape": (8, 8, 1)}, r"Expected images of 1 channels, received 3 in train\[0\]; open the source with channels=1"),
+        (
+            {"image_shape": (8, 8, 1)},
+            r"Expected images of 1 channels, received 3 in train\[0\]; open the source with channels=1",
+        ),
         ({"image_shape": (8, 8)}, r"Expected image_shape=\(height, width, channels\), received \(8, 8\)"),
         ({"augmentation": "crops"}, "Expected augmentation to be one of crop_flip, .*, received 'crops'"),
         ({"labels": True}, "Expected labels in the source, received none: there is no array of labels"),
@@ -189,7 +205,8 @@ def test_a_change_is_done_last_and_depends_on_the_place_alone():
         return image + rng.integers(1, 100, dtype="uint8")
 
     plain, changed, again = (
-        take(batches(textured(), (8, 8, 3), 6, "crop_flip", seed=2, start=start, change=given), 2) for start, given in ((0, None), (0, change), (1, change))
+        take(batches(textured(), (8, 8, 3), 6, "crop_flip", seed=2, start=start, change=given), 2)
+        for start, given in ((0, None), (0, change), (1, change))
     )
     assert (np.ptp((changed[0] - plain[0]).reshape(6, -1), axis=1) == 0).all() and (changed[0] != plain[0]).all()
     np.testing.assert_array_equal(changed[1], again[0])
@@ -263,7 +280,9 @@ def test_what_is_evaluated_leaves_out_what_broke(folder):
     images, labels = read_all(source, (8, 8, 3))
     assert images[:, 0, 0, 0].tolist() == [i for i in range(20) if i not in gone]  # each once, no other in its place
     assert images[:, 0, 0, 1].tolist() == labels.tolist()
-    assert list(source.broken) == [source.paths[i] for i in gone] and all(line.endswith("It is left out.") for line in said)
+    assert list(source.broken) == [source.paths[i] for i in gone] and all(
+        line.endswith("It is left out.") for line in said
+    )
     for path in folder.glob("*/*.png"):
         path.unlink()
     with pytest.raises(ValueError, match="Expected images to evaluate, received 20 that cannot be read"):
@@ -274,7 +293,9 @@ def test_when_everything_breaks_it_stops(folder):
     source = open_source(f"folder:{folder}")
     for path in folder.glob("*/*.png"):
         path.unlink()
-    with pytest.raises(ValueError, match="Expected an image that is readable in place of class.*; is the disk still there") as error:
+    with pytest.raises(
+        ValueError, match="Expected an image that is readable in place of class.*; is the disk still there"
+    ) as error:
         take(batches(source, (8, 8, 3), 6, workers=0), 1)
     assert "\n" not in str(error.value) and len(source.broken) == 20
 
@@ -292,7 +313,8 @@ def test_any_shape(tmp_path, shape):
 
 
 class Watched(keras.Model):
-    """A linear classifier that notes the batches it is shown. (keras.Sequential would cast them to float32 before that.)"""
+    """A linear classifier that notes the batches it is shown. (keras.Sequential would cast them to float32 before
+    that.)"""
 
     def __init__(self, note):
         super().__init__()

@@ -56,7 +56,9 @@ def test_a_data_set_written_here(tmp_path, form):
     assert json.loads(source.record.read_text())["summary"] == "3 images" and source.image(0).shape == (4, 6, 3)
     assert len(open_source("tfds:two_colours", "val", data_dir=tmp_path)) == 2
     assert open_source("tfds:two_colours", "val", data_dir=tmp_path).fingerprint != source.fingerprint
-    with pytest.raises(NoSuchSplit, match="received tfds:two_colours .no split test among train, validation.; correct") as error:
+    with pytest.raises(
+        NoSuchSplit, match="received tfds:two_colours .no split test among train, validation.; correct"
+    ) as error:
         open_source("tfds:two_colours", "test", data_dir=tmp_path)
     assert "\n" not in str(error.value)
 
@@ -89,7 +91,9 @@ def test_four_channels(tmp_path):
 
 
 def test_an_unknown_name(tmp_path):
-    with pytest.raises(ValueError, match="Expected images of tensorflow-datasets, received tfds:no_such .*not found") as error:
+    with pytest.raises(
+        ValueError, match="Expected images of tensorflow-datasets, received tfds:no_such .*not found"
+    ) as error:
         open_source("tfds:no_such", data_dir=tmp_path)
     assert "\n" not in str(error.value) and not isinstance(error.value, NoSuchSplit)
 
@@ -101,7 +105,8 @@ def encoded(level, size=(6, 4)):
 
 
 def with_boxes(builder, split, **options):
-    """Five examples as COCO and Cars have them, whose boxes tfds' own random ones are not: their corners are in disorder."""
+    """Five examples as COCO and Cars have them, whose boxes tfds' own random ones are not: their corners are in
+    disorder."""
     box, boxes = np.array([0, 0, 0.5, 0.5], "float32"), {"bbox": np.zeros((2, 4), "float32"), "label": np.array([1, 2])}
     extra = {"objects": boxes} if "objects" in builder.info.features else {"label": np.int64(7), "bbox": box}
     return [{"image": encoded(50 * i, (60, 50)), **extra} for i in range(5)]
@@ -120,7 +125,8 @@ def with_boxes(builder, split, **options):
     ],
 )
 def test_the_data_sets_of_the_paper(tmp_path, name, classes, examples):
-    """With the features that they have, and random images; their splits are known to tfds only once they are prepared."""
+    """With the features that they have, and random images; their splits are known to tfds only once they are
+    prepared."""
     with tfds.testing.mock_data(num_examples=5, as_data_source_fn=examples):
         source = open_source(f"tfds:{name}", data_dir=tmp_path)
         assert len(source) == 5 and source.channels == 3 and source.image(4).shape[-1] == 3

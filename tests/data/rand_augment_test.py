@@ -6,7 +6,8 @@ from keras_splitmask.data.rand_augment import NAMES, _operations, erase, rand_au
 
 
 def gradient(channels=3, side=32):
-    """An image in which every change shows: dark to light from left to right, and from top to bottom where there is colour."""
+    """An image in which every change shows: dark to light from left to right, and from top to bottom where there is
+    colour."""
     rows, columns = np.meshgrid(np.linspace(20, 230, side), np.linspace(20, 230, side), indexing="ij")
     image = np.stack([columns, rows, rows[::-1]][:channels], axis=-1).astype("uint8")
     image[1::8, 1::8] += 20  # something to sharpen
@@ -71,5 +72,7 @@ def test_changes_are_done_in_order_or_left_out():
 
 
 def test_other_channels_are_refused():
-    with pytest.raises(ValueError, match="Expected images of 1 or 3 channels for RandAugment, received 5; leave it out."):
+    with pytest.raises(
+        ValueError, match="Expected images of 1 or 3 channels for RandAugment, received 5; leave it out."
+    ):
         rand_augment(np.zeros((4, 4, 5), "uint8"), np.random.default_rng(0))

@@ -41,8 +41,14 @@ def test_the_order_of_an_epoch_is_not_the_crop_of_a_step(monkeypatch):
 @pytest.mark.parametrize("seed", [-1, 2**31, 2**64])
 def test_a_seed_that_no_generator_takes_is_refused(seed):
     source = ArraySource(np.zeros((4, 4, 4), "uint8"))
-    for use in (lambda: batches(source, (4, 4, 1), 2, seed=seed), lambda: subset_of(source, "2", seed), lambda: generator("order", seed)):
-        with pytest.raises(ValueError, match="^Expected a seed from 0 to 2147483647, received [^\n]*; choose another.$"):
+    for use in (
+        lambda: batches(source, (4, 4, 1), 2, seed=seed),
+        lambda: subset_of(source, "2", seed),
+        lambda: generator("order", seed),
+    ):
+        with pytest.raises(
+            ValueError, match="^Expected a seed from 0 to 2147483647, received [^\n]*; choose another.$"
+        ):
             use()
 
 

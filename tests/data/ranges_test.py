@@ -1,4 +1,5 @@
-"""Values that fill a part of their type: the option that names their range, and the line that says that it is missing."""
+"""Values that fill a part of their type: the option that names their range, and the line that says that it is
+missing."""
 
 import struct
 import zlib
@@ -42,7 +43,12 @@ def test_numbers_of_twelve_bits(tmp_path, twelve_bits, kind):
     name = place(tmp_path, kind, twelve_bits)
     source, lines = opened(name)
     assert len(np.unique(source.image(0))) == 17
-    assert len(lines) == 1 and "uint16" in lines[0] and "17 of 256 grey levels" in lines[0] and "--value_range=0,4095" in lines[0]
+    assert (
+        len(lines) == 1
+        and "uint16" in lines[0]
+        and "17 of 256 grey levels" in lines[0]
+        and "--value_range=0,4095" in lines[0]
+    )
     named, lines = opened(name, value_range=(0, 4095))
     image = named.image(0)[..., 0]
     assert not lines and len(np.unique(image)) == 256
@@ -51,12 +57,17 @@ def test_numbers_of_twelve_bits(tmp_path, twelve_bits, kind):
 
 @pytest.mark.parametrize(
     ("dtype", "low", "high", "suggested"),
-    [("uint16", 0, 9999, "0,10000"), ("uint16", 0, 16383, "0,16383"), ("uint16", 30000, 34000, "30000,34000"), ("float32", 0, 0.2, "0,0.2")],
+    [
+        ("uint16", 0, 9999, "0,10000"),
+        ("uint16", 0, 16383, "0,16383"),
+        ("uint16", 30000, 34000, "30000,34000"),
+        ("float32", 0, 0.2, "0,0.2"),
+    ],
 )
 def test_the_line_names_a_range_that_helps(tmp_path, dtype, low, high, suggested):
     values = np.linspace(low, high, 64 * 64).reshape(64, 64).astype(dtype)
     name = place(tmp_path, "npy", values)
-    line, = opened(name)[1]
+    (line,) = opened(name)[1]
     assert f"--value_range={suggested}," in line
     source, lines = opened(name, value_range=suggested.split(","))
     assert not lines and len(np.unique(source.image(0))) > 250
@@ -81,11 +92,19 @@ def deep_colour(path, values):
     elif path.suffix == ".png":
         header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
         rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-        chunks = [name + content for name, content in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))]
-        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks))
+        chunks = [
+            name + content for name, content in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+        ]
+        path.write_bytes(
+            b"\x89PNG\r\n\x1a\n"
+            + b"".join(struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks)
+        )
     else:
         tags = {256: width, 257: height, 258: 200, 259: 1, 262: 2, 273: 206, 277: 3, 278: height, 279: values.nbytes}
-        entries = b"".join(struct.pack("<HHII", tag, 4 if tag == 279 else 3, 3 if tag == 258 else 1, value) for tag, value in tags.items())
+        entries = b"".join(
+            struct.pack("<HHII", tag, 4 if tag == 279 else 3, 3 if tag == 258 else 1, value)
+            for tag, value in tags.items()
+        )
         start = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries
         path.write_bytes(start.ljust(200, b"\0") + struct.pack("<3H", 16, 16, 16) + values.astype("<u2").tobytes())
 
@@ -97,7 +116,9 @@ def test_colour_of_sixteen_bits_is_read_with_eight_and_so_it_is_said(tmp_path, t
     for options in ({}, {"value_range": (0, 4095)}):
         source, (line,) = opened(f"folder:{tmp_path}", **options)
         assert len(np.unique(source.image(0))) == 16 and source.image(0).max() == 15
-        assert "colour of 16 bits is read with 8 bits" in line and "16 of 256 levels. --value_range cannot restore" in line
+        assert (
+            "colour of 16 bits is read with 8 bits" in line and "16 of 256 levels. --value_range cannot restore" in line
+        )
     (tmp_path / f"a.{form}").unlink()
     deep_colour(tmp_path / "a.npy", colours)  # as the line says
     source, lines = opened(f"folder:{tmp_path}", value_range=(0, 4095))
@@ -110,14 +131,16 @@ def test_colour_of_sixteen_bits_is_read_with_eight_and_so_it_is_said(tmp_path, t
 
 def test_dark_images_of_eight_bits_are_no_deep_colour(tmp_path, rng):
     Image.fromarray(rng.integers(0, 30, (16, 16, 3), "uint8")).save(tmp_path / "a.png")
-    line, = opened(f"folder:{tmp_path}")[1]
+    (line,) = opened(f"folder:{tmp_path}")[1]
     assert "of uint8" in line and "16 bits" not in line
 
 
 @pytest.mark.parametrize("form", ["png", "tif"])
 def test_a_label_map_of_deep_colour_is_refused(tmp_path, form):
     deep_colour(tmp_path / f"a.{form}", np.full((4, 4, 3), 7, "uint16"))
-    with pytest.raises(ValueError, match="received a .colours of 16 bits, which are read with 8; save the numbers as a grey PNG"):
+    with pytest.raises(
+        ValueError, match="received a .colours of 16 bits, which are read with 8; save the numbers as a grey PNG"
+    ):
         read_numbers((tmp_path / f"a.{form}").read_bytes(), "a")
 
 
@@ -140,7 +163,9 @@ def test_other_types_with_a_range_that_is_named(tmp_path, dtype):
     folder = tmp_path / "folder"
     folder.mkdir()
     np.save(folder / "a.npy", values)
-    assert np.array_equal(open_source(f"folder:{folder}", value_range=(0, 255)).image(0)[..., 0].ravel(), np.arange(256))
+    assert np.array_equal(
+        open_source(f"folder:{folder}", value_range=(0, 255)).image(0)[..., 0].ravel(), np.arange(256)
+    )
     if "int" in dtype:
         with pytest.raises(ValueError, match="without a value_range" if "32" in dtype else f"{dtype}, not uint8"):
             open_source(f"folder:{folder}", max_bad_fraction=0.5)
@@ -165,9 +190,15 @@ def test_the_cache_and_a_subset_keep_the_range(tmp_path, twelve_bits):
     other = open_source(name, value_range=(0, 1000))
     assert len({source.fingerprint, plain.fingerprint, other.fingerprint}) == 3
     image = source.image(0)
-    for same in (subset_of(source, "4"), cached(source, 64, tmp_path / "cache"), cached(subset_of(source, "4"), 64, tmp_path / "other")):
+    for same in (
+        subset_of(source, "4"),
+        cached(source, 64, tmp_path / "cache"),
+        cached(subset_of(source, "4"), 64, tmp_path / "other"),
+    ):
         assert np.array_equal(same.image(0), image)
-    assert np.array_equal(cached(other, 64, tmp_path / "cache").image(0), other.image(0))  # packed again, since the range is another
+    assert np.array_equal(
+        cached(other, 64, tmp_path / "cache").image(0), other.image(0)
+    )  # packed again, since the range is another
     assert next(iter(batches(source, (64, 64, 1), 2, "none", workers=0))).max() == 255
 
 

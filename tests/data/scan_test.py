@@ -38,7 +38,9 @@ def test_a_nasty_folder_of_sixty_files(nasty_folder, tmp_path):
         assert image.shape == (8, 12, 3), source.name(i)
         colour = image.reshape(-1, 3).mean(axis=0)
         grey = 0.299 * 200 + 0.587 * 100 + 0.114 * 50
-        assert np.abs(colour - (200, 100, 50)).max() < 12 or np.abs(colour - grey).max() < 2, f"{source.name(i)}: {colour}"
+        assert np.abs(colour - (200, 100, 50)).max() < 12 or np.abs(colour - grey).max() < 2, (
+            f"{source.name(i)}: {colour}"
+        )
     for batch in batches(source, (8, 8, 3), 8, steps=20):
         assert batch.shape == (8, 8, 8, 3)
     assert not source.broken
@@ -57,7 +59,23 @@ def test_names_can_be_shown_and_written(nasty_folder):
 
 def test_names_that_print_alike_are_told_apart(tmp_path):
     """Each printed name in a subset.txt selects its own image."""
-    names = ["a\nb", r"a\nb", r"a\\nb", "c\udcff", r"c\udcff", r"c\uDCFF", "\t", r"\t", "x\\\n", r"x\\n", "y\x7f", r"y\x7f", r"z\x7", r"z\b", "z\\"]
+    names = [
+        "a\nb",
+        r"a\nb",
+        r"a\\nb",
+        "c\udcff",
+        r"c\udcff",
+        r"c\uDCFF",
+        "\t",
+        r"\t",
+        "x\\\n",
+        r"x\\n",
+        "y\x7f",
+        r"y\x7f",
+        r"z\x7",
+        r"z\b",
+        "z\\",
+    ]
     (tmp_path / "images").mkdir()
     for value, name in enumerate(names):
         Image.new("L", (2, 2), value).save(buffer := io.BytesIO(), "PNG")
@@ -68,15 +86,23 @@ def test_names_that_print_alike_are_told_apart(tmp_path):
         (tmp_path / "subset.txt").write_text(printable(f"{name}.png") + "\n")
         assert subset_of(source, str(tmp_path / "subset.txt")).image(0)[0, 0, 0] == value
     kept = [r"z\x7", r"z\b", "z\\", r"c\uDCFF", r"C:\photos\1.png"]  # backslashes that stand for no other character
-    assert [printable(name) for name in kept] == kept and printable("a\nb") == r"a\nb" and printable(r"a\nb") == r"a\\nb"
+    assert (
+        [printable(name) for name in kept] == kept and printable("a\nb") == r"a\nb" and printable(r"a\nb") == r"a\\nb"
+    )
 
 
 def test_the_run_stops_above_a_share_of_bad_files(nasty_folder, tmp_path):
     root, bad = nasty_folder
-    counted = len(bad) - 2  # of another depth is one, and what macOS notes beside each file is listed, but says nothing of the images
-    with pytest.raises(ValueError, match=f"Expected at most 10% of the files in .* to be unreadable, received {counted} of") as error:
+    counted = (
+        len(bad) - 2
+    )  # of another depth is one, and what macOS notes beside each file is listed, but says nothing of the images
+    with pytest.raises(
+        ValueError, match=f"Expected at most 10% of the files in .* to be unreadable, received {counted} of"
+    ) as error:
         open_source(f"folder:{root}", record=tmp_path / "data.json")
-    assert re.search(r"batch.npy: an array .*; and \d+ more\); repair or remove them, or raise max_bad_fraction", str(error.value))
+    assert re.search(
+        r"batch.npy: an array .*; and \d+ more\); repair or remove them, or raise max_bad_fraction", str(error.value)
+    )
     assert "\n" not in str(error.value)
     assert "empty.jpg" in json.loads((tmp_path / "data.json").read_text())["left_out"]
 
@@ -87,8 +113,10 @@ def test_the_first_screen_says_what_there_is(tmp_path):
     for name in "abcd":
         (root / f"{name}.jpg").touch()
     summary = open_source(f"folder:{root}", max_bad_fraction=0.5).summary()
-    assert summary == (
-        "5 images of 4x6 to 4x10; 4 left out (a.jpg: an empty file; b.jpg: an empty file; c.jpg: an empty file; and 1 more)"
+    assert (
+        summary
+        == "5 images of 4x6 to 4x10; 4 left out (a.jpg: an empty file; b.jpg: an empty file; c.jpg: an empty file; and"
+        " 1 more)"
     )
 
 
@@ -104,7 +132,9 @@ def test_images_of_several_pages_or_frames_are_counted(tmp_path):
         pages[1].save(root / name)
     found = scan(root, record)
     assert found.several == names and len(found.images) == 9
-    assert found.summary().endswith("; of 4 with several pages or frames only the first is read (a.gif; b.png; c.tif; and 1 more)")
+    assert found.summary().endswith(
+        "; of 4 with several pages or frames only the first is read (a.gif; b.png; c.tif; and 1 more)"
+    )
     assert scan(root, record) == found  # remembered
 
 
@@ -112,7 +142,11 @@ def test_only_what_changed_is_looked_at_again(tmp_path, monkeypatch):
     root, record, read = images(tmp_path / "a", 5), tmp_path / "run" / "data.json", []
     from keras_splitmask.data import scan as module
 
-    monkeypatch.setattr(module, "read_header", lambda path, *rest, read_header=module.read_header: read.append(path) or read_header(path, *rest))
+    monkeypatch.setattr(
+        module,
+        "read_header",
+        lambda path, *rest, read_header=module.read_header: read.append(path) or read_header(path, *rest),
+    )
     first = scan(root, record)
     assert len(read) == 5
     assert scan(root, record) == first and len(read) == 5
@@ -122,7 +156,11 @@ def test_only_what_changed_is_looked_at_again(tmp_path, monkeypatch):
     read.clear()
     second = scan(root, record)
     assert sorted(map(os.path.basename, read)) == ["3.png", "new.png"]
-    assert list(second.images) == ["0.png", "2.png", "3.png", "4.png", "new.png"] and second.images["3.png"] == (40, 50, 3)
+    assert list(second.images) == ["0.png", "2.png", "3.png", "4.png", "new.png"] and second.images["3.png"] == (
+        40,
+        50,
+        3,
+    )
     assert second == scan(root) and scan(tmp_path / "a", record).root == str(root)
 
 
@@ -175,7 +213,9 @@ def test_arrays_with_channels_first_are_left_out(tmp_path):
     np.save(tmp_path / "b.npy", np.zeros((3, 8, 8), "uint8"))
     found = scan(tmp_path)
     assert found.images == {"a.npy": (8, 8, 3)}
-    assert found.left_out == {"b.npy": "an array of shape (3, 8, 8), which seems to be (C, H, W); transpose it by (1, 2, 0)"}
+    assert found.left_out == {
+        "b.npy": "an array of shape (3, 8, 8), which seems to be (C, H, W); transpose it by (1, 2, 0)"
+    }
 
 
 def test_the_images_of_most_channels_are_taken(tmp_path):
@@ -183,7 +223,11 @@ def test_the_images_of_most_channels_are_taken(tmp_path):
         np.save(tmp_path / f"{i}.npy", np.zeros((4, 6, 5), "uint8"))
     Image.new("RGB", (6, 4)).save(tmp_path / "colour.png")
     source = open_source(f"folder:{tmp_path}", max_bad_fraction=0.2, record=tmp_path / "data.json")
-    assert source.channels == 5 and source.image_shape == (4, 6, 5) and source.left_out == {"colour.png": "3 channels, not 5"}
+    assert (
+        source.channels == 5
+        and source.image_shape == (4, 6, 5)
+        and source.left_out == {"colour.png": "3 channels, not 5"}
+    )
     colour = open_source(f"folder:{tmp_path}", channels=3, max_bad_fraction=0.9, record=tmp_path / "data.json")
     assert len(colour) == 1 and len(colour.left_out) == 5
     assert len(open_source(f"folder:{tmp_path}", max_bad_fraction=0.2, record=tmp_path / "data.json")) == 5
@@ -197,8 +241,8 @@ def test_a_tiff_of_channels_that_pillow_drops_is_left_out(tmp_path, samples):
     pixels = bytes(4 * 6 * samples)
     bits_at = 8 + len(pixels)
     tags = [
-        (256, 3, 1, 6), (257, 3, 1, 4), (258, 3, samples, bits_at), (259, 3, 1, 1), (262, 3, 1, 2 if samples > 3 else 1),
-        (273, 4, 1, 8), (277, 3, 1, samples), (278, 3, 1, 4), (279, 4, 1, len(pixels)),
+        (256, 3, 1, 6), (257, 3, 1, 4), (258, 3, samples, bits_at), (259, 3, 1, 1),
+        (262, 3, 1, 2 if samples > 3 else 1), (273, 4, 1, 8), (277, 3, 1, samples), (278, 3, 1, 4), (279, 4, 1, len(pixels)),
     ]  # fmt: skip
     if samples == 2:
         tags[2] = (258, 3, 2, 8 | 8 << 16)

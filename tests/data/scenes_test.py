@@ -5,8 +5,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from keras_splitmask.data import detection_batches, letterbox, open_detection, open_segmentation, segmentation_batches
-from keras_splitmask.data import scenes
+from keras_splitmask.data import (
+    detection_batches,
+    letterbox,
+    open_detection,
+    open_segmentation,
+    scenes,
+    segmentation_batches,
+)
 from keras_splitmask.data.arrays import ArraySource
 
 SHAPE = (48, 64, 3)
@@ -19,19 +25,25 @@ def take(batches, count):
 
 def same(one, other):
     """Whether two batches are the same to the bit."""
-    flat = [[images, *(targets.values() if isinstance(targets, dict) else [targets])] for images, targets in (one, other)]
+    flat = [
+        [images, *(targets.values() if isinstance(targets, dict) else [targets])] for images, targets in (one, other)
+    ]
     return all(np.array_equal(a, b) for a, b in zip(*flat, strict=True))
 
 
 def ellipses(root, count=6, size=(90, 70), form="png"):
-    """Images of ellipses that do not touch, of one class in the upper half and of the other in the lower, by polygon and by run lengths."""
+    """Images of ellipses that do not touch, of one class in the upper half and of the other in the lower, by polygon
+    and by run lengths."""
     rng, annotations = np.random.default_rng(0), []
     (root / "train" / "images").mkdir(parents=True)
     unit = size[1] // 10
     for i in range(count):
         image, cells = Image.new("RGB", size, (130, 130, 130)), rng.permutation(6)[:3]
         for cell in cells:
-            left, top = (cell // 2) * 3 * unit + unit / 2 + rng.uniform(0, unit / 3), (cell % 2) * 5 * unit + rng.uniform(0, unit)
+            left, top = (
+                (cell // 2) * 3 * unit + unit / 2 + rng.uniform(0, unit / 3),
+                (cell % 2) * 5 * unit + rng.uniform(0, unit),
+            )
             width, height, label = rng.uniform(1.3, 1.8) * unit, rng.uniform(2, 4) * unit, int(cell % 2)
             angles = np.linspace(0, 2 * np.pi, 60, endpoint=False)
             corners = np.stack([left + width * (1 + np.cos(angles)) / 2, top + height * (1 + np.sin(angles)) / 2], 1)
@@ -43,7 +55,11 @@ def ellipses(root, count=6, size=(90, 70), form="png"):
             annotations.append({"image_id": i, "category_id": label, "bbox": box, "segmentation": outline})
         image.save(root / "train" / "images" / f"{i}.{form}", quality=95)
     images = [{"id": i, "file_name": f"{i}.{form}", "width": size[0], "height": size[1]} for i in range(count)]
-    file = {"images": images, "annotations": annotations, "categories": [{"id": 0, "name": "red"}, {"id": 1, "name": "blue"}]}
+    file = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 0, "name": "red"}, {"id": 1, "name": "blue"}],
+    }
     (root / "train" / "instances.json").write_text(json.dumps(file))
     return open_detection(f"coco:{root}", "train")
 
@@ -65,7 +81,9 @@ def extent(where):
     return np.array([rows[0], columns[0], rows[-1] + 1, columns[-1] + 1])
 
 
-@pytest.mark.parametrize(("size", "form", "augment"), [((90, 70), "png", True), ((90, 70), "png", False), ((900, 700), "jpg", True)])
+@pytest.mark.parametrize(
+    ("size", "form", "augment"), [((90, 70), "png", True), ((90, 70), "png", False), ((900, 700), "jpg", True)]
+)
 def test_boxes_and_masks_are_where_the_objects_are(tmp_path, size, form, augment):
     """The large photographs are decoded at a part of their resolution."""
     pytest.importorskip("pycocotools")
@@ -83,13 +101,21 @@ def test_boxes_and_masks_are_where_the_objects_are(tmp_path, size, form, augment
                 top, left, bottom, right = np.round(box).astype(int)
                 around = np.zeros(SHAPE[:2], bool)
                 around[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1] = True
-                if top > 0 < left and bottom < 48 and right < 64:  # of an ellipse that is cut, less may be left than of its box
+                if (
+                    top > 0 < left and bottom < 48 and right < 64
+                ):  # of an ellipse that is cut, less may be left than of its box
                     misses.append(extent(coloured(image, label) & around) - box)
-                rows, columns = (((np.arange(20) + 0.5) / 20 * (b - a) + a).astype(int) for a, b in zip(box[:2], box[2:]))
+                rows, columns = (
+                    ((np.arange(20) + 0.5) / 20 * (b - a) + a).astype(int) for a, b in zip(box[:2], box[2:])
+                )
                 agreement = (coloured(image, label)[np.ix_(rows, columns)] == mask).mean()
                 assert agreement > (0.8 if (box[2:] - box[:2]).min() > 8 else 0.6)
                 seen += 1
-    assert seen > 60 and np.abs(misses).max() < 1.5 and np.abs(np.mean(misses, axis=0)).max() < (0.5 if size[0] < 100 else 0.2)  # pixels
+    assert (
+        seen > 60
+        and np.abs(misses).max() < 1.5
+        and np.abs(np.mean(misses, axis=0)).max() < (0.5 if size[0] < 100 else 0.2)
+    )  # pixels
 
 
 def test_the_whole_image_without_augmentation(tmp_path):
@@ -108,7 +134,9 @@ def test_a_batch_is_a_function_of_seed_step_and_place(tmp_path, kind):
     source = ellipses(tmp_path) if kind == "detection" else labelled(tmp_path)
     batches = detection_batches if kind == "detection" else segmentation_batches
     once = take(batches(source, SHAPE, 4, seed=3), 7)
-    assert not same(once[0], once[3]) and not same(once[0], next(iter(batches(source, SHAPE, 4, seed=4))))  # both of the third epoch's images
+    assert not same(once[0], once[3]) and not same(
+        once[0], next(iter(batches(source, SHAPE, 4, seed=4)))
+    )  # both of the third epoch's images
     for options in ({"workers": 0}, {"workers": 5}, {"start": 3}, {"start": 6, "workers": 1}):
         rest = take(batches(source, SHAPE, 4, seed=3, **options), 7 - options.get("start", 0))
         assert all(same(a, b) for a, b in zip(once[options.get("start", 0) :], rest, strict=True))
@@ -135,7 +163,8 @@ def with_boxes(root, boxes, size=(64, 48), **changes):
 
 
 def test_the_largest_are_learnt_and_the_others_ignored(tmp_path):
-    """Crowds, slivers of less than 2 pixels and what is more than the largest four are neither objects nor background."""
+    """Crowds, slivers of less than 2 pixels and what is more than the largest four are neither objects nor
+    background."""
     boxes = [[1, 1, 4, 4], [1, 1, 9, 9], [3, 3, 1.9, 30], [8, 8, 5, 5], [20, 10, 10, 10], [3, 3, 8, 8]]
     source, said = with_boxes(tmp_path, boxes), []
     source.report = said.append
@@ -145,7 +174,9 @@ def test_the_largest_are_learnt_and_the_others_ignored(tmp_path):
     assert targets["labels"].tolist() == [[0, 0, 0, 0]]
     ignored = [[0, 0, 48, 64], np.float32([3, 3, 33, 4.9]).tolist(), [1, 1, 5, 5]]  # the largest first
     assert targets["ignored"][0].tolist() == [*ignored, *[[0] * 4] * 4]
-    assert len(said) == 1 and said[0].startswith("3 objects ignored in 1 images of more than 4, up to 7; raise max_objects")
+    assert len(said) == 1 and said[0].startswith(
+        "3 objects ignored in 1 images of more than 4, up to 7; raise max_objects"
+    )
     assert said[0].rstrip(".") in source.summary() and "1 crowds, which are ignored" in source.summary()
 
 
@@ -153,7 +184,10 @@ def test_no_more_are_ignored_than_there_is_room_for(tmp_path, monkeypatch):
     monkeypatch.setattr(scenes, "MAX_IGNORED", 3)
     source = with_boxes(tmp_path, [[0, 0, k, k] for k in range(3, 9)])
     ((_, targets),) = take(detection_batches(source, SHAPE, 1, augment=False, max_objects=2), 1)
-    assert targets["ignored"][0, :, 2].tolist() == [48, 6, 5] and "the smallest beyond 5 are taken for background" in source.summary()
+    assert (
+        targets["ignored"][0, :, 2].tolist() == [48, 6, 5]
+        and "the smallest beyond 5 are taken for background" in source.summary()
+    )
 
 
 def test_objects_without_an_outline_are_ignored_where_masks_are_wanted(tmp_path):
@@ -172,11 +206,12 @@ def test_objects_without_an_outline_are_ignored_where_masks_are_wanted(tmp_path)
 
 
 def test_a_quarter_of_a_box_must_remain(tmp_path):
-    """Of an image at twice the size half the rows and columns are shown, so of a box in its corner anything from nothing to all."""
+    """Of an image at twice the size half the rows and columns are shown, so of a box in its corner anything from
+    nothing to all."""
     source = with_boxes(tmp_path, [[0, 0, 20, 20]])
     areas, slivers = [], []
     for image, targets in take(detection_batches(source, SHAPE, 1, scale=(2.0, 2.0)), 200):
-        (top, left, bottom, right) = targets["boxes"][0, 0]
+        top, left, bottom, right = targets["boxes"][0, 0]
         areas.append((bottom - top) * (right - left) if targets["labels"][0, 0] == 0 else 0)
         rest = targets["ignored"][0, 1]  # after the crowd
         slivers.append(0 if areas[-1] else (rest[2] - rest[0]) * (rest[3] - rest[1]))
@@ -188,7 +223,9 @@ def test_a_quarter_of_a_box_must_remain(tmp_path):
 def test_images_without_objects_are_negatives(tmp_path):
     source = with_boxes(tmp_path, [])
     for _, targets in take(detection_batches(source, SHAPE, 1, mask_size=8), 3):
-        assert (targets["labels"] == -1).all() and not targets["boxes"].any() and targets["masks"].shape == (1, 100, 8, 8)
+        assert (
+            (targets["labels"] == -1).all() and not targets["boxes"].any() and targets["masks"].shape == (1, 100, 8, 8)
+        )
 
 
 def test_an_unreadable_image_is_replaced_with_its_objects(tmp_path):
@@ -201,15 +238,22 @@ def test_an_unreadable_image_is_replaced_with_its_objects(tmp_path):
 
 def test_what_does_not_fit(tmp_path):
     source = with_boxes(tmp_path / "boxes", [[1, 1, 9, 9]])
-    with pytest.raises(ValueError, match="Expected objects with a segmentation, received none that has one; do without mask_size"):
+    with pytest.raises(
+        ValueError, match="Expected objects with a segmentation, received none that has one; do without mask_size"
+    ):
         detection_batches(source, SHAPE, 1, mask_size=28)
     with pytest.raises(ValueError, match="Expected images of 1 channels, received 3"):
         detection_batches(source, (48, 64, 1), 1)
     with pytest.raises(ValueError, match="Expected a batch size from 1 to the 1 images"):
         detection_batches(source, SHAPE, 2)
-    with pytest.raises(ValueError, match="Expected scale to be the smallest and the largest factor, both above 0, received scale=.2, 1.;"):
+    with pytest.raises(
+        ValueError,
+        match="Expected scale to be the smallest and the largest factor, both above 0, received scale=.2, 1.;",
+    ):
         detection_batches(source, SHAPE, 1, scale=(2, 1))
-    with pytest.raises(ValueError, match="Expected max_objects and mask_size of at least 1, received max_objects=0, mask_size=None;"):
+    with pytest.raises(
+        ValueError, match="Expected max_objects and mask_size of at least 1, received max_objects=0, mask_size=None;"
+    ):
         detection_batches(source, SHAPE, 1, max_objects=0)
     plain = ArraySource(np.zeros((2, 4, 4, 3), "uint8"))
     for batches, opening in ((detection_batches, "open_detection"), (segmentation_batches, "open_segmentation")):
@@ -229,15 +273,24 @@ def labelled(root, count=6, size=(70, 90), factor=1, form="png"):
             labels[top * k : top * k + 25, left * k : left * k + 25] = k
         labels = np.repeat(np.repeat(labels, factor, 0), factor, 1)
         Image.fromarray(labels).save(root / "train" / "labels" / f"{i}.png")
-        Image.fromarray(np.repeat(60 * (labels[..., None] + 1), 3, -1)).save(root / "train" / "images" / f"{i}.{form}", quality=95)
+        Image.fromarray(np.repeat(60 * (labels[..., None] + 1), 3, -1)).save(
+            root / "train" / "images" / f"{i}.{form}", quality=95
+        )
     return open_segmentation(f"masks:{root}", "train")
 
 
-@pytest.mark.parametrize(("factor", "form"), [(1, "png"), (10, "jpg")])  # the large ones are decoded at a part of their resolution
+@pytest.mark.parametrize(
+    ("factor", "form"), [(1, "png"), (10, "jpg")]
+)  # the large ones are decoded at a part of their resolution
 def test_label_maps_go_with_their_images(tmp_path, factor, form):
     source, shares = labelled(tmp_path, factor=factor, form=form), []
     for images, maps in take(segmentation_batches(source, SHAPE, 3), 12):
-        assert images.shape == (3, *SHAPE) and images.dtype == np.uint8 and maps.shape == (3, 48, 64) and maps.dtype == np.int32
+        assert (
+            images.shape == (3, *SHAPE)
+            and images.dtype == np.uint8
+            and maps.shape == (3, 48, 64)
+            and maps.dtype == np.int32
+        )
         assert set(np.unique(maps)) <= {0, 1, 2, 255} and ((maps == 255) == (images[..., 0] == 0)).all()
         seen = np.round(images[..., 0] / 60.0).astype(int) - 1
         shares.append((seen == maps)[maps < 255].mean())

@@ -49,11 +49,13 @@ def test_outlines_turn_with_their_image(turn, rng):
     outline = usable({"size": [4, 7], "counts": np.diff([0, *np.flatnonzero(np.diff(flat)), 28]).tolist()}, 4, 7)
     turned = turn_outline(outline, (4, 7), turn)
     assert turned["size"] == [7, 4] and usable(turned, 7, 4) == turned
-    assert (mask_in_box(turned, (0, 0, 7, 4), 28) == np.kron(TURNS[turn](whole[..., None])[..., 0], np.ones((4, 7)))).all()
+    assert (
+        mask_in_box(turned, (0, 0, 7, 4), 28) == np.kron(TURNS[turn](whole[..., None])[..., 0], np.ones((4, 7)))
+    ).all()
     pixel = turn_outline([[2, 1, 3, 1, 3, 2, 2, 2]], (4, 7), turn)  # of row 1, column 2
     spot = np.zeros((4, 7, 1))
     spot[1, 2] = 1
-    (row, column, _) = np.argwhere(TURNS[turn](spot))[0]
+    row, column, _ = np.argwhere(TURNS[turn](spot))[0]
     corners = np.reshape(pixel[0], (-1, 2))
     assert corners.min(axis=0).tolist() == [column, row] and corners.max(axis=0).tolist() == [column + 1, row + 1]
 

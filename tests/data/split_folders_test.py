@@ -31,7 +31,10 @@ def test_a_class_may_be_called_like_a_split(tmp_path, files, classes):
     said = []
     source = open_source(f"folder:{tmp_path}", report=said.append)
     assert len(source) == len(files) and source.classes == classes
-    assert said == [f"{tmp_path}: {next(c for c in classes if c.lower() in ('train', 'test', 'val'))} is read as a folder like those beside it, since there is no other split"]
+    assert said == [
+        f"{tmp_path}: {next(c for c in classes if c.lower() in ('train', 'test', 'val'))} is read as a folder like"
+        " those beside it, since there is no other split"
+    ]
     with pytest.raises(NoSuchSplit):
         open_source(f"folder:{tmp_path}", "test")
 
@@ -58,13 +61,26 @@ def test_splits_by_any_of_their_names(tmp_path, files, train, rest):
 
 
 def test_what_lies_beside_the_splits_is_named_and_counted(tmp_path):
-    save(tmp_path, "train/a/1.png", "train/b/1.png", "test/a/1.png", "extra/1.png", "extra/deep/2.png", "logo.png", "@eaDir/x.png")
+    save(
+        tmp_path,
+        "train/a/1.png",
+        "train/b/1.png",
+        "test/a/1.png",
+        "extra/1.png",
+        "extra/deep/2.png",
+        "logo.png",
+        "@eaDir/x.png",
+    )
     (tmp_path / "readme.txt").touch()
     source = open_source(f"folder:{tmp_path}", record=tmp_path / "run" / "data.json")
     assert source.classes == ["a", "b"]
     beside = {"images beside the splits": "1 image", "extra": "2 images", "@eaDir": "thumbnails of a Synology"}
     assert source.beside == beside
-    assert source.summary() == "2 images of 4x6; not used (images beside the splits: 1 image; extra: 2 images; @eaDir: thumbnails of a Synology)"
+    assert (
+        source.summary()
+        == "2 images of 4x6; not used (images beside the splits: 1 image; extra: 2 images; @eaDir: thumbnails of a"
+        " Synology)"
+    )
     assert "not used" not in open_source(f"folder:{tmp_path}", "test").summary()  # said once
 
 
@@ -77,7 +93,9 @@ def test_train_with_folders_of_classes_is_a_split_beside_others(tmp_path):
 def test_an_empty_folder_is_no_split_to_judge_by(tmp_path):
     save(tmp_path, "train/1.png", "val/1.png")
     (tmp_path / "test").mkdir()
-    with pytest.raises(NoSuchSplit, match="Expected images in .*test, received none; add some, or use another split than test"):
+    with pytest.raises(
+        NoSuchSplit, match="Expected images in .*test, received none; add some, or use another split than test"
+    ):
         names(tmp_path, "test")
     (tmp_path / "other" / "train").mkdir(parents=True)
     save(tmp_path / "other", "bus/1.png", "car/1.png")
@@ -86,7 +104,10 @@ def test_an_empty_folder_is_no_split_to_judge_by(tmp_path):
 
 def test_two_folders_of_one_split_are_refused(tmp_path):
     save(tmp_path, "train/1.png", "val/1.png", "validation/2.png")
-    with pytest.raises(ValueError, match="Expected one folder of the split val in .*, received val and validation; rename or merge them"):
+    with pytest.raises(
+        ValueError,
+        match="Expected one folder of the split val in .*, received val and validation; rename or merge them",
+    ):
         names(tmp_path)
 
 
@@ -98,5 +119,10 @@ def test_a_folder_that_cannot_be_read_ends_in_a_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "listdir", refuse)
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(ValueError, match=r"Expected images .*; left out is .: a folder that cannot be read \(Permission denied\); correct the path"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"Expected images .*; left out is .: a folder that cannot be read \(Permission denied\); correct the path"
+        ),
+    ):
         names(tmp_path)

@@ -103,10 +103,15 @@ def test_a_list_of_names(tmp_path):
     again = subset_of(source, str(names))
     assert again.indices.tolist() == drawn.indices.tolist() and again.labels.tolist() == drawn.labels.tolist()
     names.write_text("test[3]\ntest[2000]\n")
-    with pytest.raises(ValueError, match=r"Expected names of images in .*, such as test\[0\], received test\[2000\], which is not among them"):
+    with pytest.raises(
+        ValueError,
+        match=r"Expected names of images in .*, such as test\[0\], received test\[2000\], which is not among them",
+    ):
         subset_of(source, str(names))
     names.write_text("".join(f"test[{i}]\n" for i in range(1995, 2010)))
-    with pytest.raises(ValueError, match=r"received test\[2000\], .*, test\[2004\] and 5 more, which are not among them"):
+    with pytest.raises(
+        ValueError, match=r"received test\[2000\], .*, test\[2004\] and 5 more, which are not among them"
+    ):
         subset_of(source, str(names))
     names.write_text("test[3]\r\n\ntest[7]\r\ntest[3]", encoding="utf-8-sig", newline="")  # as an editor may leave it
     assert subset_of(source, str(names)).indices.tolist() == [3, 7]

@@ -41,7 +41,9 @@ def after_the_pixels(content):
         length = struct.unpack_from(">I", content, place)[0] + 12
         chunks.append(content[place : place + length])
         place += length
-    return content[:8] + b"".join(sorted(chunks, key=lambda chunk: (chunk[4:8] == b"IEND", chunk[4:8] in (b"eXIf", b"iTXt"))))
+    return content[:8] + b"".join(
+        sorted(chunks, key=lambda chunk: (chunk[4:8] == b"IEND", chunk[4:8] in (b"eXIf", b"iTXt")))
+    )
 
 
 def check(tmp_path, content, pixels, turn, tolerance=0):

@@ -11,11 +11,23 @@ def touch(root, *names):
 
 
 def test_folders_of_systems_are_not_entered_but_named(tmp_path):
-    systems = ("@eaDir", "__MACOSX", ".ipynb_checkpoints", "lost+found", "#recycle", "$RECYCLE.BIN", ".git", "System Volume Information")
+    systems = (
+        "@eaDir",
+        "__MACOSX",
+        ".ipynb_checkpoints",
+        "lost+found",
+        "#recycle",
+        "$RECYCLE.BIN",
+        ".git",
+        "System Volume Information",
+    )
     touch(tmp_path, "a/1.png", "Thumbs.db", "a/.DS_Store", *(f"{name}/1.png" for name in systems), "a/@eaDir/1.png")
     found = walk(str(tmp_path))
     assert found.paths == ["a/1.png"] and found.others == 2
-    assert sorted(found.not_entered) == sorted((*systems, "a/@eaDir")) and found.not_entered["@eaDir"] == "thumbnails of a Synology"
+    assert (
+        sorted(found.not_entered) == sorted((*systems, "a/@eaDir"))
+        and found.not_entered["@eaDir"] == "thumbnails of a Synology"
+    )
     assert found.not_entered[".git"] == "hidden"
 
 
@@ -30,7 +42,9 @@ def test_a_link_is_followed_each_time_but_not_back(tmp_path):
     found = walk(str(root))
     assert sorted(found.paths) == ["a/2.png", "a/above/store/1.png", "cat/1.png", "dog/1.png"]
     back = "a link back to a folder around it"
-    assert found.not_entered == dict.fromkeys(("a/up", "a/above/root", "a/above/store/itself", "cat/itself", "dog/itself"), back)
+    assert found.not_entered == dict.fromkeys(
+        ("a/up", "a/above/root", "a/above/store/itself", "cat/itself", "dog/itself"), back
+    )
 
 
 def test_folders_that_link_to_each_other_end(tmp_path, monkeypatch):

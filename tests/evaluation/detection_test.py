@@ -35,13 +35,19 @@ def test_one_right_box_is_1():
 
 
 def test_an_overlap_counts_where_it_is_enough():
-    answer = average_precision(truth_of((0, 0, 100, 100)), predicted((0, 0, 62, 100)))  # IoU 0.62: enough for 0.5, 0.55 and 0.6
+    answer = average_precision(
+        truth_of((0, 0, 100, 100)), predicted((0, 0, 62, 100))
+    )  # IoU 0.62: enough for 0.5, 0.55 and 0.6
     assert answer["ap"] == pytest.approx(3 / 10) and answer["ap50"] == pytest.approx(1) and answer["ap75"] == 0
 
 
 def test_a_better_scored_wrong_box_halves_the_precision():
-    answer = average_precision(truth_of((0, 0, 40, 40), (60, 60, 100, 100)), predicted((0, 80, 40, 120), (0, 0, 40, 40)))
-    assert answer["ap"] == pytest.approx(51 / 101 / 2)  # of the recalls 0, 0.01 .. 1 those up to 0.5, at a precision of 1/2
+    answer = average_precision(
+        truth_of((0, 0, 40, 40), (60, 60, 100, 100)), predicted((0, 80, 40, 120), (0, 0, 40, 40))
+    )
+    assert answer["ap"] == pytest.approx(
+        51 / 101 / 2
+    )  # of the recalls 0, 0.01 .. 1 those up to 0.5, at a precision of 1/2
 
 
 def test_a_box_counts_once_and_upright_boxes_are_not_lying_ones():
@@ -98,10 +104,19 @@ def random_case(seed, masks=False, crowds=True, most=12):
             one = {"id": len(annotations) + 1, "image_id": image["id"], "category_id": int(rng.choice([3, 7, 8]))}
             one |= {"bbox": [left, top, right - left, bottom - top], "iscrowd": int(crowds and rng.random() < 0.2)}
             area = (bottom - top) * (right - left)
-            annotations.append({**one, **({"segmentation": mask_of(box), "area": area * 0.78} if masks else {"area": area})})
-        boxes = np.concatenate([np.repeat(near, 3, axis=0) + rng.normal(0, 2, (3 * len(near), 4)), boxes_of(rng.integers(1, 5))])
+            annotations.append(
+                {**one, **({"segmentation": mask_of(box), "area": area * 0.78} if masks else {"area": area})}
+            )
+        boxes = np.concatenate(
+            [np.repeat(near, 3, axis=0) + rng.normal(0, 2, (3 * len(near), 4)), boxes_of(rng.integers(1, 5))]
+        )
         boxes = boxes[(boxes[:, 2:] > boxes[:, :2] + 1).all(axis=1)].astype("float32").astype(float)
-        one = {"image_id": image["id"], "boxes": boxes, "scores": rng.random(len(boxes)), "labels": rng.integers(0, 3, len(boxes))}
+        one = {
+            "image_id": image["id"],
+            "boxes": boxes,
+            "scores": rng.random(len(boxes)),
+            "labels": rng.integers(0, 3, len(boxes)),
+        }
         predictions.append({**one, "masks": [mask_of(box) for box in boxes]} if masks else one)
     categories = [{"id": 7, "name": "b"}, {"id": 3, "name": "a"}, {"id": 8, "name": "c"}]
     return {"images": images, "categories": categories, "annotations": annotations}, predictions
@@ -112,8 +127,16 @@ def by_pycocotools(truth, predictions, kind, folder):
     results = []
     for one in predictions:
         for i, (top, left, bottom, right) in enumerate(np.asarray(one["boxes"]).tolist()):
-            result = {"image_id": one["image_id"], "category_id": (3, 7, 8)[one["labels"][i]], "score": float(one["scores"][i])}
-            where = {"bbox": [left, top, right - left, bottom - top]} if kind == "boxes" else {"segmentation": one["masks"][i]}
+            result = {
+                "image_id": one["image_id"],
+                "category_id": (3, 7, 8)[one["labels"][i]],
+                "score": float(one["scores"][i]),
+            }
+            where = (
+                {"bbox": [left, top, right - left, bottom - top]}
+                if kind == "boxes"
+                else {"segmentation": one["masks"][i]}
+            )
             results.append(result | where)
     (folder / "truth.json").write_text(json.dumps(truth))
     (folder / "results.json").write_text(json.dumps(results))
@@ -127,7 +150,9 @@ def by_pycocotools(truth, predictions, kind, folder):
 
 
 @pytest.mark.parametrize("kind", ["boxes", "masks"])
-@pytest.mark.parametrize(("seed", "most"), [(0, 12), (1, 12), (2, 150)])  # of the last, more than 100 detections of a class
+@pytest.mark.parametrize(
+    ("seed", "most"), [(0, 12), (1, 12), (2, 150)]
+)  # of the last, more than 100 detections of a class
 def test_random_cases_are_those_of_pycocotools(tmp_path, capsys, kind, seed, most):
     truth, predictions = random_case(seed, masks=kind == "masks", most=most)
     assert (max(np.bincount(one["labels"]).max() for one in predictions) > 100) == (most == 150)
@@ -155,7 +180,12 @@ def by_numpy(truth, predictions, threshold):
             if one["category_id"] == category:
                 objects[one["image_id"]].append(np.array([top, left, top + height, left + width]))
         total = sum(map(len, objects.values()))
-        ranked = [(s, p["image_id"], b) for p in predictions for s, b, k in zip(p["scores"], p["boxes"], p["labels"]) if k == label]
+        ranked = [
+            (s, p["image_id"], b)
+            for p in predictions
+            for s, b, k in zip(p["scores"], p["boxes"], p["labels"])
+            if k == label
+        ]
         right = []
         for _, image_id, box in sorted(ranked, key=lambda entry: -entry[0]):
             overlaps = [overlap(box, other) for other in objects[image_id]]

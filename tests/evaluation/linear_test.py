@@ -12,7 +12,9 @@ def test_each_block_is_judged_on_its_own_features(rng):
     def features(labels):
         noise = rng.standard_normal((len(labels), 3, 6)).astype("float32")
         noise[:, 1, :3] += 5 * np.eye(3)[labels]  # block 2 separates, block 3 half of the time, block 1 not at all
-        noise[:, 2, :3] += 5 * np.eye(3)[np.where(rng.random(len(labels)) < 0.5, labels, rng.integers(0, 3, len(labels)))]
+        noise[:, 2, :3] += (
+            5 * np.eye(3)[np.where(rng.random(len(labels)) < 0.5, labels, rng.integers(0, 3, len(labels)))]
+        )
         return noise
 
     accuracies = linear_probe(features(labels), labels, features(test_labels), test_labels, epochs=10, batch_size=64)
@@ -33,7 +35,9 @@ def test_random_labels_stay_at_chance(rng):
 
 def test_few_images_and_classes_that_only_the_test_set_has(rng):
     features = rng.standard_normal((3, 2, 4)).astype("float32")
-    accuracies = linear_probe(features, np.array([1, 1, 2]), features, np.array([1, 1, 9]), epochs=40, learning_rate=0.1)
+    accuracies = linear_probe(
+        features, np.array([1, 1, 2]), features, np.array([1, 1, 9]), epochs=40, learning_rate=0.1
+    )
     np.testing.assert_allclose(accuracies, 2 / 3)
     with pytest.raises(ValueError, match="Expected labels of at least two classes, received 0 for all of 3 images"):
         linear_probe(features, np.zeros(3, int), features, np.zeros(3, int))

@@ -13,7 +13,8 @@ def at(*degrees):
 
 def test_votes_are_weighted_by_the_cosine():
     bank, labels = at(0, 60, 60), np.array([0, 1, 1])
-    # Against a query at 0 degrees: one vote of exp(1 / T) for class 0, two of exp(0.5 / T) for class 1; they draw at T = 0.5 / ln 2.
+    # Against a query at 0 degrees: one vote of exp(1 / T) for class 0, two of exp(0.5 / T) for class 1; they draw at T
+    # = 0.5 / ln 2.
     draw = 0.5 / math.log(2)
     assert math.exp(1 / draw) == pytest.approx(2 * math.exp(0.5 / draw))
     query = 3 * at(0)  # its length has no influence
@@ -66,11 +67,15 @@ def test_batches_of_any_size_give_the_same_features(make_encoder, make_images):
 def test_the_probe_measures_now_and_then(make_encoder, rng):
     """20 images are enough, of classes that do not start at 0: dark ones and bright ones."""
     labels = np.arange(20) % 2 + 3
-    images = np.clip(rng.integers(0, 60, (20, 16, 16, 3)) + 150 * (labels == 4)[:, None, None, None], 0, 255).astype("uint8")
+    images = np.clip(rng.integers(0, 60, (20, 16, 16, 3)) + 150 * (labels == 4)[:, None, None, None], 0, 255).astype(
+        "uint8"
+    )
     probe = NeighbourProbe(make_encoder(), images, labels.tolist(), every=10, last=25)
     assert probe(0) == {"knn_accuracy": 1.0}
     assert [probe(step) for step in (5, 9)] == [{}, {}]
     assert probe(12) == {"knn_accuracy": 1.0} and probe(20) == {} and probe(22)
     assert probe(24) == {} and probe(25) == {"knn_accuracy": 1.0}  # the end of the run is measured in any case
-    alone = NeighbourProbe(make_encoder(), images, np.arange(20))  # as many classes as images: nobody has a neighbour of its own
+    alone = NeighbourProbe(
+        make_encoder(), images, np.arange(20)
+    )  # as many classes as images: nobody has a neighbour of its own
     assert alone(0) == {"knn_accuracy": 0.0}

@@ -44,7 +44,11 @@ def test_colours_of_classes_are_distinct_and_always_the_same():
 def test_objects_are_framed_in_the_colours_of_their_classes(tmp_path):
     image = np.full((120, 240, 3), 250, "uint8")  # drawn twice as large
     truth = {"boxes": np.array([[60, 40, 100, 200], [0, 0, 0, 0]]), "labels": np.array([1, -1])}
-    predicted = {"boxes": np.array([[60, 40, 100, 200], [10, 40, 40, 80]]), "labels": np.array([2, 0]), "scores": np.array([0.8, 0.2])}
+    predicted = {
+        "boxes": np.array([[60, 40, 100, 200], [10, 40, 40, 80]]),
+        "labels": np.array([2, 0]),
+        "scores": np.array([0.8, 0.2]),
+    }
     save_detections(tmp_path / "sheet.png", [image], [truth], [predicted], ["a", "b", "c"])
     left, right = panels(tmp_path / "sheet.png", 2, 240, 480)
     for panel, label in ((left, 1), (right, 2)):
@@ -76,7 +80,9 @@ def test_names_do_not_hide_each_other(tmp_path):
     shown = []
     for count in (1, 2):
         objects = {"boxes": boxes[:count], "labels": np.arange(count)}
-        save_detections(tmp_path / "sheet.png", [image], [objects], [objects | {"scores": np.ones(count)}], ["a" * 20, "b" * 20])
+        save_detections(
+            tmp_path / "sheet.png", [image], [objects], [objects | {"scores": np.ones(count)}], ["a" * 20, "b" * 20]
+        )
         (panel,) = panels(tmp_path / "sheet.png", 1, 480, 480)
         shown.append([(panel == colour).all(axis=-1)[180:200].sum() for colour in palette(2)])
     assert shown[0][0] == shown[1][0] > 1000 and shown[1][1] < 200  # the second name stands elsewhere

@@ -4,7 +4,15 @@ from keras import ops
 from PIL import Image
 
 import keras_splitmask as ks
-from keras_splitmask.evaluation.pictures import COLUMNS, MASKED_COLUMNS, inpaint, inpaint_masked, inpaints, save_inpainting, sheet
+from keras_splitmask.evaluation.pictures import (
+    COLUMNS,
+    MASKED_COLUMNS,
+    inpaint,
+    inpaint_masked,
+    inpaints,
+    save_inpainting,
+    sheet,
+)
 
 
 def patches(images):
@@ -33,7 +41,12 @@ def test_the_columns_are_what_they_say(make_model, make_images, image_shape, kee
         assert (seen_a | seen_b).all()
     assert (half_a[~seen_a] == 0.5).all() and (half_b[~seen_b] == 0.5).all()
 
-    drawn = {word.tobytes() for word in patches(ops.convert_to_numpy(model.tokenizer.draw(np.arange(32).repeat(count).reshape(32, count))))[:, 0]}
+    drawn = {
+        word.tobytes()
+        for word in patches(ops.convert_to_numpy(model.tokenizer.draw(np.arange(32).repeat(count).reshape(32, count))))[
+            :, 0
+        ]
+    }
     for sees, prediction in ((seen_a, from_a), (seen_b, from_b)):
         assert (prediction[sees] == original[sees]).all()
         assert {word.tobytes() for word in prediction[~sees]} <= drawn  # what is predicted is a word
@@ -46,7 +59,9 @@ def test_words_stand_where_they_were_predicted(make_model, make_images):
     ids = ops.convert_to_numpy(model.tokenizer(images))
     asked = []
     model.split.unseen = lambda order: asked.append(ks.Split.unseen(model.split, order)) or asked[-1]
-    model.decoder.words = lambda tokens: ops.one_hot(np.take_along_axis(ids.repeat(2, axis=0), ops.convert_to_numpy(asked[0]), axis=1), 32)
+    model.decoder.words = lambda tokens: ops.one_hot(
+        np.take_along_axis(ids.repeat(2, axis=0), ops.convert_to_numpy(asked[0]), axis=1), 32
+    )
     original, _, _, from_a, from_b, true = (patches(column) for column in inpaint(model, images).swapaxes(0, 1))
     for prediction in (from_a, from_b):
         as_word = (prediction == true).all(axis=-1)
@@ -58,8 +73,14 @@ def test_what_a_baseline_predicts_stands_where_it_is_masked(make_encoder, make_i
     image_shape = (12, 20, 3)
     images = np.clip(make_images(3, image_shape), 0, 126)
     tokenizer = ks.tokenizers.RandomProjection(image_shape, 4, 32).fit(images)
-    beit, mae = ks.baselines.BEiT(make_encoder(image_shape), tokenizer), ks.baselines.MAE(make_encoder(image_shape), decoder_depth=1)
-    words = {word.tobytes() for word in patches(ops.convert_to_numpy(tokenizer.draw(np.arange(32).repeat(15).reshape(32, 15))))[:, 0]}
+    beit, mae = (
+        ks.baselines.BEiT(make_encoder(image_shape), tokenizer),
+        ks.baselines.MAE(make_encoder(image_shape), decoder_depth=1),
+    )
+    words = {
+        word.tobytes()
+        for word in patches(ops.convert_to_numpy(tokenizer.draw(np.arange(32).repeat(15).reshape(32, 15))))[:, 0]
+    }
     for model in (beit, mae):
         rows = inpaint_masked(model, images)
         assert rows.shape == (3, 3, *image_shape) and rows.dtype == np.float32 and len(MASKED_COLUMNS) == 3
@@ -67,7 +88,9 @@ def test_what_a_baseline_predicts_stands_where_it_is_masked(make_encoder, make_i
         np.testing.assert_allclose(rows[:, 0], images / 255, atol=1e-6)
         hidden = (masked == 0.5).all(axis=-1)  # no pixel is as bright
         assert (hidden.sum(axis=1) == model.masked_count).all() and (masked[~hidden] == original[~hidden]).all()
-        assert (predicted[~hidden] == original[~hidden]).all() and (predicted[hidden] != original[hidden]).any(axis=-1).all()
+        assert (predicted[~hidden] == original[~hidden]).all() and (predicted[hidden] != original[hidden]).any(
+            axis=-1
+        ).all()
         if model is beit:
             assert {word.tobytes() for word in predicted[hidden]} <= words
         assert (predicted >= 0).all() and (predicted <= 1).all()
@@ -75,7 +98,9 @@ def test_what_a_baseline_predicts_stands_where_it_is_masked(make_encoder, make_i
 
 def test_what_has_a_picture(make_encoder, make_model):
     assert inpaints(make_model()) and not inpaints(make_model(inpaint_weight=0))
-    assert inpaints(ks.baselines.MAE(make_encoder(), decoder_depth=1)) and not inpaints(ks.baselines.Untrained(make_encoder()))
+    assert inpaints(ks.baselines.MAE(make_encoder(), decoder_depth=1)) and not inpaints(
+        ks.baselines.Untrained(make_encoder())
+    )
 
 
 def test_a_sheet_shows_colours_grey_and_what_it_can_of_more_channels():

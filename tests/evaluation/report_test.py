@@ -12,11 +12,16 @@ def write_run(folder, lines):
 
 
 def test_curves_end_at_their_values_and_lie_within_the_chart(tmp_path):
-    write_run(tmp_path, [{"step": 0, "knn_accuracy": 0.25}, {"step": 5, "loss": 4.0}, {"step": 10, "loss": 2.0, "knn_accuracy": 0.75}])
+    write_run(
+        tmp_path,
+        [{"step": 0, "knn_accuracy": 0.25}, {"step": 5, "loss": 4.0}, {"step": 10, "loss": 2.0, "knn_accuracy": 0.75}],
+    )
     write_report(tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "loss 2<" in page and "knn_accuracy 0.75<" in page
-    points = re.search(r'points="([^"]*)"', page)[1]  # the loss: first the highest, halfway; then the lowest, at the right edge
+    points = re.search(r'points="([^"]*)"', page)[
+        1
+    ]  # the loss: first the highest, halfway; then the lowest, at the right edge
     assert points == "210.0,10.0 412.0,160.0"
     assert "Gradient norm" not in page  # not measured, so not drawn
     assert "folder:&lt;b&gt;" in page and "folder:<b>" not in page
@@ -66,7 +71,16 @@ def test_pictures_are_inside_the_page(tmp_path):
 
 
 def test_every_curve_of_a_chart_is_drawn(tmp_path):
-    names = ("loss", "box_loss", "class_loss", "proposal_loss", "mask_loss", "auxiliary_loss", "inpaint_loss", "match_loss")
+    names = (
+        "loss",
+        "box_loss",
+        "class_loss",
+        "proposal_loss",
+        "mask_loss",
+        "auxiliary_loss",
+        "inpaint_loss",
+        "match_loss",
+    )
     names += ("ap", "ap50", "mask_ap", "mean_iou", "pixel_accuracy")
     write_run(tmp_path, [{"step": step, **{name: i + 0.5 for i, name in enumerate(names)}} for step in (1, 2)])
     write_report(tmp_path)

@@ -11,9 +11,13 @@ def test_counts_and_means_by_hand():
     np.testing.assert_allclose(matrix.iou, [1 / 2, 2 / 3, np.nan, np.nan])
     assert matrix.mean_iou == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert matrix.mean_accuracy == pytest.approx((1 / 2 + 1) / 2) and matrix.pixel_accuracy == pytest.approx(3 / 4)
-    matrix.add(np.array([0], "uint8"), np.array([2], "uint8"))  # a class that is only predicted has an IoU of 0, and no accuracy
+    matrix.add(
+        np.array([0], "uint8"), np.array([2], "uint8")
+    )  # a class that is only predicted has an IoU of 0, and no accuracy
     np.testing.assert_allclose(matrix.iou, [1 / 3, 2 / 3, 0, np.nan])
-    assert matrix.mean_iou == pytest.approx((1 / 3 + 2 / 3 + 0) / 3) and matrix.mean_accuracy == pytest.approx((1 / 3 + 1) / 2)
+    assert matrix.mean_iou == pytest.approx((1 / 3 + 2 / 3 + 0) / 3) and matrix.mean_accuracy == pytest.approx(
+        (1 / 3 + 1) / 2
+    )
 
 
 @pytest.mark.parametrize("kind", ["uint8", "int32", "int64"])
@@ -21,7 +25,9 @@ def test_random_maps_are_counted_as_by_loops(rng, kind):
     matrix, both = ConfusionMatrix(150, ignore=200), []
     for shape in ((7, 9), (2, 11, 5), (300,)):
         truth, predicted = rng.integers(0, 30, shape), rng.integers(0, 40, shape)
-        predicted = np.where(rng.random(shape) < 0.5, truth, predicted) + 105  # up to 149: 149 * 150 does not fit into a byte
+        predicted = (
+            np.where(rng.random(shape) < 0.5, truth, predicted) + 105
+        )  # up to 149: 149 * 150 does not fit into a byte
         truth = np.where(rng.random(shape) < 0.1, 200, truth + 105)
         matrix.add(truth.astype(kind), predicted.astype(kind))
         both += [(t, p) for t, p in zip(truth.ravel().tolist(), predicted.ravel().tolist()) if t != 200]
@@ -31,7 +37,9 @@ def test_random_maps_are_counted_as_by_loops(rng, kind):
         true = sum(t == k for t, _ in both)
         ious += [right / either] if either else []
         shares += [right / true] if true else []
-    assert matrix.mean_iou == pytest.approx(np.mean(ious), abs=1e-6) and matrix.mean_accuracy == pytest.approx(np.mean(shares), abs=1e-6)
+    assert matrix.mean_iou == pytest.approx(np.mean(ious), abs=1e-6) and matrix.mean_accuracy == pytest.approx(
+        np.mean(shares), abs=1e-6
+    )
     assert matrix.pixel_accuracy == pytest.approx(np.mean([t == p for t, p in both]), abs=1e-6)
 
 
@@ -44,9 +52,21 @@ def test_nothing_counted_is_not_a_number():
 @pytest.mark.parametrize(
     ("truth", "predicted", "message"),
     [
-        (np.zeros((2, 3), int), np.zeros((3, 2), int), r"Expected label maps of one shape, received \(2, 3\) and \(3, 2\)"),
-        (np.array([0, 1]), np.array([0, 3]), "Expected predicted classes to be integers from 0 to 2, received 0 to 3 of int64"),
-        (np.array([0, 255]), np.array([0, -1]), "Expected predicted classes to be integers from 0 to 2, received -1 to 0"),
+        (
+            np.zeros((2, 3), int),
+            np.zeros((3, 2), int),
+            r"Expected label maps of one shape, received \(2, 3\) and \(3, 2\)",
+        ),
+        (
+            np.array([0, 1]),
+            np.array([0, 3]),
+            "Expected predicted classes to be integers from 0 to 2, received 0 to 3 of int64",
+        ),
+        (
+            np.array([0, 255]),
+            np.array([0, -1]),
+            "Expected predicted classes to be integers from 0 to 2, received -1 to 0",
+        ),
         (np.array([0, 7, 255]), np.zeros(3, int), "Expected true classes to be integers from 0 to 2, received 0 to 7"),
         (np.array([0, 1]), np.array([0.0, 1.0]), "to be integers from 0 to 2, received 0.0 to 1.0 of float64"),
     ],
@@ -73,7 +93,12 @@ def test_whole_images(rng, size, grid):
     logits, seen = rng.standard_normal((*grid, 5)).astype("float32"), []
     image = rng.integers(0, 256, (*size, 3), "uint8")
     labels = segment_whole(lambda images: seen.append(images) or logits[None], image, (8, 12, 3))
-    assert labels.shape == size and labels.dtype == np.uint8 and seen[0].shape == (1, 8, 12, 3) and seen[0].dtype == np.uint8
+    assert (
+        labels.shape == size
+        and labels.dtype == np.uint8
+        and seen[0].shape == (1, 8, 12, 3)
+        and seen[0].dtype == np.uint8
+    )
     assert (labels == interpolated(logits, size).argmax(axis=-1)).all()
 
 
@@ -83,7 +108,9 @@ def test_windows_are_averaged_as_probabilities(rng):
 
     def predict(images):
         seen.append(images)
-        return np.stack([logits[{0: 0, 2: 1, 3: 2}[int(window[0, 0, 0])]] for window in images])  # the last window is moved inside
+        return np.stack(
+            [logits[{0: 0, 2: 1, 3: 2}[int(window[0, 0, 0])]] for window in images]
+        )  # the last window is moved inside
 
     total, looks = np.zeros((4, 7, 5)), np.zeros((4, 7, 1))
     for start, of_window in zip((0, 2, 3), np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)):
@@ -114,5 +141,7 @@ def test_windows_cover_an_image_of_any_size(size):
 
 def test_a_stride_that_would_leave_gaps_is_refused():
     for stride in (0, 9, (8, 13)):
-        with pytest.raises(ValueError, match=r"Expected stride to be at least 1 and at most the window's \(8, 12\), received"):
+        with pytest.raises(
+            ValueError, match=r"Expected stride to be at least 1 and at most the window's \(8, 12\), received"
+        ):
             segment_sliding(None, np.zeros((20, 20, 3), "uint8"), (8, 12, 3), stride)

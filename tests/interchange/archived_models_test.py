@@ -1,4 +1,5 @@
-"""The guard of .keras files counts exactly: each model that can be saved is read again, and would not be if its file had one byte less."""
+"""The guard of .keras files counts exactly: each model that can be saved is read again, and would not be if its file
+had one byte less."""
 
 import inspect
 import math
@@ -11,9 +12,8 @@ import pytest
 
 import keras_splitmask as ks
 from keras_splitmask import augment, tokenizers, transfer
-from keras_splitmask.interchange import archives
 from keras_splitmask.baselines import DINO, MAE, BEiT, DeiT, Untrained
-from keras_splitmask.interchange import load_model
+from keras_splitmask.interchange import archives, load_model
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -35,7 +35,8 @@ def dalle(image_shape, patch_size, **changes):
     return BEiT(encoder(image_shape, patch_size), tokenizer)
 
 
-# The corners of each constructor: sizes, channels, tokens, positions, depths, precisions, and what a weight of 0 leaves out.
+# The corners of each constructor: sizes, channels, tokens, positions, depths, precisions, and what a weight of 0 leaves
+# out.
 MODELS = {
     "encoder": encoder,
     "encoder, fixed positions": lambda: encoder((8, 24, 5), positions="sine_cosine"),
@@ -48,7 +49,9 @@ MODELS = {
     "splitmask": lambda: ks.SplitMask(encoder(), words(), augmentation=augment.preset("three_augment")[1]),
     "splitmask without words": lambda: ks.SplitMask(encoder(), inpaint_weight=0.0, decoder_depth=3),
     "splitmask without use for words": lambda: ks.SplitMask(encoder(), words(), inpaint_weight=0.0),
-    "splitmask without match": lambda: ks.SplitMask(encoder(), words(tokenizers.KMeans), match_weight=0.0, decoder_depth=1),
+    "splitmask without match": lambda: ks.SplitMask(
+        encoder(), words(tokenizers.KMeans), match_weight=0.0, decoder_depth=1
+    ),
     "splitmask, bfloat16": lambda: ks.SplitMask(encoder(dtype="bfloat16"), words(), dtype="bfloat16"),
     "splitmask, mixed": lambda: ks.SplitMask(encoder(dtype="mixed_float16"), words(), dtype="mixed_bfloat16"),
     "beit": lambda: BEiT(encoder((16, 16, 3), 8), words(tokenizers.RandomPatches, (16, 16, 3), 8)),
@@ -56,10 +59,14 @@ MODELS = {
     "dalle": lambda: dalle((64, 64, 3), 32),
     "dalle with decoder": lambda: dalle((16, 16, 1), 8, decoder=True),
     "mae": lambda: MAE(encoder()),
-    "mae, deep and narrow": lambda: MAE(ks.Encoder.from_size("vit_micro", (32, 32, 3), 16), decoder_depth=8, decoder_width=64),
+    "mae, deep and narrow": lambda: MAE(
+        ks.Encoder.from_size("vit_micro", (32, 32, 3), 16), decoder_depth=8, decoder_width=64
+    ),
     "mae, wide on a shallow encoder": lambda: MAE(encoder(depth=1), decoder_depth=8, decoder_width=128),
     "deit": lambda: DeiT(encoder(), 3),
-    "dino": lambda: DINO(encoder(), 10, prototypes=4, teacher_temperatures=(0.04, 0.07), augmentation=augment.views_preset("dino")),
+    "dino": lambda: DINO(
+        encoder(), 10, prototypes=4, teacher_temperatures=(0.04, 0.07), augmentation=augment.views_preset("dino")
+    ),
     "untrained": lambda: Untrained(encoder()),
     "classifier": lambda: transfer.Classifier(encoder(), 2, frozen=True),
     "upernet": lambda: transfer.Segmenter(scene_encoder(), 3, width=8),
@@ -74,7 +81,11 @@ MODELS = {
 
 
 def nbytes(model):
-    return sum(math.prod(weight.shape) * ITEM_BYTES[weight.dtype] for weight in model.weights if weight.name != "seed_generator_state")
+    return sum(
+        math.prod(weight.shape) * ITEM_BYTES[weight.dtype]
+        for weight in model.weights
+        if weight.name != "seed_generator_state"
+    )
 
 
 def check(model, path):
@@ -86,7 +97,9 @@ def check(model, path):
     loaded = load_model(path)
     for ours, theirs in zip(model.weights, loaded.weights, strict=True):
         assert ours.dtype == theirs.dtype
-        np.testing.assert_array_equal(*(np.asarray(keras.ops.convert_to_numpy(weight), "float32") for weight in (ours, theirs)))
+        np.testing.assert_array_equal(
+            *(np.asarray(keras.ops.convert_to_numpy(weight), "float32") for weight in (ours, theirs))
+        )
     config = keras.saving.serialize_keras_object(model)
     with archives.bounded_weights(expected - 1), pytest.raises(ValueError, match="more weights than it holds"):
         keras.saving.deserialize_keras_object(config)
@@ -105,9 +118,13 @@ def test_on_each_backend(tmp_path):
 
 def test_every_model_is_among_them():
     source = inspect.getsource(inspect.getmodule(check)).split("MODELS = {")[1].split("\n}\n")[0]
-    public = [value for module in (ks, ks.baselines, transfer) for value in vars(module).values() if inspect.isclass(value)]
+    public = [
+        value for module in (ks, ks.baselines, transfer) for value in vars(module).values() if inspect.isclass(value)
+    ]
     models = {value.__name__ for value in public if issubclass(value, keras.Model)} - {"Encoder"}
-    assert len(models) >= 10 and all(f" {name}(" in source or f".{name}(" in source for name in models - {"BEiT"}), models
+    assert len(models) >= 10 and all(f" {name}(" in source or f".{name}(" in source for name in models - {"BEiT"}), (
+        models
+    )
 
 
 def test_a_model_that_was_trained_is_read(make_model, make_images, tmp_path):

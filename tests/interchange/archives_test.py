@@ -1,4 +1,5 @@
-"""Promise 9 of docs/reliability.md: hostile models, archives and records. No code runs, nothing is written, memory stays small."""
+"""Promise 9 of docs/reliability.md: hostile models, archives and records. No code runs, nothing is written, memory
+stays small."""
 
 import base64
 import copy
@@ -44,7 +45,11 @@ def node(name, config, module="keras.layers", registered=None):
 def code(escape):
     """A Python function as Keras keeps that of a Lambda; it makes a directory."""
     run = eval(f"lambda x: __import__('os').mkdir({str(escape)!r})")
-    return node("__lambda__", {"code": base64.b64encode(marshal.dumps(run.__code__)).decode(), "defaults": None, "closure": None}, "builtins")
+    return node(
+        "__lambda__",
+        {"code": base64.b64encode(marshal.dumps(run.__code__)).decode(), "defaults": None, "closure": None},
+        "builtins",
+    )
 
 
 def sequential(layer):
@@ -54,10 +59,18 @@ def sequential(layer):
 # What a configuration may hide: in place of the whole model, or of a part of it.
 WHOLE = {
     "lambda": lambda e: sequential(node("Lambda", {"name": "l", "function": code(e)})),
-    "lambda in time distributed": lambda e: sequential(node("TimeDistributed", {"layer": node("Lambda", {"function": code(e)})})),
-    "functional": lambda e: node("Functional", {"layers": [node("Lambda", {"function": code(e)})], "input_layers": [], "output_layers": []}, "keras"),
+    "lambda in time distributed": lambda e: sequential(
+        node("TimeDistributed", {"layer": node("Lambda", {"function": code(e)})})
+    ),
+    "functional": lambda e: node(
+        "Functional",
+        {"layers": [node("Lambda", {"function": code(e)})], "input_layers": [], "output_layers": []},
+        "keras",
+    ),
     "saved model": lambda e: sequential(node("TFSMLayer", {"filepath": str(e), "call_endpoint": "serve"})),
-    "torch module": lambda e: sequential(node("TorchModuleWrapper", {"module": base64.b64encode(pickle.dumps(Payload(e))).decode()})),
+    "torch module": lambda e: sequential(
+        node("TorchModuleWrapper", {"module": base64.b64encode(pickle.dumps(Payload(e))).decode()})
+    ),
     "jax function": lambda e: sequential(node("JaxLayer", {"call_fn": code(e)})),
     "dense": lambda e: sequential(node("Dense", {"units": 1})),
     "many units": lambda e: sequential(node("Dense", {"units": 10**9})),
@@ -71,7 +84,9 @@ PARTS = {
     "popen": lambda e: node("Popen", {"args": ["mkdir", str(e)]}, "subprocess"),
     "get_file": lambda e: node("function", "get_file", "keras.utils", "get_file"),
     "lambda": code,
-    "lambda behind a name of ours": lambda e: node("Lambda", {"function": code(e)}, registered="keras_splitmask>Lambda"),
+    "lambda behind a name of ours": lambda e: node(
+        "Lambda", {"function": code(e)}, registered="keras_splitmask>Lambda"
+    ),
     "saved model": lambda e: node("TFSMLayer", {"filepath": str(e)}),
     "type spec": lambda e: {**node("__typespec__", [], "tensorflow", "x"), "spec_name": "TensorSpec"},
     "large array": lambda e: node("__numpy__", {"value": [0] * 1000, "dtype": "float64"}),
@@ -79,6 +94,8 @@ PARTS = {
     "other package": lambda e: node("X", {}, "x", "keras_hub>Backbone"),
     "other policy": lambda e: node("QuantizedFloat8DTypePolicy", {"mode": "float8"}, "keras"),
 }
+
+
 def with_part(config, part, value):
     config = copy.deepcopy(config)
     config["config"][part] = value
@@ -129,12 +146,25 @@ def test_a_good_file_is_read(members, tmp_path):
     assert load_model(write(tmp_path / "again.keras", members)).encoder.width == 16
 
 
-@pytest.mark.parametrize("kind", [*(f"whole: {k}" for k in WHOLE), *(f"{p}: {k}" for k in PARTS for p in ("encoder", "tokenizer", "augmentation"))])
-def test_a_configuration_that_is_not_of_this_library_is_not_built(members, refused, escape, tmp_path, monkeypatch, kind):
+@pytest.mark.parametrize(
+    "kind",
+    [*(f"whole: {k}" for k in WHOLE), *(f"{p}: {k}" for k in PARTS for p in ("encoder", "tokenizer", "augmentation"))],
+)
+def test_a_configuration_that_is_not_of_this_library_is_not_built(
+    members, refused, escape, tmp_path, monkeypatch, kind
+):
     place, _, name = kind.partition(": ")
-    config = WHOLE[name](escape) if place == "whole" else with_part(json.loads(members["config.json"]), place, PARTS[name](escape))
+    config = (
+        WHOLE[name](escape)
+        if place == "whole"
+        else with_part(json.loads(members["config.json"]), place, PARTS[name](escape))
+    )
     monkeypatch.setattr(keras.saving, "load_model", lambda *_, **__: pytest.fail("Keras was asked to read it."))
-    refused(write(tmp_path / "hostile.keras", {**members, "config.json": json.dumps(config)}), load_encoder, "is not a model that keras_splitmask can read")
+    refused(
+        write(tmp_path / "hostile.keras", {**members, "config.json": json.dumps(config)}),
+        load_encoder,
+        "is not a model that keras_splitmask can read",
+    )
 
 
 def hostile_configurations(good):
@@ -151,24 +181,38 @@ def hostile_configurations(good):
     thin = encoder(image_shape=[16384, 16384, 1], patch_size=128, width=1, heads=1, depth=1)
     narrow = encoder(image_shape=[8192, 1, 1], patch_size=1, width=1, heads=1, depth=1)
     return {
-        **{name: encoder(**{name: value}) for name, value in {"width": 10**6, "depth": 10**9, "extra_tokens": 4_000_000, "patch_size": 10**6}.items()},
+        **{
+            name: encoder(**{name: value})
+            for name, value in {"width": 10**6, "depth": 10**9, "extra_tokens": 4_000_000, "patch_size": 10**6}.items()
+        },
         "image_shape": encoder(image_shape=[10**6, 10**6, 3]),
         "one patch": encoder(image_shape=[2**20, 2**20, 3], patch_size=2**20),
         "fixed positions": encoder(image_shape=[2**20, 2**20, 3], positions="sine_cosine"),
         "decoder_depth": ours("SplitMask", **{**good, "decoder_depth": 10**9}),
         "depth below nothing": splitmask("encoder", depth=-(10**9)),
         "vocabulary": splitmask("tokenizer", vocabulary=10**9),
-        "hidden of DALL-E": ours("BEiT", encoder=good["encoder"], tokenizer=ours("Dalle", image_shape=[16, 16, 3], patch_size=8, hidden=2**16)),
+        "hidden of DALL-E": ours(
+            "BEiT",
+            encoder=good["encoder"],
+            tokenizer=ours("Dalle", image_shape=[16, 16, 3], patch_size=8, hidden=2**16),
+        ),
         "classes": ours("Classifier", encoder=good["encoder"], classes=10**9),
         "classes of DeiT": ours("DeiT", encoder=good["encoder"], classes=10**9),
         "prototypes": ours("DINO", encoder=good["encoder"], steps=1, prototypes=500_000, local_shape=None),
         "local_shape": ours("DINO", encoder=good["encoder"], steps=1, prototypes=2, local_shape=[2**30, 2**30]),
         "decoder_width": ours("MAE", encoder=good["encoder"], decoder_width=2**12, decoder_depth=1),
         "decoder of MAE": ours("MAE", encoder=good["encoder"], decoder_width=32, decoder_depth=10**9),
-        **{f"{name} of Mask R-CNN": ours("MaskRCNN", encoder=large, classes=2, **{name: 12_000}) for name in ("hidden", "width")},
+        **{
+            f"{name} of Mask R-CNN": ours("MaskRCNN", encoder=large, classes=2, **{name: 12_000})
+            for name in ("hidden", "width")
+        },
         "outputs": ours("Segmenter", encoder=large, classes=2, width=2048),
         "anchors": ours("MaskRCNN", encoder=thin, classes=2, width=1, hidden=1),
-        "resized words": ours("BEiT", encoder=narrow, tokenizer=ours("Dalle", image_shape=[8192, 1, 1], patch_size=1, hidden=4, vocabulary=2)),
+        "resized words": ours(
+            "BEiT",
+            encoder=narrow,
+            tokenizer=ours("Dalle", image_shape=[8192, 1, 1], patch_size=1, hidden=4, vocabulary=2),
+        ),
         "layers without weights": ours("PredictionHead", outputs=1, width=1, depth=10**9),
         "levels without weights": ours("FeaturePyramid", width=1, levels=["P"] * 100_000),
         "objects within each other": augmentations(8),
@@ -188,7 +232,23 @@ def test_a_configuration_of_more_than_the_file_holds(members, refused, tmp_path)
         assert time.process_time() - started < 5, name
 
 
-VALUES = ["NaN", "Infinity", "-Infinity", "1e999", "1e308", "-1", "0.5", "true", '"1000000000"', '"abc"', "[4]", "[[4]]", "{}", "1" + "0" * 400, "9" * 5000]
+VALUES = [
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "1e999",
+    "1e308",
+    "-1",
+    "0.5",
+    "true",
+    '"1000000000"',
+    '"abc"',
+    "[4]",
+    "[[4]]",
+    "{}",
+    "1" + "0" * 400,
+    "9" * 5000,
+]
 
 
 def test_values_that_no_argument_has(members, refused, tmp_path):
@@ -197,17 +257,34 @@ def test_values_that_no_argument_has(members, refused, tmp_path):
         pattern = rf'"{name}": (\d+|\[[^]]*\])'
         assert re.search(pattern, config)
         for value in VALUES:
-            refused(write(path, {**members, "config.json": re.sub(pattern, f'"{name}": {value}', config)}), message="^.{20,600}$")
-    for name, value in {"accumulate": "NaN", "seed": "[]", "split": '"random' + "x" * 10**5 + '"', "inpaint_weight": "true", "augmentation": "5", "name": f'"{"x" * 10**5}"'}.items():
+            refused(
+                write(path, {**members, "config.json": re.sub(pattern, f'"{name}": {value}', config)}),
+                message="^.{20,600}$",
+            )
+    for name, value in {
+        "accumulate": "NaN",
+        "seed": "[]",
+        "split": '"random' + "x" * 10**5 + '"',
+        "inpaint_weight": "true",
+        "augmentation": "5",
+        "name": f'"{"x" * 10**5}"',
+    }.items():
         changed = re.sub(f'"{name}": [^,}}]*', f'"{name}": {value}', config)
         assert changed != config
         refused(write(path, {**members, "config.json": changed}), message=f"{name}|NaN")
     refused(write(path, {**members, "config.json": config.replace('"name": "splitmask"', '"name": "../../x"')}))
-    refused(write(path, {**members, "config.json": config.replace('"name": "float32"', '"name": "int8_from_float32"')}), message="precision")
-    refused(write(path, {**members, "config.json": config.replace('"heads": ', '"heads": 1, "heads": ')}), message="twice")
+    refused(
+        write(path, {**members, "config.json": config.replace('"name": "float32"', '"name": "int8_from_float32"')}),
+        message="precision",
+    )
+    refused(
+        write(path, {**members, "config.json": config.replace('"heads": ', '"heads": 1, "heads": ')}), message="twice"
+    )
 
 
-@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"class_name": ' * 50_000, "\0" * 100, "9" * 10_000, "x" * 2 * MEGABYTE])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[" * 100_000, '{"class_name": ' * 50_000, "\0" * 100, "9" * 10_000, "x" * 2 * MEGABYTE]
+)
 def test_a_configuration_that_is_none(members, refused, tmp_path, text):
     refused(write(tmp_path / "hostile.keras", {**members, "config.json": text}))
 
@@ -253,7 +330,9 @@ def more(name):
 ARCHIVES = {
     **{f"{name} bomb": bomb(name) for name in ("config.json", "metadata.json", "model.weights.h5")},
     **{f"a member {name}": more(name) for name in ("../../escaped", "{}", "assets/../../escaped", "assets/x")},
-    "pickled weights": lambda p, m, e: write(p, {"config.json": m["config.json"], "model.weights.npz": pickle.dumps(Payload(e))}),
+    "pickled weights": lambda p, m, e: write(
+        p, {"config.json": m["config.json"], "model.weights.npz": pickle.dumps(Payload(e))}
+    ),
     "a member missing": lambda p, m, e: write(p, {"config.json": m["config.json"]}),
     "nothing": lambda p, m, e: write(p, {}),
     "a pickle": lambda p, m, e: p.write_bytes(pickle.dumps(Payload(e))),
@@ -273,7 +352,9 @@ def test_an_archive_that_keras_did_not_write(members, refused, escape, tmp_path)
 KINDS = ["external link", "external file", "virtual", "huge", "garbage", "missing", "misshaped"]
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "soft link", "twice", "in itself", "compressed", "never written", "texts", "a type"])
+@pytest.mark.parametrize(
+    "kind", [*KINDS, "soft link", "twice", "in itself", "compressed", "never written", "texts", "a type"]
+)
 def test_weights_that_are_none(members, refused, tmp_path, kind):
     secret, weights = tmp_path / "secret.h5", tmp_path / "weights.h5"
     with h5py.File(secret, "w") as file:
@@ -281,7 +362,9 @@ def test_weights_that_are_none(members, refused, tmp_path, kind):
     weights.write_bytes(members["model.weights.h5"])
     with h5py.File(weights, "a") as file:
         found = []
-        file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) and item.shape == (16,) else None)
+        file.visititems(
+            lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) and item.shape == (16,) else None
+        )
         name = found[0]
         del file[name]
         if kind == "external link":
@@ -294,9 +377,13 @@ def test_weights_that_are_none(members, refused, tmp_path, kind):
             file.create_virtual_dataset(name, layout)
         elif kind in ("soft link", "twice", "in itself"):
             other = found[-1].rsplit("/", 1)[0]
-            file[name] = h5py.SoftLink(f"/{found[-1]}") if kind == "soft link" else file[found[-1] if kind == "twice" else other]
+            file[name] = (
+                h5py.SoftLink(f"/{found[-1]}") if kind == "soft link" else file[found[-1] if kind == "twice" else other]
+            )
         elif kind == "compressed":
-            file.create_dataset(name, (2**28,), "float32", chunks=(2**20,), compression="gzip", fillvalue=1.0)[:2**22] = 1.0
+            file.create_dataset(name, (2**28,), "float32", chunks=(2**20,), compression="gzip", fillvalue=1.0)[
+                : 2**22
+            ] = 1.0
         elif kind == "never written":
             file.create_dataset(name, (2**28,), "float32", fillvalue=1.0)
         elif kind == "texts":
@@ -307,11 +394,14 @@ def test_weights_that_are_none(members, refused, tmp_path, kind):
             file.create_dataset(name, (10**6, 10**5) if kind == "huge" else (17,), "float32", chunks=True)
     content = b"garbage" * 10_000 if kind == "garbage" else weights.read_bytes()
     guarded = kind not in ("garbage", "missing")
-    refused(write(tmp_path / "hostile.keras", {**members, "model.weights.h5": content}), message="its weights" if guarded else None)
+    refused(
+        write(tmp_path / "hostile.keras", {**members, "model.weights.h5": content}),
+        message="its weights" if guarded else None,
+    )
 
 
 def checkpoint(path, header, arrays=b""):
-    start = (header if isinstance(header, bytes) else json.dumps(header).encode())
+    start = header if isinstance(header, bytes) else json.dumps(header).encode()
     start = len(start).to_bytes(8, "little") + start
     path.write_bytes(start + arrays + hashlib.sha256(start).digest())
     return path
@@ -330,7 +420,10 @@ def entry(dtype="<f4", shape=(0,), content=b""):
         {"step": 1, "note": None, "arrays": [entry(shape=(10**12,))]},
         {"step": 1, "note": None, "arrays": [entry(shape=(-1, 5))]},
         {"step": 1, "note": None, "arrays": [entry(shape="ab")]},
-        *({"step": 1, "note": None, "arrays": [entry(dtype, (10**12,))]} for dtype in ("S0", "U0", "V0", "(0,)f4", "f4" * 5000)),
+        *(
+            {"step": 1, "note": None, "arrays": [entry(dtype, (10**12,))]}
+            for dtype in ("S0", "U0", "V0", "(0,)f4", "f4" * 5000)
+        ),
         {"step": 1, "note": None, "arrays": [entry("f4,f4", (0,))]},
         {"step": 1, "note": None, "arrays": 5},
         {"arrays": []},
@@ -357,14 +450,21 @@ def test_arrays_of_pickled_objects_are_not_opened(refused, escape, tmp_path):
     np.savez(tmp_path / "objects.npz", images=objects)
     np.save(tmp_path / "objects.npy", objects, allow_pickle=True)
     (tmp_path / "pickle.npz").write_bytes(pickle.dumps(Payload(escape)))
-    (tmp_path / "huge.npy").write_bytes(b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + b"{'descr': '|u1', 'fortran_order': False, 'shape': (10000000000000, 8, 8), }".ljust(117) + b"\n")
+    (tmp_path / "huge.npy").write_bytes(
+        b"\x93NUMPY\x01\x00"
+        + (118).to_bytes(2, "little")
+        + b"{'descr': '|u1', 'fortran_order': False, 'shape': (10000000000000, 8, 8), }".ljust(117)
+        + b"\n"
+    )
     write(tmp_path / "huge.npz", {"images.npy": (tmp_path / "huge.npy").read_bytes()})
     for name in ("npz:objects.npz", "npy:objects.npy", "npz:pickle.npz", "npy:huge.npy", "npz:huge.npz"):
         kind, _, file = name.partition(":")
         refused(f"{kind}:{tmp_path / file}", open_source, f"Expected an {kind} file of plain arrays")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "[" * 100_000, '{"version": 1}', '{"version": 1, "root": 5, "broken": {}}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", "null", "[" * 100_000, '{"version": 1}', '{"version": 1, "root": 5, "broken": {}}']
+)
 def test_a_record_of_a_folder_that_is_none_is_made_anew(make_images, tmp_path, text):
     (tmp_path / "images").mkdir()
     np.save(tmp_path / "images" / "a.npy", make_images(1)[0])

@@ -1,4 +1,5 @@
-"""What is written for other libraries and read again, and what is refused; their classes themselves are asked in huggingface_test.py."""
+"""What is written for other libraries and read again, and what is refused; their classes themselves are asked in
+huggingface_test.py."""
 
 import json
 import re
@@ -11,13 +12,17 @@ from keras import ops
 
 import keras_splitmask as ks
 
-safetensors = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed: pip install 'keras-splitmask[interchange]'")
+safetensors = pytest.importorskip(
+    "safetensors.numpy", reason="safetensors is not installed: pip install 'keras-splitmask[interchange]'"
+)
 LAYOUTS = ["vit", "deit", "beit", "mae", "timm"]
 
 
 def make_encoder(layout="vit", **arguments):
     arguments = {"extra_tokens": int(layout == "deit"), "epsilon": 1e-6 if layout == "timm" else 1e-12, **arguments}
-    encoder = ks.Encoder(**{"image_shape": (12, 12, 5), "patch_size": 4, "width": 12, "depth": 2, "heads": 3, **arguments})
+    encoder = ks.Encoder(
+        **{"image_shape": (12, 12, 5), "patch_size": 4, "width": 12, "depth": 2, "heads": 3, **arguments}
+    )
     rng = np.random.default_rng(0)
     for weight in encoder.trainable_variables:
         weight.assign_add(0.1 * rng.standard_normal(weight.shape).astype("float32"))
@@ -39,7 +44,9 @@ def saved(tmp_path):
         weights = {**{name: array for name, array in weights.items() if name not in drop}, **dict(add)}
         safetensors.save_file(weights, folder / "model.safetensors")
         if config is not None:
-            (folder / "config.json").write_text(json.dumps({**json.loads((folder / "config.json").read_text()), **config}))
+            (folder / "config.json").write_text(
+                json.dumps({**json.loads((folder / "config.json").read_text()), **config})
+            )
         if processor is not None:
             (folder / "preprocessor_config.json").write_text(json.dumps(processor))
         return folder
@@ -75,10 +82,16 @@ def test_not_square_images_keep_their_grid(tmp_path):
 def test_what_nothing_states_is_assumed_and_told(saved):
     folder = saved()
     (folder / "preprocessor_config.json").unlink()
-    with pytest.warns(UserWarning, match="pixels are normalised by the mean 0.485 0.456 0.406 .* since no preprocessor_config.json states it"):
+    with pytest.warns(
+        UserWarning,
+        match="pixels are normalised by the mean 0.485 0.456 0.406 .* since no preprocessor_config.json states it",
+    ):
         ks.interchange.load_encoder(folder)
     (folder / "config.json").unlink()
-    with pytest.raises(ValueError, match="Expected config.json beside the weights to state num_attention_heads, received none, and a width of 12"):
+    with pytest.raises(
+        ValueError,
+        match="Expected config.json beside the weights to state num_attention_heads, received none, and a width of 12",
+    ):
         ks.interchange.load_encoder(folder)
 
 
@@ -89,7 +102,9 @@ def test_pixels_that_are_normalised_otherwise_give_the_same_answer(saved, make_i
     # The same function of pixels, told with other statistics: weights times std, bias moved by the mean.
     weights = safetensors.load_file(folder / "model.safetensors")
     kernel, bias = (f"embeddings.patch_embeddings.projection.{name}" for name in ("weight", "bias"))
-    mean, std = (np.array(values, "float32").reshape(1, 3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    mean, std = (
+        np.array(values, "float32").reshape(1, 3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
     other = weights[kernel] * (0.5 / std)
     shift = (weights[kernel] * ((0.5 - mean) / std)).sum(axis=(1, 2, 3))
     safetensors.save_file({**weights, kernel: other, bias: weights[bias] + shift}, folder / "model.safetensors")
@@ -109,28 +124,82 @@ QUERY = "encoder.layer.1.attention.attention.query.weight"
         ({"drop": [QUERY]}, "block_2/attention/qkv/kernel is missing"),
         ({"drop": ["layernorm.bias"]}, "norm/beta is missing"),
         ({"add": {QUERY: np.zeros((12, 13), "float32")}}, "block_2/attention/qkv/kernel is missing"),
-        ({"add": {"encoder.layer.0.output.dense.weight": np.zeros((12, 50), "float32")}}, r"block_1/contract/kernel has shape \(50, 12\), expected \(48, 12\)"),
-        ({"add": {"encoder.layer.0.gate.weight": np.zeros(3, "float32")}}, "Expected the weights of a plain Vision Transformer, received .* encoder.layer.0.gate.weight"),
-        ({"add": {"encoder.layer.0.attention.relative_position_bias": np.zeros(3, "float32")}}, "Expected absolute positions"),
-        ({"add": {"layernorm.bias": np.zeros(12, "int8")}}, "Expected floating point numbers in .*, received int8 in layernorm.bias"),
+        (
+            {"add": {"encoder.layer.0.output.dense.weight": np.zeros((12, 50), "float32")}},
+            r"block_1/contract/kernel has shape \(50, 12\), expected \(48, 12\)",
+        ),
+        (
+            {"add": {"encoder.layer.0.gate.weight": np.zeros(3, "float32")}},
+            "Expected the weights of a plain Vision Transformer, received .* encoder.layer.0.gate.weight",
+        ),
+        (
+            {"add": {"encoder.layer.0.attention.relative_position_bias": np.zeros(3, "float32")}},
+            "Expected absolute positions",
+        ),
+        (
+            {"add": {"layernorm.bias": np.zeros(12, "int8")}},
+            "Expected floating point numbers in .*, received int8 in layernorm.bias",
+        ),
         ({"drop": ["embeddings.cls_token"]}, "Expected one Vision Transformer with a cls token"),
         ({"config": {"hidden_act": "relu"}}, "Expected a model with hidden_act gelu, received relu"),
-        ({"config": {"model_type": "swin"}}, "Expected a model_type among beit, deit, timm_wrapper, vit, vit_mae beside .*, received swin"),
+        (
+            {"config": {"model_type": "swin"}},
+            "Expected a model_type among beit, deit, timm_wrapper, vit, vit_mae beside .*, received swin",
+        ),
         ({"config": {"num_hidden_layers": 3}}, "depth 3 for 2 of the weights"),
-        ({"drop": ["embeddings.position_embeddings"]}, "Expected a table of positions in .*, received none; is the file whole"),
-        ({"add": {"embeddings.position_embeddings": np.zeros(12, "float32")}}, r"Expected tokens and positions \(1, count, 12\) in .*, received .*/positions \(12,\)"),
-        ({"drop": [f"encoder.layer.{i}.attention.attention.query.bias" for i in (0, 1)]}, "block_1/attention/qkv/bias is missing"),
-        ({"add": {"layernorm.bias": np.full(12, np.nan, "float32")}}, "Expected finite numbers in .*, received others in layernorm.bias"),
-        ({"config": {"image_size": 20}}, "Expected positions of 5x5 patches in .*, as config.json beside it states, received 10"),
-        ({"config": {"image_size": "12"}}, "Expected image_size to be a positive int or two in .*config.json, received '12'"),
-        ({"config": {"image_size": [12]}}, r"Expected image_size to be a positive int or two in .*config.json, received \[12\]"),
-        ({"config": {"num_attention_heads": 0}}, "Expected num_attention_heads to be a positive int in .*config.json, received 0"),
-        ({"config": {"layer_norm_eps": "small"}}, "Expected layer_norm_eps to be a positive float in .*config.json, received 'small'"),
+        (
+            {"drop": ["embeddings.position_embeddings"]},
+            "Expected a table of positions in .*, received none; is the file whole",
+        ),
+        (
+            {"add": {"embeddings.position_embeddings": np.zeros(12, "float32")}},
+            r"Expected tokens and positions \(1, count, 12\) in .*, received .*/positions \(12,\)",
+        ),
+        (
+            {"drop": [f"encoder.layer.{i}.attention.attention.query.bias" for i in (0, 1)]},
+            "block_1/attention/qkv/bias is missing",
+        ),
+        (
+            {"add": {"layernorm.bias": np.full(12, np.nan, "float32")}},
+            "Expected finite numbers in .*, received others in layernorm.bias",
+        ),
+        (
+            {"config": {"image_size": 20}},
+            "Expected positions of 5x5 patches in .*, as config.json beside it states, received 10",
+        ),
+        (
+            {"config": {"image_size": "12"}},
+            "Expected image_size to be a positive int or two in .*config.json, received '12'",
+        ),
+        (
+            {"config": {"image_size": [12]}},
+            r"Expected image_size to be a positive int or two in .*config.json, received \[12\]",
+        ),
+        (
+            {"config": {"num_attention_heads": 0}},
+            "Expected num_attention_heads to be a positive int in .*config.json, received 0",
+        ),
+        (
+            {"config": {"layer_norm_eps": "small"}},
+            "Expected layer_norm_eps to be a positive float in .*config.json, received 'small'",
+        ),
         ({"config": {"model_args": [1]}}, r"Expected model_args to be a JSON object in .*config.json, received \[1\]"),
-        ({"processor": {"image_mean": [0.5] * 3, "image_std": [0.5, 0, 0.5]}}, "Expected image_mean and a positive image_std of each channel"),
-        ({"processor": {"image_mean": [0.5] * 3, "image_std": [1e-300] * 3}}, "Expected image_mean and a positive image_std of each channel"),
-        ({"processor": {"image_mean": [0.5] * 3}}, "Expected image_mean and a positive image_std of each channel beside .* and None"),
-        ({"processor": {"image_mean": [0.5] * 2, "image_std": [0.5] * 2}}, "Expected image_mean and image_std of 3 channels in .*, received 2 and 2"),
+        (
+            {"processor": {"image_mean": [0.5] * 3, "image_std": [0.5, 0, 0.5]}},
+            "Expected image_mean and a positive image_std of each channel",
+        ),
+        (
+            {"processor": {"image_mean": [0.5] * 3, "image_std": [1e-300] * 3}},
+            "Expected image_mean and a positive image_std of each channel",
+        ),
+        (
+            {"processor": {"image_mean": [0.5] * 3}},
+            "Expected image_mean and a positive image_std of each channel beside .* and None",
+        ),
+        (
+            {"processor": {"image_mean": [0.5] * 2, "image_std": [0.5] * 2}},
+            "Expected image_mean and image_std of 3 channels in .*, received 2 and 2",
+        ),
         ({"processor": {"rescale_factor": None}}, "Expected a rescale_factor of 1/255"),
     ],
 )
@@ -141,12 +210,30 @@ def test_what_does_not_fit_is_refused_and_named(saved, change, message):
 
 def test_heads_and_decoders_are_left_out_and_named(saved):
     told = []
-    ks.interchange.load_encoder(saved(add={"classifier.weight": np.zeros((3, 12), "float32"), "decoder.mask_token": np.zeros(3, "float32")}), told.append)
+    ks.interchange.load_encoder(
+        saved(add={"classifier.weight": np.zeros((3, 12), "float32"), "decoder.mask_token": np.zeros(3, "float32")}),
+        told.append,
+    )
     assert told[0].dropped == {"classifier.weight": "of a head", "decoder.mask_token": "of a decoder"}
     assert "dropped   " in str(told[0]) and "classifier.weight (of a head)" in str(told[0])
 
 
-NUMBERS = ["1e308", "1e999", "Infinity", "NaN", "-1", "0.5", "true", "1" + "0" * 400, "9" * 5000, "[" * 10**5, "[[4]]", "{}", '"' + "x" * 10**5 + '"', str(2**40)]
+NUMBERS = [
+    "1e308",
+    "1e999",
+    "Infinity",
+    "NaN",
+    "-1",
+    "0.5",
+    "true",
+    "1" + "0" * 400,
+    "9" * 5000,
+    "[" * 10**5,
+    "[[4]]",
+    "{}",
+    '"' + "x" * 10**5 + '"',
+    str(2**40),
+]
 
 
 def refused_at_once(folder):
@@ -155,14 +242,26 @@ def refused_at_once(folder):
     with pytest.raises(ValueError) as error:
         ks.interchange.load_encoder(folder)
     assert "\n" not in str(error.value) and len(str(error.value)) < 800, str(error.value)[:2000]
-    assert time.process_time() - started < 5 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024  # KiB
+    assert (
+        time.process_time() - started < 5 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024
+    )  # KiB
     return str(error.value)
 
 
 def test_numbers_that_no_model_has(saved):
     folder = saved()
     config, processor = ((folder / f"{kind}.json").read_text() for kind in ("config", "preprocessor_config"))
-    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size", "num_channels", "layer_norm_eps", "model_type", "hidden_act"):
+    for name in (
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "image_size",
+        "patch_size",
+        "num_channels",
+        "layer_norm_eps",
+        "model_type",
+        "hidden_act",
+    ):
         for number in NUMBERS:
             (folder / "config.json").write_text(changed := re.sub(rf'"{name}": [^,\n]*', f'"{name}": {number}', config))
             assert changed != config
@@ -172,7 +271,9 @@ def test_numbers_that_no_model_has(saved):
     (folder / "config.json").write_text(config)
     for name in ("rescale_factor", "image_mean", "image_std"):
         for number in NUMBERS:
-            (folder / "preprocessor_config.json").write_text(re.sub(rf'"{name}": (\[[^]]*\]|[^,\n]*)', f'"{name}": {number}', processor))
+            (folder / "preprocessor_config.json").write_text(
+                re.sub(rf'"{name}": (\[[^]]*\]|[^,\n]*)', f'"{name}": {number}', processor)
+            )
             if (name, number) not in (("image_mean", "-1"), ("image_mean", "0.5"), ("image_std", "0.5")):
                 refused_at_once(folder)
 
@@ -189,28 +290,53 @@ def test_files_beside_the_weights_that_are_none(saved):
 
 def test_weights_that_describe_more_than_they_are(saved):
     blocks = {f"encoder.layer.{i}.layernorm_before.weight": np.ones(1, "float32") for i in range(2000)}
-    wide = {"embeddings.patch_embeddings.projection.weight": np.ones((2048, 1, 1, 1), "float32"), "embeddings.cls_token": np.ones((1, 1, 2048), "float32")}
+    wide = {
+        "embeddings.patch_embeddings.projection.weight": np.ones((2048, 1, 1, 1), "float32"),
+        "embeddings.cls_token": np.ones((1, 1, 2048), "float32"),
+    }
     assert "Expected the weights of 2000 blocks" in refused_at_once(saved(add=blocks))
-    assert "do not fit" in refused_at_once(saved(drop=list(blocks)[2:], add={**wide, "embeddings.patch_embeddings.projection.bias": np.ones(2048, "float32"), "embeddings.position_embeddings": np.ones((1, 10, 2048), "float32")}, config={"hidden_size": 2048, "num_channels": 1, "patch_size": 1, "image_size": 3, "num_attention_heads": 2}, processor={}))
+    assert "do not fit" in refused_at_once(
+        saved(
+            drop=list(blocks)[2:],
+            add={
+                **wide,
+                "embeddings.patch_embeddings.projection.bias": np.ones(2048, "float32"),
+                "embeddings.position_embeddings": np.ones((1, 10, 2048), "float32"),
+            },
+            config={"hidden_size": 2048, "num_channels": 1, "patch_size": 1, "image_size": 3, "num_attention_heads": 2},
+            processor={},
+        )
+    )
 
 
 def test_positions_that_are_not_there(saved):
     name = "embeddings.position_embeddings"
-    folder = saved(drop=[name], config={"model_type": "beit", "use_absolute_position_embeddings": False, "image_size": 2**18})
+    folder = saved(
+        drop=[name], config={"model_type": "beit", "use_absolute_position_embeddings": False, "image_size": 2**18}
+    )
     assert "Expected images of at most 65536 patches, received 65536x65536" in refused_at_once(folder)
-    assert "received none in embeddings.position_embeddings of shape" in refused_at_once(saved(add={name: np.zeros((1, 2**40, 0), "float32")}))
+    assert "received none in embeddings.position_embeddings of shape" in refused_at_once(
+        saved(add={name: np.zeros((1, 2**40, 0), "float32")})
+    )
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", (1 << 60).to_bytes(8, "little") + b"{}", (2).to_bytes(8, "little") + b"[]"])
+@pytest.mark.parametrize(
+    "content", [b"", b"garbage", (1 << 60).to_bytes(8, "little") + b"{}", (2).to_bytes(8, "little") + b"[]"]
+)
 def test_damaged_files_are_refused(content, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(content)
-    with pytest.raises(ValueError, match="Expected a safetensors file of floating point numbers, received .*model.safetensors"):
+    with pytest.raises(
+        ValueError, match="Expected a safetensors file of floating point numbers, received .*model.safetensors"
+    ):
         ks.interchange.load_encoder(tmp_path)
 
 
 def test_other_files_of_a_model_are_refused(tmp_path):
     (tmp_path / "pytorch_model.bin").touch()
-    with pytest.raises(ValueError, match="Expected model.safetensors in .*, received pytorch_model.bin; save the model as one safetensors file"):
+    with pytest.raises(
+        ValueError,
+        match="Expected model.safetensors in .*, received pytorch_model.bin; save the model as one safetensors file",
+    ):
         ks.interchange.load_encoder(tmp_path)
 
 
@@ -218,8 +344,16 @@ def test_other_files_of_a_model_are_refused(tmp_path):
     ("layout", "arguments", "message"),
     [
         ("swin", {}, "Expected a layout among vit, deit, beit, mae, timm, received 'swin'"),
-        ("deit", {"extra_tokens": 0}, "Expected an encoder with extra_tokens=1 for the layout deit, received 0; choose vit"),
-        ("vit", {"extra_tokens": 1}, "Expected an encoder with extra_tokens=0 for the layout vit, received 1; choose deit"),
+        (
+            "deit",
+            {"extra_tokens": 0},
+            "Expected an encoder with extra_tokens=1 for the layout deit, received 0; choose vit",
+        ),
+        (
+            "vit",
+            {"extra_tokens": 1},
+            "Expected an encoder with extra_tokens=0 for the layout vit, received 1; choose deit",
+        ),
         ("beit", {"image_shape": (8, 12, 3)}, "Expected square images for the layout beit, received 8x12"),
         ("timm", {"epsilon": 1e-12}, "Expected an encoder with epsilon=1e-06 for the layout timm"),
     ],
@@ -240,5 +374,11 @@ def test_what_an_interrupted_export_left_is_not_taken_along_and_weights_are_floa
     (tmp_path / "out.part").mkdir()
     (tmp_path / "out.part" / "stale.json").touch()
     ks.interchange.save_encoder(make_encoder(dtype="bfloat16"), tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors", "preprocessor_config.json"]
-    assert {array.dtype for array in safetensors.load_file(tmp_path / "out" / "model.safetensors").values()} == {np.dtype("float32")}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
+    assert {array.dtype for array in safetensors.load_file(tmp_path / "out" / "model.safetensors").values()} == {
+        np.dtype("float32")
+    }

@@ -10,7 +10,14 @@ import keras_splitmask as ks
 
 pytestmark = pytest.mark.backend
 pytest.importorskip("safetensors", reason="safetensors is not installed: pip install 'keras-splitmask[interchange]'")
-SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 96, "image_size": 16, "patch_size": 4}
+SIZES = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 96,
+    "image_size": 16,
+    "patch_size": 4,
+}
 BEIT = {"use_absolute_position_embeddings": True, "use_mean_pooling": False}
 MEAN, STD = np.array([0.485, 0.456, 0.406], "float32"), np.array([0.229, 0.224, 0.225], "float32")
 # The class of the model, and arguments of its configuration beside sizes.
@@ -23,7 +30,12 @@ CLASSES = {
     "BeitModel without positions": {"use_mean_pooling": False, "layer_scale_init_value": 0.0},
     "BeitModel with layer scale": {**BEIT, "layer_scale_init_value": 0.1},
     "ViTMAEModel": {"mask_ratio": 0.0},
-    "ViTMAEForPreTraining": {"mask_ratio": 0.0, "decoder_hidden_size": 16, "decoder_num_attention_heads": 2, "decoder_num_hidden_layers": 1},
+    "ViTMAEForPreTraining": {
+        "mask_ratio": 0.0,
+        "decoder_hidden_size": 16,
+        "decoder_num_attention_heads": 2,
+        "decoder_num_hidden_layers": 1,
+    },
 }
 
 
@@ -31,7 +43,10 @@ def model_of(name, **changes):
     """A model of transformers in which every weight is random."""
     transformers = pytest.importorskip("transformers")
     kind = name.split()[0]
-    config = getattr(transformers, kind.replace("ForImageClassification", "Model").replace("ForPreTraining", "Model").replace("Model", "Config"))
+    config = getattr(
+        transformers,
+        kind.replace("ForImageClassification", "Model").replace("ForPreTraining", "Model").replace("Model", "Config"),
+    )
     return shaken(getattr(transformers, kind)(config(**{**SIZES, **CLASSES.get(name, {}), **changes})).eval())
 
 
@@ -72,7 +87,9 @@ def check_equal(encoder, expected, images):
 
 def save(model, folder):
     model.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": MEAN.tolist(), "image_std": STD.tolist()}))
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"image_mean": MEAN.tolist(), "image_std": STD.tolist()})
+    )
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -103,7 +120,9 @@ def test_transformers_reads_what_was_written(layout, make_images, tmp_path):
     model, report = getattr(transformers, name).from_pretrained(tmp_path / "out", output_loading_info=True, **options)
     missing = [key for key in report["missing_keys"] if "pooler" not in key]
     assert not missing and not report["unexpected_keys"], report
-    check_equal(encoder_without_key_biases(encoder) if layout == "beit" else encoder, tokens_of(model.eval(), images), images)
+    check_equal(
+        encoder_without_key_biases(encoder) if layout == "beit" else encoder, tokens_of(model.eval(), images), images
+    )
 
 
 def make_encoder(**arguments):
@@ -124,15 +143,31 @@ def encoder_without_key_biases(encoder):
     return encoder
 
 
-@pytest.mark.parametrize("options", [{}, {"reg_tokens": 2}, {"init_values": 0.1}, {"no_embed_class": True}, {"distilled": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"reg_tokens": 2}, {"init_values": 0.1}, {"no_embed_class": True}, {"distilled": True}], ids=str
+)
 def test_answers_are_those_of_timm(options, make_images, tmp_path):
     timm, safetensors = pytest.importorskip("timm"), pytest.importorskip("safetensors.torch")
-    arguments = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 0, **options}
-    kind = timm.models.deit.VisionTransformerDistilled if arguments.pop("distilled", False) else timm.models.VisionTransformer
+    arguments = {
+        "img_size": 16,
+        "patch_size": 4,
+        "embed_dim": 24,
+        "depth": 2,
+        "num_heads": 3,
+        "num_classes": 0,
+        **options,
+    }
+    kind = (
+        timm.models.deit.VisionTransformerDistilled
+        if arguments.pop("distilled", False)
+        else timm.models.VisionTransformer
+    )
     model, images = shaken(kind(**arguments).eval()), make_images(2, (16, 16, 3))
     safetensors.save_file(model.state_dict(), tmp_path / "model.safetensors")
     card = {"mean": MEAN.tolist(), "std": STD.tolist(), "input_size": [3, 16, 16]}
-    (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_tiny_patch16_224", "model_args": arguments, "pretrained_cfg": card}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"architecture": "vit_tiny_patch16_224", "model_args": arguments, "pretrained_cfg": card})
+    )
     encoder = ks.interchange.load_encoder(tmp_path / "model.safetensors", print)
     assert encoder.extra_tokens == options.get("reg_tokens", int("distilled" in options))
     check_equal(encoder, tokens_of(model, images), images)
@@ -150,7 +185,11 @@ def test_positions_are_resampled_for_another_grid(make_images, tmp_path):
     save(model_of("ViTModel"), tmp_path)
     told = []
     encoder = ks.interchange.load_encoder(tmp_path, told.append, image_shape=(24, 16, 3))
-    assert encoder.grid == (6, 4) and told[0].resized == {"patch_embedding/positions": "4x4 to 6x4 patches"} and not told[0].fresh
+    assert (
+        encoder.grid == (6, 4)
+        and told[0].resized == {"patch_embedding/positions": "4x4 to 6x4 patches"}
+        and not told[0].fresh
+    )
     assert encoder(make_images(1, (24, 16, 3)))["pooled"].shape == (1, 24)
 
 

@@ -21,14 +21,20 @@ def test_an_encoder_comes_back_with_other_arguments(make_model, make_images, tmp
     model, images = make_model(depth=2, drop_path=0.1), make_images(2)
     model.save(tmp_path / "model.keras")
     expected = ops.convert_to_numpy(model(images)["pooled"])
-    for place, changes in ((tmp_path, {}), (tmp_path / "model.keras", {"drop_path": 0.4}), (str(tmp_path), {"drop_path": 0.0})):
+    for place, changes in (
+        (tmp_path, {}),
+        (tmp_path / "model.keras", {"drop_path": 0.4}),
+        (str(tmp_path), {"drop_path": 0.0}),
+    ):
         encoder = load_encoder(place, **changes)
         assert encoder.drop_path == changes.get("drop_path", 0.1)
         assert same(arrays(encoder), arrays(model.encoder))
         np.testing.assert_allclose(ops.convert_to_numpy(encoder(images)["pooled"]), expected, atol=1e-6)
     assert load_encoder(tmp_path, drop_path=0.4).blocks[-1].drop.rate == 0.4
     half = load_encoder(tmp_path, dtype="mixed_bfloat16")
-    assert keras.backend.standardize_dtype(half(images)["pooled"].dtype) == "bfloat16" and same(arrays(half), arrays(model.encoder))
+    assert keras.backend.standardize_dtype(half(images)["pooled"].dtype) == "bfloat16" and same(
+        arrays(half), arrays(model.encoder)
+    )
 
 
 def test_an_encoder_alone_and_a_model_without_one(make_encoder, tmp_path):
@@ -36,12 +42,16 @@ def test_an_encoder_alone_and_a_model_without_one(make_encoder, tmp_path):
     encoder.save(tmp_path / "encoder.keras")
     assert same(arrays(load_encoder(tmp_path / "encoder.keras")), arrays(encoder))
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
-    with pytest.raises(ValueError, match="other.keras is not a model .*: it holds a Sequential of keras, which is not of this library"):
+    with pytest.raises(
+        ValueError, match="other.keras is not a model .*: it holds a Sequential of keras, which is not of this library"
+    ):
         load_encoder(tmp_path / "other.keras")
     keras.saving.save_model(ks.split.Split((4, 4)), tmp_path / "part.keras")
     with pytest.raises(ValueError, match="Expected a model with an encoder in .*part.keras, received a Split"):
         load_encoder(tmp_path / "part.keras")
-    with pytest.raises(ValueError, match=r"The weights do not fit: cls_token has shape \(1, 1, 16\), expected \(1, 1, 32\); .*more."):
+    with pytest.raises(
+        ValueError, match=r"The weights do not fit: cls_token has shape \(1, 1, 16\), expected \(1, 1, 32\); .*more."
+    ):
         load_encoder(tmp_path / "encoder.keras", width=32)
     with pytest.raises(ValueError, match="they are of 2 attention heads, expected 4"):
         load_encoder(tmp_path / "encoder.keras", heads=4)
@@ -58,8 +68,10 @@ def test_an_encoder_is_resized_to_images_of_another_size(make_model, tmp_path):
         after.pop("patch_embedding/positions"), resample_table(before.pop("patch_embedding/positions"), (4, 6), (5, 3))
     )
     assert same(before, after)
-    assert str(told[0]) == (
-        f"loaded    {len(before)} of {len(before) + 1} weights as they are\nresized   patch_embedding/positions (4x6 to 5x3 patches)"
+    assert (
+        str(told[0])
+        == f"loaded    {len(before)} of {len(before) + 1} weights as they are\nresized   patch_embedding/positions (4x6"
+        " to 5x3 patches)"
     )
 
 
@@ -71,7 +83,9 @@ def test_images_and_patches_of_twice_the_size_have_nearly_the_same_features(make
     images = ops.image.resize(rng.random((4, 4, 6, 3), "float32"), (32, 48), "bilinear")  # smooth, as photographs are
     larger = ops.image.resize(images, (64, 96), "bilinear")
     small, large = (ops.convert_to_numpy(e.embed(x)) for e, x in ((encoder, images), (twice, larger)))
-    assert (small - large).std() < 0.05 * small.std()  # not 0, since resizing an image mixes the pixels of neighbouring patches
+    assert (
+        small - large
+    ).std() < 0.05 * small.std()  # not 0, since resizing an image mixes the pixels of neighbouring patches
     assert np.array_equal(arrays(encoder)["patch_embedding/positions"], arrays(twice)["patch_embedding/positions"])
 
 
@@ -83,13 +97,18 @@ def test_grey_images_of_another_grid_and_positions_that_are_calculated(make_enco
     images = make_images(2, (16, 24, 1))
     transferred = transfer(source, same_grid)
     np.testing.assert_allclose(
-        ops.convert_to_numpy(same_grid.embed(images)), ops.convert_to_numpy(source.embed(images.repeat(3, axis=-1))), atol=1e-4
+        ops.convert_to_numpy(same_grid.embed(images)),
+        ops.convert_to_numpy(source.embed(images.repeat(3, axis=-1))),
+        atol=1e-4,
     )
     assert set(transferred.resized.values()) == {"3 to 1 channels, which share alike"} and not transferred.fresh
     assert set(transferred.resized) == {"patch_embedding/project/kernel", "patch_embedding/project/bias"}
     table = arrays(other)["patch_embedding/positions"]
     transferred = transfer(source, other)
-    assert transferred.resized["patch_embedding/positions"] == {"learned": "4x6 to 3x5 patches", "sine_cosine": "calculated for 3x5 patches"}[positions]
+    assert (
+        transferred.resized["patch_embedding/positions"]
+        == {"learned": "4x6 to 3x5 patches", "sine_cosine": "calculated for 3x5 patches"}[positions]
+    )
     assert np.array_equal(arrays(other)["patch_embedding/positions"], table) == (positions == "sine_cosine")
 
 
@@ -131,10 +150,13 @@ def test_a_decoder_is_resized_and_a_head_is_new(make_model, make_encoder):
     source, target = make_model(), make_model(image_shape=(8, 24, 3))
     transferred = transfer(source, target)
     np.testing.assert_array_equal(
-        arrays(target.decoder)["decoder/positions"], resample_table(arrays(source.decoder)["decoder/positions"], (4, 4), (2, 6))
+        arrays(target.decoder)["decoder/positions"],
+        resample_table(arrays(source.decoder)["decoder/positions"], (4, 4), (2, 6)),
     )
     line = "resized   patch_embedding/positions, decoder/positions (4x4 to 2x6 patches)"
-    assert str(transferred).splitlines()[1:] == [line]  # the words of a patch are the same, whatever the size of the image
+    assert str(transferred).splitlines()[1:] == [
+        line
+    ]  # the words of a patch are the same, whatever the size of the image
     classifier = ks.transfer.Classifier(make_encoder(depth=1), 3)
     assert transfer(source, classifier).fresh == {"head/kernel": "new", "head/bias": "new"}
     assert same(arrays(classifier.encoder), arrays(source.encoder))
@@ -147,7 +169,11 @@ def test_a_file_that_does_not_fit_changes_nothing(make_model, make_encoder, tmp_
     before = arrays(target)
     make_encoder(depth=3).save(tmp_path / "deep.keras")
     (tmp_path / "garbage.keras").write_bytes(b"garbage")
-    for name, message in (("deep.keras", "The weights do not fit: block_2/.* left over"), ("garbage.keras", "is not a model"), ("no.keras", "there is no file")):
+    for name, message in (
+        ("deep.keras", "The weights do not fit: block_2/.* left over"),
+        ("garbage.keras", "is not a model"),
+        ("no.keras", "there is no file"),
+    ):
         with pytest.raises(ValueError, match=message) as error:
             initialise(target, tmp_path / name)
         assert "\n" not in str(error.value) and str(tmp_path / name) in str(error.value)
@@ -155,7 +181,10 @@ def test_a_file_that_does_not_fit_changes_nothing(make_model, make_encoder, tmp_
     with pytest.raises(ValueError, match="deep.keras: .*extra tokens"):
         load_encoder(tmp_path / "deep.keras", extra_tokens=1)
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(ValueError, match="there is no file .*model.keras; the run in this folder has not finished: repeat its command first"):
+    with pytest.raises(
+        ValueError,
+        match="there is no file .*model.keras; the run in this folder has not finished: repeat its command first",
+    ):
         initialise(target, tmp_path / "run")
 
 
@@ -198,7 +227,12 @@ def test_what_does_not_fit_is_named_and_nothing_copied(make_encoder):
     with pytest.raises(ValueError) as error:
         transfer(make_encoder(heads=1), target)
     assert str(error.value) == "The weights do not fit: they are of 1 attention heads, expected 2."
-    with pytest.raises(ValueError, match="they are of 1 extra tokens, expected 0; make the encoder with extra_tokens=1, or start from another model"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            "they are of 1 extra tokens, expected 0; make the encoder with extra_tokens=1, or start from another model"
+        ),
+    ):
         transfer(make_encoder(extra_tokens=1), target)
     assert same(arrays(target), before)
 
@@ -213,4 +247,6 @@ def test_a_run_of_one_backend_is_read_on_another(make_model, make_images, python
     script += "pooled = ks.interchange.load_encoder(run)(np.load(run + '/images.npy'))['pooled']; "
     script += "np.save(run + '/pooled.npy', keras.ops.convert_to_numpy(pooled))"
     python("-c", script, tmp_path, backend="jax" if keras.backend.backend() == "tensorflow" else "tensorflow")
-    np.testing.assert_allclose(np.load(tmp_path / "pooled.npy"), ops.convert_to_numpy(model(images)["pooled"]), atol=1e-5)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "pooled.npy"), ops.convert_to_numpy(model(images)["pooled"]), atol=1e-5
+    )

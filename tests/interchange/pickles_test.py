@@ -1,4 +1,5 @@
-"""The machine that reads pickles: right values of what weights need, and a line for programs that would take all time or memory."""
+"""The machine that reads pickles: right values of what weights need, and a line for programs that would take all time
+or memory."""
 
 import io
 import pickle
@@ -24,13 +25,21 @@ def pickled(value):
 
 
 def read(program):
-    return Machine(lambda name: name.startswith("torch."), lambda reference: ("refers to", reference)).read(io.BytesIO(program))
+    return Machine(lambda name: name.startswith("torch."), lambda reference: ("refers to", reference)).read(
+        io.BytesIO(program)
+    )
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_what_python_writes(protocol):
     shared = (1, "two", None)
-    value = {"a": [1, -2.5, shared, (), (True, False)], "b": OrderedDict(z=shared, y={}), "long": [2**70, 300, 70_000, -1], 3: {"s", "t"}, "": [[]] * 2}
+    value = {
+        "a": [1, -2.5, shared, (), (True, False)],
+        "b": OrderedDict(z=shared, y={}),
+        "long": [2**70, 300, 70_000, -1],
+        3: {"s", "t"},
+        "": [[]] * 2,
+    }
     found = read(pickle.dumps(value, protocol))
     assert found == value and type(found["b"]) is OrderedDict and list(found["b"]) == ["z", "y"]
     assert found["a"][2] is found["b"]["z"]
@@ -43,7 +52,11 @@ def test_the_next_pickle_begins_where_one_ends():
 
 def test_objects_become_placeholders():
     found = read(pickle.dumps(torch.device("cpu"), 2))
-    assert isinstance(found, Placeholder) and (found.stands_for, found.arguments, found.state) == ("torch.device", ("cpu",), {})
+    assert isinstance(found, Placeholder) and (found.stands_for, found.arguments, found.state) == (
+        "torch.device",
+        ("cpu",),
+        {},
+    )
     found = read(b"\x80\x02ctorch.nn.modules.x\nX\n)\x81}X\x01\x00\x00\x00aK\x07sb.")
     assert (found.stands_for, found.arguments, found.state) == ("torch.nn.modules.x.X", (), {"a": 7})
     assert read(b"(itorch.x\nX\n.").stands_for == read(b"(ctorch.x\nX\no.").stands_for == "torch.x.X"
@@ -75,23 +88,48 @@ BOMBS = {
     "length of a string": (b"\x80\x02X\xff\xff\xff\x7fabc.", ""),
     "length of bytes": (b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7fabc.", ""),
     "tuples in tuples, as a key": (b"\x80\x02}N" + b"\x85" * 500_000 + b"Ns.", "steps, which is too many"),
-    "tuples in tuples, almost too many": (b"\x80\x02}N" + b"\x85" * 200_000 + b"Ns.", "neither a short text nor a number"),
+    "tuples in tuples, almost too many": (
+        b"\x80\x02}N" + b"\x85" * 200_000 + b"Ns.",
+        "neither a short text nor a number",
+    ),
     "a long pickle": (b"\x80\x02" + b"N0" * 2**20 + b"N.", "pickle "),
     "many sets": (b"\x80\x04(" + b"\x8f" * 2**19 + b"l.", "steps, which is too many"),
-    "copies of a long list": (b"\x80\x02(" + ORDERED[:-1] + b"\n0" + b"(" + b"N" * 50_000 + b"lq\x00" + b"0c__builtin__\nset\n(h\x00tR" * 9000 + b".", "steps"),
+    "copies of a long list": (
+        b"\x80\x02("
+        + ORDERED[:-1]
+        + b"\n0"
+        + b"("
+        + b"N" * 50_000
+        + b"lq\x00"
+        + b"0c__builtin__\nset\n(h\x00tR" * 9000
+        + b".",
+        "steps",
+    ),
     "twice of twice": (b"\x80\x02]" + b"2\x86" * 60 + b".", "the instruction DUP"),
     "twice of twice, as a key": (b"\x80\x04}" + TWICE + b"Ns.", "neither a short text nor a number"),
     "in a set": (b"\x80\x04\x8f(" + TWICE + b"\x90.", "neither a short text nor a number"),
     "in a set that is made": (b"\x80\x04c__builtin__\nset\n(](" + TWICE + b"etR.", "neither a short text nor a number"),
-    "in a dict that is made": (b"\x80\x04" + ORDERED + b"(](" + TWICE + b"N\x86etR.", "neither a short text nor a number"),
+    "in a dict that is made": (
+        b"\x80\x04" + ORDERED + b"(](" + TWICE + b"N\x86etR.",
+        "neither a short text nor a number",
+    ),
     "as a reference": (b"\x80\x04" + TWICE + b"Q.", ""),
-    "as the name of a storage": (b"\x80\x04(\x8c\x07storage" + b"ctorch\nFloatStorage\n" + TWICE + b"NK\x01tQ.", "no storage of numbers"),
+    "as the name of a storage": (
+        b"\x80\x04(\x8c\x07storage" + b"ctorch\nFloatStorage\n" + TWICE + b"NK\x01tQ.",
+        "no storage of numbers",
+    ),
     "as the class of a storage": (b"\x80\x04(\x8c\x07storage" + TWICE + b"\x8c\x010NK\x01tQ.", "no storage of numbers"),
-    "as a number of numbers": (b"\x80\x04(\x8c\x07storagectorch\nFloatStorage\n\x8c\x010N" + TWICE + b"tQ.", "no storage of numbers"),
+    "as a number of numbers": (
+        b"\x80\x04(\x8c\x07storagectorch\nFloatStorage\n\x8c\x010N" + TWICE + b"tQ.",
+        "no storage of numbers",
+    ),
     "as a tensor": (b"\x80\x04}\x8c\x01w" + TWICE + b"s.", "w is no tensor"),
     "as a module": (b"\x80\x04" + TWICE + b".", "it is damaged"),
     "as a state": (b"\x80\x04" + CLASS + b")\x81" + TWICE + b"b.", "it is damaged"),
-    "a long number as a key": (b"\x80\x02}\x8b" + struct.pack("<i", 10**5) + b"\x7f" * 10**5 + b"Ns.", "neither a short text nor a number"),
+    "a long number as a key": (
+        b"\x80\x02}\x8b" + struct.pack("<i", 10**5) + b"\x7f" * 10**5 + b"Ns.",
+        "neither a short text nor a number",
+    ),
     "a long name": (b"\x80\x02ctorch.nn.modules." + b"x" * 10**5 + b"\nX\n.", "which weights have no need of"),
     "modules of modules": (nested_modules(), "one is inside another twice"),
     "a module in itself": (with_itself(), "one is inside another twice"),
@@ -104,7 +142,12 @@ def refusal(path):
     with pytest.raises(ValueError) as caught:
         open_weights(path)
     line = str(caught.value)
-    assert line.startswith("Expected a torch file") and "\n" not in line and len(line) < 700 and time.process_time() - started < 5
+    assert (
+        line.startswith("Expected a torch file")
+        and "\n" not in line
+        and len(line) < 700
+        and time.process_time() - started < 5
+    )
     return line
 
 

@@ -1,4 +1,5 @@
-"""Models that were saved before a class moved to another file are read as they were: registered names do not depend on modules."""
+"""Models that were saved before a class moved to another file are read as they were: registered names do not depend on
+modules."""
 
 import pathlib
 import zipfile
@@ -9,7 +10,9 @@ import pytest
 
 import keras_splitmask as ks
 
-SAVED = pathlib.Path(__file__).with_name("saved_models.zip")  # by an earlier version of the library, with random weights
+SAVED = pathlib.Path(__file__).with_name(
+    "saved_models.zip"
+)  # by an earlier version of the library, with random weights
 NAMES = ("beit", "classifier", "deit", "encoder", "mae", "segmenter", "splitmask", "untrained")
 
 

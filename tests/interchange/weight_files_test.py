@@ -16,7 +16,9 @@ from keras_splitmask.interchange.weight_files import LEGACY_MAGIC, LEGACY_PROTOC
 
 
 def small_module():
-    return torch.nn.Sequential(OrderedDict(first=torch.nn.Conv2d(3, 4, 3), then=torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(4, 2))))
+    return torch.nn.Sequential(
+        OrderedDict(first=torch.nn.Conv2d(3, 4, 3), then=torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(4, 2)))
+    )
 
 
 def read(path, **kwargs):
@@ -28,14 +30,22 @@ def refusal(path, **kwargs):
     with pytest.raises(ValueError) as caught:
         read(path, **kwargs)
     line = str(caught.value)
-    assert line.startswith("Expected a torch file, .safetensors or .npz of weights, received ") and str(path) in line and "\n" not in line
+    assert (
+        line.startswith("Expected a torch file, .safetensors or .npz of weights, received ")
+        and str(path) in line
+        and "\n" not in line
+    )
     return line
 
 
 def save_safetensors(path, arrays, names={"float32": "F32", "float16": "F16", "float64": "F64"}, **changes):
     header, data = {"__metadata__": {"format": "pt"}}, b""
     for name, array in arrays.items():
-        header[name] = {"dtype": names[array.dtype.name], "shape": array.shape, "data_offsets": [len(data), len(data) + array.nbytes]}
+        header[name] = {
+            "dtype": names[array.dtype.name],
+            "shape": array.shape,
+            "data_offsets": [len(data), len(data) + array.nbytes],
+        }
         header[name].update(changes)
         data += np.ascontiguousarray(array).tobytes()
     header = json.dumps(header).encode()
@@ -89,12 +99,24 @@ def test_views_of_one_storage_in_any_order(tmp_path, zipped):
 
 def test_torch_is_not_needed(tmp_path, python):
     torch.save(small_module(), tmp_path / "module.pt")
-    code = "import sys; sys.modules.update(torch=None); from keras_splitmask.interchange.weight_files import open_weights; "
-    assert python("-c", code + "print([w.read().shape for w in open_weights(sys.argv[1]).values()][0])", tmp_path / "module.pt", backend="jax")
+    code = (
+        "import sys; sys.modules.update(torch=None); from keras_splitmask.interchange.weight_files import"
+        " open_weights; "
+    )
+    assert python(
+        "-c",
+        code + "print([w.read().shape for w in open_weights(sys.argv[1]).values()][0])",
+        tmp_path / "module.pt",
+        backend="jax",
+    )
 
 
 def test_npz_and_safetensors(tmp_path, rng):
-    arrays = {"a.w": rng.random((2, 3, 4), "float32"), "a.b": rng.random(5).astype("float16"), "turned": np.asfortranarray(rng.random((2, 3), "float32"))}
+    arrays = {
+        "a.w": rng.random((2, 3, 4), "float32"),
+        "a.b": rng.random(5).astype("float16"),
+        "turned": np.asfortranarray(rng.random((2, 3), "float32")),
+    }
     np.savez(tmp_path / "w.npz", **arrays)
     save_safetensors(tmp_path / "w.safetensors", arrays)
     for path in (tmp_path / "w.npz", tmp_path / "w.safetensors"):
@@ -106,13 +128,17 @@ def test_npz_and_safetensors(tmp_path, rng):
 
 
 def test_bfloat16_is_the_upper_half_of_float32(tmp_path):
-    save_safetensors(tmp_path / "w.safetensors", {"w": np.array([[0x3F80, 0xC049], [0, 0x4000]], "uint16")}, names={"uint16": "BF16"})
+    save_safetensors(
+        tmp_path / "w.safetensors", {"w": np.array([[0x3F80, 0xC049], [0, 0x4000]], "uint16")}, names={"uint16": "BF16"}
+    )
     np.testing.assert_array_equal(read(tmp_path / "w.safetensors")["w"], [[1.0, -3.140625], [0.0, 2.0]])
 
 
 def test_the_checksum_is_compared(tmp_path):
     np.savez(tmp_path / "w.npz", w=np.ones(3, "float32"))
-    right = subprocess.run(["sha256sum", tmp_path / "w.npz"], capture_output=True, text=True, check=True).stdout.split()[0]
+    right = subprocess.run(
+        ["sha256sum", tmp_path / "w.npz"], capture_output=True, text=True, check=True
+    ).stdout.split()[0]
     assert read(tmp_path / "w.npz", sha256=right.upper())
     assert f"its sha256 is {right}, expected {'0' * 64}" in refusal(tmp_path / "w.npz", sha256="0" * 64)
 
@@ -152,18 +178,33 @@ HOSTILE = {
     "REDUCE, protocol 0": (lambda c: pickle.dumps(Call(os.system, c), 0), "system"),
     "INST": (lambda c: f"(S'{c}'\nios\nsystem\n.".encode(), "os.system"),
     "OBJ": (lambda c: f"(cos\nsystem\nS'{c}'\no.".encode(), "os.system"),
-    "NEWOBJ": (lambda c: b"\x80\x02csubprocess\nPopen\n" + f"(](S'sh'\nS'-c'\nS'{c}'\net\x81.".encode("latin1"), "subprocess.Popen"),
-    "NEWOBJ_EX": (lambda c: b"\x80\x04csubprocess\nPopen\n" + f"(S'{c}'\nt}}S'shell'\n\x88s\x92.".encode("latin1"), "subprocess.Popen"),
+    "NEWOBJ": (
+        lambda c: b"\x80\x02csubprocess\nPopen\n" + f"(](S'sh'\nS'-c'\nS'{c}'\net\x81.".encode("latin1"),
+        "subprocess.Popen",
+    ),
+    "NEWOBJ_EX": (
+        lambda c: b"\x80\x04csubprocess\nPopen\n" + f"(S'{c}'\nt}}S'shell'\n\x88s\x92.".encode("latin1"),
+        "subprocess.Popen",
+    ),
     "STACK_GLOBAL": (lambda c: pickle.dumps(Call(eval, f"__import__('os').system('{c}')"), 4), "builtins.eval"),
     "exec": (lambda c: pickle.dumps(Call(exec, f"import os; os.system('{c}')"), 2), "__builtin__.exec"),
-    "a name with points": (lambda c: b"\x80\x04\x8c\x0bcollections\x8c\x17OrderedDict.__class__.x\x93.", "collections.OrderedDict.__class__.x"),
+    "a name with points": (
+        lambda c: b"\x80\x04\x8c\x0bcollections\x8c\x17OrderedDict.__class__.x\x93.",
+        "collections.OrderedDict.__class__.x",
+    ),
     "EXT1": (lambda c: b"\x80\x02\x82\x4d" + f"(S'{c}'\ntR.".encode(), "the instruction EXT1"),
     "in the state of a module": (lambda c: in_a_state(Call(os.system, c)), "system"),
     "in the attributes of a dict": (lambda c: in_a_dict_of_tensors(Call(os.system, c)), "system"),
     "in a set": (lambda c: pickle.dumps({"w": {Call(os.system, c)}}, 2), "system"),
-    "in a persistent name": (lambda c: f"(S'storage'\n(S'{c}'\nios\nsystem\nS'0'\nS'cpu'\nK\x04tQ.".encode(), "os.system"),
+    "in a persistent name": (
+        lambda c: f"(S'storage'\n(S'{c}'\nios\nsystem\nS'0'\nS'cpu'\nK\x04tQ.".encode(),
+        "os.system",
+    ),
     "a function of torch": (lambda c: pickle.dumps(Call(torch.hub.load, "x", "y"), 2), "torch.hub.load"),
-    "a function behind an allowed module": (lambda c: f"(S'{c}'\nitorch.nn.modules.container\nos.system\n.".encode(), "it is damaged"),
+    "a function behind an allowed module": (
+        lambda c: f"(S'{c}'\nitorch.nn.modules.container\nos.system\n.".encode(),
+        "it is damaged",
+    ),
     "a function of the model's package": (lambda c: f"(S'{c}'\nidall_e.utils\nos.system\n.".encode(), "it is damaged"),
 }
 
@@ -182,7 +223,11 @@ def test_the_hostile_pickles_would_run_elsewhere(tmp_path):
     """Otherwise the test above says nothing."""
     for name in ("REDUCE", "REDUCE, protocol 0", "INST", "OBJ", "STACK_GLOBAL", "exec", "in a set"):
         program = HOSTILE[name][0](f"touch {tmp_path / 'ran'}")
-        subprocess.run([sys.executable, "-c", "import sys, pickle; pickle.loads(sys.stdin.buffer.read())"], input=program, check=True)
+        subprocess.run(
+            [sys.executable, "-c", "import sys, pickle; pickle.loads(sys.stdin.buffer.read())"],
+            input=program,
+            check=True,
+        )
         (tmp_path / "ran").unlink()
 
 
@@ -206,7 +251,9 @@ def tensor(key="0", numel=4, offset=0, shape=(4,), strides=(1,)):
             return ("storage", torch.FloatStorage, key, "cpu", numel) if isinstance(value, Storage) else None
 
     file = io.BytesIO()
-    Pickler(file, 2).dump({"w": Call(torch._utils._rebuild_tensor_v2, Storage(), offset, shape, strides, False, OrderedDict())})
+    Pickler(file, 2).dump(
+        {"w": Call(torch._utils._rebuild_tensor_v2, Storage(), offset, shape, strides, False, OrderedDict())}
+    )
     return file.getvalue()
 
 
@@ -260,7 +307,12 @@ def test_zip_bombs(tmp_path):
         for name in "bcdef":
             archive.filelist.append(again := zipfile.ZipInfo(f"{name}.npy"))
             first = archive.filelist[0]
-            again.header_offset, again.CRC, again.file_size, again.compress_size = first.header_offset, first.CRC, first.file_size, first.compress_size
+            again.header_offset, again.CRC, again.file_size, again.compress_size = (
+                first.header_offset,
+                first.CRC,
+                first.file_size,
+                first.compress_size,
+            )
     assert "its members overlap" in refusal(path)
 
 
@@ -297,7 +349,10 @@ def test_safetensors_that_promise_what_is_not_there(tmp_path, changes, named):
 
 def test_safetensors_that_overlap_or_repeat_themselves(tmp_path):
     half, path = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, tmp_path / "w.safetensors"
-    for header, named in ((json.dumps({"a": half, "b": half}), "a and b overlap"), (f'{{"a": {json.dumps(half)}, "a": {json.dumps(half)}}}', "'a' is there twice")):
+    for header, named in (
+        (json.dumps({"a": half, "b": half}), "a and b overlap"),
+        (f'{{"a": {json.dumps(half)}, "a": {json.dumps(half)}}}', "'a' is there twice"),
+    ):
         path.write_bytes(struct.pack("<Q", len(header)) + header.encode() + bytes(8))
         assert named in refusal(path)
 
@@ -329,7 +384,8 @@ def test_truncated_files_are_refused(tmp_path):
 
 
 def test_damaged_files_are_refused_or_read_as_numbers(tmp_path, rng):
-    """Nothing but the one line comes of flipped bytes; where the format has a checksum of the numbers, each is found."""
+    """Nothing but the one line comes of flipped bytes; where the format has a checksum of the numbers, each is
+    found."""
     for path in saved_in_every_way(tmp_path):
         content = bytearray(path.read_bytes())
         for place in rng.integers(0, len(content), 60):

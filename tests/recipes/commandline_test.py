@@ -33,9 +33,16 @@ def test_help_needs_no_backend(python, command, name):
 def test_the_backend_is_chosen_by_flag_then_environment(refused, command, monkeypatch):
     end = command("probe", KERAS_BACKEND="theano")
     assert end.status == 2
-    assert end.err == "probe.py: Expected the backend to be one of tensorflow, jax, torch, received KERAS_BACKEND='theano'.\n"
+    assert (
+        end.err
+        == "probe.py: Expected the backend to be one of tensorflow, jax, torch, received KERAS_BACKEND='theano'.\n"
+    )
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in ("jax", "tensorflow") else find_spec(name, *rest))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name in ("jax", "tensorflow") else find_spec(name, *rest),
+    )
     line = refused("probe", "--backend=jax")
     assert line == "probe.py: The backend jax is not installed; run: pip install 'keras-splitmask[jax]'\n"
     assert "pip install 'keras-splitmask[tf]'" in refused("probe", "--backend=tensorflow")
@@ -48,7 +55,10 @@ def test_the_backend_is_chosen_by_flag_then_environment(refused, command, monkey
         (b"--flagfile={tmp}/a.flags\n--dataset=sample\n", "received {tmp}/a.flags within itself; remove that line"),
         (b"--flagfile={tmp}/b.flags\n", "received {tmp}/../{name}/a.flags within itself"),
         (b"--flagfile={tmp}\n", "Expected a flag file, received --flagfile={tmp} (Is a directory)"),
-        (b"--flagfile={tmp}/none.flags\n", "Expected a flag file, received --flagfile={tmp}/none.flags (No such file or directory)"),
+        (
+            b"--flagfile={tmp}/none.flags\n",
+            "Expected a flag file, received --flagfile={tmp}/none.flags (No such file or directory)",
+        ),
         (b"--flagfile=\n", "Expected --flagfile=PATH, received no path"),
         (b"PK\x03\x04\0\0\xff\n", "Expected a text file with a flag in each line, received --flagfile={tmp}/a.flags"),
         (b"#" * 2**20 + b"\n", "Expected a text file with a flag in each line"),
@@ -64,7 +74,11 @@ def test_a_flag_file_that_cannot_be_read_ends_in_one_line(refused, tmp_path, con
 
 
 def test_lines_of_flag_files_stand_in_their_place(tmp_path):
-    (tmp_path / "a.flags").write_bytes(b"\xef\xbb\xbf# a comment\r\n--steps=2\r\n\r\n--flagfile=" + bytes(tmp_path) + b"/b.flags\r\n// another\r\n--nojit")
+    (tmp_path / "a.flags").write_bytes(
+        b"\xef\xbb\xbf# a comment\r\n--steps=2\r\n\r\n--flagfile="
+        + bytes(tmp_path)
+        + b"/b.flags\r\n// another\r\n--nojit"
+    )
     (tmp_path / "b.flags").write_bytes(b"--dataset=folder:caf\xe9\n--seed=1")
     expanded = flagfiles.expanded
     inside = ["--steps=2", "--dataset=folder:caf\udce9", "--seed=1", "--nojit"]
@@ -81,12 +95,20 @@ def test_a_failure_that_is_not_the_users_is_no_line_of_ours(here, pretrained, ar
         here("probe", f"--init_from={pretrained}", f"--dataset=npz:{arrays}")
 
 
-@pytest.mark.parametrize("number, remedy", [(errno.ENOSPC, "Make room"), (errno.EFBIG, "Make room"), (errno.EROFS, "Check that disk")])
-def test_a_disk_that_fails_ends_in_a_line_and_a_status_to_try_again(here, pretrained, arrays, monkeypatch, number, remedy):
+@pytest.mark.parametrize(
+    "number, remedy", [(errno.ENOSPC, "Make room"), (errno.EFBIG, "Make room"), (errno.EROFS, "Check that disk")]
+)
+def test_a_disk_that_fails_ends_in_a_line_and_a_status_to_try_again(
+    here, pretrained, arrays, monkeypatch, number, remedy
+):
     def fail(*arguments, **others):
         raise OSError(number, os.strerror(number), "result.json")
 
     monkeypatch.setattr("keras_splitmask.evaluation.extract", fail)
     end = here("probe", f"--init_from={pretrained}", f"--dataset=npz:{arrays}")
     assert end.status == os.EX_TEMPFAIL
-    assert end.err == f"probe.py: [Errno {number}] {os.strerror(number)}: 'result.json'. {remedy}, then run the same command again.\n"
+    assert (
+        end.err
+        == f"probe.py: [Errno {number}] {os.strerror(number)}: 'result.json'. {remedy}, then run the same command"
+        " again.\n"
+    )

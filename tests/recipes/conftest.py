@@ -57,7 +57,13 @@ def arrays(tmp_path_factory):
 def pretrained(arrays, tmp_path_factory):
     """The folder of a run on the arrays, with everything that a run can leave."""
     workdir = tmp_path_factory.mktemp("runs") / "pretrained"
-    given = (f"--dataset=npz:{arrays}", f"--probe=npz:{arrays}", f"--workdir={workdir}", "--size=vit_micro", "--vocabulary=8")
+    given = (
+        f"--dataset=npz:{arrays}",
+        f"--probe=npz:{arrays}",
+        f"--workdir={workdir}",
+        "--size=vit_micro",
+        "--vocabulary=8",
+    )
     end = running.run_here("pretrain", *given, "--batch_size=4", "--steps=5", "--log_every=2")
     assert end.status == 0, end.err
     return workdir

@@ -18,7 +18,15 @@ pytest.importorskip("pycocotools", reason="average precision is counted by pycoc
 from PIL import Image  # noqa: E402
 
 SHAPE = (64, 96, 3)
-SMALL = ("--size=vit_micro", "--patch_size=16", "--image_size=64x96", "--batch_size=2", "--steps=3", "--log_every=1", "--judge_every=2")
+SMALL = (
+    "--size=vit_micro",
+    "--patch_size=16",
+    "--image_size=64x96",
+    "--batch_size=2",
+    "--steps=3",
+    "--log_every=1",
+    "--judge_every=2",
+)
 
 
 def scene(rng):
@@ -36,14 +44,28 @@ def spoil(folder):
     """Adds to a split of boxes what cannot be used, and returns the reasons as data.json is to tell them."""
     content = json.loads((folder / "instances.json").read_text())
     own = {**content["annotations"][0], "image_id": 0}
-    bad = [{"bbox": [0, 0, 0, 9]}, {"bbox": [9, 9, -3, 4]}, {"bbox": [97, 2, 3, 4]}, {"category_id": 8}, {"segmentation": {"size": [1, 2], "counts": [2]}}]
+    bad = [
+        {"bbox": [0, 0, 0, 9]},
+        {"bbox": [9, 9, -3, 4]},
+        {"bbox": [97, 2, 3, 4]},
+        {"category_id": 8},
+        {"segmentation": {"size": [1, 2], "counts": [2]}},
+    ]
     content["annotations"] += [{**own, **change} for change in bad]
-    content["images"] += [{"id": 90, "file_name": "gone.png", "height": 64, "width": 96}, {"id": 91, "file_name": "none.png", "height": 64, "width": 96}]
+    content["images"] += [
+        {"id": 90, "file_name": "gone.png", "height": 64, "width": 96},
+        {"id": 91, "file_name": "none.png", "height": 64, "width": 96},
+    ]
     Image.new("RGB", (96, 64)).save(folder / "images" / "none.png")  # without objects
     (folder / "instances.json").write_text(json.dumps(content))
     reasons = ["an empty box"] * 2 + ["a box outside its image", "an unknown category"]
-    reasons = {"gone.png": "no such file", **{f"annotations[{i}] of 0.png": reason for i, reason in enumerate(reasons, 6)}}
-    return reasons | {"the outline of annotations[10] of 0.png": "a segmentation of another size than its image; its box is kept"}
+    reasons = {
+        "gone.png": "no such file",
+        **{f"annotations[{i}] of 0.png": reason for i, reason in enumerate(reasons, 6)},
+    }
+    return reasons | {
+        "the outline of annotations[10] of 0.png": "a segmentation of another size than its image; its box is kept"
+    }
 
 
 def flip_a_bit(path):
@@ -58,7 +80,10 @@ def sets(tmp_path_factory):
     """Folders "boxes" and "maps" of the same six training and four validation images."""
     root, rng = tmp_path_factory.mktemp("sets"), np.random.default_rng(0)
     for split, count in (("train", 6), ("val", 4)):
-        for folder in (root / "boxes" / split / "images", *(root / "maps" / split / kind for kind in ("images", "labels"))):
+        for folder in (
+            root / "boxes" / split / "images",
+            *(root / "maps" / split / kind for kind in ("images", "labels")),
+        ):
             folder.mkdir(parents=True)
         images, annotations = [], []
         for i in range(count):
@@ -68,7 +93,14 @@ def sets(tmp_path_factory):
             Image.fromarray(labels).save(root / "maps" / split / "labels" / f"{i}.png")
             images.append({"id": i, "file_name": f"{i}.png", "height": SHAPE[0], "width": SHAPE[1]})
             outline = [left, top, left + width, top, left + width, top + height, left, top + height]
-            own = {"id": i + 1, "image_id": i, "category_id": 7, "bbox": [left, top, width, height], "area": width * height, "iscrowd": 0}
+            own = {
+                "id": i + 1,
+                "image_id": i,
+                "category_id": 7,
+                "bbox": [left, top, width, height],
+                "area": width * height,
+                "iscrowd": 0,
+            }
             annotations.append({**own, "segmentation": [outline]})
         content = {"images": images, "annotations": annotations, "categories": [{"id": 7, "name": "box"}]}
         (root / "boxes" / split / "instances.json").write_text(json.dumps(content))
@@ -81,7 +113,15 @@ def sets(tmp_path_factory):
 @pytest.mark.backend
 def test_boxes_and_masks_with_mask_rcnn(here, sets, tmp_path, lines):
     workdir = tmp_path / "found"
-    given = (f"--dataset=coco:{sets / 'boxes'}", f"--workdir={workdir}", "--head=maskrcnn", "--head_width=16", "--anchor_scale=4", "--samples=8", "--proposals=12")
+    given = (
+        f"--dataset=coco:{sets / 'boxes'}",
+        f"--workdir={workdir}",
+        "--head=maskrcnn",
+        "--head_width=16",
+        "--anchor_scale=4",
+        "--samples=8",
+        "--proposals=12",
+    )
     end = here("detect", *SMALL, *given)
     assert end.status == 0, end.err
     assert "val: 4 images" in end.out and "AP 0." in end.out
@@ -100,7 +140,8 @@ def test_boxes_and_masks_with_mask_rcnn(here, sets, tmp_path, lines):
 
 
 def test_what_cannot_be_used_is_listed_and_ends_no_run(here, sets, tmp_path, lines):
-    """In the split to learn from and in that to judge by: an object without an outline, and an image that breaks after the scan."""
+    """In the split to learn from and in that to judge by: an object without an outline, and an image that breaks after
+    the scan."""
     shutil.copytree(sets / "boxes", tmp_path / "boxes")
     reasons = spoil(tmp_path / "boxes" / "train")
     val = tmp_path / "boxes" / "val"
@@ -108,22 +149,50 @@ def test_what_cannot_be_used_is_listed_and_ends_no_run(here, sets, tmp_path, lin
     del content["annotations"][0]["segmentation"]
     (val / "instances.json").write_text(json.dumps(content))
     flip_a_bit(val / "images" / "1.png")
-    given = (f"--dataset=coco:{tmp_path / 'boxes'}", "--head=maskrcnn", "--head_width=16", "--samples=8", "--proposals=12")
+    given = (
+        f"--dataset=coco:{tmp_path / 'boxes'}",
+        "--head=maskrcnn",
+        "--head_width=16",
+        "--samples=8",
+        "--proposals=12",
+    )
     end = here("detect", *SMALL, *given, f"--workdir={tmp_path / 'found'}")
     assert end.status == 0, end.err
-    assert "7 images, 1 of them without objects; 7 objects of 1 classes" in end.out and "2 for an empty box (annotations[6] of 0.png, " in end.out
+    assert (
+        "7 images, 1 of them without objects; 7 objects of 1 classes" in end.out
+        and "2 for an empty box (annotations[6] of 0.png, " in end.out
+    )
     assert "\n1 objects without an outline ignored.\n" in end.out and end.out.count("1.png (broken") == 1
     record = json.loads((tmp_path / "found" / "data.json").read_text())["splits"]
-    assert record["train"]["left_out"] == reasons and "1 objects without an outline ignored" in record["train"]["summary"]
-    assert list(record["judged"]["broken"]) == ["1.png"] and {"ap", "mask_ap"} <= set(json.loads((tmp_path / "found" / "result.json").read_text()))
+    assert (
+        record["train"]["left_out"] == reasons and "1 objects without an outline ignored" in record["train"]["summary"]
+    )
+    assert list(record["judged"]["broken"]) == ["1.png"] and {"ap", "mask_ap"} <= set(
+        json.loads((tmp_path / "found" / "result.json").read_text())
+    )
     assert all(math.isfinite(line["loss"]) for line in lines(tmp_path / "found" / "metrics.jsonl")[1:])
 
 
 def test_boxes_with_kerascv_from_a_run_and_its_export(here, sets, tmp_path):
     pytest.importorskip("keras_cv", reason="RetinaNet is KerasCV's, which is not installed")
-    given = (f"--dataset=folder:{sets / 'boxes' / 'train' / 'images'}", f"--workdir={tmp_path / 'run'}", "--size=vit_micro", "--vocabulary=8")
-    assert here("pretrain", *given, "--image_size=64x96", "--patch_size=16", "--batch_size=2", "--steps=1", "--pictures=0").status == 0
-    given = (f"--init_from={tmp_path / 'run'}", f"--dataset=coco:{sets / 'boxes'}", f"--workdir={tmp_path / 'found'}", "--head_width=16")
+    given = (
+        f"--dataset=folder:{sets / 'boxes' / 'train' / 'images'}",
+        f"--workdir={tmp_path / 'run'}",
+        "--size=vit_micro",
+        "--vocabulary=8",
+    )
+    assert (
+        here(
+            "pretrain", *given, "--image_size=64x96", "--patch_size=16", "--batch_size=2", "--steps=1", "--pictures=0"
+        ).status
+        == 0
+    )
+    given = (
+        f"--init_from={tmp_path / 'run'}",
+        f"--dataset=coco:{sets / 'boxes'}",
+        f"--workdir={tmp_path / 'found'}",
+        "--head_width=16",
+    )
     end = here("detect", *given, "--batch_size=2", "--steps=2")
     assert end.status == 0, end.err
     assert "patch_embedding/positions (calculated for 4x6 patches)" in end.out and "encoder from" in end.out
@@ -151,7 +220,10 @@ def test_label_maps_and_their_export(here, sets, tmp_path, lines):
     end = here("segment", *given)
     assert end.status == 0, end.err
     judged = json.loads((workdir / "data.json").read_text())["splits"]["judged"]
-    assert judged["left_out"]["labels/1.png"] == "the number 5, which is none of the 2 classes" and "labels/0.png" in judged["left_out"]
+    assert (
+        judged["left_out"]["labels/1.png"] == "the number 5, which is none of the 2 classes"
+        and "labels/0.png" in judged["left_out"]
+    )
     assert list(judged["broken"]) == ["2.png"] and judged["summary"] in end.out and "val: 2 images" in end.out
     result = json.loads((workdir / "result.json").read_text())
     assert result["classes"] == ["rest", "box"] and {"mean_iou", "pixel_accuracy", "iou/rest", "iou/box"} <= set(result)
@@ -171,9 +243,18 @@ def test_label_maps_and_their_export(here, sets, tmp_path, lines):
 
 @pytest.mark.parametrize(("name", "dataset"), [("detect", "coco:{sets}/boxes"), ("segment", "masks:{sets}/maps")])
 def test_a_skipped_step_names_its_first_bad_tensor_and_its_files(here, sets, tmp_path, name, dataset):
-    given = (f"--dataset={dataset.format(sets=sets)}", "--head_width=16", "--learning_rate=1e30", "--warmup=0", "--pictures=0", "--steps=2")
+    given = (
+        f"--dataset={dataset.format(sets=sets)}",
+        "--head_width=16",
+        "--learning_rate=1e30",
+        "--warmup=0",
+        "--pictures=0",
+        "--steps=2",
+    )
     end = here(name, *SMALL, *given, f"--workdir={tmp_path / 'run'}")
-    assert re.findall(r"^step (\d) skipped: \S.* is not finite; its images: (?:\S*\d.png, \S*\d.png)$", end.out, re.MULTILINE) == ["2"], end
+    assert re.findall(
+        r"^step (\d) skipped: \S.* is not finite; its images: (?:\S*\d.png, \S*\d.png)$", end.out, re.MULTILINE
+    ) == ["2"], end
 
 
 @pytest.mark.parametrize(
@@ -181,12 +262,28 @@ def test_a_skipped_step_names_its_first_bad_tensor_and_its_files(here, sets, tmp
     [
         ("detect", ["--dataset=folder:x"], "Expected a dataset coco:PATH or tfds:NAME, received 'folder:x'"),
         ("detect", ["--dataset=coco:{sets}/boxes", "--judge=test"], "Expected split to be one of"),
-        ("detect", ["--dataset=coco:{sets}/boxes", "--samples=8"], "Expected --head=maskrcnn with --samples, received --head=retinanet"),
-        ("detect", ["--dataset=coco:{sets}/boxes", "--scale=1,2,3"], "Expected --scale as two numbers, such as 0.5,1.5, received 1,2,3"),
-        ("detect", ["--dataset=coco:{sets}/boxes", "--batch_size=7"], "Expected a batch size from 1 to the 6 images there are"),
+        (
+            "detect",
+            ["--dataset=coco:{sets}/boxes", "--samples=8"],
+            "Expected --head=maskrcnn with --samples, received --head=retinanet",
+        ),
+        (
+            "detect",
+            ["--dataset=coco:{sets}/boxes", "--scale=1,2,3"],
+            "Expected --scale as two numbers, such as 0.5,1.5, received 1,2,3",
+        ),
+        (
+            "detect",
+            ["--dataset=coco:{sets}/boxes", "--batch_size=7"],
+            "Expected a batch size from 1 to the 6 images there are",
+        ),
         ("segment", ["--dataset=masks:{sets}/boxes"], "{sets}/boxes"),
         ("segment", ["--dataset=masks:{sets}/maps", "--image_size=60x96"], "60"),
-        ("segment", ["--dataset=masks:{sets}/spoilt", "--max_bad_fraction=0.1"], "received 1 of 6; left out: 1 for the number 9, which is none"),
+        (
+            "segment",
+            ["--dataset=masks:{sets}/spoilt", "--max_bad_fraction=0.1"],
+            "received 1 of 6; left out: 1 for the number 9, which is none",
+        ),
     ],
 )
 def test_bad_input_ends_in_one_line(refused, sets, tmp_path, name, flags, message):

@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 encoder, images = tf.saved_model.load(sys.argv[1]), np.load(sys.argv[2])
 one, five = (encoder.serve(images[:count]) for count in (1, 5))
-np.savez(sys.argv[3], **{f"one_{k}": v.numpy() for k, v in one.items()}, **{f"five_{k}": v.numpy() for k, v in five.items()})
+answers = {f"{name}_{k}": v.numpy() for name, answer in (("one", one), ("five", five)) for k, v in answer.items()}
+np.savez(sys.argv[3], **answers)
 """
 
 
@@ -49,12 +50,27 @@ def test_the_encoder_of_a_run_answers_without_keras(here, command, pretrained, p
 def test_by_the_command_and_in_float32_whatever_the_run(here, command, make_images, tmp_path):
     import tensorflow as tf
 
-    small = ("--size=vit_micro", "--patch_size=4", "--image_size=8x12", "--vocabulary=8", "--batch_size=4", "--steps=1", "--pictures=0")
-    assert here("pretrain", "--dataset=sample", f"--workdir={tmp_path / 'run'}", *small, "--precision=bfloat16").status == 0
+    small = (
+        "--size=vit_micro",
+        "--patch_size=4",
+        "--image_size=8x12",
+        "--vocabulary=8",
+        "--batch_size=4",
+        "--steps=1",
+        "--pictures=0",
+    )
+    assert (
+        here("pretrain", "--dataset=sample", f"--workdir={tmp_path / 'run'}", *small, "--precision=bfloat16").status
+        == 0
+    )
     end = command("export", f"--init_from={tmp_path / 'run'}", f"--output={tmp_path / 'saved'}")
     assert end.status == 0 and not end.err
     served, images = tf.saved_model.load(str(tmp_path / "saved")), make_images(5, (8, 12, 1))
-    answers = {f"{prefix}_{k}": v.numpy() for prefix, n in (("one", 1), ("five", 5)) for k, v in served.serve(images[:n]).items()}
+    answers = {
+        f"{prefix}_{k}": v.numpy()
+        for prefix, n in (("one", 1), ("five", 5))
+        for k, v in served.serve(images[:n]).items()
+    }
     check(answers, tmp_path / "run", images)
 
 
@@ -74,10 +90,24 @@ def test_bad_input_ends_in_one_line(refused, pretrained, tmp_path, flags, messag
 def test_the_encoder_for_another_library_and_back(here, arrays, pretrained, tmp_path):
     pytest.importorskip("safetensors")
     end = here("export", f"--init_from={pretrained}", "--layout=beit", f"--output={tmp_path / 'beit'}")
-    assert end.status == 2 and "Expected square images for the layout beit, received 48x80" in end.err and not (tmp_path / "beit").exists()
+    assert (
+        end.status == 2
+        and "Expected square images for the layout beit, received 48x80" in end.err
+        and not (tmp_path / "beit").exists()
+    )
     end = here("export", f"--init_from={pretrained}", "--layout=vit", f"--output={tmp_path / 'vit'}")
     assert end.status == 0 and "differs by" in end.out, end.err
-    assert sorted(path.name for path in (tmp_path / "vit").iterdir()) == ["config.json", "model.safetensors", "preprocessor_config.json"]
-    given = (f"--init_from={tmp_path / 'vit'}", f"--dataset=npz:{arrays}", "--batch_size=4", "--steps=1", f"--workdir={tmp_path / 'tuned'}")
+    assert sorted(path.name for path in (tmp_path / "vit").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
+    given = (
+        f"--init_from={tmp_path / 'vit'}",
+        f"--dataset=npz:{arrays}",
+        "--batch_size=4",
+        "--steps=1",
+        f"--workdir={tmp_path / 'tuned'}",
+    )
     end = here("finetune", *given)
     assert end.status == 0 and "loaded    30 of 30 weights as they are" in end.out, end.err + end.out

@@ -3,25 +3,50 @@ import re
 
 import numpy as np
 import pytest
-
 from PIL import Image
 
 import keras_splitmask as ks
 
-FROM_SCRATCH = ("--size=vit_micro", "--patch_size=4", "--image_size=8", "--dataset=sample", "--labelled=20", "--batch_size=4", "--crop_ratio=0.9")
+FROM_SCRATCH = (
+    "--size=vit_micro",
+    "--patch_size=4",
+    "--image_size=8",
+    "--dataset=sample",
+    "--labelled=20",
+    "--batch_size=4",
+    "--crop_ratio=0.9",
+)
 
 
 @pytest.mark.backend
 def test_from_a_run_of_arrays(here, pretrained, arrays, tmp_path, lines):
     workdir = tmp_path / "tuned"
-    given = (f"--init_from={pretrained}", f"--dataset=npz:{arrays}", "--batch_size=4", "--steps=5", "--log_every=2", "--mixup=0.8", "--cutmix=1")
+    given = (
+        f"--init_from={pretrained}",
+        f"--dataset=npz:{arrays}",
+        "--batch_size=4",
+        "--steps=5",
+        "--log_every=2",
+        "--mixup=0.8",
+        "--cutmix=1",
+    )
     end = here("finetune", *given, f"--workdir={workdir}")
     assert end.status == 0 and not end.err
     assert f"24 labelled images of 2 classes, 24 to judge by, encoder from {pretrained}, 5 steps" in end.out
     result = json.loads((workdir / "result.json").read_text())
     assert result["steps"] == 5 and f"test top-1 {result['test_top1']:.2%}" in end.out
     assert [line["step"] for line in lines(workdir / "metrics.jsonl")] == [0, 2, 4, 5]
-    assert set(lines(workdir / "metrics.jsonl")[-1]) == {"step", "epoch", "loss", "accuracy", "gradient_norm", "learning_rate", "images_per_second", "seconds", "data_wait_fraction"}
+    assert set(lines(workdir / "metrics.jsonl")[-1]) == {
+        "step",
+        "epoch",
+        "loss",
+        "accuracy",
+        "gradient_norm",
+        "learning_rate",
+        "images_per_second",
+        "seconds",
+        "data_wait_fraction",
+    }
 
     model = ks.interchange.load_model(workdir)
     with np.load(arrays) as content:
@@ -30,7 +55,14 @@ def test_from_a_run_of_arrays(here, pretrained, arrays, tmp_path, lines):
 
 
 def test_frozen_leaves_the_encoder_as_it_was_and_mixed_precision_runs(here, pretrained, arrays, tmp_path):
-    given = (f"--init_from={pretrained}", f"--dataset=npz:{arrays}", "--batch_size=4", "--steps=2", "--frozen", "--precision=bfloat16")
+    given = (
+        f"--init_from={pretrained}",
+        f"--dataset=npz:{arrays}",
+        "--batch_size=4",
+        "--steps=2",
+        "--frozen",
+        "--precision=bfloat16",
+    )
     end = here("finetune", *given, f"--workdir={tmp_path / 'tuned'}")
     assert end.status == 0 and "(frozen)" in end.out
     old, new = (ks.interchange.load_encoder(run) for run in (pretrained, tmp_path / "tuned"))
@@ -40,16 +72,30 @@ def test_frozen_leaves_the_encoder_as_it_was_and_mixed_precision_runs(here, pret
 
 
 def test_by_the_command(command, pretrained, arrays, tmp_path):
-    given = (f"--init_from={pretrained}", f"--dataset=npz:{arrays}", "--labelled=8", "--batch_size=4", "--steps=2", "--drop_path=0")
+    given = (
+        f"--init_from={pretrained}",
+        f"--dataset=npz:{arrays}",
+        "--labelled=8",
+        "--batch_size=4",
+        "--steps=2",
+        "--drop_path=0",
+    )
     end = command("finetune", *given, f"--workdir={tmp_path / 'run'}")
     assert end.status == 0 and not end.err
-    assert "8 labelled images of 2 classes, 24 to judge by" in end.out and "step 2/2" in end.out and "test top-1" in end.out
+    assert (
+        "8 labelled images of 2 classes, 24 to judge by" in end.out
+        and "step 2/2" in end.out
+        and "test top-1" in end.out
+    )
 
 
 def test_with_the_papers_augmentation(here, tmp_path, lines):
     given = (*FROM_SCRATCH, "--steps=3", "--log_every=1", "--seed=2")
     more = ("--rand_augment=9", "--random_erasing=0.25", "--repeats=3", "--mixup=0.8", "--cutmix=1")
-    runs = {name: here("finetune", *given, *flags, f"--workdir={tmp_path / name}") for name, flags in (("plain", ()), ("more", more), ("again", more))}
+    runs = {
+        name: here("finetune", *given, *flags, f"--workdir={tmp_path / name}")
+        for name, flags in (("plain", ()), ("more", more), ("again", more))
+    }
     assert all(end.status == 0 for end in runs.values()), runs
     losses = {name: [line.get("loss") for line in lines(tmp_path / name / "metrics.jsonl")] for name in runs}
     assert losses["more"] == losses["again"] != losses["plain"]
@@ -57,7 +103,14 @@ def test_with_the_papers_augmentation(here, tmp_path, lines):
 
 
 def test_at_another_image_size(here, pretrained, tmp_path):
-    given = (f"--init_from={pretrained}", "--dataset=sample", "--labelled=20", "--batch_size=10", "--steps=1", f"--workdir={tmp_path / 'run'}")
+    given = (
+        f"--init_from={pretrained}",
+        "--dataset=sample",
+        "--labelled=20",
+        "--batch_size=10",
+        "--steps=1",
+        f"--workdir={tmp_path / 'run'}",
+    )
     end = here("finetune", *given, "--image_size=32", "--channels=1")
     assert end.status == 0, end.err
     assert "3x5 to 2x2 patches" in end.out and "5 to 1 channels" in end.out and "test top-1" in end.out
@@ -67,19 +120,42 @@ def test_from_scratch(here, tmp_path, lines):
     end = here("finetune", *FROM_SCRATCH, "--steps=2", "--log_every=1", f"--workdir={tmp_path / 'run'}")
     assert end.status == 0 and not end.err
     assert "20 labelled images of 10 classes, 2000 to judge by, encoder from scratch, 2 steps" in end.out
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoints", "data.json", "metrics.jsonl", "model.keras", "report.html", "result.json", "run.files", "run.flags", "subset.txt"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "checkpoints",
+        "data.json",
+        "metrics.jsonl",
+        "model.keras",
+        "report.html",
+        "result.json",
+        "run.files",
+        "run.flags",
+        "subset.txt",
+    ]
     assert len(lines(tmp_path / "run" / "metrics.jsonl")) == 3
 
 
 def test_a_run_that_diverges_stops_and_saves_no_model(here, tmp_path):
-    given = (*FROM_SCRATCH, f"--workdir={tmp_path / 'run'}", "--steps=22", "--log_every=22", "--learning_rate=1e30", "--warmup=0")
+    given = (
+        *FROM_SCRATCH,
+        f"--workdir={tmp_path / 'run'}",
+        "--steps=22",
+        "--log_every=22",
+        "--learning_rate=1e30",
+        "--warmup=0",
+    )
     end = here("finetune", *given)
     assert end.status == 2 and "Expected a finite loss and gradient, received none from step 2 on" in end.err
     assert end.err.endswith("Start again in another --workdir with a lower --learning_rate or a longer --warmup.\n")
     names = (tmp_path / "run" / "subset.txt").read_text().split()
     cause, images = re.search(r"^step 2 skipped: (.+) is not finite; its images: (.+)$", end.out, re.MULTILINE).groups()
     assert "/" in cause and len(images.split(", ")) == 4 and set(images.split(", ")) <= set(names)
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["data.json", "metrics.jsonl", "run.files", "run.flags", "subset.txt"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "data.json",
+        "metrics.jsonl",
+        "run.files",
+        "run.flags",
+        "subset.txt",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -90,10 +166,22 @@ def test_a_run_that_diverges_stops_and_saves_no_model(here, tmp_path):
         ([*FROM_SCRATCH, "--init_from={run}"], "--size is decided by --init_from="),
         (["--dataset=sample", "--init_from={run}", "--patch_size=5"], "patch_size=5"),
         (["--dataset=sample", "--init_from={run}"], "Expected an image of 5 channels, received 1"),
-        (["--dataset=sample", "--init_from={tmp}/garbage.keras"], "garbage.keras is not a model that keras_splitmask can read"),
-        (["--dataset=npz:{tmp}/plain.npz", "--init_from={run}"], "Expected labels in the train split of npz:{tmp}/plain.npz, received none: there is no array of labels; add one"),
+        (
+            ["--dataset=sample", "--init_from={tmp}/garbage.keras"],
+            "garbage.keras is not a model that keras_splitmask can read",
+        ),
+        (
+            ["--dataset=npz:{tmp}/plain.npz", "--init_from={run}"],
+            (
+                "Expected labels in the train split of npz:{tmp}/plain.npz, received none: there is no array of labels;"
+                " add one"
+            ),
+        ),
         ([*FROM_SCRATCH, "--labelled=5"], "Expected at least one image for each of the 10 classes, received count=5"),
-        ([*FROM_SCRATCH, "--batch_size=21"], "Expected a batch size from 1 to the 20 images there are, received batch_size=21"),
+        (
+            [*FROM_SCRATCH, "--batch_size=21"],
+            "Expected a batch size from 1 to the 20 images there are, received batch_size=21",
+        ),
         ([*FROM_SCRATCH, "--layer_decay=2"], "--layer_decay=2"),
         ([*FROM_SCRATCH, "--drop_path=1"], "Expected a drop path rate in [0, 1), received rate=1.0"),
     ],
@@ -106,7 +194,15 @@ def test_bad_input_ends_in_one_line(refused, pretrained, tmp_path, flags, messag
     assert message.format(tmp=tmp_path) in refused("finetune", f"--workdir={tmp_path / 'run'}", *flags)
 
 
-FOLDERS = ("--size=vit_micro", "--patch_size=4", "--image_size=8", "--batch_size=4", "--steps=1", "--workers=1", "--drop_path=0")
+FOLDERS = (
+    "--size=vit_micro",
+    "--patch_size=4",
+    "--image_size=8",
+    "--batch_size=4",
+    "--steps=1",
+    "--workers=1",
+    "--drop_path=0",
+)
 
 
 def photos(root, *folders, count=4):
@@ -122,7 +218,10 @@ def test_val_judges_where_there_is_no_test(here, tmp_path):
     given = photos(tmp_path / "set", "train/a", "train/b", "val/a", "val/b")
     end = here("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'run'}")
     assert end.status == 0 and not end.err
-    assert "judged by val, since test is not there: 8 images of 8x8" in end.out and "8 labelled images of 2 classes, 8 to judge by" in end.out
+    assert (
+        "judged by val, since test is not there: 8 images of 8x8" in end.out
+        and "8 labelled images of 2 classes, 8 to judge by" in end.out
+    )
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert set(result) == {"val_top1", "steps", "seed"} and f"val top-1 {result['val_top1']:.2%}" in end.out
     assert list(json.loads((tmp_path / "run" / "data.json").read_text())["splits"]) == ["train", "val"]
@@ -132,7 +231,11 @@ def test_judge_chooses_and_a_test_split_without_labels_does_not_judge(here, refu
     given = photos(tmp_path / "set", "train/a", "train/b", "val/a", "val/b", "test")  # as of a competition
     (tmp_path / "set" / "val" / "b" / "3.png").unlink()
     end = here("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'run'}")
-    assert end.status == 0 and "judged by val, since test has no labels: 7 images" in end.out and "7 to judge by" in end.out
+    assert (
+        end.status == 0
+        and "judged by val, since test has no labels: 7 images" in end.out
+        and "7 to judge by" in end.out
+    )
     end = here("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'other'}", "--judge=train")
     assert "8 to judge by" in end.out and "train_top1" in (tmp_path / "other" / "result.json").read_text()
     line = refused("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'no'}", "--judge=test")
@@ -154,13 +257,24 @@ def test_files_left_out_of_any_split_are_counted_and_recorded(here, refused, tmp
     end = here("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'run'}", "--max_bad_fraction=0.2")
     assert end.status == 0 and not end.err
     assert "judged by test: 10 images of 8x8; 2 left out (a/1.png: not an image of a known format; b/2.png" in end.out
-    assert "received a/5.png" in end.out and "It is left out." in end.out and "test: 1 of 10 images are left out" in end.out and "9 to judge by" in end.out
+    assert (
+        "received a/5.png" in end.out
+        and "It is left out." in end.out
+        and "test: 1 of 10 images are left out" in end.out
+        and "9 to judge by" in end.out
+    )
     splits = json.loads((tmp_path / "run" / "data.json").read_text())["splits"]
-    assert {name: sorted(split["left_out"]) for name, split in splits.items()} == {"train": ["a/0.png"], "test": ["a/1.png", "b/2.png"]}
+    assert {name: sorted(split["left_out"]) for name, split in splits.items()} == {
+        "train": ["a/0.png"],
+        "test": ["a/1.png", "b/2.png"],
+    }
     assert list(splits["test"]["broken"]) == ["a/5.png"]
     broken.with_name("4.png").write_bytes(broken.read_bytes())
     line = refused("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'no'}", "--max_bad_fraction=0.18")
-    assert "Expected at most 18% of the test images to be unreadable, received 2 of 10; Expected" in line and "received a/" in line
+    assert (
+        "Expected at most 18% of the test images to be unreadable, received 2 of 10; Expected" in line
+        and "received a/" in line
+    )
 
 
 @pytest.mark.parametrize("seed", ["-1", "2147483648", "18446744073709551616", "half"])

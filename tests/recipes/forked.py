@@ -1,8 +1,8 @@
 """Runs a recipe again and again, each time in a process of its own that need not import Keras anew.
 
-Reads a line of JSON a run: the recipe's name, its arguments, and the file for what it prints. Writes the process' id, and when it has
-ended, its exit status. The recipe is the whole recipe, with its flags and its handling of signals; only its small sizes are smaller
-still, and TensorFlow steps eagerly, as in the other tests.
+Reads a line of JSON a run: the recipe's name, its arguments, and the file for what it prints. Writes the process' id,
+and when it has ended, its exit status. The recipe is the whole recipe, with its flags and its handling of signals; only
+its small sizes are smaller still, and TensorFlow steps eagerly, as in the other tests.
 """
 
 import functools
@@ -47,7 +47,9 @@ def main():
     if keras.backend.backend() != "jax":
         keras.Model.compile = functools.partialmethod(keras.Model.compile, run_eagerly=True)
     for line in sys.stdin:
-        child = os.fork()  # no backend has computed anything yet, so none has threads that would be missing in the child
+        child = (
+            os.fork()
+        )  # no backend has computed anything yet, so none has threads that would be missing in the child
         if not child:
             run(*json.loads(line))
         print(child, flush=True)

@@ -1,6 +1,7 @@
 """Promises 1 to 3 and 12 of docs/reliability.md: a run that is killed or asked to stop goes on as if it had not been.
 
-The numbers of kills are those of the environment variables KILLS, STOPS, DOUBLES, COMMANDS and RECIPE_KILLS where they are given.
+The numbers of kills are those of the environment variables KILLS, STOPS, DOUBLES, COMMANDS and RECIPE_KILLS where they
+are given.
 """
 
 import json
@@ -23,7 +24,15 @@ pytestmark = pytest.mark.backend
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TIMES = {"images_per_second", "seconds", "data_wait_fraction"}
 STEPS, EVERY = 24, 2
-GIVEN = ("--dataset=sample", "--size=vit_micro", "--image_size=8", "--patch_size=4", "--vocabulary=4096", "--batch_size=4", "--pictures=0")
+GIVEN = (
+    "--dataset=sample",
+    "--size=vit_micro",
+    "--image_size=8",
+    "--patch_size=4",
+    "--vocabulary=4096",
+    "--batch_size=4",
+    "--pictures=0",
+)
 GIVEN += (f"--steps={STEPS}", "--log_every=1", f"--save_every={EVERY}", "--drop_path=0.2")
 
 
@@ -39,11 +48,14 @@ class Forks:
         cache = {"JAX_COMPILATION_CACHE_DIR": str(folder / "jax"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         env = {**os.environ, **cache, "KERAS_BACKEND": keras.backend.backend(), "PYTHONPATH": str(ROOT)}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "bufsize": 0}
-        self.server = subprocess.Popen([sys.executable, str(ROOT / "tests" / "recipes" / "forked.py")], env=env, cwd=ROOT, **pipes)
+        self.server = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / "recipes" / "forked.py")], env=env, cwd=ROOT, **pipes
+        )
         self.folder = folder
 
     def start(self, workdir, *more):
-        """Start a run; its process, which leads a group of its own, is `self.pid`, and what it prints goes to `self.log`."""
+        """Start a run; its process, which leads a group of its own, is `self.pid`, and what it prints goes to
+        `self.log`."""
         self.log = self.folder / f"{time.monotonic_ns()}.log"
         self.log.touch()
         line = json.dumps(["pretrain", [*GIVEN, f"--workdir={workdir}", *more], str(self.log)])
@@ -100,7 +112,12 @@ def told(workdir):
 def remains(workdir):
     """All that a finished run left: every step's line, and every variable of its last checkpoint, by its bytes."""
     step, note, arrays = checkpoints.load_newest(workdir / "checkpoints", pytest.fail)
-    return step, note, told(workdir), {name: (array.dtype, array.shape, array.tobytes()) for name, array in arrays.items()}
+    return (
+        step,
+        note,
+        told(workdir),
+        {name: (array.dtype, array.shape, array.tobytes()) for name, array in arrays.items()},
+    )
 
 
 def parts(workdir):
@@ -170,7 +187,10 @@ def test_killed_runs_end_as_if_they_had_not_been(forks, whole, tmp_path, kills):
         assert not parts(workdir)
         runs += 1
         workdir = tmp_path / str(runs)
-    print(f"\n{killed} SIGKILLs, {inside} of them in a save, {max(lost)} steps lost at most, {runs} runs finished, the same bit by bit; seed {seed}")
+    print(
+        f"\n{killed} SIGKILLs, {inside} of them in a save, {max(lost)} steps lost at most, {runs} runs finished, the"
+        f" same bit by bit; seed {seed}"
+    )
     assert kills < 20 or inside >= 0.4 * kills
 
 
@@ -182,7 +202,9 @@ def test_runs_that_are_asked_to_stop_save_and_go_on(forks, whole, tmp_path, stop
         forks.start(workdir, "--workers=2")
         if stopped < stops:
             before = len(told(workdir))
-            forks.wait_for(lambda: forks.log.stat().st_size and (stopped % 4 == 3 or len(told(workdir)) > before + 1), 0.005)
+            forks.wait_for(
+                lambda: forks.log.stat().st_size and (stopped % 4 == 3 or len(told(workdir)) > before + 1), 0.005
+            )
             moment = time.monotonic() + rng.uniform(0, 1)
             forks.wait_for(lambda: time.monotonic() > moment, 0.001)
         began = time.monotonic()
@@ -203,7 +225,8 @@ def test_runs_that_are_asked_to_stop_save_and_go_on(forks, whole, tmp_path, stop
 
 @pytest.mark.endurance
 def test_of_two_starts_at_once_one_is_refused(forks, whole, tmp_path):
-    """The second start comes at any moment of the first, which is then killed now and then, and started again at once."""
+    """The second start comes at any moment of the first, which is then killed now and then, and started again at
+    once."""
     second, rng = Forks(tmp_path), random.Random(0)
     for i in range(int(os.environ.get("DOUBLES", 10))):
         workdir = tmp_path / str(i)
@@ -223,7 +246,9 @@ def test_of_two_starts_at_once_one_is_refused(forks, whole, tmp_path):
         assert sorted(statuses) == [0, 2], logs
         log = logs[statuses.index(2)]  # in which TensorFlow's C++ may have a line, too
         refusal = [line for line in log.splitlines() if line.startswith("pretrain.py: ")]
-        assert len(refusal) == 1 and "Another process is running in --workdir=" in refusal[0] and "Traceback" not in log, log
+        assert (
+            len(refusal) == 1 and "Another process is running in --workdir=" in refusal[0] and "Traceback" not in log
+        ), log
         assert_same(remains(workdir), whole, logs)
     second.server.stdin.close()
     second.server.wait()
@@ -231,13 +256,30 @@ def test_of_two_starts_at_once_one_is_refused(forks, whole, tmp_path):
 
 @pytest.mark.endurance
 def test_by_the_command(tmp_path):
-    """The same with `python recipes/pretrain.py` and nothing else: SIGKILL and SIGTERM in turn, the latter also while it starts."""
+    """The same with `python recipes/pretrain.py` and nothing else: SIGKILL and SIGTERM in turn, the latter also while
+    it starts."""
     rng, seen = random.Random(0), []
     env = {**os.environ, "KERAS_BACKEND": keras.backend.backend(), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "recipes/pretrain.py", *GIVEN, "--steps=300", "--log_every=5", "--save_every=5", f"--workdir={tmp_path / 'run'}"]
+    command = [
+        sys.executable,
+        "recipes/pretrain.py",
+        *GIVEN,
+        "--steps=300",
+        "--log_every=5",
+        "--save_every=5",
+        f"--workdir={tmp_path / 'run'}",
+    ]
     for i in range(int(os.environ.get("COMMANDS", 6))):
         before = newest(tmp_path / "run")
-        run = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
+        run = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
         for line in run.stdout:  # a run that goes on from step 17 says how far it is at step 20
             if i % 3 == 2 or (line.startswith("step ") and int(line[5:].split("/")[0]) > before):
                 break
@@ -246,7 +288,9 @@ def test_by_the_command(tmp_path):
         began = time.monotonic()
         run.stdout.read()
         seen.append((run.wait(), newest(tmp_path / "run")))
-        assert seen[-1][0] == (-signal.SIGKILL, 75, 75)[i % 3] and time.monotonic() - began < 30 and seen[-1][1] >= before
+        assert (
+            seen[-1][0] == (-signal.SIGKILL, 75, 75)[i % 3] and time.monotonic() - began < 30 and seen[-1][1] >= before
+        )
         with pytest.raises(ProcessLookupError):
             os.killpg(run.pid, 0)
     end = subprocess.run([*command, "--steps=300"], cwd=ROOT, env=env, capture_output=True, text=True)
@@ -261,12 +305,16 @@ REPRODUCE = """
 import runpy, sys
 from recipes.shared import tables
 column = tables.Column("tuned", "finetune", tuple(sys.argv[2].split()), tables.top1)
-tables.TABLES["small"]["ablation"] = tables.Table("tiny", "rows", (column,), (tables.Row("tiny", tuple(sys.argv[1].split()), (50.0,)),))
+row = tables.Row("tiny", tuple(sys.argv[1].split()), (50.0,))
+tables.TABLES["small"]["ablation"] = tables.Table("tiny", "rows", (column,), (row,))
 sys.argv = ["recipes/reproduce.py", "--table=ablation", *sys.argv[3:]]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 LITTLE = "--size=vit_micro --patch_size=8 --image_size=32 --batch_size=4 --log_every=1"
-PRETRAIN = "--dataset=sample --size=vit_micro --image_size=8 --patch_size=4 --vocabulary=64 --batch_size=4 --pictures=0 --steps=60 --log_every=1 --save_every=2"
+PRETRAIN = (
+    "--dataset=sample --size=vit_micro --image_size=8 --patch_size=4 --vocabulary=64 --batch_size=4 --pictures=0"
+    " --steps=60 --log_every=1 --save_every=2"
+)
 GIVEN_BY_RECIPE = {
     "finetune": f"{LITTLE} --dataset=npz:DATA/labelled.npz --steps=200",
     "detect": f"{LITTLE} --dataset=coco:DATA/boxes --head_width=16 --steps=40 --judge_every=10",
@@ -291,7 +339,16 @@ def drawn(tmp_path_factory):
             Image.fromarray(image).save(root / "boxes" / split / "images" / f"{i}.png")
             Image.fromarray(image).save(root / "maps" / split / "images" / f"{i}.png")
             Image.fromarray((image[..., 0] == 250).astype("uint8")).save(root / "maps" / split / "labels" / f"{i}.png")
-            annotations.append({"id": i, "image_id": i, "category_id": 1, "bbox": [left, top, side, side], "area": side**2, "iscrowd": 0})
+            annotations.append(
+                {
+                    "id": i,
+                    "image_id": i,
+                    "category_id": 1,
+                    "bbox": [left, top, side, side],
+                    "area": side**2,
+                    "iscrowd": 0,
+                }
+            )
         files = [{"id": i, "file_name": f"{i}.png", "height": 32, "width": 32} for i in range(count)]
         content = {"images": files, "annotations": annotations, "categories": [{"id": 1, "name": "box"}]}
         (root / "boxes" / split / "instances.json").write_text(json.dumps(content))
@@ -304,7 +361,12 @@ def drawn(tmp_path_factory):
 
 def command_of(recipe, drawn, workdir):
     if recipe != "reproduce":
-        return [sys.executable, f"recipes/{recipe}.py", *GIVEN_BY_RECIPE[recipe].replace("DATA", str(drawn)).split(), f"--workdir={workdir}"]
+        return [
+            sys.executable,
+            f"recipes/{recipe}.py",
+            *GIVEN_BY_RECIPE[recipe].replace("DATA", str(drawn)).split(),
+            f"--workdir={workdir}",
+        ]
     judge = f"--dataset=npz:{drawn}/labelled.npz --batch_size=4 --log_every=1 --steps=60"
     pretrain = PRETRAIN.replace("sample", f"npz:{drawn}/labelled.npz")
     return [sys.executable, "-c", REPRODUCE, pretrain, judge, f"--workdir={workdir}"]

@@ -9,12 +9,20 @@ import keras_splitmask as ks
 
 TIMES = {"images_per_second", "seconds", "data_wait_fraction"}
 KEYS = {"step", "epoch", "loss", "gradient_norm", "learning_rate", "knn_accuracy", *TIMES}
-OWN = {"beit": {"inpaint_loss", "inpaint_accuracy", "word_perplexity"}, "mae": set(), "deit": {"accuracy"}, "dino": {"teacher_entropy", "feature_std"}}
+OWN = {
+    "beit": {"inpaint_loss", "inpaint_accuracy", "word_perplexity"},
+    "mae": set(),
+    "deit": {"accuracy"},
+    "dino": {"teacher_entropy", "feature_std"},
+}
 SMALL = ("--size=vit_micro", "--patch_size=4", "--image_size=8", "--batch_size=8", "--log_every=2")
 
 
 def weights(run):
-    return {name: keras.ops.convert_to_numpy(w) for name, w in ks.interchange.named_weights(ks.interchange.load_encoder(run)).items()}
+    return {
+        name: keras.ops.convert_to_numpy(w)
+        for name, w in ks.interchange.named_weights(ks.interchange.load_encoder(run)).items()
+    }
 
 
 def equal(one, other):
@@ -23,10 +31,21 @@ def equal(one, other):
 
 @pytest.mark.backend
 @pytest.mark.parametrize(
-    ("method", "picture"), [("beit", "inpainting_random_projection.png"), ("mae", "inpainting_mae.png"), ("deit", None), ("dino", None)]
+    ("method", "picture"),
+    [("beit", "inpainting_random_projection.png"), ("mae", "inpainting_mae.png"), ("deit", None), ("dino", None)],
 )
-def test_a_run_of_a_baseline_is_stopped_resumed_and_of_use(here, arrays, tmp_path, lines, monkeypatch, stop_at_step, method, picture):
-    given = [f"--dataset=npz:{arrays}", f"--probe=npz:{arrays}", "--size=vit_micro", "--batch_size=4", "--steps=6", "--log_every=3", f"--method={method}"]
+def test_a_run_of_a_baseline_is_stopped_resumed_and_of_use(
+    here, arrays, tmp_path, lines, monkeypatch, stop_at_step, method, picture
+):
+    given = [
+        f"--dataset=npz:{arrays}",
+        f"--probe=npz:{arrays}",
+        "--size=vit_micro",
+        "--batch_size=4",
+        "--steps=6",
+        "--log_every=3",
+        f"--method={method}",
+    ]
     given += {
         "beit": ["--vocabulary=8"],
         "mae": ["--mae_decoder_depth=1"],
@@ -39,7 +58,13 @@ def test_a_run_of_a_baseline_is_stopped_resumed_and_of_use(here, arrays, tmp_pat
     monkeypatch.undo()
     end = here("pretrain", *given, f"--workdir={tmp_path / 'run'}")
     assert end.status == 0 and "resumed at step 5" in end.out, end.err
-    told = [[{name: value for name, value in line.items() if name not in TIMES} for line in lines(tmp_path / run / "metrics.jsonl")] for run in ("whole", "run")]
+    told = [
+        [
+            {name: value for name, value in line.items() if name not in TIMES}
+            for line in lines(tmp_path / run / "metrics.jsonl")
+        ]
+        for run in ("whole", "run")
+    ]
     assert told[0] == told[1] and [line["step"] for line in told[0]] == [0, 3, 6]
     assert set(told[0][-1]) == KEYS - TIMES | OWN[method]
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "run"))
@@ -48,24 +73,58 @@ def test_a_run_of_a_baseline_is_stopped_resumed_and_of_use(here, arrays, tmp_pat
         with Image.open(tmp_path / "run" / "pictures" / picture) as drawn:
             assert drawn.size == (3 * 84 - 4, 16 + 8 * 52)  # three columns and eight rows of 48x80, at their own size
 
-    tuned = here("finetune", f"--init_from={tmp_path / 'run'}", f"--dataset=npz:{arrays}", "--batch_size=4", "--steps=1", f"--workdir={tmp_path / 'tuned'}")
+    tuned = here(
+        "finetune",
+        f"--init_from={tmp_path / 'run'}",
+        f"--dataset=npz:{arrays}",
+        "--batch_size=4",
+        "--steps=1",
+        f"--workdir={tmp_path / 'tuned'}",
+    )
     assert tuned.status == 0 and json.loads((tmp_path / "tuned" / "result.json").read_text())["steps"] == 1
 
 
 def test_random_is_where_every_method_begins(here, tmp_path, lines):
-    given = ("--dataset=sample", "--probe=sample", "--probe_limit=40", *SMALL, "--steps=1", "--learning_rate=0", "--min_learning_rate=0", "--seed=3")
+    given = (
+        "--dataset=sample",
+        "--probe=sample",
+        "--probe_limit=40",
+        *SMALL,
+        "--steps=1",
+        "--learning_rate=0",
+        "--min_learning_rate=0",
+        "--seed=3",
+    )
     for method in ("random", "splitmask", "beit", "mae", "dino"):
-        end = here("pretrain", *given, *["--prototypes=16"] * (method == "dino"), f"--method={method}", f"--workdir={tmp_path / method}", "--pictures=0")
+        end = here(
+            "pretrain",
+            *given,
+            *["--prototypes=16"] * (method == "dino"),
+            f"--method={method}",
+            f"--workdir={tmp_path / method}",
+            "--pictures=0",
+        )
         assert end.status == 0 and not end.err
         assert equal(weights(tmp_path / method), weights(tmp_path / "random"))
     left = sorted(path.name for path in (tmp_path / "random").iterdir())
     assert left == ["data.json", "metrics.jsonl", "model.keras", "report.html", "run.files", "run.flags"]
     (line,) = lines(tmp_path / "random" / "metrics.jsonl")
     assert line["step"] == 0 and line["knn_accuracy"] == lines(tmp_path / "mae" / "metrics.jsonl")[0]["knn_accuracy"]
-    assert "holds this run, finished" in here("pretrain", *given, "--method=random", f"--workdir={tmp_path / 'random'}", "--pictures=0").out
+    assert (
+        "holds this run, finished"
+        in here("pretrain", *given, "--method=random", f"--workdir={tmp_path / 'random'}", "--pictures=0").out
+    )
     assert not equal(weights(tmp_path / "random"), weights(other_seed(here, given, tmp_path)))
 
-    from_random = here("finetune", f"--init_from={tmp_path / 'random'}", "--dataset=sample", "--labelled=20", "--batch_size=4", "--steps=1", f"--workdir={tmp_path / 'tuned'}")
+    from_random = here(
+        "finetune",
+        f"--init_from={tmp_path / 'random'}",
+        "--dataset=sample",
+        "--labelled=20",
+        "--batch_size=4",
+        "--steps=1",
+        f"--workdir={tmp_path / 'tuned'}",
+    )
     assert from_random.status == 0, from_random.err
     exported = here("export", f"--init_from={tmp_path / 'mae'}", f"--output={tmp_path / 'saved'}")
     assert exported.status == 0, exported.err
@@ -79,7 +138,14 @@ def other_seed(here, given, tmp_path):
 def test_one_method_goes_on_from_another(here, tmp_path):
     given = ("--dataset=sample", *SMALL, "--steps=1", "--pictures=0")
     assert here("pretrain", *given, "--method=mae", f"--workdir={tmp_path / 'mae'}").status == 0
-    end = here("pretrain", *given, "--method=beit", "--vocabulary=8", f"--init_from={tmp_path / 'mae'}", f"--workdir={tmp_path / 'beit'}")
+    end = here(
+        "pretrain",
+        *given,
+        "--method=beit",
+        "--vocabulary=8",
+        f"--init_from={tmp_path / 'mae'}",
+        f"--workdir={tmp_path / 'beit'}",
+    )
     assert end.status == 0 and "fresh     mask_token, words/kernel, words/bias (new)" in end.out
 
 
@@ -88,17 +154,35 @@ def test_one_method_goes_on_from_another(here, tmp_path):
     [
         (["--method=mae", "--keep=0.5"], "Expected no --keep with --method=mae, which does not read it; leave it out"),
         (["--method=beit", "--match_weight", "1"], "Expected no --match_weight with --method=beit"),
-        (["--method=mae", "--vocabulary=8", "-tokenizer=kmeans"], "Expected no --tokenizer, --vocabulary with --method=mae"),
+        (
+            ["--method=mae", "--vocabulary=8", "-tokenizer=kmeans"],
+            "Expected no --tokenizer, --vocabulary with --method=mae",
+        ),
         (["--method=dino", "--mask_ratio=0.4"], "Expected no --mask_ratio with --method=dino"),
         (["--local_crops=4"], "Expected no --local_crops with --method=splitmask"),
         (["--mask_ratio=0.4"], "Expected no --mask_ratio with --method=splitmask"),
-        (["--method=random", "--init_from=nowhere"], "Expected no --init_from with --method=random, whose encoder is untrained"),
-        (["--method=beit", "--mask_ratio=0.01"], "Expected a mask_ratio in (0, 1) that masks at least one patch, received mask_ratio=0.01 of 4"),
-        (["--method=mae", "--mae_decoder_width=40"], "Expected a decoder_width that is a multiple of 32, received decoder_width=40"),
+        (
+            ["--method=random", "--init_from=nowhere"],
+            "Expected no --init_from with --method=random, whose encoder is untrained",
+        ),
+        (
+            ["--method=beit", "--mask_ratio=0.01"],
+            "Expected a mask_ratio in (0, 1) that masks at least one patch, received mask_ratio=0.01 of 4",
+        ),
+        (
+            ["--method=mae", "--mae_decoder_width=40"],
+            "Expected a decoder_width that is a multiple of 32, received decoder_width=40",
+        ),
         (["--method=beit", "--tokenizer=dalle"], "Expected --dalle_weights: "),
         (["--method=splitmask", "--mixup=0"], "Expected no --mixup with --method=splitmask"),
-        (["--method=deit", "--augmentation=beit"], "Expected --augmentation among crop_flip, flip, none, crop, quarter_crop with --method=deit, received beit"),
-        (["--subset=5%%"], "Expected a number of images as 500, a share of them as 1%, or a file that lists them, received '5%%'"),
+        (
+            ["--method=deit", "--augmentation=beit"],
+            "Expected --augmentation among crop_flip, flip, none, crop, quarter_crop with --method=deit, received beit",
+        ),
+        (
+            ["--subset=5%%"],
+            "Expected a number of images as 500, a share of them as 1%, or a file that lists them, received '5%%'",
+        ),
         (["--subset=20000"], "Expected 1 to 10000 images, all there are, received 20000."),
     ],
 )
@@ -108,14 +192,18 @@ def test_what_a_method_does_not_read_is_refused(refused, tmp_path, flags, messag
 
 def test_methods_share_a_flag_file(here, tmp_path, lines):
     shared = tmp_path / "shared.flags"
-    shared.write_text("\n".join(("--dataset=sample", *SMALL, "--steps=1", "--pictures=0", "--vocabulary=8", "--keep=0.25")))
+    shared.write_text(
+        "\n".join(("--dataset=sample", *SMALL, "--steps=1", "--pictures=0", "--vocabulary=8", "--keep=0.25"))
+    )
     end = here("pretrain", f"--flagfile={shared}", "--method=mae", f"--workdir={tmp_path / 'run'}")
     assert end.status == 0 and "--method=mae does not read --keep, --vocabulary of the flag file\n" in end.out
     written = (tmp_path / "run" / "run.flags").read_text()
     assert "--method=mae\n" in written and "vocabulary" not in written and "match_weight" not in written
     again = here("pretrain", f"--flagfile={tmp_path / 'run' / 'run.flags'}", f"--workdir={tmp_path / 'again'}")
     assert again.status == 0 and "does not read" not in again.out
-    assert lines(tmp_path / "again" / "metrics.jsonl")[1]["loss"] == pytest.approx(lines(tmp_path / "run" / "metrics.jsonl")[1]["loss"], rel=1e-4)
+    assert lines(tmp_path / "again" / "metrics.jsonl")[1]["loss"] == pytest.approx(
+        lines(tmp_path / "run" / "metrics.jsonl")[1]["loss"], rel=1e-4
+    )
 
 
 def test_the_help_names_the_methods_that_read_a_flag(python):

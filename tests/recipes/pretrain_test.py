@@ -9,17 +9,43 @@ import keras_splitmask as ks
 from keras_splitmask import data
 from keras_splitmask.training import checkpoints
 
-KEYS = {"step", "epoch", "loss", "inpaint_loss", "match_loss", "inpaint_accuracy", "match_accuracy", "word_perplexity", "feature_std"}
+KEYS = {
+    "step",
+    "epoch",
+    "loss",
+    "inpaint_loss",
+    "match_loss",
+    "inpaint_accuracy",
+    "match_accuracy",
+    "word_perplexity",
+    "feature_std",
+}
 KEYS |= {"gradient_norm", "learning_rate", "images_per_second", "seconds", "data_wait_fraction"}
 TIMES = {"images_per_second", "seconds", "data_wait_fraction"}
-SMALL = ("--size=vit_micro", "--patch_size=4", "--image_size=8", "--vocabulary=16", "--batch_size=8", "--steps=3", "--log_every=2")
+SMALL = (
+    "--size=vit_micro",
+    "--patch_size=4",
+    "--image_size=8",
+    "--vocabulary=16",
+    "--batch_size=8",
+    "--steps=3",
+    "--log_every=2",
+)
 
 
 @pytest.mark.backend
 def test_a_run_leaves_what_it_should(pretrained, lines):
     left = sorted(path.relative_to(pretrained).as_posix() for path in pretrained.rglob("*") if path.is_file())
     assert left[-8].startswith("checkpoints/") and left[-8].endswith("step-0000000005.checkpoint")
-    assert left[-7:] == ["data.json", "metrics.jsonl", "model.keras", "pictures/inpainting_random_projection.png", "report.html", "run.files", "run.flags"]
+    assert left[-7:] == [
+        "data.json",
+        "metrics.jsonl",
+        "model.keras",
+        "pictures/inpainting_random_projection.png",
+        "report.html",
+        "run.files",
+        "run.flags",
+    ]
     recorded = (pretrained / "run.files").read_text().splitlines()[1:]
     assert {*left} - {"run.files"} <= {*recorded}
     first, *rest = lines(pretrained / "metrics.jsonl")
@@ -38,7 +64,9 @@ def test_a_run_leaves_what_it_should(pretrained, lines):
 def test_by_the_command(command, tmp_path, lines):
     end = command("pretrain", "--dataset=sample", "--decoder_depth=1", "--workdir", tmp_path / "run", *SMALL)
     assert end.status == 0 and not end.err
-    assert "10000 images of 8x8x1" in end.out and "step 3/3" in end.out and "images/s" in end.out and " s left" in end.out
+    assert (
+        "10000 images of 8x8x1" in end.out and "step 3/3" in end.out and "images/s" in end.out and " s left" in end.out
+    )
     assert [line["step"] for line in lines(tmp_path / "run" / "metrics.jsonl")] == [0, 2, 3]
     assert (tmp_path / "run" / "model.keras").exists()
 
@@ -57,7 +85,16 @@ def test_the_flags_of_a_run_repeat_it(here, pretrained, tmp_path, lines):
 @pytest.mark.parametrize(
     ("flags", "absent"),
     [
-        (["--tokenizer=random_patches", "--split=random", "--keep=0.25", "--positions=sine_cosine", "--augmentation=none"], set()),
+        (
+            [
+                "--tokenizer=random_patches",
+                "--split=random",
+                "--keep=0.25",
+                "--positions=sine_cosine",
+                "--augmentation=none",
+            ],
+            set(),
+        ),
         (["--tokenizer=kmeans", "--word_resolution=half", "--channels=3", "--augmentation=flip"], set()),
         (["--inpaint_weight=0"], {"inpaint_loss", "inpaint_accuracy", "word_perplexity"}),
         (["--match_weight=0", "--precision=bfloat16"], {"match_loss", "match_accuracy", "feature_std"}),
@@ -68,7 +105,9 @@ def test_every_way_to_learn_runs(here, tmp_path, lines, flags, absent):
     assert end.status == 0 and not end.err
     assert set(lines(tmp_path / "run" / "metrics.jsonl")[-1]) == KEYS - absent
     tokenizer = dict(flag[2:].split("=") for flag in flags).get("tokenizer", "random_projection")
-    assert [path.name for path in tmp_path.rglob("*.png")] == ([] if "inpaint_loss" in absent else [f"inpainting_{tokenizer}.png"])
+    assert [path.name for path in tmp_path.rglob("*.png")] == (
+        [] if "inpaint_loss" in absent else [f"inpainting_{tokenizer}.png"]
+    )
 
 
 @pytest.mark.backend
@@ -76,7 +115,14 @@ def test_words_of_dalle(here, dvae, tmp_path, lines):
     encoder, decoder = dvae(vocabulary=16)
     for weights in (f"{encoder}", f"{encoder},{decoder}"):
         workdir = tmp_path / f"of {weights.count(',') + 1}"
-        end = here("pretrain", "--dataset=sample", f"--workdir={workdir}", *SMALL, "--tokenizer=dalle", f"--dalle_weights={weights}")
+        end = here(
+            "pretrain",
+            "--dataset=sample",
+            f"--workdir={workdir}",
+            *SMALL,
+            "--tokenizer=dalle",
+            f"--dalle_weights={weights}",
+        )
         assert end.status == 0 and not end.err
         assert set(lines(workdir / "metrics.jsonl")[-1]) == KEYS
         assert [path.name for path in workdir.rglob("*.png")] == ["inpainting_dalle.png"]
@@ -84,27 +130,49 @@ def test_words_of_dalle(here, dvae, tmp_path, lines):
         encoder.rename(tmp_path / "elsewhere.npz")  # a run's model needs the files no more
         tokenizer = ks.interchange.load_model(workdir).tokenizer
         (tmp_path / "elsewhere.npz").rename(encoder)
-        assert tokenizer.same_words(ks.tokenizers.Dalle.from_files((8, 8, 1), 4, encoder)) and bool(tokenizer.decoder) == ("," in weights)
+        assert tokenizer.same_words(ks.tokenizers.Dalle.from_files((8, 8, 1), 4, encoder)) and bool(
+            tokenizer.decoder
+        ) == ("," in weights)
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--tokenizer=dalle"], "Expected --dalle_weights: For --tokenizer=dalle, ENCODER_FILE[,DECODER_FILE]: https://cdn.openai.com/dall-e/encoder.pkl"),
-        (["--tokenizer=dalle", "--dalle_weights=nowhere.pkl"], "received nowhere.pkl, which does not exist; download https://cdn.openai.com/dall-e/encoder.pkl and"),
-        (["--tokenizer=dalle", "--dalle_weights={0},nowhere.pkl"], "download https://cdn.openai.com/dall-e/decoder.pkl and pass the path"),
+        (
+            ["--tokenizer=dalle"],
+            (
+                "Expected --dalle_weights: For --tokenizer=dalle, ENCODER_FILE[,DECODER_FILE]:"
+                " https://cdn.openai.com/dall-e/encoder.pkl"
+            ),
+        ),
+        (
+            ["--tokenizer=dalle", "--dalle_weights=nowhere.pkl"],
+            "received nowhere.pkl, which does not exist; download https://cdn.openai.com/dall-e/encoder.pkl and",
+        ),
+        (
+            ["--tokenizer=dalle", "--dalle_weights={0},nowhere.pkl"],
+            "download https://cdn.openai.com/dall-e/decoder.pkl and pass the path",
+        ),
         (["--tokenizer=dalle", "--dalle_weights={0},{1},{1}"], "received 3 files in --dalle_weights; leave it out"),
-        (["--tokenizer=dalle", "--dalle_weights={0}", "--word_resolution=half"], "received --word_resolution; leave it out"),
+        (
+            ["--tokenizer=dalle", "--dalle_weights={0}", "--word_resolution=half"],
+            "received --word_resolution; leave it out",
+        ),
         (["--tokenizer=dalle", "--dalle_weights={0}", "--vocabulary=8192"], "Expected --vocabulary=16, the words of"),
         (["--tokenizer=dalle", "--dalle_weights={0}", "--dalle_sha256=12ab"], "expected 12ab"),
         (["--tokenizer=dalle", "--dalle_weights={1}"], "received {1}, which does not fit: "),
-        (["--tokenizer=kmeans", "--dalle_weights={0}"], "Expected --tokenizer=dalle with --dalle_weights, received --tokenizer=kmeans"),
+        (
+            ["--tokenizer=kmeans", "--dalle_weights={0}"],
+            "Expected --tokenizer=dalle with --dalle_weights, received --tokenizer=kmeans",
+        ),
     ],
 )
 def test_bad_weights_of_dalle_end_in_one_line(refused, dvae, tmp_path, flags, message):
     files = [str(path) for path in dvae(vocabulary=16)]
     flags = [flag.format(*files) for flag in flags]
-    assert message.format(*files) in refused("pretrain", "--dataset=sample", f"--workdir={tmp_path / 'run'}", *SMALL, *flags)
+    assert message.format(*files) in refused(
+        "pretrain", "--dataset=sample", f"--workdir={tmp_path / 'run'}", *SMALL, *flags
+    )
 
 
 def save_photographs(folder, rng, count=6):
@@ -150,7 +218,9 @@ def test_a_file_that_breaks_during_the_run_is_named(here, rng, tmp_path):
     content = bytearray((photos / "dog" / "bad.png").read_bytes())
     content[content.index(b"IDAT") + 4] ^= 255  # where the pixels begin; its header and its end are as they should be
     (photos / "dog" / "bad.png").write_bytes(content)
-    end = here("pretrain", f"--dataset=folder:{photos}", f"--workdir={tmp_path / 'run'}", *SMALL, "--steps=6", "--subset=100%")
+    end = here(
+        "pretrain", f"--dataset=folder:{photos}", f"--workdir={tmp_path / 'run'}", *SMALL, "--steps=6", "--subset=100%"
+    )
     assert end.status == 0 and not end.err
     assert end.out.count("dog/bad.png") == 1 and "Another image is shown in its place." in end.out
     assert list(json.loads((tmp_path / "run" / "data.json").read_text())["broken"]) == ["dog/bad.png"]
@@ -167,7 +237,15 @@ def test_packed_images(here, rng, tmp_path):
 
 @pytest.mark.backend
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(here, arrays, tmp_path, lines, monkeypatch, stop_at_step):
-    given = (f"--dataset=npz:{arrays}", f"--probe=npz:{arrays}", "--size=vit_micro", "--vocabulary=8", "--batch_size=4", "--steps=6", "--log_every=3")
+    given = (
+        f"--dataset=npz:{arrays}",
+        f"--probe=npz:{arrays}",
+        "--size=vit_micro",
+        "--vocabulary=8",
+        "--batch_size=4",
+        "--steps=6",
+        "--log_every=3",
+    )
     assert here("pretrain", *given, f"--workdir={tmp_path / 'whole'}").status == 0
     stop_at_step(5)
     end = here("pretrain", *given, f"--workdir={tmp_path / 'run'}")
@@ -176,19 +254,36 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(here, arrays, tmp_
     monkeypatch.undo()
     end = here("pretrain", *given, f"--workdir={tmp_path / 'run'}")
     assert end.status == 0 and "resumed at step 5" in end.out
-    told = [[{name: value for name, value in line.items() if name not in TIMES} for line in lines(tmp_path / run / "metrics.jsonl")] for run in ("whole", "run")]
+    told = [
+        [
+            {name: value for name, value in line.items() if name not in TIMES}
+            for line in lines(tmp_path / run / "metrics.jsonl")
+        ]
+        for run in ("whole", "run")
+    ]
     assert told[0] == told[1] and [line["step"] for line in told[0]] == [0, 3, 6]
     old, new = (ks.interchange.named_weights(ks.interchange.load_encoder(tmp_path / run)) for run in ("whole", "run"))
     assert all(np.array_equal(*map(keras.ops.convert_to_numpy, (old[name], new[name]))) for name in old)
 
 
-OTHERS = {"tensorflow": ["torch", "jax"], "jax": ["tensorflow", "torch"], "torch": ["tensorflow", "jax"]}[keras.backend.backend()]
+OTHERS = {"tensorflow": ["torch", "jax"], "jax": ["tensorflow", "torch"], "torch": ["tensorflow", "jax"]}[
+    keras.backend.backend()
+]
 
 
 @pytest.mark.backend
 @pytest.mark.parametrize("other", [OTHERS[0], pytest.param(OTHERS[1], marks=pytest.mark.endurance)])
 def test_a_run_goes_on_on_another_backend(command, tmp_path, lines, other):
-    given = ("--dataset=sample", f"--workdir={tmp_path}", *SMALL, "--steps=4", "--save_every=2", "--learning_rate=0", "--min_learning_rate=0", "--pictures=0")
+    given = (
+        "--dataset=sample",
+        f"--workdir={tmp_path}",
+        *SMALL,
+        "--steps=4",
+        "--save_every=2",
+        "--learning_rate=0",
+        "--min_learning_rate=0",
+        "--pictures=0",
+    )
     assert command("pretrain", *given).status == 0
     (tmp_path / "checkpoints" / "step-0000000004.checkpoint").unlink()  # as if it had been killed at step 3
     (tmp_path / "model.keras").unlink()
@@ -206,7 +301,15 @@ def test_a_run_goes_on_on_another_backend(command, tmp_path, lines, other):
 def test_rewind_skips_a_stretch_of_data_for_good(here, arrays, tmp_path, monkeypatch, stop_at_step):
     starts, batches = [], data.batches
     monkeypatch.setattr(data, "batches", lambda *given, **more: (starts.append(given[5]), batches(*given, **more))[1])
-    given = (f"--dataset=npz:{arrays}", "--size=vit_micro", "--vocabulary=8", "--batch_size=4", "--steps=6", "--log_every=2", f"--workdir={tmp_path / 'run'}")
+    given = (
+        f"--dataset=npz:{arrays}",
+        "--size=vit_micro",
+        "--vocabulary=8",
+        "--batch_size=4",
+        "--steps=6",
+        "--log_every=2",
+        f"--workdir={tmp_path / 'run'}",
+    )
     for stop, more, expected in ((3, ["--pictures=0"], 0), (5, ["--rewind=1000"], 1003), (None, [], 1005)):
         with monkeypatch.context() as patch:
             if stop:
@@ -217,21 +320,50 @@ def test_rewind_skips_a_stretch_of_data_for_good(here, arrays, tmp_path, monkeyp
 
 
 def test_going_on_from_an_encoder(here, pretrained, arrays, tmp_path):
-    given = [f"--dataset=npz:{arrays}", f"--workdir={tmp_path / 'run'}", "--size=vit_micro", "--vocabulary=8", "--batch_size=4", "--steps=1"]
-    end = here("pretrain", *given, f"--init_from={pretrained}", "--learning_rate=0", "--min_learning_rate=0", "--pictures=0")
+    given = [
+        f"--dataset=npz:{arrays}",
+        f"--workdir={tmp_path / 'run'}",
+        "--size=vit_micro",
+        "--vocabulary=8",
+        "--batch_size=4",
+        "--steps=1",
+    ]
+    end = here(
+        "pretrain", *given, f"--init_from={pretrained}", "--learning_rate=0", "--min_learning_rate=0", "--pictures=0"
+    )
     assert end.status == 0 and "loaded    " in end.out
-    old, new = (ks.interchange.named_weights(ks.interchange.load_encoder(run)) for run in (pretrained, tmp_path / "run"))
-    assert set(old) == set(new) and all(np.array_equal(*map(keras.ops.convert_to_numpy, (old[name], new[name]))) for name in old)
+    old, new = (
+        ks.interchange.named_weights(ks.interchange.load_encoder(run)) for run in (pretrained, tmp_path / "run")
+    )
+    assert set(old) == set(new) and all(
+        np.array_equal(*map(keras.ops.convert_to_numpy, (old[name], new[name]))) for name in old
+    )
 
 
 def test_a_run_that_diverges_stops_and_saves_no_model(here, tmp_path, lines):
     workdir = tmp_path / "run"
-    given = ("--dataset=sample", f"--workdir={workdir}", *SMALL, "--steps=40", "--log_every=10", "--learning_rate=1e30", "--warmup=0")
+    given = (
+        "--dataset=sample",
+        f"--workdir={workdir}",
+        *SMALL,
+        "--steps=40",
+        "--log_every=10",
+        "--learning_rate=1e30",
+        "--warmup=0",
+    )
     end = here("pretrain", *given)
-    assert end.status == 2 and end.err.startswith("pretrain.py: Expected a finite loss and gradient, received none from step 2 on;")
+    assert end.status == 2 and end.err.startswith(
+        "pretrain.py: Expected a finite loss and gradient, received none from step 2 on;"
+    )
     assert end.err.count("\n") == 1 and "the run stops at step 30" in end.err
     assert "step 2 skipped: " in end.out and " is not finite; its images: train[" in end.out
-    assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints", "data.json", "metrics.jsonl", "run.files", "run.flags"]
+    assert sorted(path.name for path in workdir.iterdir()) == [
+        "checkpoints",
+        "data.json",
+        "metrics.jsonl",
+        "run.files",
+        "run.flags",
+    ]
     assert [line.get("skipped_steps") for line in lines(workdir / "metrics.jsonl")] == [None, 9, 19]
 
 
@@ -240,10 +372,15 @@ def test_a_finished_run_is_not_replaced_unasked(here, refused, tmp_path, lines):
     given = ("--dataset=sample", f"--workdir={workdir}", *SMALL, "--steps=1")
     assert here("pretrain", *given).status == 0
     again = here("pretrain", *given)
-    assert again.status == 0 and "holds this run, finished. Choose another --workdir for a new one; --overwrite replaces it." in again.out
+    assert (
+        again.status == 0
+        and "holds this run, finished. Choose another --workdir for a new one; --overwrite replaces it." in again.out
+    )
     assert "holds a run with other values of --jit. Choose another folder" in refused("pretrain", *given, "--jit")
     other = (*given, "--seed=1", "--inpaint_weight=0")
-    assert "holds a run with other values of --inpaint_weight, --seed. Choose another folder" in refused("pretrain", *other)
+    assert "holds a run with other values of --inpaint_weight, --seed. Choose another folder" in refused(
+        "pretrain", *other
+    )
     assert here("pretrain", *other, "--overwrite").status == 0
     assert [line["step"] for line in lines(workdir / "metrics.jsonl")] == [0, 1] and not list(workdir.rglob("*.png"))
     (workdir / "model.keras").unlink()  # as if it had been killed before its end
@@ -257,7 +394,10 @@ def test_a_finished_run_is_not_replaced_unasked(here, refused, tmp_path, lines):
         (["--no_such_flag=1"], "Unknown command line flag 'no_such_flag'"),
         (["--batchsize=8"], "Unknown command line flag 'batchsize'. Did you mean: batch_size ?"),
         (["sample"], "Expected flags only, received 'sample'; write --name=value"),
-        (["--size=vit_huge"], "Expected a size among vit_micro, vit_tiny, vit_small, vit_base, vit_large, received 'vit_huge'"),
+        (
+            ["--size=vit_huge"],
+            "Expected a size among vit_micro, vit_tiny, vit_small, vit_base, vit_large, received 'vit_huge'",
+        ),
         (["--tokenizer=dvae"], "value should be one of <random_projection|random_patches|kmeans|dalle>"),
         (["--method=simclr"], "--method=simclr: value should be one of <splitmask|beit|mae|deit|dino|random>"),
         (["--backend=theano"], "--backend=theano: value should be one of <tensorflow|jax|torch>"),
@@ -265,9 +405,15 @@ def test_a_finished_run_is_not_replaced_unasked(here, refused, tmp_path, lines):
         (["--steps=0"], "--steps=0"),
         (["--log_every=0"], "--log_every=0"),
         (["--flagfile=nowhere.flags"], "nowhere.flags"),
-        (["--image_size=30"], "received 30x30 pixels and patch_size=4; resize the images to 32x32 or choose another patch size"),
+        (
+            ["--image_size=30"],
+            "received 30x30 pixels and patch_size=4; resize the images to 32x32 or choose another patch size",
+        ),
         (["--image_size=8by8"], "Expected --image_size as 32 or 48x80 (height x width), received '8by8'"),
-        (["--batch_size=10001"], "Expected a batch size from 1 to the 10000 images there are, received batch_size=10001"),
+        (
+            ["--batch_size=10001"],
+            "Expected a batch size from 1 to the 10000 images there are, received batch_size=10001",
+        ),
         (["--keep=0"], "Expected keep in (0, 0.5], the share of patches that one branch sees, received keep=0.0"),
         (["--keep=0.6"], "Expected keep in (0, 0.5], the share of patches that one branch sees, received keep=0.6"),
         (["--keep=0.1"], "Expected at least one patch per branch, received keep=0.1 of 4 patches"),
@@ -275,11 +421,20 @@ def test_a_finished_run_is_not_replaced_unasked(here, refused, tmp_path, lines):
         (["--inpaint_weight=0", "--match_weight=0"], "Expected loss weights of at least 0, one of them above"),
         (["--vocabulary=1"], "Expected a vocabulary of at least two words, received vocabulary=1"),
         (["--augmentation=spin"], "Expected augmentation to be one of"),
-        (["--dataset=imagenet"], "Expected a dataset sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME, received 'imagenet'"),
+        (
+            ["--dataset=imagenet"],
+            "Expected a dataset sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME, received 'imagenet'",
+        ),
         (["--dataset=folder:{}/empty"], "received an empty folder; correct the path"),
         (["--dataset=npz:{}/nan.npz"], "Expected finite pixels, received NaN in train[1] of"),
-        (["--dataset=npz:{}/plain.npz", "--probe=npz:{}/../{}/unlabelled.npz", "--batch_size=2"], "Expected labels in the train split of npz:"),
-        (["--dataset=npz:{}/own.npz", "--probe=npz:{}/../{}/own.npz", "--batch_size=2"], "Expected --probe to be a labelled set apart"),
+        (
+            ["--dataset=npz:{}/plain.npz", "--probe=npz:{}/../{}/unlabelled.npz", "--batch_size=2"],
+            "Expected labels in the train split of npz:",
+        ),
+        (
+            ["--dataset=npz:{}/own.npz", "--probe=npz:{}/../{}/own.npz", "--batch_size=2"],
+            "Expected --probe to be a labelled set apart",
+        ),
         (["--init_from={}/nowhere"], "nowhere: there is no file"),
         (["--init_from={}/garbage.keras"], "garbage.keras is not a model that keras_splitmask can read"),
         (["--workdir={}/garbage.keras"], "Expected --workdir to be a folder, received"),
@@ -300,16 +455,33 @@ def test_bad_input_ends_in_one_line(refused, tmp_path, flags, message):
 
 
 def test_weights_that_do_not_fit_are_named(refused, pretrained, arrays, tmp_path):
-    given = [f"--dataset=npz:{arrays}", f"--workdir={tmp_path / 'run'}", f"--init_from={pretrained}", "--vocabulary=8", "--batch_size=4"]
+    given = [
+        f"--dataset=npz:{arrays}",
+        f"--workdir={tmp_path / 'run'}",
+        f"--init_from={pretrained}",
+        "--vocabulary=8",
+        "--batch_size=4",
+    ]
     line = refused("pretrain", *given, "--size=vit_tiny")
     assert "The weights do not fit: " in line and "cls_token has shape (1, 1, 16), expected (1, 1, 24)" in line
 
 
 def test_going_on_at_another_image_size_and_number_of_channels(here, pretrained, tmp_path):
-    given = ["--dataset=sample", f"--workdir={tmp_path / 'run'}", f"--init_from={pretrained}", "--vocabulary=8", "--batch_size=4"]
+    given = [
+        "--dataset=sample",
+        f"--workdir={tmp_path / 'run'}",
+        f"--init_from={pretrained}",
+        "--vocabulary=8",
+        "--batch_size=4",
+    ]
     end = here("pretrain", *given, "--size=vit_micro", "--image_size=32", "--patch_size=8", "--steps=1", "--pictures=0")
     assert end.status == 0, end.err
-    assert "resized   " in end.out and "3x5 to 4x4 patches" in end.out and "5 to 1 channels" in end.out and "patches of 16 to 8 pixels" in end.out
+    assert (
+        "resized   " in end.out
+        and "3x5 to 4x4 patches" in end.out
+        and "5 to 1 channels" in end.out
+        and "patches of 16 to 8 pixels" in end.out
+    )
 
 
 def test_the_flags_that_a_recipe_cannot_do_without(refused):

@@ -11,9 +11,17 @@ def test_every_block_is_judged(here, pretrained, arrays, tmp_path):
     end = here("probe", *given, f"--workdir={tmp_path / 'probe'}")
     assert end.status == 0 and not end.err
     result = json.loads((tmp_path / "probe" / "probe.json").read_text())
-    assert result.pop("judged_by") == "test" and set(result) == {"knn_accuracy", "knn_accuracy_7", "linear_accuracy_block_1", "linear_accuracy_block_2"}
+    assert result.pop("judged_by") == "test" and set(result) == {
+        "knn_accuracy",
+        "knn_accuracy_7",
+        "linear_accuracy_block_1",
+        "linear_accuracy_block_2",
+    }
     assert all(0 <= value <= 1 for value in result.values())
-    assert "24 labelled images, 24 to judge by" in end.out and f"block 2    {result['linear_accuracy_block_2']:.2%}" in end.out
+    assert (
+        "24 labelled images, 24 to judge by" in end.out
+        and f"block 2    {result['linear_accuracy_block_2']:.2%}" in end.out
+    )
     again = (f"--flagfile={tmp_path / 'probe' / 'run.flags'}", "--random")
     assert "holds a run with other values of --random" in here("probe", *again).err
     assert here("probe", *again, "--overwrite").status == 0
@@ -22,7 +30,14 @@ def test_every_block_is_judged(here, pretrained, arrays, tmp_path):
 
 def test_limits_and_a_file_without_a_workdir(here, pretrained, arrays, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    end = here("probe", f"--init_from={pretrained / 'model.keras'}", f"--dataset=npz:{arrays}", "--train_limit=9", "--test_limit=4", "--epochs=1")
+    end = here(
+        "probe",
+        f"--init_from={pretrained / 'model.keras'}",
+        f"--dataset=npz:{arrays}",
+        "--train_limit=9",
+        "--test_limit=4",
+        "--epochs=1",
+    )
     assert end.status == 0 and "9 labelled images, 4 to judge by" in end.out
     assert not list(tmp_path.iterdir())
 
@@ -41,8 +56,14 @@ def test_by_the_command(command, pretrained, arrays):
         (["--init_from={run}", "--dataset=sample"], "Expected an image of 5 channels, received 1"),
         (["--init_from={run}", "--dataset=npz:{tmp}/plain.npz"], "Expected labels in the train split of npz:"),
         (["--init_from={run}", "--dataset=npz:{tmp}/train.npz"], "Expected a split test or val of npz:"),
-        (["--init_from={run}", "--dataset=npz:{tmp}/train.npz", "--neighbours=0"], "Expected --neighbours as numbers from 1 on, such as 10,20, received '0'"),
-        (["--init_from={run}", "--dataset=npz:{tmp}/one.npz"], "Expected labels of at least two classes, received 0 for all of 4 images"),
+        (
+            ["--init_from={run}", "--dataset=npz:{tmp}/train.npz", "--neighbours=0"],
+            "Expected --neighbours as numbers from 1 on, such as 10,20, received '0'",
+        ),
+        (
+            ["--init_from={run}", "--dataset=npz:{tmp}/one.npz"],
+            "Expected labels of at least two classes, received 0 for all of 4 images",
+        ),
     ],
 )
 def test_bad_input_ends_in_one_line(refused, pretrained, tmp_path, flags, message):
@@ -60,11 +81,22 @@ def test_classes_have_the_numbers_that_they_have_in_training(refused, here, tmp_
         for place in places:
             (tmp_path / "set" / place).mkdir(parents=True)
             for i in range(4):
-                Image.new("RGB", (8, 8), tuple(max(0, value - i) for value in colours[place.split("/")[1]])).save(tmp_path / "set" / place / f"{i}.png")
+                Image.new("RGB", (8, 8), tuple(max(0, value - i) for value in colours[place.split("/")[1]])).save(
+                    tmp_path / "set" / place / f"{i}.png"
+                )
 
     save("train/ant", "train/bee", "train/cat", "val/cat")
     small = ("--size=vit_micro", "--patch_size=4", "--image_size=8", "--batch_size=4", "--steps=1")
-    assert here("pretrain", f"--dataset=folder:{tmp_path / 'set'}", f"--workdir={tmp_path / 'run'}", *small, "--vocabulary=8").status == 0
+    assert (
+        here(
+            "pretrain",
+            f"--dataset=folder:{tmp_path / 'set'}",
+            f"--workdir={tmp_path / 'run'}",
+            *small,
+            "--vocabulary=8",
+        ).status
+        == 0
+    )
     given = (f"--init_from={tmp_path / 'run'}", f"--dataset=folder:{tmp_path / 'set'}")
     end = here("probe", *given, "--neighbours=1", f"--workdir={tmp_path / 'probe'}", "--epochs=1")
     assert end.status == 0 and "val has no image of 2 classes (ant, bee)" in end.out, end.err
@@ -72,10 +104,18 @@ def test_classes_have_the_numbers_that_they_have_in_training(refused, here, tmp_
     assert json.loads((tmp_path / "probe" / "probe.json").read_text())["knn_accuracy"] == 1
     (tmp_path / "set" / "val" / "cat" / "1.png").write_text("no image")
     assert "received 1 of 4 (cat/1.png: not an image" in refused("probe", *given)
-    end = here("probe", *given, "--max_bad_fraction=0.3", f"--workdir={tmp_path / 'probe'}", "--epochs=1", "--overwrite")
+    end = here(
+        "probe", *given, "--max_bad_fraction=0.3", f"--workdir={tmp_path / 'probe'}", "--epochs=1", "--overwrite"
+    )
     assert end.status == 0 and "12 labelled images, 3 to judge by" in end.out, end.err
-    assert list(json.loads((tmp_path / "probe" / "data.json").read_text())["splits"]["val"]["left_out"]) == ["cat/1.png"]
+    assert list(json.loads((tmp_path / "probe" / "data.json").read_text())["splits"]["val"]["left_out"]) == [
+        "cat/1.png"
+    ]
     save("test/bee", "test/cow")
     for recipe, more in (("probe", given), ("finetune", (given[1], *small, f"--workdir={tmp_path / 'tuned'}"))):
         line = refused(recipe, *more)
-        assert "Expected only classes that are learnt in the test split of" in line and "received images of cow;" in line and "ant" not in line
+        assert (
+            "Expected only classes that are learnt in the test split of" in line
+            and "received images of cow;" in line
+            and "ant" not in line
+        )

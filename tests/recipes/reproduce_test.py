@@ -36,7 +36,9 @@ def stand_in(monkeypatch):
         elif recipe == "finetune":
             (folder / "result.json").write_text(json.dumps({"test_top1": 0.7 + 0.01 * seed}))
         else:
-            (folder / "probe.json").write_text(json.dumps({"knn_accuracy": 0.9, "linear_accuracy_block_1": 0.25, "linear_accuracy_block_2": 0.5}))
+            (folder / "probe.json").write_text(
+                json.dumps({"knn_accuracy": 0.9, "linear_accuracy_block_1": 0.25, "linear_accuracy_block_2": 0.5})
+            )
         return ended(0)
 
     monkeypatch.setattr(subprocess, "Popen", run)
@@ -44,7 +46,9 @@ def stand_in(monkeypatch):
 
 
 def row_of(text, name):
-    return next([cell.strip() for cell in line.split("|")[2:-1]] for line in text.splitlines() if line.startswith(f"| {name} |"))
+    return next(
+        [cell.strip() for cell in line.split("|")[2:-1]] for line in text.splitlines() if line.startswith(f"| {name} |")
+    )
 
 
 def test_a_table_is_run_and_printed_beside_the_papers_numbers(here, tmp_path, stand_in):
@@ -80,12 +84,22 @@ def test_what_fails_is_told_and_the_rest_is_run(here, tmp_path, stand_in):
 def test_list_runs_nothing(here, tmp_path, stand_in):
     end = here("reproduce", ABLATION, "--list", f"--workdir={tmp_path / 'runs'}")
     assert end.status == 0 and not stand_in.commands and not (tmp_path / "runs").exists()
-    assert len(re.findall(r"seed 0: missing\n  python recipes/pretrain.py --flagfile=recipes/flags/small/sample.flags", end.out)) == 12
+    assert (
+        len(
+            re.findall(
+                r"seed 0: missing\n  python recipes/pretrain.py --flagfile=recipes/flags/small/sample.flags", end.out
+            )
+        )
+        == 12
+    )
 
 
 def test_bad_input_ends_in_one_line(refused, tmp_path):
     for given, message in (
-        (["--table=ablation", "--rows=no"], "Expected --rows among BEiT: no / yes / no, yes / yes / no, yes / no / yes, yes / yes / yes, received no."),
+        (
+            ["--table=ablation", "--rows=no"],
+            "Expected --rows among BEiT: no / yes / no, yes / yes / no, yes / no / yes, yes / yes / yes, received no.",
+        ),
         (["--table=ablation", "--seeds=one"], "Expected --seeds as numbers from 0 on, such as 0,1,2, received 'one'."),
         ([], "Expected --table: <ablation|"),
     ):
@@ -115,7 +129,9 @@ time.sleep(60)
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_run_saves_and_ends_with_the_process_that_runs_it(number):
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, CHILD], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    )
     parent.stdout.readline()  # both have begun
     parent.send_signal(number)
     rest = parent.stdout.read()  # ends when both have ended

@@ -1,4 +1,5 @@
-"""Every cell of the paper's tables: its flags are read, its model is built at full size, and its schedule is the paper's. Nothing is trained."""
+"""Every cell of the paper's tables: its flags are read, its model is built at full size, and its schedule is the
+paper's. Nothing is trained."""
 
 import math
 import pathlib
@@ -25,10 +26,21 @@ SCHEDULES = {
     "coco": (118_287, 3_000, 355),
 }
 FEW = {"cars", "clipart", "painting", "sketch"}
-# FACTS A.8: peak, schedule, layer decay, drop path, batch, epochs or steps; the numbers of the paper that the head of the file must tell.
+# FACTS A.8: peak, schedule, layer decay, drop path, batch, epochs or steps; the numbers of the paper that the head of
+# the file must tell.
 DENSE = {
-    "detect_coco": ("detect", (1e-4, "steps", 1.0, 0.05, 16), {"epochs": 36, "head": "maskrcnn", "positions": "sine_cosine"}, "45.3 / 40.6"),
-    "segment_ade20k": ("segment", (7e-4, "linear", 0.65, 0.1, 16), {"steps": 160_000, "head": "upernet", "head_width": 768}, "SplitMask 45.7"),
+    "detect_coco": (
+        "detect",
+        (1e-4, "steps", 1.0, 0.05, 16),
+        {"epochs": 36, "head": "maskrcnn", "positions": "sine_cosine"},
+        "45.3 / 40.6",
+    ),
+    "segment_ade20k": (
+        "segment",
+        (7e-4, "linear", 0.65, 0.1, 16),
+        {"steps": 160_000, "head": "upernet", "head_width": 768},
+        "SplitMask 45.7",
+    ),
 }
 # Of ViT-S/16 and ViT-B/16 on 224 pixels: patches, positions and cls, blocks, last norm.
 WEIGHTS = {
@@ -38,7 +50,12 @@ WEIGHTS = {
 
 
 def cells():
-    return [(scale, name, row, column) for scale, tables in TABLES.items() for name, table in tables.items() for row, column, _ in table.cells()]
+    return [
+        (scale, name, row, column)
+        for scale, tables in TABLES.items()
+        for name, table in tables.items()
+        for row, column, _ in table.cells()
+    ]
 
 
 def arguments(texts, column):
@@ -56,7 +73,11 @@ def test_the_flags_of_every_cell_are_read(parsed, scale, table):
 
 
 def test_all_files_are_of_a_cell_or_of_what_the_paper_has_no_table_of():
-    used = {text.partition("paper/")[2].removesuffix(".flags") for _, _, row, column in cells() for text in arguments((*row.pretrain, *column.judge), column)}
+    used = {
+        text.partition("paper/")[2].removesuffix(".flags")
+        for _, _, row, column in cells()
+        for text in arguments((*row.pretrain, *column.judge), column)
+    }
     assert set(PAPER) - used == {"ade20k", "mae", *DENSE}
 
 
@@ -85,7 +106,15 @@ def recipe_of(model):
     rate, decay = model.optimizer._learning_rate, model.optimizer.weight_decay
     clip = model.optimizer.clipnorm if model.name == "dino" else model.optimizer.global_clipnorm
     drop = model.encoder.get_config()["drop_path"]
-    return rate.peak, rate.floor, rate.warmup / rate.steps, getattr(decay, "peak", decay), clip, drop, model.optimizer.beta_2
+    return (
+        rate.peak,
+        rate.floor,
+        rate.warmup / rate.steps,
+        getattr(decay, "peak", decay),
+        clip,
+        drop,
+        model.optimizer.beta_2,
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -94,7 +123,15 @@ def test_each_method_learns_by_its_authors_recipe_unless_a_flag_is_typed(parsed,
     with parsed("pretrain", *TINY, *own, f"--method={method}") as recipe:
         made = recipe.build_model(Images(), (8, 8, 3), None, 2400)
         assert recipe_of(made) == pytest.approx(METHODS[method])
-    typed = ["--learning_rate=0.1", "--min_learning_rate=0.01", "--warmup=0.5", "--weight_decay=0.2", "--clip_norm=7", "--drop_path=0.3", "--beta_2=0.9"]
+    typed = [
+        "--learning_rate=0.1",
+        "--min_learning_rate=0.01",
+        "--warmup=0.5",
+        "--weight_decay=0.2",
+        "--clip_norm=7",
+        "--drop_path=0.3",
+        "--beta_2=0.9",
+    ]
     with parsed("pretrain", *TINY, *own, *typed, f"--method={method}") as recipe:
         made = recipe.build_model(Images(), (8, 8, 3), None, 2400)
         assert recipe_of(made) == pytest.approx((0.1, 0.01, 0.5, 0.2, 7, 0.3, 0.9))
@@ -107,11 +144,26 @@ def test_the_flag_file_of_a_method_is_its_authors_recipe(parsed, method):
         given = recipe.flags
         batch = {"mae": 4096, "deit": 1024}[method]
         peak, floor, warmup, decay, clip, drop, beta_2 = METHODS[method]
-        assert (given.method, given.batch_size, given.learning_rate) == (method, batch, pytest.approx(peak * batch / 1024))
-        assert (given.min_learning_rate, given.weight_decay, given.clip_norm or None, given.drop_path, given.beta_2) == (floor, decay, clip, drop, beta_2)
+        assert (given.method, given.batch_size, given.learning_rate) == (
+            method,
+            batch,
+            pytest.approx(peak * batch / 1024),
+        )
+        assert (
+            given.min_learning_rate,
+            given.weight_decay,
+            given.clip_norm or None,
+            given.drop_path,
+            given.beta_2,
+        ) == (floor, decay, clip, drop, beta_2)
         assert given.warmup == pytest.approx(warmup, rel=1e-3)
         if method == "mae":
-            assert (given.mask_ratio, given.mae_decoder_depth, given.mae_decoder_width, given.positions) == (0.75, 8, 512, "sine_cosine")
+            assert (given.mask_ratio, given.mae_decoder_depth, given.mae_decoder_width, given.positions) == (
+                0.75,
+                8,
+                512,
+                "sine_cosine",
+            )
     head = (RECIPES / "flags" / "paper" / f"{method}.flags").read_text()
     assert f"--flagfile=recipes/flags/paper/{method}.flags" in head and "Hardware" in head
 
@@ -122,7 +174,13 @@ def test_cells_of_the_small_tables_stay_what_they_were(parsed):
     for row, column, _ in table.cells():
         with parsed("pretrain", *arguments((*row.pretrain, *column.source), column)) as recipe:
             given = recipe.flags
-            assert (given.min_learning_rate, given.warmup, given.clip_norm, given.drop_path, given.beta_2) == (1e-5, 10 / 300, 3.0, 0.0, 0.999)
+            assert (given.min_learning_rate, given.warmup, given.clip_norm, given.drop_path, given.beta_2) == (
+                1e-5,
+                10 / 300,
+                3.0,
+                0.0,
+                0.999,
+            )
 
 
 @pytest.mark.parametrize("data", SCHEDULES)
@@ -136,7 +194,11 @@ def test_schedules_are_the_papers(parsed, data):
         augmentation = {"ade20k": "quarter_crop_flip"}.get(data, "three_augment" if data in FEW else "crop_flip")
         assert recipe.flags.augmentation == augmentation
         head = (RECIPES / "flags" / "paper" / f"{data}.flags").read_text()
-        assert f"{images:,} images, {epochs:,} epochs" in head and "python recipes/pretrain.py --flagfile=recipes/flags/paper/" in head and "Hardware" in head
+        assert (
+            f"{images:,} images, {epochs:,} epochs" in head
+            and "python recipes/pretrain.py --flagfile=recipes/flags/paper/" in head
+            and "Hardware" in head
+        )
 
 
 # Table 9, and BEiT's for ImageNet: peak and layer decay, epochs of warm-up and in all, repeats, RandAugment, erasing.
@@ -155,15 +217,32 @@ def test_fine_tuning_is_the_papers(parsed, name):
         given = recipe.flags
         assert (given.learning_rate, given.layer_decay, given.epochs, given.repeats) == (peak, decay, epochs, repeats)
         assert given.warmup * epochs == pytest.approx(warmup, rel=1e-3)
-        assert (given.rand_augment, given.random_erasing, given.mixup, given.cutmix, given.label_smoothing) == (magnitude, erasing, 0.8, 1.0, 0.1)
-        assert (given.batch_size, given.weight_decay, given.drop_path, given.crop_ratio, given.image_size) == (1024, 0.05, 0.1, 0.875, "224")
-    assert "python recipes/finetune.py --flagfile=recipes/flags/paper/" in file.read_text() and "Hardware" in file.read_text()
+        assert (given.rand_augment, given.random_erasing, given.mixup, given.cutmix, given.label_smoothing) == (
+            magnitude,
+            erasing,
+            0.8,
+            1.0,
+            0.1,
+        )
+        assert (given.batch_size, given.weight_decay, given.drop_path, given.crop_ratio, given.image_size) == (
+            1024,
+            0.05,
+            0.1,
+            0.875,
+            "224",
+        )
+    assert (
+        "python recipes/finetune.py --flagfile=recipes/flags/paper/" in file.read_text()
+        and "Hardware" in file.read_text()
+    )
 
 
 @pytest.mark.parametrize("size", WEIGHTS)
 @pytest.mark.parametrize("method", ["splitmask", "beit"])
 def test_models_are_built_at_full_size(parsed, method, size):
-    with parsed("pretrain", f"--flagfile={RECIPES}/flags/paper/imagenet.flags", f"--size={size}", f"--method={method}") as recipe:
+    with parsed(
+        "pretrain", f"--flagfile={RECIPES}/flags/paper/imagenet.flags", f"--size={size}", f"--method={method}"
+    ) as recipe:
         steps = recipe.count_steps(1_281_167)
         model = recipe.build_model(None, (224, 224, 3), None, steps)
         assert model.encoder.count_params() == WEIGHTS[size]
@@ -183,14 +262,20 @@ def test_dense_tasks_are_the_papers(parsed, name):
         assert {name: given[name].value for name in more} == more
         assert given.weight_decay == 0.05 and given.neck == "blocks"
     head = file.read_text()
-    assert told in head and f"python recipes/{recipe_name}.py --flagfile=recipes/flags/paper/{name}.flags" in head and "Hardware" in head
+    assert (
+        told in head
+        and f"python recipes/{recipe_name}.py --flagfile=recipes/flags/paper/{name}.flags" in head
+        and "Hardware" in head
+    )
 
 
 @pytest.mark.parametrize("size", WEIGHTS)
 def test_dense_models_are_built_at_full_size(parsed, size):
     """With as many weights as by hand: the encoder on its own grid, the pyramid, the head."""
     width = {"vit_small": 384, "vit_base": 768}[size]
-    pyramid = 3 * 2 * width + (4 * width**2 + 4 * width) * 3 + 2 * width  # norms of three blocks, transposed convolutions, a norm between two
+    pyramid = (
+        3 * 2 * width + (4 * width**2 + 4 * width) * 3 + 2 * width
+    )  # norms of three blocks, transposed convolutions, a norm between two
     file = RECIPES / "flags" / "paper" / "detect_coco.flags"
     with parsed("detect", f"--flagfile={file}", f"--size={size}", "--patch_size=16") as recipe:
         encoder = recipe.dense.encoders.fresh_encoder((800, 1344, 3), positions="sine_cosine")

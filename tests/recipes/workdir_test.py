@@ -1,4 +1,5 @@
-"""Promises 11 to 13 of docs/reliability.md: what is the user's stays, one run has one folder, and a run that cannot print goes on."""
+"""Promises 11 to 13 of docs/reliability.md: what is the user's stays, one run has one folder, and a run that cannot
+print goes on."""
 
 import contextlib
 import errno
@@ -19,11 +20,32 @@ from PIL import Image
 from recipes.shared import places, record, screen
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SMALL = ("--size=vit_micro", "--patch_size=4", "--image_size=8", "--vocabulary=16", "--batch_size=4", "--steps=6", "--log_every=1", "--pictures=0")
+SMALL = (
+    "--size=vit_micro",
+    "--patch_size=4",
+    "--image_size=8",
+    "--vocabulary=16",
+    "--batch_size=4",
+    "--steps=6",
+    "--log_every=1",
+    "--pictures=0",
+)
 FOLDERS = [
     {"pictures/1.png": "mine", "checkpoints/best.pth": "weeks", "data.json": "{}"},
     {"checkpoints/step-0000000004.checkpoint": "of another run"},
-    *({name: "mine"} for name in ("run.flags", "metrics.jsonl", "model.keras", "result.json", "probe.json", "report.html", "subset.txt", "data.json")),
+    *(
+        {name: "mine"}
+        for name in (
+            "run.flags",
+            "metrics.jsonl",
+            "model.keras",
+            "result.json",
+            "probe.json",
+            "report.html",
+            "subset.txt",
+            "data.json",
+        )
+    ),
     {"part-model.keras": "mine"},
     {"run.flags.part": "mine"},
     {"run.files": "a list of mine\nnotes.txt\n", "notes.txt": "mine"},
@@ -58,13 +80,21 @@ def photographs(folder, count=8):
 
 def test_twenty_folders_of_the_users_are_refused_and_stay(refused, tmp_path):
     assert len(FOLDERS) == 20
-    given = {"pretrain": "--dataset=sample", "finetune": "--dataset=sample", "detect": "--dataset=coco:x", "segment": "--dataset=masks:x"}
+    given = {
+        "pretrain": "--dataset=sample",
+        "finetune": "--dataset=sample",
+        "detect": "--dataset=coco:x",
+        "segment": "--dataset=masks:x",
+    }
     for i, files in enumerate(FOLDERS):
         folder = make(tmp_path / str(i), files)
         name = list(given)[i % len(given)]
         for more in ([], ["--overwrite"]):
             line = refused(name, given[name], f"--workdir={folder}", *more)
-            assert "Expected --workdir to be a new or empty folder, or that of a run, received" in line and "overwrite" not in line
+            assert (
+                "Expected --workdir to be a new or empty folder, or that of a run, received" in line
+                and "overwrite" not in line
+            )
         assert "that does not exist yet" in refused("export", "--init_from=x", f"--output={folder}")
         assert content(folder) == {name: text.encode() for name, text in files.items()}
     assert "or that of a run" in refused("probe", "--init_from=x", "--dataset=sample", f"--workdir={tmp_path / '0'}")
@@ -74,24 +104,44 @@ def test_twenty_folders_of_the_users_are_refused_and_stay(refused, tmp_path):
 def test_an_export_leaves_folders_beside_it(here, pretrained, tmp_path):
     make(tmp_path / "vit.part", {"mine": "mine"})
     assert here("export", f"--init_from={pretrained}", "--layout=vit", f"--output={tmp_path / 'vit'}").status == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["vit", "vit.part"] and content(tmp_path / "vit.part") == {"mine": b"mine"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["vit", "vit.part"] and content(
+        tmp_path / "vit.part"
+    ) == {"mine": b"mine"}
 
 
 def test_only_what_is_recorded_is_removed(here, refused, arrays, pretrained, tmp_path):
-    workdir, outside = shutil.copytree(pretrained, tmp_path / "run"), make(tmp_path / "outside", {"a.txt": "mine", "b.txt": "mine"})
+    workdir, outside = (
+        shutil.copytree(pretrained, tmp_path / "run"),
+        make(tmp_path / "outside", {"a.txt": "mine", "b.txt": "mine"}),
+    )
     own = {"pictures/mine.png": "mine", "checkpoints/best.pth": "mine", "notes.txt": "mine", "result.json": "mine"}
     make(workdir, own)
     (workdir / "report.html").unlink()
     (workdir / "report.html").symlink_to(outside / "a.txt")
     (workdir / "linked").symlink_to(outside)
     with open(workdir / "run.files", "a") as file:
-        file.write(f"../outside/a.txt\n{outside / 'a.txt'}\nlinked/b.txt\n\udc80garbage".encode(errors="replace").decode())
-    given = (f"--dataset=npz:{arrays}", "--size=vit_micro", "--vocabulary=8", "--batch_size=4", "--steps=1", "--pictures=0", f"--workdir={workdir}", "--overwrite")
-    assert "Expected --init_from outside of the run that is replaced" in refused("pretrain", *given, f"--init_from={workdir}")
+        file.write(
+            f"../outside/a.txt\n{outside / 'a.txt'}\nlinked/b.txt\n\udc80garbage".encode(errors="replace").decode()
+        )
+    given = (
+        f"--dataset=npz:{arrays}",
+        "--size=vit_micro",
+        "--vocabulary=8",
+        "--batch_size=4",
+        "--steps=1",
+        "--pictures=0",
+        f"--workdir={workdir}",
+        "--overwrite",
+    )
+    assert "Expected --init_from outside of the run that is replaced" in refused(
+        "pretrain", *given, f"--init_from={workdir}"
+    )
     end = here("pretrain", *given)
     assert end.status == 0, end.err
     left = content(workdir)
-    assert {name: left[name] for name in own if name != "result.json"} == {name: b"mine" for name in own if name != "result.json"}
+    assert {name: left[name] for name in own if name != "result.json"} == {
+        name: b"mine" for name in own if name != "result.json"
+    }
     assert left["result.json"] == b"mine" and content(outside) == {"a.txt": b"mine", "b.txt": b"mine"}
     assert (workdir / "report.html.1").is_symlink() and not (workdir / "report.html").is_symlink()
     assert sorted(name for name in left if name.endswith(".checkpoint")) == ["checkpoints/step-0000000001.checkpoint"]
@@ -101,7 +151,15 @@ def test_only_what_is_recorded_is_removed(here, refused, arrays, pretrained, tmp
 def test_a_foreign_checkpoint_is_not_taken_for_one_of_the_run(refused, arrays, pretrained, tmp_path):
     workdir = shutil.copytree(pretrained, tmp_path / "run")
     (workdir / "checkpoints" / "step-0000000099.checkpoint").write_bytes(b"mine")
-    given = (f"--dataset=npz:{arrays}", "--size=vit_micro", "--vocabulary=8", "--batch_size=4", "--steps=1", f"--workdir={workdir}", "--overwrite")
+    given = (
+        f"--dataset=npz:{arrays}",
+        "--size=vit_micro",
+        "--vocabulary=8",
+        "--batch_size=4",
+        "--steps=1",
+        f"--workdir={workdir}",
+        "--overwrite",
+    )
     assert "received step-0000000099.checkpoint; move it" in refused("pretrain", *given)
     end = refused("finetune", f"--dataset=npz:{arrays}", f"--init_from={workdir}", f"--workdir={workdir}")
     assert "holds a run of another recipe or version, with --" in end and "--overwrite" not in end
@@ -119,7 +177,11 @@ def test_the_same_run_by_other_words_goes_on(here, tmp_path, monkeypatch, stop_a
     shutil.copytree("a", "copied")
     (tmp_path / "else").mkdir()
     monkeypatch.chdir("else")
-    for step, workdir, dataset in ((2, "../copied/", "~/photos/"), (3, f"{tmp_path}/copied", "../photos"), (4, "~/copied", "~/moved")):
+    for step, workdir, dataset in (
+        (2, "../copied/", "~/photos/"),
+        (3, f"{tmp_path}/copied", "../photos"),
+        (4, "~/copied", "~/moved"),
+    ):
         if "moved" in dataset:
             (tmp_path / "photos").rename(tmp_path / "moved")
         with monkeypatch.context() as patch:
@@ -132,7 +194,9 @@ def test_the_same_run_by_other_words_goes_on(here, tmp_path, monkeypatch, stop_a
     assert [line["step"] for line in lines(tmp_path / "copied" / "metrics.jsonl")] == list(range(7))
 
 
-def test_another_set_with_the_same_names_and_sizes_is_not_the_same_data(here, refused, tmp_path, stop_at_step, monkeypatch):
+def test_another_set_with_the_same_names_and_sizes_is_not_the_same_data(
+    here, refused, tmp_path, stop_at_step, monkeypatch
+):
     """Files that are not compressed have equal sizes. A copy is the same data. Nothing goes on without its flags."""
     for color in ("red", "blue"):
         (tmp_path / color).mkdir()
@@ -148,7 +212,9 @@ def test_another_set_with_the_same_names_and_sizes_is_not_the_same_data(here, re
         stop_at_step(3, patch)
         assert "resumed at step 2" in here("pretrain", *SMALL, "--dataset=folder:copied", "--workdir=run").out
     os.remove("run/run.flags")
-    assert "Expected run/run.flags, which says how its checkpoints were made" in refused("pretrain", *SMALL, "--dataset=folder:copied", "--workdir=run")
+    assert "Expected run/run.flags, which says how its checkpoints were made" in refused(
+        "pretrain", *SMALL, "--dataset=folder:copied", "--workdir=run"
+    )
 
 
 def test_paths_whose_bytes_are_no_utf8_go_on(here, tmp_path, stop_at_step, monkeypatch):
@@ -188,7 +254,9 @@ def test_what_was_moved_together_with_the_run_is_the_same(tmp_path):
 
 
 def test_a_path_without_its_user_or_without_a_name_is_refused(refused, tmp_path, monkeypatch):
-    assert "received ~nobody.of.this.name; write ./~nobody.of.this.name" in refused("pretrain", "--dataset=sample", "--workdir=~nobody.of.this.name/x")
+    assert "received ~nobody.of.this.name; write ./~nobody.of.this.name" in refused(
+        "pretrain", "--dataset=sample", "--workdir=~nobody.of.this.name/x"
+    )
     assert "Expected --workdir: " in refused("pretrain", "--dataset=sample", "--workdir=")
     (tmp_path / "removed").mkdir()
     monkeypatch.chdir(tmp_path / "removed")
@@ -209,15 +277,34 @@ def test_a_run_in_its_data_folder_is_no_data(here, refused, tmp_path):
 def test_a_cache_is_not_made_where_the_images_are(refused, tmp_path):
     photos = photographs(tmp_path / "photos")
     for cache in (photos, f"{photos}/", tmp_path, f"{tmp_path}/run/../photos"):
-        line = refused("pretrain", *SMALL, "--steps=1", f"--dataset=folder:{photos}", f"--cache={cache}", f"--workdir={tmp_path / 'run'}")
+        line = refused(
+            "pretrain",
+            *SMALL,
+            "--steps=1",
+            f"--dataset=folder:{photos}",
+            f"--cache={cache}",
+            f"--workdir={tmp_path / 'run'}",
+        )
         assert f"Expected --cache without images in it, received {cache}, in which those of --dataset are" in line
-    line = refused("pretrain", *SMALL, "--steps=1", "--dataset=sample", f"--probe=folder:{photos}", f"--cache={photos}", f"--workdir={tmp_path / 'run'}")
+    line = refused(
+        "pretrain",
+        *SMALL,
+        "--steps=1",
+        "--dataset=sample",
+        f"--probe=folder:{photos}",
+        f"--cache={photos}",
+        f"--workdir={tmp_path / 'run'}",
+    )
     assert "those of --probe are" in line
 
 
 def test_a_disk_without_room_for_a_line_leaves_nothing(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", lambda descriptor, content: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+        patch.setattr(
+            os,
+            "write",
+            lambda descriptor, content: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")),
+        )
         with pytest.raises(OSError, match="No space left"):
             record.Record(tmp_path)
     assert not list(tmp_path.iterdir())
@@ -230,7 +317,9 @@ def test_a_second_start_is_refused_and_changes_nothing(here, refused, arrays, pr
         fcntl.flock(file, fcntl.LOCK_EX)
         for more in ([], ["--overwrite"]):
             assert "Another process is running in --workdir=" in refused("pretrain", *given, *more)
-        assert here("probe", f"--init_from={workdir}", f"--dataset=npz:{arrays}", "--epochs=1").status == 0  # reading needs no lock
+        assert (
+            here("probe", f"--init_from={workdir}", f"--dataset=npz:{arrays}", "--epochs=1").status == 0
+        )  # reading needs no lock
     assert "holds this run, finished" in here("pretrain", *given).out
 
 
@@ -258,7 +347,9 @@ def test_a_record_survives_a_line_cut_off_and_a_full_disk(tmp_path, monkeypatch)
     first = record.Record(tmp_path)
     first.add("a")
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+        patch.setattr(
+            os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device"))
+        )
         first.add("b")
     assert (tmp_path / "run.files").read_text().splitlines()[1:] == ["a"]
     first.add("c")
@@ -276,7 +367,11 @@ def test_a_record_survives_a_line_cut_off_and_a_full_disk(tmp_path, monkeypatch)
 def test_what_stops_a_run_before_it_trains_says_so_in_a_line(here, tmp_path, monkeypatch, number):
     monkeypatch.setattr("keras_splitmask.data.open_source", lambda *given, **more: signal.raise_signal(number))
     end = here("pretrain", *SMALL, "--dataset=sample", f"--workdir={tmp_path / 'run'}")
-    assert (end.status, end.out, end.err) == (75, f"stopped by {number.name}; run the same command again to go on\n", "") and not (tmp_path / "run").exists()
+    assert (end.status, end.out, end.err) == (
+        75,
+        f"stopped by {number.name}; run the same command again to go on\n",
+        "",
+    ) and not (tmp_path / "run").exists()
 
 
 def test_a_signal_whose_exception_a_library_drops_stops_the_run_all_the_same(here, tmp_path, monkeypatch):
@@ -291,7 +386,11 @@ def test_a_signal_whose_exception_a_library_drops_stops_the_run_all_the_same(her
     with monkeypatch.context() as patch:
         patch.setattr(data, "open_source", open_source)
         end = here(*given)
-    assert end.status == 75 and "stopped by SIGTERM; run the same command again to go on\n" in end.out and "step 1/1" not in end.out
+    assert (
+        end.status == 75
+        and "stopped by SIGTERM; run the same command again to go on\n" in end.out
+        and "step 1/1" not in end.out
+    )
     end = here(*given)
     assert end.status == 0 and "step 1/1" in end.out
 
@@ -299,7 +398,13 @@ def test_a_signal_whose_exception_a_library_drops_stops_the_run_all_the_same(her
 def test_what_is_ignored_stays_ignored(here, tmp_path, monkeypatch):
     from keras_splitmask import data
 
-    monkeypatch.setattr(data, "open_source", lambda *given, open_source=data.open_source, **more: signal.raise_signal(signal.SIGHUP) or open_source(*given, **more))
+    monkeypatch.setattr(
+        data,
+        "open_source",
+        lambda *given, open_source=data.open_source, **more: (
+            signal.raise_signal(signal.SIGHUP) or open_source(*given, **more)
+        ),
+    )
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         assert here("pretrain", *SMALL, "--dataset=sample", "--steps=1", f"--workdir={tmp_path / 'run'}").status == 0
@@ -319,7 +424,9 @@ def test_what_cannot_be_printed_is_said_once_and_ends_nothing(monkeypatch, numbe
         with screen.kept_open():
             for _ in range(3):
                 print("a line", file=getattr(sys, failing), flush=True)
-        assert getattr(sys, other).getvalue() == f"{failing} cannot be written ({os.strerror(number)}); the run goes on.\n"
+        assert (
+            getattr(sys, other).getvalue() == f"{failing} cannot be written ({os.strerror(number)}); the run goes on.\n"
+        )
         monkeypatch.undo()
 
 
@@ -332,7 +439,26 @@ def test_output_that_nobody_reads_does_not_change_the_exit_status(redirection):
 def test_a_result_that_cannot_be_printed_is_no_success(pretrained, arrays):
     probe = f"probe.py --init_from={pretrained} --dataset=npz:{arrays} --train_limit=8 --test_limit=4 --epochs=1"
     for command in ("reproduce.py --table=ablation --list", probe):
-        end = subprocess.run(["bash", "-c", f"{sys.executable} recipes/{command} > /dev/full"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+        end = subprocess.run(
+            ["bash", "-c", f"{sys.executable} recipes/{command} > /dev/full"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         last = end.stderr.splitlines()[-1]
-        assert (end.returncode, last) == (os.EX_TEMPFAIL, f"{command.split()[0]}: [Errno 28] No space left on device: 'stdout'. Make room, then run the same command again.")
-    assert subprocess.run(["bash", "-c", f"set -o pipefail; {sys.executable} recipes/reproduce.py --table=ablation --list | head -1"], cwd=ROOT, timeout=60).returncode == 0
+        assert (end.returncode, last) == (
+            os.EX_TEMPFAIL,
+            (
+                f"{command.split()[0]}: [Errno 28] No space left on device: 'stdout'. Make room, then run the same"
+                " command again."
+            ),
+        )
+    assert (
+        subprocess.run(
+            ["bash", "-c", f"set -o pipefail; {sys.executable} recipes/reproduce.py --table=ablation --list | head -1"],
+            cwd=ROOT,
+            timeout=60,
+        ).returncode
+        == 0
+    )

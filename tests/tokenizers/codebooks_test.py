@@ -64,7 +64,9 @@ def test_words_are_nearest_by_cosine(make_images, channels, resolution, shrink):
 
 
 def test_resolution_is_half_where_that_leaves_enough():
-    found = {size: RandomProjection((2 * size, 2 * size, 1), size, vocabulary=2).resolution for size in (4, 7, 8, 9, 16)}
+    found = {
+        size: RandomProjection((2 * size, 2 * size, 1), size, vocabulary=2).resolution for size in (4, 7, 8, 9, 16)
+    }
     assert found == {4: "full", 7: "full", 8: "half", 9: "full", 16: "half"}
 
 
@@ -90,7 +92,9 @@ def test_random_patches_come_from_different_images_as_long_as_there_are_enough(m
     one_per_image = patches_in_numpy(images, 4, 1)[:, 0]
     sources = nearest_by_cosine(ops.convert_to_numpy(tokenizer.vectors), one_per_image)
     assert len(set(sources)) == 20
-    cosines = (ops.convert_to_numpy(tokenizer.vectors) * one_per_image[sources]).sum(axis=1) / np.linalg.norm(one_per_image[sources], axis=1)
+    cosines = (ops.convert_to_numpy(tokenizer.vectors) * one_per_image[sources]).sum(axis=1) / np.linalg.norm(
+        one_per_image[sources], axis=1
+    )
     np.testing.assert_allclose(cosines, 1, rtol=1e-5)
 
 
@@ -132,7 +136,11 @@ def test_kmeans_fits_the_patches_better_than_its_start(make_images):
 
 def test_fit_looks_at_no_more_patches_than_it_may(make_images, monkeypatch):
     looked_at = []
-    monkeypatch.setattr(RandomPatches, "_learn", lambda self, patches, image, rng, report: looked_at.append((len(patches), len(set(image)))))
+    monkeypatch.setattr(
+        RandomPatches,
+        "_learn",
+        lambda self, patches, image, rng, report: looked_at.append((len(patches), len(set(image)))),
+    )
     tokenizer = RandomPatches((16, 16, 3), 4, vocabulary=8)
     tokenizer.fit(make_images(20), max_patches=40, batch_size=7)
     tokenizer.fit(make_images(20), max_patches=10)
@@ -203,7 +211,8 @@ def test_errors(make_images):
 
 @pytest.mark.endurance
 def test_kmeans_of_three_million_patches_fits_into_two_gigabytes():
-    """Patches of 8x8x3 and 8,192 words, the paper's numbers, with fewer rounds; the images are made as they are asked for."""
+    """Patches of 8x8x3 and 8,192 words, the paper's numbers, with fewer rounds; the images are made as they are asked
+    for."""
     program = """
 import resource, sys
 import numpy as np

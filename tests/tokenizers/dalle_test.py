@@ -23,12 +23,15 @@ def convolution(x, kernel, bias):
     side = kernel.shape[-1]
     height, width = x.shape[1:3]
     x = np.pad(x, ((0, 0), (side // 2,) * 2, (side // 2,) * 2, (0, 0)))
-    y = sum(x[:, i : i + height, j : j + width] @ kernel[:, :, i, j].T for i, j in itertools.product(range(side), repeat=2))
+    y = sum(
+        x[:, i : i + height, j : j + width] @ kernel[:, :, i, j].T for i, j in itertools.product(range(side), repeat=2)
+    )
     return y + bias
 
 
 def dvae_in_numpy(x, arrays, change_size):
-    """Half of a dVAE in float64, from what is published of it: four groups of two blocks, each block's sum weighted 1 / 8**2."""
+    """Half of a dVAE in float64, from what is published of it: four groups of two blocks, each block's sum weighted 1 /
+    8**2."""
 
     def layer(name, x):
         return convolution(x, arrays[f"{name}.w"].astype("float64"), arrays[f"{name}.b"])
@@ -73,7 +76,9 @@ def test_pictures_equal_a_direct_calculation(dvae, rng):
     tokenizer = Dalle.from_files((16, 24, 3), 8, *files)
     expected = dvae_in_numpy(np.eye(30)[ids.reshape(2, 2, 3)], np.load(files[1]), double)
     assert expected.shape == (2, 16, 24, 6)
-    np.testing.assert_allclose(array(tokenizer.decoder(np.eye(30, dtype="float32")[ids.reshape(2, 2, 3)])), expected, atol=1e-4)
+    np.testing.assert_allclose(
+        array(tokenizer.decoder(np.eye(30, dtype="float32")[ids.reshape(2, 2, 3)])), expected, atol=1e-4
+    )
     pixels = np.clip((1 / (1 + np.exp(-expected[..., :3])) - 0.1) / 0.8, 0, 1)
     np.testing.assert_allclose(array(tokenizer.draw(ids)), pixels, atol=1e-5)
     grey = array(Dalle.from_files((32, 48, 1), 16, *files).draw(ids))
@@ -81,7 +86,9 @@ def test_pictures_equal_a_direct_calculation(dvae, rng):
 
 
 def test_both_halves_equal_those_of_the_package_dall_e(tmp_path, rng):
-    package = pytest.importorskip("dall_e", reason="pip install --no-deps dall-e attrs requests, to compare with the package itself")
+    package = pytest.importorskip(
+        "dall_e", reason="pip install --no-deps dall-e attrs requests, to compare with the package itself"
+    )
     halves = package.Encoder(n_hid=64, vocab_size=512), package.Decoder(n_hid=64, vocab_size=512)
     files = tmp_path / "encoder.pkl", tmp_path / "decoder.pkl"
     for half, file in zip(halves, files):
@@ -98,7 +105,11 @@ def test_both_halves_equal_those_of_the_package_dall_e(tmp_path, rng):
         pixels = package.map_pixels(torch.tensor(images).permute(0, 3, 1, 2) / 255)
         logits, statistics = halves[0](pixels), halves[1](torch.tensor(words).permute(0, 3, 1, 2))
         drawn = package.unmap_pixels(torch.sigmoid(statistics[:, :3]))
-    for found, expected in ((tokenizer.logits(images), logits), (tokenizer.decoder(words), statistics), (tokenizer.draw(ids.reshape(4, 12)), drawn)):
+    for found, expected in (
+        (tokenizer.logits(images), logits),
+        (tokenizer.decoder(words), statistics),
+        (tokenizer.draw(ids.reshape(4, 12)), drawn),
+    ):
         np.testing.assert_allclose(array(found), expected.permute(0, 2, 3, 1).numpy(), rtol=0, atol=1e-4)
     np.testing.assert_array_equal(array(tokenizer(images)), logits.argmax(dim=1).reshape(4, 12).numpy())
 
@@ -121,7 +132,9 @@ def test_a_patch_becomes_eight_pixels(make_images, patch_size, channels):
     assert found.shape == (1, 16, 24, channels)
     for channel in range(channels):
         plane = Image.fromarray(images[0, ..., channel].astype("float32") / 255)
-        np.testing.assert_allclose(found[0, ..., channel], np.asarray(plane.resize((24, 16), Image.Resampling.BILINEAR)), atol=1e-5)
+        np.testing.assert_allclose(
+            found[0, ..., channel], np.asarray(plane.resize((24, 16), Image.Resampling.BILINEAR)), atol=1e-5
+        )
 
 
 def test_grey_images_are_repeated(dvae, make_images):
@@ -134,7 +147,9 @@ def test_grey_images_are_repeated(dvae, make_images):
 def test_floats_are_the_pixels_of_bytes(dvae, make_images):
     images = make_images(2)
     tokenizer = Dalle.from_files((16, 16, 3), 8, dvae()[0])
-    np.testing.assert_allclose(array(tokenizer.logits(images)), array(tokenizer.logits((images / 255).astype("float32"))), atol=1e-6)
+    np.testing.assert_allclose(
+        array(tokenizer.logits(images)), array(tokenizer.logits((images / 255).astype("float32"))), atol=1e-6
+    )
 
 
 def test_without_a_decoder_a_word_is_drawn_as_fit_met_it(dvae, make_images):
@@ -154,7 +169,9 @@ def test_without_a_decoder_a_word_is_drawn_as_fit_met_it(dvae, make_images):
 def test_fit_looks_at_no_more_patches_than_it_may(make_images, monkeypatch):
     seen = []
     tokenizer = Dalle((16, 16, 3), 8, vocabulary=9, hidden=4)
-    monkeypatch.setattr(Dalle, "logits", lambda self, images: seen.append(len(images)) or np.zeros((len(images), 2, 2, 9), "float32"))
+    monkeypatch.setattr(
+        Dalle, "logits", lambda self, images: seen.append(len(images)) or np.zeros((len(images), 2, 2, 9), "float32")
+    )
     tokenizer.fit(make_images(20), max_patches=24, batch_size=4)
     tokenizer.fit(make_images(2))
     assert seen == [4, 2, 2]
@@ -221,29 +238,52 @@ def test_weights_that_do_not_fit_are_named(dvae, tmp_path):
 
     def refusal(arrays, *more):
         np.savez(tmp_path / "changed.npz", **arrays)
-        with pytest.raises(ValueError, match="Expected the weights of DALL-E's encoder, received .*changed.npz, which does not fit: ") as caught:
+        with pytest.raises(
+            ValueError, match="Expected the weights of DALL-E's encoder, received .*changed.npz, which does not fit: "
+        ) as caught:
             Dalle.from_files((16, 16, 3), 8, tmp_path / "changed.npz")
         return str(caught.value)
 
     bias, kernel = "blocks.group_3.block_1.id_path.b", "blocks.group_4.block_2.res_path.conv_2.w"
     assert f"{bias} is missing" in refusal({name: value for name, value in arrays.items() if name != bias})
     assert "blocks.new.w is left over" in refusal({**arrays, "blocks.new.w": arrays[bias]})
-    assert f"{kernel} has shape (3, 3, 16, 16), expected (16, 16, 3, 3)" in refusal({**arrays, kernel: arrays[kernel].transpose(2, 3, 0, 1)})
-    assert "blocks.input.w is missing" in refusal({"unknown": arrays[bias]}) and "; and 69 more." in refusal({"unknown": arrays[bias]})
-    with pytest.raises(ValueError, match=r"DALL-E's encoder, received .*decoder.npz, which does not fit: .*blocks.input.w has shape \(128, 16, 1, 1\)"):
+    assert f"{kernel} has shape (3, 3, 16, 16), expected (16, 16, 3, 3)" in refusal(
+        {**arrays, kernel: arrays[kernel].transpose(2, 3, 0, 1)}
+    )
+    assert "blocks.input.w is missing" in refusal({"unknown": arrays[bias]}) and "; and 69 more." in refusal(
+        {"unknown": arrays[bias]}
+    )
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"DALL-E's encoder, received .*decoder.npz, which does not fit: .*blocks.input.w has shape \(128, 16,"
+            r" 1, 1\)"
+        ),
+    ):
         Dalle.from_files((16, 16, 3), 8, decoder, encoder)
-    with pytest.raises(ValueError, match=r"DALL-E's decoder, received .*decoder.npz, which does not fit: .*expected \(128, 16, 1, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"DALL-E's decoder, received .*decoder.npz, which does not fit: .*expected \(128, 16, 1, 1\)"
+    ):
         Dalle.from_files((16, 16, 3), 8, encoder, dvae(hidden=8, vocabulary=9)[1])
 
 
 def test_errors(dvae, make_images, tmp_path):
-    with pytest.raises(ValueError, match="does not exist; download https://cdn.openai.com/dall-e/encoder.pkl and pass the path .* as --dalle_weights=FILE"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            "does not exist; download https://cdn.openai.com/dall-e/encoder.pkl and pass the path .* as"
+            " --dalle_weights=FILE"
+        ),
+    ):
         Dalle.from_files((16, 16, 3), 8, tmp_path / "encoder.pkl")
     with pytest.raises(ValueError, match="download https://cdn.openai.com/dall-e/decoder.pkl"):
         Dalle.from_files((16, 16, 3), 8, dvae()[0], tmp_path / "decoder.pkl")
     with pytest.raises(ValueError, match="its sha256 is [0-9a-f]{64}, expected 00"):
         Dalle.from_files((16, 16, 3), 8, dvae()[0], sha256="00")
-    with pytest.raises(ValueError, match=r"Expected images of 1 or 3 channels.* received image_shape=\(16, 16, 2\); take another tokenizer"):
+    with pytest.raises(
+        ValueError,
+        match=r"Expected images of 1 or 3 channels.* received image_shape=\(16, 16, 2\); take another tokenizer",
+    ):
         Dalle((16, 16, 2), 8)
     with pytest.raises(ValueError, match="at least two words, received vocabulary=1"):
         Dalle((16, 16, 3), 8, vocabulary=1)

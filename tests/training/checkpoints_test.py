@@ -22,7 +22,9 @@ ARRAYS = {
 
 
 def same(a, b):
-    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) and a[k].dtype == b[k].dtype and a[k].shape == b[k].shape for k in a)
+    return a.keys() == b.keys() and all(
+        np.array_equal(a[k], b[k]) and a[k].dtype == b[k].dtype and a[k].shape == b[k].shape for k in a
+    )
 
 
 def test_what_is_loaded_is_what_was_saved(tmp_path):
@@ -71,7 +73,17 @@ def under(name, what):
     return name
 
 
-KINDS = ["cut", "flipped", "empty", "another step", "a text", "a folder", "a pipe", "a dangling link", "a link to another step"]
+KINDS = [
+    "cut",
+    "flipped",
+    "empty",
+    "another step",
+    "a text",
+    "a folder",
+    "a pipe",
+    "a dangling link",
+    "a link to another step",
+]
 
 
 @pytest.mark.parametrize("what", KINDS)
@@ -166,7 +178,13 @@ def test_what_is_in_the_way_of_a_save_is_moved_and_not_overwritten(tmp_path, nam
 
 
 def test_only_files_with_the_name_of_a_checkpoint_are_looked_at(tmp_path):
-    names = ["my step-0000000001.checkpoint", "step-1.checkpoint", "step-0000000001.checkpoint.bak", "step-mine.part", "step-00000000010.part"]
+    names = [
+        "my step-0000000001.checkpoint",
+        "step-1.checkpoint",
+        "step-0000000001.checkpoint.bak",
+        "step-mine.part",
+        "step-00000000010.part",
+    ]
     for name in names:
         (tmp_path / name).write_bytes(b"mine")
     for step in (5, 6, 7):
@@ -177,7 +195,9 @@ def test_only_files_with_the_name_of_a_checkpoint_are_looked_at(tmp_path):
 def test_what_this_process_has_written_or_checked_is_not_read_again(tmp_path, monkeypatch):
     checkpoints.save(tmp_path, 1, ARRAYS)
     reads, read = [], checkpoints._read_arrays
-    monkeypatch.setattr(checkpoints, "_read_arrays", lambda file, path, entries: reads.append(path.name) or read(file, path, entries))
+    monkeypatch.setattr(
+        checkpoints, "_read_arrays", lambda file, path, entries: reads.append(path.name) or read(file, path, entries)
+    )
     for step in (2, 3, 4):
         checkpoints.save(tmp_path, step, ARRAYS)
     assert not reads
@@ -279,7 +299,11 @@ def test_a_checkpoint_that_does_not_fit_changes_nothing(make_model):
     arrays["encoder/extra"] = arrays.pop("encoder/norm/beta")
     with pytest.raises(ValueError) as error:
         checkpoints.restore(variables, arrays)
-    for part in ("encoder/norm/beta is missing", "encoder/extra is left over", "encoder/norm/gamma has shape (3,), expected (16,)"):
+    for part in (
+        "encoder/norm/beta is missing",
+        "encoder/extra is left over",
+        "encoder/norm/gamma has shape (3,), expected (16,)",
+    ):
         assert part in str(error.value)
     assert all(np.array_equal(before[name], _numpy(v)) for name, v in variables.items())
 
@@ -369,7 +393,9 @@ def test_kills_in_a_save_lose_no_more_than_that_save(tmp_path, kills):
         inside += bool(list(tmp_path.glob("*.part")))
         newest, _, arrays = checkpoints.load_newest(tmp_path, pytest.fail)
         assert newest in (told, told + 1) and (arrays["a"] == newest).all() and arrays["step"] == newest
-    print(f"\n{kills} SIGKILLs of a process that saves 20 MB again and again, {inside} of them in a save, none lost more")
+    print(
+        f"\n{kills} SIGKILLs of a process that saves 20 MB again and again, {inside} of them in a save, none lost more"
+    )
 
 
 @pytest.mark.endurance
@@ -382,7 +408,10 @@ def test_a_hundred_megabytes_take_less_than_two_seconds(tmp_path, rng):
         seconds.append(time.perf_counter() - began)
     began = time.perf_counter()
     checkpoints.load(path)
-    print(f"\n100 MB saved in {' '.join(f'{s:.2f}' for s in seconds)} s, read and checked in {time.perf_counter() - began:.2f} s")
+    print(
+        f"\n100 MB saved in {' '.join(f'{s:.2f}' for s in seconds)} s, read and checked in"
+        f" {time.perf_counter() - began:.2f} s"
+    )
     assert sorted(seconds)[2] < 2
 
 

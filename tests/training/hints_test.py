@@ -32,12 +32,17 @@ def test_a_failure_is_told_when_it_begins_and_not_while_it_lasts(name, well, bad
 
 def test_several_at_once_and_a_line_each():
     lines = hints([GOOD, {**GOOD, "feature_std": 0.0, "loss": 9.0}])
-    assert [line.split(":")[0] for line in lines] == ["collapse", "diverging"] and not any("\n" in line for line in lines)
+    assert [line.split(":")[0] for line in lines] == ["collapse", "diverging"] and not any(
+        "\n" in line for line in lines
+    )
 
 
 def test_a_program_says_what_to_do_in_its_own_words():
     bad = [GOOD, {**GOOD, "data_wait_fraction": 1.0, "word_perplexity": 1.0}]
-    assert [line.split(".", 1)[1] for line in hints(bad, {"data": "Raise --workers."})] == [" Try another tokenizer.", " Raise --workers."]
+    assert [line.split(".", 1)[1] for line in hints(bad, {"data": "Raise --workers."})] == [
+        " Try another tokenizer.",
+        " Raise --workers.",
+    ]
     assert not any("--" in line for line in (*KNOWN.values(), *REMEDIES.values()))
 
 

@@ -41,7 +41,9 @@ def stream(kind, images):
     if kind in ("dataset", "labelled", "weighted"):
         import tensorflow as tf
 
-        parts = (images, np.zeros(len(images)), np.ones(len(images)))[: {"dataset": 1, "labelled": 2, "weighted": 3}[kind]]
+        parts = (images, np.zeros(len(images)), np.ones(len(images)))[
+            : {"dataset": 1, "labelled": 2, "weighted": 3}[kind]
+        ]
         return tf.data.Dataset.from_tensor_slices(parts if len(parts) > 1 else parts[0]).batch(4), {}
     if kind == "pydataset":
         return Batches(images), {}
@@ -67,7 +69,8 @@ def make_images(rng):
 
 
 class Brightness(PretextModel):
-    """A model whose loss is a weight times the mean pixel, so that each step of a rate of 1 takes this mean from the weight."""
+    """A model whose loss is a weight times the mean pixel, so that each step of a rate of 1 takes this mean from the
+    weight."""
 
     def __init__(self):
         super().__init__()
@@ -106,7 +109,10 @@ def test_pixels_up_to_255_are_refused_before_anything_is_learnt(model, make_imag
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("kind, dtype", [*((k, d) for k in KINDS[:-1] for d in ("uint8", "float32")), ("array", "uint16"), ("dataset", "float16")])
+@pytest.mark.parametrize(
+    "kind, dtype",
+    [*((k, d) for k in KINDS[:-1] for d in ("uint8", "float32")), ("array", "uint16"), ("dataset", "float16")],
+)
 def test_every_batch_of_good_pixels_is_learnt_from_once(model, make_images, kind, dtype):
     images = make_images()
     pixels = images / 255
@@ -127,16 +133,34 @@ def test_every_batch_of_good_pixels_is_learnt_from_once(model, make_images, kind
 @pytest.mark.parametrize(
     "images, message",
     [
-        (np.zeros((2, 4, 4, 3), "int64"), "Expected pixels as uint8, uint16 or float in 0..1, received int64; convert them to uint8, or divide"),
+        (
+            np.zeros((2, 4, 4, 3), "int64"),
+            "Expected pixels as uint8, uint16 or float in 0..1, received int64; convert them to uint8, or divide",
+        ),
         (np.full((2, 4, 4, 3), 200, "int32"), "received int32 of 200 to 200; convert them to uint8."),
         (np.full((2, 4, 4, 3), 70000, "int32"), "received int32 of 70000 to 70000; convert them to float in 0..1."),
         (np.full((2, 4, 4, 3), -300, "int32"), "received int32 of -300 to -300; convert them to float in 0..1."),
-        (np.linspace(-1, 1, 96).reshape(2, 4, 4, 3), "received -1 to 1; undo the scaling to -1..1 ((images + 1) / 2) or pass uint8."),
-        (np.linspace(-2.1, 2.6, 96).reshape(2, 4, 4, 3), "received -2.1 to 2.6; pass them in 0..1 or as uint8, not normalised"),
+        (
+            np.linspace(-1, 1, 96).reshape(2, 4, 4, 3),
+            "received -1 to 1; undo the scaling to -1..1 ((images + 1) / 2) or pass uint8.",
+        ),
+        (
+            np.linspace(-2.1, 2.6, 96).reshape(2, 4, 4, 3),
+            "received -2.1 to 2.6; pass them in 0..1 or as uint8, not normalised",
+        ),
         (np.linspace(0, 1.2, 96).reshape(2, 4, 4, 3), "received 0 to 1.2; clip them to 0..1"),
-        (np.linspace(0, 60000, 96).reshape(2, 4, 4, 3), "received 0 to 6e+04; divide them by 65535 (images / 65535) or pass uint16."),
-        (np.array([0.5, np.nan]).reshape(2, 1, 1, 1), "Expected finite pixels, received NaN or infinity in image 1; leave such images out."),
-        (np.array([np.inf, 0.5]).reshape(2, 1, 1, 1), "Expected finite pixels, received NaN or infinity in image 0; leave such images out."),
+        (
+            np.linspace(0, 60000, 96).reshape(2, 4, 4, 3),
+            "received 0 to 6e+04; divide them by 65535 (images / 65535) or pass uint16.",
+        ),
+        (
+            np.array([0.5, np.nan]).reshape(2, 1, 1, 1),
+            "Expected finite pixels, received NaN or infinity in image 1; leave such images out.",
+        ),
+        (
+            np.array([np.inf, 0.5]).reshape(2, 1, 1, 1),
+            "Expected finite pixels, received NaN or infinity in image 0; leave such images out.",
+        ),
     ],
 )
 def test_pixels_of_other_ranges_are_refused(model, images, message):
@@ -144,7 +168,12 @@ def test_pixels_of_other_ranges_are_refused(model, images, message):
         with pytest.raises(ValueError, match=re.escape(message)):
             check_pixels(data)
     nan = "finite" in message  # a step skips it
-    for method in (model.fit, model.evaluate, model.predict, *(() if nan else (model, model.train_on_batch, model.test_on_batch, model.predict_on_batch))):
+    for method in (
+        model.fit,
+        model.evaluate,
+        model.predict,
+        *(() if nan else (model, model.train_on_batch, model.test_on_batch, model.predict_on_batch)),
+    ):
         with pytest.raises(ValueError, match=re.escape(message)):
             method(images)
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -211,7 +240,15 @@ def test_tensorflows_own_batches_are_watched_with_several_steps_at_once_and_unde
 @pytest.mark.backend
 def test_every_model_of_images_checks_them():
     baselines, transfer = ks.baselines, ks.transfer
-    for kind in (ks.Encoder, ks.SplitMask, baselines.BEiT, baselines.MAE, baselines.DINO, baselines.DeiT, baselines.Untrained):
+    for kind in (
+        ks.Encoder,
+        ks.SplitMask,
+        baselines.BEiT,
+        baselines.MAE,
+        baselines.DINO,
+        baselines.DeiT,
+        baselines.Untrained,
+    ):
         assert issubclass(kind, CheckedModel)
     for kind in (transfer.Classifier, transfer.Segmenter, transfer.RetinaNet, transfer.MaskRCNN):
         assert issubclass(kind, CheckedModel)
@@ -222,7 +259,9 @@ def test_a_tokenizer_that_is_not_the_encoders_is_refused(make_encoder):
     encoder = make_encoder((16, 16, 3), 4)
     for shape, patch in (((16, 16, 3), 2), ((16, 16, 3), 8), ((8, 32, 3), 4), ((32, 32, 3), 4)):
         for build in (ks.SplitMask, ks.baselines.BEiT):
-            with pytest.raises(ValueError, match=re.escape(f"received one of image_shape={shape}, patch_size={patch}; build it with")):
+            with pytest.raises(
+                ValueError, match=re.escape(f"received one of image_shape={shape}, patch_size={patch}; build it with")
+            ):
                 build(encoder, ks.tokenizers.RandomProjection(shape, patch, 8))
 
 
@@ -232,7 +271,10 @@ def test_a_tokenizer_learns_before_the_model_does(make_model, make_images, tmp_p
     images = make_images()
     model = make_model(image_shape=SHAPE, tokenizer=kind(SHAPE, 4, 8))
     for method in (model.fit, model.evaluate, model.train_on_batch, model.test_on_batch):
-        with pytest.raises(ValueError, match=f"Expected a fitted {kind.__name__}, received one that has seen no images; call tokenizer.fit"):
+        with pytest.raises(
+            ValueError,
+            match=f"Expected a fitted {kind.__name__}, received one that has seen no images; call tokenizer.fit",
+        ):
             method(images)
     model.predict(images, verbose=0)  # needs no words
     model.tokenizer.fit(images)
@@ -258,12 +300,17 @@ def test_a_tokenizer_is_fitted_to_pixels_alone(make_images):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"class_weight": {0: 1.0}}, "Expected no class_weight with Brightness, whose loss has no weights; leave them out."),
+        (
+            {"class_weight": {0: 1.0}},
+            "Expected no class_weight with Brightness, whose loss has no weights; leave them out.",
+        ),
         ({"sample_weight": np.ones(12)}, "Expected no sample_weight with Brightness, whose loss has no weights"),
     ],
 )
 def test_weights_of_classes_and_images_are_refused(model, make_images, options, message):
-    methods = [model.fit, model.train_on_batch] + ([model.evaluate, model.test_on_batch] if "sample_weight" in options else [])
+    methods = [model.fit, model.train_on_batch] + (
+        [model.evaluate, model.test_on_batch] if "sample_weight" in options else []
+    )
     for method in methods:
         with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
             method(make_images(), **options)
@@ -279,7 +326,10 @@ def test_weights_of_classes_and_images_are_refused(model, make_images, options, 
         ({"weighted_metrics": ["mae"]}, "Expected no weighted_metrics of Brightness"),
         (
             {"optimizer": keras.optimizers.SGD(1.0, gradient_accumulation_steps=3)},
-            "Expected an optimizer without gradient_accumulation_steps, received 3; build Brightness with accumulate=3, and give it batches",
+            (
+                "Expected an optimizer without gradient_accumulation_steps, received 3; build Brightness with"
+                " accumulate=3, and give it batches"
+            ),
         ),
     ],
 )
@@ -290,7 +340,11 @@ def test_what_compile_would_ignore_is_refused(options, message):
 
 @pytest.mark.backend
 @pytest.mark.parametrize(
-    "callback", [keras.callbacks.LearningRateScheduler(lambda epoch: 0.5), keras.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=1, min_delta=10.0)]
+    "callback",
+    [
+        keras.callbacks.LearningRateScheduler(lambda epoch: 0.5),
+        keras.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=1, min_delta=10.0),
+    ],
 )
 def test_a_callback_sets_the_learning_rate_where_it_is_a_number(model, make_images, callback):
     images = make_images()
@@ -298,7 +352,13 @@ def test_a_callback_sets_the_learning_rate_where_it_is_a_number(model, make_imag
     assert float(ops.convert_to_numpy(model.optimizer.learning_rate)) == 0.5
     model.compile(ks.training.adamw(1e-3, 10), jit_compile=False)
     before, name = state(model), type(callback).__name__
-    with pytest.raises(ValueError, match=f"^Expected an optimizer whose learning rate is a number with {name}, received one that follows a schedule; leave"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            f"^Expected an optimizer whose learning rate is a number with {name}, received one that follows a schedule;"
+            " leave"
+        ),
+    ):
         model.fit(images, batch_size=12, verbose=0, callbacks=[callback])
     assert all(np.array_equal(*pair) for pair in zip(before, state(model)))
 
@@ -306,8 +366,15 @@ def test_a_callback_sets_the_learning_rate_where_it_is_a_number(model, make_imag
 @pytest.mark.backend
 def test_a_batch_of_one_image_is_refused_where_images_are_compared(make_model, make_images):
     model, images = make_model(depth=1, decoder_depth=1), make_images(3, (16, 16, 3))
-    message = "^Expected batches of at least two images, since the match loss compares images, received batches of one; raise the batch size"
-    for fit in (lambda: model.fit(images, batch_size=1, verbose=0), lambda: model.evaluate(images[:1], verbose=0), lambda: model.train_on_batch(images[:1])):
+    message = (
+        "^Expected batches of at least two images, since the match loss compares images, received batches of one; raise"
+        " the batch size"
+    )
+    for fit in (
+        lambda: model.fit(images, batch_size=1, verbose=0),
+        lambda: model.evaluate(images[:1], verbose=0),
+        lambda: model.train_on_batch(images[:1]),
+    ):
         with pytest.raises(ValueError, match=message):
             fit()
     with pytest.warns(UserWarning, match="The last batch has one image, from which the match loss learns nothing"):
@@ -329,7 +396,10 @@ def test_a_model_that_cannot_learn_and_images_that_are_none_are_refused(model, m
             method(np.zeros((0, *SHAPE), "uint8"))
     model.trainable = False
     for method in (model.fit, model.train_on_batch):
-        with pytest.raises(ValueError, match="^Expected a Brightness with weights to learn, received one with none; set `trainable = True` before"):
+        with pytest.raises(
+            ValueError,
+            match="^Expected a Brightness with weights to learn, received one with none; set `trainable = True` before",
+        ):
             method(make_images())
 
 
@@ -339,7 +409,9 @@ def test_a_quantized_model_is_evaluated_and_not_trained(make_model, make_images)
     before = model.evaluate(images, verbose=0, return_dict=True)["loss"]
     model.encoder.quantize("int8")
     assert model.evaluate(images, verbose=0, return_dict=True)["loss"] == pytest.approx(before, rel=0.1)
-    with pytest.raises(ValueError, match="^Expected float weights to train, received int8; train the model before it is quantized.$"):
+    with pytest.raises(
+        ValueError, match="^Expected float weights to train, received int8; train the model before it is quantized.$"
+    ):
         model.fit(images, verbose=0)
 
 
@@ -349,13 +421,25 @@ LABELS = {
     "classifier 3": ("Expected labels from 0 to 2, received 3; number the classes from 0 on", np.array([0, 1, 2, 3])),
     "classifier -1": ("Expected labels from 0 to 2, received -1", np.array([0, 1, 2, -1])),
     "classifier 0.5": ("Expected labels from 0 to 2, received 0.5", np.array([0, 1, 2, 0.5])),
-    "classifier shape": (r"Expected labels \(B,\) of classes or \(B, 3\) of their probabilities, received \(4, 5\)", np.zeros((4, 5))),
+    "classifier shape": (
+        r"Expected labels \(B,\) of classes or \(B, 3\) of their probabilities, received \(4, 5\)",
+        np.zeros((4, 5)),
+    ),
     "deit": (r"Expected label probabilities \(B, 3\), received \(4,\); keras.ops.one_hot", np.arange(4) % 3),
-    "segmenter": (r"Expected label maps \(B, 32, 32\) of the images' size, received \(4, 16, 16\)", np.zeros((4, 16, 16), "int32")),
+    "segmenter": (
+        r"Expected label maps \(B, 32, 32\) of the images' size, received \(4, 16, 16\)",
+        np.zeros((4, 16, 16), "int32"),
+    ),
     "segmenter 7": ("Expected labels from 0 to 2, or 255, received 7", np.full((4, 32, 32), 7, "int32")),
     "retinanet": ("Expected labels as a dictionary of boxes, labels, received none called boxes, labels", np.zeros(4)),
-    "maskrcnn": ("received none called masks; data.detection_batches gives them", {"boxes": np.zeros((4, 1, 4)), "labels": np.zeros((4, 1))}),
-    "maskrcnn 3": ("Expected labels from 0 to 2, or -1, received 3", {"boxes": np.zeros((4, 1, 4)), "labels": np.full((4, 1), 3), "masks": np.zeros((4, 1, 8, 8))}),
+    "maskrcnn": (
+        "received none called masks; data.detection_batches gives them",
+        {"boxes": np.zeros((4, 1, 4)), "labels": np.zeros((4, 1))},
+    ),
+    "maskrcnn 3": (
+        "Expected labels from 0 to 2, or -1, received 3",
+        {"boxes": np.zeros((4, 1, 4)), "labels": np.full((4, 1), 3), "masks": np.zeros((4, 1, 8, 8))},
+    ),
 }
 
 
@@ -366,7 +450,11 @@ def learner(kind, make_encoder):
         return transfer.RetinaNet(encoder, 3, width=8)
     if kind == "maskrcnn":
         return transfer.MaskRCNN(encoder, 3, width=8, hidden=8, proposals=4, samples=4)
-    return {"classifier": transfer.Classifier, "deit": ks.baselines.DeiT}[kind](encoder, 3) if kind != "segmenter" else transfer.Segmenter(encoder, 3, width=8)
+    return (
+        {"classifier": transfer.Classifier, "deit": ks.baselines.DeiT}[kind](encoder, 3)
+        if kind != "segmenter"
+        else transfer.Segmenter(encoder, 3, width=8)
+    )
 
 
 @pytest.mark.parametrize("name", LABELS)
@@ -391,6 +479,8 @@ def test_labels_that_mean_something_pass(make_encoder, make_images):
     labels = np.array([0, 1, 2, 2])
     for given in (labels, labels[:, None], np.eye(3)[labels], labels.astype("uint8"), ops.convert_to_tensor(labels)):
         assert model.problem_of_labels(given) is None
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=7), jit_compile=False)
+    model.compile(
+        "sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=7), jit_compile=False
+    )
     assert model.problem_of_labels(np.array([0, 1, 7, 2])) is None
     assert learner("segmenter", make_encoder).problem_of_labels(np.full((1, 32, 32), 255)) is None

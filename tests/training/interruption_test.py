@@ -73,13 +73,17 @@ def test_a_signal_within_a_step_saves_after_it(make_line, tmp_path, capsys, step
     again = make_line()
     resumed = Checkpoints(tmp_path)
     assert resumed.resume(again) == step and resumed.note == {"shift": 3}
-    for old, new in zip(checkpoints.variables_of(model).values(), checkpoints.variables_of(again).values(), strict=True):
+    for old, new in zip(
+        checkpoints.variables_of(model).values(), checkpoints.variables_of(again).values(), strict=True
+    ):
         np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (old, new)))
     assert int(again.optimizer.iterations) == step
 
 
 @pytest.mark.parametrize(("within", "saved"), [(60.0, [3]), (0.0, [])])
-def test_signals_that_come_together_are_one_request_and_a_later_one_ends_it_at_once(make_line, tmp_path, monkeypatch, within, saved):
+def test_signals_that_come_together_are_one_request_and_a_later_one_ends_it_at_once(
+    make_line, tmp_path, monkeypatch, within, saved
+):
     monkeypatch.setattr(interruption, "SAME", within)
     both = At(3, lambda: [signal.raise_signal(number) for number in (signal.SIGINT, signal.SIGTERM)])
     stopped(make_line(), Checkpoints(tmp_path, every=100), both)
@@ -179,9 +183,15 @@ def test_a_full_disk_is_reported_once_and_the_run_goes_on(make_line, tmp_path, m
     fit(make_line(), Checkpoints(tmp_path, every=2), epochs=8)
     assert checkpoints.steps(tmp_path) == [12, 16]
     assert capsys.readouterr().out.splitlines() == [
-        f"no checkpoint at step 4 in {tmp_path}: [Errno 28] No space left on device; the last is of step 2. Make room on that disk.",
+        (
+            f"no checkpoint at step 4 in {tmp_path}: [Errno 28] No space left on device; the last is of step 2. Make"
+            " room on that disk."
+        ),
         "a checkpoint could be saved again, at step 10",
-        f"no checkpoint at step 14 in {tmp_path}: [Errno 28] No space left on device; the last is of step 12. Make room on that disk.",
+        (
+            f"no checkpoint at step 14 in {tmp_path}: [Errno 28] No space left on device; the last is of step 12. Make"
+            " room on that disk."
+        ),
         "a checkpoint could be saved again, at step 16",
     ]
 
@@ -230,13 +240,16 @@ def test_results_that_cannot_be_written_end_in_a_line_and_status_75(make_line, t
     with pytest.raises(SystemExit) as end, saves.finishing():
         raise error
     assert end.value.code == 75 and checkpoints.load_newest(tmp_path)[0] == 6
-    assert capsys.readouterr().out == (
-        f"The results could not be written: [Errno 28] No space left on device; the last checkpoint, of step 6, is in {tmp_path}. "
-        "Make room on that disk. Then run the same command again.\n"
+    assert (
+        capsys.readouterr().out
+        == "The results could not be written: [Errno 28] No space left on device; the last checkpoint, of step 6, is"
+        f" in {tmp_path}. Make room on that disk. Then run the same command again.\n"
     )
 
 
-@pytest.mark.parametrize("error", [RuntimeError("a bug"), ValueError("Expected images"), OSError("cannot identify image")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("a bug"), ValueError("Expected images"), OSError("cannot identify image")]
+)
 def test_other_errors_at_the_end_are_not_taken_for_a_full_disk(tmp_path, error):
     with pytest.raises(type(error), match=str(error)), Checkpoints(tmp_path).finishing():
         raise error
@@ -252,7 +265,13 @@ def test_a_state_that_is_not_finite_is_not_saved(make_line, tmp_path, place, val
     def poison():
         saves.save = lambda *_, **__: (variable.assign(keras.ops.full(variable.shape, value)), Checkpoints.save(saves))
 
-    with pytest.raises(FloatingPointError, match=f"received NaN or infinity in .*{name.split('/')[-1]}; it is not saved, .* The checkpoint of step 2 is the last"):
+    with pytest.raises(
+        FloatingPointError,
+        match=(
+            f"received NaN or infinity in .*{name.split('/')[-1]}; it is not saved, .* The checkpoint of step 2 is the"
+            " last"
+        ),
+    ):
         fit(model, At(3, poison), saves)
     assert checkpoints.steps(tmp_path) == [2]
     assert all(np.isfinite(array).all() for array in checkpoints.load_newest(tmp_path)[2].values())

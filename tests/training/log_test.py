@@ -47,7 +47,9 @@ def fit(log, levels, interval=None, model=None, **more):
         for image in images:
             yield (image[None], *more.values())
 
-    model.fit(batches(), steps_per_epoch=interval, epochs=len(levels) // interval, callbacks=[log], shuffle=False, verbose=0)
+    model.fit(
+        batches(), steps_per_epoch=interval, epochs=len(levels) // interval, callbacks=[log], shuffle=False, verbose=0
+    )
     return model
 
 
@@ -67,13 +69,23 @@ def test_a_line_per_interval(tmp_path, capsys):
     assert "skipped_steps" not in lines[-1]
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "step 0/6  kNN 0.0%" and len(printed) == 5
-    assert printed[1].startswith("step 2/6  loss 2.000  kNN 20.0%") and "images/s" in printed[1] and printed[4].endswith("0 min 00 s left")
+    assert (
+        printed[1].startswith("step 2/6  loss 2.000  kNN 20.0%")
+        and "images/s" in printed[1]
+        and printed[4].endswith("0 min 00 s left")
+    )
     assert printed[3].startswith("  diverging: ")  # from 2 to 6; it is not told again at 3
 
 
 @pytest.mark.backend
 def test_skipped_steps_are_counted_and_what_is_not_finite_is_left_out(tmp_path, capsys):
-    log = RunLog(tmp_path / "metrics.jsonl", steps=6, batch_size=1, images=1, measures=[lambda step: {"odd": math.nan, "large": math.inf}])
+    log = RunLog(
+        tmp_path / "metrics.jsonl",
+        steps=6,
+        batch_size=1,
+        images=1,
+        measures=[lambda step: {"odd": math.nan, "large": math.inf}],
+    )
     fit(log, [1, math.nan, 3, math.inf, 5, 5], interval=2)
     lines = read(tmp_path / "metrics.jsonl")
     assert [line.get("skipped_steps") for line in lines] == [None, 1, 2, 2]
@@ -85,7 +97,10 @@ def test_skipped_steps_are_counted_and_what_is_not_finite_is_left_out(tmp_path, 
 @pytest.mark.backend
 def test_a_run_without_a_finite_step_stops_and_says_since_when(tmp_path):
     log = RunLog(tmp_path / "metrics.jsonl", steps=12, batch_size=1, images=1, patience=4)
-    with pytest.raises(FloatingPointError, match="Expected a finite loss and gradient, received none from step 6 on; the run stops at step 9"):
+    with pytest.raises(
+        FloatingPointError,
+        match="Expected a finite loss and gradient, received none from step 6 on; the run stops at step 9",
+    ):
         fit(log, [1, 1, 1, math.nan, 1, math.nan, *[math.inf] * 3, 1, 1, 1], interval=3)
     assert [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [0, 3, 6]
 
@@ -94,7 +109,11 @@ def test_a_run_without_a_finite_step_stops_and_says_since_when(tmp_path):
 def test_a_short_run_in_which_every_step_was_skipped_is_no_success(tmp_path):
     path = tmp_path / "metrics.jsonl"
     with pytest.raises(FloatingPointError, match="received none in all 3 steps; nothing was learnt. Lower it."):
-        fit(RunLog(path, steps=3, batch_size=1, images=1, advice="Lower it."), [math.nan, math.inf, math.nan], interval=1)
+        fit(
+            RunLog(path, steps=3, batch_size=1, images=1, advice="Lower it."),
+            [math.nan, math.inf, math.nan],
+            interval=1,
+        )
     assert [line.get("skipped_steps") for line in read(path)] == [None, 1, 2]
     with pytest.raises(FloatingPointError, match="in all 3 steps"):  # as it goes on after its second step
         fit(RunLog(path, steps=3, batch_size=1, images=1, start=2), [math.nan])
@@ -106,17 +125,34 @@ def test_a_short_run_in_which_every_step_was_skipped_is_no_success(tmp_path):
 def test_a_short_run_that_is_lost_up_to_its_end_is_no_success(tmp_path):
     with pytest.raises(FloatingPointError, match="received none from step 3 on; the run stops at step 5"):
         fit(RunLog(tmp_path / "lost.jsonl", steps=5, batch_size=1, images=1), [1, 1, *[math.nan] * 3], interval=1)
-    fit(RunLog(tmp_path / "metrics.jsonl", steps=6, batch_size=1, images=1), [1, math.nan, 1, *[math.nan] * 3], interval=3)  # half of it
+    fit(
+        RunLog(tmp_path / "metrics.jsonl", steps=6, batch_size=1, images=1),
+        [1, math.nan, 1, *[math.nan] * 3],
+        interval=3,
+    )  # half of it
     assert read(tmp_path / "metrics.jsonl")[-1]["skipped_steps"] == 4
 
 
 @pytest.mark.backend
 def test_steps_in_a_row_are_counted_over_restarts_whatever_became_of_the_file(tmp_path):
-    log, levels, states = RunLog(None, steps=30, batch_size=1, images=1, patience=5), [1, math.nan, 1, math.nan, math.nan], []
+    log, levels, states = (
+        RunLog(None, steps=30, batch_size=1, images=1, patience=5),
+        [1, math.nan, 1, math.nan, math.nan],
+        [],
+    )
     after = log.on_train_batch_end
-    log.on_train_batch_end = lambda batch, logs: [after(batch, logs), states.append(json.loads(json.dumps(log.state())))]
+    log.on_train_batch_end = lambda batch, logs: [
+        after(batch, logs),
+        states.append(json.loads(json.dumps(log.state()))),
+    ]
     fit(log, levels)
-    assert [(state["lost_since"], state["counted"]) for state in states] == [(None, 0), (2, 1), (None, 1), (4, 2), (4, 3)]
+    assert [(state["lost_since"], state["counted"]) for state in states] == [
+        (None, 0),
+        (2, 1),
+        (None, 1),
+        (4, 2),
+        (4, 3),
+    ]
     assert log.state() == {"skipped_steps": 3, "lost_since": 4, "counted": 0}
     log = RunLog(tmp_path / "metrics.jsonl", steps=30, batch_size=1, images=1, start=5, patience=5, state=log.state())
     fit(log, [math.nan])

@@ -31,7 +31,8 @@ def append(file, *steps):
 
 
 def limited(monkeypatch, room):
-    """A disk with room for so many bytes more, of which a write takes what it can; returns what is left, to be changed."""
+    """A disk with room for so many bytes more, of which a write takes what it can; returns what is left, to be
+    changed."""
     write, left = os.write, [room]
 
     def write_some(descriptor, data):
@@ -67,7 +68,10 @@ def test_lines_wait_until_there_is_room(path, told, monkeypatch, room, cut):
     file.close()
     assert path.read_text() == text(range(1, 7))
     assert told == [
-        f"{path} cannot be written: No space left on device. Its lines are kept, and written as soon as that is possible.",
+        (
+            f"{path} cannot be written: No space left on device. Its lines are kept, and written as soon as that is"
+            " possible."
+        ),
         f"{path} could be written again; no line is missing",
     ]
 
@@ -88,7 +92,9 @@ def test_what_could_not_be_written_is_counted_at_the_end(path, told, monkeypatch
     assert told[1] == f"{path} lacks the last 2 lines, from step 3 on, which could not be written."
 
 
-@pytest.mark.parametrize("remove", [os.unlink, lambda path: shutil.rmtree(path.parent), lambda path: path.write_text("")])
+@pytest.mark.parametrize(
+    "remove", [os.unlink, lambda path: shutil.rmtree(path.parent), lambda path: path.write_text("")]
+)
 def test_a_file_that_was_removed_during_the_run_is_written_again(path, told, remove):
     file = MetricsFile(path, report=told.append)
     append(file, 1, 2)
@@ -126,7 +132,17 @@ def test_that_a_run_starts_again_is_said(path, told):
 
 
 @pytest.mark.parametrize(
-    "foreign", [b"my notes\n", b"\xff\xfe\n", b"[" * 100_000 + b"\n", b"5\n", b'{"loss": 1}\n', b'{"step": NaN}\n', b'{"step": 2, "loss": 0.25}\n', b"\n"]
+    "foreign",
+    [
+        b"my notes\n",
+        b"\xff\xfe\n",
+        b"[" * 100_000 + b"\n",
+        b"5\n",
+        b'{"loss": 1}\n',
+        b'{"step": NaN}\n',
+        b'{"step": 2, "loss": 0.25}\n',
+        b"\n",
+    ],
 )
 def test_foreign_lines_are_kept_in_a_file_of_their_own(path, told, foreign):
     path.parent.mkdir()
@@ -136,7 +152,10 @@ def test_foreign_lines_are_kept_in_a_file_of_their_own(path, told, foreign):
     append(file, 5)
     assert path.read_text() == text(range(1, 6))
     assert (path.parent / "metrics.jsonl.damaged").read_bytes() == before
-    assert told == [f"{path} has lines that are no metrics of this run; the others are kept. It is now called metrics.jsonl.damaged."]
+    assert told == [
+        f"{path} has lines that are no metrics of this run; the others are kept. It is now called"
+        " metrics.jsonl.damaged."
+    ]
 
 
 def test_the_lines_of_two_runs_in_one_file_are_kept_once(path, told):

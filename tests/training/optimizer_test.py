@@ -3,7 +3,15 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_splitmask.training.optimizer import DECAY_RULES, SCHEDULES, LayerwiseAdamW, WarmupCosine, adamw, decays, layer_of
+from keras_splitmask.training.optimizer import (
+    DECAY_RULES,
+    SCHEDULES,
+    LayerwiseAdamW,
+    WarmupCosine,
+    adamw,
+    decays,
+    layer_of,
+)
 
 PATHS = {  # a weight's path: whether it decays
     "encoder/patch_embedding/project/kernel": True,
@@ -48,7 +56,9 @@ def test_steps_are_those_of_adamw(rng, layer_decay):
     weights = variables(rng)
     before = [ops.convert_to_numpy(w) for w in weights]
     gradients = [rng.standard_normal((4, 2, 3)).astype("float32") for _ in weights]
-    optimizer = adamw(0.1, steps=8, warmup=2, floor=0.02, weight_decay=0.3, clip_norm=None, layer_decay=layer_decay, depth=2)
+    optimizer = adamw(
+        0.1, steps=8, warmup=2, floor=0.02, weight_decay=0.3, clip_norm=None, layer_decay=layer_decay, depth=2
+    )
     for step in range(4):
         optimizer.apply([ops.convert_to_tensor(g[step]) for g in gradients], weights)
     # Warm-up from 0 in two steps, then the first of a cosine from 0.1 to 0.02 over the six that are left.
@@ -106,7 +116,9 @@ def test_clipping_is_of_all_gradients_together():
 def test_every_weight_must_be_claimed():
     assert {path: decays(path) for path in PATHS} == PATHS
     weights = [Path("a/kernel", [1.0]), Path("head/scale", [1.0]), Path("a/kernel_norm", [1.0])]
-    with pytest.raises(ValueError, match="No rule says whether these weights decay: head/scale, a/kernel_norm; add one to DECAY_RULES"):
+    with pytest.raises(
+        ValueError, match="No rule says whether these weights decay: head/scale, a/kernel_norm; add one to DECAY_RULES"
+    ):
         LayerwiseAdamW(1e-3).build(weights)
     assert decays("head/scale", ((r"scale$", True), *DECAY_RULES)) is True
 
@@ -118,7 +130,9 @@ def test_amsgrad_is_refused():
 
 def test_layers_count_from_the_embeddings_to_the_head():
     assert [layer_of(path, 2) for path in PATHS] == [0, 0, 0, 0, 0, 1, 2, 2, 3, 3, 3]
-    assert layer_of("classifier/encoder/block_12/expand/kernel", 12) == 12 and layer_of("classifier/head/kernel", 12) == 13
+    assert (
+        layer_of("classifier/encoder/block_12/expand/kernel", 12) == 12 and layer_of("classifier/head/kernel", 12) == 13
+    )
     assert layer_of("teacher_encoder/block_1/expand/kernel", 12) == 13  # another's blocks
 
 
@@ -149,7 +163,12 @@ def test_the_numbers_of_the_paper():
     optimizer = adamw(2e-3, steps=300)
     schedule = optimizer._learning_rate
     assert (schedule.peak, schedule.steps, schedule.warmup, schedule.floor) == (2e-3, 300, 10, 1e-5)
-    assert (optimizer.beta_1, optimizer.beta_2, optimizer.weight_decay, optimizer.global_clipnorm) == (0.9, 0.999, 0.05, 3.0)
+    assert (optimizer.beta_1, optimizer.beta_2, optimizer.weight_decay, optimizer.global_clipnorm) == (
+        0.9,
+        0.999,
+        0.05,
+        3.0,
+    )
     assert adamw(1e-6, steps=10)._learning_rate.floor == 1e-6  # never above the peak
 
 
@@ -164,10 +183,19 @@ def test_the_config_makes_an_equal_optimizer():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: WarmupCosine(1.0, steps=5, warmup=5), "Expected fewer steps of warm-up than steps in all, received warmup=5, steps=5"),
+        (
+            lambda: WarmupCosine(1.0, steps=5, warmup=5),
+            "Expected fewer steps of warm-up than steps in all, received warmup=5, steps=5",
+        ),
         (lambda: WarmupCosine(1.0, steps=5, warmup=-1), "received warmup=-1"),
-        (lambda: adamw(1e-3, 9, schedule="poly"), "Expected schedule to be one of cosine, linear, steps, received 'poly'"),
-        (lambda: LayerwiseAdamW(1e-3, layer_decay=0.9), "Expected layer_decay in .0, 1., and a depth if below 1, received layer_decay=0.9, depth=0"),
+        (
+            lambda: adamw(1e-3, 9, schedule="poly"),
+            "Expected schedule to be one of cosine, linear, steps, received 'poly'",
+        ),
+        (
+            lambda: LayerwiseAdamW(1e-3, layer_decay=0.9),
+            "Expected layer_decay in .0, 1., and a depth if below 1, received layer_decay=0.9, depth=0",
+        ),
         (lambda: LayerwiseAdamW(1e-3, layer_decay=1.1, depth=2), "received layer_decay=1.1"),
         (lambda: LayerwiseAdamW(1e-3, layer_decay=0, depth=2), "received layer_decay=0"),
     ],
@@ -200,7 +228,10 @@ def test_weight_decay_follows_half_a_cosine():
         optimizer.apply([ops.zeros((1,))], [kernel])
         assert ops.convert_to_numpy(kernel).item() == pytest.approx(1 - 0.5 * decay, rel=1e-5)
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
-    assert again.weight_decay.get_config() == optimizer.weight_decay.get_config() and again.get_config() == optimizer.get_config()
+    assert (
+        again.weight_decay.get_config() == optimizer.weight_decay.get_config()
+        and again.get_config() == optimizer.get_config()
+    )
 
 
 @pytest.mark.backend

@@ -11,7 +11,8 @@ import keras_splitmask as ks
 @pytest.mark.backend
 @pytest.mark.parametrize("method", ["splitmask", "dino"])
 def test_a_batch_in_parts_takes_the_same_step(make_encoder, make_images, method):
-    """Same loss, same gradients: after two steps of SGD the same weights. Drop path and augmentation draw as for the whole batch."""
+    """Same loss, same gradients: after two steps of SGD the same weights. Drop path and augmentation draw as for the
+    whole batch."""
 
     images = make_images(6, (8, 12, 3))
 
@@ -21,11 +22,19 @@ def test_a_batch_in_parts_takes_the_same_step(make_encoder, make_images, method)
         if method == "dino":
             views = {"global": np.stack([images, images[::-1]], axis=1), "local": images[:, None, :4, :8]}
             layer = ks.augment.views_preset("dino")
-            model = ks.baselines.DINO(encoder, 8, prototypes=24, local_shape=(4, 8), augmentation=layer, accumulate=accumulate)
+            model = ks.baselines.DINO(
+                encoder, 8, prototypes=24, local_shape=(4, 8), augmentation=layer, accumulate=accumulate
+            )
         else:
             views = images
             words = ks.tokenizers.RandomProjection((8, 12, 3), 4, vocabulary=16)
-            model = ks.SplitMask(encoder, words, decoder_depth=1, augmentation=ks.augment.preset("three_augment")[1], accumulate=accumulate)
+            model = ks.SplitMask(
+                encoder,
+                words,
+                decoder_depth=1,
+                augmentation=ks.augment.preset("three_augment")[1],
+                accumulate=accumulate,
+            )
         model.compile(keras.optimizers.SGD(0.1), jit_compile=keras.backend.backend() == "jax")
         logs = model.fit(views, batch_size=6, epochs=2, shuffle=False, verbose=0).history
         logs.pop("feature_std", None)  # of DINO's parts each by itself
@@ -37,7 +46,10 @@ def test_a_batch_in_parts_takes_the_same_step(make_encoder, make_images, method)
         np.testing.assert_allclose(received, expected, atol=1e-5, rtol=1e-5)
 
 
-PARTS = "^Expected a number of images in each batch that is a multiple of accumulate=4, received {}; choose another batch size, or leave out the last"
+PARTS = (
+    "^Expected a number of images in each batch that is a multiple of accumulate=4, received {}; choose another batch"
+    " size, or leave out the last"
+)
 
 
 @pytest.fixture
@@ -51,7 +63,12 @@ def in_parts(make_encoder):
 @pytest.mark.backend
 def test_parts_must_be_alike(in_parts, make_images):
     images = make_images(14, (8, 12, 3))
-    for count, options, received in ((6, {"batch_size": 6}, 6), (14, {"batch_size": 8}, 6), (14, {"batch_size": 4}, 2), (9, {}, 9)):
+    for count, options, received in (
+        (6, {"batch_size": 6}, 6),
+        (14, {"batch_size": 8}, 6),
+        (14, {"batch_size": 4}, 2),
+        (9, {}, 9),
+    ):
         with pytest.raises(ValueError, match=PARTS.format(received)):
             in_parts.fit(images[:count], verbose=0, **options)
     assert int(in_parts.optimizer.iterations) == 0  # a last batch is thought of before the first is learnt from

@@ -6,8 +6,8 @@ import pytest
 from keras import ops
 
 import keras_splitmask as ks
-from keras_splitmask.encoder import DropPath
 from keras_splitmask.backend import distribution
+from keras_splitmask.encoder import DropPath
 from keras_splitmask.transfer.upernet import DropChannels
 
 pytestmark = pytest.mark.backend
@@ -17,7 +17,9 @@ IMAGES = 64
 DENSE = ("upernet", "segformer", "retinanet", "maskrcnn")
 # An eager step of these takes JAX up to half a minute; what they drop, they drop in the encoder.
 SLOW = () if keras.backend.backend() != "jax" else ("beit", "mae", "dino", "deit", "segformer", "retinanet", "maskrcnn")
-METHODS = [name for name in ("encoder", "splitmask", "beit", "mae", "dino", "deit", "classifier", *DENSE) if name not in SLOW]
+METHODS = [
+    name for name in ("encoder", "splitmask", "beit", "mae", "dino", "deit", "classifier", *DENSE) if name not in SLOW
+]
 
 
 def build(method, seed=0, depth=4, drop_path=0.5):
@@ -37,7 +39,9 @@ def build(method, seed=0, depth=4, drop_path=0.5):
         "upernet": lambda: ks.transfer.Segmenter(encoder, 2, width=64, drop=0.5, seed=seed),
         "segformer": lambda: ks.transfer.Segmenter(encoder, 2, "segformer", width=8, drop=0.5, seed=seed),
         "retinanet": lambda: ks.transfer.RetinaNet(encoder, 2, width=8, seed=seed),
-        "maskrcnn": lambda: ks.transfer.MaskRCNN(encoder, 2, width=8, hidden=8, proposals=4, samples=4, masks=False, seed=seed),
+        "maskrcnn": lambda: ks.transfer.MaskRCNN(
+            encoder, 2, width=8, hidden=8, proposals=4, samples=4, masks=False, seed=seed
+        ),
     }[method]()
 
 
@@ -60,7 +64,8 @@ def batch(method, count=IMAGES):
 
 @pytest.fixture
 def dropped(monkeypatch):
-    """Runs a function, and returns what each call of a `DropPath` or `DropChannels` dropped: bool arrays of the masks' shapes."""
+    """Runs a function, and returns what each call of a `DropPath` or `DropChannels` dropped: bool arrays of the masks'
+    shapes."""
     found, drawing, uniform = [], [], distribution.uniform
 
     def watched_uniform(*arguments, **options):
@@ -120,7 +125,9 @@ def test_branches_drop_independently_in_a_direct_call(dropped, method):
 @pytest.mark.parametrize("method", METHODS[1:])
 def test_branches_drop_independently_in_a_step_by_its_seed_and_number(dropped, method):
     model, other = build(method), build(method, seed=1)
-    first, other_step, again, other_seed = (dropped(in_step(m, method, step)) for m, step in ((model, 3), (model, 4), (model, 3), (other, 3)))
+    first, other_step, again, other_seed = (
+        dropped(in_step(m, method, step)) for m, step in ((model, 3), (model, 4), (model, 3), (other, 3))
+    )
     assert len(first) >= 6 and correlation(first) < 0.6
     assert not any((a != b).any() for a, b in zip(first, again, strict=True))
     assert differ(first, other_step) and differ(first, other_seed)
@@ -139,7 +146,10 @@ def test_few_images_lose_four_of_twelve_blocks_branches(dropped, method):
 @pytest.mark.parametrize("layer", [DropPath, DropChannels])
 def test_two_layers_on_their_own_differ_and_a_seed_repeats(layer):
     x = np.ones((64, 1, 1, 64), "float32")
-    one, two, three, four = (ops.convert_to_numpy(drop(x, training=True)) for drop in (layer(0.5), layer(0.5), layer(0.5, seed=3), layer(0.5, seed=3)))
+    one, two, three, four = (
+        ops.convert_to_numpy(drop(x, training=True))
+        for drop in (layer(0.5), layer(0.5), layer(0.5, seed=3), layer(0.5, seed=3))
+    )
     assert (one != two).any() and (three == four).all()
 
 

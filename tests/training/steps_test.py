@@ -17,7 +17,8 @@ def array(x):
 
 
 class Line(PretextModel):
-    """Loss: slope times the mean of the images, so the gradient is that mean. Reports the mean and one random number."""
+    """Loss: slope times the mean of the images, so the gradient is that mean. Reports the mean and one random
+    number."""
 
     takes_pixels = False
 
@@ -59,7 +60,9 @@ def make_line():
     def make(optimizer=None, run_eagerly=False, seed=0, **kwargs):
         model = Line(seed=seed)
         jit_compile = keras.backend.backend() == "jax" and not run_eagerly
-        model.compile(optimizer=optimizer or keras.optimizers.SGD(0.5), run_eagerly=run_eagerly, jit_compile=jit_compile, **kwargs)
+        model.compile(
+            optimizer=optimizer or keras.optimizers.SGD(0.5), run_eagerly=run_eagerly, jit_compile=jit_compile, **kwargs
+        )
         return model
 
     return make
@@ -129,7 +132,9 @@ def test_what_follows_a_step_sees_its_weights_and_number_and_is_left_out_of_a_ba
 
 
 def test_what_is_not_finite_is_left_out_of_the_means(make_line):
-    logs = make_line(keras.optimizers.SGD(0.0)).fit(grey(1.0, np.nan, 2.0), batch_size=1, shuffle=False, verbose=0).history
+    logs = (
+        make_line(keras.optimizers.SGD(0.0)).fit(grey(1.0, np.nan, 2.0), batch_size=1, shuffle=False, verbose=0).history
+    )
     assert (logs["brightness"], logs["loss"], logs["skipped_steps"]) == ([1.5], [1.5], [1])
 
 
@@ -152,11 +157,11 @@ def test_nan_pixels_change_no_weight_and_no_slot_of_splitmask(make_model, make_i
 def test_loss_scaling_is_lowered_by_a_step_that_overflows_and_left_out_of_the_norm(make_line, run_eagerly):
     optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5), initial_scale=2.0**120)
     model = make_line(optimizer, run_eagerly=run_eagerly)
-    logs = step(model, grey(-2.0**10))  # 2^10 * 2^120 is above float32's range of 2^128
+    logs = step(model, grey(-(2.0**10)))  # 2^10 * 2^120 is above float32's range of 2^128
     assert logs["skipped_steps"] == 1 and float(model.slope) == 1 and float(optimizer.dynamic_scale) == 2.0**119
     assert int(optimizer.iterations) == 1
     for _ in range(80):  # the norm's square must fit, too
-        logs = step(model, grey(-2.0**10))
+        logs = step(model, grey(-(2.0**10)))
         if not logs["skipped_steps"]:
             break
     assert logs["gradient_norm"] == 2.0**10 and float(model.slope) == 1 + 0.5 * 2**10
@@ -167,7 +172,10 @@ class Poison(keras.layers.Layer):
 
     def __init__(self, **kwargs):
         super().__init__(dtype="float32", name="poison", **kwargs)
-        self.image, self.gradient, self.loss = (self.add_weight(shape=(), initializer="ones", trainable=False, name=n) for n in ("image", "gradient", "loss"))
+        self.image, self.gradient, self.loss = (
+            self.add_weight(shape=(), initializer="ones", trainable=False, name=n)
+            for n in ("image", "gradient", "loss")
+        )
         self.built = True
 
     def call(self, images, training=None):
@@ -178,7 +186,11 @@ class Poisoned(ks.SplitMask):
     def objective(self, images, training):
         loss, report = super().objective(images, training)
         # At 0 the root is finite, and its derivative is not.
-        return loss * self.augmentation.loss + 1e-3 * ops.sqrt(self.augmentation.gradient * ops.abs(self.encoder.norm.gamma[0])), report
+        return (
+            loss * self.augmentation.loss
+            + 1e-3 * ops.sqrt(self.augmentation.gradient * ops.abs(self.encoder.norm.gamma[0])),
+            report,
+        )
 
 
 @pytest.fixture
@@ -211,7 +223,11 @@ def test_a_bad_batch_gradient_or_loss_changes_nothing_in_any_precision(poisoned,
     seen = int(model.optimizer.iterations)
     assert seen == 2
     for place, value in BAD:
-        before = {name: array(v) for name, v in variables.items() if not name.startswith(allowed) and not name.endswith("iteration")}
+        before = {
+            name: array(v)
+            for name, v in variables.items()
+            if not name.startswith(allowed) and not name.endswith("iteration")
+        }
         assert len(before) > 3 * len(model.trainable_variables)
         getattr(model.augmentation, place).assign(value)
         logs, seen = step(model, images), seen + 1
@@ -227,7 +243,9 @@ def test_a_bad_batch_gradient_or_loss_changes_nothing_in_any_precision(poisoned,
 
 
 def test_the_scale_of_float16_comes_back_from_any_number_of_bad_steps(make_line):
-    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5), initial_scale=8.0, dynamic_growth_steps=2)
+    optimizer = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.SGD(0.5), initial_scale=8.0, dynamic_growth_steps=2
+    )
     model = make_line(optimizer)
     for _ in range(6):
         step(model, grey(np.nan))
@@ -308,7 +326,9 @@ def test_compiled_loss_is_the_eager_objectives(make_model, make_images):
     np.testing.assert_allclose(compiled["match_loss"], array(report["match_loss"]), rtol=1e-4)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Torch compiles nothing; JAX takes a minute for an eager step.")
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="Torch compiles nothing; JAX takes a minute for an eager step."
+)
 def test_eager_and_compiled_training_are_equal(make_model, make_images):
     images, losses = make_images(), []
     for run_eagerly in (True, False):
@@ -334,7 +354,9 @@ def fix_random_numbers(monkeypatch):
     """XLA draws other random numbers than TensorFlow's kernels do; the order of patches is given here instead."""
     from keras_splitmask.split import Split
 
-    monkeypatch.setattr(Split, "call", lambda self, images: ops.convert_to_tensor(np.tile(np.arange(16, dtype="int32")[::-1], (8, 1))))
+    monkeypatch.setattr(
+        Split, "call", lambda self, images: ops.convert_to_tensor(np.tile(np.arange(16, dtype="int32")[::-1], (8, 1)))
+    )
 
 
 def test_a_model_must_say_what_it_minimises():

@@ -31,7 +31,9 @@ def greedy(found, scores, count, threshold, least):
 def test_intersection_over_union(rng):
     a, b = some_boxes(rng, 2, 5), some_boxes(rng, 2, 7)
     expected = [[[overlap(x, y) for y in b[i]] for x in a[i]] for i in range(2)]
-    np.testing.assert_allclose(ops.convert_to_numpy(boxes.iou(ops.convert_to_tensor(a), ops.convert_to_tensor(b))), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(boxes.iou(ops.convert_to_tensor(a), ops.convert_to_tensor(b))), expected, atol=1e-6
+    )
     nothing = ops.zeros((1, 2, 4))
     assert not ops.convert_to_numpy(boxes.iou(nothing, nothing)).any()
 
@@ -55,8 +57,12 @@ def test_anchors_of_a_small_image():
 
 def test_each_candidate_stands_for_its_nearest_object():
     objects = np.array([[[0, 0, 10, 10], [20, 20, 30, 30], [0, 0, 0, 0]]], "float32")
-    candidates = np.array([[[0, 0, 10, 9], [20, 20, 30, 34], [20, 20, 26, 30], [40, 40, 50, 50], [0, 0, 0, 0]]], "float32")
-    nearest, kind = boxes.match(*map(ops.convert_to_tensor, (candidates, objects, np.array([[1, 0, -1]], "int32"))), 0.5, 0.7)
+    candidates = np.array(
+        [[[0, 0, 10, 9], [20, 20, 30, 34], [20, 20, 26, 30], [40, 40, 50, 50], [0, 0, 0, 0]]], "float32"
+    )
+    nearest, kind = boxes.match(
+        *map(ops.convert_to_tensor, (candidates, objects, np.array([[1, 0, -1]], "int32"))), 0.5, 0.7
+    )
     assert ops.convert_to_numpy(kind).tolist() == [[1, 1, -1, 0, 0]]
     assert ops.convert_to_numpy(nearest)[0, :3].tolist() == [0, 1, 1]
 
@@ -67,36 +73,62 @@ def test_every_object_may_have_its_best_candidate():
     arguments = [*map(ops.convert_to_tensor, (candidates, objects, np.array([[0, 1, 2]], "int32"))), 0.3, 0.7]
     assert ops.convert_to_numpy(boxes.match(*arguments)[1]).tolist() == [[1, 1, 0]]
     nearest, kind = boxes.match(*arguments, best_too=True)
-    # The second candidate is nearest to the first object, but the best that the second object has; the third object has none.
-    assert ops.convert_to_numpy(kind).tolist() == [[1, 1, 0]] and ops.convert_to_numpy(nearest)[0, :2].tolist() == [0, 1]
+    # The second candidate is nearest to the first object, but the best that the second object has; the third object has
+    # none.
+    assert ops.convert_to_numpy(kind).tolist() == [[1, 1, 0]] and ops.convert_to_numpy(nearest)[0, :2].tolist() == [
+        0,
+        1,
+    ]
 
 
 @pytest.mark.parametrize("part", [100, 2])  # all boxes at a time, and two
 def test_what_is_ignored_is_no_background(monkeypatch, part):
     monkeypatch.setattr(boxes, "PART", part)
     objects = np.array([[[0, 0, 10, 10]]], "float32")
-    candidates = np.array([[[0, 0, 10, 9], [0, 8, 10, 18], [30, 30, 40, 40], [30, 30, 40, 56], [30, 30, 40, 54], [50, 50, 60, 60], [0, 0, 0, 0]]], "float32")
-    # 10 x 10 pixels, of which the last but two have all, 10 / 26 and 10 / 24; a crowd; nothing; and one that an object's own candidate lies in.
+    candidates = np.array(
+        [
+            [
+                [0, 0, 10, 9],
+                [0, 8, 10, 18],
+                [30, 30, 40, 40],
+                [30, 30, 40, 56],
+                [30, 30, 40, 54],
+                [50, 50, 60, 60],
+                [0, 0, 0, 0],
+            ]
+        ],
+        "float32",
+    )
+    # 10 x 10 pixels, of which the last but two have all, 10 / 26 and 10 / 24; a crowd; nothing; and one that an
+    # object's own candidate lies in.
     ignored = np.array([[[30, 30, 40, 40], [40, 40, 90, 90], [0, 0, 0, 0], [0, 0, 20, 13], [0, 0, 0, 0]]], "float32")
     arguments = [*map(ops.convert_to_tensor, (candidates, objects, np.array([[3]], "int32"))), 0.4, 0.5]
     assert ops.convert_to_numpy(boxes.match(*arguments)[1]).tolist() == [[1, 0, 0, 0, 0, 0, 0]]
     nearest, kind = boxes.match(*arguments, ignored=ops.convert_to_tensor(ignored))
-    assert ops.convert_to_numpy(kind).tolist() == [[1, -1, -1, 0, -1, -1, 0]] and not ops.convert_to_numpy(nearest).any()
+    assert (
+        ops.convert_to_numpy(kind).tolist() == [[1, -1, -1, 0, -1, -1, 0]] and not ops.convert_to_numpy(nearest).any()
+    )
 
 
 def test_images_without_objects_have_background_alone(rng):
     candidates, objects = some_boxes(rng, 1, 4), np.zeros((1, 3, 4), "float32")
     labels = ops.convert_to_tensor(np.full((1, 3), -1, "int32"))
-    _, kind = boxes.match(ops.convert_to_tensor(candidates), ops.convert_to_tensor(objects), labels, 0.3, 0.7, best_too=True)
+    _, kind = boxes.match(
+        ops.convert_to_tensor(candidates), ops.convert_to_tensor(objects), labels, 0.3, 0.7, best_too=True
+    )
     assert ops.convert_to_numpy(kind).tolist() == [[0, 0, 0, 0]]
 
 
 def test_decode_undoes_encode(rng):
     found, anchors = some_boxes(rng, 2, 9), some_boxes(rng, 1, 9)
     deltas = boxes.encode(ops.convert_to_tensor(found), ops.convert_to_tensor(anchors))
-    np.testing.assert_allclose(ops.convert_to_numpy(boxes.decode(deltas, ops.convert_to_tensor(anchors), (1000, 1000, 3))), found, atol=1e-3)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(boxes.decode(deltas, ops.convert_to_tensor(anchors), (1000, 1000, 3))), found, atol=1e-3
+    )
     np.testing.assert_allclose(  # by hand: the centre 2 pixels lower in a box of 4, the height twice that of the anchor
-        ops.convert_to_numpy(boxes.encode(ops.convert_to_tensor([[[0.0, 0, 8, 8]]]), ops.convert_to_tensor([[[0.0, 0, 4, 8]]]))),
+        ops.convert_to_numpy(
+            boxes.encode(ops.convert_to_tensor([[[0.0, 0, 8, 8]]]), ops.convert_to_tensor([[[0.0, 0, 4, 8]]]))
+        ),
         [[[2 / 4 / 0.1, 0, np.log(2) / 0.2, 0]]],
         atol=1e-5,
     )
@@ -119,7 +151,9 @@ def test_the_best_are_those_of_a_slow_loop(rng, candidates):
 def test_boxes_of_each_class_and_places_that_stay_empty():
     found = np.zeros((1, 2, 2, 4), "float32")
     found[0, 0, 1], found[0, 1, 0] = [0, 0, 4, 4], [5, 5, 9, 9]
-    best = boxes.keep_best(ops.convert_to_tensor(found), ops.convert_to_tensor([[[0.0, 0.9], [0.8, 0.01]]]), 3, 0.5, 0.05)
+    best = boxes.keep_best(
+        ops.convert_to_tensor(found), ops.convert_to_tensor([[[0.0, 0.9], [0.8, 0.01]]]), 3, 0.5, 0.05
+    )
     assert ops.convert_to_numpy(best["labels"]).tolist() == [[1, 0, -1]]
     assert ops.convert_to_numpy(best["boxes"]).tolist() == [[[0, 0, 4, 4], [5, 5, 9, 9], [0, 0, 0, 0]]]
     assert ops.convert_to_numpy(best["scores"])[0, 2] == 0

@@ -38,7 +38,9 @@ def test_frozen_means_bit_identical(make_encoder, make_images):
     encoder, head = weights_of(model.encoder), weights_of(model.head)
     assert len(model.trainable_variables) == 2
     expected = ops.convert_to_numpy(model(images, training=False))
-    np.testing.assert_array_equal(ops.convert_to_numpy(model(images, training=True)), expected)  # nothing is dropped either
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(model(images, training=True)), expected
+    )  # nothing is dropped either
     model.fit(images, labels, batch_size=8, epochs=2, shuffle=False, verbose=0)
     assert all((old == new).all() for old, new in zip(encoder, weights_of(model.encoder), strict=True))
     assert all((old != new).any() for old, new in zip(head, weights_of(model.head), strict=True))
@@ -50,7 +52,9 @@ def test_freezing_is_the_classifiers_and_leaves_the_encoder_as_it_was(make_encod
     names = [v.path for v in encoder.trainable_variables]
     frozen, open_ = (ks.transfer.Classifier(encoder, 3, frozen=frozen) for frozen in (True, False))
     assert [v.path for v in encoder.trainable_variables] == names and encoder.trainable
-    assert len(frozen.trainable_variables) == len(frozen.trainable_weights) == 2 and len(frozen.variables) == len(open_.variables)
+    assert len(frozen.trainable_variables) == len(frozen.trainable_weights) == 2 and len(frozen.variables) == len(
+        open_.variables
+    )
     assert len(open_.trainable_variables) == len(names) + 2
     encoder.trainable = False  # which is the caller's to decide
     assert len(ks.transfer.Classifier(encoder, 3).trainable_variables) == 2 and not encoder.trainable
@@ -63,7 +67,11 @@ def test_saved_and_loaded(make_encoder, make_images, tmp_path, frozen):
     model.head.kernel.assign(np.random.default_rng(0).standard_normal((16, 3)))
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    assert loaded.get_config() == model.get_config() and loaded.frozen == frozen and (len(loaded.trainable_variables) == 2) == frozen
+    assert (
+        loaded.get_config() == model.get_config()
+        and loaded.frozen == frozen
+        and (len(loaded.trainable_variables) == 2) == frozen
+    )
     images = make_images(2, (8, 12, 5))
     np.testing.assert_array_equal(ops.convert_to_numpy(loaded(images)), ops.convert_to_numpy(model(images)))
     encoder = ks.interchange.load_encoder(tmp_path / "model.keras")
@@ -127,7 +135,11 @@ def test_a_batch_that_is_not_finite_changes_no_weight_and_no_metric(make_encoder
     batches = ((x, labels) for x in (images, bad, images))
     logs = model.fit(batches, steps_per_epoch=3, verbose=0, shuffle=False).history
     again = model.train_on_batch(images, labels, return_dict=True)
-    assert logs["skipped_steps"] == [1] and logs["accuracy"] == [again["accuracy"]] and logs["loss"] == [pytest.approx(again["loss"], rel=1e-5)]
+    assert (
+        logs["skipped_steps"] == [1]
+        and logs["accuracy"] == [again["accuracy"]]
+        and logs["loss"] == [pytest.approx(again["loss"], rel=1e-5)]
+    )
     assert again["accuracy"] >= good["accuracy"]
 
 
@@ -135,7 +147,10 @@ def test_a_batch_that_is_not_finite_changes_no_weight_and_no_metric(make_encoder
 def test_labels_of_either_kind_with_a_loss_and_without(make_encoder, make_images):
     """The same step: by Keras' loss of these labels, by the default, and in parts; also with weights of images."""
     images, labels, weights = make_images(6, (8, 8, 3)), np.arange(6) % 3, np.array([1, 2, 0, 1, 1, 3], "float32")
-    of_kind = {labels.tobytes(): keras.losses.SparseCategoricalCrossentropy, np.eye(3, dtype="float32")[labels].tobytes(): keras.losses.CategoricalCrossentropy}
+    of_kind = {
+        labels.tobytes(): keras.losses.SparseCategoricalCrossentropy,
+        np.eye(3, dtype="float32")[labels].tobytes(): keras.losses.CategoricalCrossentropy,
+    }
     found = []
     for given in (labels, np.eye(3, dtype="float32")[labels]):
         for loss, accumulate in ((of_kind[given.tobytes()](from_logits=True), 1), (None, 1), (None, 2)):
@@ -143,8 +158,16 @@ def test_labels_of_either_kind_with_a_loss_and_without(make_encoder, make_images
             model = ks.transfer.Classifier(make_encoder((8, 8, 3), depth=1, drop_path=0.2), 3, accumulate=accumulate)
             model.head.kernel.assign(np.random.default_rng(0).standard_normal((16, 3)))
             model.compile(keras.optimizers.SGD(0.1), loss, metrics=["accuracy"])
-            logs = [model.train_on_batch(images, given, return_dict=True), model.train_on_batch(images, given, sample_weight=weights, return_dict=True)]
-            found.append([*(float(x[name]) for x in logs for name in ("loss", "accuracy", "gradient_norm")), float(ops.sum(ops.abs(model.head.kernel)))])
+            logs = [
+                model.train_on_batch(images, given, return_dict=True),
+                model.train_on_batch(images, given, sample_weight=weights, return_dict=True),
+            ]
+            found.append(
+                [
+                    *(float(x[name]) for x in logs for name in ("loss", "accuracy", "gradient_norm")),
+                    float(ops.sum(ops.abs(model.head.kernel))),
+                ]
+            )
     np.testing.assert_allclose(found, np.tile(found[0], (6, 1)), rtol=1e-5)
 
 
@@ -152,7 +175,9 @@ def test_labels_of_either_kind_with_a_loss_and_without(make_encoder, make_images
 def test_class_weights_count(make_encoder, make_images):
     model = compiled(make_encoder((8, 8, 3), depth=1), rate=0.0)
     images, labels = make_images(8, (8, 8, 3)), np.arange(8) % 4
-    history = model.fit(images, labels, batch_size=8, class_weight={0: 3.0, 1: 1.0, 2: 0.0, 3: 2.0}, shuffle=False, verbose=0).history
+    history = model.fit(
+        images, labels, batch_size=8, class_weight={0: 3.0, 1: 1.0, 2: 0.0, 3: 2.0}, shuffle=False, verbose=0
+    ).history
     assert history["loss"][0] == pytest.approx(np.log(4) * 6 / 4, abs=0.01)
 
 
@@ -165,11 +190,17 @@ def test_a_last_batch_counts_by_its_images(make_encoder, make_images):
     losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(9), labels]
     evaluated = model.evaluate(images, labels, batch_size=8, return_dict=True, verbose=0)
     assert set(evaluated) == {"loss", "accuracy"}
-    assert evaluated["loss"] == pytest.approx(losses.mean(), rel=1e-5) and abs(losses.mean() - (losses[:8].mean() + losses[8]) / 2) > 0.01
+    assert (
+        evaluated["loss"] == pytest.approx(losses.mean(), rel=1e-5)
+        and abs(losses.mean() - (losses[:8].mean() + losses[8]) / 2) > 0.01
+    )
     assert evaluated["accuracy"] == pytest.approx((logits.argmax(axis=1) == labels).mean())
 
 
-@pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", keras.losses.categorical_crossentropy, keras.losses.CategoricalCrossentropy()])
+@pytest.mark.parametrize(
+    "loss",
+    ["sparse_categorical_crossentropy", keras.losses.categorical_crossentropy, keras.losses.CategoricalCrossentropy()],
+)
 def test_a_loss_of_probabilities_is_refused(make_encoder, make_images, loss):
     model = ks.transfer.Classifier(make_encoder((8, 8, 3), depth=1), 3)
     model.compile("sgd", loss)

@@ -1,6 +1,7 @@
 """keras.json may say channels_first, as older projects wanted it; images are (B, H, W, C) all the same.
 
-Each layer is given its order when it is built, the same on every backend; one of them is enough, since JAX takes a minute.
+Each layer is given its order when it is built, the same on every backend; one of them is enough, since JAX takes a
+minute.
 """
 
 import keras
@@ -52,7 +53,10 @@ def test_kerascvs_own_parts_are_refused_with_channels_first(make_encoder, name):
     pytest.importorskip("keras_cv")
     keras.config.set_image_data_format("channels_first")
     try:
-        with pytest.raises(ValueError, match='^Expected image_data_format="channels_last" .* received "channels_first"; change it there.*$'):
+        with pytest.raises(
+            ValueError,
+            match='^Expected image_data_format="channels_last" .* received "channels_first"; change it there.*$',
+        ):
             OF_KERASCV[name](make_encoder(SHAPE, 8, depth=1))
     finally:
         keras.config.set_image_data_format("channels_last")

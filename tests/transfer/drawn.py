@@ -9,7 +9,8 @@ SIDE = 28  # of a mask
 
 
 def draw_scenes(count, image_shape=(64, 96, 3), seed=0, places=4):
-    """Images (count, H, W, 3) uint8 of rectangles, class 0, and ellipses, class 1, up to three in each, and none in the first; and their targets."""
+    """Images (count, H, W, 3) uint8 of rectangles, class 0, and ellipses, class 1, up to three in each, and none in the
+    first; and their targets."""
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 60, (count, *image_shape), "uint8")
     found, labels = np.zeros((count, places, 4), "float32"), np.full((count, places), -1, "int32")
@@ -21,9 +22,15 @@ def draw_scenes(count, image_shape=(64, 96, 3), seed=0, places=4):
             height, width = rng.integers(14, 32, 2)
             top, left = rng.integers(0, image_shape[0] - height), rng.integers(0, image_shape[1] - width)
             box = ((rows >= top) & (rows < top + height)) & ((columns >= left) & (columns < left + width))
-            round_ = ((rows - top - height / 2) / (height / 2)) ** 2 + ((columns - left - width / 2) / (width / 2)) ** 2 <= 1
+            round_ = ((rows - top - height / 2) / (height / 2)) ** 2 + (
+                (columns - left - width / 2) / (width / 2)
+            ) ** 2 <= 1
             images[i][round_ if j % 2 else box] = COLOURS[j % 2]
-            found[i, j], labels[i, j], masks[i, j] = (top, left, top + height, left + width), j % 2, ellipse if j % 2 else 1
+            found[i, j], labels[i, j], masks[i, j] = (
+                (top, left, top + height, left + width),
+                j % 2,
+                ellipse if j % 2 else 1,
+            )
     return images, {"boxes": found, "labels": labels, "masks": masks}
 
 

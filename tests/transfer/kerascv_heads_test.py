@@ -66,8 +66,12 @@ def test_it_gives_logits_that_no_other_image_changes_and_saves_them(make_segment
 def test_it_takes_the_precision_and_the_share_that_it_is_told(make_segmenter, head):
     model = make_segmenter(head, drop=0.25, dtype="mixed_bfloat16")
     layers = model.network._flatten_layers()
-    assert {layer.compute_dtype for layer in layers if isinstance(layer, keras.layers.BatchNormalization)} == {"bfloat16"}
-    assert [layer.rate for layer in model.network._flatten_layers() if isinstance(layer, keras.layers.Dropout)] == [0.25]
+    assert {layer.compute_dtype for layer in layers if isinstance(layer, keras.layers.BatchNormalization)} == {
+        "bfloat16"
+    }
+    assert [layer.rate for layer in model.network._flatten_layers() if isinstance(layer, keras.layers.Dropout)] == [
+        0.25
+    ]
     assert keras.config.dtype_policy().name == "float32"
     assert model.compute_output_spec(keras.KerasTensor((2, *SHAPE))).dtype == "float32"
 
@@ -84,21 +88,30 @@ def test_an_exported_model_takes_any_number_of_images(make_segmenter, make_image
 
 
 def test_what_a_head_cannot_do_is_refused(make_segmenter):
-    with pytest.raises(ValueError, match="Expected accumulate=1 with the batch norms of head='segformer', received accumulate=2; take upernet."):
+    with pytest.raises(
+        ValueError,
+        match="Expected accumulate=1 with the batch norms of head='segformer', received accumulate=2; take upernet.",
+    ):
         make_segmenter("segformer", accumulate=2)
     with pytest.raises(ValueError, match=r"multiples of 32 for DeepLabV3\+, received image_shape=\(48, 64, 3\)"):
         make_segmenter("deeplab", image_shape=(48, 64, 3))
 
 
 def test_keras_cv_is_imported_where_a_head_of_it_is_made_alone(python):
-    python("-c", "import sys, keras_splitmask.transfer.segment; assert 'keras_cv' not in sys.modules", backend=keras.backend.backend())
+    python(
+        "-c",
+        "import sys, keras_splitmask.transfer.segment; assert 'keras_cv' not in sys.modules",
+        backend=keras.backend.backend(),
+    )
 
 
 @HEADS
 def test_channels_first_is_refused(make_segmenter, head):
     keras.config.set_image_data_format("channels_first")
     try:
-        with pytest.raises(ValueError, match='Expected image_data_format="channels_last" .* received "channels_first"; change it there'):
+        with pytest.raises(
+            ValueError, match='Expected image_data_format="channels_last" .* received "channels_first"; change it there'
+        ):
             make_segmenter(head)
     finally:
         keras.config.set_image_data_format("channels_last")

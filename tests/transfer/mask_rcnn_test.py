@@ -18,18 +18,41 @@ def make(classes=2, **options):
 def test_shapes_are_static_and_losses_finite_without_objects(scenes):
     model, (images, targets) = make(), scenes(2)
     answer = model(images)
-    assert {name: tuple(x.shape) for name, x in answer.items()} == {"boxes": (2, 10, 4), "scores": (2, 10), "labels": (2, 10), "masks": (2, 10, 28, 28)}
-    assert set(model.objective(images, targets, training=True)[1]) == {"proposal_loss", "class_loss", "box_loss", "mask_loss"}
+    assert {name: tuple(x.shape) for name, x in answer.items()} == {
+        "boxes": (2, 10, 4),
+        "scores": (2, 10),
+        "labels": (2, 10),
+        "masks": (2, 10, 28, 28),
+    }
+    assert set(model.objective(images, targets, training=True)[1]) == {
+        "proposal_loss",
+        "class_loss",
+        "box_loss",
+        "mask_loss",
+    }
     nothing = {"boxes": 0 * targets["boxes"], "labels": 0 * targets["labels"] - 1, "masks": 0 * targets["masks"]}
-    model.compile(ks.training.adamw(1e-3, 4, 1), run_eagerly=keras.backend.backend() != "jax", jit_compile=keras.backend.backend() == "jax")
+    model.compile(
+        ks.training.adamw(1e-3, 4, 1),
+        run_eagerly=keras.backend.backend() != "jax",
+        jit_compile=keras.backend.backend() == "jax",
+    )
     logs = model.fit(((images, nothing) for _ in range(2)), steps_per_epoch=2, shuffle=False, verbose=0).history
-    assert logs["skipped_steps"] == [0] and np.isfinite(logs["loss"][0]) and logs["box_loss"] == logs["mask_loss"] == [0]
+    assert (
+        logs["skipped_steps"] == [0] and np.isfinite(logs["loss"][0]) and logs["box_loss"] == logs["mask_loss"] == [0]
+    )
 
 
 def test_losses_at_the_start_are_those_of_ignorance(scenes):
-    """With zero weights in the last layers: log 2 for each anchor, log 3 for each region of two classes and background, log 2 for each pixel."""
+    """With zero weights in the last layers: log 2 for each anchor, log 3 for each region of two classes and background,
+    log 2 for each pixel."""
     model, (images, targets) = make(), scenes(4)
-    for layer in (model.proposal_head.logits, model.region_head.logits, model.mask_head.logits, model.proposal_head.deltas, model.region_head.deltas):
+    for layer in (
+        model.proposal_head.logits,
+        model.region_head.logits,
+        model.mask_head.logits,
+        model.proposal_head.deltas,
+        model.region_head.deltas,
+    ):
         layer.kernel.assign(0 * layer.kernel)
     found = targets["boxes"].copy()
     _, report = model.objective(images[1:], {name: x[1:] for name, x in targets.items()}, training=False)
@@ -41,7 +64,8 @@ def test_losses_at_the_start_are_those_of_ignorance(scenes):
 
 
 def test_anchors_in_what_is_ignored_are_not_learnt_from(scenes):
-    """Where the model is sure of objects, in one object, and sure of background elsewhere, the loss is that object or nothing."""
+    """Where the model is sure of objects, in one object, and sure of background elsewhere, the loss is that object or
+    nothing."""
     model, (_, targets) = make(), scenes(2)
     targets = {name: x[1:] for name, x in targets.items()}
     box, anchors = targets["boxes"][0, 0], model.anchors[0]
@@ -52,7 +76,9 @@ def test_anchors_in_what_is_ignored_are_not_learnt_from(scenes):
     nothing = {"boxes": 0 * targets["boxes"], "labels": 0 * targets["labels"] - 1}
     deltas = ops.zeros((1, len(anchors), 4))
     assert float(model._proposal_loss(logits, deltas, nothing)) > 0.1
-    assert float(model._proposal_loss(logits, deltas, {**nothing, "ignored": box[None, None]})) == pytest.approx(0, abs=1e-6)
+    assert float(model._proposal_loss(logits, deltas, {**nothing, "ignored": box[None, None]})) == pytest.approx(
+        0, abs=1e-6
+    )
 
 
 def test_regions_in_what_is_ignored_are_not_learnt_from(scenes, monkeypatch):
@@ -63,8 +89,16 @@ def test_regions_in_what_is_ignored_are_not_learnt_from(scenes, monkeypatch):
     targets["boxes"][0], targets["labels"][0] = [[5, 5, 25, 30], *[[0] * 4] * 3], [0, -1, -1, -1]
     proposed = np.array([[box, [30, 50, 40, 90], [6, 5, 25, 29], [1, 60, 9, 90]]], "float32")
     losses = {}
-    for name, there, ignored in (("removed", [0, 0, 1, 1], 0 * box), ("ignored", [1, 1, 1, 1], box), ("background", [1, 1, 1, 1], 0 * box)):
-        monkeypatch.setattr(model, "propose", lambda *_, **__: (ops.convert_to_tensor(proposed), ops.convert_to_tensor(np.array([there], bool))))
+    for name, there, ignored in (
+        ("removed", [0, 0, 1, 1], 0 * box),
+        ("ignored", [1, 1, 1, 1], box),
+        ("background", [1, 1, 1, 1], 0 * box),
+    ):
+        monkeypatch.setattr(
+            model,
+            "propose",
+            lambda *_, **__: (ops.convert_to_tensor(proposed), ops.convert_to_tensor(np.array([there], bool))),
+        )
         _, report = model.objective(images, {**targets, "ignored": ignored[None, None]}, training=False)
         losses[name] = [float(report[part]) for part in ("class_loss", "box_loss", "mask_loss")]
     assert losses["ignored"] == pytest.approx(losses["removed"], rel=1e-5)
@@ -76,7 +110,10 @@ def test_proposals_are_the_best_of_each_level(scenes):
     count = model.anchors.shape[1]
     logits = np.full((1, count), -9.0, "float32")
     middle = 3 * (8 * 24 + 12) + 1  # the square anchor of P2 in row 8, column 12, whose side is 16
-    logits[0, [middle, middle + 3]] = 5, 4  # its neighbour overlaps it by 12 of 20 pixels: 0.6, which is no more than 0.7
+    logits[0, [middle, middle + 3]] = (
+        5,
+        4,
+    )  # its neighbour overlaps it by 12 of 20 pixels: 0.6, which is no more than 0.7
     found, there = model.propose(ops.convert_to_tensor(logits), ops.zeros((1, count, 4)), 100)
     assert ops.convert_to_numpy(there)[0].tolist() == [True] * 5
     np.testing.assert_allclose(ops.convert_to_numpy(found)[0, :2], [[26, 42, 42, 58], [26, 46, 42, 62]])
@@ -85,7 +122,9 @@ def test_proposals_are_the_best_of_each_level(scenes):
 def test_it_learns(scenes):
     model, (images, targets) = make(), scenes(3)
     model.compile(ks.training.adamw(2e-3, 30, 3), jit_compile=keras.backend.backend() == "jax")
-    history = model.fit(((images, targets) for _ in range(30)), steps_per_epoch=10, epochs=3, shuffle=False, verbose=0).history
+    history = model.fit(
+        ((images, targets) for _ in range(30)), steps_per_epoch=10, epochs=3, shuffle=False, verbose=0
+    ).history
     assert history["loss"][-1] < 0.6 * history["loss"][0] and not history["skipped_steps"][-1]
 
 
@@ -115,7 +154,12 @@ def test_a_saved_model_is_the_same_and_so_is_an_exported_one(scenes, tmp_path):
         return
     import tensorflow as tf
 
-    model.export(tmp_path / "saved", format="tf_saved_model", input_signature=[keras.InputSpec(shape=(None, *SHAPE), dtype="uint8")], verbose=False)
+    model.export(
+        tmp_path / "saved",
+        format="tf_saved_model",
+        input_signature=[keras.InputSpec(shape=(None, *SHAPE), dtype="uint8")],
+        verbose=False,
+    )
     exported = tf.saved_model.load(str(tmp_path / "saved"))  # its variables live as long as it does
     served = exported.serve(images[:1])
     for name, x in served.items():
@@ -126,7 +170,9 @@ def test_mixed_precision(scenes):
     keras.config.set_dtype_policy("mixed_bfloat16")
     model, (images, targets) = make(), scenes(2)
     loss, report = model.objective(images, targets, training=True)
-    assert np.isfinite(float(loss)) and {keras.backend.standardize_dtype(x.dtype) for x in report.values()} == {"float32"}
+    assert np.isfinite(float(loss)) and {keras.backend.standardize_dtype(x.dtype) for x in report.values()} == {
+        "float32"
+    }
     assert keras.backend.standardize_dtype(model(images)["masks"].dtype) == "float32"
 
 

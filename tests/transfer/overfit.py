@@ -1,4 +1,5 @@
-"""python -m tests.transfer.overfit HEAD [STEPS]: learns 16 drawn scenes by heart, and prints how well it then knows them.
+"""python -m tests.transfer.overfit HEAD [STEPS]: learns 16 drawn scenes by heart, and prints how well it then knows
+them.
 
 HEAD is retinanet or maskrcnn (average precision of boxes and masks), or upernet, deeplab or segformer (mean IoU).
 """
@@ -6,7 +7,6 @@ HEAD is retinanet or maskrcnn (average precision of boxes and masks), or upernet
 import sys
 
 import keras
-import numpy as np
 
 import keras_splitmask as ks
 from keras_splitmask.evaluation import ConfusionMatrix, average_precision, to_original
@@ -43,7 +43,9 @@ def main(head, steps=300):
         matrix.add(targets, answers.argmax(axis=-1))
         print(f", mean IoU {matrix.mean_iou:.3f}, of classes {' '.join(f'{x:.3f}' for x in matrix.iou)}")
         return
-    found = [{"image_id": i, **to_original({name: x[i] for name, x in answers.items()}, 1, *SHAPE[:2])} for i in range(COUNT)]
+    found = [
+        {"image_id": i, **to_original({name: x[i] for name, x in answers.items()}, 1, *SHAPE[:2])} for i in range(COUNT)
+    ]
     for kind in ("boxes", "masks") if "masks" in found[0] else ("boxes",):
         scores = average_precision(as_coco(objects, SHAPE), found, kind)
         print(f", {kind} AP {scores['ap']:.3f}, at 0.5 {scores['ap50']:.3f}", end="")

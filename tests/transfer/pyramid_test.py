@@ -16,7 +16,9 @@ def test_blocks_are_those_of_xcit_and_beit():
 
 
 @pytest.mark.parametrize("neck", ["blocks", "simple"])
-@pytest.mark.parametrize(("image_shape", "patch_size"), [((48, 80, 3), 16), ((24, 40, 5), 8), ((64, 96, 1), 32), ((20, 12, 3), 4)])
+@pytest.mark.parametrize(
+    ("image_shape", "patch_size"), [((48, 80, 3), 16), ((24, 40, 5), 8), ((64, 96, 1), 32), ((20, 12, 3), 4)]
+)
 def test_levels_have_strides_of_4_to_32(make_encoder, make_images, image_shape, patch_size, neck):
     pyramid = Pyramid(make_encoder(image_shape, patch_size), neck)
     maps = pyramid(make_images(2, image_shape))
@@ -64,7 +66,10 @@ def test_a_wanted_part_alone_is_built(make_encoder, make_images):
 
 
 def test_feature_pyramid_adds_what_is_coarser(rng):
-    maps = {level: rng.standard_normal((2, *side, 4)).astype("float32") for level, side in (("P3", (5, 6)), ("P4", (3, 3)), ("P5", (2, 2)))}
+    maps = {
+        level: rng.standard_normal((2, *side, 4)).astype("float32")
+        for level, side in (("P3", (5, 6)), ("P4", (3, 3)), ("P5", (2, 2)))
+    }
     layer = FeaturePyramid(8, ("P3", "P4", "P5", "P6", "P7"))
     answer = layer(maps)
     assert {level: tuple(x.shape) for level, x in answer.items()} == {
@@ -77,7 +82,10 @@ def test_feature_pyramid_adds_what_is_coarser(rng):
 
 
 def test_pooled_levels_leave_every_other_pixel_out(rng):
-    maps = {"P4": rng.standard_normal((1, 4, 6, 4)).astype("float32"), "P5": rng.standard_normal((1, 2, 3, 4)).astype("float32")}
+    maps = {
+        "P4": rng.standard_normal((1, 4, 6, 4)).astype("float32"),
+        "P5": rng.standard_normal((1, 2, 3, 4)).astype("float32"),
+    }
     answer = FeaturePyramid(8, ("P4", "P5", "P6"), pooled=True)(maps)
     np.testing.assert_array_equal(ops.convert_to_numpy(answer["P6"]), ops.convert_to_numpy(answer["P5"])[:, ::2, ::2])
 
@@ -102,4 +110,6 @@ def test_bad_arguments_are_refused(make_encoder):
 def test_mixed_precision(make_encoder, make_images):
     keras.config.set_dtype_policy("mixed_bfloat16")
     pyramid = Pyramid(make_encoder((32, 32, 3), 16))
-    assert {keras.backend.standardize_dtype(x.dtype) for x in pyramid(make_images(1, (32, 32, 3))).values()} == {"bfloat16"}
+    assert {keras.backend.standardize_dtype(x.dtype) for x in pyramid(make_images(1, (32, 32, 3))).values()} == {
+        "bfloat16"
+    }

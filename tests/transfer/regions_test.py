@@ -22,9 +22,13 @@ def interpolated(x, row, column):
 
 def test_align_is_the_mean_of_points_in_each_bin(rng):
     maps = {level: rng.standard_normal((2, *side, 3)).astype("float32") for level, side in SIDES.items()}
-    found = np.array([[[3, 5, 40, 61], [0, 0, 7, 9], [10, 10, 10, 10]], [[-5, -5, 90, 99], [30, 2, 33, 70], [1, 1, 2, 2]]], "float32")
+    found = np.array(
+        [[[3, 5, 40, 61], [0, 0, 7, 9], [10, 10, 10, 10]], [[-5, -5, 90, 99], [30, 2, 33, 70], [1, 1, 2, 2]]], "float32"
+    )
     levels = ops.convert_to_numpy(regions.levels_of(ops.convert_to_tensor(found)))
-    answer = ops.convert_to_numpy(regions.align({k: ops.convert_to_tensor(x) for k, x in maps.items()}, ops.convert_to_tensor(found), 3))
+    answer = ops.convert_to_numpy(
+        regions.align({k: ops.convert_to_tensor(x) for k, x in maps.items()}, ops.convert_to_tensor(found), 3)
+    )
     assert answer.shape == (2, 3, 3, 3, 3)
     for i, r, row, column in np.ndindex(2, 3, 3, 3):
         level = list(SIDES)[levels[i, r]]
@@ -50,7 +54,9 @@ def test_samples_keep_their_quota_and_fill_up_with_background(rng):
     kind[1, 3], kind[1, 10:15] = 1, 0  # too few of all
     kind[2, :40] = 0
     keys = rng.random((3, 40)).astype("float32")
-    chosen, there = (ops.convert_to_numpy(x) for x in regions.sample(ops.convert_to_tensor(kind), ops.convert_to_tensor(keys), 12, 4))
+    chosen, there = (
+        ops.convert_to_numpy(x) for x in regions.sample(ops.convert_to_tensor(kind), ops.convert_to_tensor(keys), 12, 4)
+    )
     kinds = np.where(there, np.take_along_axis(kind, chosen, axis=1), -9)
     assert kinds.tolist() == [[1] * 4 + [0] * 8, [1] + [0] * 5 + [-9] * 6, [0] * 12]
     assert all(len(set(row[ok])) == ok.sum() for row, ok in zip(chosen, there))

@@ -17,7 +17,9 @@ SHAPE = (64, 96, 3)
 
 
 def make(width=16, classes=2, neck="blocks", **options):
-    return RetinaNet(ks.Encoder(SHAPE, 16, 32, 2, 2), classes, neck, width, **{"anchor_scale": 2.0, "max_detections": 20, **options})
+    return RetinaNet(
+        ks.Encoder(SHAPE, 16, 32, 2, 2), classes, neck, width, **{"anchor_scale": 2.0, "max_detections": 20, **options}
+    )
 
 
 def test_anchors_are_kerascvs():
@@ -56,7 +58,9 @@ def test_the_loss_is_that_of_numpy(scenes, ignoring):
     class_losses, box_losses = [], []
     for i in range(3):
         own = targets["labels"][i] >= 0
-        arguments = [ops.convert_to_tensor(x) for x in (model.anchors, targets["boxes"][i : i + 1], targets["labels"][i : i + 1])]
+        arguments = [
+            ops.convert_to_tensor(x) for x in (model.anchors, targets["boxes"][i : i + 1], targets["labels"][i : i + 1])
+        ]
         nearest, kind = (ops.convert_to_numpy(x)[0] for x in boxes.match(*arguments, 0.4, 0.5, best_too=True))
         assert (kind > 0).sum() >= own.sum()
         if ignoring and targets["ignored"][i].any():
@@ -89,10 +93,14 @@ def test_a_logit_that_is_not_a_number_is_no_error_but_a_loss_that_is_none():
 def test_a_few_images_are_memorised(scenes, as_coco):
     model, (images, targets) = make(32), scenes(2)
     model.compile(ks.training.adamw(2e-3, 60, 6), jit_compile=keras.backend.backend() == "jax")
-    history = model.fit(((images, targets) for _ in range(60)), steps_per_epoch=30, epochs=2, shuffle=False, verbose=0).history
+    history = model.fit(
+        ((images, targets) for _ in range(60)), steps_per_epoch=30, epochs=2, shuffle=False, verbose=0
+    ).history
     assert history["loss"][-1] < history["loss"][0] and not history["skipped_steps"][-1]
     answer = model.predict(images, verbose=0)
-    found = [{"image_id": i, **to_original({name: x[i] for name, x in answer.items()}, 1, *SHAPE[:2])} for i in range(2)]
+    found = [
+        {"image_id": i, **to_original({name: x[i] for name, x in answer.items()}, 1, *SHAPE[:2])} for i in range(2)
+    ]
     assert average_precision(as_coco(targets, SHAPE), found)["ap50"] > 0.9
     assert (answer["scores"][0] < 0.5).all()  # there is nothing in the first
 
@@ -110,7 +118,12 @@ def test_a_saved_model_is_the_same_and_so_is_an_exported_one(scenes, tmp_path):
         return
     import tensorflow as tf
 
-    model.export(tmp_path / "saved", format="tf_saved_model", input_signature=[keras.InputSpec(shape=(None, *SHAPE), dtype="uint8")], verbose=False)
+    model.export(
+        tmp_path / "saved",
+        format="tf_saved_model",
+        input_signature=[keras.InputSpec(shape=(None, *SHAPE), dtype="uint8")],
+        verbose=False,
+    )
     exported = tf.saved_model.load(str(tmp_path / "saved"))  # its variables live as long as it does
     served = exported.serve(images[:1])
     for name, x in served.items():
@@ -118,7 +131,9 @@ def test_a_saved_model_is_the_same_and_so_is_an_exported_one(scenes, tmp_path):
 
 
 def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match="multiples of 32 for KerasCV's RetinaNet, received image_shape=\\(48, 96, 3\\)"):
+    with pytest.raises(
+        ValueError, match="multiples of 32 for KerasCV's RetinaNet, received image_shape=\\(48, 96, 3\\)"
+    ):
         RetinaNet(ks.Encoder((48, 96, 3), 16, 32, 2, 2), 2)
     with pytest.raises(ValueError, match="Expected at least one class, received classes=0."):
         make(classes=0)

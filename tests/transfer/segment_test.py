@@ -23,7 +23,8 @@ def make_segmenter(make_encoder):
 
 @pytest.fixture
 def make_scenes(rng):
-    """Dark images (count, H, W, C) uint8 with a red and a green box, and their label maps (count, H, W) int32, whose rims are ignored."""
+    """Dark images (count, H, W, C) uint8 with a red and a green box, and their label maps (count, H, W) int32, whose
+    rims are ignored."""
 
     def make(count=4):
         images = rng.integers(0, 60, (count, *SHAPE), "uint8")
@@ -60,7 +61,9 @@ def weights_of(model):
 def test_pools_are_means_of_stretches(rng, size, bins):
     x = rng.random((2, *size, 3), "float32")
     stretches = [[(i * side // bins, int(np.ceil((i + 1) * side / bins))) for i in range(bins)] for side in size]
-    expected = [[x[:, a:b, c:d].mean(axis=(1, 2)) for c, d in stretches[1]] for a, b in stretches[0]]  # bins, bins, B, D
+    expected = [
+        [x[:, a:b, c:d].mean(axis=(1, 2)) for c, d in stretches[1]] for a, b in stretches[0]
+    ]  # bins, bins, B, D
     np.testing.assert_allclose(ops.convert_to_numpy(pool(x, bins)), np.moveaxis(expected, 2, 0), rtol=1e-5)
 
 
@@ -68,7 +71,9 @@ def test_pools_are_means_of_stretches(rng, size, bins):
 def test_maps_are_enlarged_between_the_centres_of_pixels(rng, old, new):
     x = rng.random((2, *old, 3), "float32")
     rows, columns = (np.clip((np.arange(n) + 0.5) * o / n - 0.5, 0, o - 1) for o, n in zip(old, new))
-    rows, columns = (np.maximum(1 - np.abs(at[:, None] - np.arange(o)), 0) for at, o in ((rows, old[0]), (columns, old[1])))
+    rows, columns = (
+        np.maximum(1 - np.abs(at[:, None] - np.arange(o)), 0) for at, o in ((rows, old[0]), (columns, old[1]))
+    )
     expected = np.einsum("ri,cj,bijd->brcd", rows, columns, x)
     np.testing.assert_allclose(ops.convert_to_numpy(enlarge(x, new)), expected, atol=1e-5)
 
@@ -81,7 +86,9 @@ def test_the_loss_is_that_of_numpy(rng):
     shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     for i in (0, 1):
         valid = [(r, c) for r in range(4) for c in range(5) if labels[i, r, c] != 255]
-        np.testing.assert_allclose(loss[i], np.mean([-np.log(shares[i, r, c, labels[i, r, c]]) for r, c in valid]), rtol=1e-5)
+        np.testing.assert_allclose(
+            loss[i], np.mean([-np.log(shares[i, r, c, labels[i, r, c]]) for r, c in valid]), rtol=1e-5
+        )
         np.testing.assert_allclose(hits[i], np.mean([shares[i, r, c].argmax() == labels[i, r, c] for r, c in valid]))
     assert loss[2] == hits[2] == 0
 
@@ -92,17 +99,23 @@ def test_the_objective_is_the_loss_at_the_images_size_and_the_auxiliary_heads(ma
     logits = model(images)
     assert logits.shape == (2, *SHAPE[:2], 3)
     main, hits = (ops.convert_to_numpy(x).mean() for x in pixel_cross_entropy(logits, labels))
-    loss, auxiliary, accuracy = (ops.convert_to_numpy(x) for x in (loss, report["auxiliary_loss"], report["pixel_accuracy"]))
+    loss, auxiliary, accuracy = (
+        ops.convert_to_numpy(x) for x in (loss, report["auxiliary_loss"], report["pixel_accuracy"])
+    )
     np.testing.assert_allclose([loss, accuracy], [main + 0.5 * auxiliary, hits], rtol=1e-5)
     alone = make_segmenter(auxiliary_weight=0)
     assert [metric.name for metric in alone.report_metrics] == ["pixel_accuracy", "gradient_norm"]
-    assert len(alone.trainable_variables) == len(model.trainable_variables) - 5  # 3x3, its norm's two, and the linear map's two
+    assert (
+        len(alone.trainable_variables) == len(model.trainable_variables) - 5
+    )  # 3x3, its norm's two, and the linear map's two
 
 
 def test_an_image_has_the_same_answer_in_any_batch(make_segmenter, make_images):
     model, images = make_segmenter(), make_images(2, SHAPE)
     logits = ops.convert_to_numpy(model(images))
-    np.testing.assert_allclose(ops.convert_to_numpy(model(np.stack([255 - images[0], images[1]])))[1], logits[1], atol=1e-5)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(model(np.stack([255 - images[0], images[1]])))[1], logits[1], atol=1e-5
+    )
 
 
 def test_scenes_are_memorised(make_segmenter, make_scenes):
@@ -110,7 +123,10 @@ def test_scenes_are_memorised(make_segmenter, make_scenes):
     model.compile(ks.training.adamw(1e-2, 150, 10), jit_compile=keras.backend.backend() == "jax")
     history = model.fit(((images, labels) for _ in range(150)), steps_per_epoch=150, shuffle=False, verbose=0).history
     predicted, valid = model.predict(images, verbose=0).argmax(axis=-1), labels != 255
-    ious = [(valid & (predicted == c) & (labels == c)).sum() / (valid & ((predicted == c) | (labels == c))).sum() for c in range(3)]
+    ious = [
+        (valid & (predicted == c) & (labels == c)).sum() / (valid & ((predicted == c) | (labels == c))).sum()
+        for c in range(3)
+    ]
     assert np.mean(ious) > 0.9
     assert history["skipped_steps"] == [0]
 
