@@ -74,13 +74,13 @@ def pixel_statistics(channels):
 def normalise(images):
     """Images (B, H, W, C) to float32 pixels of about zero mean and unit deviation in each channel."""
     mean, std = pixel_statistics(images.shape[-1])
-    return (to_pixels(images) - mean) / std
+    return ops.divide(ops.subtract(to_pixels(images), mean), std)
 
 
 def denormalise(pixels):
     """The inverse of `normalise`, clipped to 0..1: (..., C) to (..., C)."""
     mean, std = pixel_statistics(pixels.shape[-1])
-    return ops.clip(pixels * std + mean, 0.0, 1.0)
+    return ops.clip(ops.add(ops.multiply(pixels, std), mean), 0.0, 1.0)
 
 
 def to_patches(images, patch_size):

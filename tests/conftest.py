@@ -11,6 +11,7 @@ import sys
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiling takes most of the tests' time on JAX
+os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")  # GPUs round the factors of float32 products to ten bits otherwise
 
 import keras
 import numpy as np
@@ -42,6 +43,24 @@ def fresh_state():
     keras.config.set_dtype_policy("float32")
     yield
     keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(autouse=True)
+def tensors_stay_on_their_device(monkeypatch):
+    """On torch, NumPy gets no tensor out of the library by itself, which fails on a GPU: where both meet, `keras.ops` must compute."""
+    if keras.backend.backend() != "torch":
+        return
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = False  # as JAX' precision above
+    as_array, library = torch.Tensor.__array__, str(pathlib.Path(ks.__file__).parent)
+
+    def refused(tensor, *arguments, **options):
+        if sys._getframe(1).f_code.co_filename.startswith(library):
+            raise TypeError("can't convert a tensor of a GPU to numpy")
+        return as_array(tensor, *arguments, **options)
+
+    monkeypatch.setattr(torch.Tensor, "__array__", refused)
 
 
 @pytest.fixture

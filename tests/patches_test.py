@@ -47,8 +47,13 @@ def test_to_images_undoes_to_patches(make_images):
 @pytest.mark.parametrize("dtype, white", [("uint8", 255), ("uint16", 65535), ("float32", 1.0)])
 def test_pixels_are_in_0_to_1_whatever_their_type(dtype, white):
     images = np.full((1, 2, 2, 1), white, dtype)
-    np.testing.assert_allclose(ops.convert_to_numpy(patches.to_pixels(images)), 1.0)
-    np.testing.assert_allclose(ops.convert_to_numpy(patches.normalise(images)), (1.0 - 0.5) / 0.5)
+    np.testing.assert_allclose(ops.convert_to_numpy(patches.to_pixels(images)), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(ops.convert_to_numpy(patches.normalise(images)), (1.0 - 0.5) / 0.5, rtol=1e-6)
+
+
+def test_normalised_pixels_stay_tensors_and_on_their_device():
+    normalised = patches.normalise(ops.convert_to_tensor(np.full((1, 2, 2, 3), 255, "uint8")))
+    assert ops.is_tensor(normalised) and ops.is_tensor(patches.denormalise(normalised))
 
 
 def test_three_channels_are_normalised_by_imagenet():

@@ -76,7 +76,7 @@ def _advice(low, high):
 def to_array(tensor):
     if hasattr(tensor, "detach"):  # torch's
         tensor = tensor.detach().cpu()
-        tensor = tensor.float() if dtype_name(tensor) == "bfloat16" else tensor
+        tensor = (tensor.float() if dtype_name(tensor) == "bfloat16" else tensor).numpy()
     array = np.asarray(tensor)
     return array.astype("float32") if dtype_name(array) == "bfloat16" else array
 

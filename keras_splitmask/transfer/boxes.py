@@ -110,11 +110,12 @@ def match(candidates, boxes, labels, low, high, best_too=False, ignored=None):
     Returns:
         The number of the object (B, A) int32, and +1, 0 or -1 (B, A) int32 for object, background and neither.
     """
+    boxes, labels = ops.convert_to_tensor(boxes), ops.convert_to_tensor(labels)
     overlap = ops.where((labels >= 0)[:, None, :], iou(candidates, boxes), -1.0)  # (B, A, M)
     nearest, best = ops.argmax(overlap, axis=-1), ops.max(overlap, axis=-1)
     kind = ops.where(best >= high, 1, ops.where(best < low, 0, -1))
     if ignored is not None:
-        kind = ops.where((kind == 0) & (largest_share(candidates, ignored) >= low), -1, kind)
+        kind = ops.where((kind == 0) & (largest_share(candidates, ops.convert_to_tensor(ignored)) >= low), -1, kind)
     if best_too:
         top = ops.max(overlap, axis=1, keepdims=True)  # of each object (B, 1, M)
         tops = (overlap >= top - 1e-6) & (top > 0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_splitmask.backend.layers import Dense, LayerNormalization, gelu
+from keras_splitmask.backend.layers import Dense, LayerNormalization, attention, gelu
 
 
 @pytest.mark.backend
@@ -62,3 +62,20 @@ def test_a_quantized_model_computes_with_int8(make_model, rng, tmp_path):
         match="Expected a head of float weights, received int8; train and evaluate the model before it is quantized",
     ):
         model.evaluate(images, verbose=0)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX alone refuses cuDNN's attention of odd numbers of tokens.")
+@pytest.mark.backend
+@pytest.mark.parametrize("count, start, allowed", [(6, 0, True), (6, 2, True), (6, 3, False), (5, 0, False), (5, 1, False)])
+def test_cudnn_is_not_asked_for_the_attention_of_odd_numbers_of_tokens(rng, monkeypatch, count, start, allowed):
+    asked = []
+    keras_attention = ops.dot_product_attention
+    monkeypatch.setattr(ops, "dot_product_attention", lambda *x, flash_attention: (asked.append(flash_attention), keras_attention(*x))[1])
+    qkv = rng.standard_normal((2, count, 3, 2, 8)).astype("float32")
+    answer = attention(ops.convert_to_tensor(qkv), start)
+    assert asked == [None if allowed else False]
+
+    query, key, value = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
+    shares = np.exp(query @ key.transpose(0, 1, 3, 2) / 8**0.5)
+    expected = (shares / shares.sum(axis=-1, keepdims=True) @ value).transpose(0, 2, 1, 3)[:, start:]
+    np.testing.assert_allclose(answer, expected, rtol=1e-5, atol=1e-5)
