@@ -2,24 +2,24 @@
 
 from keras_splitmask.interchange.models import (
     MODEL_FILE,
-    Transfer,
+    WeightReport,
+    copy_weights,
     initialise,
     load_encoder,
     load_model,
     named_weights,
     save_encoder,
-    transfer,
 )
 from keras_splitmask.interchange.names import LAYOUTS
 
 __all__ = [
     "LAYOUTS",
     "MODEL_FILE",
-    "Transfer",
+    "WeightReport",
     "initialise",
     "load_encoder",
     "load_model",
     "named_weights",
     "save_encoder",
-    "transfer",
+    "copy_weights",
 ]

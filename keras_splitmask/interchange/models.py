@@ -64,7 +64,7 @@ def load_encoder(path, report=None, **changes):
     than the encoder is refused. Their positions are learned from here on.
 
     Args:
-        report: a function that is given the `Transfer` to an encoder with changes or from another library, such as
+        report: a function that is given the `WeightReport` to an encoder with changes or from another library, such as
             `print`.
         **changes: replace arguments of the encoder, such as drop_path=0.1 or image_shape=(48, 80, 3).
 
@@ -78,18 +78,18 @@ def load_encoder(path, report=None, **changes):
     if changes:
         fresh = Encoder.from_config({**encoder.get_config(), **changes})
         with _naming(path):
-            encoder, transferred = fresh, _after(transferred, transfer(encoder, fresh))
+            encoder, transferred = fresh, _after(transferred, copy_weights(encoder, fresh))
     _tell(transferred, report)
     return encoder
 
 
 def initialise(model, path):
-    """Start a model from what a run's folder or a file holds, as `load_encoder` reads it; see `transfer`, which this
+    """Start a model from what a run's folder or a file holds, as `load_encoder` reads it; see `copy_weights`, which this
     returns and raises as."""
     source, transferred = _source(path)
     _encoder_of(source, path)
     with _naming(path):
-        return _after(transferred, transfer(source, model))
+        return _after(transferred, copy_weights(source, model))
 
 
 @contextlib.contextmanager
@@ -123,7 +123,7 @@ def save_encoder(encoder, folder, layout="vit"):
 
 
 def _source(path):
-    """The model that a path names, and the `Transfer` to it if it is of another library."""
+    """The model that a path names, and the `WeightReport` to it if it is of another library."""
     path = pathlib.Path(path).expanduser()
     file = reading.find(path) if not (path / MODEL_FILE).is_file() else None
     if file is None:
@@ -143,7 +143,7 @@ def _source(path):
     for name, array in found.arrays.items():
         weights[name].assign(array)
     loaded = [name for name in weights if name not in found.folded]
-    return encoder, Transfer(loaded, {}, {}, found.folded, found.dropped, found.notes)
+    return encoder, WeightReport(loaded, {}, {}, found.folded, found.dropped, found.notes)
 
 
 def _after(first, second):
@@ -153,7 +153,7 @@ def _after(first, second):
     folded = {name: note for name, note in first.folded.items() if name in {*second.loaded, *second.resized}}
     resized = {name: ", ".join(filter(None, (folded.pop(name, None), note))) for name, note in second.resized.items()}
     loaded = [name for name in second.loaded if name not in folded]
-    return Transfer(loaded, resized, second.fresh, folded, first.dropped, first.notes + second.notes)
+    return WeightReport(loaded, resized, second.fresh, folded, first.dropped, first.notes + second.notes)
 
 
 def _tell(transferred, report):
@@ -165,7 +165,7 @@ def _tell(transferred, report):
 
 
 @dataclasses.dataclass(frozen=True)
-class Transfer:
+class WeightReport:
     """What became of a model's weights, by name; as text, a line for each kind.
 
     `loaded` were taken as they are, `resized` from another grid, patch size or number of channels, and `fresh` were not
@@ -191,7 +191,7 @@ class Transfer:
         return "\n".join(lines + [f"note      {note}" for note in self.notes])
 
 
-def transfer(source, target):
+def copy_weights(source, target):
     """Put what one model learnt into another: the encoder, and the decoder where both have one. All of the encoder, or
     nothing.
 
@@ -203,7 +203,7 @@ def transfer(source, target):
         source, target: an `Encoder`, or a model that has one as `encoder`, built.
 
     Returns:
-        A `Transfer`.
+        A `WeightReport`.
 
     Raises:
         ValueError: naming each weight of the encoder that is missing, left over or of another shape.
@@ -231,7 +231,7 @@ def transfer(source, target):
     for name, array in arrays.items():
         weights[name].assign(array)
     notes = [f"the norms' epsilon was {old.epsilon} and is {new.epsilon}"] if old.epsilon != new.epsilon else []
-    return Transfer([name for name in arrays if name not in resized], resized, fresh, notes=notes)
+    return WeightReport([name for name in arrays if name not in resized], resized, fresh, notes=notes)
 
 
 def _encoder_of(model, path=None):

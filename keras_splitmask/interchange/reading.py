@@ -35,7 +35,7 @@ MOST_PATCHES = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
-class Foreign:
+class ImportedEncoder:
     """What a file holds, in our words.
 
     `arguments` of an `Encoder`; `arrays`, its weights by name, float32; `folded`, which of them are not as in the file,
@@ -74,7 +74,7 @@ def read(file):
     """What a safetensors file holds, with what config.json and preprocessor_config.json beside it state.
 
     Returns:
-        A `Foreign`. Its arrays may yet be of other names and shapes than the weights of an encoder of its arguments.
+        A `ImportedEncoder`. Its arrays may yet be of other names and shapes than the weights of an encoder of its arguments.
 
     Raises:
         ImportError: without the package safetensors.
@@ -100,7 +100,7 @@ def read(file):
     fold_pixels(arrays, stated["pixels"], folded)
     fixed = width % 4 == 0 and np.array_equal(arrays[POSITIONS], sine_cosine_positions(*grid, width))
     arguments["positions"] = "sine_cosine" if fixed else "learned"
-    return Foreign(arguments, arrays, folded, dropped, notes)
+    return ImportedEncoder(arguments, arrays, folded, dropped, notes)
 
 
 def _open(file):

@@ -4,7 +4,7 @@ import pytest
 from keras import ops
 
 import keras_splitmask as ks
-from keras_splitmask.interchange import initialise, load_encoder, load_model, named_weights, transfer
+from keras_splitmask.interchange import copy_weights, initialise, load_encoder, load_model, named_weights
 from keras_splitmask.resampling import resample_table
 
 
@@ -95,7 +95,7 @@ def test_grey_images_of_another_grid_and_positions_that_are_calculated(make_enco
     source = make_encoder(image_shape=(16, 24, 3), positions=positions)
     same_grid, other = (make_encoder(image_shape=(*size, 1), positions=positions) for size in ((16, 24), (12, 20)))
     images = make_images(2, (16, 24, 1))
-    transferred = transfer(source, same_grid)
+    transferred = copy_weights(source, same_grid)
     np.testing.assert_allclose(
         ops.convert_to_numpy(same_grid.embed(images)),
         ops.convert_to_numpy(source.embed(images.repeat(3, axis=-1))),
@@ -104,7 +104,7 @@ def test_grey_images_of_another_grid_and_positions_that_are_calculated(make_enco
     assert set(transferred.resized.values()) == {"3 to 1 channels, which share alike"} and not transferred.fresh
     assert set(transferred.resized) == {"patch_embedding/project/kernel", "patch_embedding/project/bias"}
     table = arrays(other)["patch_embedding/positions"]
-    transferred = transfer(source, other)
+    transferred = copy_weights(source, other)
     assert (
         transferred.resized["patch_embedding/positions"]
         == {"learned": "4x6 to 3x5 patches", "sine_cosine": "calculated for 3x5 patches"}[positions]
@@ -134,7 +134,7 @@ def test_a_whole_model_goes_on_with_its_decoder_and_its_words(make_model, tmp_pa
 def test_what_means_something_else_is_left_fresh(make_model, changes, fresh):
     source, target = make_model(), make_model(**changes)
     before = arrays(target.decoder)
-    transferred = transfer(source, target)
+    transferred = copy_weights(source, target)
     assert same(arrays(target.encoder), arrays(source.encoder))
     old, after = arrays(source.decoder), arrays(target.decoder)
     if fresh == "words":
@@ -148,7 +148,7 @@ def test_what_means_something_else_is_left_fresh(make_model, changes, fresh):
 
 def test_a_decoder_is_resized_and_a_head_is_new(make_model, make_encoder):
     source, target = make_model(), make_model(image_shape=(8, 24, 3))
-    transferred = transfer(source, target)
+    transferred = copy_weights(source, target)
     np.testing.assert_array_equal(
         arrays(target.decoder)["decoder/positions"],
         resample_table(arrays(source.decoder)["decoder/positions"], (4, 4), (2, 6)),
@@ -158,9 +158,9 @@ def test_a_decoder_is_resized_and_a_head_is_new(make_model, make_encoder):
         line
     ]  # the words of a patch are the same, whatever the size of the image
     classifier = ks.transfer.Classifier(make_encoder(depth=1), 3)
-    assert transfer(source, classifier).fresh == {"head/kernel": "new", "head/bias": "new"}
+    assert copy_weights(source, classifier).fresh == {"head/kernel": "new", "head/bias": "new"}
     assert same(arrays(classifier.encoder), arrays(source.encoder))
-    assert set(transfer(classifier, make_model()).fresh) == set(arrays(source.decoder))
+    assert set(copy_weights(classifier, make_model()).fresh) == set(arrays(source.decoder))
 
 
 @pytest.mark.backend
@@ -211,7 +211,7 @@ def test_what_is_no_model_is_refused_in_one_line(tmp_path, name, message):
 def test_weights_are_copied_by_name(make_encoder):
     source, target = make_encoder(drop_path=0.3), make_encoder(name="another")
     assert not same(arrays(source), arrays(target))
-    transfer(source, target)
+    copy_weights(source, target)
     assert same(arrays(source), arrays(target))
     assert len(named_weights(source)) == len(source.trainable_variables)  # no state of random numbers
 
@@ -220,12 +220,12 @@ def test_what_does_not_fit_is_named_and_nothing_copied(make_encoder):
     target = make_encoder(depth=2)
     before = arrays(target)
     with pytest.raises(ValueError, match="The weights do not fit: block_2/.* is missing; .*; and 6 more.") as error:
-        transfer(make_encoder(depth=1), target)
+        copy_weights(make_encoder(depth=1), target)
     assert str(error.value).count(" is missing") == 6  # of the 12 weights of a block
     with pytest.raises(ValueError, match="The weights do not fit: block_3/norm_attention/gamma is left over"):
-        transfer(make_encoder(depth=3), target)
+        copy_weights(make_encoder(depth=3), target)
     with pytest.raises(ValueError) as error:
-        transfer(make_encoder(heads=1), target)
+        copy_weights(make_encoder(heads=1), target)
     assert str(error.value) == "The weights do not fit: they are of 1 attention heads, expected 2."
     with pytest.raises(
         ValueError,
@@ -233,7 +233,7 @@ def test_what_does_not_fit_is_named_and_nothing_copied(make_encoder):
             "they are of 1 extra tokens, expected 0; make the encoder with extra_tokens=1, or start from another model"
         ),
     ):
-        transfer(make_encoder(extra_tokens=1), target)
+        copy_weights(make_encoder(extra_tokens=1), target)
     assert same(arrays(target), before)
 
 
