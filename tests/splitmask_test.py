@@ -222,7 +222,7 @@ def test_saved_model_is_restored_and_goes_on_exactly(make_model, make_images, tm
     for name, value in model(images).items():
         np.testing.assert_array_equal(array(again(images)[name]), array(value))
     np.testing.assert_array_equal(array(again.tokenizer(images)), array(tokenizer(images)))
-    np.testing.assert_array_equal(array(again.tokenizer.portraits), array(tokenizer.portraits))
+    np.testing.assert_array_equal(array(again.tokenizer.mean_patches), array(tokenizer.mean_patches))
     logs = [m.evaluate(images, return_dict=True, verbose=0) for m in (model, again)]
     np.testing.assert_allclose(logs[0]["loss"], logs[1]["loss"], rtol=1e-6)
     logs = [m.train_on_batch(images, return_dict=True) for m in (model, again)]

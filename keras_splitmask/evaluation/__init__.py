@@ -4,7 +4,7 @@ from keras_splitmask.evaluation.detection import average_precision, decode_mask,
 from keras_splitmask.evaluation.linear import block_features, linear_probe
 from keras_splitmask.evaluation.neighbours import NeighbourProbe, extract, standardise, weighted_knn
 from keras_splitmask.evaluation.overlays import palette, save_detections, save_label_maps
-from keras_splitmask.evaluation.pictures import inpaint, inpaint_masked, inpaints, save_inpainting
+from keras_splitmask.evaluation.pictures import has_picture, inpainting_panels, masked_panels, save_inpainting
 from keras_splitmask.evaluation.report import read_metrics, write_report
 from keras_splitmask.evaluation.segmentation import ConfusionMatrix, segment_sliding, segment_whole
 
@@ -16,9 +16,9 @@ __all__ = [
     "decode_mask",
     "encode_mask",
     "extract",
-    "inpaint",
-    "inpaint_masked",
-    "inpaints",
+    "inpainting_panels",
+    "masked_panels",
+    "has_picture",
     "linear_probe",
     "palette",
     "paste_mask",

@@ -9,13 +9,13 @@ COLUMNS = ("original", "half A", "half B", "from A", "from B", "true words")
 MASKED_COLUMNS = ("original", "masked", "predicted")
 
 
-def inpaints(model):
+def has_picture(model):
     """Whether there is a picture to draw: of a `SplitMask` with a tokenizer, and of a model that has a method
     `paint`."""
     return hasattr(model, "paint") or getattr(model, "inpaint_weight", 0) > 0
 
 
-def inpaint(model, images):
+def inpainting_panels(model, images):
     """What a SplitMask model with a drawing tokenizer sees and predicts, as six images for each image.
 
     Args:
@@ -52,7 +52,7 @@ def inpaint(model, images):
     return np.stack([original, half[0::2], half[1::2], filled[0::2], filled[1::2], true], axis=1)
 
 
-def inpaint_masked(model, images):
+def masked_panels(model, images):
     """What a `BEiT` or an `MAE` model sees and predicts, as three images for each image.
 
     Args:
@@ -102,12 +102,12 @@ def sheet(rows, titles, tile=112, gap=4):
 
 
 def save_inpainting(path, model, images):
-    """Draw `inpaint` or `inpaint_masked`, as the model needs it, of a few images (B, H, W, C) into a PNG file."""
+    """Draw `inpainting_panels` or `masked_panels`, as the model needs it, of a few images (B, H, W, C) into a PNG file."""
     from PIL import Image
 
     picture = (
-        sheet(inpaint_masked(model, images), MASKED_COLUMNS)
+        sheet(masked_panels(model, images), MASKED_COLUMNS)
         if hasattr(model, "paint")
-        else sheet(inpaint(model, images), COLUMNS)
+        else sheet(inpainting_panels(model, images), COLUMNS)
     )
     Image.fromarray(picture).save(path)

@@ -55,7 +55,7 @@ class Codebook(keras.layers.Layer):
     def build(self, images_shape):
         shape = (self.vocabulary, self.dimension)
         self.vectors = self.add_weight(shape=shape, initializer=self._initial, trainable=False, name="vectors")
-        self.portraits = self.add_weight(shape=shape, initializer="zeros", trainable=False, name="portraits")
+        self.mean_patches = self.add_weight(shape=shape, initializer="zeros", trainable=False, name="portraits")
         self.built = True
 
     def _initial(self, shape, dtype=None):
@@ -64,14 +64,14 @@ class Codebook(keras.layers.Layer):
     @property
     def fitted(self):
         """Whether `fit` was called, on this tokenizer or on one that it was loaded from."""
-        self._fitted = self._fitted or bool(ops.any(self.portraits != 0))
+        self._fitted = self._fitted or bool(ops.any(self.mean_patches != 0))
         return self._fitted
 
     def _learn(self, patches, image_of_patch, rng, report):
         """Codebook (V, d) from patches (M, d) float16 of several images, or None to keep the one at hand."""
         return None
 
-    def pixels(self, images):
+    def word_patches(self, images):
         """Images (B, H, W, C) to the patches that words are chosen for: (B, N, d) float32, normalised, at the words'
         resolution."""
         self._check_shape(images.shape)
@@ -88,14 +88,14 @@ class Codebook(keras.layers.Layer):
             raise ValueError(f"Expected images of {self.image_shape}, received {tuple(shape[1:])}.")
 
     def call(self, images):
-        patches = self.pixels(images)  # (B, N, d)
+        patches = self.word_patches(images)  # (B, N, d)
         _, ids = chunks.by_parts(
             lambda _, part: (_, self.words(*part)), ops.zeros(()), (patches,), width=self.vocabulary
         )
         return chunks.join_parts(ids)
 
     def words(self, patches):
-        """Patches (..., d) as `pixels` gives them, to words (...) int32. The length of a patch has no influence."""
+        """Patches (..., d) as `word_patches` gives them, to words (...) int32. The length of a patch has no influence."""
         return argmax(ops.matmul(patches, ops.transpose(self.vectors)))
 
     def same_words(self, other):
@@ -138,7 +138,7 @@ class Codebook(keras.layers.Layer):
                 report(f"{start} of {len(chosen)} images read")
             batch = np.asarray(images[chosen[start : start + batch_size]])
             check_pixels(batch, chosen[start : start + batch_size])
-            batch = ops.convert_to_numpy(self.pixels(batch))  # (b, N, d)
+            batch = ops.convert_to_numpy(self.word_patches(batch))  # (b, N, d)
             places = rng.random(batch.shape[:2]).argsort(axis=1)[:, :take, None]
             patches[start : start + batch_size] = np.take_along_axis(batch, places, axis=1)
         image_of_patch = np.repeat(np.arange(len(patches)), take)
@@ -150,7 +150,7 @@ class Codebook(keras.layers.Layer):
         # A word that was not met is drawn as its own direction, at the contrast of an average patch.
         contrast = sum(np.linalg.norm(part, axis=1).sum() for part in _pieces(patches)) / len(patches)
         unmet = ops.convert_to_numpy(self.vectors) * contrast
-        self.portraits.assign(np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], unmet))
+        self.mean_patches.assign(np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], unmet))
         return self
 
     def draw(self, ids):
@@ -158,7 +158,7 @@ class Codebook(keras.layers.Layer):
         in `fit`."""
         height, width, channels = self.image_shape
         shape = (height // self.shrink, width // self.shrink, channels)
-        images = to_images(ops.take(self.portraits, ids, axis=0), shape, self.patch_size // self.shrink)
+        images = to_images(ops.take(self.mean_patches, ids, axis=0), shape, self.patch_size // self.shrink)
         for axis in (1, 2):
             images = ops.repeat(images, self.shrink, axis=axis)
         return denormalise(images)

@@ -161,7 +161,7 @@ class Dalle(keras.layers.Layer):
             self.decoder.build((None, *self.grid, self.vocabulary))
         else:
             shape = (self.vocabulary, STRIDE * STRIDE * self.image_shape[-1])
-            self.portraits = self.add_weight(
+            self.mean_patches = self.add_weight(
                 shape=shape, initializer=keras.initializers.Constant(0.5), trainable=False, name="portraits"
             )
         self.built = True
@@ -196,7 +196,7 @@ class Dalle(keras.layers.Layer):
         ids = ops.cast(ops.argmax(logits, axis=-1), "int32")  # (B, rows, columns)
         return ops.reshape(ids, (-1, self.grid[0] * self.grid[1]))
 
-    def pixels(self, images):
+    def encoder_pixels(self, images):
         """Images (B, H, W, C) to what the dVAE looks at: (B, 8 rows, 8 columns, C) float32 in 0..1."""
         if tuple(images.shape[1:]) != self.image_shape:
             raise ValueError(f"Expected images of {self.image_shape}, received {tuple(images.shape[1:])}.")
@@ -204,7 +204,7 @@ class Dalle(keras.layers.Layer):
 
     def logits(self, images):
         """Images (B, H, W, C) to logits (B, rows, columns, V) float32."""
-        x = self.pixels(images)
+        x = self.encoder_pixels(images)
         if self.image_shape[-1] == 1:
             x = ops.repeat(x, 3, axis=-1)
         return self.encoder((1 - 2 * MARGIN) * x + MARGIN)
@@ -227,17 +227,17 @@ class Dalle(keras.layers.Layer):
         if self.decoder:
             return self
         per_image = self.grid[0] * self.grid[1]
-        sums, counts = np.zeros(self.portraits.shape), np.zeros((self.vocabulary, 1))
+        sums, counts = np.zeros(self.mean_patches.shape), np.zeros((self.vocabulary, 1))
         count = min(len(images), max(1, max_patches // per_image))
         chosen = np.linspace(0, len(images) - 1, count).round().astype(int)
         for start in range(0, count, batch_size):
             batch = np.asarray(images[chosen[start : start + batch_size]])
             check_pixels(batch, chosen[start : start + batch_size])
             words = ops.convert_to_numpy(self(batch)).reshape(-1)
-            patches = ops.convert_to_numpy(to_patches(self.pixels(batch), STRIDE))  # (b, N, d)
+            patches = ops.convert_to_numpy(to_patches(self.encoder_pixels(batch), STRIDE))  # (b, N, d)
             np.add.at(sums, words, patches.reshape(len(words), -1))
             np.add.at(counts, words, 1)
-        self.portraits.assign(np.where(counts > 0, sums / np.maximum(counts, 1), 0.5).astype("float32"))
+        self.mean_patches.assign(np.where(counts > 0, sums / np.maximum(counts, 1), 0.5).astype("float32"))
         return self
 
     def draw(self, ids):
@@ -249,7 +249,7 @@ class Dalle(keras.layers.Layer):
             if self.image_shape[-1] == 1:
                 x = ops.mean(x, axis=-1, keepdims=True)
         else:
-            x = to_images(ops.take(self.portraits, ids, axis=0), (*self.size, self.image_shape[-1]), STRIDE)
+            x = to_images(ops.take(self.mean_patches, ids, axis=0), (*self.size, self.image_shape[-1]), STRIDE)
         return ops.clip(_resize(x, self._to_image), 0.0, 1.0)
 
     def compute_output_shape(self, images_shape):

@@ -7,9 +7,9 @@ import keras_splitmask as ks
 from keras_splitmask.evaluation.pictures import (
     COLUMNS,
     MASKED_COLUMNS,
-    inpaint,
-    inpaint_masked,
-    inpaints,
+    has_picture,
+    inpainting_panels,
+    masked_panels,
     save_inpainting,
     sheet,
 )
@@ -29,7 +29,7 @@ def test_the_columns_are_what_they_say(make_model, make_images, image_shape, kee
     # No patch of a colour that stands for what is not seen, and none of one brightness.
     images = np.clip(make_images(3, image_shape), 0, 126)
     model.tokenizer.fit(images)
-    rows = inpaint(model, images)
+    rows = inpainting_panels(model, images)
     assert rows.shape == (3, 6, *image_shape) and rows.dtype == np.float32 and COLUMNS[-1] == "true words"
     original, half_a, half_b, from_a, from_b, true = (patches(column) for column in rows.swapaxes(0, 1))
     np.testing.assert_allclose(rows[:, 0], images / 255, atol=1e-6)
@@ -59,10 +59,12 @@ def test_words_stand_where_they_were_predicted(make_model, make_images):
     ids = ops.convert_to_numpy(model.tokenizer(images))
     asked = []
     model.split.unseen = lambda order: asked.append(ks.Split.unseen(model.split, order)) or asked[-1]
-    model.decoder.words = lambda tokens: ops.one_hot(
+    model.decoder.words.call = lambda tokens: ops.one_hot(
         np.take_along_axis(ids.repeat(2, axis=0), ops.convert_to_numpy(asked[0]), axis=1), 32
     )
-    original, _, _, from_a, from_b, true = (patches(column) for column in inpaint(model, images).swapaxes(0, 1))
+    original, _, _, from_a, from_b, true = (
+        patches(column) for column in inpainting_panels(model, images).swapaxes(0, 1)
+    )
     for prediction in (from_a, from_b):
         as_word = (prediction == true).all(axis=-1)
         assert (as_word | (prediction == original).all(axis=-1)).all() and as_word.sum() == 4 * 8
@@ -82,7 +84,7 @@ def test_what_a_baseline_predicts_stands_where_it_is_masked(make_encoder, make_i
         for word in patches(ops.convert_to_numpy(tokenizer.draw(np.arange(32).repeat(15).reshape(32, 15))))[:, 0]
     }
     for model in (beit, mae):
-        rows = inpaint_masked(model, images)
+        rows = masked_panels(model, images)
         assert rows.shape == (3, 3, *image_shape) and rows.dtype == np.float32 and len(MASKED_COLUMNS) == 3
         original, masked, predicted = (patches(column) for column in rows.swapaxes(0, 1))
         np.testing.assert_allclose(rows[:, 0], images / 255, atol=1e-6)
@@ -97,8 +99,8 @@ def test_what_a_baseline_predicts_stands_where_it_is_masked(make_encoder, make_i
 
 
 def test_what_has_a_picture(make_encoder, make_model):
-    assert inpaints(make_model()) and not inpaints(make_model(inpaint_weight=0))
-    assert inpaints(ks.baselines.MAE(make_encoder(), decoder_depth=1)) and not inpaints(
+    assert has_picture(make_model()) and not has_picture(make_model(inpaint_weight=0))
+    assert has_picture(ks.baselines.MAE(make_encoder(), decoder_depth=1)) and not has_picture(
         ks.baselines.Untrained(make_encoder())
     )
 

@@ -128,7 +128,7 @@ def test_a_patch_becomes_eight_pixels(make_images, patch_size, channels):
     shape = (2 * patch_size, 3 * patch_size, channels)
     images = make_images(1, shape)
     tokenizer = Dalle(shape, patch_size, vocabulary=7, hidden=4)
-    found = array(tokenizer.pixels(images))
+    found = array(tokenizer.encoder_pixels(images))
     assert found.shape == (1, 16, 24, channels)
     for channel in range(channels):
         plane = Image.fromarray(images[0, ..., channel].astype("float32") / 255)
