@@ -9,7 +9,7 @@ from keras_splitmask.seeds import check_seed
 
 BLUR_RADIUS = (0.1, 2.0)  # deviation in pixels, as in DINO and 3-Augment
 
-# name: (what the host does, one of `data.PRESETS`; what the step does, arguments of `Augment`).
+# name: (what the host does, a name in `data.CROPS`; what the step does, arguments of `Augment`).
 # The paper has crop_flip, with quarter_crop_flip for ADE20k (crops of at most 25% of the area). For Cars, Clipart,
 # Sketch and Painting it adds greyscale, solarisation, blur and jitter of strengths that it does not state:
 # three_augment has those of DeiT III (Touvron et al., 2022), dino those of DINO, with the blur of its small crops
@@ -32,12 +32,27 @@ PRESETS = {
 
 
 def preset(name, seed=0):
-    """The two halves of a named augmentation: the host's, by its name in `data.PRESETS`, and the step's, an `Augment`
-    or None."""
+    """The two halves of a named augmentation: the host's, a name in `data.CROPS`, and the step's, an `Augment` or
+    None."""
     if name not in PRESETS:
         raise ValueError(f"Expected augmentation to be one of {', '.join(PRESETS)}, received {name!r}.")
     host, arguments = PRESETS[name]
     return host, Augment(**arguments, seed=seed) if arguments else None
+
+
+def host_preset(name):
+    """A named augmentation that happens on the host alone, as {"crop": ..., "flip": ...}, arguments of `data.batches`.
+
+    Fine-tuning needs it, since images are mixed on the host after they are augmented.
+
+    Raises:
+        ValueError: if there is no such name, or the augmentation does more than crop and flip.
+    """
+    names = [name for name, (_, arguments) in PRESETS.items() if set(arguments) <= {"flip"}]
+    if name not in names:
+        raise ValueError(f"Expected augmentation to be one of {', '.join(names)}, received {name!r}.")
+    host, arguments = PRESETS[name]
+    return {"crop": host, "flip": bool(arguments)}
 
 
 def views_preset(name, seed=0):

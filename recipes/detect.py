@@ -180,11 +180,11 @@ def main(devices, run):
         "scale": dense.scale(SCALE),
         "max_objects": FLAGS.max_objects,
         "mask_size": mask_size,
-        "workers": FLAGS.workers,
     }
 
     def batches(start):
-        return data.detection_batches(source, encoder.image_shape, FLAGS.batch_size, FLAGS.seed, start, **options)
+        order = {"seed": FLAGS.seed, "start": start, "workers": FLAGS.workers}
+        return data.detection_batches(source, encoder.image_shape, FLAGS.batch_size, **options, **order)
 
     batches(0)  # what does not fit stops here, before anything is written
     model = build_model(encoder, len(source.classes))

@@ -158,6 +158,7 @@ def finish(run, model, split, images, labels, steps):
 def main(devices, run):
     import keras
 
+    import keras_splitmask as ks
     from keras_splitmask import data
 
     keras.utils.set_random_seed(FLAGS.seed)
@@ -170,11 +171,12 @@ def main(devices, run):
     shape = encoder.image_shape
     images, labels = image_sets.read(judged, split, shape, ratio=FLAGS.crop_ratio)
     mix = {"mixup": FLAGS.mixup, "cutmix": FLAGS.cutmix, "smoothing": FLAGS.label_smoothing}
-    change = data.changes(FLAGS.rand_augment, FLAGS.random_erasing)
+    host = ks.augment.host_preset(FLAGS.augmentation)
+    transform = data.compose(FLAGS.rand_augment, FLAGS.random_erasing)
 
     def batches(start):
-        options = {"workers": FLAGS.workers, "mix": mix, "change": change, "repeats": FLAGS.repeats}
-        return data.batches(source, shape, FLAGS.batch_size, FLAGS.augmentation, FLAGS.seed, start, **options)
+        order = {"seed": FLAGS.seed, "start": start, "workers": FLAGS.workers, "repeats": FLAGS.repeats}
+        return data.mixed_batches(source, shape, FLAGS.batch_size, mix, **host, image_transform=transform, **order)
 
     batches(0)  # what does not fit stops here, before anything is written
     source = image_sets.packed(source, shape)

@@ -397,7 +397,7 @@ def finish(run, model, source, probed, probe):
     import keras_splitmask as ks
     from keras_splitmask import data, evaluation
 
-    if FLAGS.pictures and evaluation.inpaints(model):
+    if FLAGS.pictures and evaluation.has_picture(model):
         images, _ = probe or data.read_all(source, model.encoder.image_shape, limit=FLAGS.pictures)
         draw(run, model, images)
     image_sets.save_record(source, probed, "probe")  # with what broke meanwhile
@@ -410,27 +410,24 @@ def main(devices, run):
     hardware.divide(FLAGS.batch_size, devices.replicas, FLAGS.accumulate)
     import keras
 
-    from keras_splitmask import data, evaluation
+    from keras_splitmask import evaluation
 
     keras.utils.set_random_seed(FLAGS.seed)
     host, augmentation = methods.augmentations()
     source = image_sets.open_images(run, FLAGS.channels, FLAGS.subset)
     image_shape = image_sets.image_shape(source)
-    options = methods.batch_options(source, image_shape)
+    read = methods.batch_function(source, image_shape, host)
     shift = FLAGS.rewind
 
     def batches(start):
-        share = (devices.host, devices.hosts)
-        return data.batches(
+        return read(
             source,
             image_shape,
             FLAGS.batch_size,
-            host,
-            FLAGS.seed,
-            start + shift,
+            seed=FLAGS.seed,
+            start=start + shift,
             workers=FLAGS.workers,
-            share=share,
-            **options,
+            shard=(devices.host, devices.hosts),
         )
 
     batches(0)  # what does not fit stops here, before anything is written

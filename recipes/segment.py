@@ -107,8 +107,9 @@ def main(devices, run):
     source, judged = dense.open_sets(data.open_segmentation)
 
     def batches(start):
-        options = {"scale": dense.scale(SCALE), "workers": FLAGS.workers}
-        return data.segmentation_batches(source, encoder.image_shape, FLAGS.batch_size, FLAGS.seed, start, **options)
+        options = {"scale": dense.scale(SCALE)}
+        order = {"seed": FLAGS.seed, "start": start, "workers": FLAGS.workers}
+        return data.segmentation_batches(source, encoder.image_shape, FLAGS.batch_size, **options, **order)
 
     batches(0)  # what does not fit stops here, before anything is written
     options = {

@@ -4,7 +4,7 @@ import pytest
 from keras import ops
 
 from keras_splitmask import data
-from keras_splitmask.augment import PRESETS, Augment, AugmentViews, blur, grey, preset, views_preset
+from keras_splitmask.augment import PRESETS, Augment, AugmentViews, blur, grey, host_preset, preset, views_preset
 
 pytestmark = pytest.mark.backend
 
@@ -138,7 +138,7 @@ def test_presets_are_complete_and_come_back_from_their_config(make_images):
     images = make_images(4, (8, 12, 3))
     for name in PRESETS:
         host, layer = preset(name, seed=7)
-        assert host in data.PRESETS
+        assert host in data.CROPS
         if layer is None:
             assert name == "none"
             continue
@@ -258,3 +258,15 @@ def test_the_shares_of_dinos_crops():
     )
     assert AugmentViews.from_config(layer.get_config()).get_config() == layer.get_config()
     assert views_preset("none").first is None and views_preset("flip").local.flip
+
+
+def test_an_augmentation_of_the_host_alone():
+    assert host_preset("crop_flip") == {"crop": "crop", "flip": True}
+    assert host_preset("flip") == {"crop": "none", "flip": True} and host_preset("none") == {
+        "crop": "none",
+        "flip": False,
+    }
+    for name in ("dino", "crop"):
+        message = f"Expected augmentation to be one of none, flip, crop_flip, quarter_crop_flip, received '{name}'"
+        with pytest.raises(ValueError, match=message):
+            host_preset(name)

@@ -1,25 +1,27 @@
 """Images in: sources, augmentation on the host, and the batches of a run."""
 
-from keras_splitmask.data.augmentation import PRESETS, center_box, crop_box, flip, mix
+from keras_splitmask.data.augmentation import CROPS, center_box, crop_box, flip, mix
 from keras_splitmask.data.cache import cached
 from keras_splitmask.data.coco import DetectionSource, Objects, open_detection
 from keras_splitmask.data.framing import letterbox
 from keras_splitmask.data.label_maps import SegmentationSource, open_segmentation
 from keras_splitmask.data.multicrop import MultiCrop
 from keras_splitmask.data.opening import open_source
-from keras_splitmask.data.pipeline import Reader, batches, names_of, read_all
-from keras_splitmask.data.rand_augment import changes
+from keras_splitmask.data.order import names_of
+from keras_splitmask.data.pipeline import batches, mixed_batches, view_batches
+from keras_splitmask.data.rand_augment import compose
+from keras_splitmask.data.reader import Reader, read_all
 from keras_splitmask.data.scenes import detection_batches, segmentation_batches
 from keras_splitmask.data.sources import NoLabels, NoSuchSplit, Selection, Source
 from keras_splitmask.data.subset import Subset, balanced, subset_of
 
 __all__ = [
+    "CROPS",
     "DetectionSource",
     "MultiCrop",
     "NoLabels",
     "NoSuchSplit",
     "Objects",
-    "PRESETS",
     "Reader",
     "SegmentationSource",
     "Selection",
@@ -29,12 +31,13 @@ __all__ = [
     "batches",
     "cached",
     "center_box",
-    "changes",
+    "compose",
     "crop_box",
     "detection_batches",
     "flip",
     "letterbox",
     "mix",
+    "mixed_batches",
     "names_of",
     "open_detection",
     "open_segmentation",
@@ -42,4 +45,5 @@ __all__ = [
     "read_all",
     "segmentation_batches",
     "subset_of",
+    "view_batches",
 ]

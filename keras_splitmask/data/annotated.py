@@ -41,7 +41,7 @@ class AnnotatedSource(Source):
     def keeps_depth(self, i):
         return self.pictures.keeps_depth(i)
 
-    def _read(self, i, plan=None):
+    def read_pixels(self, i, plan=None):
         """See `Source`. An image that was turned or resized after it was annotated cannot be read."""
         found = []
 
@@ -49,7 +49,7 @@ class AnnotatedSource(Source):
             found.append((height, width))
             return plan(height, width) if plan else ((0, 0, height, width), (height, width))
 
-        pixels = self.pictures._read(i, noted)
+        pixels = self.pictures.read_pixels(i, noted)
         check_size(self.size(i), found[0], self.name(i))
         return pixels
 
@@ -62,7 +62,7 @@ class AnnotatedSource(Source):
             try:
                 answer = read(i)
             except ValueError as error:
-                self._note(i, str(error), "It is left out of the measures.")
+                self.note_broken(i, str(error), "It is left out of the measures.")
                 continue
             yield answer
 

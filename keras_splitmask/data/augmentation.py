@@ -1,4 +1,7 @@
-"""Augmentation on the host: which part of an image to read, flips, and mixtures of whole batches for fine-tuning."""
+"""Augmentation on the host: crops and flips of an image, mixup and CutMix of a batch.
+
+`keras_splitmask.augment.PRESETS` is the table of named augmentations; this module is their half on the host.
+"""
 
 import functools
 import math
@@ -7,11 +10,10 @@ import numpy as np
 
 
 def crop_box(height, width, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
-    """A random box (top, left, height, width) inside an image: a share of its area in `scale`, width : height in
-    `ratio`.
+    """Draw a random box (top, left, height, width) inside an image: random resized crop, as in Inception.
 
-    As in Inception and everything since: area uniform, the logarithm of the ratio uniform; where ten boxes do not fit,
-    the largest centred one of an allowed ratio.
+    The area is uniform in `scale` (fractions of the image's area), the logarithm of width : height uniform in `ratio`.
+    If ten boxes do not fit, the box is the largest centred one of an allowed ratio.
     """
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
@@ -26,12 +28,11 @@ def crop_box(height, width, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
 
 
 def center_box(height, width, size, ratio=0.875):
-    """The box (top, left, height, width) in the centre of an image that has the shape of `size`.
+    """Return the box (top, left, height, width) in the centre of an image, with the aspect ratio of `size`.
 
     Args:
-        size: (rows, columns) that it will be resized to.
-        ratio: side of the box, relative to the largest one that fits; 224 / 256 is usual for photographs. With ratio=1
-            an image that has the wanted shape is taken whole.
+        size: (rows, columns) to which the box will be resized.
+        ratio: side of the box, relative to the largest one that fits; 224 / 256 is usual for photographs.
     """
     scale = min(height / size[0], width / size[1]) * ratio
     box_height, box_width = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
@@ -39,7 +40,7 @@ def center_box(height, width, size, ratio=0.875):
 
 
 def flip(image, rng):
-    """An image (H, W, C), or its mirror image with probability 0.5."""
+    """Mirror an image (H, W, C) with probability 0.5."""
     if rng.random() >= 0.5:
         return image
     return np.take(image, np.arange(image.shape[1])[::-1], axis=1)  # twice as fast as copying image[:, ::-1]
@@ -53,37 +54,36 @@ def _center(height, width, size, rng):
     return center_box(height, width, size, ratio=1.0)
 
 
-# name: (a function (height, width, size, rng) -> the box that is cut out, whether half of the images are mirrored).
-# Fine-tuning has its flips here, since `mix` comes after them; pre-training flips inside the step.
-PRESETS = {
-    "crop_flip": (_random, True),
-    "flip": (_center, True),
-    "none": (_center, False),
-    "crop": (_random, False),
-    "quarter_crop": (functools.partial(_random, scale=(0.08, 0.25)), False),  # the paper's for ADE20k
+# name: a function (height, width, size, rng) -> the box of an image that is shown.
+CROPS = {
+    "none": _center,
+    "crop": _random,
+    "quarter_crop": functools.partial(_random, scale=(0.08, 0.25)),  # the paper's for ADE20k
 }
 
 
 def soft_labels(labels, classes, smoothing=0.1):
-    """Labels (B,) int to probabilities (B, classes) float32: smoothing / classes each, and 1 - smoothing more for the
-    label."""
+    """Smooth labels (B,) int to probabilities (B, classes) float32.
+
+    Each class gets smoothing / classes, and the label 1 - smoothing more.
+    """
     return np.eye(classes, dtype="float32")[labels] * (1 - smoothing) + np.float32(smoothing / classes)
 
 
 def mix(images, labels, rng, classes, mixup=0.8, cutmix=1.0, smoothing=0.1):
-    """Mixes each image of a batch with one other, and their labels in proportion, as DeiT does (Table 9).
+    """Mix each image of a batch with one other, and their labels in proportion, as DeiT does (Table 9).
 
-    The other of image i is image B - 1 - i. One share is drawn for the batch, from Beta(a, a) with a = `mixup` or
-    `cutmix`; where both are on, a coin decides. CutMix replaces a box, clipped at the border; the share is what is left
-    of the image then.
+    Image i is mixed with image B - 1 - i. One fraction is drawn for the batch, from Beta(a, a) with a = `mixup` or
+    `cutmix`; if both are on, a coin decides which. CutMix replaces a box, clipped at the border. The fraction is then
+    what is left of the image.
 
     Args:
         images: (B, H, W, C) uint8.
         labels: (B,) int.
         rng: NumPy random generator.
         classes: number of classes.
-        mixup, cutmix: a; 0 turns it off.
-        smoothing: of the labels.
+        mixup, cutmix: parameter a of the Beta distribution; 0 turns it off.
+        smoothing: label smoothing.
 
     Returns:
         Images (B, H, W, C) float32 in 0..1 and label probabilities (B, classes) float32.
@@ -93,21 +93,23 @@ def mix(images, labels, rng, classes, mixup=0.8, cutmix=1.0, smoothing=0.1):
     cut = cutmix > 0 and (mixup <= 0 or rng.random() < 0.5)
     if not cut and mixup <= 0:
         return images, labels
-    share = rng.beta(cutmix, cutmix) if cut else rng.beta(mixup, mixup)
+    fraction = rng.beta(cutmix, cutmix) if cut else rng.beta(mixup, mixup)
     if cut:
-        top, bottom, left, right = cut_box(*images.shape[1:3], share, rng)
-        share = 1 - (bottom - top) * (right - left) / (images.shape[1] * images.shape[2])
+        top, bottom, left, right = cut_box(*images.shape[1:3], fraction, rng)
+        fraction = 1 - (bottom - top) * (right - left) / (images.shape[1] * images.shape[2])
         mixed = images.copy()
         mixed[:, top:bottom, left:right] = images[::-1, top:bottom, left:right]
     else:
-        mixed = np.float32(share) * images + np.float32(1 - share) * images[::-1]
-    return mixed, np.float32(share) * labels + np.float32(1 - share) * labels[::-1]
+        mixed = np.float32(fraction) * images + np.float32(1 - fraction) * images[::-1]
+    return mixed, np.float32(fraction) * labels + np.float32(1 - fraction) * labels[::-1]
 
 
-def cut_box(height, width, share, rng):
-    """A box (top, bottom, left, right), centred anywhere, clipped at the border; whole it would leave `share` of the
-    image."""
-    half_height, half_width = (round(side * math.sqrt(1 - share)) // 2 for side in (height, width))
+def cut_box(height, width, fraction, rng):
+    """Draw a box (top, bottom, left, right), centred anywhere and clipped at the border.
+
+    Before clipping, the box leaves `fraction` of the image.
+    """
+    half_height, half_width = (round(side * math.sqrt(1 - fraction)) // 2 for side in (height, width))
     row, column = rng.integers(height), rng.integers(width)
     top, bottom = max(0, row - half_height), min(height, row + half_height)
     left, right = max(0, column - half_width), min(width, column + half_width)

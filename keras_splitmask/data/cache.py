@@ -34,16 +34,18 @@ class CachedSource(Selection):
     def summary(self):
         return f"{self.source.summary()}; packed with a short side of {self.short_side} pixels"
 
-    def _read(self, i, plan=None):
+    def read_pixels(self, i, plan=None):
         try:
             pixels = np.frombuffer(self.records[i], "uint8").reshape(self.shapes[i])
         except Exception as error:  # a checksum that does not match, a shorter file: a RuntimeError of many lines
             reason = f"Expected the cached {self.name(i)} to be intact, received {' '.join(str(error).split())[:200]}."
-            self._note(i, reason, "It is read from its own file instead; remove the cache to have it packed again.")
+            self.note_broken(
+                i, reason, "It is read from its own file instead; remove the cache to have it packed again."
+            )
             pixels = _small(self.source, self.indices[i], self.short_side)
         return part_of(pixels, plan)
 
-    def _identity(self):
+    def identity(self):
         return [self.source.fingerprint, self.short_side]
 
 
@@ -101,7 +103,7 @@ def _images(source, short_side, report, workers):
         try:
             return _small(source, i, short_side)
         except ValueError as error:
-            source._note(i, str(error), "It is left out.")
+            source.note_broken(i, str(error), "It is left out.")
             return None
 
     with ThreadPoolExecutor(workers) as pool:

@@ -183,7 +183,7 @@ class CocoSource(DetectionSource):
     def image_id(self, i):
         return self.images[i]["id"]
 
-    def _identity(self):
+    def identity(self):
         return [self.pictures.fingerprint, self.digest]
 
     def summary(self):
@@ -256,8 +256,8 @@ class TfdsDetectionSource(DetectionSource):
             self.report(f"Expected objects that can be used, received {reason} ({name}). It is left out.")
             self.left_out[name] = reason
 
-    def _identity(self):
-        return self.pictures._identity()
+    def identity(self):
+        return self.pictures.identity()
 
 
 def open_detection(

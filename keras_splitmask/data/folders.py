@@ -58,7 +58,7 @@ class FolderSource(Source):
     def name(self, i):
         return printable(self.paths[i])
 
-    def _read(self, i, plan=None):
+    def read_pixels(self, i, plan=None):
         return read_pixels(self._content(i), self.name(i), plan)
 
     def keeps_depth(self, i):
@@ -80,7 +80,7 @@ class FolderSource(Source):
                 f"Expected a readable image, received {self.name(i)} ({reason}); restore the file."
             ) from error
 
-    def _identity(self):
+    def identity(self):
         return [(path, *self.scan.files[path]) for path in self.paths]
 
     @property
@@ -100,7 +100,7 @@ class FolderSource(Source):
         )
         return f"; without labels, since {self.unlabelled.partition(';')[0]}" if spoilt else ""
 
-    def _facts(self):
+    def facts_to_record(self):
         return {**self.scan.facts(), "not_used": self.beside, "broken": self.broken}
 
 

@@ -92,7 +92,7 @@ class FolderSegmentationSource(SegmentationSource):
     def _stored(self, i):
         return turn_labels(read_file(self.root / self.paths[i], self.label_name(i)), self.turns.get(i, 1))
 
-    def _identity(self):
+    def identity(self):
         files = [(path, os.stat(self.root / path)) for path in self.paths]
         stamps = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in files]
         known = np.flatnonzero(self._numbers >= 0)
@@ -121,8 +121,8 @@ class TfdsSegmentationSource(SegmentationSource):
     def _stored(self, i):
         return read_numbers(self.pictures.example(i)["annotation"], self.label_name(i))
 
-    def _identity(self):
-        return self.pictures._identity()
+    def identity(self):
+        return self.pictures.identity()
 
 
 def open_segmentation(

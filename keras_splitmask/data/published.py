@@ -86,11 +86,11 @@ class TfdsSource(Source):
     def keeps_depth(self, i):
         return not isinstance(image := self.example(i)["image"], bytes) or keeps_depth(image)
 
-    def _read(self, i, plan=None):
+    def read_pixels(self, i, plan=None):
         image = self.example(i)["image"]
         return read_pixels(image, self.name(i), plan) if isinstance(image, bytes) else part_of(image, plan)
 
-    def _identity(self):
+    def identity(self):
         return [self.place, len(self)]
 
 

@@ -132,7 +132,7 @@ def erase(image, rng, probability=0.25, area=(0.02, 1 / 3), aspect=(0.3, 1 / 0.3
     return image
 
 
-def changes(magnitude=0.0, erasing=0.0):
+def compose(magnitude=0.0, erasing=0.0):
     """A function (image, rng) -> image for `batches`, which does both in this order; None where both are 0."""
     steps = []
     if magnitude:

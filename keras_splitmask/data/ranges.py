@@ -53,7 +53,9 @@ def _values(source, i):
     """Some values (h, w, C) of image `i`, or None if they cannot be read, which is said when they are needed, or are
     True and False."""
     try:
-        pixels = source._read(i, lambda height, width: ((0, 0, height, width), (min(height, SIDE), min(width, SIDE))))
+        pixels = source.read_pixels(
+            i, lambda height, width: ((0, 0, height, width), (min(height, SIDE), min(width, SIDE)))
+        )
         check_pixels(pixels, source.name(i), source.value_range)
     except ValueError:
         return None

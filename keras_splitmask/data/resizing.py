@@ -9,11 +9,10 @@ from keras_splitmask.backend.optional import optional
 
 
 def resize(image, size):
-    """An image (H, W, C) uint8 at `size`, rows before columns: (*size, C) uint8.
+    """Resize an image (H, W, C) uint8 to `size`, rows before columns: (*size, C) uint8.
 
-    Two implementations of one filter: cykooz-resizer, measured five times as fast, where it is installed (there are no
-    wheels of it for Linux on ARM), else Pillow. They round intermediate values in another order, so single pixels may
-    differ between them.
+    The filter has two implementations: cykooz-resizer, measured five times as fast, or Pillow where that is not
+    installed (it has no wheels for Linux on ARM). They round in a different order, so single pixels may differ.
     """
     if image.shape[:2] == tuple(size):
         return image
@@ -22,9 +21,14 @@ def resize(image, size):
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=-1)
 
 
+def read_resized(source, index, size, box):
+    """Read the part box(height, width, size) of an image of a source, resized to `size`: (*size, C) uint8."""
+    return resize(source.image(index, lambda height, width: (box(height, width, size), size)), size)
+
+
 @functools.cache
 def _implementation(channels):
-    """A function (image, size) -> image, and how many channels to give it at once."""
+    """Choose the implementation: a function (image, size) -> image, and how many channels it takes at once."""
     try:
         return functools.partial(_by_cykooz, importlib.import_module("cykooz_resizer")), 4
     except ImportError:
@@ -36,7 +40,7 @@ def _by_cykooz(cykooz, image, size):
     kind = (cykooz.PixelType.U8, cykooz.PixelType.U8x2, cykooz.PixelType.U8x3, cykooz.PixelType.U8x4)[channels - 1]
     filter = cykooz.ResizeAlg.convolution(cykooz.FilterType.catmull_rom)  # what Pillow calls bicubic
     resized = cykooz.ImageData(size[1], size[0], kind)
-    # A resizer of its own for every image, since threads may not share one; it costs 1 us.
+    # One resizer per image, since threads may not share one; it costs 1 us.
     cykooz.Resizer().resize(
         cykooz.ImageData(width, height, kind, image.tobytes()), resized, cykooz.ResizeOptions(filter, use_alpha=False)
     )

@@ -1,4 +1,4 @@
-"""The batches of a run that learns boxes, masks or label maps: batch t is a function of (seed, t), as in `pipeline`."""
+"""The batches of a run that learns boxes, masks or label maps; see `order.Order` for the order of the images."""
 
 import functools
 
@@ -7,60 +7,51 @@ import numpy as np
 from keras_splitmask.data.coco import DetectionSource
 from keras_splitmask.data.framing import drawn, stretched, whole
 from keras_splitmask.data.label_maps import IGNORE, SegmentationSource
-from keras_splitmask.data.pipeline import check_numbers, check_shape, indices_of, own_places, stream
+from keras_splitmask.data.order import Order
+from keras_splitmask.data.pipeline import check_shape
 from keras_splitmask.data.randomness import generator
 from keras_splitmask.data.segmentations import mask_in_box
 
-MIN_SHARE = 0.25  # of a box that must be in the batch's image
-MIN_SIDE = 2.0  # pixels of it there
-MAX_IGNORED = 1000  # objects of an image that may be ignored, the largest; each is compared with every anchor
+MIN_FRACTION = 0.25  # part of a box that must be visible in the batch's image
+MIN_SIDE = 2.0  # pixels of it that must be visible
+MAX_IGNORED = 1000  # ignored objects per image, the largest; each is compared with every anchor
 
 
 def detection_batches(
-    source,
-    image_shape,
-    batch_size,
-    seed=0,
-    start=0,
-    workers=2,
-    share=(0, 1),
-    augment=True,
-    scale=(0.5, 1.5),
-    max_objects=100,
-    mask_size=None,
+    source, image_shape, batch_size, augment=True, scale=(0.5, 1.5), max_objects=100, mask_size=None, **order
 ):
-    """Images and their objects from step `start` on, endlessly; see `pipeline.batches` for their order and for
-    unreadable images.
+    """Read batches of images and their objects, endlessly. An unreadable image is replaced; see `Source.readable`.
 
-    An image is resized by the factor that makes it fit, times one drawn from `scale`; of what is too large any part is
-    shown, what is missing is 0 at the bottom and on the right; half of them are mirrored. Boxes are cut at the border.
-    Objects that are visible but no targets are "ignored", neither objects nor background: crowds, those of which less
-    than a quarter or less than 2 pixels are left, those without an outline where masks are wanted, and of more than
-    `max_objects` the smallest.
+    An image is resized by the factor that makes it fit, times a factor drawn from `scale`. Of an image that is then
+    too large a random part is shown; padding at the bottom and on the right is 0. Half of the images are mirrored, and
+    boxes are cut at the border. Some visible objects are "ignored", neither targets nor background:
+
+    * crowds;
+    * objects of which less than a quarter, or less than 2 pixels, are left;
+    * objects without an outline, if masks are wanted;
+    * the smallest objects of an image that has more than `max_objects`.
 
     Args:
         source: a `DetectionSource` of at least `batch_size` images.
         image_shape: (height, width, channels) of the batches.
         batch_size: images per batch.
-        seed: of the order and of the augmentation.
-        start: the step of the first batch; a later one costs nothing.
-        workers: threads that prepare batches ahead; changes no batch.
-        share: (i, n), to yield of each batch only the i-th of n equal parts: what host i of n needs.
-        augment: if not, the whole image is shown, as `letterbox` does it.
+        augment: if False, show the whole image, as `letterbox` does.
         scale: the smallest and the largest factor.
-        max_objects: M; of more the largest are targets, and the others are ignored.
-        mask_size: S, if masks are wanted.
+        max_objects: M, the largest number of targets in an image.
+        mask_size: S, to return masks as well.
+        **order: arguments of `Order`: seed, start, steps, workers, repeats, shard.
 
     Returns:
-        A `grain.IterDataset` of images (B, H, W, C) uint8 and a dictionary of "boxes" (B, M, 4) float32, [top, left,
-        bottom, right] in pixels, "labels" (B, M) int32, -1 where there is no object, and "ignored" (B, I, 4) float32,
-        boxes of objects to ignore, 0 where there are no more; I is as many as an image of the source may need, at most
+        A `grain.IterDataset` of images (B, H, W, C) uint8 and a dictionary. "boxes" (B, M, 4) float32 are [top, left,
+        bottom, right] in pixels; "labels" (B, M) int32 are -1 where there is no object. "ignored" (B, I, 4) float32
+        are boxes of objects to ignore, padded with 0; I is the largest number an image of the source needs, at most
         1,000. With `mask_size` also "masks" (B, M, S, S) uint8, 0 or 1, of each object inside its box.
 
     Raises:
         ValueError: if the source does not fit, or masks are wanted and no object has an outline.
     """
-    _check(source, DetectionSource, image_shape, batch_size, seed, start, workers, share, scale)
+    order = Order(batch_size, **order)
+    _check(source, DetectionSource, image_shape, order, scale)
     if max_objects < 1 or (mask_size is not None and mask_size < 1):
         raise ValueError(
             f"Expected max_objects and mask_size of at least 1, received {max_objects=}, {mask_size=}; correct it."
@@ -71,28 +62,25 @@ def detection_batches(
             " draw them."
         )
     _note_unused(source, max_objects, mask_size)
-    places = min(source.most_objects or max_objects, MAX_IGNORED)
+    max_ignored = min(source.most_objects or max_objects, MAX_IGNORED)
 
     def read(index, rng):
         image, frame = _read(source, index, image_shape, _frames(augment, whole, rng, scale))
-        return image, _targets(source.objects(index), frame, max_objects, places, mask_size)
+        return image, _targets(source.objects(index), frame, max_objects, max_ignored, mask_size)
 
-    return _batches(read, source, batch_size, seed, start, workers, share)
+    return _batches(read, source, order)
 
 
-def segmentation_batches(
-    source, image_shape, batch_size, seed=0, start=0, workers=2, share=(0, 1), augment=True, scale=(0.5, 2.0)
-):
-    """Images and label maps from step `start` on, endlessly; see `pipeline.batches` for their order and for unreadable
-    images.
+def segmentation_batches(source, image_shape, batch_size, augment=True, scale=(0.5, 2.0), **order):
+    """Read batches of images and label maps, endlessly. An unreadable image is replaced; see `Source.readable`.
 
-    Augmented as in `detection_batches`; where there is no image, the label is 255. A label is that of the nearest
-    pixel.
+    Images are augmented as in `detection_batches`. Padding has the label 255. Label maps are resized by nearest
+    neighbour.
 
     Args:
         source: a `SegmentationSource` of at least `batch_size` images.
-        augment: if not, the whole image fills `image_shape`, whatever its shape was.
-        image_shape, batch_size, seed, start, workers, share, scale: as of `detection_batches`.
+        augment: if False, stretch the whole image to `image_shape`, whatever its aspect ratio.
+        image_shape, batch_size, scale, **order: as in `detection_batches`.
 
     Returns:
         A `grain.IterDataset` of images (B, H, W, C) uint8 and label maps (B, H, W) int32.
@@ -100,17 +88,18 @@ def segmentation_batches(
     Raises:
         ValueError: if the source does not fit.
     """
-    _check(source, SegmentationSource, image_shape, batch_size, seed, start, workers, share, scale)
+    order = Order(batch_size, **order)
+    _check(source, SegmentationSource, image_shape, order, scale)
 
     def read(index, rng):
         image, frame = _read(source, index, image_shape, _frames(augment, stretched, rng, scale))
         return image, frame.show_labels(source.label_map(index), image_shape[:2], IGNORE).astype("int32")
 
-    return _batches(read, source, batch_size, seed, start, workers, share)
+    return _batches(read, source, order)
 
 
 def _frames(augment, plain, rng, scale):
-    """A function (height, width, room) -> the `Frame` of an image."""
+    """Choose the function (height, width, room) -> the `Frame` of an image."""
     return functools.partial(drawn, rng=rng, scale=scale) if augment else plain
 
 
@@ -126,51 +115,49 @@ def _read(source, index, image_shape, frame_of):
     return frames[0].show(part, image_shape), frames[0]
 
 
-def _batches(read, source, batch_size, seed, start, workers, share):
-    """Batches of what `read(index, rng)` gives: an image, and its target, an array or a dictionary of arrays."""
-    first, last = own_places(batch_size, share)
+def _batches(read, source, order):
+    """Batches of what `read(index, rng)` returns: an image and its target, an array or a dictionary of arrays."""
 
-    def at(step, place, index):
-        return source.readable(index, lambda index: read(index, generator("image", seed, step, place)))[0]
+    def sample(step, row, index):
+        return source.readable(index, lambda index: read(index, generator("image", order.seed, step, row)))[0]
 
     def batch(step):
-        indices = indices_of(len(source), batch_size, seed, step)[first:last]
-        images, targets = zip(*(at(step, place, index) for place, index in enumerate(indices, first)))
+        indices = order.indices(len(source), step)
+        images, targets = zip(*(sample(step, row, indices[row]) for row in order.rows))
         if isinstance(targets[0], dict):
             return np.stack(images), {name: np.stack([target[name] for target in targets]) for name in targets[0]}
         return np.stack(images), np.stack(targets)
 
-    return stream(batch, start, None, workers)
+    return order.stream(batch)
 
 
-def _targets(objects, frame, max_objects, places, mask_size):
-    """The `Objects` of an image as those of its `Frame`: a dictionary of arrays, of `max_objects` to learn and `places`
-    to ignore."""
+def _targets(objects, frame, max_objects, max_ignored, mask_size):
+    """Turn the `Objects` of an image into targets inside its `Frame`: a dictionary of padded arrays."""
     visible = frame.visible(objects.boxes)
     boxes = frame.place(visible)  # (n, 4)
     sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
-    learnt = (_areas(visible) >= MIN_SHARE * _areas(objects.boxes)) & (sides >= MIN_SIDE) & ~objects.crowd
+    is_target = (_areas(visible) >= MIN_FRACTION * _areas(objects.boxes)) & (sides >= MIN_SIDE) & ~objects.crowd
     if mask_size:
-        learnt &= np.array([outline is not None for outline in objects.segmentations], bool)
+        is_target &= np.array([outline is not None for outline in objects.segmentations], bool)
     by_size = np.argsort(-_areas(boxes), kind="stable")
-    kept = np.sort(by_size[learnt[by_size]][:max_objects])
-    others = by_size[~np.isin(by_size, kept) & (sides[by_size] > 0)][:places]
+    kept = np.sort(by_size[is_target[by_size]][:max_objects])
+    others = by_size[~np.isin(by_size, kept) & (sides[by_size] > 0)][:max_ignored]
     targets = {
         "boxes": _padded(boxes[kept], max_objects),
         "labels": np.full(max_objects, -1, "int32"),
-        "ignored": _padded(boxes[others], places),
+        "ignored": _padded(boxes[others], max_ignored),
     }
     targets["labels"][: len(kept)] = objects.labels[kept]
     if mask_size:
         targets["masks"] = np.zeros((max_objects, mask_size, mask_size), "uint8")
-        for place, n in enumerate(kept):
+        for row, n in enumerate(kept):
             mask = mask_in_box(objects.segmentations[n], visible[n], mask_size)
-            targets["masks"][place] = mask[:, ::-1] if frame.mirrored else mask
+            targets["masks"][row] = mask[:, ::-1] if frame.mirrored else mask
     return targets
 
 
-def _padded(boxes, places):
-    padded = np.zeros((places, 4), "float32")
+def _padded(boxes, rows):
+    padded = np.zeros((rows, 4), "float32")
     padded[: len(boxes)] = boxes
     return padded
 
@@ -179,14 +166,14 @@ def _areas(boxes):
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-def _check(source, kind, image_shape, batch_size, seed, start, workers, share, scale):
+def _check(source, kind, image_shape, order, scale):
     if not isinstance(source, kind):
         opening = "open_detection" if kind is DetectionSource else "open_segmentation"
         raise ValueError(
-            f"Expected a source that {opening} gives, received {type(source).__name__}; open the data set with it."
+            f"Expected a source from {opening}, received {type(source).__name__}; open the data set with {opening}."
         )
     check_shape(source, image_shape)
-    check_numbers(source, batch_size, seed, start, None, workers, 1, share)
+    order.check(source)
     if not 0 < scale[0] <= scale[1] < float("inf"):
         raise ValueError(
             f"Expected scale to be the smallest and the largest factor, both above 0, received {scale=}; correct it."
@@ -194,7 +181,7 @@ def _check(source, kind, image_shape, batch_size, seed, start, workers, share, s
 
 
 def _note_unused(source, max_objects, mask_size):
-    """Says of which objects nothing is learnt, the first time that there are any, and leaves it for the summary."""
+    """Report once which objects are not used as targets, and keep the line for the summary."""
     remarks = []
     if (most := source.most_objects or 0) > max_objects:
         counts = [len(source.annotations(i)) for i in range(len(source))]

@@ -58,7 +58,7 @@ class Source:
         """What image `i` is called, printable on one line: a path relative to the folder, or train[12]."""
         raise NotImplementedError
 
-    def _read(self, i, plan=None):
+    def read_pixels(self, i, plan=None):
         """Pixels (H, W, C) of image `i`, or of its part, of any dtype that `to_uint8` takes. See
         `decoding.read_pixels`."""
         raise NotImplementedError
@@ -67,7 +67,7 @@ class Source:
         """Whether the pixels of image `i` are read with all the bits that they are stored with."""
         return True
 
-    def _identity(self):
+    def identity(self):
         """What changes when the images do, for `fingerprint`; anything that JSON can hold."""
         raise NotImplementedError
 
@@ -77,7 +77,9 @@ class Source:
         Raises:
             ValueError: with its name, if it cannot be read.
         """
-        return fit_channels(to_uint8(self._read(i, plan), self.name(i), self.value_range), self.channels, self.name(i))
+        return fit_channels(
+            to_uint8(self.read_pixels(i, plan), self.name(i), self.value_range), self.channels, self.name(i)
+        )
 
     def label(self, i):
         """The class of image `i`, or None."""
@@ -95,7 +97,7 @@ class Source:
             try:
                 return read(index), index
             except ValueError as error:
-                self._note(index, str(error), "Another image is shown in its place.")
+                self.note_broken(index, str(error), "Another image is shown in its place.")
         raise ValueError(
             f"Expected an image that is readable in place of {self.name(i)}, received none in {TRIES} tries "
             f"({self.broken[self.name(i)]}); is the disk still there?"
@@ -104,7 +106,7 @@ class Source:
     def _others(self, i):
         yield from generator("replacement", 0, i).permutation(len(self))[:TRIES].tolist()
 
-    def _note(self, i, reason, consequence):
+    def note_broken(self, i, reason, consequence):
         """Remembers that image `i` is broken, and says so the first time."""
         name = self.name(i)
         with self._lock:
@@ -125,9 +127,9 @@ class Source:
         """Writes what is in the source, what was left out and what broke into its JSON file, if any, and `more` facts
         by name."""
         if self.record:
-            write({**self._facts(), **more}, self.record)
+            write({**self.facts_to_record(), **more}, self.record)
 
-    def _facts(self):
+    def facts_to_record(self):
         return self.description()
 
     @property
@@ -172,7 +174,7 @@ class Source:
     @functools.cached_property
     def fingerprint(self):
         """64 hexadecimal digits that change when the images do."""
-        identity = self._identity() if self.value_range is None else [self._identity(), self.value_range]
+        identity = self.identity() if self.value_range is None else [self.identity(), self.value_range]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 
@@ -208,8 +210,8 @@ class Selection(Source):
     def class_count(self):
         return self.source.class_count  # the selection may have no image of some
 
-    def _facts(self):
-        return self.source._facts()
+    def facts_to_record(self):
+        return self.source.facts_to_record()
 
 
 def part_of(pixels, plan):

@@ -14,13 +14,13 @@ from keras_splitmask.data.sources import Selection
 class Subset(Selection):
     """The images of `source` at `indices`, in that order."""
 
-    def _read(self, i, plan=None):
-        return self.source._read(self.indices[i], plan)
+    def read_pixels(self, i, plan=None):
+        return self.source.read_pixels(self.indices[i], plan)
 
     def summary(self):
         return f"{len(self)} of {self.source.summary()}"
 
-    def _identity(self):
+    def identity(self):
         return [self.source.fingerprint, [int(index) for index in self.indices]]
 
 

@@ -1,6 +1,7 @@
 """The pre-training methods by the flags of pretrain.py: how each is built, and which flags it reads that not all of
 them do."""
 
+import functools
 import sys
 
 from absl import flags
@@ -127,33 +128,31 @@ def build(source, image_shape, augmentation, steps):
 
 
 def augmentations():
-    """What is done to an image on the host, by its name, and inside the step, a layer or None."""
+    """The augmentation on the host, arguments of `data.batches`, and the one inside the step, a layer or None."""
     import keras_splitmask as ks
-    from keras_splitmask import data
 
     if FLAGS.method != "deit":
         host, layer = ks.augment.preset(FLAGS.augmentation, FLAGS.seed)
-        return host, ks.augment.views_preset(FLAGS.augmentation, FLAGS.seed) if FLAGS.method == "dino" else layer
-    if FLAGS.augmentation not in data.PRESETS:  # all of it is done before images are mixed, which is on the host
-        raise commandline.BadInput(
-            f"Expected --augmentation among {', '.join(data.PRESETS)} with --method=deit, received"
-            f" {FLAGS.augmentation}."
-        )
-    return FLAGS.augmentation, None
+        return {"crop": host}, ks.augment.views_preset(
+            FLAGS.augmentation, FLAGS.seed
+        ) if FLAGS.method == "dino" else layer
+    return ks.augment.host_preset(FLAGS.augmentation), None  # images that are mixed on the host are augmented there
 
 
-def batch_options(source, image_shape):
-    """What else `data.batches` is told by the flags of --method."""
+def batch_function(source, image_shape, host):
+    """The function of `data` that reads the batches of --method, with its arguments from flags and from `host`."""
     from keras_splitmask import data
     from keras_splitmask.baselines.dino import local_size
 
     if FLAGS.method == "dino":
-        return {"views": data.MultiCrop(FLAGS.local_crops, local_size(image_shape, FLAGS.patch_size))}
+        views = data.MultiCrop(FLAGS.local_crops, local_size(image_shape, FLAGS.patch_size))
+        return functools.partial(data.view_batches, views=views)
     if FLAGS.method != "deit":
-        return {}
+        return functools.partial(data.batches, **host)
     source.check_labelled(f"the train split of {FLAGS.dataset}")
     mix = {"mixup": FLAGS.mixup, "cutmix": FLAGS.cutmix, "smoothing": FLAGS.label_smoothing}
-    return {"mix": mix, "change": data.changes(FLAGS.rand_augment, FLAGS.random_erasing), "repeats": FLAGS.repeats}
+    transform = data.compose(FLAGS.rand_augment, FLAGS.random_erasing)
+    return functools.partial(data.mixed_batches, mix=mix, image_transform=transform, repeats=FLAGS.repeats, **host)
 
 
 def learning_rate():

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from keras_splitmask.data import PRESETS, center_box, crop_box, flip, mix
+from keras_splitmask.data import CROPS, center_box, crop_box, flip, mix
 from keras_splitmask.data.augmentation import cut_box, soft_labels
 
 
@@ -55,15 +55,14 @@ def test_flip():
     assert all((flip(image, rng) == image).all() or (flip(image, rng) == image[:, ::-1]).any() for _ in range(10))
 
 
-def test_presets():
+def test_crops_by_name():
     def boxes(name):
-        return {PRESETS[name][0](40, 60, (20, 20), np.random.default_rng(seed)) for seed in range(50)}
+        return {CROPS[name](40, 60, (20, 20), np.random.default_rng(seed)) for seed in range(50)}
 
-    assert boxes("none") == boxes("flip") == {(0, 10, 40, 40)}
-    assert len(boxes("crop")) == len(boxes("crop_flip")) == len(boxes("quarter_crop")) == 50
+    assert boxes("none") == {(0, 10, 40, 40)}
+    assert len(boxes("crop")) == len(boxes("quarter_crop")) == 50
     assert max(height * width for _, _, height, width in boxes("crop")) > 0.6 * 40 * 60
     assert max(height * width for _, _, height, width in boxes("quarter_crop")) <= 0.27 * 40 * 60
-    assert {name for name, (_, flips) in PRESETS.items() if flips} == {"crop_flip", "flip"}
 
 
 def test_smoothed_labels():

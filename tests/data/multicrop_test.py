@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from keras_splitmask.data import MultiCrop, batches
+from keras_splitmask.data import MultiCrop, view_batches
 from keras_splitmask.data.arrays import ArraySource
 
 VIEWS = MultiCrop(3, (4, 6))
@@ -16,7 +16,7 @@ def textured():
 
 
 def take(count, **options):
-    return list(itertools.islice(batches(textured(), (8, 12, 3), 6, views=VIEWS, **options), count))
+    return list(itertools.islice(view_batches(textured(), (8, 12, 3), 6, VIEWS, **options), count))
 
 
 def test_crops_are_a_function_of_seed_and_step():
@@ -54,12 +54,10 @@ def test_shares_of_the_area():
 
 
 def test_no_local_crops():
-    batch = next(iter(batches(textured(), (8, 12, 3), 6, views=MultiCrop(0, (4, 4)))))
+    batch = next(iter(view_batches(textured(), (8, 12, 3), 6, MultiCrop(0, (4, 4)))))
     assert batch["local"].shape == (6, 0, 4, 4, 3)
 
 
 def test_errors():
     with pytest.raises(ValueError, match="Expected local >= 0 crops of local_size=.height, width., received -1 of"):
         MultiCrop(-1, (4, 4))
-    with pytest.raises(ValueError, match="Expected views without labels and mix"):
-        batches(textured(), (8, 12, 3), 6, views=VIEWS, labels=True)

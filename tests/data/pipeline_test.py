@@ -5,7 +5,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_splitmask.data import MultiCrop, Reader, batches, mix, names_of, open_source, read_all
+from keras_splitmask.data import (
+    MultiCrop,
+    Reader,
+    batches,
+    mix,
+    mixed_batches,
+    names_of,
+    open_source,
+    read_all,
+    view_batches,
+)
 from keras_splitmask.data.arrays import ArraySource
 from keras_splitmask.data.folders import FolderSource
 from keras_splitmask.data.randomness import generator
@@ -83,15 +93,21 @@ def test_the_seed_changes_order_and_augmentation():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"labels": True}, {"mix": {"mixup": 0.8, "cutmix": 1.0}}, {"views": MultiCrop(2, (4, 4))}], ids=str
+    ("read", "options"),
+    [
+        (batches, {"flip": True}),
+        (batches, {"labels": True}),
+        (mixed_batches, {"mix": {"mixup": 0.8, "cutmix": 1.0}}),
+        (view_batches, {"views": MultiCrop(2, (4, 4))}),
+    ],
 )
-def test_hosts_share_a_batch(options):
+def test_hosts_share_a_batch(read, options):
     """Of each batch every host has its rows, in order."""
     source = textured()
     source.labels = np.arange(20) % 3
     whole, *parts = (
-        take(batches(source, (8, 8, 3), 6, workers=0, share=share, **options), 4)
-        for share in ((0, 1), (0, 3), (1, 3), (2, 3))
+        take(read(source, (8, 8, 3), 6, workers=0, shard=shard, **options), 4)
+        for shard in ((0, 1), (0, 3), (1, 3), (2, 3))
     )
     for step in range(4):
         together = keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *(part[step] for part in parts))
@@ -103,10 +119,10 @@ def test_a_host_reads_its_share_alone():
     source = numbered()
     image = source.image
     source.image = lambda index, *arguments: read.append(index) or image(index, *arguments)
-    batch = take(batches(source, SHAPE, 6, "none", workers=0, share=(1, 2)), 1)[0]
+    batch = take(batches(source, SHAPE, 6, "none", workers=0, shard=(1, 2)), 1)[0]
     assert read == numbers(batch) and len(read) == 3
     with pytest.raises(ValueError, match="divisor of the batch size 6"):
-        batches(source, SHAPE, 6, share=(0, 4))
+        batches(source, SHAPE, 6, shard=(0, 4))
 
 
 def test_iterating_again_starts_again():
@@ -122,7 +138,7 @@ def test_labels_stay_with_their_images():
 
 def test_mixed_batches():
     arguments = {"mixup": 0.8, "cutmix": 0.0, "smoothing": 0.0}
-    for step, (images, labels) in enumerate(batches(numbered(), SHAPE, 6, "none", seed=4, steps=5, mix=arguments)):
+    for step, (images, labels) in enumerate(mixed_batches(numbered(), SHAPE, 6, arguments, "none", seed=4, steps=5)):
         assert images.dtype == labels.dtype == np.float32 and labels.shape == (6, 3) and np.allclose(labels.sum(1), 1)
         raw, raw_labels = take(batches(numbered(), SHAPE, 6, "none", seed=4, start=step, labels=True), 1)[0]
         expected, expected_labels = mix(raw, raw_labels, generator("batch", 4, step), 3, **arguments)
@@ -151,7 +167,7 @@ def test_read_all():
     [
         (
             {"batch_size": 21},
-            "Expected a batch size from 1 to the 20 images there are, received batch_size=21; choose a smaller",
+            "Expected a batch size from 1 to 20, the number of images, received batch_size=21; choose a smaller",
         ),
         ({"batch_size": 0}, "received batch_size=0"),
         (
@@ -159,9 +175,8 @@ def test_read_all():
             r"Expected images of 1 channels, received 3 in train\[0\]; open the source with channels=1",
         ),
         ({"image_shape": (8, 8)}, r"Expected image_shape=\(height, width, channels\), received \(8, 8\)"),
-        ({"augmentation": "crops"}, "Expected augmentation to be one of crop_flip, .*, received 'crops'"),
+        ({"crop": "crops"}, "Expected crop to be one of none, crop, quarter_crop, received 'crops'"),
         ({"labels": True}, "Expected labels in the source, received none: there is no array of labels"),
-        ({"mix": {}}, "Expected labels in the source, received none: there is no array of labels"),
         ({"start": -1}, "Expected start and workers >= 0, steps and repeats >= 1, received start=-1"),
         ({"steps": 0}, "received start=0, workers=2, steps=0, repeats=1"),
     ],
@@ -170,6 +185,11 @@ def test_what_does_not_fit_is_refused_in_one_line(changes, message):
     with pytest.raises(ValueError, match=message) as error:
         batches(**{"source": textured(), "image_shape": (8, 8, 3), "batch_size": 6, **changes})
     assert "\n" not in str(error.value)
+
+
+def test_images_without_labels_are_not_mixed():
+    with pytest.raises(ValueError, match="Expected labels in the source, received none: there is no array of labels"):
+        mixed_batches(textured(), (8, 8, 3), 6, {})
 
 
 def test_read_all_refuses_what_does_not_fit():
@@ -205,7 +225,7 @@ def test_a_change_is_done_last_and_depends_on_the_place_alone():
         return image + rng.integers(1, 100, dtype="uint8")
 
     plain, changed, again = (
-        take(batches(textured(), (8, 8, 3), 6, "crop_flip", seed=2, start=start, change=given), 2)
+        take(batches(textured(), (8, 8, 3), 6, "crop", True, given, seed=2, start=start), 2)
         for start, given in ((0, None), (0, change), (1, change))
     )
     assert (np.ptp((changed[0] - plain[0]).reshape(6, -1), axis=1) == 0).all() and (changed[0] != plain[0]).all()
@@ -281,7 +301,7 @@ def test_what_is_evaluated_leaves_out_what_broke(folder):
     assert images[:, 0, 0, 0].tolist() == [i for i in range(20) if i not in gone]  # each once, no other in its place
     assert images[:, 0, 0, 1].tolist() == labels.tolist()
     assert list(source.broken) == [source.paths[i] for i in gone] and all(
-        line.endswith("It is left out.") for line in said
+        line.endswith("It is skipped.") for line in said
     )
     for path in folder.glob("*/*.png"):
         path.unlink()
@@ -306,8 +326,8 @@ def test_any_shape(tmp_path, shape):
     for i, (rows, columns) in enumerate([(60, 90), (33, 200), (50, 50)]):
         np.save(tmp_path / f"{i}.npy", rng.integers(256, size=(rows, columns, shape[-1])).astype("uint8"))
     source = open_source(f"folder:{tmp_path}")
-    for augmentation in ("crop_flip", "none"):
-        (batch,) = batches(source, shape, 2, augmentation, steps=1)
+    for crop in ("crop", "none"):
+        (batch,) = batches(source, shape, 2, crop, True, steps=1)
         assert batch.shape == (2, *shape) and batch.dtype == np.uint8 and batch.std() > 5
     assert read_all(source, shape)[0].shape == (3, *shape)
 
@@ -360,7 +380,7 @@ def test_fit_goes_on_from_a_later_step():
 @pytest.mark.backend
 def test_fit_takes_mixed_batches():
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-    seen = fitted(batches(numbered(), SHAPE, 6, mix={}, steps=4), 2, 2, loss)
+    seen = fitted(mixed_batches(numbered(), SHAPE, 6, {}, steps=4), 2, 2, loss)
     assert len(seen) == 4 and all(batch.dtype == np.float32 for batch in seen)
 
 

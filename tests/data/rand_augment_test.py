@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from keras_splitmask.data import changes
+from keras_splitmask.data import compose
 from keras_splitmask.data.rand_augment import NAMES, _operations, erase, rand_augment
 
 
@@ -67,8 +67,8 @@ def test_erasing_covers_a_rectangle_of_noise_in_a_share_of_the_images():
 def test_changes_are_done_in_order_or_left_out():
     rng = np.random.default_rng(3)
     expected = erase(rand_augment(gradient(), rng, 5.0), rng, 1.0)
-    np.testing.assert_array_equal(changes(5.0, 1.0)(gradient(), np.random.default_rng(3)), expected)
-    assert changes(0.0, 0.0) is None
+    np.testing.assert_array_equal(compose(5.0, 1.0)(gradient(), np.random.default_rng(3)), expected)
+    assert compose(0.0, 0.0) is None
 
 
 def test_other_channels_are_refused():

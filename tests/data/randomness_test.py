@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from keras_splitmask.data import batches, read_all, subset_of
+from keras_splitmask.data import batches, mixed_batches, read_all, subset_of
 from keras_splitmask.data.arrays import ArraySource
 from keras_splitmask.data.randomness import PURPOSES, generator
 from keras_splitmask.seeds import LARGEST_SEED
@@ -27,10 +27,10 @@ def test_the_order_of_an_epoch_is_not_the_crop_of_a_step(monkeypatch):
         used.append((purpose, seed, *place))
         return generator(purpose, seed, *place)
 
-    for module in ("pipeline", "subset", "sources"):
+    for module in ("order", "pipeline", "reader", "subset", "sources"):
         monkeypatch.setattr(f"keras_splitmask.data.{module}.generator", noted)
     source = ArraySource(np.zeros((20, 9, 9, 3), "uint8"), np.arange(20) % 2)
-    list(batches(source, (4, 4, 3), 10, seed=0, steps=3, mix={}, workers=0))
+    list(mixed_batches(source, (4, 4, 3), 10, {}, flip=True, seed=0, steps=3, workers=0))
     read_all(source, (4, 4, 3), limit=5)
     subset_of(source, "6", seed=0)
     assert {key[0] for key in used} == {"order", "image", "batch", "limit", "subset"}

@@ -140,7 +140,7 @@ def test_a_batch_is_a_function_of_seed_step_and_place(tmp_path, kind):
     for options in ({"workers": 0}, {"workers": 5}, {"start": 3}, {"start": 6, "workers": 1}):
         rest = take(batches(source, SHAPE, 4, seed=3, **options), 7 - options.get("start", 0))
         assert all(same(a, b) for a, b in zip(once[options.get("start", 0) :], rest, strict=True))
-    shares = [take(batches(source, SHAPE, 4, seed=3, share=(i, 2)), 7) for i in (0, 1)]
+    shares = [take(batches(source, SHAPE, 4, seed=3, shard=(i, 2)), 7) for i in (0, 1)]
     for whole, *halves in zip(once, *shares, strict=True):
         joined = [np.concatenate([half[0] for half in halves])]
         if kind == "detection":
@@ -244,7 +244,7 @@ def test_what_does_not_fit(tmp_path):
         detection_batches(source, SHAPE, 1, mask_size=28)
     with pytest.raises(ValueError, match="Expected images of 1 channels, received 3"):
         detection_batches(source, (48, 64, 1), 1)
-    with pytest.raises(ValueError, match="Expected a batch size from 1 to the 1 images"):
+    with pytest.raises(ValueError, match="Expected a batch size from 1 to 1, the number of images"):
         detection_batches(source, SHAPE, 2)
     with pytest.raises(
         ValueError,
@@ -257,7 +257,7 @@ def test_what_does_not_fit(tmp_path):
         detection_batches(source, SHAPE, 1, max_objects=0)
     plain = ArraySource(np.zeros((2, 4, 4, 3), "uint8"))
     for batches, opening in ((detection_batches, "open_detection"), (segmentation_batches, "open_segmentation")):
-        with pytest.raises(ValueError, match=f"Expected a source that {opening} gives, received ArraySource"):
+        with pytest.raises(ValueError, match=f"Expected a source from {opening}, received ArraySource"):
             batches(plain, SHAPE, 1)
 
 

@@ -275,7 +275,7 @@ def test_a_skipped_step_names_its_first_bad_tensor_and_its_files(here, sets, tmp
         (
             "detect",
             ["--dataset=coco:{sets}/boxes", "--batch_size=7"],
-            "Expected a batch size from 1 to the 6 images there are",
+            "Expected a batch size from 1 to 6, the number of images",
         ),
         ("segment", ["--dataset=masks:{sets}/boxes"], "{sets}/boxes"),
         ("segment", ["--dataset=masks:{sets}/maps", "--image_size=60x96"], "60"),

@@ -180,7 +180,7 @@ def test_a_run_that_diverges_stops_and_saves_no_model(here, tmp_path):
         ([*FROM_SCRATCH, "--labelled=5"], "Expected at least one image for each of the 10 classes, received count=5"),
         (
             [*FROM_SCRATCH, "--batch_size=21"],
-            "Expected a batch size from 1 to the 20 images there are, received batch_size=21",
+            "Expected a batch size from 1 to 20, the number of images, received batch_size=21",
         ),
         ([*FROM_SCRATCH, "--layer_decay=2"], "--layer_decay=2"),
         ([*FROM_SCRATCH, "--drop_path=1"], "Expected a drop path rate in [0, 1), received rate=1.0"),

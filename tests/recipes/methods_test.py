@@ -177,7 +177,7 @@ def test_one_method_goes_on_from_another(here, tmp_path):
         (["--method=splitmask", "--mixup=0"], "Expected no --mixup with --method=splitmask"),
         (
             ["--method=deit", "--augmentation=beit"],
-            "Expected --augmentation among crop_flip, flip, none, crop, quarter_crop with --method=deit, received beit",
+            "Expected augmentation to be one of none, flip, crop_flip, quarter_crop_flip, received 'beit'",
         ),
         (
             ["--subset=5%%"],

@@ -300,7 +300,9 @@ def test_a_run_goes_on_on_another_backend(command, tmp_path, lines, other):
 
 def test_rewind_skips_a_stretch_of_data_for_good(here, arrays, tmp_path, monkeypatch, stop_at_step):
     starts, batches = [], data.batches
-    monkeypatch.setattr(data, "batches", lambda *given, **more: (starts.append(given[5]), batches(*given, **more))[1])
+    monkeypatch.setattr(
+        data, "batches", lambda *given, **more: (starts.append(more["start"]), batches(*given, **more))[1]
+    )
     given = (
         f"--dataset=npz:{arrays}",
         "--size=vit_micro",
@@ -412,7 +414,7 @@ def test_a_finished_run_is_not_replaced_unasked(here, refused, tmp_path, lines):
         (["--image_size=8by8"], "Expected --image_size as 32 or 48x80 (height x width), received '8by8'"),
         (
             ["--batch_size=10001"],
-            "Expected a batch size from 1 to the 10000 images there are, received batch_size=10001",
+            "Expected a batch size from 1 to 10000, the number of images, received batch_size=10001",
         ),
         (["--keep=0"], "Expected keep in (0, 0.5], the share of patches that one branch sees, received keep=0.0"),
         (["--keep=0.6"], "Expected keep in (0, 0.5], the share of patches that one branch sees, received keep=0.6"),
