@@ -141,11 +141,13 @@ def losses(model, plain, images):
     order."""
     from keras import ops
 
+    from keras_splitmask.training import Batch
+
     state = model.split.seed_generator.state
     before = ops.convert_to_numpy(state)
     order = ops.convert_to_numpy(model.split(images))  # (B, N)
     state.assign(before)
-    loss, _ = model.objective(ops.convert_to_tensor(images), training=False)
+    loss, _ = model.objective(Batch(ops.convert_to_tensor(images)), training=False)
     return float(ops.convert_to_numpy(loss)), plain.loss(images, order)
 
 

@@ -25,14 +25,14 @@ class Partial(ks.SplitMask):
             return ((images,) for _ in itertools.count())
         return ((batch,) for batch in ks.data.batches(self.source, images.shape[1:], len(images), "crop"))
 
-    def objective(self, images, training):
+    def objective(self, batch, training):
         idle = 1e-9 * sum(
             ops.mean(weight) for weight in self.trainable_variables
         )  # so that the optimizer moves all of them
         if self.count > PARTS.index("head and losses"):
-            loss, report = super().objective(images, training)
+            loss, report = super().objective(batch, training)
             return loss + idle, report
-        report = {}
+        images, report = batch.images, {}
         if self.count > PARTS.index("encoder"):
             order = self.split(images)
             hidden = self.split.seen(gather(self.encoder.embed(images), order))

@@ -10,11 +10,12 @@ from keras_splitmask.decoder import Decoder
 from keras_splitmask.patches import check_tokenizer
 from keras_splitmask.split import Split, gather
 from keras_splitmask.training.inputs import check_fitted
-from keras_splitmask.training.steps import PretextModel, WordPerplexity
+from keras_splitmask.training.objective_model import ObjectiveModel
+from keras_splitmask.training.word_perplexity import WordPerplexity
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
-class SplitMask(PretextModel):
+class SplitMask(ObjectiveModel):
     """Split an image's patches in two, inpaint the words of what each half does not see, and match the two halves.
 
     ```python
@@ -54,9 +55,9 @@ class SplitMask(PretextModel):
         name="splitmask",
         **kwargs,
     ):
-        reports = ["inpaint_loss", "inpaint_accuracy"] if inpaint_weight else []
-        reports += ["match_loss", "match_accuracy", "feature_std"] if match_weight else []
-        super().__init__(reports=reports, seed=seed, augmentation=augmentation, name=name, **kwargs)
+        logged = ["inpaint_loss", "inpaint_accuracy"] if inpaint_weight else []
+        logged += ["match_loss", "match_accuracy", "feature_std"] if match_weight else []
+        super().__init__(encoder, logged=logged, seed=seed, augmentation=augmentation, name=name, **kwargs)
         if min(inpaint_weight, match_weight) < 0 or not inpaint_weight + match_weight:
             raise ValueError(
                 f"Expected loss weights of at least 0, one of them above, received {inpaint_weight=}, {match_weight=}."
@@ -69,7 +70,6 @@ class SplitMask(PretextModel):
             )
         if tokenizer is not None:
             check_tokenizer(tokenizer, encoder)
-        self.encoder = encoder
         self.tokenizer = tokenizer
         self.keep = keep
         self.decoder_depth = decoder_depth
@@ -100,10 +100,6 @@ class SplitMask(PretextModel):
         if self.inpaint_weight:
             check_fitted(self.tokenizer)
 
-    def call(self, images, training=None):
-        """Images (B, H, W, C) to the encoder's answer: what is kept when training is over."""
-        return self.encoder(images, training=training)
-
     def branches(self, images, order, training=False):
         """Both halves of each image through encoder and decoder; their 2B rows come in pairs.
 
@@ -123,12 +119,13 @@ class SplitMask(PretextModel):
         """What is matched, the mean of each branch's patches: (2B, 1 + N, D) to (B, 2, D)."""
         return ops.reshape(ops.mean(hidden[:, 1:], axis=1), (-1, 2, self.encoder.width))
 
-    def compared(self, images, training):
+    def compared(self, batch, training):
         """The vectors (B, 2, D) that the match loss compares."""
-        return self.pooled(self.branches(images, self.split(images), training))
+        return self.pooled(self.branches(batch.images, self.split(batch.images), training))
 
-    def objective(self, images, training):
-        """Images (B, H, W, C) to the loss, a scalar, and the values to report (Figure 4 of the paper)."""
+    def objective(self, batch, training):
+        """The loss of a batch, a scalar, and the values to log (Figure 4 of the paper)."""
+        images = batch.images  # (B, H, W, C)
         order = self.split(images)  # (B, N)
         hidden = self.branches(images, order, training)  # (2B, 1 + N, D)
         loss, report = 0.0, {}
@@ -151,16 +148,10 @@ class SplitMask(PretextModel):
 
     def get_config(self):
         own = ("keep", "decoder_depth", "temperature", "inpaint_weight", "match_weight")
-        layers = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in ("encoder", "tokenizer")}
+        tokenizer = keras.saving.serialize_keras_object(self.tokenizer)
         return {
             **super().get_config(),
-            **layers,
+            "tokenizer": tokenizer,
             "split": self.split.kind,
             **{name: getattr(self, name) for name in own},
         }
-
-    @classmethod
-    def from_config(cls, config):
-        names = ("encoder", "tokenizer", "augmentation")
-        layers = {name: keras.saving.deserialize_keras_object(config.get(name)) for name in names}
-        return cls(**{**config, **layers})

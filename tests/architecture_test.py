@@ -29,7 +29,14 @@ ORDER = (
 APART = {"data", "training"}
 ABOVE_THE_ORDER = {
     f"keras_splitmask/{name}.py"
-    for name in ("training/inputs", "training/pixels", "training/steps", "data/resizing", "interchange/weight_files")
+    for name in (
+        "training/inputs",
+        "training/objective_model",
+        "training/pixels",
+        "training/word_perplexity",
+        "data/resizing",
+        "interchange/weight_files",
+    )
 }  # used by models
 
 

@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_splitmask import data
 from keras_splitmask.augment import PRESETS, Augment, AugmentViews, blur, grey, host_preset, preset, views_preset
+from keras_splitmask.training.seeded import seeded_objective
 
 pytestmark = pytest.mark.backend
 
@@ -191,9 +192,9 @@ def test_views_of_a_step_depend_on_seed_and_step_alone(make_model, make_images):
     model.augmentation(images, training=True)  # draws, outside of a step, change nothing
     assert [loss(step) for step in (2, 0, 1)] == [told[2], told[0], told[1]]
     model.seed = 1  # compiled into the step, so it is told eagerly
-    assert abs(array(model._seeded_objective(images, 1, training=True)[0]) - told[1]) > 1e-3
+    assert abs(array(seeded_objective(model, images, 1, training=True)[0]) - told[1]) > 1e-3
     model.seed = 0
-    np.testing.assert_allclose(array(model._seeded_objective(images, 1, training=True)[0]), told[1], rtol=1e-5)
+    np.testing.assert_allclose(array(seeded_objective(model, images, 1, training=True)[0]), told[1], rtol=1e-5)
 
 
 def test_words_and_halves_are_of_one_view_in_training_alone(make_model, make_images, monkeypatch):
@@ -202,10 +203,10 @@ def test_words_and_halves_are_of_one_view_in_training_alone(make_model, make_ima
     ids, embed = model.tokenizer.call, model.encoder.embed
     monkeypatch.setattr(model.tokenizer, "call", lambda x: (seen.update(words=x), ids(x))[1])
     monkeypatch.setattr(model.encoder, "embed", lambda x: (seen.update(halves=x), embed(x))[1])
-    model._seeded_objective(images, 3, training=True)
+    seeded_objective(model, images, 3, training=True)
     np.testing.assert_array_equal(array(seen["words"]), array(seen["halves"]))
     assert (np.abs(array(seen["words"]) - images / 255).max(axis=(1, 2, 3)) > 0.01).any()
-    model._seeded_objective(images, 3, training=False)
+    seeded_objective(model, images, 3, training=False)
     np.testing.assert_array_equal(array(seen["halves"]), images)
     assert plain.augmentation is None and len(plain.non_trainable_variables) < len(model.non_trainable_variables)
 

@@ -8,6 +8,7 @@ from keras import ops
 import keras_splitmask as ks
 from keras_splitmask.backend import chunks
 from keras_splitmask.split import Split
+from keras_splitmask.training.batch import Batch
 
 pytestmark = pytest.mark.backend
 
@@ -78,7 +79,7 @@ def test_the_objective_is_the_papers(make_model, make_images, fix_order, keep):
         image_shape=(12, 20, 3), decoder_depth=2, keep=keep, inpaint_weight=0.5, match_weight=2.0, temperature=0.4
     )
     images, order = make_images(4, (12, 20, 3)), fix_order(4)
-    loss, report = model.objective(images, training=False)
+    loss, report = model.objective(Batch(images), training=False)
     inpaint, match = objective_told_again(model, images, order)
     np.testing.assert_allclose(float(report["inpaint_loss"]), inpaint, rtol=1e-4)
     np.testing.assert_allclose(float(report["match_loss"]), match, rtol=1e-4)
@@ -91,22 +92,22 @@ def test_a_word_head_that_knows_the_words_has_no_loss(make_model, make_images, m
     kernel, bias = model.decoder.words.kernel, model.decoder.words.bias
     kernel.assign(np.zeros(kernel.shape))
     bias.assign(20.0 * ops.one_hot(5, 32))
-    _, report = model.objective(images, training=False)
+    _, report = model.objective(Batch(images), training=False)
     np.testing.assert_allclose(float(report["inpaint_loss"]), math.log(1 + 31 * math.exp(-20)), atol=1e-5)
     assert float(report["inpaint_accuracy"]) == 1
     bias.assign(20.0 * ops.one_hot(6, 32))
-    _, report = model.objective(images, training=False)
+    _, report = model.objective(Batch(images), training=False)
     np.testing.assert_allclose(float(report["inpaint_loss"]), 20, rtol=1e-5)
     assert float(report["inpaint_accuracy"]) == 0
 
 
 def test_vectors_that_collapsed_have_no_spread(make_model, make_images):
     model = make_model()
-    _, report = model.objective(np.repeat(make_images(1), 4, axis=0)[:, ::-1], training=False)
+    _, report = model.objective(Batch(np.repeat(make_images(1), 4, axis=0)[:, ::-1]), training=False)
     assert float(report["feature_std"]) > 0  # equal images, but not equal halves
     model.decoder.norm.gamma.assign(np.zeros(16))
     model.decoder.norm.beta.assign(np.ones(16))
-    _, report = model.objective(make_images(4), training=False)
+    _, report = model.objective(Batch(make_images(4)), training=False)
     np.testing.assert_allclose(float(report["feature_std"]), 0, atol=1e-5)
     np.testing.assert_allclose(float(report["match_loss"]), math.log(4), rtol=1e-5)
 

@@ -8,11 +8,12 @@ from keras_splitmask.backend.layers import Dense
 from keras_splitmask.patches import check_tokenizer
 from keras_splitmask.split import Split, gather, masked_count
 from keras_splitmask.training.inputs import check_fitted
-from keras_splitmask.training.steps import PretextModel, WordPerplexity
+from keras_splitmask.training.objective_model import ObjectiveModel
+from keras_splitmask.training.word_perplexity import WordPerplexity
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
-class BEiT(PretextModel):
+class BEiT(ObjectiveModel):
     """Mask blocks of an image, let the encoder see masks in their place, and have it say the words of what they hide.
 
     As the SplitMask paper compares it: absolute positions and no layer scale. Exactly floor(N * mask_ratio) patches are
@@ -31,10 +32,14 @@ class BEiT(PretextModel):
         self, encoder, tokenizer, mask_ratio=0.4, split="block", augmentation=None, seed=0, name="beit", **kwargs
     ):
         super().__init__(
-            reports=["inpaint_loss", "inpaint_accuracy"], seed=seed, augmentation=augmentation, name=name, **kwargs
+            encoder,
+            logged=["inpaint_loss", "inpaint_accuracy"],
+            seed=seed,
+            augmentation=augmentation,
+            name=name,
+            **kwargs,
         )
         check_tokenizer(tokenizer, encoder)
-        self.encoder = encoder
         self.tokenizer = tokenizer
         self.mask_ratio = mask_ratio
         self.split = Split(encoder.grid, kind=split, dtype=self.dtype_policy, name="split")
@@ -54,10 +59,6 @@ class BEiT(PretextModel):
     def check_ready(self):
         check_fitted(self.tokenizer)
 
-    def call(self, images, training=None):
-        """Images (B, H, W, C) to the encoder's answer: what is kept when training is over."""
-        return self.encoder(images, training=training)
-
     def masked(self, images, order, training=False):
         """What the encoder makes of the masked patches: (B, m, D).
 
@@ -73,8 +74,9 @@ class BEiT(PretextModel):
         tokens = ops.concatenate([seen, ops.cast(masks, seen.dtype)], axis=1)  # (B, N, D)
         return self.encoder.encode(tokens, training=training)[:, -self.masked_count :]
 
-    def objective(self, images, training):
-        """Images (B, H, W, C) to the loss, a scalar, and the values to report (equation 1 of the paper)."""
+    def objective(self, batch, training):
+        """Compute the cross entropy of the masked patches' words (equation 1 of the paper)."""
+        images = batch.images  # (B, H, W, C)
         order = self.split(images)  # (B, N)
         ids = self.tokenizer(images)  # (B, N)
         targets = gather(ids, order[:, : self.masked_count])  # (B, m)
@@ -88,11 +90,6 @@ class BEiT(PretextModel):
         return self.tokenizer.draw(gather(ids, ops.argsort(order, axis=1)))
 
     def get_config(self):
-        layers = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in ("encoder", "tokenizer")}
-        return {**super().get_config(), **layers, "mask_ratio": self.mask_ratio, "split": self.split.kind}
-
-    @classmethod
-    def from_config(cls, config):
-        names = ("encoder", "tokenizer", "augmentation")
-        layers = {name: keras.saving.deserialize_keras_object(config.get(name)) for name in names}
-        return cls(**{**config, **layers})
+        tokenizer = keras.saving.serialize_keras_object(self.tokenizer)
+        own = {"tokenizer": tokenizer, "mask_ratio": self.mask_ratio, "split": self.split.kind}
+        return {**super().get_config(), **own}

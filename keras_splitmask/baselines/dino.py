@@ -12,7 +12,7 @@ from keras_splitmask.backend.layers import Dense, gelu
 from keras_splitmask.encoder import Encoder
 from keras_splitmask.patches import grid_shape
 from keras_splitmask.resampling import resampling_matrix
-from keras_splitmask.training.steps import PretextModel
+from keras_splitmask.training.objective_model import ObjectiveModel
 
 HIDDEN, BOTTLENECK = 2048, 256  # widths of the head
 
@@ -61,7 +61,7 @@ class DINOHead(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
-class DINO(PretextModel):
+class DINO(ObjectiveModel):
     """Let a student say of every crop of an image what a teacher, the student's moving average, says of its two large
     crops.
 
@@ -102,7 +102,12 @@ class DINO(PretextModel):
         **kwargs,
     ):
         super().__init__(
-            reports=["teacher_entropy", "feature_std"], seed=seed, augmentation=augmentation, name=name, **kwargs
+            encoder,
+            logged=["teacher_entropy", "feature_std"],
+            seed=seed,
+            augmentation=augmentation,
+            name=name,
+            **kwargs,
         )
         if min(steps, prototypes) < 1 or not 0 <= momentum <= 1 or not 0 <= centre_momentum < 1:
             raise ValueError(
@@ -114,7 +119,6 @@ class DINO(PretextModel):
                 "Expected temperatures above 0 and a teacher_warmup of at least 0 steps, "
                 f"received {temperature=}, {teacher_temperatures=}, {teacher_warmup=}."
             )
-        self.encoder = encoder
         self.steps = steps
         self.prototypes = prototypes
         self.local_shape = tuple(local_shape or local_size(encoder.image_shape, encoder.patch_size))
@@ -176,9 +180,12 @@ class DINO(PretextModel):
         table = ops.tensordot(rows, ops.tensordot(columns, table, axes=(1, 1)), axes=(1, 1))
         return ops.reshape(table, (-1, self.encoder.width))
 
-    def objective(self, views, training):
-        """Crops "global" (B, 2, H, W, C) and "local" (B, k, h, w, C) to the loss, a scalar, and the values to report
-        (equation 3)."""
+    def objective(self, batch, training):
+        """Compute the cross entropy of student and teacher over pairs of crops (equation 3).
+
+        The images of the batch are crops, "global" (B, 2, H, W, C) and "local" (B, k, h, w, C).
+        """
+        views = batch.images
         large = one_batch(views["global"])  # (2B, H, W, C)
         features = self.encoder(large, training=False)["cls"]  # (2B, D)
         answers = self.head(features)  # (2B, K)
@@ -210,13 +217,13 @@ class DINO(PretextModel):
         first, last = self.teacher_temperatures
         return first + (last - first) * ops.clip(ops.cast(step, "float32") / max(1, self.teacher_warmup), 0.0, 1.0)
 
-    def after_step(self, step, report):
+    def after_step(self, step, outputs):
         """The teacher follows the student, the centre the teacher's answers (equation 4), and the temperature its
         schedule."""
         momentum = self.momentum_at(step)
         for student, teacher in self._pairs():
             teacher.assign(teacher + (1 - momentum) * (student - teacher))  # exact where both are equal
-        self.centre.assign(self.centre_momentum * self.centre + (1 - self.centre_momentum) * report["teacher_mean"])
+        self.centre.assign(self.centre_momentum * self.centre + (1 - self.centre_momentum) * outputs["teacher_mean"])
         self.teacher_temperature.assign(self.teacher_temperature_at(step + 1))
 
     def get_config(self):
@@ -230,13 +237,7 @@ class DINO(PretextModel):
             "teacher_temperatures",
             "teacher_warmup",
         )
-        layers = {"encoder": keras.saving.serialize_keras_object(self.encoder)}
-        return {**super().get_config(), **layers, **{name: getattr(self, name) for name in own}}
-
-    @classmethod
-    def from_config(cls, config):
-        layers = {name: keras.saving.deserialize_keras_object(config.get(name)) for name in ("encoder", "augmentation")}
-        return cls(**{**config, **layers})
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 
 def _learned(layer):

@@ -8,7 +8,7 @@ from keras_splitmask.backend.layers import Dense
 from keras_splitmask.decoder import Decoder
 from keras_splitmask.patches import denormalise, normalise, to_images, to_patches
 from keras_splitmask.split import Split, gather, masked_count
-from keras_splitmask.training.steps import PretextModel
+from keras_splitmask.training.objective_model import ObjectiveModel
 
 HEAD = 32  # width of a head in the decoder
 
@@ -20,7 +20,7 @@ def decoder_size(depth, width):
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
-class MAE(PretextModel):
+class MAE(ObjectiveModel):
     """Let the encoder see a quarter of an image's patches, and a decoder give back the pixels of the others.
 
     Positions are the encoder's; the decoder learns those of its mask tokens, where the paper has fixed ones for all
@@ -45,14 +45,13 @@ class MAE(PretextModel):
         name="mae",
         **kwargs,
     ):
-        super().__init__(seed=seed, augmentation=augmentation, name=name, **kwargs)
+        super().__init__(encoder, seed=seed, augmentation=augmentation, name=name, **kwargs)
         depth, width = decoder_size(encoder.depth, encoder.width)
         depth = depth if decoder_depth is None else decoder_depth
         width = width if decoder_width is None else decoder_width
         if width < HEAD or width % HEAD:
             raise ValueError(f"Expected a decoder_width that is a multiple of {HEAD}, received decoder_width={width}.")
         policy = self.dtype_policy
-        self.encoder = encoder
         self.mask_ratio = mask_ratio
         self.split = Split(encoder.grid, kind="random", dtype=policy, name="split")
         self.masked_count = masked_count(self.split.count, mask_ratio)
@@ -67,10 +66,6 @@ class MAE(PretextModel):
             layer.build((None, None, self.decoder.width))
         super().build(images_shape)
 
-    def call(self, images, training=None):
-        """Images (B, H, W, C) to the encoder's answer: what is kept when training is over."""
-        return self.encoder(images, training=training)
-
     def masked(self, images, order, training=False):
         """What the decoder makes of the masked patches: (B, m, decoder_width).
 
@@ -83,8 +78,9 @@ class MAE(PretextModel):
         tokens = self.narrow(self.encoder.encode(tokens, training=training))  # (B, 1 + N - m, decoder_width)
         return self.decoder(tokens, masked, training=training, only_unseen=True)
 
-    def objective(self, images, training):
-        """Images (B, H, W, C) to the loss, a scalar, and the values to report, of which there are none (section 3)."""
+    def objective(self, batch, training):
+        """Compute the mean squared error of the masked patches' normalised pixels (section 3)."""
+        images = batch.images  # (B, H, W, C)
         order = self.split(images)  # (B, N)
         targets = to_patches(normalise(images), self.encoder.patch_size)  # (B, N, P)
         targets = gather(targets, order[:, : self.masked_count])  # (B, m, P)
@@ -104,9 +100,4 @@ class MAE(PretextModel):
 
     def get_config(self):
         own = {"mask_ratio": self.mask_ratio, "decoder_depth": self.decoder.depth, "decoder_width": self.decoder.width}
-        return {**super().get_config(), "encoder": keras.saving.serialize_keras_object(self.encoder), **own}
-
-    @classmethod
-    def from_config(cls, config):
-        layers = {name: keras.saving.deserialize_keras_object(config.get(name)) for name in ("encoder", "augmentation")}
-        return cls(**{**config, **layers})
+        return {**super().get_config(), **own}

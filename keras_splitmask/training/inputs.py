@@ -96,6 +96,13 @@ class CheckedModel(keras.Model):
             check_pixels(images[:: max(1, len(images) // 8)], finite=False)  # a few, which takes no time
         return super().__call__(images, *arguments, **options)
 
+    @classmethod
+    def from_config(cls, config):
+        """Build the model of a configuration, with the layers in it."""
+        nested = {name for name, value in config.items() if isinstance(value, dict) and "class_name" in value}
+        layers = {name: keras.saving.deserialize_keras_object(config[name]) for name in nested}
+        return cls(**{**config, **layers})
+
     def check_ready(self):
         """Raise ValueError if what training needs was not done beforehand."""
 

@@ -98,6 +98,13 @@ def check_pixels(images, numbers=None, finite=True):
             raise ValueError(problem)
 
 
+def problem_of_absence(labels, model):
+    """Describe missing labels of a model that learns from labels, in one line; None if there are labels."""
+    if labels is not None:
+        return None
+    return f"Expected images and labels, from which {type(model).__name__} learns, received none; give both."
+
+
 def problem_of_classes(labels, classes, others=()):
     """What is wrong with class numbers of any shape and library, in a line, or None. `others` are numbers that stand
     for no class."""

@@ -5,12 +5,12 @@ from keras import ops
 
 from keras_splitmask import losses
 from keras_splitmask.backend import distribution
-from keras_splitmask.training.pixels import problem_of_classes, shape_text
-from keras_splitmask.training.steps import PretextModel
+from keras_splitmask.training.objective_model import ObjectiveModel
+from keras_splitmask.training.pixels import problem_of_absence, problem_of_classes, shape_text
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
-class Classifier(PretextModel):
+class Classifier(ObjectiveModel):
     """Images (B, H, W, C) to logits (B, classes) float32, from the mean of the patches' tokens (BEiT, section 2.6).
 
     Compile it with a loss on logits, or without one for the cross entropy, and `fit` it to images and labels like any
@@ -27,16 +27,14 @@ class Classifier(PretextModel):
         accumulate: k, to take each batch in k parts.
     """
 
-    takes_labels = takes_weights = True
     own_loss = False
 
     def __init__(
         self, encoder, classes, frozen=False, augmentation=None, seed=0, accumulate=1, name="classifier", **kwargs
     ):
-        super().__init__(seed=seed, augmentation=augmentation, accumulate=accumulate, name=name, **kwargs)
+        super().__init__(encoder, seed=seed, augmentation=augmentation, accumulate=accumulate, name=name, **kwargs)
         if classes < 2:
             raise ValueError(f"Expected at least two classes, received classes={classes}.")
-        self.encoder = encoder
         self.classes = classes
         self.frozen = frozen
         # Near zero, so that the first steps do not pull the encoder about (BEiT's 0.001).
@@ -65,7 +63,9 @@ class Classifier(PretextModel):
         pooled = self.encoder(images, training=training and not self.frozen)["pooled"]
         return self.head(ops.stop_gradient(pooled) if self.frozen and training else pooled)
 
-    def problem_of_given(self, labels):
+    def problem_of_labels(self, labels):
+        if problem := problem_of_absence(labels, self):
+            return problem
         if self._compile_loss is not None:
             return None  # which may know other labels
         if (
@@ -79,18 +79,19 @@ class Classifier(PretextModel):
             )
         return None if self._mixed(labels.shape) else problem_of_classes(labels, self.classes)
 
-    def objective(self, images, labels, training, weights=None):
-        """Images (B, H, W, C) and labels (B,) int or (B, classes) to the loss, a scalar, and what the metrics need."""
+    def objective(self, batch, training):
+        """Compute the loss of labels (B,) int or (B, classes), and return what the metrics need."""
+        images, labels, weights = batch
         logits = self(images, training=training)  # (B, classes)
         if self._compile_loss is None:
             loss = self._cross_entropy(logits, labels, weights)
         else:
             loss = self._compile_loss(labels, logits, weights) * distribution.replicas()  # which Keras divides by
-        report = {
+        outputs = {
             "logits": logits,
             "labels": ops.reshape(labels, (-1, self.classes if self._mixed(labels.shape) else 1)),
         }
-        return loss, report if weights is None else {**report, "weights": ops.reshape(weights, (-1, 1))}
+        return loss, outputs if weights is None else {**outputs, "weights": ops.reshape(weights, (-1, 1))}
 
     def _mixed(self, shape):
         """Whether labels of this shape are probabilities of classes rather than classes."""
@@ -102,24 +103,24 @@ class Classifier(PretextModel):
         loss, _ = losses.classify(logits, labels)
         return ops.mean(loss if weights is None else loss * ops.cast(ops.reshape(weights, (-1,)), loss.dtype))
 
-    def _track(self, report, data, finite=True):
-        """As for all models, and the metrics of `compile`, which a skipped step leaves as they were."""
-        logs = super()._track(report, data, finite)
+    def update_metrics(self, outputs, data, finite=True):
+        """Update the model's metrics, and the metrics of `compile`, which a skipped step leaves as they were."""
+        logs = super().update_metrics(outputs, data, finite)
         if self._compile_metrics is None:
             return logs
         variables = self._compile_metrics.variables if finite is not True else []
         before = [ops.copy(v) for v in variables]
-        weights = ops.reshape(report["weights"], (-1,)) if "weights" in report else None
-        self._compile_metrics.update_state(report["labels"], report["logits"], sample_weight=weights)
+        weights = ops.reshape(outputs["weights"], (-1,)) if "weights" in outputs else None
+        self._compile_metrics.update_state(outputs["labels"], outputs["logits"], sample_weight=weights)
         for variable, value in zip(variables, before):
             variable.assign(ops.where(finite, ops.convert_to_tensor(variable), value))
         return {**logs, **self._compile_metrics.result()}
 
     def _symbolic_build(self, iterator=None, data_batch=None):
-        self._build_compiled()
+        self.build_compiled()
         super()._symbolic_build(iterator, data_batch)
 
-    def _build_compiled(self, labels_shape=None):
+    def build_compiled(self, labels_shape=None):
         """Build loss and metrics without a batch, where its shape or the loss says what labels are, and return whether
         they are built."""
         parts = [part for part in (self._compile_loss, self._compile_metrics) if part is not None and not part.built]
@@ -132,16 +133,10 @@ class Classifier(PretextModel):
 
     def get_config(self):
         own = {
-            "encoder": keras.saving.serialize_keras_object(self.encoder),
             "classes": self.classes,
             "frozen": self.frozen,
         }
         return {**super().get_config(), **own}
-
-    @classmethod
-    def from_config(cls, config):
-        layers = {name: keras.saving.deserialize_keras_object(config.get(name)) for name in ("encoder", "augmentation")}
-        return cls(**{**config, **layers})
 
 
 def _label_width(loss, classes):

@@ -6,7 +6,8 @@ from keras import ops
 
 from keras_splitmask.backend import distribution
 from keras_splitmask.backend.layers import Dense
-from keras_splitmask.training.steps import PretextModel
+from keras_splitmask.training.objective_model import ObjectiveModel
+from keras_splitmask.training.pixels import problem_of_absence
 from keras_splitmask.transfer import boxes, regions
 from keras_splitmask.transfer.pyramid import STRIDES, Enlarge, FeaturePyramid, Pyramid
 
@@ -124,7 +125,7 @@ class MaskHead(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
-class MaskRCNN(PretextModel):
+class MaskRCNN(ObjectiveModel):
     """Learn boxes and masks in two stages: where there is something, and what it is.
 
     It is given images and {"boxes": (B, M, 4), "labels": (B, M), "masks": (B, M, S, S)}: `data.detection_batches(...,
@@ -148,8 +149,6 @@ class MaskRCNN(PretextModel):
         seed: with the step's number, it decides all randomness of training.
     """
 
-    takes_labels = True
-
     def __init__(
         self,
         encoder,
@@ -170,16 +169,16 @@ class MaskRCNN(PretextModel):
         name="mask_rcnn",
         **kwargs,
     ):
-        reports = ["proposal_loss", "class_loss", "box_loss"] + ["mask_loss"] * masks
+        logged = ["proposal_loss", "class_loss", "box_loss"] + ["mask_loss"] * masks
         super().__init__(
-            reports=reports, seed=seed, augmentation=augmentation, accumulate=accumulate, name=name, **kwargs
+            encoder, logged=logged, seed=seed, augmentation=augmentation, accumulate=accumulate, name=name, **kwargs
         )
         if min(classes, proposals) < 1 or samples < 4:
             raise ValueError(
                 f"Expected classes and proposals of at least 1, samples of at least 4, received {classes=},"
                 f" {proposals=}, {samples=}."
             )
-        self.encoder, self.classes, self.neck, self.width, self.masks = encoder, classes, neck, width, masks
+        self.classes, self.neck, self.width, self.masks = classes, neck, width, masks
         self.anchor_scale, self.proposals, self.samples, self.hidden = anchor_scale, proposals, samples, hidden
         self.max_detections, self.score_threshold, self.iou_threshold = max_detections, score_threshold, iou_threshold
         self.anchors = boxes.anchors(
@@ -239,15 +238,17 @@ class MaskRCNN(PretextModel):
         kept, scores = boxes.suppress(found, scores, levels, min(self.proposals, scores.shape[1]), 0.7)
         return ops.where((scores > 0)[..., None], boxes.take(found, kept), 0.0), scores > 0
 
-    def problem_of_given(self, targets):
-        return boxes.problem_of_targets(targets, self.classes, ("boxes", "labels", *["masks"] * self.masks))
+    def problem_of_labels(self, targets):
+        return problem_of_absence(targets, self) or boxes.problem_of_targets(
+            targets, self.classes, ("boxes", "labels", *["masks"] * self.masks)
+        )
 
-    def objective(self, images, targets, training):
-        """Images (B, H, W, C) and their objects' boxes (B, M, 4), labels (B, M) and masks (B, M, S, S) to the loss, a
-        scalar, and its parts."""
+    def objective(self, batch, training):
+        """Compute the loss of the objects' boxes (B, M, 4), labels (B, M) and masks (B, M, S, S), and its parts."""
+        images, targets, _ = batch
         maps = self.feature_pyramid(self.pyramid(images, training=training))
         logits, deltas = self.proposal_head(maps)
-        report = {"proposal_loss": self._proposal_loss(logits, deltas, targets)}
+        outputs = {"proposal_loss": self._proposal_loss(logits, deltas, targets)}
         candidates, there = self.propose(logits, deltas, before=2000)
         candidates = ops.concatenate([candidates, targets["boxes"]], axis=1)
         there = ops.concatenate([there, targets["labels"] >= 0], axis=1)
@@ -262,11 +263,11 @@ class MaskRCNN(PretextModel):
             boxes.take(targets["boxes"], nearest),
             ops.where(positive, boxes.take(targets["labels"], nearest), self.classes),
         )
-        report["class_loss"], report["box_loss"] = self._region_losses(maps, candidates, objects, labels, there)
+        outputs["class_loss"], outputs["box_loss"] = self._region_losses(maps, candidates, objects, labels, there)
         if self.masks:
             first = [x[:, :quota] for x in (candidates, objects, labels, nearest)]  # where the positive ones are
-            report["mask_loss"] = self._mask_loss(maps, *first, targets["masks"])
-        return sum(report.values()), report
+            outputs["mask_loss"] = self._mask_loss(maps, *first, targets["masks"])
+        return sum(outputs.values()), outputs
 
     def _keys(self, like):
         return distribution.uniform((ops.shape(like)[0], like.shape[1]), seed=self.draws)
@@ -310,12 +311,7 @@ class MaskRCNN(PretextModel):
         names = ("classes", "neck", "width", "masks", "anchor_scale", "proposals", "samples", "hidden")
         names += ("max_detections", "score_threshold", "iou_threshold")
         own = {name: getattr(self, name) for name in names}
-        return {**super().get_config(), **own, "encoder": keras.saving.serialize_keras_object(self.encoder)}
-
-    @classmethod
-    def from_config(cls, config):
-        layers = {name: keras.saving.deserialize_keras_object(config.get(name)) for name in ("encoder", "augmentation")}
-        return cls(**{**config, **layers})
+        return {**super().get_config(), **own}
 
 
 def _mean_over(there, values):

@@ -6,7 +6,8 @@ import keras
 from keras import ops
 
 from keras_splitmask.patches import to_pixels
-from keras_splitmask.training.steps import PretextModel
+from keras_splitmask.training.objective_model import ObjectiveModel
+from keras_splitmask.training.pixels import problem_of_absence
 from keras_splitmask.transfer import boxes
 from keras_splitmask.transfer.pyramid import FeaturePyramid, Pyramid
 
@@ -71,7 +72,7 @@ def focal_loss(truth, logits):
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
-class RetinaNet(PretextModel):
+class RetinaNet(ObjectiveModel):
     """Learn boxes (Lin et al., 2017, "Focal loss for dense object detection") with KerasCV's network, `network`, on our
     encoder.
 
@@ -97,8 +98,6 @@ class RetinaNet(PretextModel):
         ImportError: without the package keras-cv.
     """
 
-    takes_labels = True
-
     def __init__(
         self,
         encoder,
@@ -118,7 +117,8 @@ class RetinaNet(PretextModel):
         from keras_splitmask.transfer.kerascv_backbone import ViTBackbone, keras_cv
 
         super().__init__(
-            reports=["class_loss", "box_loss"],
+            encoder,
+            logged=["class_loss", "box_loss"],
             seed=seed,
             augmentation=augmentation,
             accumulate=accumulate,
@@ -132,7 +132,6 @@ class RetinaNet(PretextModel):
                 "Expected sides that are multiples of 32 for KerasCV's RetinaNet, received"
                 f" image_shape={encoder.image_shape}."
             )
-        self.encoder = encoder
         self.classes = classes
         self.neck = neck
         self.width = width
@@ -177,11 +176,12 @@ class RetinaNet(PretextModel):
         )
         return {name: best[name] for name in ("boxes", "scores", "labels")}
 
-    def problem_of_given(self, targets):
-        return boxes.problem_of_targets(targets, self.classes)
+    def problem_of_labels(self, targets):
+        return problem_of_absence(targets, self) or boxes.problem_of_targets(targets, self.classes)
 
-    def objective(self, images, targets, training):
-        """Images (B, H, W, C) and the targets of their objects to the loss, a scalar, and what it consists of."""
+    def objective(self, batch, training):
+        """Compute the loss of the objects' boxes (B, M, 4) and labels (B, M), and its two parts."""
+        images, targets, _ = batch
         deltas, logits = self.predictions(images, training)
         anchors = ops.convert_to_tensor(self.anchors)
         there = targets["boxes"], targets["labels"]
@@ -199,9 +199,4 @@ class RetinaNet(PretextModel):
     def get_config(self):
         names = ("classes", "neck", "width", "anchor_scale", "max_detections", "score_threshold", "iou_threshold")
         own = {name: getattr(self, name) for name in names}
-        return {**super().get_config(), **own, "encoder": keras.saving.serialize_keras_object(self.encoder)}
-
-    @classmethod
-    def from_config(cls, config):
-        layers = {name: keras.saving.deserialize_keras_object(config.get(name)) for name in ("encoder", "augmentation")}
-        return cls(**{**config, **layers})
+        return {**super().get_config(), **own}

@@ -4,8 +4,8 @@ import keras
 from keras import ops
 
 from keras_splitmask.patches import to_pixels
-from keras_splitmask.training.pixels import problem_of_classes, shape_text
-from keras_splitmask.training.steps import PretextModel
+from keras_splitmask.training.objective_model import ObjectiveModel
+from keras_splitmask.training.pixels import problem_of_absence, problem_of_classes, shape_text
 from keras_splitmask.transfer.pyramid import STRIDES, Pyramid
 from keras_splitmask.transfer.upernet import PixelClassifier, UPerNet, enlarge
 
@@ -36,7 +36,7 @@ def pixel_cross_entropy(logits, labels):
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
-class Segmenter(PretextModel):
+class Segmenter(ObjectiveModel):
     """Images (B, H, W, C) to logits (B, H, W, classes) float32, of the images' own size.
 
     It is fitted to images and label maps (B, H, W) int32 of classes from 0 to classes - 1, and 255 to ignore; what else
@@ -62,8 +62,6 @@ class Segmenter(PretextModel):
         accumulate: in how many parts a batch is taken; with KerasCV's heads 1.
     """
 
-    takes_labels = True
-
     def __init__(
         self,
         encoder,
@@ -80,12 +78,11 @@ class Segmenter(PretextModel):
         **kwargs,
     ):
         second = head == "upernet" and auxiliary_weight > 0
-        reports = ["pixel_accuracy", "auxiliary_loss"] if second else ["pixel_accuracy"]
+        logged = ["pixel_accuracy", "auxiliary_loss"] if second else ["pixel_accuracy"]
         super().__init__(
-            reports=reports, seed=seed, augmentation=augmentation, accumulate=accumulate, name=name, **kwargs
+            encoder, logged=logged, seed=seed, augmentation=augmentation, accumulate=accumulate, name=name, **kwargs
         )
         self._check(classes, head, accumulate)
-        self.encoder = encoder
         self.classes = classes
         self.head = head
         self.neck = neck
@@ -150,7 +147,9 @@ class Segmenter(PretextModel):
             answers.append(self.auxiliary(maps["P4"], training=training))
         return [enlarge(logits, images.shape[1:3]) for logits in answers]
 
-    def problem_of_given(self, labels):
+    def problem_of_labels(self, labels):
+        if problem := problem_of_absence(labels, self):
+            return problem
         if (
             not hasattr(labels, "shape")
             or len(labels.shape) != 3
@@ -160,25 +159,26 @@ class Segmenter(PretextModel):
             return f"Expected label maps (B, {height}, {width}) of the images' size, received {shape_text(labels)}."
         return problem_of_classes(labels, self.classes, (IGNORE,))
 
-    def objective(self, images, labels, training):
-        """Images (B, H, W, C) and label maps (B, H, W) int32 to the loss, a scalar, and the values to report."""
+    def objective(self, batch, training):
+        """Compute the cross entropy of label maps (B, H, W) int32."""
+        images, labels, _ = batch
         # A batch norm moves its averages while it computes, before it is known whether the step is skipped.
         averages = self._moving_averages() if training else {}
         before = {name: ops.copy(v) for name, v in averages.items()}
         logits, *auxiliary = self._answers(images, training, auxiliary=self.auxiliary is not None)
-        report = {name: ops.copy(v) for name, v in averages.items()}
+        outputs = {name: ops.copy(v) for name, v in averages.items()}
         for name, v in averages.items():
             v.assign(before[name])
         loss, hits = pixel_cross_entropy(logits, labels)
-        loss, report["pixel_accuracy"] = ops.mean(loss), ops.mean(hits)
+        loss, outputs["pixel_accuracy"] = ops.mean(loss), ops.mean(hits)
         for logits in auxiliary:
-            report["auxiliary_loss"] = ops.mean(pixel_cross_entropy(logits, labels)[0])
-            loss = loss + self.auxiliary_weight * report["auxiliary_loss"]
-        return loss, report
+            outputs["auxiliary_loss"] = ops.mean(pixel_cross_entropy(logits, labels)[0])
+            loss = loss + self.auxiliary_weight * outputs["auxiliary_loss"]
+        return loss, outputs
 
-    def after_step(self, step, report):
+    def after_step(self, step, outputs):
         for name, v in self._moving_averages().items():
-            v.assign(report[name])
+            v.assign(outputs[name])
 
     def _moving_averages(self):
         """The variables of batch norms, by names of their own."""
@@ -188,9 +188,4 @@ class Segmenter(PretextModel):
     def get_config(self):
         names = ("classes", "head", "neck", "width", "auxiliary_weight", "drop")
         own = {name: getattr(self, name) for name in names}
-        return {**super().get_config(), **own, "encoder": keras.saving.serialize_keras_object(self.encoder)}
-
-    @classmethod
-    def from_config(cls, config):
-        layers = {name: keras.saving.deserialize_keras_object(config.get(name)) for name in ("encoder", "augmentation")}
-        return cls(**{**config, **layers})
+        return {**super().get_config(), **own}

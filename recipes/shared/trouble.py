@@ -40,7 +40,7 @@ def log(run, model, source, batches, steps, checkpoints, measures=(), shift=0, r
 
     Args:
         run: the `workdir.Run`.
-        model: a compiled `PretextModel`.
+        model: a compiled `ObjectiveModel`.
         source: what `batches(start)`, the batches from a step on, are of.
         steps: of the whole run.
         checkpoints: those that the run saves.

@@ -4,6 +4,7 @@ import pytest
 from keras import ops
 
 import keras_splitmask as ks
+from keras_splitmask.training.batch import Batch
 
 pytestmark = pytest.mark.backend
 
@@ -33,7 +34,7 @@ def test_the_objective_is_the_papers(make_beit, make_images, rng, monkeypatch):
     order = rng.random((2, 15)).argsort(axis=1).astype("int32")
     monkeypatch.setattr(ks.Split, "call", lambda self, images: ops.convert_to_tensor(order))
     model.mask_token.assign(rng.standard_normal(16))
-    loss, report = model.objective(images, training=False)
+    loss, report = model.objective(Batch(images), training=False)
     np.testing.assert_allclose(array(loss), objective_told_again(model, images, order), rtol=1e-4)
     assert array(report["inpaint_loss"]) == array(loss) and 0 <= array(report["inpaint_accuracy"]) <= 1
     np.testing.assert_array_equal(array(report["word_perplexity"]), array(model.tokenizer(images)))
@@ -62,7 +63,7 @@ def test_every_word_is_asked_for_where_it_is_masked(make_beit, make_images, monk
         type(model.tokenizer), "call", lambda self, images: ops.tile(ops.arange(15, dtype="int32")[None], (4, 1))
     )
     model.words.kernel.assign(20 * np.eye(16))
-    _, report = model.objective(make_images(4, (12, 20, 3)), training=False)
+    _, report = model.objective(Batch(make_images(4, (12, 20, 3))), training=False)
     assert float(report["inpaint_accuracy"]) == 1 and float(report["inpaint_loss"]) < 1e-5
 
 

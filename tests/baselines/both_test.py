@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 import keras_splitmask as ks
+from keras_splitmask.training.batch import Batch
 
 pytestmark = pytest.mark.backend
 
@@ -35,7 +36,7 @@ def test_what_is_masked_is_the_target(make_baseline, make_images, rng, monkeypat
     row, column = divmod(order[0, 0], 5)
     changed = images.copy()
     changed[0, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] ^= 255
-    losses = [float(model.objective(x, training=False)[0]) for x in (images, changed)]
+    losses = [float(model.objective(Batch(x), training=False)[0]) for x in (images, changed)]
     assert losses[0] != losses[1]
 
 

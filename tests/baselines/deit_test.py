@@ -4,6 +4,7 @@ import pytest
 from keras import ops
 
 import keras_splitmask as ks
+from keras_splitmask.training.batch import Batch
 
 pytestmark = pytest.mark.backend
 
@@ -25,7 +26,7 @@ def labels_of(rng, count, classes=3):
 def test_the_loss_is_that_of_numpy(make_deit, make_images, rng):
     model, images, labels = make_deit(), make_images(5, (8, 12, 3)), labels_of(rng, 5)
     model.head.kernel.assign(rng.standard_normal((16, 3)))
-    loss, report = model.objective(images, labels, training=False)
+    loss, report = model.objective(Batch(images, labels), training=False)
     logits = ops.convert_to_numpy(model(images)["cls"]) @ ops.convert_to_numpy(
         model.head.kernel
     ) + ops.convert_to_numpy(model.head.bias)
@@ -60,8 +61,8 @@ def test_a_saved_model_is_the_same(make_deit, make_images, rng, tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     assert again.get_config() == model.get_config()
-    assert float(again.objective(images, labels, training=False)[0]) == float(
-        model.objective(images, labels, training=False)[0]
+    assert float(again.objective(Batch(images, labels), training=False)[0]) == float(
+        model.objective(Batch(images, labels), training=False)[0]
     )
 
 

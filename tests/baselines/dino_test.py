@@ -8,6 +8,7 @@ from keras import ops
 import keras_splitmask as ks
 from keras_splitmask.baselines.dino import local_size
 from keras_splitmask.resampling import resample_table
+from keras_splitmask.training.batch import Batch
 from keras_splitmask.training.checkpoints import variables_of
 
 pytestmark = pytest.mark.backend
@@ -101,7 +102,7 @@ def test_the_objective_is_the_papers(make_dino, make_views, rng, local, pairs):
     for weight in model.weights[:-2]:
         weight.assign(array(weight) + 0.1 * rng.standard_normal(weight.shape))  # student and teacher apart
     model.centre.assign(0.1 * rng.standard_normal(24))
-    loss, report = model.objective(views, training=False)
+    loss, report = model.objective(Batch(views), training=False)
     expected, count = loss_told_again(model, views)
     assert count == pairs
     np.testing.assert_allclose(float(loss), expected, rtol=1e-4)

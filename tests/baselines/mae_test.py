@@ -6,6 +6,7 @@ from keras import ops
 import keras_splitmask as ks
 from keras_splitmask.baselines.mae import decoder_size
 from keras_splitmask.patches import IMAGENET_MEAN, IMAGENET_STD
+from keras_splitmask.training.batch import Batch
 
 pytestmark = pytest.mark.backend
 
@@ -41,7 +42,7 @@ def test_the_objective_is_the_papers(make_mae, make_images, rng, monkeypatch):
     model, images = make_mae(decoder_depth=2), make_images(2, (12, 20, 3))
     order = rng.random((2, 15)).argsort(axis=1).astype("int32")
     monkeypatch.setattr(ks.Split, "call", lambda self, images: ops.convert_to_tensor(order))
-    loss, report = model.objective(images, training=False)
+    loss, report = model.objective(Batch(images), training=False)
     np.testing.assert_allclose(array(loss), objective_told_again(model, images, order), rtol=1e-4)
     assert report == {}
 
@@ -69,7 +70,7 @@ def test_pixels_that_are_known_are_painted_as_they_are(make_mae, make_images, mo
     true = (true - true.mean(axis=2, keepdims=True)) / true.std(axis=2, keepdims=True)
     monkeypatch.setattr(model, "masked", lambda images, order, training=False: None)
     object.__setattr__(model, "pixels", lambda hidden: ops.convert_to_tensor(true.astype("float32")))
-    np.testing.assert_allclose(float(model.objective(images, training=False)[0]), 0, atol=1e-6)
+    np.testing.assert_allclose(float(model.objective(Batch(images), training=False)[0]), 0, atol=1e-6)
     np.testing.assert_allclose(array(model.paint(images, ops.convert_to_tensor(order))), images / 255, atol=1e-4)
 
 

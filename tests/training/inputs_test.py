@@ -10,8 +10,8 @@ from keras import ops
 import keras_splitmask as ks
 from keras_splitmask.patches import to_pixels
 from keras_splitmask.training.inputs import CheckedModel
+from keras_splitmask.training.objective_model import ObjectiveModel
 from keras_splitmask.training.pixels import check_pixels
-from keras_splitmask.training.steps import PretextModel
 
 SHAPE = (8, 8, 3)
 DIVIDE = r"^Expected float pixels in 0\.\.1, received 0 to 255; divide them by 255 \(images / 255\) or pass uint8\.$"
@@ -68,20 +68,20 @@ def make_images(rng):
     return made
 
 
-class Brightness(PretextModel):
+class Brightness(ObjectiveModel):
     """A model whose loss is a weight times the mean pixel, so that each step of a rate of 1 takes this mean from the
     weight."""
 
     def __init__(self):
-        super().__init__()
+        super().__init__(None)
         self.w = self.add_weight(shape=(), initializer="zeros", name="w")
         self.built = True
 
     def call(self, images, training=None):
         return ops.mean(to_pixels(images), axis=(1, 2, 3)) + 0 * self.w
 
-    def objective(self, images, training):
-        return self.w * ops.mean(self(images)), {}
+    def objective(self, batch, training):
+        return self.w * ops.mean(self(batch.images)), {}
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 from keras_splitmask.training import RunLog
-from keras_splitmask.training.steps import PretextModel
+from keras_splitmask.training.objective_model import ObjectiveModel
 
 
 def read(path):
@@ -18,21 +18,21 @@ def read(path):
     return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
 
 
-class Line(PretextModel):
+class Line(ObjectiveModel):
     """Loss: slope times the mean of the images."""
 
     takes_pixels = False
 
     def __init__(self):
-        super().__init__(reports=["brightness"])
+        super().__init__(None, logged=["brightness"])
         self.slope = self.add_weight(shape=(), initializer="ones", name="slope")
         self.built = True
 
     def call(self, images):
         return images
 
-    def objective(self, images, training):
-        return self.slope * ops.mean(images), {"brightness": ops.mean(images)}
+    def objective(self, batch, training):
+        return self.slope * ops.mean(batch.images), {"brightness": ops.mean(batch.images)}
 
 
 def fit(log, levels, interval=None, model=None, **more):

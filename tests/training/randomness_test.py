@@ -8,6 +8,7 @@ from keras import ops
 import keras_splitmask as ks
 from keras_splitmask.backend import distribution
 from keras_splitmask.encoder import DropPath
+from keras_splitmask.training.seeded import seed_layers, seeded_objective
 from keras_splitmask.transfer.upernet import DropChannels
 
 pytestmark = pytest.mark.backend
@@ -98,7 +99,7 @@ def dropped(monkeypatch):
 
 
 def in_step(model, method, step=0):
-    return lambda: model._seeded_objective(batch(method), step, training=True)
+    return lambda: seeded_objective(model, batch(method), step, training=True)
 
 
 def correlation(masks):
@@ -159,6 +160,6 @@ def test_random_streams_of_a_step_lie_apart():
     states = [v for v in model.non_trainable_variables if v.name == "seed_generator_state"]
     assert len(states) == 24
     for model.seed in range(20):
-        model._seed_step(7)
+        seed_layers(model, 7)
         numbers = np.sort([int(ops.convert_to_numpy(v).astype("int64").sum()) for v in states])
         assert np.diff(numbers).min() > 64

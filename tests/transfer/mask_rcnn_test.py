@@ -4,6 +4,8 @@ import pytest
 from keras import ops
 
 import keras_splitmask as ks
+from keras_splitmask.training.batch import Batch
+from keras_splitmask.training.seeded import seeded_objective
 from keras_splitmask.transfer.mask_rcnn import MaskRCNN
 
 pytestmark = pytest.mark.backend
@@ -24,7 +26,7 @@ def test_shapes_are_static_and_losses_finite_without_objects(scenes):
         "labels": (2, 10),
         "masks": (2, 10, 28, 28),
     }
-    assert set(model.objective(images, targets, training=True)[1]) == {
+    assert set(model.objective(Batch(images, targets), training=True)[1]) == {
         "proposal_loss",
         "class_loss",
         "box_loss",
@@ -55,11 +57,11 @@ def test_losses_at_the_start_are_those_of_ignorance(scenes):
     ):
         layer.kernel.assign(0 * layer.kernel)
     found = targets["boxes"].copy()
-    _, report = model.objective(images[1:], {name: x[1:] for name, x in targets.items()}, training=False)
+    _, report = model.objective(Batch(images[1:], {name: x[1:] for name, x in targets.items()}), training=False)
     assert float(report["class_loss"]) == pytest.approx(np.log(3), rel=1e-5)
     assert float(report["mask_loss"]) == pytest.approx(np.log(2), rel=1e-5)
     empty = {"boxes": found[:1], "labels": targets["labels"][:1], "masks": targets["masks"][:1]}
-    _, report = model.objective(images[:1], empty, training=False)
+    _, report = model.objective(Batch(images[:1], empty), training=False)
     assert float(report["proposal_loss"]) == pytest.approx(np.log(2), rel=1e-5) and float(report["mask_loss"]) == 0
 
 
@@ -99,7 +101,7 @@ def test_regions_in_what_is_ignored_are_not_learnt_from(scenes, monkeypatch):
             "propose",
             lambda *_, **__: (ops.convert_to_tensor(proposed), ops.convert_to_tensor(np.array([there], bool))),
         )
-        _, report = model.objective(images, {**targets, "ignored": ignored[None, None]}, training=False)
+        _, report = model.objective(Batch(images, {**targets, "ignored": ignored[None, None]}), training=False)
         losses[name] = [float(report[part]) for part in ("class_loss", "box_loss", "mask_loss")]
     assert losses["ignored"] == pytest.approx(losses["removed"], rel=1e-5)
     assert losses["background"][0] != pytest.approx(losses["removed"][0], rel=1e-4)
@@ -130,14 +132,14 @@ def test_it_learns(scenes):
 
 def test_a_step_draws_the_same_whatever_came_before(scenes):
     model, (images, targets) = make(), scenes(2)
-    losses = [float(model._seeded_objective((images, targets), step, True)[0]) for step in (3, 4, 3)]
+    losses = [float(seeded_objective(model, (images, targets), step, True)[0]) for step in (3, 4, 3)]
     assert losses[0] == losses[2] != losses[1]
 
 
 def test_without_masks_it_is_faster_rcnn(scenes):
     model, (images, targets) = make(masks=False), scenes(2)
     targets.pop("masks")
-    assert set(model.objective(images, targets, training=True)[1]) == {"proposal_loss", "class_loss", "box_loss"}
+    assert set(model.objective(Batch(images, targets), training=True)[1]) == {"proposal_loss", "class_loss", "box_loss"}
     assert set(model(images)) == {"boxes", "scores", "labels"} and model.mask_head is None
 
 
@@ -169,7 +171,7 @@ def test_a_saved_model_is_the_same_and_so_is_an_exported_one(scenes, tmp_path):
 def test_mixed_precision(scenes):
     keras.config.set_dtype_policy("mixed_bfloat16")
     model, (images, targets) = make(), scenes(2)
-    loss, report = model.objective(images, targets, training=True)
+    loss, report = model.objective(Batch(images, targets), training=True)
     assert np.isfinite(float(loss)) and {keras.backend.standardize_dtype(x.dtype) for x in report.values()} == {
         "float32"
     }

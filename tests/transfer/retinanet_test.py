@@ -5,6 +5,7 @@ from keras import ops
 
 import keras_splitmask as ks
 from keras_splitmask.evaluation import average_precision, to_original
+from keras_splitmask.training.batch import Batch
 from keras_splitmask.transfer import boxes
 
 pytest.importorskip("keras_cv", reason="RetinaNet is KerasCV's, which is not installed")
@@ -54,7 +55,7 @@ def test_the_loss_is_that_of_numpy(scenes, ignoring):
     if ignoring:
         targets["labels"][:, 0], targets["ignored"] = -1, targets["boxes"][:, :1].copy()
     deltas, logits = (ops.convert_to_numpy(x) for x in model.predictions(images))
-    loss, report = model.objective(images, targets, training=False)
+    loss, report = model.objective(Batch(images, targets), training=False)
     class_losses, box_losses = [], []
     for i in range(3):
         own = targets["labels"][i] >= 0

@@ -5,6 +5,7 @@ from keras import ops
 
 import keras_splitmask as ks
 from keras_splitmask.backend.distribution import part_of_batch
+from keras_splitmask.training.batch import Batch
 from keras_splitmask.transfer.segment import Segmenter, pixel_cross_entropy
 from keras_splitmask.transfer.upernet import DropChannels, enlarge, pool
 
@@ -95,7 +96,7 @@ def test_the_loss_is_that_of_numpy(rng):
 
 def test_the_objective_is_the_loss_at_the_images_size_and_the_auxiliary_heads(make_segmenter, make_scenes):
     model, (images, labels) = make_segmenter(auxiliary_weight=0.5), make_scenes(2)
-    loss, report = model.objective(images, labels, training=False)
+    loss, report = model.objective(Batch(images, labels), training=False)
     logits = model(images)
     assert logits.shape == (2, *SHAPE[:2], 3)
     main, hits = (ops.convert_to_numpy(x).mean() for x in pixel_cross_entropy(logits, labels))

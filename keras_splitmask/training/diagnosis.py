@@ -1,22 +1,25 @@
-"""Find what went wrong in a training step that was skipped."""
+"""Find the cause of a training step that was skipped: which tensor was the first that is NaN or infinite."""
 
 import functools
 
 import keras
 from keras import ops
 
+from keras_splitmask.training import steps
+from keras_splitmask.training.seeded import seeded_objective
 
-def find(model, batch, step):
-    """The first tensor that is not finite in a training step, computed again with the current weights.
+
+def first_bad_tensor(model, batch, step):
+    """Compute a training step again with the current weights, and describe its first tensor that is not finite.
 
     Args:
-        model: a `PretextModel`.
-        batch: images (B, H, W, C), or the dictionary of images that the model is fitted to, or a tuple of them and
-            their labels.
+        model: a compiled `ObjectiveModel`.
+        batch: images (B, H, W, C), or the dictionary of crops that the model is fitted to; or a tuple of images and
+            labels.
         step: int, the number of the step, from 0 on.
 
     Returns:
-        Its description, or None if all is finite.
+        Its name in words, such as "the gradient of encoder/norm/gamma", or None if all is finite.
     """
     data = batch if isinstance(batch, tuple) else (batch,)
     named = {"the images": data[0], **{f"the weight {v.path}": v for v in model.trainable_variables}}
@@ -24,17 +27,17 @@ def find(model, batch, step):
     if bad:
         return bad
     outputs = []
-    layers = [layer for layer in model._flatten_layers(include_self=False)]
+    layers = list(model._flatten_layers(include_self=False))
     for layer in layers:
         object.__setattr__(layer, "call", _watched(layer, outputs))
     try:
-        model._seeded_objective(data, step, training=True)
+        seeded_objective(model, data, step, training=True)
     finally:
         for layer in layers:
             object.__delattr__(layer, "call")
     if outputs:
         return f"the output of {outputs[0]}"
-    loss, _, gradients = model._gradients(data, step)
+    loss, _, gradients = steps.compute_gradients(model, data, step)
     named = {"the loss": loss, **{f"the gradient of {v.path}": g for v, g in zip(model.trainable_variables, gradients)}}
     return next((name for name, value in named.items() if value is not None and not _is_finite(value)), None)
 
@@ -44,14 +47,14 @@ def _is_finite(tensor):
 
 
 def _watched(layer, bad):
-    """The layer's `call`, which adds the layer's path to `bad` if what it returns is not finite."""
+    """Wrap the layer's `call` so that it adds the layer's path to `bad` if its output is not finite."""
     call = layer.call
 
     @functools.wraps(call)
     def watched(*arguments, **options):
-        answer = call(*arguments, **options)
-        if not all(_is_finite(tensor) for tensor in keras.tree.flatten(answer)):
+        output = call(*arguments, **options)
+        if not all(_is_finite(tensor) for tensor in keras.tree.flatten(output)):
             bad.append(layer.path or layer.name)  # a layer that builds nothing has no path
-        return answer
+        return output
 
     return watched

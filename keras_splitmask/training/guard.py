@@ -1,0 +1,22 @@
+"""The guard of a training step: if the loss or a gradient is NaN or infinite, the step changes no weight."""
+
+import keras
+from keras import ops
+
+from keras_splitmask.training.optimizer import global_norm
+
+
+def gradient_norm(model, gradients):
+    """Norm of all gradients together, float32, of the loss before any loss scaling; NaN or infinite if one gradient
+    is."""
+    return global_norm(gradients) / ops.cast(model.optimizer.scale_loss(ops.ones(())), "float32")
+
+
+def skip(model):
+    """Count the step without moving a weight; in float16, halve the scale of the loss."""
+    optimizer = model.optimizer
+    optimizer.iterations.assign_add(1)
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer.step_counter.assign(0)
+        # Not below 1: from 0, where halving ends, no doubling leads back.
+        optimizer.dynamic_scale.assign(ops.maximum(optimizer.dynamic_scale / 2, 1.0))

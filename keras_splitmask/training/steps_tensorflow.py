@@ -1,0 +1,56 @@
+"""The training step on TensorFlow, on one device or on each replica of a strategy."""
+
+from keras_splitmask.backend import distribution
+from keras_splitmask.training.accumulation import accumulate
+from keras_splitmask.training.guard import gradient_norm, skip
+from keras_splitmask.training.seeded import seeded_objective, seeded_vectors
+
+
+def compute_gradients(model, data, step):
+    """The loss, a scalar, the outputs of the objective, and the gradient of each trainable variable or None."""
+    if model.accumulate == 1:
+        return _gradients_at_once(model, data, step)
+    return accumulate(
+        model,
+        data,
+        lambda part: _gradients_at_once(model, part, step),
+        lambda part: seeded_vectors(model, part, step),
+    )
+
+
+def _gradients_at_once(model, data, step):
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        loss, outputs = seeded_objective(model, data, step, training=True)
+        loss = distribution.weighted(loss)
+        scaled = model.optimizer.scale_loss(loss)
+    gradients = tape.gradient(scaled, model.trainable_variables)
+    return loss, outputs, [None if g is None else tf.convert_to_tensor(g) for g in gradients]
+
+
+def train_step(self, data):
+    """Take one training step on a batch, as Keras calls it. Returns the metrics by name."""
+    import tensorflow as tf
+
+    step = tf.identity(self.optimizer.iterations)
+    with distribution.shared(data):
+        loss, outputs, gradients = compute_gradients(self, data, step)
+    loss, *gradients = distribution.average([loss, *gradients])
+    norm = gradient_norm(self, gradients)
+    finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
+
+    def move(gradients, step, outputs):
+        self.optimizer.apply(distribution.keep_on_first_replica(gradients), self.trainable_variables)
+        self.after_step(step, outputs)
+
+    distribution.cond_across_replicas(finite, move, lambda *_: skip(self), gradients, step, outputs)
+    outputs = {"loss": loss, "gradient_norm": norm, **outputs}
+    return distribution.logs_for_keras(self.update_metrics(outputs, data, finite))
+
+
+def test_step(self, data):
+    """Evaluate a batch, as Keras calls it. Returns the metrics by name."""
+    with distribution.shared(data):
+        loss, outputs = seeded_objective(self, data, 0, training=False)
+    return distribution.logs_for_keras(self.update_metrics({"loss": loss, **outputs}, data))

@@ -1,0 +1,54 @@
+"""The training step on PyTorch."""
+
+from keras_splitmask.training.accumulation import accumulate
+from keras_splitmask.training.guard import gradient_norm, skip
+from keras_splitmask.training.seeded import seeded_objective, seeded_vectors
+
+
+def compute_gradients(model, data, step):
+    """The loss, a scalar, the outputs of the objective, and the gradient of each trainable variable or None."""
+    if model.accumulate == 1:
+        return _gradients_at_once(model, data, step)
+    import torch
+
+    with torch.no_grad():
+        return accumulate(
+            model,
+            data,
+            lambda part: _gradients_at_once(model, part, step),
+            lambda part: seeded_vectors(model, part, step),
+        )
+
+
+def _gradients_at_once(model, data, step):
+    import torch
+
+    model.zero_grad()
+    with torch.enable_grad():
+        loss, outputs = seeded_objective(model, data, step, training=True)
+        model.optimizer.scale_loss(loss).backward()
+    outputs = {name: value.detach() for name, value in outputs.items()}
+    return loss.detach(), outputs, [v.value.grad for v in model.trainable_variables]
+
+
+def train_step(self, data):
+    """Take one training step on a batch, as Keras calls it. Returns the metrics by name."""
+    import torch
+
+    step = int(self.optimizer.iterations)
+    loss, outputs, gradients = compute_gradients(self, data, step)
+    with torch.no_grad():
+        norm = gradient_norm(self, gradients)
+        finite = torch.isfinite(loss) & torch.isfinite(norm)
+        if finite:
+            self.optimizer.apply(gradients, self.trainable_variables)
+            self.after_step(step, outputs)
+        else:
+            skip(self)
+        return self.update_metrics({"loss": loss, "gradient_norm": norm, **outputs}, data, finite)
+
+
+def test_step(self, data):
+    """Evaluate a batch, as Keras calls it. Returns the metrics by name."""
+    loss, outputs = seeded_objective(self, data, 0, training=False)
+    return self.update_metrics({"loss": loss, **outputs}, data)
