@@ -145,7 +145,6 @@ def test_the_library_requires_three_packages_alone():
         *extras["tf"],
         *extras["cv"],
         *extras["data"],
-        *extras["interchange"],
         *extras["coco"],
     }
 

@@ -1,25 +1,17 @@
-"""Weights in and out: this library's models, and encoders of Hugging Face's transformers and timm."""
+"""Load and save weights: this library's models, and encoders of Hugging Face's transformers and timm."""
 
-from keras_splitmask.interchange.models import (
-    MODEL_FILE,
-    WeightReport,
-    copy_weights,
-    initialise,
-    load_encoder,
-    load_model,
-    named_weights,
-    save_encoder,
-)
+from keras_splitmask.interchange.copying import WeightReport, copy_weights, named_weights
+from keras_splitmask.interchange.models import MODEL_FILE, initialise, load_encoder, load_model, save_encoder
 from keras_splitmask.interchange.names import LAYOUTS
 
 __all__ = [
     "LAYOUTS",
     "MODEL_FILE",
     "WeightReport",
+    "copy_weights",
     "initialise",
     "load_encoder",
     "load_model",
     "named_weights",
     "save_encoder",
-    "copy_weights",
 ]

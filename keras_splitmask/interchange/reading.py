@@ -1,8 +1,7 @@
-"""From a file of another library to the arguments and the weights of our encoder.
+"""Import a file of another library: the arguments and the weights of our encoder.
 
-What the other model does and our encoder has no weight for is folded into the weights that it has, where that is the
-same function: the position of cls, the scale of a branch, the pixels' mean and deviation, biases that are not there.
-What would be another function is refused.
+Parameters that our encoder does not have (layer scale, cls position, pixel normalisation) are folded into existing
+weights when the result is equivalent; otherwise loading fails.
 """
 
 import dataclasses
@@ -12,7 +11,6 @@ import re
 
 import numpy as np
 
-from keras_splitmask.backend.optional import optional
 from keras_splitmask.interchange.configuration import TIMM_EPSILON, read_stated
 from keras_splitmask.interchange.folding import (
     BIAS,
@@ -27,20 +25,24 @@ from keras_splitmask.interchange.folding import (
     fuse,
 )
 from keras_splitmask.interchange.names import CONFIG, DROPPED, HEADS, PREPROCESSOR, TABLES, TIMM, WEIGHTS, names_of
+from keras_splitmask.interchange.safetensors_files import open_safetensors
 from keras_splitmask.patches import pixel_statistics, sine_cosine_positions
 
-HUGGING_FACE_EPSILON = 1e-12  # of the models whose classes read these names
-WEIGHTS_OF_BLOCK = 8  # at the least: without any bias there are eight
+HUGGING_FACE_EPSILON = 1e-12  # default of the classes in transformers
+WEIGHTS_OF_BLOCK = 8  # at least, for a block without any bias
 MOST_PATCHES = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
 class ImportedEncoder:
-    """What a file holds, in our words.
+    """An encoder read from a file of another library.
 
-    `arguments` of an `Encoder`; `arrays`, its weights by name, float32; `folded`, which of them are not as in the file,
-    and why; `dropped`, which of the file's are no part of an encoder, and why; `notes`, what was assumed, and how an
-    answer differs.
+    Attributes:
+        arguments: {name: value} for an `Encoder`.
+        arrays: {name: float32 array} of its weights.
+        folded: {name: how} of the arrays that differ from the file.
+        dropped: {name: why} of weights in the file that are not part of an encoder.
+        notes: assumptions, and differences of the output, a line each.
     """
 
     arguments: dict
@@ -51,7 +53,7 @@ class ImportedEncoder:
 
 
 def find(path):
-    """The safetensors file that a path names: itself, or model.safetensors in a folder; None if there is none.
+    """Find the safetensors file of a path: itself, or model.safetensors in a folder; None if there is none.
 
     Raises:
         ValueError: if the folder holds a model in another kind of file.
@@ -71,19 +73,18 @@ def find(path):
 
 
 def read(file):
-    """What a safetensors file holds, with what config.json and preprocessor_config.json beside it state.
+    """Read a safetensors file, and the config.json and preprocessor_config.json beside it.
 
     Returns:
-        A `ImportedEncoder`. Its arrays may yet be of other names and shapes than the weights of an encoder of its arguments.
+        An `ImportedEncoder`. Whether its arrays fit an encoder of its arguments is not checked yet.
 
     Raises:
-        ImportError: without the package safetensors.
-        ValueError: if the file cannot be read, is no Vision Transformer, or is one that our encoder cannot express.
+        ValueError: if the file cannot be read, is not a Vision Transformer, or is not equivalent to our encoder.
     """
     stated = read_stated(file)
-    table, given = _by_table(file, _open(file))
+    table, given = _by_table(file, open_safetensors(file))
     averaged = f"{table['norm'][0]}.weight" not in given
-    arrays, depth = _taken(file, table, given)
+    arrays, depth = _by_our_names(file, table, given)
     dropped = _dropped(file, given)
     folded = {} if POSITIONS in arrays else {POSITIONS: "0, since the model has none"}
     arguments = _sizes(file, arrays, depth, stated)
@@ -103,19 +104,8 @@ def read(file):
     return ImportedEncoder(arguments, arrays, folded, dropped, notes)
 
 
-def _open(file):
-    """The arrays of a safetensors file, by name."""
-    try:
-        return optional("safetensors.numpy", "interchange").load_file(file)
-    except ImportError:
-        raise
-    except Exception as error:  # safetensors' own, or one for a type that NumPy does not know
-        raise ValueError(f"Expected a safetensors file of floating point numbers, received {file}: {error}.") from error
-
-
 def _by_table(file, given):
-    """The table whose names a file uses, and its arrays without what all of the model's names begin with, such as
-    "vit."."""
+    """Find the table of names that a file uses, and remove the prefix of its names, such as "vit."."""
     for table in TABLES:
         cls_token, blocks = table[CLS][0], table["block_{}/norm_attention"]
         prefixes = [
@@ -131,8 +121,8 @@ def _by_table(file, given):
     )
 
 
-def _taken(file, table, given):
-    """The arrays of an encoder by our names, as in Keras; taken out of those given. And the number of its blocks."""
+def _by_our_names(file, table, given):
+    """Move the arrays of an encoder out of `given`: by our names, shaped as in Keras; and the number of blocks."""
     blocks = table["block_{}/norm_attention"]
     depth = next(i for i in range(len(given) + 1) if not any(f"{block.format(i)}.weight" in given for block in blocks))
     arrays = {}
@@ -141,30 +131,21 @@ def _taken(file, table, given):
             pairs = [names_of(ours.format(i + 1), theirs.format(i)) for theirs in alternatives]
             for name, their_name in next((p for p in pairs if any(theirs in given for _, theirs in p)), ()):
                 if their_name in given:
-                    arrays[name] = _as_float32(file, their_name, given.pop(their_name))
-    if len(arrays) < WEIGHTS_OF_BLOCK * depth:  # an encoder of so many blocks is not made to say what is missing
+                    arrays[name] = _as_keras(given.pop(their_name).read())
+    if len(arrays) < WEIGHTS_OF_BLOCK * depth:  # do not build so many blocks only to list what is missing
         raise ValueError(
             f"Expected the weights of {depth} blocks in {file}, received {len(arrays)} arrays; is the file whole?"
         )
     return arrays, depth
 
 
-def _as_float32(file, name, array):
-    if not array.size:
-        raise ValueError(f"Expected numbers in {file}, received none in {name} of shape {array.shape}.")
-    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
-        raise ValueError(f"Expected floating point numbers in {file}, received {array.dtype} in {name}.")
-    array = array.astype("float32")
-    if not np.isfinite(array).all():
-        raise ValueError(
-            f"Expected finite numbers in {file}, received others in {name}: the model broke down in training, or the"
-            " file is damaged."
-        )
-    return array.T if array.ndim == 2 else array  # (in, out), as Keras has it
+def _as_keras(array):
+    """A kernel (in, out) as Keras has it, from (out, in); other arrays as they are."""
+    return array.T if array.ndim == 2 else array
 
 
 def _dropped(file, given):
-    """What is left of a file, and why it is no part of the encoder."""
+    """{name: why} of the arrays that are not part of an encoder; ValueError if one is unknown."""
     dropped, unknown = {}, []
     for name in given:
         reasons = [why for pattern, why in DROPPED if re.match(pattern, name)]
@@ -175,28 +156,32 @@ def _dropped(file, given):
     if any("relative_position" in name or "rel_pos" in name for name in unknown):
         raise ValueError(
             f"Expected absolute positions, received {file}, a model with relative positions ({_some(unknown, 1)}),"
-            " which the encoder has not."
+            " which the encoder does not have."
         )
     if unknown:
         raise ValueError(
-            f"Expected the weights of a plain Vision Transformer, received {file}, which has {_some(unknown)} besides."
+            f"Expected the weights of a plain Vision Transformer, received {file}, which also has {_some(unknown)}."
         )
     return dropped
 
 
 def _sizes(file, arrays, depth, stated):
-    """The arguments of the encoder that shapes and statements give, and its "grid"; zeros for positions that it states
-    not to have."""
-    kernel, cls_token = arrays.get(KERNEL), arrays[CLS]
+    """The arguments of the encoder that follow from shapes and config.json, and its "grid".
+
+    Positions become zeros if config.json states that there are none.
+    """
+    kernel = arrays.get(KERNEL)
     if kernel is None or kernel.ndim != 4 or kernel.shape[2] != kernel.shape[3] or BIAS not in arrays:
         raise ValueError(
             f"Expected a projection (D, C, side, side) of square patches and its bias in {file}, received"
             f" {getattr(kernel, 'shape', None)}."
         )
     width, channels, patch_size, _ = kernel.shape
-    found = {"width": width, "depth": depth, "channels": channels, "patch_size": (patch_size, patch_size)}
+    shapes_say = {"width": width, "depth": depth, "channels": channels, "patch_size": (patch_size, patch_size)}
     if wrong := [
-        f"{name} {stated[name]} for {found[name]}" for name in found if stated.get(name, found[name]) != found[name]
+        f"{name} {stated[name]} for {shapes_say[name]}"
+        for name in shapes_say
+        if stated.get(name, shapes_say[name]) != shapes_say[name]
     ]:
         raise ValueError(
             f"Expected a {CONFIG} of the model beside it, received in {file.with_name(CONFIG)} {', '.join(wrong)} of"
@@ -235,10 +220,9 @@ def _sizes(file, arrays, depth, stated):
 
 
 def _grid(file, positions, extra, image_size, patch_size):
-    """(rows, columns) of the patches that a table (1, P, D) has positions for; it may have some for cls and extra
-    tokens, too."""
+    """(rows, columns) of the patches of a position table (1, P, D), which may include cls and extra tokens."""
     count = 0 if positions is None else positions.shape[1]
-    others = {0, 1, 1 + extra}  # rows that are not of patches
+    others = {0, 1, 1 + extra}  # possible numbers of rows that are not patches
     if image_size:
         grid = tuple(side // patch_size for side in image_size)
         if positions is not None and count - math.prod(grid) not in others:
@@ -258,7 +242,7 @@ def _grid(file, positions, extra, image_size, patch_size):
 
 
 def _assumed(file, arguments, stated, epsilon):
-    """Fill in what nothing states, and say so in a list of notes."""
+    """Fill in what no file states, and list these assumptions."""
     width, channels, notes = arguments["width"], arguments["image_shape"][-1], []
     if "heads" not in stated and width not in HEADS and width % 64:
         raise ValueError(
@@ -269,7 +253,7 @@ def _assumed(file, arguments, stated, epsilon):
         stated["pixels"] = pixel_statistics(channels)
         mean, std = (" ".join(map(str, values)) for values in stated["pixels"])
         notes.append(
-            f"pixels are normalised by the mean {mean} and the deviation {std}, since no {PREPROCESSOR} states it"
+            f"pixels are normalised with mean {mean} and standard deviation {std}, since no {PREPROCESSOR} states them"
         )
     if any(value.shape not in ((), (channels,)) for value in stated["pixels"]):
         sizes = " and ".join(str(value.size) for value in stated["pixels"])

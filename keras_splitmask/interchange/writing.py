@@ -7,10 +7,10 @@ import tempfile
 
 import numpy as np
 
-from keras_splitmask.backend.optional import optional
 from keras_splitmask.interchange.configuration import TIMM_EPSILON, described
 from keras_splitmask.interchange.folding import KERNEL, PARTS, POSITIONS
 from keras_splitmask.interchange.names import HUGGING_FACE, LAYOUTS, TIMM, WEIGHTS, names_of
+from keras_splitmask.interchange.safetensors_files import safetensors_content
 
 
 def write(folder, arguments, arrays, layout):
@@ -24,14 +24,12 @@ def write(folder, arguments, arrays, layout):
         layout: one of `LAYOUTS`.
 
     Raises:
-        ImportError: without the package safetensors.
         ValueError: if the folder exists, the layout is unknown, or its model is another function than the encoder's.
     """
     folder = pathlib.Path(folder).expanduser()
     if os.path.lexists(folder):
         raise ValueError(f"Expected a folder that does not exist yet, received {folder}.")
     _check(arguments, layout)
-    save = optional("safetensors.numpy", "interchange").save
     content = _by_their_names(arguments, arrays, layout)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
@@ -39,9 +37,7 @@ def write(folder, arguments, arrays, layout):
     ) as own:  # a name that nobody else has
         aside = pathlib.Path(own, folder.name)
         aside.mkdir()
-        # Transformers insists on the metadata. Written by us, since safetensors' own files have mode 0600 and errors of
-        # another kind.
-        (aside / WEIGHTS).write_bytes(save(content, metadata={"format": "pt"}))
+        (aside / WEIGHTS).write_bytes(safetensors_content(content, {"format": "pt"}))  # transformers insists on "pt"
         for name, text in described(arguments, layout).items():
             (aside / name).write_text(json.dumps(text, indent=1) + "\n")
         os.rename(aside, folder)

@@ -9,7 +9,7 @@ from keras import ops
 import keras_splitmask as ks
 
 pytestmark = pytest.mark.backend
-pytest.importorskip("safetensors", reason="safetensors is not installed: pip install 'keras-splitmask[interchange]'")
+pytest.importorskip("safetensors", reason="safetensors is not installed: pip install safetensors")
 SIZES = {
     "hidden_size": 24,
     "num_hidden_layers": 2,

@@ -53,7 +53,7 @@ def test_an_encoder_alone_and_a_model_without_one(make_encoder, tmp_path):
         ValueError, match=r"The weights do not fit: cls_token has shape \(1, 1, 16\), expected \(1, 1, 32\); .*more."
     ):
         load_encoder(tmp_path / "encoder.keras", width=32)
-    with pytest.raises(ValueError, match="they are of 2 attention heads, expected 4"):
+    with pytest.raises(ValueError, match="they have 2 attention heads, expected 4"):
         load_encoder(tmp_path / "encoder.keras", heads=4)
 
 
@@ -101,7 +101,7 @@ def test_grey_images_of_another_grid_and_positions_that_are_calculated(make_enco
         ops.convert_to_numpy(source.embed(images.repeat(3, axis=-1))),
         atol=1e-4,
     )
-    assert set(transferred.resized.values()) == {"3 to 1 channels, which share alike"} and not transferred.fresh
+    assert set(transferred.resized.values()) == {"3 to 1 channels of equal weight"} and not transferred.fresh
     assert set(transferred.resized) == {"patch_embedding/project/kernel", "patch_embedding/project/bias"}
     table = arrays(other)["patch_embedding/positions"]
     transferred = copy_weights(source, other)
@@ -138,8 +138,14 @@ def test_what_means_something_else_is_left_fresh(make_model, changes, fresh):
     assert same(arrays(target.encoder), arrays(source.encoder))
     old, after = arrays(source.decoder), arrays(target.decoder)
     if fresh == "words":
-        assert transferred.fresh == {"decoder/words/kernel": "other words", "decoder/words/bias": "other words"}
-        assert str(transferred).splitlines()[-1] == "fresh     decoder/words/kernel, decoder/words/bias (other words)"
+        assert transferred.fresh == {
+            "decoder/words/kernel": "another tokenizer",
+            "decoder/words/bias": "another tokenizer",
+        }
+        assert (
+            str(transferred).splitlines()[-1]
+            == "fresh     decoder/words/kernel, decoder/words/bias (another tokenizer)"
+        )
     expected = before if fresh.startswith("block") else {**old, **{name: before[name] for name in transferred.fresh}}
     assert all(np.array_equal(after[name], expected[name]) for name in after)
     if fresh.startswith("block"):
@@ -183,7 +189,7 @@ def test_a_file_that_does_not_fit_changes_nothing(make_model, make_encoder, tmp_
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     with pytest.raises(
         ValueError,
-        match="there is no file .*model.keras; the run in this folder has not finished: repeat its command first",
+        match="there is no file .*model.keras; the run in this folder is not finished: run its command again first",
     ):
         initialise(target, tmp_path / "run")
 
@@ -191,7 +197,10 @@ def test_a_file_that_does_not_fit_changes_nothing(make_model, make_encoder, tmp_
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere", "Expected a run's folder, a .keras or a .safetensors file, received .*nowhere: there is no file"),
+        (
+            "nowhere",
+            "Model not found: .*nowhere. Expected a run folder, a .keras or a .safetensors file; there is no file",
+        ),
         ("", "there is no file .*model.keras"),
         ("garbage.keras", "garbage.keras is not a model that keras_splitmask can read: "),
         ("empty.keras", "empty.keras is not a model that keras_splitmask can read: "),
@@ -226,11 +235,11 @@ def test_what_does_not_fit_is_named_and_nothing_copied(make_encoder):
         copy_weights(make_encoder(depth=3), target)
     with pytest.raises(ValueError) as error:
         copy_weights(make_encoder(heads=1), target)
-    assert str(error.value) == "The weights do not fit: they are of 1 attention heads, expected 2."
+    assert str(error.value) == "The weights do not fit: they have 1 attention heads, expected 2."
     with pytest.raises(
         ValueError,
         match=(
-            "they are of 1 extra tokens, expected 0; make the encoder with extra_tokens=1, or start from another model"
+            "they have 1 extra tokens, expected 0; make the encoder with extra_tokens=1, or start from another model"
         ),
     ):
         copy_weights(make_encoder(extra_tokens=1), target)

@@ -13,15 +13,9 @@ import pytest
 import torch
 
 from keras_splitmask.interchange.pickles import Machine, Name, Placeholder
-from keras_splitmask.interchange.weight_files import LEGACY_MAGIC, LEGACY_PROTOCOL, open_weights
-
-
-def pickled(value):
-    """As torch does it."""
-    file = io.BytesIO()
-    torch.save(value, file)
-    with zipfile.ZipFile(file) as archive:
-        return archive.read("archive/data.pkl")
+from keras_splitmask.interchange.torch_files import LEGACY_MAGIC, LEGACY_PROTOCOL
+from keras_splitmask.interchange.weight_files import open_weights
+from tests.interchange.pickled import pickled
 
 
 def read(program):

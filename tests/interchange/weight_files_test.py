@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from keras_splitmask.interchange.weight_files import LEGACY_MAGIC, LEGACY_PROTOCOL, open_weights
+from keras_splitmask.interchange.torch_files import LEGACY_MAGIC, LEGACY_PROTOCOL
+from keras_splitmask.interchange.weight_files import open_weights
+from tests.interchange.pickled import pickled
 
 
 def small_module():
@@ -151,14 +153,6 @@ class Call:
 
     def __reduce__(self):
         return self.call
-
-
-def pickled(value):
-    """As torch does it."""
-    file = io.BytesIO()
-    torch.save(value, file)
-    with zipfile.ZipFile(file) as archive:
-        return archive.read("archive/data.pkl")
 
 
 def in_a_state(call):
@@ -338,7 +332,7 @@ def test_npz_of_objects_or_of_other_numbers(tmp_path):
         ({"shape": [2**39, 2**39]}, "cannot be its bytes"),
         ({"shape": [9] * 100_000}, "a shape that no weight has"),
         ({"shape": [-2, -2]}, "a shape that no weight has"),
-        ({"dtype": "I64"}, "w holds I64, expected F32, F16 or BF16"),
+        ({"dtype": "I64"}, "w holds I64, expected F64, F32, F16 or BF16"),
         ({"shape": None}, "it is damaged"),
     ],
 )

@@ -88,7 +88,6 @@ def test_bad_input_ends_in_one_line(refused, pretrained, tmp_path, flags, messag
 
 
 def test_the_encoder_for_another_library_and_back(here, arrays, pretrained, tmp_path):
-    pytest.importorskip("safetensors")
     end = here("export", f"--init_from={pretrained}", "--layout=beit", f"--output={tmp_path / 'beit'}")
     assert (
         end.status == 2
