@@ -19,7 +19,7 @@ import pytest
 from keras import ops
 
 import keras_splitmask as ks
-from keras_splitmask.tokenizers.dalle import decoder_convolutions, encoder_convolutions
+from keras_splitmask.tokenizers.dvae import decoder_convolutions, encoder_convolutions
 from tests import running
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -1,8 +1,9 @@
-"""Images in: sources, augmentation on the host, and the batches of a run."""
+"""Sources of images, augmentation on the host, and the batches of a run."""
 
 from keras_splitmask.data.augmentation import CROPS, center_box, crop_box, flip, mix
 from keras_splitmask.data.cache import cached
-from keras_splitmask.data.coco import DetectionSource, Objects, open_detection
+from keras_splitmask.data.coco import DetectionSource, Objects
+from keras_splitmask.data.detection_sets import open_detection
 from keras_splitmask.data.framing import letterbox
 from keras_splitmask.data.label_maps import SegmentationSource, open_segmentation
 from keras_splitmask.data.multicrop import MultiCrop

@@ -1,4 +1,4 @@
-"""Images with annotations of their pixels: a source on top of a source of images."""
+"""Images with annotations of their pixels: a source that wraps a source of images."""
 
 import collections
 import dataclasses
@@ -9,15 +9,16 @@ from keras_splitmask.data.folders import FolderSource
 from keras_splitmask.data.scan import NAMED, THREADS, printable
 from keras_splitmask.data.sources import Source
 from keras_splitmask.data.turning import orientation, upright
+from keras_splitmask.data.values import WrongSize
 
 
 class AnnotatedSource(Source):
-    """The images of another source, each of which must have the size that its annotation is for.
+    """The images of another source; each must have the size that its annotation states.
 
     Args:
         pictures: a `Source` of the images.
-        classes: their names.
-        left_out: name: reason, of what cannot be used besides what `pictures` leaves out.
+        classes: names of the classes.
+        left_out: {name: reason} of what cannot be used, besides what `pictures` leaves out.
     """
 
     def __init__(self, pictures, classes, left_out):
@@ -42,46 +43,43 @@ class AnnotatedSource(Source):
         return self.pictures.keeps_depth(i)
 
     def read_pixels(self, i, plan=None):
-        """See `Source`. An image that was turned or resized after it was annotated cannot be read."""
-        found = []
+        """See `Source`. An image that was turned or resized after it was annotated raises ValueError."""
 
-        def noted(height, width):
-            found.append((height, width))
+        def checked(height, width):
+            check_size(self.size(i), (height, width), self.name(i))
             return plan(height, width) if plan else ((0, 0, height, width), (height, width))
 
-        pixels = self.pictures.read_pixels(i, noted)
-        check_size(self.size(i), found[0], self.name(i))
-        return pixels
+        return self.pictures.read_pixels(i, checked)
 
     def each(self, read, limit=None):
-        """`read(i)` of each image for which it can be done, or of the first of them, one after the other.
+        """Yield `read(i)` for each image, or for the first `limit` images.
 
-        One that cannot be read, or whose annotation cannot, is reported once and noted in `broken`.
+        An image or annotation that cannot be read is skipped, reported once and noted in `broken`.
         """
         for i in range(min(limit or len(self), len(self))):
             try:
-                answer = read(i)
+                sample = read(i)
             except ValueError as error:
-                self.note_broken(i, str(error), "It is left out of the measures.")
+                self.note_broken(i, str(error), "It is left out of the metrics.")
                 continue
-            yield answer
+            yield sample
 
     def summary(self):
-        """How many images of how many classes there are, and what was left out and why, in a line."""
-        return f"{len(self)} images, {len(self.classes)} classes{told(self.left_out)}"
+        """The number of images and classes, and what was left out and why, in a line."""
+        return f"{len(self)} images, {len(self.classes)} classes{left_out_text(self.left_out)}"
 
 
 def check_size(annotated, size, name):
-    """Raises ValueError unless an image has the (height, width) that its annotation is for."""
+    """Raise WrongSize unless an image has the (height, width) that its annotation states."""
     if tuple(annotated) != tuple(size):
-        raise ValueError(
+        raise WrongSize(
             f"Expected an image of {annotated[0]}x{annotated[1]} pixels, as it was annotated, received"
             f" {size[0]}x{size[1]} in {name}; annotate it again."
         )
 
 
 def check_classes(classes, expected, place):
-    """Raises ValueError if other classes than the data set's are expected: names, or those of a source."""
+    """Raise ValueError unless the data set has the expected classes: names, or those of a source."""
     expected = getattr(expected, "classes", expected)
     if expected is not None and list(expected) != classes:
         missing, others = (
@@ -91,28 +89,27 @@ def check_classes(classes, expected, place):
             "in another order"
         ]
         raise ValueError(
-            f"Expected the {len(expected)} classes that are learnt, received {len(classes)} in {place};"
-            f" {'; '.join(lists)}; make them alike."
+            f"Expected the {len(expected)} classes of training, received {len(classes)} in {place};"
+            f" {'; '.join(lists)}; use the same classes in both."
         )
 
 
 def check_left_out(bad, total, left_out, place, max_bad_fraction):
-    """Raises ValueError if none of `total` annotated images is left, or more than that share of them is `bad`: a
-    number."""
+    """Raise ValueError if none of `total` annotated images is usable, or more than `max_bad_fraction` are `bad`."""
     if bad < total and bad <= max_bad_fraction * total:
         return
-    share = (
+    expected = (
         f"at most {max_bad_fraction:.0%} of the annotated images in {place} to be unusable, received {bad} of {total}"
     )
     none = f"annotated images in {place}, received none that can be used"
     raise ValueError(
-        f"Expected {share if 0 < bad < total else none}{told(left_out)}; correct the"
+        f"Expected {expected if 0 < bad < total else none}{left_out_text(left_out)}; correct the"
         f" files{', or raise max_bad_fraction' * (bad < total)}."
     )
 
 
-def told(left_out):
-    """What was left out, as the end of a line: for each reason how many, and the names of the first."""
+def left_out_text(left_out):
+    """The end of a line about what was left out: for each reason the count and the first names."""
     names = collections.defaultdict(list)
     for name, reason in left_out.items():
         names[reason].append(name)
@@ -126,19 +123,20 @@ def _first(names):
 
 
 def annotated_images(found, sizes, channels, report):
-    """The images of a folder that are annotated.
+    """Select the images of a folder that are annotated.
 
     Args:
         found: a `Scan` of the folder.
-        sizes: relative path: (height, width), of the images that are annotated.
+        sizes: {relative path: (height, width)} of the annotated images.
         channels: see `FolderSource`.
-        report: told of each image that turns out to be broken.
+        report: a function that receives a line about each image that turns out to be broken.
 
     Returns:
-        A `FolderSource` in the order of `sizes`; {path: EXIF orientation} of the images that are annotated as they are
-        stored, but are turned when they are read, where sizes that turning keeps are taken as those that it does not;
-        name: reason, of the images that are annotated but not there or of another size; and the same of those that are
-        not annotated. The first is None if no image is left.
+        1. a `FolderSource` in the order of `sizes`, or None if no image is left;
+        2. {path: EXIF orientation} of the images that were annotated as stored, but are turned when they are read. A
+           square image does not show it, so those follow the others;
+        3. {name: reason} of the images that are annotated but are missing or have another size;
+        4. {name: reason} of the images that are not annotated.
     """
     left_out = {printable(path): found.left_out.get(path, "no such file") for path in sizes if path not in found.images}
     others = {printable(path): "no annotation" for path in found.images if path not in sizes}

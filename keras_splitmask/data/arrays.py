@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_splitmask.data import arrayfile, bounds
-from keras_splitmask.data.decoding import fit_channels
+from keras_splitmask.data.conversion import fit_channels
 from keras_splitmask.data.labels import check_labels, check_names, text
 from keras_splitmask.data.sources import SPLITS, NoSuchSplit, Source, part_of
 from keras_splitmask.data.values import check_layout, check_pixels

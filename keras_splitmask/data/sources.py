@@ -8,7 +8,8 @@ import threading
 
 import numpy as np
 
-from keras_splitmask.data.decoding import fit_channels, part, to_uint8
+from keras_splitmask.data.conversion import fit_channels, to_uint8
+from keras_splitmask.data.decoding import part
 from keras_splitmask.data.labels import some
 from keras_splitmask.data.randomness import generator
 from keras_splitmask.data.record import write

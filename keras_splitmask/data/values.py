@@ -1,6 +1,10 @@
-"""Which pixel values are read, and which of them become 0 and 255."""
+"""Check pixel values: their type, their range and their layout."""
 
 import numpy as np
+
+
+class WrongSize(ValueError):
+    """An image has another size than its annotation."""
 
 
 def is_final(dtype, value_range):

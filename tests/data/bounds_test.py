@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from keras_splitmask.data import bounds, jpeg, open_source
-from keras_splitmask.data.decoding import fit_channels, read_pixels, to_uint8
+from keras_splitmask.data.conversion import fit_channels, to_uint8
+from keras_splitmask.data.decoding import read_pixels
 from keras_splitmask.data.headers import read_header
 from keras_splitmask.data.resizing import resize
 from keras_splitmask.data.stored_numbers import read_file

@@ -287,7 +287,7 @@ def test_classes_are_numbered_by_name_as_those_that_are_learnt(tmp_path):
     many = [f"class {k}" for k in range(80)]
     with pytest.raises(
         ValueError,
-        match="Expected the 80 classes that are learnt, received 2 in .*; missing: class 0, .*; others: cat, dog",
+        match="Expected the 80 classes of training, received 2 in .*; missing: class 0, .*; others: cat, dog",
     ):
         open_detection(f"coco:{tmp_path}", "train", classes=many)
 
@@ -367,7 +367,7 @@ def test_other_files_and_names(tmp_path):
     with pytest.raises(
         ValueError,
         match=(
-            "Expected the 1 classes that are learnt, received 2 in coco:.*; missing: sheep; others: cat, dog; make them"
+            "Expected the 1 classes of training, received 2 in coco:.*; missing: sheep; others: cat, dog; use the same"
         ),
     ):
         open_detection(dataset, "train", classes=["sheep"])

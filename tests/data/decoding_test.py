@@ -9,7 +9,8 @@ from PIL import Image
 
 from keras_splitmask.backend.optional import optional
 from keras_splitmask.data import decoding, jpeg, open_source
-from keras_splitmask.data.decoding import fit_channels, read_pixels, to_uint8
+from keras_splitmask.data.conversion import fit_channels, to_uint8
+from keras_splitmask.data.decoding import read_pixels
 from keras_splitmask.data.headers import read_header
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)

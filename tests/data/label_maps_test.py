@@ -156,7 +156,7 @@ def test_a_label_map_that_is_broken_is_named(tmp_path):
     source.report = said.append
     for _ in range(2):
         assert [labels.shape for labels in source.each(source.label_map)] == [(40, 50)]
-    assert len(said) == 1 and said[0].endswith("It is left out of the measures.") and list(source.broken) == ["c.png"]
+    assert len(said) == 1 and said[0].endswith("It is left out of the metrics.") and list(source.broken) == ["c.png"]
     assert source.readable(0, source.label_map)[1] == 1
     path.unlink()
     path.write_bytes(intact)
@@ -450,7 +450,7 @@ def test_other_names(tmp_path):
     with pytest.raises(
         ValueError,
         match=(
-            "Expected the 4 classes that are learnt, received 3 in masks:.*; missing: a, b, c, 1 more; others: sky,"
+            "Expected the 4 classes of training, received 3 in masks:.*; missing: a, b, c, 1 more; others: sky,"
             " road, tree"
         ),
     ):

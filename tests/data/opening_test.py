@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_splitmask.data import NoSuchSplit, bounds, make_sample, open_source
+from keras_splitmask.data import NoSuchSplit, bounds, open_source
 from keras_splitmask.data.arrays import SAMPLE, ArraySource
+from tests.data import make_sample
 
 # Of the drawn arrays' bytes: whatever compresses the file, these are the images.
 SHA256 = {

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from keras_splitmask.data import batches, cached, open_detection, open_source, subset_of
-from keras_splitmask.data.decoding import to_uint8
+from keras_splitmask.data.conversion import to_uint8
 from keras_splitmask.data.stored_numbers import read_numbers
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 import keras_splitmask as ks
 from keras_splitmask.tokenizers import Dalle, RandomProjection
-from keras_splitmask.tokenizers.dalle import decoder_convolutions, encoder_convolutions
+from keras_splitmask.tokenizers.dvae import decoder_convolutions, encoder_convolutions
 
 pytestmark = pytest.mark.backend
 
@@ -271,7 +271,8 @@ def test_errors(dvae, make_images, tmp_path):
     with pytest.raises(
         ValueError,
         match=(
-            "does not exist; download https://cdn.openai.com/dall-e/encoder.pkl and pass the path .* as"
+            "File not found: .*, expected to hold the weights of DALL-E's encoder; "
+            "download https://cdn.openai.com/dall-e/encoder.pkl and pass the path .* as"
             " --dalle_weights=FILE"
         ),
     ):
@@ -282,7 +283,7 @@ def test_errors(dvae, make_images, tmp_path):
         Dalle.from_files((16, 16, 3), 8, dvae()[0], sha256="00")
     with pytest.raises(
         ValueError,
-        match=r"Expected images of 1 or 3 channels.* received image_shape=\(16, 16, 2\); take another tokenizer",
+        match=r"Expected images of 1 or 3 channels.* received image_shape=\(16, 16, 2\); choose another tokenizer",
     ):
         Dalle((16, 16, 2), 8)
     with pytest.raises(ValueError, match="at least two words, received vocabulary=1"):

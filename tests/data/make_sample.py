@@ -1,6 +1,6 @@
-"""Draws the embedded sample from the four official files of Fashion-MNIST.
+"""Draw the embedded sample from the four official files of Fashion-MNIST.
 
-    python keras_splitmask/data/make_sample.py FOLDER
+    python -m tests.data.make_sample FOLDER
 
 FOLDER holds {train,t10k}-{images-idx3,labels-idx1}-ubyte.gz; Debian's package dataset-fashion-mnist puts them into
 /usr/share/datasets/fashion-mnist. The same files give the same bytes (with the same zlib).
@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-SAMPLE = Path(__file__).parent / "sample" / "fashion_mnist.npz"
+from keras_splitmask.data.arrays import SAMPLE
+
 PER_CLASS = {"train": 1000, "test": 200}
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 # Of the unzipped contents, because Debian's package drops the file name from the gzip header.
