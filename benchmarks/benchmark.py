@@ -292,7 +292,7 @@ def rows_of(seconds, work, peak):
         middle = statistics.median(taken)
         row = {"step": name, "ms": 1e3 * middle, "images_per_second": FLAGS.batch_size / middle}
         if FLAGS.beside:
-            ratios = [one / other for one, other in zip(taken, seconds[FLAGS.beside[0]])]
+            ratios = [one / other for one, other in zip(taken, seconds[FLAGS.beside[0]], strict=True)]
             row.update(ratio=statistics.median(ratios), ratio_min=min(ratios), ratio_max=max(ratios))
         rows.append({**row, "gflops": work[name] / middle / 1e9, "share_of_peak": work[name] / middle / peak})
     return rows

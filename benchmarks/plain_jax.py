@@ -45,7 +45,10 @@ def split(order, seen):
     """The positions (2B, n) that the branches see and those (2B, N - n) that they do not; the halves of an image in
     turn."""
     a, b, rest = order[:, :seen], order[:, seen : 2 * seen], order[:, 2 * seen :]
-    pair = lambda x, y: jnp.stack([x, y], axis=1).reshape(-1, x.shape[1])
+
+    def pair(x, y):
+        return jnp.stack([x, y], axis=1).reshape(-1, x.shape[1])
+
     return pair(a, b), pair(jnp.concatenate([b, rest], axis=1), jnp.concatenate([a, rest], axis=1))
 
 
@@ -115,7 +118,10 @@ class Plain:
 
     def __init__(self, weights, vectors, setting):
         weights = {name: jnp.array(value) for name, value in weights.items()}
-        zeros = lambda: {name: jnp.zeros_like(value) for name, value in weights.items()}
+
+        def zeros():
+            return {name: jnp.zeros_like(value) for name, value in weights.items()}
+
         self.state = {
             "step": jnp.array(0),
             "key": jax.random.key(0),

@@ -51,7 +51,10 @@ def split(order, seen):
     """The positions (2B, n) that the branches see and those (2B, N - n) that they do not; the halves of an image in
     turn."""
     a, b, rest = order[:, :seen], order[:, seen : 2 * seen], order[:, 2 * seen :]
-    pair = lambda x, y: tf.reshape(tf.stack([x, y], axis=1), (-1, x.shape[1]))
+
+    def pair(x, y):
+        return tf.reshape(tf.stack([x, y], axis=1), (-1, x.shape[1]))
+
     return pair(a, b), pair(tf.concat([b, rest], axis=1), tf.concat([a, rest], axis=1))
 
 
@@ -64,7 +67,9 @@ def objective(p, vectors, images, order, setting):
     x = (tf.cast(images, tf.float32) / 255 - setting.mean) / setting.std
     p = {name: tf.cast(value, setting.precision) for name, value in p.items()}
     seen, unseen = split(order, setting.seen)
-    of_halves = lambda values, places: tf.gather(tf.repeat(values, 2, axis=0), places, batch_dims=1)
+
+    def of_halves(values, places):
+        return tf.gather(tf.repeat(values, 2, axis=0), places, batch_dims=1)
 
     patches = of_halves(tf.cast(to_patches(x, setting.patch_size), setting.precision), seen)
     tokens = linear(p, "patch_embedding/project", patches) + tf.gather(
@@ -119,7 +124,7 @@ class Plain:
         gradients, _ = tf.clip_by_global_norm([tf.convert_to_tensor(g) for g in gradients], self.setting.clip_norm)
         rate = learning_rate(self.count, self.setting)
         self.count.assign_add(1.0)
-        for (name, weight), g in zip(self.weights.items(), gradients):
+        for (name, weight), g in zip(self.weights.items(), gradients, strict=True):
             if name.endswith("kernel"):
                 weight.assign(weight * (1 - rate * self.setting.weight_decay))
             first, second = self.moments[name]

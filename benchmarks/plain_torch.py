@@ -42,7 +42,10 @@ def split(order, seen):
     """The positions (2B, n) that the branches see and those (2B, N - n) that they do not; the halves of an image in
     turn."""
     a, b, rest = order[:, :seen], order[:, seen : 2 * seen], order[:, 2 * seen :]
-    pair = lambda x, y: torch.stack([x, y], dim=1).flatten(0, 1)
+
+    def pair(x, y):
+        return torch.stack([x, y], dim=1).flatten(0, 1)
+
     return pair(a, b), pair(torch.cat([b, rest], dim=1), torch.cat([a, rest], dim=1))
 
 

@@ -35,7 +35,7 @@ def resample_table(table, old_grid, new_grid):
     grids are."""
     if tuple(old_grid) == tuple(new_grid):
         return table
-    rows, columns = (resampling_matrix(old, new, "bicubic") for old, new in zip(old_grid, new_grid))
+    rows, columns = (resampling_matrix(old, new, "bicubic") for old, new in zip(old_grid, new_grid, strict=True))
     table = table.reshape(*old_grid, -1)
     return (
         np.einsum("ri,cj,ijd->rcd", rows, columns, table, optimize=True).reshape(-1, table.shape[-1]).astype("float32")

@@ -100,7 +100,7 @@ def detections(model, source, limit=None):
     while chunk := list(itertools.islice(images, 4 * FLAGS.batch_size)):
         boxed = [data.letterbox(image, model.encoder.image_shape) for image, *_ in chunk]
         answers = dense.predict(model, np.stack([image for image, _ in boxed]))
-        for place, ((image, truth, objects), (_, factor)) in enumerate(zip(chunk, boxed)):
+        for place, ((image, truth, objects), (_, factor)) in enumerate(zip(chunk, boxed, strict=True)):
             answer = {name: value[place] for name, value in answers.items()}
             found = {"image_id": truth[0]["id"], **evaluation.to_original(answer, factor, *image.shape[:2])}
             yield image, truth, objects, found
@@ -146,7 +146,7 @@ def finish(model, source, run, values):
 
     shown = list(detections(model, source, FLAGS.pictures)) if FLAGS.pictures else []
     if shown:
-        images, _, truths, found = zip(*shown)
+        images, _, truths, found = zip(*shown, strict=True)
         evaluation.save_detections(
             run.file("pictures/detections.png"), images, truths, found, source.classes, FLAGS.pictures
         )

@@ -123,7 +123,7 @@ def written_aside(output):
     except OSError as error:
         raise commandline.BadInput(
             f"Expected an --output that can be written, received {output} ({error.strerror or error})."
-        )
+        ) from error
     finally:
         if aside:
             shutil.rmtree(aside, ignore_errors=True)

@@ -130,7 +130,7 @@ def text_of(table, seeds):
     lines.append("|---" * (1 + len(table.columns)) + "|")
     for row in table.rows:
         texts = []
-        for column, paper in zip(table.columns, row.paper):
+        for column, paper in zip(table.columns, row.paper, strict=True):
             if paper is None:
                 texts.append("")
                 continue

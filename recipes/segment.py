@@ -77,7 +77,7 @@ def judge(model, source, limit=None):
     for _, truth, predicted in label_maps(model, source, limit):
         matrix.add(truth, predicted)
     values = {name: getattr(matrix, name) for name in ("mean_iou", "pixel_accuracy", "mean_accuracy")}
-    values |= {f"iou/{name}": float(value) for name, value in zip(source.classes, matrix.iou)}
+    values |= {f"iou/{name}": float(value) for name, value in zip(source.classes, matrix.iou, strict=True)}
     return {name: value for name, value in values.items() if value == value}  # without labelled pixels there is none
 
 
@@ -87,7 +87,9 @@ def finish(model, source, run, values):
 
     shown = list(label_maps(model, source, FLAGS.pictures)) if FLAGS.pictures else []
     if shown:
-        evaluation.save_label_maps(run.file("pictures/label_maps.png"), *zip(*shown), source.classes, FLAGS.pictures)
+        evaluation.save_label_maps(
+            run.file("pictures/label_maps.png"), *zip(*shown, strict=True), source.classes, FLAGS.pictures
+        )
     width = max(map(len, source.classes))
     for name in source.classes:
         if f"iou/{name}" in values:

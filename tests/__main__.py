@@ -27,7 +27,7 @@ def main():
     print("What the tests of a backend print follows when they are done.", flush=True)
     backends = ("tensorflow", "jax", "torch")
     with ThreadPoolExecutor(3) as pool:  # torch's tests take a third of the time of the others', and leave no core idle
-        ends = dict(zip(backends, pool.map(run, backends)))
+        ends = dict(zip(backends, pool.map(run, backends), strict=True))
     failed = [name for name, end in ends.items() if end not in (PASSED, NOTHING_SELECTED)]
     nothing_ran = set(ends.values()) == {NOTHING_SELECTED}
     print(

@@ -116,7 +116,10 @@ def test_saturation_keeps_the_luminance_and_hue_keeps_value_and_saturation(copie
 
 def test_shares_of_images_and_at_most_one_of_three(copies):
     x = copies() / np.float32(255)
-    changed = lambda out: (out != x).any(axis=(1, 2, 3))
+
+    def changed(out):
+        return (out != x).any(axis=(1, 2, 3))
+
     for arguments in (
         {"grey": 0.3},
         {"solarise": 0.3},

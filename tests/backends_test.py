@@ -31,7 +31,8 @@ def one_step(source, target):
     features = ops.convert_to_numpy(model(given["images"])["pooled"])
     logs = model.train_on_batch(given["images"], return_dict=True)
     gradients = {
-        f"gradient of {w.path}": old - ops.convert_to_numpy(w) for w, old in zip(model.trainable_variables, before)
+        f"gradient of {w.path}": old - ops.convert_to_numpy(w)
+        for w, old in zip(model.trainable_variables, before, strict=True)
     }
     np.savez(target, features=features, **{name: np.asarray(value) for name, value in logs.items()}, **gradients)
 

@@ -23,6 +23,7 @@ from keras_splitmask.tokenizers.dvae import decoder_convolutions, encoder_convol
 from tests import running
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+EAGERLY = keras.backend.backend() != "jax"
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +116,7 @@ def make_encoder():
 def make_model(make_encoder):
     """A small SplitMask; what describes the encoder goes there. By default it steps in the way that starts soonest."""
 
-    def make(optimizer="sgd", run_eagerly=keras.backend.backend() != "jax", jit_compile=False, vocabulary=32, **kwargs):
+    def make(optimizer="sgd", run_eagerly=EAGERLY, jit_compile=False, vocabulary=32, **kwargs):
         names = ("image_shape", "patch_size", "width", "depth", "heads", "drop_path", "positions")
         encoder = make_encoder(**{"depth": 1, **{name: kwargs.pop(name) for name in names if name in kwargs}})
         if "tokenizer" not in kwargs:
@@ -182,7 +183,10 @@ def hosts():
                 }
             else:
                 names = ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")
-                own = {f"KERAS_DISTRIBUTION_{name}": value for name, value in zip(names, (addresses[0], "2", str(i)))}
+                own = {
+                    f"KERAS_DISTRIBUTION_{name}": value
+                    for name, value in zip(names, (addresses[0], "2", str(i)), strict=True)
+                }
             env = {**os.environ, "KERAS_BACKEND": backend, **own, **environment}
             command = [sys.executable, *map(str, arguments)]
             started.append(
@@ -193,7 +197,7 @@ def hosts():
         finally:
             for process in started:
                 process.kill()
-        for process, (_, error) in zip(started, ends):
+        for process, (_, error) in zip(started, ends, strict=True):
             assert process.returncode == 0, error[-4000:]
         return [text for text, _ in ends]
 

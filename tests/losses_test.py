@@ -111,7 +111,7 @@ def test_match_is_the_mean_of_both_directions():
     loss, hits = match(AXES, AXES[[0, 0]])
     from_a = [math.log(2), math.log(2)]  # both halves b look alike to either a
     from_b = [math.log(1 + math.exp(-5)), math.log(1 + math.exp(5))]
-    np.testing.assert_allclose(loss, [(x + y) / 2 for x, y in zip(from_a, from_b)], rtol=1e-5)
+    np.testing.assert_allclose(loss, [(x + y) / 2 for x, y in zip(from_a, from_b, strict=True)], rtol=1e-5)
     np.testing.assert_array_equal(hits, [1, 0])  # the first of equals is nearest
 
 

@@ -43,6 +43,6 @@ def test_the_largest_seed_works_and_a_larger_one_is_refused_at_the_door(monkeypa
     model = made["splitmask"]
     model.compile("sgd", run_eagerly=keras.backend.backend() != "jax")
     assert np.isfinite(model.fit(images, batch_size=4, verbose=0, shuffle=False).history["loss"]).all()
-    for name, make in build(-1).items():
+    for make in build(-1).values():
         with pytest.raises(ValueError, match="Expected a seed from 0 to 2147483647, received -1"):
             make()

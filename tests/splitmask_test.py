@@ -121,7 +121,7 @@ def test_gradients_reach_every_weight(make_model, make_images, variant):
     fixed = {w.path: array(w) for w in model.tokenizer.weights}
     for _ in range(2):  # one split leaves some positions to one half
         model.train_on_batch(make_images(8, (12, 20, 3)))
-    for weight, old in zip(model.trainable_variables, before):
+    for weight, old in zip(model.trainable_variables, before, strict=True):
         changed = array(weight) != old
         assert changed.any(), weight.path
         if weight.name == "positions":

@@ -73,7 +73,7 @@ def scan(function, carry, xs):
     answers = []
     for i in range(keras.tree.flatten(xs)[0].shape[0]):
         with control_after((carry, answers[-1:])):
-            carry, answer = function(carry, keras.tree.map_structure(lambda x: x[i], xs))
+            carry, answer = function(carry, keras.tree.map_structure(lambda x, i=i: x[i], xs))
         answers.append(answer)
     return carry, keras.tree.map_structure(lambda *parts: ops.stack(parts), *answers)
 

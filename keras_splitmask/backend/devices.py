@@ -54,7 +54,9 @@ class Devices:
         def shares():
             for batch in make_batches():
                 for i in range(parts):
-                    yield keras.tree.map_structure(lambda x: x[len(x) // parts * i : len(x) // parts * (i + 1)], batch)
+                    yield keras.tree.map_structure(
+                        lambda x, i=i: x[len(x) // parts * i : len(x) // parts * (i + 1)], batch
+                    )
 
         spec = keras.tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), next(shares()))
         dataset = tf.data.Dataset.from_generator(shares, output_signature=spec)

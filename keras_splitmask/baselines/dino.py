@@ -132,7 +132,8 @@ class DINO(ObjectiveModel):
         self.student_head = DINOHead(encoder.width, prototypes, dtype=self.dtype_policy, name="student_head")
         local_grid = grid_shape((*self.local_shape, encoder.image_shape[-1]), encoder.patch_size)
         self.resampling = [
-            resampling_matrix(old, new, "bicubic").astype("float32") for old, new in zip(encoder.grid, local_grid)
+            resampling_matrix(old, new, "bicubic").astype("float32")
+            for old, new in zip(encoder.grid, local_grid, strict=True)
         ]
         self.build((None, *encoder.image_shape))
 
@@ -156,7 +157,7 @@ class DINO(ObjectiveModel):
     def _pairs(self):
         """(student's, teacher's) of each weight that the student learns."""
         student, teacher = ((self.student, self.student_head), (self.encoder, self.head))
-        pairs = [zip(_learned(a), _learned(b), strict=True) for a, b in zip(student, teacher)]
+        pairs = [zip(_learned(a), _learned(b), strict=True) for a, b in zip(student, teacher, strict=True)]
         return [pair for part in pairs for pair in part]
 
     # What the optimizer sees. The encoder's own weights stay trainable, for whoever takes it from here to fine-tune it.

@@ -91,7 +91,7 @@ def numbering(path, expected, numbers):
     void = {IGNORE} if assumed else void
     if isinstance(classes, list):
         free = (number for number in itertools.count() if number not in void)
-        classes = dict(zip(free, classes))
+        classes = dict(zip(free, classes, strict=False))
     names = list(classes.values())
     if not 2 <= len(names) <= IGNORE:
         raise ValueError(

@@ -32,7 +32,9 @@ class Frame:
     def show_labels(self, labels, room, padding):
         """A label map (H, W) as the batch shows it, by nearest neighbour: (*room, ) of the same type."""
         top, left, height, width = self.box
-        rows, columns = ((np.arange(n) * 2 + 1) * length // (2 * n) for n, length in zip(self.size, (height, width)))
+        rows, columns = (
+            (np.arange(n) * 2 + 1) * length // (2 * n) for n, length in zip(self.size, (height, width), strict=True)
+        )
         shown = np.full(room, padding, labels.dtype)
         shown[: self.size[0], : self.size[1]] = self._turned(labels[np.ix_(top + rows, left + columns)])
         return shown
@@ -65,7 +67,7 @@ def fitting(height, width, room):
 def whole(height, width, room):
     """The `Frame` of a whole image, as large as there is room for."""
     factor = fitting(height, width, room)
-    size = tuple(min(end, max(1, round(side * factor))) for side, end in zip((height, width), room))
+    size = tuple(min(end, max(1, round(side * factor))) for side, end in zip((height, width), room, strict=True))
     return Frame((0, 0, height, width), size)
 
 
@@ -79,7 +81,7 @@ def drawn(height, width, room, rng, scale):
     large, half mirrored."""
     factor = fitting(height, width, room) * rng.uniform(*scale)
     (top, height, rows), (left, width, columns) = (
-        _span(side, end, factor, rng) for side, end in zip((height, width), room)
+        _span(side, end, factor, rng) for side, end in zip((height, width), room, strict=True)
     )
     return Frame((top, left, height, width), (rows, columns), bool(rng.random() < 0.5))
 

@@ -218,7 +218,7 @@ def _open_masks(root, split, channels, report, expected, max_bad_fraction):
             f"Expected label maps with pixels of a class in {folder / 'labels'}, received pixels to ignore only; label"
             " some."
         )
-    paths, stored, _ = zip(*used)
+    paths, stored, _ = zip(*used, strict=True)
     turns = {i: turned[path] for i, path in enumerate(pictures.paths) if path in turned}
     return FolderSegmentationSource(pictures, numbered, left_out, folder / "labels", paths, stored, turns)
 
@@ -256,7 +256,7 @@ def _look_at_labels(folder, report):
     started = said = time.monotonic()
     with ThreadPoolExecutor(THREADS) as pool:
         answers = pool.map(lambda path: look(folder / path, found.images[path]), found.images)
-        for i, (path, answer) in enumerate(zip(found.images, answers)):
+        for i, (path, answer) in enumerate(zip(found.images, answers, strict=True)):
             stem = os.path.splitext(path)[0]
             if isinstance(answer, str):
                 unread[f"labels/{path}"] = answer

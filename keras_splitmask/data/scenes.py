@@ -123,7 +123,7 @@ def _batches(read, source, order):
 
     def batch(step):
         indices = order.indices(len(source), step)
-        images, targets = zip(*(sample(step, row, indices[row]) for row in order.rows))
+        images, targets = zip(*(sample(step, row, indices[row]) for row in order.rows), strict=True)
         if isinstance(targets[0], dict):
             return np.stack(images), {name: np.stack([target[name] for target in targets]) for name in targets[0]}
         return np.stack(images), np.stack(targets)

@@ -73,7 +73,7 @@ def _objects(truth, kind):
     """Copies of the truth's annotations, since pycocotools writes into them, counted from 1, since it takes a match
     with 0 for none."""
     objects = [{"iscrowd": 0, **annotation, "id": i} for i, annotation in enumerate(truth["annotations"], start=1)]
-    for annotation, given in zip(objects, truth["annotations"]):
+    for annotation, given in zip(objects, truth["annotations"], strict=True):
         if kind == "masks" and not annotation.get("segmentation"):
             raise ValueError(
                 f"Expected annotations with a segmentation, received annotation {given.get('id')} of image"
@@ -108,7 +108,7 @@ def _detections(truth, predictions, category_ids, kind):
                 "iscrowd": 0,
             }
             for box, score, label in zip(
-                np.concatenate([corners, sides], axis=1).tolist(), scores.tolist(), labels.tolist()
+                np.concatenate([corners, sides], axis=1).tolist(), scores.tolist(), labels.tolist(), strict=True
             )
         ]
         if kind == "masks":
@@ -118,7 +118,7 @@ def _detections(truth, predictions, category_ids, kind):
                     f"Expected a mask of {size} for each of {len(boxes)} boxes of image {image_id!r}, received "
                     f"{'none' if masks is None else [list(mask['size']) for mask in masks]}; see `to_original`."
                 )
-            for detection, mask in zip(of_image, masks):
+            for detection, mask in zip(of_image, masks, strict=True):
                 detection["segmentation"] = mask
                 del detection["area"]  # which is the mask's, not the box's
         detections += of_image
@@ -178,7 +178,7 @@ def paste_mask(mask, box, height, width):
     IoU of 0.985 with what was cut into 28 x 28 cells, against 0.989.)
     """
     mask, pixels, weights = np.asarray(mask, "float32"), [], []
-    for start, end, side, cells in zip(box[:2], box[2:], (height, width), mask.shape):
+    for start, end, side, cells in zip(box[:2], box[2:], (height, width), mask.shape, strict=True):
         first, last = (int(np.clip(np.ceil(border - 0.5), 0, side)) for border in (start, end))
         places = (np.arange(first, last) + 0.5 - start) * (cells / max(end - start, 1e-6)) - 0.5
         weights.append(np.maximum(1 - np.abs(places[:, None] - np.arange(cells)), 0))  # (pixels, S)

@@ -103,7 +103,7 @@ def save_label_maps(path, images, truths, predictions, classes, limit=6):
     ]
     found = np.unique(np.concatenate([np.ravel(labels) for _, *maps in shown for labels in maps]))
     colours = palette(len(classes)).tolist()
-    legend = [(name, colour) for i, (name, colour) in enumerate(zip(classes, colours)) if i in found]
+    legend = [(name, colour) for i, (name, colour) in enumerate(zip(classes, colours, strict=True)) if i in found]
     legend += [("ignored", GREY)] * bool((found >= len(classes)).any())
     _sheet(rows, ("image", "truth", "predicted"), legend).save(path)
 
@@ -200,7 +200,7 @@ def _sheet(rows, titles, legend=()):
         for column, picture in enumerate(row):
             sheet.paste(picture, (MARGIN + column * (PANEL + GAP), top))
         top += max(picture.height for picture in row) + GAP
-    for (name, colour), (x, y) in zip(legend, places):
+    for (name, colour), (x, y) in zip(legend, places, strict=True):
         draw.rectangle((x, y + 2, x + TEXT, y + 2 + TEXT), fill=tuple(colour))
         draw.text((x + TEXT + 6, y + 2 + TEXT / 2), name, fill="black", font=font, anchor="lm")
     return sheet

@@ -117,7 +117,7 @@ def _chart(title, names, lines):
         return f"{8 + step / last_step * (WIDTH - 16):.1f},{HEIGHT - 10 - share * (HEIGHT - 20):.1f}"
 
     drawn, legend = "", []
-    for colour, (name, points) in zip(COLOURS, curves.items()):
+    for colour, (name, points) in zip(COLOURS, curves.items(), strict=False):
         drawn += (
             f'<polyline fill="none" stroke="{colour}" stroke-width="1.6"'
             f' points="{" ".join(place(*p) for p in points)}"/>'

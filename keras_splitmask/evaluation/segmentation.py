@@ -122,17 +122,19 @@ def segment_sliding(predict, image, image_shape, stride=None, batch_size=4):
         if stride is None
         else tuple(np.broadcast_to(stride, 2).tolist())
     )
-    if not all(1 <= step <= side for step, side in zip(strides, window)):
+    if not all(1 <= step <= side for step, side in zip(strides, window, strict=True)):
         raise ValueError(
             f"Expected stride to be at least 1 and at most the window's {window}, received {stride}; correct it."
         )
-    factor = max(side / given for side, given in zip(window, image.shape))
-    sides = tuple(max(side, round(given * factor)) for side, given in zip(window, image.shape))
+    factor = max(side / given for side, given in zip(window, image.shape, strict=False))
+    sides = tuple(max(side, round(given * factor)) for side, given in zip(window, image.shape, strict=False))
     image, original = resize(image, sides), image.shape[:2]
 
-    starts = ([*range(0, side - part, step), side - part] for side, part, step in zip(sides, window, strides))
+    starts = (
+        [*range(0, side - part, step), side - part] for side, part, step in zip(sides, window, strides, strict=True)
+    )
     places = [
-        tuple(slice(start, start + part) for start, part in zip(corner, window))
+        tuple(slice(start, start + part) for start, part in zip(corner, window, strict=True))
         for corner in itertools.product(*starts)
     ]
     total, looks = 0, np.zeros((*sides, 1), "float32")
@@ -142,7 +144,7 @@ def segment_sliding(predict, image, image_shape, stride=None, batch_size=4):
         logits = predict(np.stack([image[place] for place in full]))
         if first == 0:
             total = np.zeros((*sides, logits.shape[-1]), "float32")
-        for place, of_window in zip(batch, logits):
+        for place, of_window in zip(batch, logits, strict=False):
             total[place] += _softmax(of_window)
             looks[place] += 1
     total /= looks
@@ -161,7 +163,9 @@ def _best_class(logits, size):
     """
     if logits.shape[:2] == tuple(size):
         return logits.argmax(axis=-1).astype("uint8")
-    (above, below, down), (left, right, across) = (_neighbours(*sides) for sides in zip(logits.shape, size))
+    (above, below, down), (left, right, across) = (
+        _neighbours(*sides) for sides in zip(logits.shape, size, strict=False)
+    )
     best = np.empty(size, "uint8")
     for i in range(size[0]):
         line = logits[above[i]] + (logits[below[i]] - logits[above[i]]) * down[i]  # (W, classes)

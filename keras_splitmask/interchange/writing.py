@@ -78,7 +78,9 @@ def _by_their_names(arguments, arrays, layout):
     arrays[POSITIONS] = np.concatenate([others, arrays[POSITIONS]])[None]  # (1, 1 + extra + N, D)
     if table is HUGGING_FACE:
         for name in [name for name in arrays if "/qkv/" in name]:
-            arrays.update(zip((name.replace("qkv", part) for part in PARTS), np.split(arrays.pop(name), 3, axis=-1)))
+            arrays.update(
+                zip((name.replace("qkv", part) for part in PARTS), np.split(arrays.pop(name), 3, axis=-1), strict=True)
+            )
     if layout == "beit":
         arrays = {
             name: array for name, array in arrays.items() if not name.endswith("key/bias")

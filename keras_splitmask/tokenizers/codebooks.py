@@ -209,7 +209,7 @@ class KMeans(RandomPatches):
         centroids = super()._learn(patches, image_of_patch, rng, report)
         for i in range(rounds):
             report(f"k-means of {len(patches)} patches, round {i + 1} of {rounds}")
-            sums, counts = _sums(patches, lambda part: _nearest(part, centroids), self.vocabulary)
+            sums, counts = _sums(patches, lambda part, centroids=centroids: _nearest(part, centroids), self.vocabulary)
             # A centroid that nothing is near to starts again from a patch.
             centroids = np.where(
                 counts[:, None] > 0,

@@ -38,7 +38,7 @@ def _values_kept(model):
     try:
         yield
     except BaseException:
-        for variable, value in zip(variables, values):
+        for variable, value in zip(variables, values, strict=True):
             if variable._value is None and not value.is_deleted():
                 variable.assign(value)
         raise

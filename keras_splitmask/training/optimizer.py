@@ -183,7 +183,7 @@ class LayerwiseAdamW(AdamW):
         # steps would have gone by when it is let go, and its first moves be several times too long.
         kinds = [(self.scale(v), self._is_frozen(v), decays(v.path)) for v in variables]
         for kind in sorted(set(kinds)):
-            group = [(g, v) for g, v, k in zip(gradients, variables, kinds) if k == kind]
+            group = [(g, v) for g, v, k in zip(gradients, variables, kinds, strict=True) if k == kind]
             rate = learning_rate * kind[0] * self._moves(group[0][1])
             super()._backend_update_step([g for g, _ in group], [v for _, v in group], rate)
 

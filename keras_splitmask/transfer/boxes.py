@@ -75,7 +75,8 @@ def anchors(image_shape, strides, sizes, ratios=(0.5, 1.0, 2.0)):
         ValueError: if there are more than `MOST_ANCHORS`.
     """
     places = sum(
-        len(own) * math.prod(-(-side // stride) for side in image_shape[:2]) for stride, own in zip(strides, sizes)
+        len(own) * math.prod(-(-side // stride) for side in image_shape[:2])
+        for stride, own in zip(strides, sizes, strict=True)
     )
     if places * len(ratios) > MOST_ANCHORS:
         raise ValueError(

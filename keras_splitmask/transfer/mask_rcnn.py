@@ -234,7 +234,7 @@ class MaskRCNN(ObjectiveModel):
             best, places = boxes.top(scores[:, first : first + count], min(before, count))
             chosen.append((best, boxes.take(found[:, first : first + count], places), ops.full_like(places, number)))
             first += count
-        scores, found, levels = (ops.concatenate(parts, axis=1) for parts in zip(*chosen))
+        scores, found, levels = (ops.concatenate(parts, axis=1) for parts in zip(*chosen, strict=True))
         kept, scores = boxes.suppress(found, scores, levels, min(self.proposals, scores.shape[1]), 0.7)
         return ops.where((scores > 0)[..., None], boxes.take(found, kept), 0.0), scores > 0
 

@@ -68,7 +68,9 @@ class Pyramid(keras.layers.Layer):
         self.levels = tuple(levels)
         width, policy = encoder.width, self.dtype_policy
         blocks = tapped_blocks(encoder.depth) if neck == "blocks" else [encoder.depth] * 4
-        self.taps = {level: f"block_{block}" for level, block in zip(STRIDES, blocks) if level in self.levels}
+        self.taps = {
+            level: f"block_{block}" for level, block in zip(STRIDES, blocks, strict=True) if level in self.levels
+        }
         self.norms = {
             t: LayerNormalization(epsilon=1e-6, dtype=policy, name=f"norm_{t}")
             for t in sorted(set(self.taps.values()))

@@ -60,7 +60,7 @@ def align(maps, regions, size, samples=2):
     flat = ops.concatenate(
         [
             ops.reshape(maps[level], (-1, height * width, maps[level].shape[-1]))
-            for level, (height, width) in zip(STRIDES, sides)
+            for level, (height, width) in zip(STRIDES, sides, strict=True)
         ],
         axis=1,
     )
@@ -70,7 +70,9 @@ def align(maps, regions, size, samples=2):
     def of_level(values, dtype):
         return ops.take(ops.convert_to_tensor(np.array(values, dtype)), levels)[..., None]  # (B, R, 1)
 
-    height, width, stride = (of_level(values, "float32") for values in (*zip(*sides), list(STRIDES.values())))
+    height, width, stride = (
+        of_level(values, "float32") for values in (*zip(*sides, strict=True), list(STRIDES.values()))
+    )
     first = of_level(starts[:-1], "int32") + ops.reshape(ops.arange(images) * int(starts[-1]), (-1, 1, 1))
     rows, columns = (
         _lines(regions[..., i], regions[..., i + 2], stride, limit, size * samples)

@@ -181,7 +181,7 @@ class UPerNet(keras.layers.Layer):
 
     def _scene(self, x):
         """The coarsest map (B, h, w, C), and what is on average in its parts, as one map (B, h, w, D)."""
-        parts = [enlarge(layer(pool(x, bins)), x.shape[1:3]) for bins, layer in zip(BINS, self.pooled)]
+        parts = [enlarge(layer(pool(x, bins)), x.shape[1:3]) for bins, layer in zip(BINS, self.pooled, strict=True)]
         return self.scene(ops.concatenate([x, *parts], axis=-1))
 
     def get_config(self):

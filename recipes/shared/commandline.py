@@ -55,7 +55,7 @@ def run(main, settle_flags=lambda: None):
             _choose_backend()
             main()
         except SystemExit as end:  # absl prints the help and leaves with 1
-            raise SystemExit(0 if any(a.startswith(("--help", "-help")) for a in sys.argv) else end.code)
+            raise SystemExit(0 if any(a.startswith(("--help", "-help")) for a in sys.argv) else end.code) from None
         except Exception as error:
             remedy = REMEDIES.get(error.errno) if isinstance(error, OSError) else None
             if not (
@@ -63,7 +63,7 @@ def run(main, settle_flags=lambda: None):
             ):
                 raise
             print(f"{pathlib.Path(sys.argv[0]).name}: {line}", file=sys.stderr)
-            raise SystemExit(os.EX_TEMPFAIL if remedy else 2)
+            raise SystemExit(os.EX_TEMPFAIL if remedy else 2) from error
 
 
 def _check_here():
@@ -73,7 +73,7 @@ def _check_here():
         raise BadInput(
             f"Expected a working folder that is there, received {os.environ.get('PWD', 'one')} ({error.strerror}); cd"
             " to another one."
-        )
+        ) from error
 
 
 @contextlib.contextmanager

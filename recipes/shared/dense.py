@@ -142,7 +142,7 @@ def scale(default):
     except ValueError:
         raise commandline.BadInput(
             f"Expected --scale as two numbers, such as 0.5,1.5, received {','.join(FLAGS.scale)}."
-        )
+        ) from None
     return low, high
 
 

@@ -81,7 +81,10 @@ def kept_open():
         except OSError:
             os.open(os.devnull, os.O_RDWR)
     before = sys.stdout, sys.stderr
-    streams = [Patient(name, stream or open(os.devnull, "w")) for name, stream in zip(("stdout", "stderr"), before)]
+    streams = [
+        Patient(name, stream or open(os.devnull, "w"))
+        for name, stream in zip(("stdout", "stderr"), before, strict=True)
+    ]
     streams[0].other, streams[1].other = streams[1], streams[0]
     sys.stdout, sys.stderr = streams
     try:

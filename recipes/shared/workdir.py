@@ -64,12 +64,12 @@ def held(host=0):
     except InUse:
         raise commandline.BadInput(
             f"Another process is running in --workdir={folder}; wait until it ends, or choose another folder."
-        )
+        ) from None
     except OSError as error:
         writing.remove_empty(made)
         raise commandline.BadInput(
             f"Expected a --workdir that can be written to, received {folder} ({error.strerror})."
-        )
+        ) from error
     try:
         yield run
     finally:

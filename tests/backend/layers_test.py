@@ -32,7 +32,10 @@ def test_equals_that_of_keras(rng, layer, policy, tolerance):
 def test_gelu_and_its_gradient_are_those_of_the_normal_distribution(rng, value_and_gradients, dtype, tolerance):
     x = np.linspace(-6, 6, 49).astype("float32")
     towards = rng.standard_normal(x.shape).astype("float32")
-    weigh = lambda x: ops.sum(ops.multiply(ops.cast(gelu(ops.cast(x, dtype)), "float32"), towards))
+
+    def weigh(x):
+        return ops.sum(ops.multiply(ops.cast(gelu(ops.cast(x, dtype)), "float32"), towards))
+
     value, slopes = value_and_gradients(weigh, [x])
     below = np.array([math.erfc(-each / 2**0.5) / 2 for each in x])  # of the standard normal distribution
     assert value == pytest.approx(np.sum(x * below * towards), rel=tolerance, abs=tolerance)
@@ -42,9 +45,10 @@ def test_gelu_and_its_gradient_are_those_of_the_normal_distribution(rng, value_a
 def test_a_quantized_model_computes_with_int8(make_model, rng, tmp_path):
     """Nearly the same, so that the scales are right, but not the same."""
     model, images = make_model(), rng.random((4, 16, 16, 3), "float32")
-    outputs = lambda: np.concatenate(
-        [ops.convert_to_numpy(x).ravel() for x in keras.tree.flatten(model.encoder(images))]
-    )
+
+    def outputs():
+        return np.concatenate([ops.convert_to_numpy(x).ravel() for x in keras.tree.flatten(model.encoder(images))])
+
     before = outputs()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # other layers have nothing to quantize

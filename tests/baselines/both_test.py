@@ -51,7 +51,7 @@ def test_gradients_reach_every_weight(make_baseline, make_images):
     before = [array(w) for w in model.trainable_variables]
     for _ in range(3):  # one split leaves many positions unseen
         model.train_on_batch(make_images(16, (12, 20, 3)))
-    for weight, old in zip(model.trainable_variables, before):
+    for weight, old in zip(model.trainable_variables, before, strict=True):
         changed = array(weight) != old
         assert changed.any(), weight.path
         if weight.name == "positions":

@@ -51,7 +51,9 @@ def test_a_bad_batch_is_skipped_and_named(make_deit, make_images, rng):
     model.compile(optimizer=ks.training.adamw(1e-2, 80, 4))
     before = [ops.convert_to_numpy(w) for w in model.trainable_variables]
     assert model.train_on_batch(images, labels, return_dict=True)["skipped_steps"] == 1
-    assert all(np.array_equal(*pair) for pair in zip(before, map(ops.convert_to_numpy, model.trainable_variables)))
+    assert all(
+        np.array_equal(*pair) for pair in zip(before, map(ops.convert_to_numpy, model.trainable_variables), strict=True)
+    )
     assert model.first_bad_tensor((images, labels), 0) == "the images"
     assert model.first_bad_tensor((make_images(2, (8, 12, 3)), labels), 0) is None
 

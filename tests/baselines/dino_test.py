@@ -14,6 +14,7 @@ from keras_splitmask.training.checkpoints import variables_of
 pytestmark = pytest.mark.backend
 
 SHAPE = (12, 20, 3)
+EAGERLY = keras.backend.backend() != "jax"
 
 
 def array(x):
@@ -34,7 +35,7 @@ def make_dino(make_encoder, monkeypatch):
         image_shape=SHAPE,
         drop_path=0.0,
         width=16,
-        run_eagerly=keras.backend.backend() != "jax",
+        run_eagerly=EAGERLY,
         **kwargs,
     ):
         model = ks.baselines.DINO(
@@ -171,7 +172,7 @@ def test_gradients_reach_the_student_alone(make_dino, make_views):
     )  # the teacher's answers are no longer the student's
     pairs = [(array(s), array(t)) for s, t in model._pairs()]
     model.train_on_batch(views)
-    for (student, teacher), (old_student, old_teacher) in zip(model._pairs(), pairs):
+    for (student, teacher), (old_student, old_teacher) in zip(model._pairs(), pairs, strict=True):
         assert (array(student) != old_student).any(), student.path
         np.testing.assert_allclose(array(teacher), old_teacher, rtol=1e-6)
     assert not {v.path for v in model.trainable_variables} & {v.path for v in model.non_trainable_variables}
@@ -249,7 +250,7 @@ def test_the_teacher_is_what_is_kept(make_dino, make_images, make_encoder, tmp_p
     other = make_dino()
     ks.interchange.initialise(other, tmp_path)
     other.start_student()
-    for mine, his in zip(other.student.weights, model.encoder.weights):
+    for mine, his in zip(other.student.weights, model.encoder.weights, strict=True):
         np.testing.assert_array_equal(array(mine), array(his))
 
 

@@ -216,7 +216,7 @@ def test_a_jpeg_is_decoded_at_the_resolution_that_is_needed(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=95, subsampling=0)
     content = (tmp_path / "a.jpg").read_bytes()
     for side, factor in ((300, 1), (160, 2), (100, 4), (75, 4), (30, 8), (1, 8)):
-        read = read_pixels(content, "a.jpg", lambda height, width: ((0, 0, height, width), (side, side)))
+        read = read_pixels(content, "a.jpg", lambda height, width, side=side: ((0, 0, height, width), (side, side)))
         assert read.shape == (400 // factor, 600 // factor, 3)
         small = np.asarray(Image.fromarray(pixels).reduce(factor)).astype(int)
         assert np.abs(read.astype(int) - small).max() < 6

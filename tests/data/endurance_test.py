@@ -55,7 +55,9 @@ def times_plain(ways, count):
             way()
             rates[name].append(count / (time.process_time() - started))
     plain = next(iter(rates.values()))
-    ratios = {name: statistics.median(rate / other for rate, other in zip(rates[name], plain)) for name in rates}
+    ratios = {
+        name: statistics.median(rate / other for rate, other in zip(rates[name], plain, strict=True)) for name in rates
+    }
     print(
         f"\n{', '.join(f'{name} {statistics.median(rates[name]):.0f} ({ratios[name]:.2f})' for name in rates)} images/s"
         " of one core"

@@ -48,7 +48,9 @@ def test_a_random_frame_keeps_the_shape_of_things(size):
         assert 1 <= frame.size[0] <= 32 and 1 <= frame.size[1] <= 40
         factors = frame.size[0] / height, frame.size[1] / width
         fit = min(32 / size[0], 40 / size[1])
-        for factor, length in zip(factors, (height, width)):  # but for rounding to whole pixels, at both ends
+        for factor, length in zip(
+            factors, (height, width), strict=True
+        ):  # but for rounding to whole pixels, at both ends
             assert factor >= 0.5 * fit - 1 / length and (factor <= 1.5 * fit + 1 / length + factor / length)
         seen.add((top > 0, left > 0, frame.mirrored, frame.size == room))
     assert len(seen) > 3

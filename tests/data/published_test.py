@@ -50,7 +50,7 @@ def test_a_data_set_written_here(tmp_path, form):
     assert seen == [(0, 0), (10, 1), (20, 0)] and sorted(source.labels.tolist()) == [0, 0, 1]
     assert isinstance(source.records, TfRecords) == (form == "tfrecord")
     for images, labels in batches(source, (4, 4, 3), 2, steps=6, labels=True):
-        assert set(map(tuple, zip(images[:, 0, 0, 0].tolist(), labels.tolist()))) <= set(seen)
+        assert set(map(tuple, zip(images[:, 0, 0, 0].tolist(), labels.tolist(), strict=True))) <= set(seen)
     source.record = tmp_path / "run" / "data.json"  # as a run sets it
     source.save_record()
     assert json.loads(source.record.read_text())["summary"] == "3 images" and source.image(0).shape == (4, 6, 3)

@@ -45,7 +45,9 @@ def test_signs_are_opposite_directions():
 def test_images_depend_on_the_generator_alone_and_differ():
     images = [rand_augment(gradient(), np.random.default_rng(seed)) for seed in range(40)]
     again = [rand_augment(gradient(), np.random.default_rng(seed)) for seed in range(40)]
-    assert all(np.array_equal(*pair) for pair in zip(images, again)) and all(image.dtype == "uint8" for image in images)
+    assert all(np.array_equal(*pair) for pair in zip(images, again, strict=True)) and all(
+        image.dtype == "uint8" for image in images
+    )
     same = sum(np.array_equal(image, gradient()) for image in images)
     assert 3 <= same <= 20  # a quarter: both operations left out
     assert len({image.tobytes() for image in images}) > 20

@@ -242,7 +242,8 @@ def test_a_tiff_of_channels_that_pillow_drops_is_left_out(tmp_path, samples):
     bits_at = 8 + len(pixels)
     tags = [
         (256, 3, 1, 6), (257, 3, 1, 4), (258, 3, samples, bits_at), (259, 3, 1, 1),
-        (262, 3, 1, 2 if samples > 3 else 1), (273, 4, 1, 8), (277, 3, 1, samples), (278, 3, 1, 4), (279, 4, 1, len(pixels)),
+        (262, 3, 1, 2 if samples > 3 else 1), (273, 4, 1, 8), (277, 3, 1, samples), (278, 3, 1, 4),
+        (279, 4, 1, len(pixels)),
     ]  # fmt: skip
     if samples == 2:
         tags[2] = (258, 3, 2, 8 | 8 << 16)

@@ -95,9 +95,11 @@ def test_boxes_and_masks_are_where_the_objects_are(tmp_path, size, form, augment
             "ignored": ((3, 3, 4), "float32"),
             "masks": ((3, 100, 20, 20), "uint8"),
         }
-        for image, boxes, labels, masks in zip(images, *(targets[name] for name in ("boxes", "labels", "masks"))):
+        for image, boxes, labels, masks in zip(
+            images, *(targets[name] for name in ("boxes", "labels", "masks")), strict=True
+        ):
             assert not boxes[labels < 0].any() and not masks[labels < 0].any() and masks.max() == 1
-            for box, label, mask in zip(boxes[labels >= 0], labels[labels >= 0], masks):
+            for box, label, mask in zip(boxes[labels >= 0], labels[labels >= 0], masks, strict=True):
                 top, left, bottom, right = np.round(box).astype(int)
                 around = np.zeros(SHAPE[:2], bool)
                 around[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1] = True
@@ -106,7 +108,8 @@ def test_boxes_and_masks_are_where_the_objects_are(tmp_path, size, form, augment
                 ):  # of an ellipse that is cut, less may be left than of its box
                     misses.append(extent(coloured(image, label) & around) - box)
                 rows, columns = (
-                    ((np.arange(20) + 0.5) / 20 * (b - a) + a).astype(int) for a, b in zip(box[:2], box[2:])
+                    ((np.arange(20) + 0.5) / 20 * (b - a) + a).astype(int)
+                    for a, b in zip(box[:2], box[2:], strict=True)
                 )
                 agreement = (coloured(image, label)[np.ix_(rows, columns)] == mask).mean()
                 assert agreement > (0.8 if (box[2:] - box[:2]).min() > 8 else 0.6)
@@ -123,7 +126,7 @@ def test_the_whole_image_without_augmentation(tmp_path):
     images, targets = next(iter(detection_batches(source, SHAPE, 6, augment=False)))
     order = [next(i for i in range(6) if (letterbox(source.image(i), SHAPE)[0] == image).all()) for image in images]
     assert sorted(order) == list(range(6))
-    for i, boxes, labels in zip(order, targets["boxes"], targets["labels"]):
+    for i, boxes, labels in zip(order, targets["boxes"], targets["labels"], strict=True):
         objects, factor = source.objects(i), letterbox(source.image(i), SHAPE)[1]
         assert labels[:3].tolist() == objects.labels.tolist() and (labels[3:] == -1).all()
         assert np.allclose(boxes[:3] / factor, objects.boxes, atol=1)
@@ -210,7 +213,7 @@ def test_a_quarter_of_a_box_must_remain(tmp_path):
     nothing to all."""
     source = with_boxes(tmp_path, [[0, 0, 20, 20]])
     areas, slivers = [], []
-    for image, targets in take(detection_batches(source, SHAPE, 1, scale=(2.0, 2.0)), 200):
+    for _, targets in take(detection_batches(source, SHAPE, 1, scale=(2.0, 2.0)), 200):
         top, left, bottom, right = targets["boxes"][0, 0]
         areas.append((bottom - top) * (right - left) if targets["labels"][0, 0] == 0 else 0)
         rest = targets["ignored"][0, 1]  # after the crowd

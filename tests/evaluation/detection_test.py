@@ -183,7 +183,7 @@ def by_numpy(truth, predictions, threshold):
         ranked = [
             (s, p["image_id"], b)
             for p in predictions
-            for s, b, k in zip(p["scores"], p["boxes"], p["labels"])
+            for s, b, k in zip(p["scores"], p["boxes"], p["labels"], strict=True)
             if k == label
         ]
         right = []

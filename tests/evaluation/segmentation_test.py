@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 
@@ -30,7 +32,7 @@ def test_random_maps_are_counted_as_by_loops(rng, kind):
         )  # up to 149: 149 * 150 does not fit into a byte
         truth = np.where(rng.random(shape) < 0.1, 200, truth + 105)
         matrix.add(truth.astype(kind), predicted.astype(kind))
-        both += [(t, p) for t, p in zip(truth.ravel().tolist(), predicted.ravel().tolist()) if t != 200]
+        both += [(t, p) for t, p in zip(truth.ravel().tolist(), predicted.ravel().tolist(), strict=True) if t != 200]
     ious, shares = [], []
     for k in range(150):
         either, right = sum(k in pair for pair in both), sum(pair == (k, k) for pair in both)
@@ -83,7 +85,7 @@ def interpolated(logits, size):
     for axis, new in enumerate(size):
         old = logits.shape[axis]
         places = (np.arange(new) + 0.5) * old / new - 0.5
-        logits = np.apply_along_axis(lambda line: np.interp(places, np.arange(old), line), axis, logits)
+        logits = np.apply_along_axis(functools.partial(np.interp, places, np.arange(old)), axis, logits)
     return logits
 
 
@@ -113,7 +115,7 @@ def test_windows_are_averaged_as_probabilities(rng):
         )  # the last window is moved inside
 
     total, looks = np.zeros((4, 7, 5)), np.zeros((4, 7, 1))
-    for start, of_window in zip((0, 2, 3), np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)):
+    for start, of_window in zip((0, 2, 3), np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True), strict=True):
         total[:, start : start + 4] += of_window
         looks[:, start : start + 4] += 1
     for batch_size in (1, 2, 4):

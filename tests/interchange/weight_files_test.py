@@ -40,7 +40,10 @@ def refusal(path, **kwargs):
     return line
 
 
-def save_safetensors(path, arrays, names={"float32": "F32", "float16": "F16", "float64": "F64"}, **changes):
+SAFETENSORS = {"float32": "F32", "float16": "F16", "float64": "F64"}  # the names of types there
+
+
+def save_safetensors(path, arrays, names=SAFETENSORS, **changes):
     header, data = {"__metadata__": {"format": "pt"}}, b""
     for name, array in arrays.items():
         header[name] = {

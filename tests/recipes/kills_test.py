@@ -128,7 +128,7 @@ def parts(workdir):
 def assert_same(a, b, note):
     """What two runs left is the same, or what differs first is shown."""
     assert a[:2] == b[:2] and a[3].keys() == b[3].keys(), note
-    different = [pair for pair in zip(a[2], b[2]) if pair[0] != pair[1]]
+    different = [pair for pair in zip(a[2], b[2], strict=False) if pair[0] != pair[1]]
     assert not different and len(a[2]) == len(b[2]), (note, different[:1], len(a[2]), len(b[2]))
     assert not [name for name in a[3] if a[3][name] != b[3][name]], note
 
@@ -154,7 +154,7 @@ def live_and_be_killed(forks, workdir, rng, in_save):
         moment = time.monotonic() + (rng.uniform(0, 2) if rng.random() < 0.2 else 60)
         forks.wait_for(lambda: len(told(workdir)) > before + 1 or time.monotonic() > moment, 0.005)
         moment = time.monotonic() + rng.uniform(0, 1)
-        forks.wait_for(lambda: time.monotonic() > moment, 0.001)
+        forks.wait_for(lambda moment=moment: time.monotonic() > moment, 0.001)
     if not forks.ended():
         os.kill(forks.pid, signal.SIGKILL)
     status = forks.status()
@@ -203,10 +203,13 @@ def test_runs_that_are_asked_to_stop_save_and_go_on(forks, whole, tmp_path, stop
         if stopped < stops:
             before = len(told(workdir))
             forks.wait_for(
-                lambda: forks.log.stat().st_size and (stopped % 4 == 3 or len(told(workdir)) > before + 1), 0.005
+                lambda stopped=stopped, workdir=workdir, before=before: (
+                    forks.log.stat().st_size and (stopped % 4 == 3 or len(told(workdir)) > before + 1)
+                ),
+                0.005,
             )
             moment = time.monotonic() + rng.uniform(0, 1)
-            forks.wait_for(lambda: time.monotonic() > moment, 0.001)
+            forks.wait_for(lambda moment=moment: time.monotonic() > moment, 0.001)
         began = time.monotonic()
         if stopped < stops and not forks.ended():
             (os.killpg if stopped % 2 else os.kill)(forks.pid, signal.SIGTERM)
@@ -232,7 +235,7 @@ def test_of_two_starts_at_once_one_is_refused(forks, whole, tmp_path):
         workdir = tmp_path / str(i)
         forks.start(workdir)
         if i % 3 != 2:  # else both begin at once
-            forks.wait_for(lambda: len(told(workdir)) > rng.randint(1, STEPS - 8), 0.005)
+            forks.wait_for(lambda workdir=workdir: len(told(workdir)) > rng.randint(1, STEPS - 8), 0.005)
         second.start(workdir)
         statuses = [second.status()]
         if i % 3 == 1 and not forks.ended():

@@ -57,9 +57,9 @@ def test_a_table_is_run_and_printed_beside_the_papers_numbers(here, tmp_path, st
     # One pre-training for the three cells of a row.
     assert [pathlib.Path(command[0]).stem for command in stand_in.commands] == ["pretrain", "finetune", "probe"] * 12
     assert all("precision=bfloat16" in command for command in stand_in.commands)
-    for name, paper in zip(ROWS, ("82.8 41.0 32.5", "83.3 46.4 31.0", "79.3 4.0 32.5", "83.6 46.5 34.0")):
+    for name, paper in zip(ROWS, ("82.8 41.0 32.5", "83.3 46.4 31.0", "79.3 4.0 32.5", "83.6 46.5 34.0"), strict=True):
         ours = ("71.0 ± 1.0", "50.0 ± 0.0", "1.5 ± 0.0")
-        assert row_of(end.out, name) == [f"{own} [{number}]" for own, number in zip(ours, paper.split())]
+        assert row_of(end.out, name) == [f"{own} [{number}]" for own, number in zip(ours, paper.split(), strict=True)]
     assert (tmp_path / "small_ablation.md").read_text() in end.out
 
 

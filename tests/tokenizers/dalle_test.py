@@ -91,7 +91,7 @@ def test_both_halves_equal_those_of_the_package_dall_e(tmp_path, rng):
     )
     halves = package.Encoder(n_hid=64, vocab_size=512), package.Decoder(n_hid=64, vocab_size=512)
     files = tmp_path / "encoder.pkl", tmp_path / "decoder.pkl"
-    for half, file in zip(halves, files):
+    for half, file in zip(halves, files, strict=True):
         for name, parameter in half.named_parameters():
             if name.endswith(".b"):
                 torch.nn.init.normal_(parameter, std=0.1)
@@ -181,7 +181,7 @@ def test_fit_leaves_what_has_a_decoder(dvae, make_images):
     tokenizer = Dalle.from_files((16, 16, 3), 8, *dvae())
     before = [array(w) for w in tokenizer.weights]
     assert tokenizer.fit(make_images()) is tokenizer
-    assert all(np.array_equal(old, array(new)) for old, new in zip(before, tokenizer.weights))
+    assert all(np.array_equal(old, array(new)) for old, new in zip(before, tokenizer.weights, strict=True))
 
 
 def test_nothing_of_it_is_trained_and_precision_has_no_influence(dvae, make_images):

@@ -108,7 +108,7 @@ def test_what_is_not_whole_does_not_count_and_is_moved_aside(tmp_path, what, fir
 def test_new_checkpoints_are_kept_beside_two_damaged_ones_of_later_steps(tmp_path, load):
     paths = [checkpoints.save(tmp_path, step, ARRAYS) for step in (10, 20)]
     cut = [path.read_bytes()[:-3] for path in paths]
-    for path, content in zip(paths, cut):
+    for path, content in zip(paths, cut, strict=True):
         path.write_bytes(content)
     told = []
     if load:

@@ -43,7 +43,7 @@ def variables(rng):
 def numpy_adamw(weight, gradients, rates, decay, beta_1=0.9, beta_2=0.999):
     """AdamW with decoupled decay (Loshchilov and Hutter, 2019, algorithm 2), where the rate multiplies both."""
     m = v = np.zeros_like(weight)
-    for t, (gradient, rate) in enumerate(zip(gradients, rates), 1):
+    for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), 1):
         m = beta_1 * m + (1 - beta_1) * gradient
         v = beta_2 * v + (1 - beta_2) * gradient**2
         weight = weight - rate * decay * weight - rate * (m / (1 - beta_1**t)) / (np.sqrt(v / (1 - beta_2**t)) + 1e-8)
@@ -96,7 +96,7 @@ def test_the_decay_has_its_layers_share_of_the_rate(rng):
     weights = variables(rng)
     before = [ops.convert_to_numpy(w) for w in weights]
     LayerwiseAdamW(0.1, layer_decay=0.5, depth=2, weight_decay=0.2).apply([ops.zeros((2, 3))] * len(weights), weights)
-    shrunk = {w.path: ops.convert_to_numpy(w) / start for w, start in zip(weights, before)}
+    shrunk = {w.path: ops.convert_to_numpy(w) / start for w, start in zip(weights, before, strict=True)}
     np.testing.assert_allclose(shrunk.pop("encoder/patch_embedding/project/kernel"), 1 - 0.1 * 0.2 * 0.5**3, rtol=1e-6)
     np.testing.assert_allclose(shrunk.pop("encoder/block_2/attention/qkv/kernel"), 1 - 0.1 * 0.2 * 0.5, rtol=1e-6)
     np.testing.assert_allclose(shrunk.pop("decoder/block_1/expand/kernel"), 1 - 0.1 * 0.2, rtol=1e-6)

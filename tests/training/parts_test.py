@@ -42,7 +42,7 @@ def test_a_batch_in_parts_takes_the_same_step(make_encoder, make_images, method)
 
     one, three = train(1), train(3)
     assert len(one) == len(three) > 20
-    for expected, received in zip(one, three):
+    for expected, received in zip(one, three, strict=True):
         np.testing.assert_allclose(received, expected, atol=1e-5, rtol=1e-5)
 
 

@@ -118,7 +118,7 @@ def test_branches_drop_independently_in_a_direct_call(dropped, method):
     """Of 64 images, independent drops correlate by less than 0.6. The model's seed decides."""
     images = batch(method)[0]
     images = images["global"][:, 0] if method == "dino" else images
-    one, two = (dropped(lambda: build(method, seed)(images, training=True)) for seed in (0, 1))
+    one, two = (dropped(lambda seed=seed: build(method, seed)(images, training=True)) for seed in (0, 1))
     assert len(one) >= 6 and correlation(one) < 0.6
     assert method == "encoder" or differ(one, two)
 

@@ -149,7 +149,7 @@ def test_nan_pixels_change_no_weight_and_no_slot_of_splitmask(make_model, make_i
     assert len(before) > 2 * len(model.trainable_variables)
     images[3, 5, 5, 0] = np.nan
     logs = step(model, images)
-    for variable, old in zip(state, before):
+    for variable, old in zip(state, before, strict=True):
         np.testing.assert_array_equal(array(variable), old)
     assert logs["skipped_steps"] == 1 and int(model.optimizer.iterations) == 2
     assert all(np.isfinite(value) for value in logs.values())

@@ -143,7 +143,7 @@ def test_the_best_are_those_of_a_slow_loop(rng, candidates):
     best = {name: ops.convert_to_numpy(x) for name, x in best.items()}
     for i in range(2):
         expected = greedy(found[i], scores[i], 25, 0.5, max(0.2, np.sort(scores[i].ravel())[-candidates] - 1e-7))
-        assert list(zip(best["indices"][i], best["labels"][i])) == [(j, label) for _, j, label in expected]
+        assert list(zip(best["indices"][i], best["labels"][i], strict=True)) == [(j, label) for _, j, label in expected]
         np.testing.assert_allclose(best["scores"][i], [score for score, _, _ in expected])
         np.testing.assert_array_equal(best["boxes"][i], [found[i, j] for _, j, _ in expected])
 

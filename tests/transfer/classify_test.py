@@ -8,12 +8,14 @@ from keras import ops
 import keras_splitmask as ks
 from keras_splitmask.training.optimizer import decays, layer_of
 
+EAGERLY = keras.backend.backend() != "jax"
+
 
 def weights_of(layer):
     return [ops.convert_to_numpy(w) for w in layer.weights]
 
 
-def compiled(encoder, classes=4, rate=3e-3, run_eagerly=keras.backend.backend() != "jax", **kwargs):
+def compiled(encoder, classes=4, rate=3e-3, run_eagerly=EAGERLY, **kwargs):
     model = ks.transfer.Classifier(encoder, classes, **kwargs)
     optimizer = ks.training.LayerwiseAdamW(rate, layer_decay=0.75, depth=encoder.depth, weight_decay=0.05)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -39,7 +39,7 @@ def as_coco(targets, image_shape):
     truth = {"categories": [{"id": i + 1, "name": str(i)} for i in range(2)], "images": [], "annotations": []}
     for i, labels in enumerate(targets["labels"]):
         truth["images"].append({"id": i, "height": image_shape[0], "width": image_shape[1]})
-        for box, label, mask in zip(targets["boxes"][i], labels.tolist(), targets["masks"][i]):
+        for box, label, mask in zip(targets["boxes"][i], labels.tolist(), targets["masks"][i], strict=True):
             if label >= 0:
                 top, left, bottom, right = box.tolist()
                 own = {"image_id": i, "category_id": label + 1, "bbox": [left, top, right - left, bottom - top]}
@@ -51,7 +51,7 @@ def as_coco(targets, image_shape):
 def draw_label_maps(targets, image_shape):
     """Label maps (count, H, W) int32 of scenes: 0 for the background, 1 and 2 for the classes."""
     maps = np.zeros((len(targets["labels"]), *image_shape[:2]), "int32")
-    for own, *objects in zip(maps, targets["boxes"], targets["labels"], targets["masks"]):
-        for box, label, mask in zip(*objects):
+    for own, *objects in zip(maps, targets["boxes"], targets["labels"], targets["masks"], strict=True):
+        for box, label, mask in zip(*objects, strict=True):
             own[paste_mask(mask, box, *image_shape[:2])] = label + 1
     return maps

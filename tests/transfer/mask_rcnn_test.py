@@ -99,7 +99,10 @@ def test_regions_in_what_is_ignored_are_not_learnt_from(scenes, monkeypatch):
         monkeypatch.setattr(
             model,
             "propose",
-            lambda *_, **__: (ops.convert_to_tensor(proposed), ops.convert_to_tensor(np.array([there], bool))),
+            lambda *_, there=there, **__: (
+                ops.convert_to_tensor(proposed),
+                ops.convert_to_tensor(np.array([there], bool)),
+            ),
         )
         _, report = model.objective(Batch(images, {**targets, "ignored": ignored[None, None]}), training=False)
         losses[name] = [float(report[part]) for part in ("class_loss", "box_loss", "mask_loss")]

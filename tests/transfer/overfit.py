@@ -33,7 +33,7 @@ def main(head, steps=300):
     def batches():
         for step in range(int(steps)):
             part = slice(step % 2 * BATCH, step % 2 * BATCH + BATCH)
-            yield images[part], keras.tree.map_structure(lambda x: x[part], targets)
+            yield images[part], keras.tree.map_structure(lambda x, part=part: x[part], targets)
 
     loss = model.fit(batches(), steps_per_epoch=int(steps), shuffle=False, verbose=0).history["loss"][0]
     answers = model.predict(images, batch_size=BATCH, verbose=0)

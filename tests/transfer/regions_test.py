@@ -10,12 +10,14 @@ SIDES = {"P2": (16, 20), "P3": (8, 10), "P4": (4, 5), "P5": (2, 3)}
 
 def interpolated(x, row, column):
     """Of a map (h, w, D) at a place in pixels of the map, whose centres are at halves."""
-    places = [min(max(place - 0.5, 0), side - 1) for place, side in zip((row, column), x.shape)]
+    places = [min(max(place - 0.5, 0), side - 1) for place, side in zip((row, column), x.shape, strict=True)]
     answer = 0
     for i in (0, 1):
         for j in (0, 1):
-            corner = [min(int(place) + k, side - 1) for place, k, side in zip(places, (i, j), x.shape)]
-            share = np.prod([place - int(place) if k else 1 - (place - int(place)) for place, k in zip(places, (i, j))])
+            corner = [min(int(place) + k, side - 1) for place, k, side in zip(places, (i, j), x.shape, strict=True)]
+            share = np.prod(
+                [place - int(place) if k else 1 - (place - int(place)) for place, k in zip(places, (i, j), strict=True)]
+            )
             answer = answer + share * x[tuple(corner)]
     return answer
 
@@ -59,7 +61,7 @@ def test_samples_keep_their_quota_and_fill_up_with_background(rng):
     )
     kinds = np.where(there, np.take_along_axis(kind, chosen, axis=1), -9)
     assert kinds.tolist() == [[1] * 4 + [0] * 8, [1] + [0] * 5 + [-9] * 6, [0] * 12]
-    assert all(len(set(row[ok])) == ok.sum() for row, ok in zip(chosen, there))
+    assert all(len(set(row[ok])) == ok.sum() for row, ok in zip(chosen, there, strict=True))
     assert set(chosen[0, :4]) == set(np.argsort(-np.where(kind[0] > 0, keys[0], -1))[:4])
 
 

@@ -71,7 +71,7 @@ def test_pools_are_means_of_stretches(rng, size, bins):
 @pytest.mark.parametrize("old, new", [((5, 7), (19, 28)), ((1, 1), (3, 4)), ((6, 6), (4, 3)), ((2, 3), (2, 3))])
 def test_maps_are_enlarged_between_the_centres_of_pixels(rng, old, new):
     x = rng.random((2, *old, 3), "float32")
-    rows, columns = (np.clip((np.arange(n) + 0.5) * o / n - 0.5, 0, o - 1) for o, n in zip(old, new))
+    rows, columns = (np.clip((np.arange(n) + 0.5) * o / n - 0.5, 0, o - 1) for o, n in zip(old, new, strict=True))
     rows, columns = (
         np.maximum(1 - np.abs(at[:, None] - np.arange(o)), 0) for at, o in ((rows, old[0]), (columns, old[1]))
     )
