@@ -1,11 +1,13 @@
-"""`python -m tests`: every test on TensorFlow, then on JAX and torch those that depend on the backend. Arguments go to
-pytest."""
+"""`python -m tests`: tests/style.py, then every test on TensorFlow, and on JAX and torch those that depend on the
+backend. Arguments go to pytest; with any, the style is not checked."""
 
 import os
+import pathlib
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 PASSED, NOTHING_SELECTED = 0, 5
 # All backends are tested at a time on few cores. One thread for each library saves a sixth of the processor's time.
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
@@ -24,6 +26,8 @@ def run(backend):
 
 
 def main():
+    if not sys.argv[1:] and subprocess.run([sys.executable, "-m", "tests.style"], cwd=ROOT).returncode:
+        return True  # in seconds, before tests that take minutes
     print("What the tests of a backend print follows when they are done.", flush=True)
     backends = ("tensorflow", "jax", "torch")
     with ThreadPoolExecutor(3) as pool:  # torch's tests take a third of the time of the others', and leave no core idle

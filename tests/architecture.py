@@ -19,10 +19,15 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 PIP = {"PIL": "pillow", "absl": "absl_py"}  # module: package, where the names differ
 NOT_IMPORTED = {  # what a file needs besides its imports
     "recipes/reproduce.py": {"recipes/finetune", "recipes/pretrain", "recipes/probe"},
+    "tests/style.py": {"@codespell", "@mypy", "@ruff"},
     "tests/conftest.py": {"@tensorflow", "@jax", "@torch"},
     "tests/__main__.py": {"tests/conftest", "@pytest"},
 }
-DATA = {"keras_splitmask/data/arrays": ":sample", "tests/architecture_test": ":checkout"}  # files that a target reads
+DATA = {
+    "keras_splitmask/data/arrays": ":sample",
+    "tests/architecture_test": ":checkout",
+    "tests/style_test": ":checkout",
+}  # files that a target reads
 
 
 def name_of(path):

@@ -132,6 +132,12 @@ def test_ci_runs_the_readmes_command():
     assert "<!-- tests: begin -->/,/<!-- tests: end -->/p' README.md" in (ROOT / ".ci" / "run").read_text()
 
 
+def test_the_style_is_checked_before_the_tests():
+    text = (ROOT / "tests" / "__main__.py").read_text()
+    assert text.index('"tests.style"') < text.index("ThreadPoolExecutor(3)")
+    assert "entry: python -m tests.style" in (ROOT / ".pre-commit-config.yaml").read_text()
+
+
 def test_the_library_requires_three_packages_alone():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["dependencies"] == ["keras>=3.15,<4", "numpy", "absl-py"]
