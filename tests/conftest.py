@@ -11,7 +11,8 @@ import sys
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiling takes most of the tests' time on JAX
-os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")  # GPUs round the factors of float32 products to ten bits otherwise
+# GPUs round the factors of float32 products to ten bits otherwise.
+os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 
 import keras
 import numpy as np
@@ -48,7 +49,8 @@ def fresh_state():
 
 @pytest.fixture(autouse=True)
 def tensors_stay_on_their_device(monkeypatch):
-    """On torch, NumPy gets no tensor out of the library by itself, which fails on a GPU: where both meet, `keras.ops` must compute."""
+    """On torch, NumPy gets no tensor out of the library by itself, which fails on a GPU: where both meet, `keras.ops`
+    must compute."""
     if keras.backend.backend() != "torch":
         return
     import torch

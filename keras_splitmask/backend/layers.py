@@ -30,7 +30,8 @@ def attention(qkv, start=0):
     if keras.backend.backend() != "tensorflow":
         query, key, value = ops.unstack(qkv, 3, axis=2)  # torch fills less memory than for slices
         query = query[:, start:] if start else query
-        # JAX refuses to differentiate cuDNN's attention of an odd number of tokens. Keras would log that for each block, and then do without it.
+        # JAX refuses to differentiate cuDNN's attention of an odd number of tokens. Keras would log that for each
+        # block, and then do without it.
         odd = keras.backend.backend() == "jax" and (query.shape[1] % 2 or key.shape[1] % 2)
         return ops.dot_product_attention(query, key, value, flash_attention=False if odd else None)
     import tensorflow as tf
