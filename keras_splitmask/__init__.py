@@ -17,6 +17,8 @@ from keras_splitmask.encoder import SIZES, Encoder
 from keras_splitmask.split import Split
 from keras_splitmask.splitmask import SplitMask
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Augment",
     "AugmentViews",

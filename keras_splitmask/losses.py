@@ -33,7 +33,9 @@ def inpaint(head, hidden, ids):
 
     # Each device adds up what its own images ask of the head, so that devices need not meet for each part.
     devices = chunks.devices_of_batch()
-    by_device = lambda x: ops.reshape(x, (devices, -1, x.shape[-1]))
+
+    def by_device(x):
+        return ops.reshape(x, (devices, -1, x.shape[-1]))
 
     def of_part(sums, part):
         tokens, words = ops.reshape(part[0], (-1, weights.shape[0])), ops.reshape(part[1], (-1,))

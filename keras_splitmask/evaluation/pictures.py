@@ -102,7 +102,7 @@ def sheet(rows, titles, tile=112, gap=4):
 
 
 def save_inpainting(path, model, images):
-    """Draw `inpainting_panels` or `masked_panels`, as the model needs it, of a few images (B, H, W, C) into a PNG file."""
+    """Draw `inpainting_panels` or `masked_panels`, as the model needs it, of images (B, H, W, C) into a PNG file."""
     from PIL import Image
 
     picture = (

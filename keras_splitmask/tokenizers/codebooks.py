@@ -95,7 +95,7 @@ class Codebook(keras.layers.Layer):
         return chunks.join_parts(ids)
 
     def words(self, patches):
-        """Patches (..., d) as `word_patches` gives them, to words (...) int32. The length of a patch has no influence."""
+        """Patches (..., d) as `word_patches` gives them, to words (...) int32. A patch's length has no influence."""
         return argmax(ops.matmul(patches, ops.transpose(self.vectors)))
 
     def same_words(self, other):
