@@ -10,11 +10,11 @@ SIDES = {"P2": (16, 20), "P3": (8, 10), "P4": (4, 5), "P5": (2, 3)}
 
 def interpolated(x, row, column):
     """Of a map (h, w, D) at a place in pixels of the map, whose centres are at halves."""
-    places = [min(max(place - 0.5, 0), side - 1) for place, side in zip((row, column), x.shape, strict=True)]
+    places = [min(max(place - 0.5, 0), side - 1) for place, side in zip((row, column), x.shape, strict=False)]
     answer = 0
     for i in (0, 1):
         for j in (0, 1):
-            corner = [min(int(place) + k, side - 1) for place, k, side in zip(places, (i, j), x.shape, strict=True)]
+            corner = [min(int(place) + k, side - 1) for place, k, side in zip(places, (i, j), x.shape, strict=False)]
             share = np.prod(
                 [place - int(place) if k else 1 - (place - int(place)) for place, k in zip(places, (i, j), strict=True)]
             )
