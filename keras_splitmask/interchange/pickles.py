@@ -9,13 +9,14 @@ longer than its bytes.
 import io
 import pickletools
 from collections import OrderedDict
+from collections.abc import Callable
 
 LIMIT = 2**20  # bytes of a pickle: those of a dVAE have 30,000
 STEPS = 2**18  # each may take 200 bytes of memory
 TEXT = 500  # characters of a name or a key
 
 CONTAINERS = {"collections.OrderedDict": OrderedDict, "builtins.set": set, "__builtin__.set": set}
-MADE = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": set, "EMPTY_TUPLE": tuple}
+MADE: dict[str, Callable] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": set, "EMPTY_TUPLE": tuple}
 MADE |= {"NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 WRITTEN = {

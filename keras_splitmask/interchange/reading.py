@@ -231,8 +231,8 @@ def _grid(file, positions, extra, image_size, patch_size):
                 f" {count}."
             )
         return grid
-    sides = [math.isqrt(count - other) for other in sorted(others, reverse=True) if count > other]
-    square = next((side for side, other in zip(sides, sorted(others, reverse=True)) if side**2 == count - other), 0)
+    patches = [count - other for other in sorted(others, reverse=True) if count > other]
+    square = next((math.isqrt(number) for number in patches if math.isqrt(number) ** 2 == number), 0)
     if not square:
         raise ValueError(
             f"Expected positions of a square grid in {file}, received {count}; state image_size in a {CONFIG}"

@@ -22,7 +22,7 @@ import time
 import numpy as np
 
 PATTERN = re.compile(r"step-(\d{10})\.checkpoint")
-_WHOLE = set()  # stamps of files that this process has written or checked
+_WHOLE: set[tuple] = set()  # stamps of files that this process has written or checked
 
 
 class Damaged(ValueError):

@@ -38,7 +38,10 @@ def first_bad_tensor(model, batch, step):
     if outputs:
         return f"the output of {outputs[0]}"
     loss, _, gradients = steps.compute_gradients(model, data, step)
-    named = {"the loss": loss, **{f"the gradient of {v.path}": g for v, g in zip(model.trainable_variables, gradients)}}
+    named = {
+        "the loss": loss,
+        **{f"the gradient of {v.path}": g for v, g in zip(model.trainable_variables, gradients, strict=True)},
+    }
     return next((name for name, value in named.items() if value is not None and not _is_finite(value)), None)
 
 

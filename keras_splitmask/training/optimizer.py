@@ -98,7 +98,7 @@ AdamW = type(keras.optimizers.AdamW.__new__(keras.optimizers.AdamW))
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
-class LayerwiseAdamW(AdamW):
+class LayerwiseAdamW(AdamW):  # type: ignore[valid-type,misc]
     """AdamW that decays the weights that `DECAY_RULES` names, and slows the layers far from the head down (BEiT,
     appendix).
 

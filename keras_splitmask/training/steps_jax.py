@@ -17,8 +17,8 @@ def compute_gradients(model, data, step):
 
 
 def _gradients_in(model, trainable, fixed, optimizer, data, step=None):
-    """As `compute_gradients`, for these values of the variables, and the new values of those that are not trained. By default
-    the step is the optimizer's."""
+    """As `compute_gradients`, for these values of the variables, and the new values of those that are not trained. By
+    default the step is the optimizer's."""
     if model.accumulate == 1:
         return _gradients_at_once(model, trainable, fixed, optimizer, data, step)
 
@@ -59,12 +59,14 @@ def train_step(self, state, data):
     with _scope(self, new_trainable, fixed, optimizer) as scope:
         self.after_step(self.optimizer.iterations.value, outputs)
     new_fixed = _values(scope, self.non_trainable_variables, fixed)
-    fixed = [old if new is old else jax.numpy.where(finite, new, old) for new, old in zip(new_fixed, fixed)]
-    trainable = [jax.numpy.where(finite, new, old) for new, old in zip(new_trainable, trainable)]
+    fixed = [
+        old if new is old else jax.numpy.where(finite, new, old) for new, old in zip(new_fixed, fixed, strict=True)
+    ]
+    trainable = [jax.numpy.where(finite, new, old) for new, old in zip(new_trainable, trainable, strict=True)]
     with _scope(self, optimizer=optimizer) as scope:
         skip(self)
     skipped = _values(scope, self.optimizer.variables, optimizer)
-    optimizer = [jax.numpy.where(finite, new, old) for new, old in zip(new_optimizer, skipped)]
+    optimizer = [jax.numpy.where(finite, new, old) for new, old in zip(new_optimizer, skipped, strict=True)]
     outputs = {"loss": loss, "gradient_norm": norm, **outputs}
     logs, metrics = _update_metrics_in(self, metrics, outputs, data, finite)
     return logs, (trainable, fixed, optimizer, metrics)
@@ -81,16 +83,17 @@ def test_step(self, state, data):
 
 def _scope(model, trainable=(), fixed=(), optimizer=(), metrics=()):
     """A scope in which the model's variables have the given values, and keep what is assigned to them."""
-    mapping = [*zip(model.trainable_variables, trainable), *zip(model.non_trainable_variables, fixed)]
+    mapping = [*zip(model.trainable_variables, trainable, strict=False)]  # what is not given stays as it is
+    mapping += zip(model.non_trainable_variables, fixed, strict=False)
     if optimizer:
-        mapping += zip(model.optimizer.variables, optimizer)
-    return keras.StatelessScope(state_mapping=[*mapping, *zip(model.metrics_variables, metrics)])
+        mapping += zip(model.optimizer.variables, optimizer, strict=True)
+    return keras.StatelessScope(state_mapping=[*mapping, *zip(model.metrics_variables, metrics, strict=False)])
 
 
 def _values(scope, variables, before):
     """The values of variables at the end of a scope; those from before where none was assigned."""
     after = [scope.get_current_value(variable) for variable in variables]
-    return [old if new is None else new for new, old in zip(after, before)]
+    return [old if new is None else new for new, old in zip(after, before, strict=True)]
 
 
 def _update_metrics_in(model, metrics, outputs, data, finite=True):

@@ -112,7 +112,7 @@ class Classifier(ObjectiveModel):
         before = [ops.copy(v) for v in variables]
         weights = ops.reshape(outputs["weights"], (-1,)) if "weights" in outputs else None
         self._compile_metrics.update_state(outputs["labels"], outputs["logits"], sample_weight=weights)
-        for variable, value in zip(variables, before):
+        for variable, value in zip(variables, before, strict=True):
             variable.assign(ops.where(finite, ops.convert_to_tensor(variable), value))
         return {**logs, **self._compile_metrics.result()}
 

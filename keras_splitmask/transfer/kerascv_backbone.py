@@ -9,7 +9,7 @@ keras_cv = optional("keras_cv", "cv")
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
-class ViTBackbone(keras_cv.models.Backbone):
+class ViTBackbone(keras_cv.models.Backbone):  # type: ignore[name-defined]
     """A functional model from pixels (B, H, W, C) float32 in 0..1 to the levels of a `Pyramid`, each a layer called by
     its name.
 
