@@ -259,7 +259,7 @@ def _pixels(image):
 
 
 def _deep_reader(image):
-    """Choose how to read deep grey: a function from a piece of the image to (h, W, 1) uint16, int32, uint32 or float32."""
+    """Choose how to read deep grey: a function from a piece of the image to (h, W, 1) numbers of up to 32 bits."""
     if image.mode == "F":
         return lambda piece: np.asarray(piece, "float32")[..., None]
     if image.mode == "I":

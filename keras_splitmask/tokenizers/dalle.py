@@ -116,11 +116,11 @@ class Dalle(keras.layers.Layer):
         return self.encoder((1 - 2 * MARGIN) * x + MARGIN)
 
     def same_words(self, other):
-        """Whether another tokenizer has the same dVAE and patch size. (A word also depends on pixels around its patch.)"""
+        """Whether another tokenizer has the same dVAE and patch size. A word also depends on pixels around it."""
         if type(self) is not type(other):
             return False
         mine, theirs = ((t.patch_size, t.image_shape[-1], t.vocabulary, t.hidden) for t in (self, other))
-        pairs = zip(self.encoder.weights, other.encoder.weights)
+        pairs = zip(self.encoder.weights, other.encoder.weights, strict=True)
         return mine == theirs and all(np.array_equal(*map(ops.convert_to_numpy, pair)) for pair in pairs)
 
     def fit(self, images, max_patches=10_000, batch_size=16, report=lambda line: None):
@@ -165,7 +165,11 @@ class Dalle(keras.layers.Layer):
 
 def _resizing(old, new):
     """The matrices that resize rows and columns; None if the sizes are the same."""
-    return [resampling_matrix(*sides, "bilinear").astype("float32") for sides in zip(old, new)] if old != new else None
+    return (
+        [resampling_matrix(*sides, "bilinear").astype("float32") for sides in zip(old, new, strict=True)]
+        if old != new
+        else None
+    )
 
 
 def _resize(x, matrices):

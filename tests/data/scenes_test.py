@@ -99,7 +99,7 @@ def test_boxes_and_masks_are_where_the_objects_are(tmp_path, size, form, augment
             images, *(targets[name] for name in ("boxes", "labels", "masks")), strict=True
         ):
             assert not boxes[labels < 0].any() and not masks[labels < 0].any() and masks.max() == 1
-            for box, label, mask in zip(boxes[labels >= 0], labels[labels >= 0], masks, strict=True):
+            for box, label, mask in zip(boxes[labels >= 0], labels[labels >= 0], masks, strict=False):
                 top, left, bottom, right = np.round(box).astype(int)
                 around = np.zeros(SHAPE[:2], bool)
                 around[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1] = True

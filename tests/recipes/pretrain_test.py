@@ -147,7 +147,8 @@ def test_words_of_dalle(here, dvae, tmp_path, lines):
         ),
         (
             ["--tokenizer=dalle", "--dalle_weights=nowhere.pkl"],
-            "File not found: nowhere.pkl, expected to hold the weights of DALL-E's encoder; download https://cdn.openai.com/dall-e/encoder.pkl and",
+            "File not found: nowhere.pkl, expected to hold the weights of DALL-E's encoder; download"
+            " https://cdn.openai.com/dall-e/encoder.pkl and",
         ),
         (
             ["--tokenizer=dalle", "--dalle_weights={0},nowhere.pkl"],
