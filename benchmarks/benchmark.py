@@ -97,7 +97,14 @@ def build_model(method="splitmask", kind=None, **options):
         model = (kind or ks.SplitMask)(encoder, tokenizer, keep=FLAGS.keep, split="random", **options)
     else:
         model = ks.baselines.BEiT(encoder, tokenizer, split="random") if method == "beit" else ks.baselines.MAE(encoder)
-    optimizer = ks.training.adamw(RUN.peak, RUN.steps, RUN.warmup, RUN.floor, RUN.weight_decay, RUN.clip_norm)
+    optimizer = ks.training.adamw(
+        RUN.peak,
+        RUN.steps,
+        warmup=RUN.warmup,
+        floor=RUN.floor,
+        weight_decay=RUN.weight_decay,
+        clip_norm=RUN.clip_norm,
+    )
     model.compile(optimizer=optimizer, jit_compile=fitting.jit())
     return model
 

@@ -37,7 +37,7 @@ class SplitMask(ObjectiveModel):
         augmentation: an `Augment` of the images that a training step is given; its words and both halves are of one
             view.
         seed: with the step's number, it decides all randomness of training.
-        accumulate: take each batch in so many parts; the match loss sees all of it nevertheless. See `training.steps`.
+        accumulate: take each batch in so many parts; the match loss sees all of it nevertheless. See `ObjectiveModel`.
     """
 
     def __init__(

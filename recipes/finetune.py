@@ -132,9 +132,9 @@ def build_classifier(encoder, classes, steps):
     optimizer = ks.training.adamw(
         FLAGS.learning_rate,
         steps,
-        round(FLAGS.warmup * steps),
-        FLAGS.min_learning_rate,
-        FLAGS.weight_decay,
+        warmup=round(FLAGS.warmup * steps),
+        floor=FLAGS.min_learning_rate,
+        weight_decay=FLAGS.weight_decay,
         clip_norm=None,
         layer_decay=FLAGS.layer_decay if FLAGS.init_from else 1.0,
         depth=encoder.depth,

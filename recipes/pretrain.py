@@ -321,10 +321,10 @@ def build_model(source, image_shape, augmentation, steps):
     optimizer = ks.training.adamw(
         rate,
         max(1, steps),
-        round(FLAGS.warmup * steps),
-        FLAGS.min_learning_rate,
-        decay,
-        FLAGS.clip_norm or None,
+        warmup=round(FLAGS.warmup * steps),
+        floor=FLAGS.min_learning_rate,
+        weight_decay=decay,
+        clip_norm=FLAGS.clip_norm or None,
         beta_2=FLAGS.beta_2,
         **own,
     )

@@ -4,7 +4,8 @@ from keras_splitmask.training.batch import Batch
 from keras_splitmask.training.interruption import Checkpoints
 from keras_splitmask.training.log import RunLog
 from keras_splitmask.training.objective_model import ObjectiveModel
-from keras_splitmask.training.optimizer import LayerwiseAdamW, WarmupCosine, adamw
+from keras_splitmask.training.optimizer import LayerwiseAdamW, adamw
+from keras_splitmask.training.schedules import WarmupCosine
 
 __all__ = [
     "Batch",

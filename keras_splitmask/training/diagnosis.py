@@ -5,6 +5,7 @@ import functools
 import keras
 from keras import ops
 
+from keras_splitmask.backend.keras_private import layers_of
 from keras_splitmask.training import steps
 from keras_splitmask.training.seeded import seeded_objective
 
@@ -27,7 +28,7 @@ def first_bad_tensor(model, batch, step):
     if bad:
         return bad
     outputs = []
-    layers = list(model._flatten_layers(include_self=False))
+    layers = layers_of(model, include_self=False)
     for layer in layers:
         object.__setattr__(layer, "call", _watched(layer, outputs))
     try:

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_splitmask.training.optimizer import global_norm
+from keras_splitmask.backend.adamw import global_norm
 
 
 def gradient_norm(model, gradients):

@@ -9,6 +9,7 @@ import math
 import keras
 import numpy as np
 
+from keras_splitmask.backend.keras_private import layers_of
 from keras_splitmask.backend.layers import check_float
 from keras_splitmask.training.pixels import check_pixels, images_of
 from keras_splitmask.training.watching import Look, admitted, problem_within
@@ -115,7 +116,7 @@ class CheckedModel(keras.Model):
                 f"Expected a {type(self).__name__} with weights to learn, received one with none; set `trainable ="
                 " True` before `compile`."
             )
-        modes = {layer.quantization_mode for layer in self._flatten_layers()} - {None}
+        modes = {layer.quantization_mode for layer in layers_of(self)} - {None}
         if modes:
             raise ValueError(
                 f"Expected float weights to train, received {', '.join(sorted(modes))}; train the model before it is"
@@ -145,7 +146,7 @@ class CheckedModel(keras.Model):
 
     @functools.wraps(keras.Model.save)
     def save(self, *arguments, **options):
-        for layer in self._flatten_layers():
+        for layer in layers_of(self):
             check_float(layer)  # before the file that may be there is opened
         super().save(*arguments, **options)
 

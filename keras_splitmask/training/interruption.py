@@ -93,7 +93,7 @@ class Checkpoints(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self.training = True
         self.before = self.step
-        variables = self._metrics()
+        variables = self._metric_variables()
         if self.metrics and {name: v.shape for name, v in self.metrics.items()} == {
             name: tuple(v.shape) for name, v in variables.items()
         }:
@@ -130,7 +130,7 @@ class Checkpoints(keras.callbacks.Callback):
             FloatingPointError: if a weight or the optimizer's state is not finite, of which no checkpoint is made.
         """
         began = time.monotonic()
-        variables = {**checkpoints.variables_of(self.model), **(self._metrics() if within else {})}
+        variables = {**checkpoints.variables_of(self.model), **(self._metric_variables() if within else {})}
         arrays = {name: distribution.to_numpy(variable) for name, variable in variables.items()}
         _check_finite(
             {name: array for name, array in arrays.items() if not name.startswith("metrics/")},
@@ -182,7 +182,7 @@ class Checkpoints(keras.callbacks.Callback):
             _say(f"no checkpoint at step {self.step} in {self.folder}: {error}; {last}. {remedy(error)}")
         self.failing = True
 
-    def _metrics(self):
+    def _metric_variables(self):
         return {f"metrics/{i}": variable for i, variable in enumerate(self.model.metrics_variables)}
 
     def _on_signal(self, number, frame):

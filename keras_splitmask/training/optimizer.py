@@ -1,11 +1,13 @@
 """AdamW as BEiT uses it: which weights decay, how the learning rate moves, and how it falls towards the first
 layers."""
 
-import math
 import re
 
 import keras
 from keras import ops
+
+from keras_splitmask.backend.adamw import FusedAdamW, global_norm
+from keras_splitmask.training.schedules import SCHEDULES, WarmupCosine
 
 # Every weight must be claimed by one of these rules, the first that fits its path; (pattern, whether it decays).
 DECAY_RULES = (
@@ -30,75 +32,7 @@ def layer_of(path, depth):
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
-class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear from 0 to `peak` over `warmup` steps, then along half a cosine to `floor` at step `steps`."""
-
-    def __init__(self, peak, steps, warmup=0, floor=0.0):
-        if not 0 <= warmup < steps:
-            raise ValueError(
-                f"Expected fewer steps of warm-up than steps in all, received warmup={warmup}, steps={steps}."
-            )
-        self.peak, self.steps, self.warmup, self.floor = peak, steps, warmup, floor
-
-    def __call__(self, step):
-        step = ops.cast(step, "float32")
-        rise = self.peak * step / max(1, self.warmup)
-        return ops.where(step < self.warmup, rise, self._after_warmup(step))
-
-    def _after_warmup(self, step):
-        return self.floor + (self.peak - self.floor) * (1 + ops.cos(math.pi * self._share(step))) / 2
-
-    def _share(self, step):
-        """How much of the way from the end of the warm-up to the last step is done."""
-        return ops.clip((step - self.warmup) / (self.steps - self.warmup), 0.0, 1.0)
-
-    def get_config(self):
-        return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup, "floor": self.floor}
-
-
-@keras.saving.register_keras_serializable("keras_splitmask")
-class WarmupLinear(WarmupCosine):
-    """Linear from 0 to `peak` over `warmup` steps, then linear to `floor` at step `steps`: the usual one of
-    segmenters."""
-
-    def _after_warmup(self, step):
-        return self.peak + (self.floor - self.peak) * self._share(step)
-
-
-@keras.saving.register_keras_serializable("keras_splitmask")
-class WarmupSteps(WarmupCosine):
-    """Linear from 0 to `peak` over `warmup` steps; a tenth of it from 27/36 of the steps on, a hundredth from 33/36:
-    the usual one of detectors."""
-
-    def _after_warmup(self, step):
-        drops = sum(ops.cast(step >= self.steps * share, "float32") for share in (27 / 36, 33 / 36))
-        return ops.maximum(self.peak * 0.1**drops, self.floor)
-
-
-SCHEDULES = {"cosine": WarmupCosine, "linear": WarmupLinear, "steps": WarmupSteps}
-
-
-def global_norm(tensors):
-    """Norm of all tensors together, float32; None counts for nothing."""
-    tensors = [ops.cast(x, "float32") for x in tensors if x is not None]
-    if keras.backend.backend() == "torch":
-        import torch
-
-        return torch.nn.utils.get_total_norm(tensors)
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.linalg.global_norm(tensors)
-    return ops.sqrt(sum(ops.sum(ops.square(x)) for x in tensors))
-
-
-# On torch, Keras updates all weights together only if the optimizer derives from a class of its own, which AdamW's
-# `__new__` picks.
-AdamW = type(keras.optimizers.AdamW.__new__(keras.optimizers.AdamW))
-
-
-@keras.saving.register_keras_serializable("keras_splitmask")
-class LayerwiseAdamW(AdamW):  # type: ignore[valid-type,misc]
+class LayerwiseAdamW(FusedAdamW):
     """AdamW that decays the weights that `DECAY_RULES` names, and slows the layers far from the head down (BEiT,
     appendix).
 
@@ -147,12 +81,6 @@ class LayerwiseAdamW(AdamW):  # type: ignore[valid-type,misc]
                 f"No rule says whether these weights decay: {', '.join(unclaimed)}; add one to DECAY_RULES."
             )
         super().build(variables)
-        if keras.backend.backend() == "torch":
-            # An orthogonal initializer's are not contiguous, and what a step sums up in another order has other last
-            # bits. Before the first step, so that a run that goes on from a checkpoint, and begins with new weights,
-            # computes the same.
-            for v in variables:
-                v.value.data = v.value.data.contiguous()
 
     def scale(self, variable):
         """What the learning rate is multiplied by for this weight."""
@@ -167,12 +95,15 @@ class LayerwiseAdamW(AdamW):  # type: ignore[valid-type,misc]
     def _is_frozen(self, variable):
         return self.frozen is not None and bool(re.search(self.frozen, variable.path))
 
+    def decay_of(self, variable):
+        return self._decay() if decays(variable.path) else 0.0
+
     def _decay(self):
         return self.weight_decay(self.iterations) if callable(self.weight_decay) else self.weight_decay
 
     def _apply_weight_decay(self, variables):
-        if keras.backend.backend() == "torch":
-            return  # it is part of the update
+        if self.decays_in_update:
+            return
         rate = self.learning_rate * self._decay()
         for v in variables:
             if decays(v.path):
@@ -186,60 +117,6 @@ class LayerwiseAdamW(AdamW):  # type: ignore[valid-type,misc]
             group = [(g, v) for g, v, k in zip(gradients, variables, kinds, strict=True) if k == kind]
             rate = learning_rate * kind[0] * self._moves(group[0][1])
             super()._backend_update_step([g for g, _ in group], [v for _, v in group], rate)
-
-    def _parallel_update_step(self, gradients, variables, learning_rate):
-        """The update of weights that all decay, or none, on torch: one pass over them, where Keras makes some
-        twenty."""
-        import torch
-        from torch.optim.adamw import adamw
-
-        weights = [v.value for v in variables]
-        gradients = [g.contiguous() for g in gradients]
-        moments = [
-            [table[self._get_variable_index(v)].value for v in variables]
-            for table in (self._momentums, self._velocities)
-        ]
-        step = float(self.iterations)
-        steps = list(torch.full((len(weights),), step, device=weights[0].device))
-        adamw(
-            weights,
-            gradients,
-            *moments,
-            [],
-            steps,
-            fused=True,
-            amsgrad=False,
-            beta1=self.beta_1,
-            beta2=self.beta_2,
-            lr=float(learning_rate),
-            weight_decay=float(self._decay()) if decays(variables[0].path) else 0.0,
-            eps=self.epsilon
-            / (1 - self.beta_2 ** (step + 1)) ** 0.5,  # which Keras adds before the correction, and torch after it
-            maximize=False,
-        )
-
-    def update_step(self, gradient, variable, learning_rate):
-        """The update of one weight, on TensorFlow on one device by its own operation: one pass, where Keras makes a
-        dozen."""
-        if keras.backend.backend() != "tensorflow":
-            return super().update_step(gradient, variable, learning_rate)
-        import tensorflow as tf
-
-        if tf.distribute.has_strategy():
-            return super().update_step(gradient, variable, learning_rate)
-        place, step = self._get_variable_index(variable), ops.cast(self.iterations + 1, "float32")
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=self._momentums[place].value.handle,
-            v=self._velocities[place].value.handle,
-            beta1_power=self.beta_1**step,
-            beta2_power=self.beta_2**step,
-            lr=ops.cast(learning_rate, "float32"),
-            beta1=self.beta_1,
-            beta2=self.beta_2,
-            epsilon=self.epsilon,
-            grad=tf.convert_to_tensor(gradient),
-        )
 
     def _clip_gradients(self, gradients):
         if not self.global_clipnorm:
@@ -260,6 +137,7 @@ class LayerwiseAdamW(AdamW):  # type: ignore[valid-type,misc]
 def adamw(
     learning_rate,
     steps,
+    *,
     warmup=None,
     floor=1e-5,
     weight_decay=0.05,
@@ -300,11 +178,11 @@ def adamw(
         weight_decay = WarmupCosine(weight_decay[0], steps, floor=weight_decay[1])
     return LayerwiseAdamW(
         schedule,
-        layer_decay,
-        depth,
-        weight_decay,
-        frozen,
-        frozen_steps,
+        layer_decay=layer_decay,
+        depth=depth,
+        weight_decay=weight_decay,
+        frozen=frozen,
+        frozen_steps=frozen_steps,
         **{"clipnorm" if clip_each else "global_clipnorm": clip_norm},
         epsilon=1e-8,
         beta_2=beta_2,

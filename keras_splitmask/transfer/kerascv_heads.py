@@ -3,6 +3,7 @@ alone."""
 
 import keras
 
+from keras_splitmask.backend.keras_private import layers_of
 from keras_splitmask.transfer.kerascv_backbone import ViTBackbone, check_channels_last, keras_cv
 
 
@@ -52,9 +53,7 @@ def segformer(pyramid, classes, width, drop):
 
 def _without_softmax(model):
     """The model with logits as its answer, since probabilities near 0 lose what a loss is to learn from."""
-    answering = [
-        layer for layer in model._flatten_layers() if getattr(layer, "activation", None) is keras.activations.softmax
-    ]
+    answering = [layer for layer in layers_of(model) if getattr(layer, "activation", None) is keras.activations.softmax]
     (layer,) = answering
     layer.activation = keras.activations.linear
     return model

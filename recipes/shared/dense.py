@@ -152,9 +152,9 @@ def compile_model(model, steps):
     optimizer = ks.training.adamw(
         FLAGS.learning_rate,
         steps,
-        round(FLAGS.warmup * steps),
-        FLAGS.min_learning_rate,
-        FLAGS.weight_decay,
+        warmup=round(FLAGS.warmup * steps),
+        floor=FLAGS.min_learning_rate,
+        weight_decay=FLAGS.weight_decay,
         clip_norm=FLAGS.clip_norm or None,
         layer_decay=FLAGS.layer_decay if FLAGS.init_from else 1.0,
         depth=model.encoder.depth,

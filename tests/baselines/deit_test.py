@@ -37,7 +37,7 @@ def test_the_loss_is_that_of_numpy(make_deit, make_images, rng):
 
 def test_a_batch_is_memorised(make_deit, make_images):
     model, images, labels = make_deit(), make_images(6, (8, 12, 3)), np.eye(3, dtype="float32")[[0, 1, 2, 0, 1, 2]]
-    model.compile(optimizer=ks.training.adamw(1e-2, 80, 4))
+    model.compile(optimizer=ks.training.adamw(1e-2, 80, warmup=4))
     history = model.fit(
         ((images, labels) for _ in range(80)), steps_per_epoch=20, epochs=4, shuffle=False, verbose=0
     ).history
@@ -48,7 +48,7 @@ def test_a_batch_is_memorised(make_deit, make_images):
 def test_a_bad_batch_is_skipped_and_named(make_deit, make_images, rng):
     model, labels = make_deit(), labels_of(rng, 2)
     images = np.full((2, 8, 12, 3), np.nan, "float32")
-    model.compile(optimizer=ks.training.adamw(1e-2, 80, 4))
+    model.compile(optimizer=ks.training.adamw(1e-2, 80, warmup=4))
     before = [ops.convert_to_numpy(w) for w in model.trainable_variables]
     assert model.train_on_batch(images, labels, return_dict=True)["skipped_steps"] == 1
     assert all(

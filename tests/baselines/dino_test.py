@@ -209,7 +209,7 @@ def test_a_skipped_step_moves_nothing(make_dino, make_views):
 
 def test_the_prototypes_stay_frozen(make_dino, make_views):
     optimizer = ks.training.adamw(
-        1e-2, 6, 0, weight_decay=(0.04, 0.4), clip_each=True, frozen="student_head/kernel$", frozen_steps=2
+        1e-2, 6, warmup=0, weight_decay=(0.04, 0.4), clip_each=True, frozen="student_head/kernel$", frozen_steps=2
     )
     model, views = make_dino(optimizer), make_views()
     kernel, other = model.student_head.kernel, model.student_head.hidden.kernel

@@ -5,13 +5,12 @@ from keras import ops
 
 from keras_splitmask.training.optimizer import (
     DECAY_RULES,
-    SCHEDULES,
     LayerwiseAdamW,
-    WarmupCosine,
     adamw,
     decays,
     layer_of,
 )
+from keras_splitmask.training.schedules import SCHEDULES, WarmupCosine
 
 PATHS = {  # a weight's path: whether it decays
     "encoder/patch_embedding/project/kernel": True,

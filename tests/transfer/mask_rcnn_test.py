@@ -34,7 +34,7 @@ def test_shapes_are_static_and_losses_finite_without_objects(scenes):
     }
     nothing = {"boxes": 0 * targets["boxes"], "labels": 0 * targets["labels"] - 1, "masks": 0 * targets["masks"]}
     model.compile(
-        ks.training.adamw(1e-3, 4, 1),
+        ks.training.adamw(1e-3, 4, warmup=1),
         run_eagerly=keras.backend.backend() != "jax",
         jit_compile=keras.backend.backend() == "jax",
     )
@@ -126,7 +126,7 @@ def test_proposals_are_the_best_of_each_level(scenes):
 
 def test_it_learns(scenes):
     model, (images, targets) = make(), scenes(3)
-    model.compile(ks.training.adamw(2e-3, 30, 3), jit_compile=keras.backend.backend() == "jax")
+    model.compile(ks.training.adamw(2e-3, 30, warmup=3), jit_compile=keras.backend.backend() == "jax")
     history = model.fit(
         ((images, targets) for _ in range(30)), steps_per_epoch=10, epochs=3, shuffle=False, verbose=0
     ).history

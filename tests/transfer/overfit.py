@@ -28,7 +28,9 @@ def main(head, steps=300):
     keras.utils.set_random_seed(0)
     images, objects = draw_scenes(COUNT, SHAPE)
     model, targets = build(head), draw_label_maps(objects, SHAPE) if head not in ("retinanet", "maskrcnn") else objects
-    model.compile(ks.training.adamw(2e-3, int(steps), int(steps) // 10), jit_compile=keras.backend.backend() == "jax")
+    model.compile(
+        ks.training.adamw(2e-3, int(steps), warmup=int(steps) // 10), jit_compile=keras.backend.backend() == "jax"
+    )
 
     def batches():
         for step in range(int(steps)):

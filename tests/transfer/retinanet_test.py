@@ -93,7 +93,7 @@ def test_a_logit_that_is_not_a_number_is_no_error_but_a_loss_that_is_none():
 
 def test_a_few_images_are_memorised(scenes, as_coco):
     model, (images, targets) = make(32), scenes(2)
-    model.compile(ks.training.adamw(2e-3, 60, 6), jit_compile=keras.backend.backend() == "jax")
+    model.compile(ks.training.adamw(2e-3, 60, warmup=6), jit_compile=keras.backend.backend() == "jax")
     history = model.fit(
         ((images, targets) for _ in range(60)), steps_per_epoch=30, epochs=2, shuffle=False, verbose=0
     ).history

@@ -121,7 +121,7 @@ def test_an_image_has_the_same_answer_in_any_batch(make_segmenter, make_images):
 
 def test_scenes_are_memorised(make_segmenter, make_scenes):
     model, (images, labels) = make_segmenter(width=24, depth=2, drop=0.0), make_scenes(2)
-    model.compile(ks.training.adamw(1e-2, 150, 10), jit_compile=keras.backend.backend() == "jax")
+    model.compile(ks.training.adamw(1e-2, 150, warmup=10), jit_compile=keras.backend.backend() == "jax")
     history = model.fit(((images, labels) for _ in range(150)), steps_per_epoch=150, shuffle=False, verbose=0).history
     predicted, valid = model.predict(images, verbose=0).argmax(axis=-1), labels != 255
     ious = [

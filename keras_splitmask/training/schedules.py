@@ -1,0 +1,55 @@
+"""How the learning rate and the weight decay move over a run."""
+
+import math
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear from 0 to `peak` over `warmup` steps, then along half a cosine to `floor` at step `steps`."""
+
+    def __init__(self, peak, steps, warmup=0, floor=0.0):
+        if not 0 <= warmup < steps:
+            raise ValueError(
+                f"Expected fewer steps of warm-up than steps in all, received warmup={warmup}, steps={steps}."
+            )
+        self.peak, self.steps, self.warmup, self.floor = peak, steps, warmup, floor
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        rise = self.peak * step / max(1, self.warmup)
+        return ops.where(step < self.warmup, rise, self._after_warmup(step))
+
+    def _after_warmup(self, step):
+        return self.floor + (self.peak - self.floor) * (1 + ops.cos(math.pi * self._share(step))) / 2
+
+    def _share(self, step):
+        """How much of the way from the end of the warm-up to the last step is done."""
+        return ops.clip((step - self.warmup) / (self.steps - self.warmup), 0.0, 1.0)
+
+    def get_config(self):
+        return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup, "floor": self.floor}
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class WarmupLinear(WarmupCosine):
+    """Linear from 0 to `peak` over `warmup` steps, then linear to `floor` at step `steps`: usual for
+    segmentation."""
+
+    def _after_warmup(self, step):
+        return self.peak + (self.floor - self.peak) * self._share(step)
+
+
+@keras.saving.register_keras_serializable("keras_splitmask")
+class WarmupSteps(WarmupCosine):
+    """Linear from 0 to `peak` over `warmup` steps; a tenth of it from 27/36 of the steps on, a hundredth from 33/36:
+    usual for detection."""
+
+    def _after_warmup(self, step):
+        drops = sum(ops.cast(step >= self.steps * share, "float32") for share in (27 / 36, 33 / 36))
+        return ops.maximum(self.peak * 0.1**drops, self.floor)
+
+
+SCHEDULES = {"cosine": WarmupCosine, "linear": WarmupLinear, "steps": WarmupSteps}
