@@ -1,13 +1,13 @@
-"""The seeds that random numbers may have."""
+"""Check seeds of random numbers."""
 
-LARGEST_SEED = 2**31 - 1  # on the torch backend Keras keeps it as int32
+LARGEST_SEED = 2**31 - 1  # Keras stores it as int32 on the torch backend
 
 
 def check_seed(seed):
-    """The seed as an int, if it is one from 0 to 2**31 - 1, which the generators of NumPy and of all backends take.
+    """Convert a seed to an int from 0 to 2**31 - 1, which NumPy and all backends accept.
 
     Raises:
-        ValueError: if it is not.
+        ValueError: if it is not such a number.
     """
     try:
         fits = not isinstance(seed, bool) and int(seed) == seed and 0 <= seed <= LARGEST_SEED

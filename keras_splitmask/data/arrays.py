@@ -17,9 +17,9 @@ SAMPLE = Path(__file__).parent / "sample" / "fashion_mnist.npz"
 
 
 class ArraySource(Source):
-    """Images (B, H, W) or (B, H, W, C) of an array, with labels as `labels.check_labels` takes them, or without."""
+    """The images of an array (B, H, W) or (B, H, W, C), with optional labels; see `labels.check_labels`."""
 
-    unlabelled = "there is no array of labels; add one, such as train_labels, to an npz file"
+    unlabelled = "there is no array of labels; add one, such as train_labels, to an .npz file"
 
     def __init__(
         self, images, labels=None, classes=None, channels=None, place="the array", split="train", value_range=None
@@ -35,7 +35,7 @@ class ArraySource(Source):
         self.split = split
         self.channels = channels or self.images.shape[-1]
         fit_channels(np.empty((1, 1, self.images.shape[-1]), "uint8"), self.channels, place)
-        for start in range(0, len(images), 1024):  # a piece at a time: the file may be larger than memory
+        for start in range(0, len(images), 1024):  # in pieces: the file may be larger than memory
             self._check(slice(start, start + 1024), place)
         self.classes = None if classes is None else [str(name) for name in classes]
         if labels is not None:
@@ -45,7 +45,7 @@ class ArraySource(Source):
         try:
             check_pixels(self.images[piece], place, self.value_range)
         except ValueError:
-            for i in range(*piece.indices(len(self))):  # again one by one, to name the culprit
+            for i in range(*piece.indices(len(self))):  # again one by one, to find the bad image
                 check_pixels(self.images[i], f"{self.name(i)} of {place}", self.value_range)
             raise
 
@@ -95,8 +95,7 @@ def _keys(split):
 
 
 def _names(file, place):
-    """The names of the classes of all splits, whose labels are text: sorted, so that each has the same number in every
-    split."""
+    """The sorted class names of all splits whose labels are text, so that numbers are the same in every split."""
     arrays = [_member(file, name, place) for split in SPLITS for _, name in _keys(split) if name in file.files]
     return sorted(
         set().union(*(text(labels, place).ravel().tolist() for labels in arrays if labels.dtype.kind in "US"))
@@ -106,7 +105,7 @@ def _names(file, place):
 def open_npy(place, split, channels=None, value_range=None):
     if split != "train":
         raise NoSuchSplit(
-            f"Expected split to be train for an npy file, which has no other, received {split!r}; use an npz file."
+            f"Expected split to be train, the only split of an .npy file, received {split!r}; use an .npz file."
         )
     return ArraySource(
         _load(place, np.ndarray, "npy", mmap_mode="r"), channels=channels, place=place, value_range=value_range
@@ -114,8 +113,7 @@ def open_npy(place, split, channels=None, value_range=None):
 
 
 def _member(file, name, place):
-    """An array of an npz file, or None if it is not there. One that is too large for the memory is mapped, if it is not
-    compressed."""
+    """Read an array of an .npz file; None if it is not there. An array too large for memory is mapped."""
     if name not in file.files:
         return None
     member = file.zip.getinfo(name if name in file.zip.namelist() else f"{name}.npy")
@@ -123,34 +121,46 @@ def _member(file, name, place):
     if too_large and member.compress_type != zipfile.ZIP_STORED:
         raise ValueError(
             f"Expected arrays of at most {most / 1e9:.1f} GB, half of the free memory, received {name} of"
-            f" {member.file_size / 1e9:.1f} GB in {place}; save them by numpy.savez, without compression: then they are"
-            " read from the file when they are needed."
+            f" {member.file_size / 1e9:.1f} GB in {place}; save it with numpy.savez, without compression, to read it"
+            " in pieces."
         )
     try:
         return arrayfile.mapped(file.zip.filename, member) if too_large else file[name]
     except Exception as error:  # damaged, of pickled objects, or larger than memory
-        if "pickle" in str(error):  # NumPy's own advice is to run what is in the file
+        if _asks_for_pickle(error):
             raise ValueError(
-                f"Expected an npz file of plain arrays, received Python objects in {name} of {place}; save numbers or"
+                f"Expected an .npz file of plain arrays, received Python objects in {name} of {place}; save numbers or"
                 " text."
             ) from error
         raise ValueError(
-            f"Expected an npz file of plain arrays, received {place} ({name}: {error}); write it anew."
+            f"Expected an .npz file of plain arrays, received {place} ({name}: {error}); write it again."
         ) from error
 
 
 def _load(place, form, kind, **options):
     path = Path(os.path.expanduser(place))
     if not path.is_file():
-        raise ValueError(f"Expected an {kind} file, received {place}, which is not a file; correct the path.")
+        raise ValueError(f"File not found: {place}. Check the path after {kind}:.")
     try:
         content = np.load(path, allow_pickle=False, **options)
     except Exception as error:  # not a NumPy file, a truncated one, or one of pickled objects
+        if not _begins_as_numpy(path):
+            raise ValueError(f"{place} is not an .{kind} file.") from error
+        reason = "it holds Python objects" if _asks_for_pickle(error) else error
         raise ValueError(
-            f"Expected an {kind} file of plain arrays, received {place} ({error}); write it anew."
+            f"Expected an .{kind} file of plain arrays, received {place} ({reason}); write it again."
         ) from error
     if not isinstance(content, form):
-        raise ValueError(
-            f"Expected an {kind} file, received {place}, which is of the other kind; say npz: or npy: as it is."
-        )
+        other = "npy" if kind == "npz" else "npz"
+        raise ValueError(f"{place} is an .{other} file, not an .{kind} file. Use {other}:{place}.")
     return content
+
+
+def _begins_as_numpy(path):
+    with open(path, "rb") as file:
+        return file.read(len(arrayfile.NUMPY)).startswith((arrayfile.NUMPY, arrayfile.ZIP))
+
+
+def _asks_for_pickle(error):
+    """Whether NumPy's error is about pickled objects. Its advice is to run them, so it must not be passed on."""
+    return "pickle" in str(error)

@@ -15,15 +15,14 @@ from keras_splitmask.data.split_folders import split_folders, what_is_beside
 
 
 class FolderSource(Source):
-    """The images of a folder that was looked at by `scan`. They have labels if each lies in one of several folders,
-    exactly one deep.
+    """The images of a folder that `scan` has read. They have labels if each lies in one of several class folders.
 
     Args:
         found: a `Scan`.
-        channels: of the images; by default that of most of them, where grey among colour becomes colour. Images of
-            another depth are left out.
+        channels: number of channels; by default that of most images, and colour if grey and colour are mixed. Images
+            with another number are left out.
         record: path of the JSON file of the scan, for `save_record`.
-        beside: name: what it is, of what lies beside the folder of this split and is not used.
+        beside: {name: description} of what lies beside the folder of this split and is not used.
     """
 
     def __init__(self, found, channels=None, record=None, beside=None):
@@ -42,7 +41,7 @@ class FolderSource(Source):
             self._label()
 
     def _label(self):
-        """Numbers the classes by the names of their folders, in order."""
+        """Number the classes by the sorted names of their folders."""
         folders = sorted({os.path.dirname(path) for path in self.paths})
         self.classes = [printable(name) for name in folders]
         self.labels = np.array([folders.index(os.path.dirname(path)) for path in self.paths], "int32")
@@ -66,7 +65,7 @@ class FolderSource(Source):
 
     def _content(self, i):
         path = os.path.join(self.scan.root, self.paths[i])
-        if os.path.exists(path) and not os.path.isfile(path):  # opening a FIFO waits for ever
+        if os.path.exists(path) and not os.path.isfile(path):  # opening a FIFO would wait forever
             raise ValueError(
                 f"Expected a readable image, received {self.name(i)} (no file any more); restore the file."
             )
@@ -85,7 +84,7 @@ class FolderSource(Source):
 
     @property
     def image_shape(self):
-        """(height, width, channels) of the first image as stored; the others may have other sides."""
+        """(height, width, channels) of the first image as stored; other images may have other sizes."""
         return *self.scan.images[self.paths[0]][:2], self.channels
 
     def summary(self):
@@ -93,7 +92,7 @@ class FolderSource(Source):
         return self.scan.summary() + (f"; not used ({beside})" if beside else "") + self._doubt()
 
     def _doubt(self):
-        """What `summary` says of images that have no labels, though most of them lie in class folders."""
+        """The part of `summary` about images without labels, though most lie in class folders."""
         shallow = {path for path in self.paths if path.count(os.sep) == 1}
         spoilt = (
             self.labels is None and 2 * len(shallow) > len(self.paths) and len(set(map(os.path.dirname, shallow))) > 1
@@ -105,14 +104,18 @@ class FolderSource(Source):
 
 
 def _channels(depths):
-    """The depth of most images, given how many there are of each; colour if some of grey and colour are in colour."""
+    """Choose the number of channels: that of most images, and colour if grey and colour are mixed.
+
+    Args:
+        depths: {number of channels: count of images}.
+    """
     grey_and_colour = depths[1] + depths[3]
     most = max(depths, key=lambda depth: (grey_and_colour if depth in (1, 3) else depths[depth], depth))
     return most if most not in (1, 3) else 3 if depths[3] else 1
 
 
 def _of_depth(found, channels):
-    """A scan without the images that cannot be given in so many channels."""
+    """The scan without the images that cannot be converted to this number of channels."""
     fitting = {1, 3} if channels in (1, 3) else {channels}
     others = {
         path: f"{shape[2]} channels, not {channels}" for path, shape in found.images.items() if shape[2] not in fitting
@@ -124,7 +127,7 @@ def _of_depth(found, channels):
 
 
 def _without_labels(paths):
-    """Why images have no labels, by their paths, and what to do; or None if they have."""
+    """The reason why images have no labels, by their paths, and what to do; None if they have labels."""
     by_depth = {depth: [path for path in paths if min(path.count(os.sep), 2) == depth] for depth in range(3)}
     wrong = by_depth[0] or by_depth[2]
     if not by_depth[1] and by_depth[0]:
@@ -147,11 +150,11 @@ def _without_labels(paths):
 def open_folder(
     place, split, channels=None, record=None, max_bad_fraction=0.1, report=None, frozen=False, value_range=None
 ):
-    """A `FolderSource` of the folder, or of its subfolder for the split. See `opening.open_source`."""
+    """Open a folder, or its subfolder for the split: a `FolderSource`. See `opening.open_source`."""
     root = Path(os.path.expanduser(place))
     if not root.is_dir():
         found = "This is a file, not a folder" if root.exists() else "Folder not found"
-        raise ValueError(f"{found}: {place}. Correct the path after folder:.")
+        raise ValueError(f"{found}: {place}. Check the path after folder:.")
     folders = split_folders(root, report if split == "train" else None)
     if folders and split not in folders:
         raise NoSuchSplit(

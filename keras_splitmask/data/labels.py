@@ -1,26 +1,25 @@
-"""Labels of a data set in any usual form, to numbers of classes."""
+"""Convert labels of any usual form to numbers of classes."""
 
 import numpy as np
 
-MOST_CLASSES = 100_000  # unless there are images of a tenth of them
+MOST_CLASSES = 100_000  # more are accepted if a tenth of them have images
 SHOWN = 5  # names in a message
 
 
 def check_labels(labels, count, place, classes=None):
-    """One label for each of `count` images: its number, in (B,) or (B, 1); its name; or a row (B, K) with a 1 at its
-    number.
+    """Check and convert the labels of `count` images.
 
     Args:
-        labels: an array of integers from 0 on, of whole floats or of text.
+        labels: numbers from 0 on, (B,) or (B, 1), of integers or whole floats; names, (B,); or one-hot rows, (B, K).
         count: B.
-        place: where they are, for messages.
-        classes: the names of the classes in order; by default, of labels that are text, the sorted names.
+        place: description of their origin, for errors.
+        classes: the names of the classes in order; by default the sorted names if labels are text.
 
     Returns:
         Labels (B,) int32, and the names of the classes, or None.
 
     Raises:
-        ValueError: if they are anything else.
+        ValueError: if the labels have another form.
     """
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] == 1:
@@ -64,7 +63,7 @@ def _from_names(labels, names, place):
 
 
 def text(labels, place):
-    """An array of str, from one of str or UTF-8."""
+    """Decode an array of str or of UTF-8 bytes to str."""
     try:
         return labels if labels.dtype.kind == "U" else np.char.decode(labels, "utf-8")
     except UnicodeDecodeError as error:
@@ -74,21 +73,23 @@ def text(labels, place):
 
 
 def check_names(names, place):
-    """The names of classes as a list of str, from an array (K,) of text or numbers.
+    """Convert an array (K,) of text or numbers to a list of class names.
 
     Raises:
-        ValueError: if it has another shape, or a name twice.
+        ValueError: if the array has another shape, or a name occurs twice.
     """
     names = text(names, place) if names.dtype.kind in "US" else names
-    found = [str(name) for name in names] if names.ndim == 1 else []
-    if not found or len(set(found)) < len(found):
+    classes = [str(name) for name in names] if names.ndim == 1 else []
+    if not classes or len(set(classes)) < len(classes):
         received = (
-            f"{next(name for name in found if found.count(name) > 1)!r} twice" if found else f"an array {names.shape}"
+            f"{next(name for name in classes if classes.count(name) > 1)!r} twice"
+            if classes
+            else f"an array {names.shape}"
         )
         raise ValueError(
             f"Expected classes as one name each, (K,), received {received} in {place}; name each class once."
         )
-    return found
+    return classes
 
 
 def _check_range(labels, names, place):
@@ -109,6 +110,6 @@ def _check_range(labels, names, place):
 
 
 def some(names):
-    """The first of some names."""
+    """The first names of a list, for a message."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(str(name) for name in names[:SHOWN]) + more

@@ -1,4 +1,4 @@
-"""From the name of a data set, as the flag --dataset has it, to a source of images."""
+"""Open a data set by its name, the value of the flag --dataset."""
 
 import functools
 
@@ -22,20 +22,19 @@ def open_source(
     classes=None,
     value_range=None,
 ):
-    """Opens a set of images by its name; images are read when they are asked for.
+    """Open a set of images by its name; images are read when they are needed.
 
     * `sample`: 10,000 train and 2,000 test images of Fashion-MNIST, 28x28 grey.
     * `folder:PATH`: the images under PATH, or under PATH/SPLIT if PATH has subfolders called train, val or test (in any
-      case, or training, validation, valid, testing; see `split_folders`). They have labels, namely the names of their
-      directories, if all lie exactly one directory deep and there are two directories or more. An .npy or .npz file of
-      an array (H, W) or (H, W, C) is an image like any other, of as many channels as it has.
+      case, or training, validation, valid, testing; see `split_folders`). The folders are the labels if all images lie
+      exactly one folder deep and there are at least two folders. An .npy or .npz file of an array (H, W) or (H, W, C)
+      is an image like any other, with any number of channels.
     * `npz:PATH`: arrays `train_images` and `train_labels` (likewise val, test), as MedMNIST has them, or `x_train` and
       `y_train`, as Keras has them, or `images` and `labels`, which are the train split. Labels may be absent, and so
       may `classes`, the names. Labels are numbers from 0 on, one-hot rows, or text, whose sorted names are then the
       classes of every split.
     * `npy:PATH`: one array of images, the train split.
-    * `tfds:NAME`: a data set of tensorflow-datasets that has a feature called "image", and labels if it has one called
-      "label".
+    * `tfds:NAME`: a data set of tensorflow-datasets with a feature "image", and optionally a feature "label".
 
     Arrays of images are (B, H, W) or (B, H, W, C); uint8, uint16, or float in 0..1; with a `value_range` also integers
     of up to 32 bits and other floats.
@@ -43,27 +42,26 @@ def open_source(
     Args:
         dataset: one of the above.
         split: "train", "val" or "test". A data set that is not divided is its own train split.
-        data_dir: where tensorflow-datasets keeps its files; the other kinds do not use it.
-        channels: the wanted number of channels; 1 and 3 convert between grey and RGB. By default that of the images; a
-            folder of which some images are grey and some in colour is in colour.
-        value_range: (low, high), the stored values that become 0 and 255, such as (0, 4095) for numbers of 12 bits in
-            files of 16; values outside are clipped, and so it is reported. By default the range of the type. Images of
-            8 bits are left as they are if `high` is above 255.
-        classes: names to number the labels by, such as the `classes` of the train split. Some may have no image here.
+        data_dir: folder of tensorflow-datasets; the other kinds do not use it.
+        channels: the wanted number of channels; 1 and 3 convert between grey and RGB. By default that of the images,
+            and colour for a folder of grey and colour images.
+        value_range: (low, high), the stored values that become 0 and 255, such as (0, 4095) for 12-bit values in
+            16-bit files. Values outside are clipped, which is reported. By default the range of the type. 8-bit images
+            stay unchanged if `high` is above 255.
+        classes: names of the classes in order, such as the `classes` of the train split. Some may have no image here.
 
-    These are for folders alone; see `scan.scan`:
-        record: path of a JSON file that remembers what is in the folder, and what was left out for what reason.
-        max_bad_fraction: the share of files, unreadable or of another depth, that may be left out.
-        report: told of the scan's progress, and later of each image that turns out to be broken, in a line each.
-        frozen: take what `record` says as it is.
+    These are for folders only; see `scan.scan`:
+        record: path of a JSON file that remembers the content of the folder, and what was left out and why.
+        max_bad_fraction: largest fraction of files that may be left out, unreadable or of another depth.
+        report: a function that receives lines about the progress of the scan, and later about each broken image.
+        frozen: use the content of `record` without looking at the files again.
 
     Returns:
         A `Source`.
 
     Raises:
-        NoSuchSplit: if there is the data set, but not that split.
-        ValueError: if there is nothing of that name, or it does not hold images of one of these forms, or one of
-            another class.
+        NoSuchSplit: if the data set exists, but not the split.
+        ValueError: if there is no such data set, it has no images of these forms, or an image of another class.
     """
     value_range = check_range(value_range)
     kinds = {

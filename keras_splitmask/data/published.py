@@ -13,13 +13,13 @@ from keras_splitmask.data.tfrecord import TfRecords
 
 
 class TfdsSource(Source):
-    """Records of tensorflow-datasets: dicts of an "image", still encoded or an array, and perhaps a "label".
+    """Records of tensorflow-datasets: an "image", still encoded or an array, and optionally a "label".
 
     Args:
-        records: a sequence of them.
-        features: what tensorflow-datasets says of them.
-        channels: of the images, to convert between grey and colour.
-        place: name of the data set, of its version and of the split.
+        records: a sequence of records.
+        features: the features that tensorflow-datasets describes.
+        channels: wanted number of channels, to convert between grey and colour.
+        place: name of the data set, its version and its split.
         split: "train", "val" or "test".
     """
 
@@ -55,21 +55,21 @@ class TfdsSource(Source):
         return int(self.records[i]["label"]) if self._labelled else None
 
     def example(self, i):
-        """All that is stored of image `i`: a dict.
+        """Read the record of image `i`: a dictionary.
 
         Raises:
-            ValueError: with its name, if it is damaged.
+            ValueError: with the name, if it is damaged.
         """
         try:
             return self.records[i]
-        except Exception as error:  # a damaged record: each file format has an error of its own
+        except Exception as error:  # each file format has its own error for a damaged record
             reason = " ".join(str(error).split())
             raise ValueError(
-                f"Expected a readable record, received {self.name(i)} ({reason}); prepare the data anew."
+                f"Expected a readable record, received {self.name(i)} ({reason}); prepare the data set again."
             ) from error
 
     def size(self, i, feature="image"):
-        """(height, width) of an image of record `i` as stored."""
+        """(height, width) of an image of record `i`, as stored."""
         image = self.example(i)[feature]
         if not isinstance(image, bytes):
             return image.shape[:2]
@@ -80,7 +80,7 @@ class TfdsSource(Source):
             raise
         except Exception as error:  # a damaged header raises whatever its reader stumbles over
             raise ValueError(
-                f"Expected a readable image, received {self.name(i)} ({error}); prepare the data anew."
+                f"Expected a readable image, received {self.name(i)} ({error}); prepare the data set again."
             ) from error
 
     def keeps_depth(self, i):
@@ -108,9 +108,7 @@ def open_tfds(name, split, channels=None, data_dir=None):
             raise NoSuchSplit(f"no split {split} among {', '.join(there)}")
         records = _records(tfds, name, own_split or split, data_dir, features)
         return TfdsSource(records, features, channels, f"{builder.info.full_name} {own_split}", split)
-    except (
-        Exception
-    ) as error:  # unknown names, failed downloads, missing packages: dozens of types, messages of many lines
+    except Exception as error:  # unknown names, failed downloads, missing packages: many types, many lines
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         kind = NoSuchSplit if isinstance(error, NoSuchSplit) else ValueError
         raise kind(
@@ -119,7 +117,7 @@ def open_tfds(name, split, channels=None, data_dir=None):
 
 
 def _records(tfds, name, split, data_dir, features):
-    # Grey and colour are decoded when they are asked for; Pillow cannot give four channels, or two. Label maps are
+    # Grey and colour images stay encoded until they are read; Pillow cannot decode two or four channels. Label maps are
     # called "annotation".
     images = [
         name for name in ("image", "annotation") if name in features and isinstance(features[name], tfds.features.Image)

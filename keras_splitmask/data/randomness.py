@@ -1,15 +1,15 @@
-"""Random numbers of the data."""
+"""Random numbers of the input pipeline."""
 
 import numpy as np
 
 from keras_splitmask.seeds import check_seed
 
-# What random numbers are drawn for. Each has streams of its own: NumPy's generators of (seed, step) and (seed, step, 0)
-# are the same.
+# Purposes of random numbers. Each needs streams of its own, since NumPy's generators of (seed, step) and
+# (seed, step, 0) are the same.
 PURPOSES = ("order", "image", "batch", "replacement", "subset", "limit")
 
 
-def generator(purpose, seed, *place):
-    """The generator of random numbers for a purpose at a place, such as a step and an image's place in its batch."""
-    key = (PURPOSES.index(purpose), *(int(number) for number in place))
+def generator(purpose, seed, *position):
+    """Make the random generator for a purpose and a position, such as a step and the row of an image in its batch."""
+    key = (PURPOSES.index(purpose), *(int(number) for number in position))
     return np.random.default_rng(np.random.SeedSequence(check_seed(seed), spawn_key=key))

@@ -1,20 +1,19 @@
-"""Facts about data in a JSON file, such as a run's data.json."""
+"""Write facts about data to a JSON file, such as the data.json of a run."""
 
 import json
 import os
 from pathlib import Path
 
-LONG = 1000  # files; indented, more take six times as long to write
+LONG = 1000  # files; more are written without indentation, which would take six times as long
 
 
 def write(facts, path):
-    """Writes a dictionary into a JSON file, whole or not at all."""
+    """Write a dictionary to a JSON file, completely or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".part")
-    with open(
-        aside, "w", encoding="ascii"
-    ) as file:  # JSON escapes all else, so any file name can be written and read again
+    # ASCII, since JSON escapes the rest: so any file name can be written and read again.
+    with open(aside, "w", encoding="ascii") as file:
         file.write(json.dumps(facts, indent=1 if len(facts.get("files", ())) < LONG else None))
         file.flush()
         os.fsync(file.fileno())

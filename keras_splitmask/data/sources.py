@@ -1,4 +1,4 @@
-"""What a source of images is, whatever they come from."""
+"""The base class of all sources of images."""
 
 import functools
 import hashlib
@@ -14,32 +14,31 @@ from keras_splitmask.data.labels import some
 from keras_splitmask.data.randomness import generator
 from keras_splitmask.data.record import write
 
-# What a split may be called in a folder, an array file or a tfds data set.
+# Names that a split may have in a folder, an array file or a tfds data set.
 SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
-TRIES = 100  # images that may take the place of one that cannot be read
+TRIES = 100  # other images to try in place of one that cannot be read
 
 
 class NoSuchSplit(ValueError):
-    """The data set is there, but has no split of that name."""
+    """The data set exists, but has no such split."""
 
 
 class NoLabels(ValueError):
-    """The data set is there, but without labels."""
+    """The data set exists, but has no labels."""
 
 
 class Source:
-    """Images in a fixed order. A kind of source says how many there are, and how to read the pixels and the label of
-    one.
+    """Images in a fixed order. A subclass defines `__len__`, `name`, `read_pixels` and `identity`.
 
     Attributes:
         channels: C of every image.
-        value_range: (low, high), the stored values that become 0 and 255, or None; see `decoding.to_uint8`.
+        value_range: (low, high), the stored values that become 0 and 255, or None; see `conversion.to_uint8`.
         labels: the class of each image (B,) int32, or None.
         classes: the names of the classes, or None.
-        left_out: name: reason, of the files that are not among the images because they cannot be read.
-        broken: name: reason, of the images that could not be read when they were needed, and others were shown.
-        report: a function that is told of each of these once, in a line; silent by default.
-        unlabelled: why `labels` is None, and what to do.
+        left_out: {name: reason} of the files that are not among the images because they cannot be read.
+        broken: {name: reason} of the images that could not be read when they were needed, and were replaced.
+        report: a function that receives one line about each of these; silent by default.
+        unlabelled: the reason why `labels` is None, and what to do.
         record: path of the JSON file for `save_record`, or None.
     """
 
@@ -56,27 +55,31 @@ class Source:
         raise NotImplementedError
 
     def name(self, i):
-        """What image `i` is called, printable on one line: a path relative to the folder, or train[12]."""
+        """The name of image `i`, printable on one line: a path relative to the folder, or train[12]."""
         raise NotImplementedError
 
     def read_pixels(self, i, plan=None):
-        """Pixels (H, W, C) of image `i`, or of its part, of any dtype that `to_uint8` takes. See
-        `decoding.read_pixels`."""
+        """Read the pixels (H, W, C) of image `i`, or of the planned part, of any dtype that `to_uint8` takes.
+
+        See `decoding.read_pixels` for `plan`.
+        """
         raise NotImplementedError
 
     def keeps_depth(self, i):
-        """Whether the pixels of image `i` are read with all the bits that they are stored with."""
+        """Whether the pixels of image `i` are read with all bits of the file."""
         return True
 
     def identity(self):
-        """What changes when the images do, for `fingerprint`; anything that JSON can hold."""
+        """A JSON value for `fingerprint` that changes when the images do."""
         raise NotImplementedError
 
     def image(self, i, plan=None):
-        """Image `i`, or the part of it that is planned (see `decoding.read_pixels`), not yet resized: (H, W, C) uint8.
+        """Read image `i`, or the planned part of it, before resizing: (H, W, C) uint8.
+
+        See `decoding.read_pixels` for `plan`.
 
         Raises:
-            ValueError: with its name, if it cannot be read.
+            ValueError: with the name, if the image cannot be read.
         """
         return fit_channels(
             to_uint8(self.read_pixels(i, plan), self.name(i), self.value_range), self.channels, self.name(i)
@@ -87,12 +90,13 @@ class Source:
         return None if self.labels is None else int(self.labels[i])
 
     def readable(self, i, read):
-        """`read(i)` and `i`; or if image `i` cannot be read, the same of another image, which depends on `i` alone.
+        """Return `read(i)` and `i`; if image `i` cannot be read, the same for another image.
 
-        So a file that breaks during a run changes no other image, and whoever asks gets the same one in its place.
+        The other image depends only on `i`. So a file that breaks during a run changes no other image, and every
+        process uses the same replacement.
 
         Raises:
-            ValueError: if none of `TRIES` others can be read either.
+            ValueError: if none of `TRIES` other images can be read.
         """
         for index in itertools.chain([i], self._others(i)):
             try:
@@ -100,15 +104,15 @@ class Source:
             except ValueError as error:
                 self.note_broken(index, str(error), "Another image is shown in its place.")
         raise ValueError(
-            f"Expected an image that is readable in place of {self.name(i)}, received none in {TRIES} tries "
-            f"({self.broken[self.name(i)]}); is the disk still there?"
+            f"Expected a readable image in place of {self.name(i)}, received none in {TRIES} tries "
+            f"({self.broken[self.name(i)]}); check that the disk is still there."
         )
 
     def _others(self, i):
         yield from generator("replacement", 0, i).permutation(len(self))[:TRIES].tolist()
 
     def note_broken(self, i, reason, consequence):
-        """Remembers that image `i` is broken, and says so the first time."""
+        """Remember that image `i` is broken, and report it the first time."""
         name = self.name(i)
         with self._lock:
             known = name in self.broken
@@ -117,16 +121,15 @@ class Source:
             self.report(f"{reason} {consequence}")
 
     def summary(self):
-        """How many images there are, and what was left out and why, in a line."""
+        """The number of images, and what was left out and why, in a line."""
         return f"{len(self)} images"
 
     def description(self):
-        """The summary, what was left out and what broke: a dictionary that JSON can hold."""
+        """The summary, what was left out and what broke: a dictionary for JSON."""
         return {"summary": self.summary(), "left_out": self.left_out, "broken": self.broken}
 
     def save_record(self, **more):
-        """Writes what is in the source, what was left out and what broke into its JSON file, if any, and `more` facts
-        by name."""
+        """Write the facts about the source, and `more` facts by name, to its JSON file, if it has one."""
         if self.record:
             write({**self.facts_to_record(), **more}, self.record)
 
@@ -139,15 +142,14 @@ class Source:
         return len(self.classes or ()) or int(self.labels.max()) + 1
 
     def number_by(self, classes, place="the data set"):
-        """Numbers the labels by the names of classes in this order, such as those of another split; some may have no
-        image here.
+        """Number the labels by the names of classes, such as those of another split. Some may have no image here.
 
         Args:
-            classes: their names.
-            place: what the source is, for messages.
+            classes: names of the classes in order.
+            place: description of the source, for errors.
 
         Raises:
-            ValueError: if there is an image of another class.
+            ValueError: if an image is of another class.
         """
         self.check_labelled(place)
         if self.classes == classes:
@@ -155,21 +157,21 @@ class Source:
         names = self.classes or [str(label) for label in range(self.class_count)]
         if unknown := [names[label] for label in np.unique(self.labels) if names[label] not in classes]:
             raise ValueError(
-                f"Expected only classes that are learnt in {place}, received images of {some(unknown)}; "
-                "give them the name of a class in the train split, or remove them."
+                f"Expected only classes of the train split in {place}, received images of {some(unknown)}; "
+                "rename these classes as in the train split, or remove their images."
             )
         number = {name: i for i, name in enumerate(classes)}
         self.labels = np.array([number.get(name, -1) for name in names], "int32")[self.labels]
         self.classes = list(classes)
 
     def check_labelled(self, place="the source"):
-        """Raises NoLabels if there are none."""
+        """Raise NoLabels if there are no labels."""
         if self.labels is None:
             raise NoLabels(f"Expected labels in {place}, received none: {self.unlabelled}.")
 
     @functools.cached_property
     def image_shape(self):
-        """(height, width, channels) of the first image that can be read; the others may have other sides."""
+        """(height, width, channels) of the first readable image; other images may have other sizes."""
         return self.readable(0, self.image)[0].shape
 
     @functools.cached_property
@@ -180,7 +182,7 @@ class Source:
 
 
 class Selection(Source):
-    """Images of another source at their `indices` there. What is known of an image is known in both."""
+    """The images of another source at `indices`. What is learned about an image is shared by both."""
 
     def __init__(self, source, indices):
         super().__init__()
@@ -216,5 +218,5 @@ class Selection(Source):
 
 
 def part_of(pixels, plan):
-    """The part of pixels (H, W, C) that a plan names; all of them without a plan."""
+    """The planned part of pixels (H, W, C), or all of them without a plan."""
     return part(pixels, plan(*pixels.shape[:2])[0]) if plan else pixels

@@ -1,4 +1,4 @@
-"""What a branch must say of the patches that it does not see: layers from images to visual words."""
+"""Tokenizers: layers that map images to visual words, the targets of the inpaint loss."""
 
 from keras_splitmask.tokenizers.codebooks import KMeans, RandomPatches, RandomProjection
 from keras_splitmask.tokenizers.dalle import Dalle

@@ -1,5 +1,4 @@
-"""Visual words without a network: the nearest of V unit vectors in pixel space, by cosine (section 3.3 of the
-paper)."""
+"""Visual words without a network: the nearest of V unit vectors in pixel space, by cosine (section 3.3)."""
 
 import keras
 import numpy as np
@@ -13,25 +12,23 @@ from keras_splitmask.training.pixels import check_pixels
 
 
 class Codebook(keras.layers.Layer):
-    """Images (B, H, W, C) to words (B, N) int32, one a patch: the word whose vector has the highest cosine similarity
-    with it.
+    """Map images (B, H, W, C) to visual words (B, N) int32, one per patch, by the highest cosine similarity.
 
     Args:
         image_shape: (height, width, channels), any number of channels.
         patch_size: side of a patch in pixels.
         vocabulary: V, number of words; 8192 in the paper.
-        resolution: "half" to look at a patch at half its resolution, as the paper does (8x8 pixels of a 16x16 patch),
-            or "full". Left out, it is half for patches of an even number of pixels from 8 up, and full for others.
-        seed: of the random codebooks and of k-means' start.
+        resolution: "half" to compare patches at half their resolution, as the paper does (8x8 pixels of a 16x16
+            patch), or "full". By default "half" for patches of an even number of pixels from 8 up, "full" for others.
+        seed: seed of the random codebooks and of the start of k-means.
 
-    `fit(images)` learns the codebook where there is something to learn, and for every tokenizer the mean patch of each
-    word, which is what `draw(ids)` shows.
+    `fit(images)` learns the codebook, if it is learned, and the mean patch of each word, which `draw(ids)` shows.
     """
 
-    learns = False  # whether the words mean nothing before `fit`
+    learns = False  # whether `fit` must be called before the words mean anything
 
     def __init__(self, image_shape, patch_size, vocabulary=8192, resolution=None, seed=0, name="tokenizer", **kwargs):
-        # Words are chosen in float32 whatever the precision of training, so that targets never depend on it.
+        # float32 always, so that the targets do not depend on the precision of training.
         super().__init__(**{"trainable": False, **kwargs, "name": name, "dtype": "float32"})
         if vocabulary < 2:
             raise ValueError(f"Expected a vocabulary of at least two words, received vocabulary={vocabulary}.")
@@ -49,12 +46,13 @@ class Codebook(keras.layers.Layer):
         self.shrink = 2 if resolution == "half" else 1
         self.grid = grid_shape(image_shape, patch_size)
         self.dimension = (patch_size // self.shrink) ** 2 * self.image_shape[-1]
-        self._fitted = False  # as far as is known; the weights say
+        self._fitted = False  # a cache; `fitted` looks at the weights
         self.build((None, *self.image_shape))
 
     def build(self, images_shape):
         shape = (self.vocabulary, self.dimension)
         self.vectors = self.add_weight(shape=shape, initializer=self._initial, trainable=False, name="vectors")
+        # "portraits" is the name in checkpoints.
         self.mean_patches = self.add_weight(shape=shape, initializer="zeros", trainable=False, name="portraits")
         self.built = True
 
@@ -63,17 +61,16 @@ class Codebook(keras.layers.Layer):
 
     @property
     def fitted(self):
-        """Whether `fit` was called, on this tokenizer or on one that it was loaded from."""
+        """Whether `fit` was called, on this tokenizer or on the one that was saved."""
         self._fitted = self._fitted or bool(ops.any(self.mean_patches != 0))
         return self._fitted
 
     def _learn(self, patches, image_of_patch, rng, report):
-        """Codebook (V, d) from patches (M, d) float16 of several images, or None to keep the one at hand."""
+        """Learn a codebook (V, d) from patches (M, d) float16 of several images; None keeps the present one."""
         return None
 
     def word_patches(self, images):
-        """Images (B, H, W, C) to the patches that words are chosen for: (B, N, d) float32, normalised, at the words'
-        resolution."""
+        """Cut images (B, H, W, C) into normalised patches (B, N, d) float32 at the resolution of the codebook."""
         self._check_shape(images.shape)
         x = normalise(images)
         if self.shrink > 1:
@@ -83,23 +80,25 @@ class Codebook(keras.layers.Layer):
         return to_patches(x, self.patch_size // self.shrink)
 
     def _check_shape(self, shape):
-        """Images of another shape might be cut into as many patches of several images each."""
+        """Raise ValueError for images of another shape, which might be cut into patches across images."""
         if None not in shape[1:] and tuple(shape[1:]) != self.image_shape:
             raise ValueError(f"Expected images of {self.image_shape}, received {tuple(shape[1:])}.")
 
     def call(self, images):
         patches = self.word_patches(images)  # (B, N, d)
-        _, ids = chunks.by_parts(
-            lambda _, part: (_, self.words(*part)), ops.zeros(()), (patches,), width=self.vocabulary
-        )
+
+        def words(carry, part):
+            return carry, self.words(*part)
+
+        _, ids = chunks.by_parts(words, ops.zeros(()), (patches,), width=self.vocabulary)
         return chunks.join_parts(ids)
 
     def words(self, patches):
-        """Patches (..., d) as `word_patches` gives them, to words (...) int32. A patch's length has no influence."""
+        """Map patches (..., d), as `word_patches` returns them, to words (...) int32; their length has no influence."""
         return argmax(ops.matmul(patches, ops.transpose(self.vectors)))
 
     def same_words(self, other):
-        """Whether another tokenizer gives a patch the same word, whatever the size of the images."""
+        """Whether another tokenizer maps every patch to the same word, for images of any size."""
         if type(self) is not type(other):
             return False
         mine, theirs = ((t.patch_size, t.resolution, t.image_shape[-1]) for t in (self, other))
@@ -108,22 +107,21 @@ class Codebook(keras.layers.Layer):
         )
 
     def fit(self, images, max_patches=100_000, batch_size=256, report=lambda line: None):
-        """Learn from images (B, H, W, C), of which at most `max_patches` patches are looked at; the paper has 3 million
-        for k-means.
+        """Learn from at most `max_patches` patches of images (B, H, W, C); the paper uses 3 million for k-means.
 
         Args:
-            images: an array, or what else has a length and a shape and gives the images of an array of indices.
-            max_patches: they take 2 d bytes each, and little else grows with their number.
-            batch_size: images to ask for at once.
-            report: a function that is told of the progress, in a line now and then.
+            images: an array, or an object with a length and a shape that returns the images of an array of indices.
+            max_patches: number of patches; each takes 2 d bytes, and little else grows with their number.
+            batch_size: images to read at once.
+            report: a function that receives a line about the progress now and then.
 
         Raises:
-            ValueError: of images of another shape, or that are no pixels; see `training.pixels.check_pixels`.
+            ValueError: if images have another shape or are not pixels; see `training.pixels.check_pixels`.
         """
         if not hasattr(images, "shape"):
             raise ValueError(
                 f"Expected an array of images of {self.image_shape}, received a {type(images).__name__}; join its parts"
-                " by numpy.concatenate."
+                " with numpy.concatenate."
             )
         self._check_shape(images.shape)
         if not len(images):
@@ -139,23 +137,22 @@ class Codebook(keras.layers.Layer):
             batch = np.asarray(images[chosen[start : start + batch_size]])
             check_pixels(batch, chosen[start : start + batch_size])
             batch = ops.convert_to_numpy(self.word_patches(batch))  # (b, N, d)
-            places = rng.random(batch.shape[:2]).argsort(axis=1)[:, :take, None]
-            patches[start : start + batch_size] = np.take_along_axis(batch, places, axis=1)
+            chosen_patches = rng.random(batch.shape[:2]).argsort(axis=1)[:, :take, None]
+            patches[start : start + batch_size] = np.take_along_axis(batch, chosen_patches, axis=1)
         image_of_patch = np.repeat(np.arange(len(patches)), take)
         patches = patches.reshape(-1, self.dimension)
         vectors = self._learn(patches, image_of_patch, rng, report)
         if vectors is not None:
             self.vectors.assign(_unit(vectors))
         sums, counts = _sums(patches, lambda part: ops.convert_to_numpy(self.words(part)), self.vocabulary)
-        # A word that was not met is drawn as its own direction, at the contrast of an average patch.
+        # A word without a patch is drawn as its own direction, with the contrast of an average patch.
         contrast = sum(np.linalg.norm(part, axis=1).sum() for part in _pieces(patches)) / len(patches)
         unmet = ops.convert_to_numpy(self.vectors) * contrast
         self.mean_patches.assign(np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], unmet))
         return self
 
     def draw(self, ids):
-        """Words (B, N) to images (B, H, W, C) float32 in 0..1, each word as the mean of the patches that it stood for
-        in `fit`."""
+        """Draw words (B, N) as images (B, H, W, C) float32 in 0..1: each word is the mean of its patches in `fit`."""
         height, width, channels = self.image_shape
         shape = (height // self.shrink, width // self.shrink, channels)
         images = to_images(ops.take(self.mean_patches, ids, axis=0), shape, self.patch_size // self.shrink)
@@ -173,7 +170,7 @@ class Codebook(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class RandomProjection(Codebook):
-    """Words are random vectors, element by element uniform in 0..1: the paper's default, which needs no data at all."""
+    """Words are random vectors with elements uniform in 0..1: the default of the paper, which needs no data."""
 
     def _initial(self, shape, dtype=None):
         return ops.convert_to_tensor(_unit(np.random.default_rng(self.seed).random(shape)), dtype)
@@ -181,36 +178,32 @@ class RandomProjection(Codebook):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class RandomPatches(Codebook):
-    """Words are patches of the training images, each from another image as long as there are enough of them."""
+    """Words are patches of the training images, each from a different image if there are enough images."""
 
     learns = True
 
     def _initial(self, shape, dtype=None):
-        return ops.convert_to_tensor(_unit(np.random.default_rng(self.seed).standard_normal(shape)), dtype)
+        return _random_directions(self.seed, shape, dtype)
 
     def _learn(self, patches, image_of_patch, rng, report):
-        order = rng.permutation(len(patches))
-        # How many patches of the same image come before, in the random order: first the first of each image, then the
-        # second.
-        image = image_of_patch[order]
-        by_image = np.argsort(image, kind="stable")
-        starts = np.searchsorted(image[by_image], image[by_image])
-        turn = np.empty(len(order), int)
-        turn[by_image] = np.arange(len(order)) - starts
-        order = order[np.argsort(turn, kind="stable")]
-        return patches[np.resize(order, self.vocabulary)].astype("float32")
+        return pick_patches(patches, image_of_patch, self.vocabulary, rng)
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
-class KMeans(RandomPatches):
+class KMeans(Codebook):
     """Words are the centroids of k-means on patches of the training images (Euclidean, then scaled to length one)."""
 
+    learns = True
+
+    def _initial(self, shape, dtype=None):
+        return _random_directions(self.seed, shape, dtype)
+
     def _learn(self, patches, image_of_patch, rng, report, rounds=10):
-        centroids = super()._learn(patches, image_of_patch, rng, report)
+        centroids = pick_patches(patches, image_of_patch, self.vocabulary, rng)
         for i in range(rounds):
             report(f"k-means of {len(patches)} patches, round {i + 1} of {rounds}")
             sums, counts = _sums(patches, lambda part, centroids=centroids: _nearest(part, centroids), self.vocabulary)
-            # A centroid that nothing is near to starts again from a patch.
+            # A centroid without a patch starts again from a random patch.
             centroids = np.where(
                 counts[:, None] > 0,
                 sums / np.maximum(counts, 1)[:, None],
@@ -219,31 +212,55 @@ class KMeans(RandomPatches):
         return centroids
 
 
+def pick_patches(patches, image_of_patch, count, rng):
+    """Pick `count` random patches (count, d) float32 of (M, d), each from a different image if there are enough.
+
+    Args:
+        patches: (M, d) float16.
+        image_of_patch: (M,) int, the image that each patch is from.
+        count: number of patches.
+        rng: NumPy random generator.
+    """
+    order = rng.permutation(len(patches))
+    # In random order, take the first patch of each image, then the second of each, and so on: `turn` is the number of
+    # earlier patches of the same image.
+    image = image_of_patch[order]
+    by_image = np.argsort(image, kind="stable")
+    starts = np.searchsorted(image[by_image], image[by_image])
+    turn = np.empty(len(order), int)
+    turn[by_image] = np.arange(len(order)) - starts
+    order = order[np.argsort(turn, kind="stable")]
+    return patches[np.resize(order, count)].astype("float32")
+
+
+def _random_directions(seed, shape, dtype):
+    return ops.convert_to_tensor(_unit(np.random.default_rng(seed).standard_normal(shape)), dtype)
+
+
 def _unit(vectors):
     return (vectors / (np.linalg.norm(vectors, axis=1, keepdims=True) + 1e-12)).astype("float32")
 
 
 def _pieces(patches, size=4096):
-    """Patches (M, d) float16 a few at a time, as float32, so that of what is computed from them little is in memory at
-    once."""
+    """Yield patches (M, d) float16 as float32, a few at a time, to keep temporary arrays small."""
     for start in range(0, len(patches), size):
         yield patches[start : start + size].astype("float32")
 
 
 def _nearest(patches, centroids):
-    """Row of the nearest centroid (V, d) for each patch (M, d), by Euclidean distance."""
+    """Index of the nearest centroid (V, d) for each patch (M, d), by Euclidean distance."""
     closeness = patches @ centroids.T
     closeness -= (centroids**2).sum(axis=1) / 2
     return np.argmax(closeness, axis=1)
 
 
 def _sums(patches, words_of, vocabulary):
-    """Sum (V, d) and number (V,) of the patches (M, d) of each word; `words_of` is a function from patches to words."""
+    """Sum (V, d) and count (V,) of the patches (M, d) of each word; `words_of` maps patches to words."""
     sums, counts = np.zeros((vocabulary, patches.shape[1]), "float32"), np.zeros(vocabulary, "int64")
     for part in _pieces(patches):
         words = words_of(part)
         order = np.argsort(words, kind="stable")
-        met, starts, count = np.unique(words[order], return_index=True, return_counts=True)
-        sums[met] += np.add.reduceat(part[order], starts, axis=0)
-        counts[met] += count
+        present, starts, count = np.unique(words[order], return_index=True, return_counts=True)
+        sums[present] += np.add.reduceat(part[order], starts, axis=0)
+        counts[present] += count
     return sums, counts

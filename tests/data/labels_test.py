@@ -73,7 +73,7 @@ def test_python_objects_are_not_read(tmp_path):
     np.savez(tmp_path / "a.npz", images=IMAGES, labels=np.array([{}, "cat", 1, 2], object))
     with pytest.raises(
         ValueError,
-        match="Expected an npz file of plain arrays, received Python objects in labels of .*; save numbers or text",
+        match="Expected an .npz file of plain arrays, received Python objects in labels of .*; save numbers or text",
     ):
         open_source(f"npz:{tmp_path / 'a.npz'}")
 
@@ -86,7 +86,8 @@ def test_labels_are_numbered_by_the_names_of_another_split():
     assert test.labels.tolist() == [3, 1, 3, 3] and test.classes == train.classes and test.class_count == 4
     other = ArraySource(IMAGES, ["dog", "cow", "elk", "dog"])
     with pytest.raises(
-        ValueError, match="Expected only classes that are learnt in the test split, received images of cow, elk; give"
+        ValueError,
+        match="Expected only classes of the train split in the test split, received images of cow, elk; rename",
     ):
         other.number_by(train.classes, "the test split")
     with pytest.raises(ValueError, match="Expected labels in the data set, received none: there is no array of labels"):

@@ -98,7 +98,7 @@ def test_arrays_of_every_kind(tmp_path):
         ),
         ({"dataset": "sample", "channels": 0}, "Expected channels to be at least 1, received channels=0"),
         ({"dataset": "sample", "channels": 4}, "Expected an image of 4 channels, received 1 in .*; only grey and RGB"),
-        ({"dataset": "folder:{}/nowhere"}, "Folder not found: .*nowhere. Correct the path"),
+        ({"dataset": "folder:{}/nowhere"}, "Folder not found: .*nowhere. Check the path"),
         ({"dataset": "folder:{}/empty"}, "Expected images .*jpg.* in .*empty, received an empty folder; correct"),
         ({"dataset": "folder:{}/texts"}, "received an empty folder but for 1 other files; correct"),
         (
@@ -109,9 +109,9 @@ def test_arrays_of_every_kind(tmp_path):
             {"dataset": "folder:{}/images", "channels": 4},
             r"unreadable, received 1 of 1 .a.png: 3 channels, not 4.; repair",
         ),
-        ({"dataset": "npz:{}/nowhere.npz"}, "Expected an npz file, received .*, which is not a file"),
-        ({"dataset": "npz:{}/texts/a.txt"}, "Expected an npz file of plain arrays, received .*a.txt"),
-        ({"dataset": "npz:{}/one.npy"}, "Expected an npz file, received .*, which is of the other kind"),
+        ({"dataset": "npz:{}/nowhere.npz"}, "^File not found: .*nowhere.npz. Check the path after npz:.$"),
+        ({"dataset": "npz:{}/texts/a.txt"}, "a.txt is not an .npz file.$"),
+        ({"dataset": "npz:{}/one.npy"}, "one.npy is an .npy file, not an .npz file. Use npy:.*one.npy.$"),
         (
             {"dataset": "npz:{}/odd.npz"},
             "Expected an array images or train_images or x_train in .*, received pictures; rename",
@@ -124,7 +124,7 @@ def test_arrays_of_every_kind(tmp_path):
             {"dataset": "npz:{}/short.npz"},
             "Expected a label for each of the 2 images, received labels .3,. in .*short.npz",
         ),
-        ({"dataset": "npy:{}/one.npy", "split": "test"}, "Expected split to be train for an npy file"),
+        ({"dataset": "npy:{}/one.npy", "split": "test"}, "Expected split to be train, the only split of an .npy file"),
     ],
 )
 def test_what_is_not_there_is_refused_in_one_line(tmp_path, arguments, message):
@@ -251,3 +251,13 @@ def test_an_npz_file_of_zeros_is_refused_before_it_is_unpacked(tmp_path):
         with pytest.raises(ValueError, match=r"at most 4.0 GB, half of the free memory, received images of 4.3 GB"):
             open_source(f"npz:{tmp_path}/a.npz")
     assert 0 < bounds.free_memory() < 1e14
+
+
+def test_the_advice_of_numpy_to_allow_pickles_is_never_passed_on(tmp_path):
+    np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
+    for dataset in (f"npy:{tmp_path}/objects.npy", f"npz:{tmp_path}/objects.npy"):
+        with pytest.raises(ValueError, match="objects.npy") as error:
+            open_source(dataset)
+        assert "pickle" not in str(error.value)
+    with pytest.raises(ValueError, match="received .*objects.npy .Array can't be memory-mapped: Python objects in dtype..; write it again"):
+        open_source(f"npy:{tmp_path}/objects.npy")

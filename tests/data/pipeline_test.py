@@ -314,7 +314,7 @@ def test_when_everything_breaks_it_stops(folder):
     for path in folder.glob("*/*.png"):
         path.unlink()
     with pytest.raises(
-        ValueError, match="Expected an image that is readable in place of class.*; is the disk still there"
+        ValueError, match="Expected a readable image in place of class.*; check that the disk is still there"
     ) as error:
         take(batches(source, (8, 8, 3), 6, workers=0), 1)
     assert "\n" not in str(error.value) and len(source.broken) == 20

@@ -149,4 +149,7 @@ def test_a_damaged_record_is_replaced_and_named():
     source = TfdsSource(Damaged({"image": encoded(10 * i)} for i in range(4)), features)
     (batch,) = batches(source, (4, 4, 3), 4, steps=1)
     assert source.labels is None and set(batch[:, 0, 0, 0].tolist()) == {0, 20, 30}
-    assert list(source.broken) == ["train[1]"] and "hash mismatch); prepare the data anew" in source.broken["train[1]"]
+    assert (
+        list(source.broken) == ["train[1]"]
+        and "hash mismatch); prepare the data set again" in source.broken["train[1]"]
+    )
