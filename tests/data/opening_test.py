@@ -232,7 +232,7 @@ def test_an_npz_file_that_is_larger_than_the_memory_is_mapped_or_refused(tmp_pat
     with pytest.raises(
         ValueError,
         match=(
-            r"^Expected arrays of at most .* GB, half of the free memory, received images of .* GB in .*; save them by"
+            r"^Expected arrays of at most .* GB, half of the free memory, received images of .* GB in .*; save it with"
             r" numpy.savez"
         ),
     ):
@@ -259,5 +259,8 @@ def test_the_advice_of_numpy_to_allow_pickles_is_never_passed_on(tmp_path):
         with pytest.raises(ValueError, match="objects.npy") as error:
             open_source(dataset)
         assert "pickle" not in str(error.value)
-    with pytest.raises(ValueError, match="received .*objects.npy .Array can't be memory-mapped: Python objects in dtype..; write it again"):
+    with pytest.raises(
+        ValueError,
+        match="received .*objects.npy .Array can't be memory-mapped: Python objects in dtype..; write it again",
+    ):
         open_source(f"npy:{tmp_path}/objects.npy")
