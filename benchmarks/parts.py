@@ -38,7 +38,7 @@ class Partial(ks.SplitMask):
             hidden = self.split.seen(gather(self.encoder.embed(images), order))
             hidden = self.encoder.encode(hidden, training=training)
         if self.count > PARTS.index("decoder"):
-            hidden = self.decoder(hidden, self.split.unseen(order), training=training)
+            hidden = ops.concatenate(self.decoder(hidden, self.split.unseen(order), training=training), axis=1)
         if self.count > PARTS.index("encoder"):
             idle = idle + ops.mean(ops.square(ops.cast(hidden, "float32")))
         if self.count > PARTS.index("tokenizer"):

@@ -1,4 +1,4 @@
-"""The shallow decoder: from what a branch saw to the words of what it did not, and to one vector per half."""
+"""The shallow decoder (section 4): from the tokens that a branch saw to all patches of the image."""
 
 import keras
 from keras import ops
@@ -9,17 +9,17 @@ from keras_splitmask.encoder import Block
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class Decoder(keras.layers.Layer):
-    """Transformer blocks over all N positions of a branch (section 4; two blocks of the encoder's width).
+    """Transformer blocks over all N patches of a branch; in the paper two blocks of the encoder's width.
 
-    Attention does not care about order, so the tokens stay in the order in which they were dealt: seen first, unseen
-    after.
+    Each unseen patch enters as the mask token plus its position. Attention does not depend on the order of tokens, so
+    they need not be sorted back into the grid: seen patches come first, unseen ones after them.
 
     Args:
         count: N, patches of an image.
         width: D, the encoder's.
         heads: attention heads.
         depth: number of blocks.
-        vocabulary: V, words to predict; 0 for a decoder that predicts none.
+        vocabulary: V, the number of words to predict; 0 for a decoder without a word head.
     """
 
     def __init__(self, count, width, heads, depth=2, vocabulary=0, name="decoder", **kwargs):
@@ -42,17 +42,32 @@ class Decoder(keras.layers.Layer):
         for layer in (*self.blocks, self.norm, *([self.words] if self.words else [])):
             layer.build((None, None, self.width))
 
-    def call(self, tokens, unseen, training=None, only_unseen=False):
-        """Encoded tokens (2B, 1 + n, D) and the unseen `positions` (2B, N - n) to (2B, 1 + N, D), in that order.
+    def call(self, tokens, positions, training=None):
+        """Decode all patches of each branch.
 
-        With `only_unseen`, to (2B, N - n, D): the last block then spares the work for tokens that nobody reads.
+        Args:
+            tokens: (2B, 1 + n, D), the encoder's for the seen patches, cls first.
+            positions: (2B, N - n) int32, of the unseen patches.
+
+        Returns:
+            Seen (2B, 1 + n, D), cls first, and unseen (2B, N - n, D).
         """
-        seen = tokens.shape[1]
-        masks = ops.cast(self.mask_token + ops.take(self.table, unseen, axis=0), tokens.dtype)  # (2B, N - n, D)
-        tokens = ops.concatenate([tokens, masks], axis=1)  # (2B, 1 + N, D)
+        hidden = self._before_last_block(tokens, positions, training)  # (2B, 1 + N, D)
+        hidden = self.norm(self.blocks[-1](hidden, training=training))
+        seen, unseen = ops.split(hidden, [tokens.shape[1]], axis=1)
+        return seen, unseen
+
+    def only_unseen(self, tokens, positions, training=None):
+        """The unseen (2B, N - n, D) of `call`; the last block spares the work for tokens that nobody reads."""
+        hidden = self._before_last_block(tokens, positions, training)
+        return self.norm(self.blocks[-1](hidden, training=training, start=tokens.shape[1]))
+
+    def _before_last_block(self, tokens, positions, training):
+        masks = ops.cast(self.mask_token + ops.take(self.table, positions, axis=0), tokens.dtype)  # (2B, N - n, D)
+        hidden = ops.concatenate([tokens, masks], axis=1)  # (2B, 1 + N, D)
         for block in self.blocks[:-1]:
-            tokens = block(tokens, training=training)
-        return self.norm(self.blocks[-1](tokens, training=training, start=seen if only_unseen else 0))
+            hidden = block(hidden, training=training)
+        return hidden
 
     def get_config(self):
         own = ("count", "width", "heads", "depth", "vocabulary")

@@ -1,14 +1,11 @@
-"""The one Vision Transformer that every method shares, and all that leaves the library in the end."""
-
-import zlib
+"""The Vision Transformer that all methods share: the part of a model that is kept after pre-training."""
 
 import keras
 from keras import ops
 
-from keras_splitmask.backend import distribution
-from keras_splitmask.backend.layers import Dense, LayerNormalization, attention, gelu
+from keras_splitmask.backend.drop_path import DropPath, seed_of
+from keras_splitmask.backend.layers import Dense, LayerNormalization, attention, call, gelu
 from keras_splitmask.patches import PatchEmbedding
-from keras_splitmask.seeds import check_seed
 from keras_splitmask.training.inputs import CheckedModel
 
 # name: (width, depth, heads). The MLP is four times as wide.
@@ -21,43 +18,12 @@ SIZES = {
 }
 
 
-def seed_of(name):
-    """A seed (31 bits) that follows from a name: layers of different names draw different numbers."""
-    return zlib.crc32(name.encode()) >> 1
-
-
-@keras.saving.register_keras_serializable("keras_splitmask")
-class DropPath(keras.layers.Layer):
-    """Stochastic depth: in training, drops a residual branch for a share `rate` of the examples (Huang et al., 2016).
-
-    Args:
-        rate: in [0, 1).
-        seed: int. By default it follows from the layer's name, so that two layers drop different examples.
-    """
-
-    def __init__(self, rate, seed=None, **kwargs):
-        super().__init__(**kwargs)
-        if not 0 <= rate < 1:
-            raise ValueError(f"Expected a drop path rate in [0, 1), received rate={rate}.")
-        self.rate = rate
-        self.seed = None if seed is None else check_seed(seed)
-        self.seed_generator = keras.random.SeedGenerator(seed_of(self.name) if seed is None else self.seed)
-        self.built = True
-
-    def call(self, x, training=None):
-        if not training or not self.rate:
-            return x
-        shape = (ops.shape(x)[0],) + (1,) * (len(x.shape) - 1)
-        kept = distribution.uniform(shape, seed=self.seed_generator) >= self.rate
-        return x * ops.cast(kept, x.dtype) / (1 - self.rate)
-
-    def get_config(self):
-        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
-
-
 @keras.saving.register_keras_serializable("keras_splitmask")
 class Attention(keras.layers.Layer):
-    """Multi-head self-attention, (B, n, D) to (B, m, D): the tokens from index `start` on ask, all of them answer."""
+    """Multi-head self-attention, (B, n, D) to (B, n - start, D).
+
+    Only the tokens from index `start` on are queries; all tokens are keys and values.
+    """
 
     def __init__(self, width, heads, **kwargs):
         super().__init__(**kwargs)
@@ -76,8 +42,8 @@ class Attention(keras.layers.Layer):
 
     def call(self, tokens, start=0):
         count = tokens.shape[1]
-        qkv = ops.reshape(self.qkv.call(tokens), (-1, count, 3, self.heads, self.width // self.heads))
-        return self.project.call(ops.reshape(attention(qkv, start), (-1, count - start, self.width)))
+        qkv = ops.reshape(call(self.qkv, tokens), (-1, count, 3, self.heads, self.width // self.heads))
+        return call(self.project, ops.reshape(attention(qkv, start), (-1, count - start, self.width)))
 
     def get_config(self):
         return {**super().get_config(), "width": self.width, "heads": self.heads}
@@ -85,11 +51,7 @@ class Attention(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class Block(keras.layers.Layer):
-    """A pre-norm transformer block, (B, n, D) to (B, n, D); with `start`, to the tokens from that index on alone.
-
-    It uses the `call` of its layers, all of its own precision: what Keras does around a layer takes torch 0.1 ms each
-    time.
-    """
+    """A pre-norm transformer block, (B, n, D) to (B, n - start, D): the tokens from index `start` on, all by default."""
 
     def __init__(self, width, heads, drop_path=0.0, epsilon=1e-6, **kwargs):
         super().__init__(**kwargs)
@@ -103,7 +65,7 @@ class Block(keras.layers.Layer):
         self.norm_mlp = LayerNormalization(epsilon=epsilon, dtype=policy, name="norm_mlp")
         self.expand = Dense(4 * width, dtype=policy, name="expand")
         self.contract = Dense(width, dtype=policy, name="contract")
-        self.drop = DropPath(drop_path, seed_of(self.name), dtype=policy, name="drop")
+        self.drop = DropPath(drop_path, seed=seed_of(self.name), dtype=policy, name="drop")
 
     def build(self, tokens_shape):
         shape = (None, None, self.width)
@@ -112,10 +74,10 @@ class Block(keras.layers.Layer):
         self.contract.build((None, None, 4 * self.width))
 
     def call(self, tokens, training=None, start=0):
-        attended = self.attention.call(self.norm_attention.call(tokens), start=start)
-        tokens = (tokens[:, start:] if start else tokens) + self.drop.call(attended, training=training)
-        hidden = gelu(self.expand.call(self.norm_mlp.call(tokens)))
-        return tokens + self.drop.call(self.contract.call(hidden), training=training)
+        attended = call(self.attention, call(self.norm_attention, tokens), start=start)
+        tokens = (tokens[:, start:] if start else tokens) + call(self.drop, attended, training=training)
+        hidden = gelu(call(self.expand, call(self.norm_mlp, tokens)))
+        return tokens + call(self.drop, call(self.contract, hidden), training=training)
 
     def get_config(self):
         own = {"width": self.width, "heads": self.heads, "drop_path": self.drop_path, "epsilon": self.epsilon}
@@ -134,9 +96,9 @@ class Encoder(CheckedModel):
         heads: attention heads; divide the width.
         drop_path: stochastic depth of the last block; it rises linearly from 0 at the first.
         positions: "learned" or "sine_cosine".
-        epsilon: added to the variance in every norm; models of other libraries have 1e-12.
-        extra_tokens: learned tokens that take part in every block as cls does, and are in no answer: a distillation
-            token or registers.
+        epsilon: added to the variance in every norm; some models of other libraries have 1e-12.
+        extra_tokens: number of learned tokens that take part in every block like cls, but are not returned: a
+            distillation token or registers.
 
     Calling it on images (B, H, W, C), uint8 or uint16 or float in 0..1, gives a dictionary of
     "pooled" (B, D), the mean of the patches' tokens; "cls" (B, D); and "feature_map" (B, rows, columns, D).
@@ -205,32 +167,37 @@ class Encoder(CheckedModel):
         self.built = True
 
     def embed(self, images, table=None):
-        """Images (B, H, W, C) to tokens (B, N, D) that know their positions; of another size with a `table` (N, D) of
-        their grid's."""
+        """Images (B, H, W, C) to tokens (B, N, D) with positions; see `PatchEmbedding` for images of another size."""
         return self.patch_embedding(images, table=table)
 
-    def encode(self, tokens, training=None, states=None):
-        """Any subset of an image's tokens (B, n, D) to (B, 1 + n, D), cls first; fills the dictionary `states`, if
-        given, block by block."""
+    def encode(self, tokens, training=None):
+        """Any subset of an image's tokens (B, n, D) to (B, 1 + n, D), cls first."""
+        return self.encode_by_block(tokens, training)[0]
+
+    def encode_by_block(self, tokens, training=None):
+        """Encode tokens (B, n, D) as `encode` does, and keep what each block returns.
+
+        Returns:
+            The tokens (B, 1 + n, D), cls first, and the same before the final norm, by the names of the blocks.
+        """
         count = 1 + tokens.shape[1]
         others = [self.cls_token, self.extra] if self.extra_tokens else [self.cls_token]
         others = [ops.broadcast_to(ops.cast(t, tokens.dtype), (ops.shape(tokens)[0], *t.shape[1:])) for t in others]
         tokens = ops.concatenate([others[0], tokens, *others[1:]], axis=1)  # (B, 1 + n + extra, D)
+        by_block = {}
         for block in self.blocks:
             tokens = block(tokens, training=training)
-            if states is not None:
-                states[block.name] = tokens[:, :count]
-        return self.norm(tokens[:, :count])
+            by_block[block.name] = tokens[:, :count] if self.extra_tokens else tokens
+        return self.norm(by_block[self.blocks[-1].name]), by_block
 
     def call(self, images, training=None, every_block=False):
-        states = {}
-        tokens = self.encode(self.embed(images), training=training, states=states)
-        answer = {
+        tokens, by_block = self.encode_by_block(self.embed(images), training=training)
+        features = {
             "pooled": ops.mean(tokens[:, 1:], axis=1),
             "cls": tokens[:, 0],
             "feature_map": ops.reshape(tokens[:, 1:], (-1, *self.grid, self.width)),
         }
-        return {**answer, **states} if every_block else answer
+        return {**features, **by_block} if every_block else features
 
     def get_config(self):
         own = (

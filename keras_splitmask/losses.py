@@ -1,92 +1,47 @@
-"""The losses: pure functions of tensors that return one value per example; `inpaint` alone returns a mean, with its
-gradient."""
+"""The losses of all methods: pure functions of tensors that return one value per example."""
 
 from keras import ops
 
-from keras_splitmask.backend import chunks
-from keras_splitmask.backend.layers import add_product, add_rows, cross_entropy, linear, transposed
 
+def inpaint(logits, ids):
+    """Cross entropy between predicted and true visual words, averaged over an example's unseen patches (section 4).
 
-def inpaint(head, hidden, ids):
-    """Cross entropy between predicted and true visual words, averaged over the unseen patches of all examples (section
-    4).
-
-    With thousands of words, the table of all logits is by far the largest of a step. So the patches are taken in parts,
-    and what the gradient needs of a part's logits is taken from them at once.
+    This is the definition. The models call `backend.linear_cross_entropy`, which computes the same in less memory.
 
     Args:
-        head: a built layer `linear(x, kernel, bias)` from (B, m, D) to logits (B, m, V).
-        hidden: (B, m, D) float.
+        logits: (B, m, V) float.
         ids: (B, m) int32, the words.
 
     Returns:
-        The loss and the share of the words to which no other was preferred, scalars float32.
+        The loss (B,) and the accuracy (B,), float32. A word counts as predicted if no other has a larger logit.
     """
-    if getattr(head, "quantization_mode", None):
-        raise ValueError(
-            f"Expected a head of float weights, received {head.quantization_mode}; train and evaluate the model before"
-            " it is quantized."
-        )
-    kernel, bias = ops.convert_to_tensor(head.kernel), ops.convert_to_tensor(head.bias)
-    tokens, weights, biases = (ops.cast(ops.stop_gradient(x), hidden.dtype) for x in (hidden, kernel, bias))
-    back = transposed(weights)  # (V, D)
-
-    # Each device adds up what its own images ask of the head, so that devices need not meet for each part.
-    devices = chunks.devices_of_batch()
-
-    def by_device(x):
-        return ops.reshape(x, (devices, -1, x.shape[-1]))
-
-    def of_part(sums, part):
-        tokens, words = ops.reshape(part[0], (-1, weights.shape[0])), ops.reshape(part[1], (-1,))
-        logits = ops.cast(linear(tokens, weights, biases), "float32")  # (n, V)
-        of_word = ops.take_along_axis(logits, ops.expand_dims(words, -1), axis=-1)[:, 0]
-        hits = ops.cast(of_word >= ops.max(logits, axis=-1), "float32")  # by argmax, it would cost more
-        loss, towards_logits = cross_entropy(logits, words)
-        bias = add_rows(sums["bias"], by_device(towards_logits))
-        towards_logits = ops.cast(towards_logits, tokens.dtype)
-        sums = {"bias": bias, "kernel": add_product(sums["kernel"], by_device(tokens), by_device(towards_logits))}
-        towards_tokens = ops.reshape(ops.matmul(towards_logits, back), (-1, *part[0].shape[1:]))
-        return sums, {"loss": ops.mean(loss), "hits": ops.mean(hits), "tokens": towards_tokens}
-
-    sums = {"kernel": ops.zeros((devices, *weights.shape)), "bias": ops.zeros((devices, *biases.shape))}
-    sums, found = chunks.by_parts(of_part, sums, (tokens, ids), width=weights.shape[1])
-    sums = {name: ops.sum(x, axis=0) for name, x in sums.items()}
-    gradients = [(hidden, chunks.join_parts(found["tokens"])), (kernel, sums["kernel"]), (bias, sums["bias"])]
-    loss = with_gradient(ops.mean(found["loss"]), gradients, 1 / ops.cast(ops.maximum(ops.size(ids), 1), "float32"))
-    return loss, ops.mean(found["hits"])
-
-
-def with_gradient(value, gradients, scale):
-    """A scalar that is `value`, and whose gradient with respect to each x of the pairs (x, g) is `scale` times g."""
-    along = scale * sum(
-        ops.sum(ops.cast(x, "float32") * ops.cast(ops.stop_gradient(g), "float32")) for x, g in gradients
-    )
-    return ops.stop_gradient(value) + (along - ops.stop_gradient(along))
+    logits = ops.cast(logits, "float32")
+    word_logits = ops.take_along_axis(logits, ops.expand_dims(ids, -1), axis=-1)[..., 0]  # (B, m)
+    loss = ops.logsumexp(logits, axis=-1) - word_logits
+    hits = ops.cast(word_logits >= ops.max(logits, axis=-1), "float32")
+    return ops.mean(loss, axis=1), ops.mean(hits, axis=1)
 
 
 def match(a, b, all_a, all_b, labels, temperature=0.2):
-    """Symmetric InfoNCE between the pooled vectors of the two halves (equation 2, with the logarithm that it lacks in
-    print).
+    """Symmetric InfoNCE between the pooled vectors of the two halves (equation 2, whose printed form lacks the log).
 
-    An example's positive is the other half of its own image, its negatives the other halves of all other images of the
-    global batch.
+    The positive of an example is the other half of its own image. Its negatives are the other halves of all other
+    images of the global batch.
 
     Args:
         a, b: (B, D) float, pooled vectors of the first and second halves; normalised here.
-        all_a, all_b: (G, D) float, the same of the global batch; on one device `a` and `b` themselves.
+        all_a, all_b: (G, D) float, the vectors of the global batch; on one device `a` and `b` themselves.
         labels: (B,) int32, the rows of `all_a` and `all_b` that hold these examples.
         temperature: 0.2 in the paper.
 
     Returns:
-        The loss (B,) float32, the mean of both directions, and whether each positive was nearest (B,) float32, likewise
-        averaged.
+        The loss (B,) and the accuracy (B,), float32, both averaged over the two directions.
     """
     losses, hits = [], []
     for queries, keys in ((a, all_b), (b, all_a)):
         logits = ops.matmul(unit(queries), ops.transpose(unit(keys))) / temperature  # (B, G)
-        of_positive = ops.take_along_axis(logits, ops.expand_dims(labels, -1), axis=-1)[:, 0]
-        losses.append(ops.logsumexp(logits, axis=-1) - of_positive)
+        positive_logits = ops.take_along_axis(logits, ops.expand_dims(labels, -1), axis=-1)[:, 0]
+        losses.append(ops.logsumexp(logits, axis=-1) - positive_logits)
         hits.append(ops.cast(ops.equal(ops.cast(ops.argmax(logits, axis=-1), "int32"), labels), "float32"))
     return (losses[0] + losses[1]) / 2, (hits[0] + hits[1]) / 2
 
@@ -96,50 +51,49 @@ def reconstruct(predicted, patches):
 
     Args:
         predicted: (B, m, P) float.
-        patches: (B, m, P) float, the true pixels, of which each patch is brought to zero mean and unit deviation here.
+        patches: (B, m, P) float, the true pixels; each patch is scaled to zero mean and unit variance here.
 
     Returns:
         The loss (B,) float32.
     """
-    mean, deviation = patch_statistics(patches)
-    errors = ops.cast(predicted, "float32") - (patches - mean) / deviation
+    mean, std = patch_statistics(patches)
+    errors = ops.cast(predicted, "float32") - (patches - mean) / std
     return ops.mean(errors * errors, axis=(1, 2))
 
 
 def distil(logits, targets, temperature=0.1):
-    """Cross entropy of the student's views to the teacher's, averaged over all pairs of different views (DINO, equation
-    3).
+    """Cross entropy between teacher and student, averaged over all pairs of different views (DINO, equation 3).
 
     Args:
-        logits: (B, S, K) float, the student's, of all views of an image.
-        targets: (B, T, K) float, the teacher's probabilities, of the first T of these views.
-        temperature: of the student; 0.1 in the paper.
+        logits: (B, S, K) float, the student's logits for all views of an image.
+        targets: (B, T, K) float, the teacher's probabilities for the first T of these views.
+        temperature: the student's; 0.1 in the paper.
 
     Returns:
         The loss (B,) float32.
     """
-    log_shares = ops.log_softmax(ops.cast(logits, "float32") / temperature, axis=-1)
-    # The sum over all pairs is a product of sums; from it is taken what a view would learn from itself.
-    of_all = ops.sum(ops.sum(targets, axis=1) * ops.sum(log_shares, axis=1), axis=-1)  # (B,)
-    of_same = ops.sum(targets * log_shares[:, : targets.shape[1]], axis=(1, 2))  # (B,)
-    return (of_same - of_all) / (targets.shape[1] * (logits.shape[1] - 1))
+    log_probabilities = ops.log_softmax(ops.cast(logits, "float32") / temperature, axis=-1)
+    # The sum over all pairs of views is a product of sums. Pairs of a view with itself do not count.
+    all_pairs = ops.sum(ops.sum(targets, axis=1) * ops.sum(log_probabilities, axis=1), axis=-1)  # (B,)
+    diagonal = ops.sum(targets * log_probabilities[:, : targets.shape[1]], axis=(1, 2))  # (B,)
+    return (diagonal - all_pairs) / (targets.shape[1] * (logits.shape[1] - 1))
 
 
 def patch_statistics(patches):
-    """The mean and the deviation of the pixels of each of the patches (B, m, P) float32: (B, m, 1) each."""
+    """The mean (B, m, 1) and the standard deviation (B, m, 1) of the pixels of each patch (B, m, P) float32."""
     mean, variance = ops.moments(patches, axes=-1, keepdims=True)
     return mean, ops.sqrt(variance + 1e-6)
 
 
 def classify(logits, labels):
-    """Cross entropy with the probabilities of the classes.
+    """Cross entropy with target probabilities of the classes, such as those of a mixed image.
 
     Args:
         logits: (B, classes) float.
-        labels: (B, classes) float, each row a chunks.
+        labels: (B, classes) float, each row probabilities that sum to 1.
 
     Returns:
-        The loss (B,) float32, and whether the likeliest class was predicted (B,) float32.
+        The loss (B,) float32, and whether the class with the largest target was predicted (B,) float32.
     """
     labels = ops.cast(labels, "float32")
     loss = -ops.sum(labels * ops.log_softmax(ops.cast(logits, "float32"), axis=-1), axis=-1)
@@ -147,6 +101,6 @@ def classify(logits, labels):
 
 
 def unit(vectors):
-    """Vectors (..., D) in float32, scaled to length one."""
+    """Scale vectors (..., D) to length one, in float32."""
     vectors = ops.cast(vectors, "float32")
     return vectors * ops.rsqrt(ops.sum(vectors * vectors, axis=-1, keepdims=True) + 1e-12)

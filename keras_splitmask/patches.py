@@ -7,7 +7,8 @@ from keras import ops
 from keras_splitmask.backend.layers import Dense
 from keras_splitmask.training.pixels import dtype_name, problem_of_dtype
 
-# Mean and deviation of ImageNet's pixels, as BEiT and DeiT use them; images of another depth than three are centred.
+# Mean and standard deviation of ImageNet's pixels, as in BEiT and DeiT. They hold for three channels; other images are
+# scaled from 0..1 to -1..1.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -38,9 +39,8 @@ def grid_shape(image_shape, patch_size):
 
 
 def to_pixels(images):
-    """Images (B, H, W, C), uint8, uint16 or float, to float32 pixels in 0..1. Floats are taken to be in 0..1
-    already."""
-    # Torch has no uint16 to compute with, so Keras hands such images on as int32.
+    """Convert images (B, H, W, C), uint8, uint16 or float, to float32 pixels in 0..1. Floats must already be."""
+    # Torch cannot compute with uint16, so Keras converts such images to int32.
     if problem := problem_of_dtype(dtype_name(images)):
         raise ValueError(problem)
     scale = {"uint8": 255.0, "uint16": 65535.0, "int32": 65535.0}.get(
@@ -49,30 +49,14 @@ def to_pixels(images):
     return ops.cast(images, "float32") / scale
 
 
-def check_tokenizer(tokenizer, encoder):
-    """Refuse a tokenizer whose images or patches are not the encoder's, which would name the words of other patches.
-
-    Raises:
-        ValueError: if its image_shape or patch_size is another.
-    """
-    own = {name: getattr(encoder, name) for name in ("image_shape", "patch_size")}
-    other = {name: getattr(tokenizer, name, value) for name, value in own.items()}
-    if tuple(other["image_shape"]) != own["image_shape"] or other["patch_size"] != own["patch_size"]:
-        expected, received = (", ".join(f"{name}={value}" for name, value in values.items()) for values in (own, other))
-        raise ValueError(
-            f"Expected a tokenizer of the encoder's {expected}, received one of {received}; build it with the"
-            " encoder's."
-        )
-
-
 def pixel_statistics(channels):
-    """The mean and the deviation (C,) float32 that pixels of so many channels are normalised by."""
+    """The mean and the standard deviation (C,) float32 by which pixels with this number of channels are normalised."""
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ([0.5] * channels, [0.5] * channels)
     return np.array(mean, "float32"), np.array(std, "float32")
 
 
 def normalise(images):
-    """Images (B, H, W, C) to float32 pixels of about zero mean and unit deviation in each channel."""
+    """Convert images (B, H, W, C) to float32 pixels with about zero mean and unit variance in each channel."""
     mean, std = pixel_statistics(images.shape[-1])
     return ops.divide(ops.subtract(to_pixels(images), mean), std)
 
@@ -84,7 +68,7 @@ def denormalise(pixels):
 
 
 def to_patches(images, patch_size):
-    """Images (B, H, W, C) to patches (B, N, P), row by row; P = patch_size * patch_size * C."""
+    """Cut images (B, H, W, C) into patches (B, N, P), row by row; P = patch_size * patch_size * C."""
     height, width, channels = images.shape[1:]
     rows, columns = grid_shape((height, width, channels), patch_size)
     x = ops.reshape(images, (-1, rows, patch_size, columns, patch_size, channels))
@@ -93,7 +77,7 @@ def to_patches(images, patch_size):
 
 
 def to_images(patches, image_shape, patch_size):
-    """Patches (B, N, P) back to images (B, H, W, C): the inverse of `to_patches`."""
+    """Join patches (B, N, P) to images (B, H, W, C): the inverse of `to_patches`."""
     height, width, channels = image_shape
     rows, columns = grid_shape(image_shape, patch_size)
     x = ops.reshape(patches, (-1, rows, columns, patch_size, patch_size, channels))
@@ -102,7 +86,7 @@ def to_images(patches, image_shape, patch_size):
 
 
 def sine_cosine_positions(rows, columns, width):
-    """A fixed table of positions (rows * columns, width): half of the width codes the row, half the column (MAE,
+    """A fixed table of positions (rows * columns, width): half of the width encodes the row, half the column (MAE,
     section 4)."""
     if width % 4:
         raise ValueError(f"Expected a width divisible by 4 for sine-cosine positions, received width={width}.")
@@ -147,15 +131,23 @@ class PatchEmbedding(keras.layers.Layer):
     def _fixed_table(self, shape, dtype=None):
         return ops.convert_to_tensor(sine_cosine_positions(*self.grid, self.width), dtype)
 
+    def position_table(self):
+        """The vectors (N, D) of all positions."""
+        return ops.convert_to_tensor(self.table)
+
+    def positions_at(self, indices):
+        """The vectors (B, n, D) of the positions with these `indices` (B, n) int32."""
+        return ops.take(self.position_table(), indices, axis=0)
+
     def call(self, images, table=None):
-        """With `table` (N, D), the positions of another grid, for images of that grid."""
+        """`table` (N, D) holds the positions of another grid, for images of that grid; the layer's own by default."""
         if table is None and tuple(images.shape[1:]) != self.image_shape:
             raise ValueError(
                 f"Expected images of {self.image_shape} (height, width, channels), received {tuple(images.shape[1:])}; "
                 "resize or convert the images, or build the encoder with their image_shape."
             )
         pixels = ops.cast(normalise(images), self.compute_dtype)
-        table = ops.cast(self.table if table is None else table, self.compute_dtype)
+        table = ops.cast(self.position_table() if table is None else table, self.compute_dtype)
         return self.project(to_patches(pixels, self.patch_size)) + table  # (B, N, D)
 
     def compute_output_shape(self, images_shape):

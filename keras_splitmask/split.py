@@ -1,4 +1,4 @@
-"""Which patches each branch sees: two disjoint sets of exactly n patches, and gathering by position."""
+"""Which patches each branch sees (section 4 of the paper): two disjoint sets of exactly n patches."""
 
 import math
 
@@ -6,22 +6,22 @@ import keras
 from keras import ops
 
 from keras_splitmask.backend import distribution
+from keras_splitmask.backend.layers import gather_rows
 from keras_splitmask.seeds import check_seed
 
-RECTANGLES = (
-    12  # of 8% to 38% of the grid each: they covered half of it in all of 20,000 draws on grids from 2x30 to 14x14
-)
+# Each covers 8% to 38% of the grid. Twelve covered half of it in all of 20,000 draws, on grids from 2x30 to 14x14.
+RECTANGLES = 12
 
 
 def gather(tokens, positions):
-    """Rows of `tokens` (B, N) or (B, N, D) at `positions` (B, n) int: (B, n) or (B, n, D)."""
+    """Pick the rows of `tokens` (B, N) or (B, N, D) at `positions` (B, n) int: (B, n) or (B, n, D)."""
     if len(tokens.shape) == 3:
-        positions = ops.expand_dims(positions, -1)
+        return gather_rows(tokens, positions)
     return ops.take_along_axis(tokens, positions, axis=1)
 
 
 def masked_count(count, mask_ratio):
-    """How many of an image's `count` patches are masked: floor(count * mask_ratio), at least one, but not all."""
+    """The number of masked patches among an image's `count`: floor(count * mask_ratio), at least one and not all."""
     masked = math.floor(count * mask_ratio)
     if not 0 < masked < count:
         raise ValueError(
@@ -31,34 +31,28 @@ def masked_count(count, mask_ratio):
     return masked
 
 
-def scatter(tokens, positions, count):
-    """Put `tokens` (B, n, D) at `positions` (B, n) of a row of `count` zeros: (B, count, D). Undoes `gather`."""
-    places = ops.one_hot(positions, count, axis=1, dtype=tokens.dtype)  # (B, count, n)
-    return ops.matmul(places, tokens)
-
-
 @keras.saving.register_keras_serializable("keras_splitmask")
 class Split(keras.layers.Layer):
-    """Draws the order in which an image's patches are dealt out to the two branches.
+    """Draw the order in which an image's patches are assigned to the two branches.
 
-    Branch A sees the first n patches of the order, branch B the next n, with n = floor(N * keep): disjoint sets of a
-    size that is known beforehand. With keep=0.5 and even N they cover the image, as in section 4 of the paper. With
-    keep=0.25 each branch misses 75%, the paper's setting for its smallest data sets. When N is odd, one patch is seen
-    by neither and predicted by both.
+    Branch A sees the first n patches of the order, branch B the next n, with n = floor(N * keep). So the two sets are
+    disjoint, and their size is fixed. With keep=0.5 and even N they cover the image, as in section 4 of the paper. With
+    keep=0.25 each branch misses 75%, the paper's setting for its smallest data sets. With odd N, neither branch sees
+    the last patch of the order, and both predict it.
 
     Args:
         grid: (rows, columns) of patches.
-        keep: share of the patches that one branch sees, in (0, 0.5].
-        kind: "random", or "block" for rectangles of 16 to 75 patches of 196 (scaled to other grids), aspect ratio 0.3
-            to 1/0.3.
-        seed: of the layer's own random numbers.
+        keep: fraction of the patches that one branch sees, in (0, 0.5].
+        kind: "random" for single patches; "block" for BEiT's blocks, rectangles of 16 to 75 patches of 196 (scaled to
+            other grids) with an aspect ratio from 0.3 to 1/0.3.
+        seed: seed of the layer's random numbers.
     """
 
     def __init__(self, grid, keep=0.5, kind="block", seed=0, **kwargs):
         super().__init__(**kwargs)
         if not 0 < keep <= 0.5:
             raise ValueError(
-                f"Expected keep in (0, 0.5], the share of patches that one branch sees, received keep={keep}."
+                f"Expected keep in (0, 0.5], the fraction of patches that one branch sees, received keep={keep}."
             )
         if kind not in ("random", "block"):
             raise ValueError(f'Expected the split\'s kind to be "random" or "block", received {kind!r}.')
@@ -74,34 +68,36 @@ class Split(keras.layers.Layer):
         self.built = True
 
     def call(self, images):
-        """images (B, ...) to the order of its patches (B, N) int32; only the size of the batch is read."""
+        """Draw an order of patches (B, N) int32 for images (B, ...), of which only the number is read."""
         keys = self._uniform((ops.shape(images)[0], self.count))  # (B, N)
         if self.kind == "block":
+            # Keys are in [0, 1) and ranks are whole numbers, so the order within a rectangle stays random.
             keys = keys + self._block_ranks(ops.shape(images)[0])
         return ops.cast(ops.argsort(keys, axis=1), "int32")
 
     def seen(self, x):
-        """What the branches see of `x` (B, N, ...), given in order: (2B, n, ...), rows 2i and 2i + 1 the halves of
-        image i."""
+        """Select what each branch sees of `x` (B, N, ...), given in order: (2B, n, ...).
+
+        Rows 2i and 2i + 1 belong to the two halves of image i.
+        """
         n = self.seen_count
         return self._stack(x[:, :n], x[:, n : 2 * n])
 
     def unseen(self, x):
-        """What the branches do not see of `x` (B, N, ...), given in order: (2B, N - n, ...), rows as in `seen`."""
+        """Select what each branch does not see of `x` (B, N, ...), given in order: (2B, N - n, ...), as in `seen`."""
         n = self.seen_count
         without_b = ops.concatenate([x[:, :n], x[:, 2 * n :]], axis=1)
         return self._stack(x[:, n:], without_b)
 
     def _stack(self, a, b):
-        # Interleaved rather than end to end, so that on many devices both halves of an image stay on the device that
-        # has it.
+        # Interleaved rather than concatenated: on many devices, both halves of an image stay on the device that has it.
         return ops.reshape(ops.stack([a, b], axis=1), (-1, *a.shape[1:]))
 
     def _uniform(self, shape, low=0.0, high=1.0):
         return distribution.uniform(shape, low, high, self.seed_generator)
 
     def _block_ranks(self, batch):
-        """Rank of the first of a series of random rectangles that covers a patch: (B, N) float."""
+        """The rank (B, N) float of the first random rectangle that covers a patch; `RECTANGLES` if none does."""
         rows, columns = self.grid
         shape = (batch, RECTANGLES, 1)
         area = self._uniform(shape, 16 / 196 * self.count, 75 / 196 * self.count)

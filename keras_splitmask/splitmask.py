@@ -1,43 +1,43 @@
-"""SplitMask (El-Nouby et al., 2021, "Are large-scale datasets necessary for self-supervised pre-training?"), told
-once."""
+"""SplitMask (El-Nouby et al., 2021, "Are large-scale datasets necessary for self-supervised pre-training?")."""
 
 import keras
 from keras import ops
 
 from keras_splitmask import losses
 from keras_splitmask.backend.distribution import gather_batch, whole_batch
+from keras_splitmask.backend.linear_cross_entropy import linear_cross_entropy
 from keras_splitmask.decoder import Decoder
-from keras_splitmask.patches import check_tokenizer
 from keras_splitmask.split import Split, gather
-from keras_splitmask.training.inputs import check_fitted
+from keras_splitmask.training.inputs import check_fitted, check_tokenizer
 from keras_splitmask.training.objective_model import ObjectiveModel
 from keras_splitmask.training.word_perplexity import WordPerplexity
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class SplitMask(ObjectiveModel):
-    """Split an image's patches in two, inpaint the words of what each half does not see, and match the two halves.
+    """Split an image's patches in two, predict the visual words that each half does not see, and match the two halves.
 
     ```python
     encoder = ks.Encoder.from_size("vit_small", image_shape=(224, 224, 3), patch_size=16)
     model = ks.SplitMask(encoder, ks.tokenizers.RandomProjection(image_shape=(224, 224, 3), patch_size=16))
     model.compile(optimizer=ks.training.adamw(1e-3, steps=10_000))
     model.fit(images)                # (B, H, W, C) uint8, or float in 0..1
-    features = model(images)         # the encoder's answer
+    features = model(images)         # the encoder's
     ```
 
     Args:
         encoder: an `Encoder`.
         tokenizer: a layer from images to words (B, N) int32 with `vocabulary`; not needed when `inpaint_weight=0`.
-        keep: share of the patches that one branch sees, in (0, 0.5].
+        keep: fraction of the patches that one branch sees, in (0, 0.5].
         split: "block" (the paper's default) or "random".
         decoder_depth: number of decoder blocks; 2 in the paper.
         temperature: of the match loss; 0.2 in the paper.
-        inpaint_weight, match_weight: of the two losses. What a weight of 0 makes useless is not computed.
-        augmentation: an `Augment` of the images that a training step is given; its words and both halves are of one
-            view.
-        seed: with the step's number, it decides all randomness of training.
-        accumulate: take each batch in so many parts; the match loss sees all of it nevertheless. See `ObjectiveModel`.
+        inpaint_weight, match_weight: weights of the two losses, 1 and 1 in the paper. A weight of 0 also saves the work
+            for its loss.
+        augmentation: an `Augment` that changes the images of a training step; the words and both halves come from the
+            same view.
+        seed: seed of all random numbers; those of a training step depend on the seed and the step's number only.
+        accumulate: number of micro-batches to split each batch into; the match loss still compares all of it.
     """
 
     def __init__(
@@ -101,47 +101,56 @@ class SplitMask(ObjectiveModel):
             check_fitted(self.tokenizer)
 
     def branches(self, images, order, training=False):
-        """Both halves of each image through encoder and decoder; their 2B rows come in pairs.
+        """Pass both halves of each image through encoder and decoder (Figure 4).
 
         Args:
             images: (B, H, W, C).
             order: (B, N) int32, from `split`.
 
         Returns:
-            (2B, 1 + N, D), cls and seen patches before the unseen ones; the unseen (2B, N - n, D) alone if there is no
-            match loss.
+            Seen (2B, 1 + n, D), cls first, and unseen (2B, N - n, D); rows 2i and 2i + 1 are the halves of image i.
+            Without a match loss nothing reads the seen patches, so they are None and their work is saved.
         """
         tokens = self.split.seen(gather(self.encoder.embed(images), order))  # (2B, n, D)
         tokens = self.encoder.encode(tokens, training=training)  # (2B, 1 + n, D)
-        return self.decoder(tokens, self.split.unseen(order), training=training, only_unseen=not self.match_weight)
+        unseen_positions = self.split.unseen(order)  # (2B, N - n)
+        if not self.match_weight:
+            return None, self.decoder.only_unseen(tokens, unseen_positions, training=training)
+        return self.decoder(tokens, unseen_positions, training=training)
 
-    def pooled(self, hidden):
-        """What is matched, the mean of each branch's patches: (2B, 1 + N, D) to (B, 2, D)."""
-        return ops.reshape(ops.mean(hidden[:, 1:], axis=1), (-1, 2, self.encoder.width))
+    def pooled(self, seen, unseen):
+        """The mean over all N patches of each branch, which the match loss compares: (B, 2, D)."""
+        fraction = self.split.seen_count / self.split.count
+        # A weighted mean of means: in float16 the sum over the patches could overflow.
+        means = fraction * ops.mean(seen[:, 1:], axis=1) + (1 - fraction) * ops.mean(unseen, axis=1)  # (2B, D)
+        return ops.reshape(means, (-1, 2, self.encoder.width))
 
     def compared(self, batch, training):
-        """The vectors (B, 2, D) that the match loss compares."""
-        return self.pooled(self.branches(batch.images, self.split(batch.images), training))
+        """The vectors (B, 2, D) that the match loss compares, for gradient accumulation."""
+        return self.pooled(*self.branches(batch.images, self.split(batch.images), training))
 
     def objective(self, batch, training):
         """The loss of a batch, a scalar, and the values to log (Figure 4 of the paper)."""
         images = batch.images  # (B, H, W, C)
         order = self.split(images)  # (B, N)
-        hidden = self.branches(images, order, training)  # (2B, 1 + N, D)
+        seen, unseen = self.branches(images, order, training)  # (2B, 1 + n, D), (2B, N - n, D)
         loss, report = 0.0, {}
         if self.inpaint_weight:
             ids = self.tokenizer(images)  # (B, N)
             targets = self.split.unseen(gather(ids, order))  # (2B, N - n)
-            inpaint_loss, inpaint_accuracy = losses.inpaint(self.decoder.words, hidden[:, -targets.shape[1] :], targets)
+            # The mean of `losses.inpaint(self.decoder.words(unseen), targets)`, without the table of all logits.
+            words = self.decoder.words
+            inpaint_loss, inpaint_accuracy = linear_cross_entropy(unseen, words.kernel, words.bias, targets)
             loss = loss + self.inpaint_weight * inpaint_loss
             report.update(inpaint_loss=inpaint_loss, inpaint_accuracy=inpaint_accuracy, word_perplexity=ids)
         if self.match_weight:
-            pooled = whole_batch(self.pooled(hidden))  # (B, 2, D)
-            everyone, labels = gather_batch(pooled)
+            pooled = whole_batch(self.pooled(seen, unseen))  # (B, 2, D)
+            everyone, labels = gather_batch(pooled)  # (G, 2, D), (B,)
             a, b, all_a, all_b = pooled[:, 0], pooled[:, 1], everyone[:, 0], everyone[:, 1]
             match_loss, match_hits = losses.match(a, b, all_a, all_b, labels, self.temperature)
             match_loss = ops.mean(match_loss)
             loss = loss + self.match_weight * match_loss
+            # 1 for vectors spread evenly over the sphere, 0 when all images have collapsed to one vector.
             spread = ops.mean(ops.std(losses.unit(all_a), axis=0)) * self.encoder.width**0.5
             report.update(match_loss=match_loss, match_accuracy=ops.mean(match_hits), feature_std=spread)
         return loss, report

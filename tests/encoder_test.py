@@ -183,7 +183,7 @@ def test_mixed_bfloat16_is_near_float32(make_encoder, make_images):
 
 def layers():
     return [
-        DropPath(0.25, seed=3),
+        DropPath(0.25, (None, 1, 1, None), seed=3),
         Attention(8, 2),
         Block(8, 2, drop_path=0.25),
         Encoder((12, 20, 5), 4, 8, 2, 2, drop_path=0.1, positions="sine_cosine", name="other"),

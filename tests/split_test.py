@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_splitmask.split import RECTANGLES, Split, gather, masked_count, scatter
+from keras_splitmask.split import RECTANGLES, Split, gather, masked_count
 
 pytestmark = pytest.mark.backend
 
@@ -129,17 +129,6 @@ def test_gather_takes_rows_by_position():
     expected = [[tokens[0, 3], tokens[0, 0]], [tokens[1, 1], tokens[1, 1]]]
     np.testing.assert_array_equal(ops.convert_to_numpy(gather(tokens, positions)), expected)
     np.testing.assert_array_equal(ops.convert_to_numpy(gather(tokens[..., 0], positions)), np.array(expected)[..., 0])
-
-
-def test_scatter_is_undone_by_gather_and_leaves_zeros(rng):
-    split = Split((3, 5), 0.25)
-    positions = draw(split, 4)[:, : split.seen_count]
-    tokens = rng.standard_normal((4, split.seen_count, 6)).astype("float32")
-    spread = ops.convert_to_numpy(scatter(ops.convert_to_tensor(tokens), positions, 15))
-    np.testing.assert_array_equal(ops.convert_to_numpy(gather(spread, positions)), tokens)
-    elsewhere = np.ones((4, 15), bool)
-    np.put_along_axis(elsewhere, positions, False, axis=1)
-    assert not spread[elsewhere].any()
 
 
 @pytest.mark.parametrize("keep", [0, -0.5, 0.51, 1])

@@ -1,17 +1,17 @@
-"""Tables that are too large for memory, in chunks: one after the other, on every backend."""
+"""Loops over chunks of tensors, for tables that are too large to be in memory at once."""
 
 import contextlib
 
 import keras
 from keras import ops
 
-# Numbers in a table of which a step needs but one part at a time: 8 MiB stay in the cache of a CPU, half a GiB is no
-# trouble elsewhere.
+# The largest number of elements of a table that is computed at once: 8 MiB of float32, which fit into the cache of a
+# CPU, or half a GiB elsewhere.
 TABLE_ON_CPU, TABLE = 2**21, 2**27
 
 
 def on_cpu():
-    """Whether what is computed is computed on CPUs."""
+    """Whether the backend computes on CPUs."""
     if keras.backend.backend() == "torch":
         import torch
 
@@ -20,67 +20,67 @@ def on_cpu():
 
 
 def devices_of_batch():
-    """Among how many devices the compiler divides the tensors at hand, by their first axis: under JAX all that share a
-    batch, else one."""
+    """The number of devices among which the compiler divides tensors by their first axis: 1 except under JAX."""
     return keras.distribution.distribution().device_mesh.shape[0] if keras.distribution.distribution() else 1
 
 
 def by_parts(function, carry, xs, width):
-    """`scan` over equal parts of some images' rows, as many as it takes that a table of `width` numbers for each row of
-    a part is not large.
+    """Scan over equal parts of the second axis of `xs`, so many that a part's table fits into the cache or memory.
 
     Args:
-        function: from (carry, what `xs` has of the rows of a part) to (carry, answer).
+        function: from (carry, the part of each of `xs`) to (carry, outputs).
         carry: tensors.
         xs: a tuple of tensors (B, m, ...).
-        width: int.
+        width: the number of elements of the table for each of the B x m rows.
 
     Returns:
-        The last carry, and the answers stacked; see `join_parts`.
+        The last carry, and the outputs stacked; see `join_parts`.
     """
     images, count = xs[0].shape[:2]
-    # TensorFlow need not know how many there are.
+    # In a TensorFlow graph the number of images may be unknown, so a usual one is assumed.
     images, at_once = (images or 32, TABLE_ON_CPU) if on_cpu() else (images or 128, TABLE)
     images //= devices_of_batch()
     parts = next(
         n for n in range(1, count + 1) if count % n == 0 and (n == count or images * (count // n) * width <= at_once)
     )
-    return scan(
-        function,
-        carry,
-        tuple(ops.moveaxis(ops.reshape(x, (-1, parts, count // parts, *x.shape[2:])), 1, 0) for x in xs),
-    )
+    if parts == 1:  # a small table needs no loop, nor the copies that come with one
+        carry, outputs = function(carry, xs)
+        return carry, keras.tree.map_structure(lambda x: ops.expand_dims(x, 0), outputs)
+    parts_of = (ops.reshape(x, (-1, parts, count // parts, *x.shape[2:])) for x in xs)
+    return scan(function, carry, tuple(ops.moveaxis(x, 1, 0) for x in parts_of))
 
 
 def join_parts(x):
-    """Stacked answers (parts, B, m / parts, ...) of `by_parts` as they belong together (B, m, ...)."""
+    """Join the stacked outputs (parts, B, m / parts, ...) of `by_parts` to (B, m, ...)."""
+    if x.shape[0] == 1:
+        return x[0]
     return ops.reshape(ops.moveaxis(x, 0, 1), (-1, x.shape[0] * x.shape[2], *x.shape[3:]))
 
 
 def scan(function, carry, xs):
-    """`ops.scan`, one part after the other: a loop on torch, and on TensorFlow, which has Keras' scan for sums alone.
+    """`ops.scan`, one part after the other: a loop on torch and on TensorFlow, where Keras' scan supports sums only.
 
     Args:
-        function: from (carry, one of xs) to (carry, answer).
+        function: from (carry, one of xs) to (carry, outputs).
         carry: tensors.
         xs: arrays with a leading axis, of parts.
 
     Returns:
-        The last carry, and the answers stacked.
+        The last carry, and the outputs stacked.
     """
     if keras.backend.backend() == "jax":
         return ops.scan(function, carry, keras.tree.map_structure(ops.convert_to_tensor, xs))
-    answers = []
+    stacked = []
     for i in range(keras.tree.flatten(xs)[0].shape[0]):
-        with control_after((carry, answers[-1:])):
-            carry, answer = function(carry, keras.tree.map_structure(lambda x, i=i: x[i], xs))
-        answers.append(answer)
-    return carry, keras.tree.map_structure(lambda *parts: ops.stack(parts), *answers)
+        with control_after((carry, stacked[-1:])):
+            carry, outputs = function(carry, keras.tree.map_structure(lambda x, i=i: x[i], xs))
+        stacked.append(outputs)
+    return carry, keras.tree.map_structure(lambda *parts: ops.stack(parts), *stacked)
 
 
 def control_after(tensors):
-    """A context whose work TensorFlow begins when these tensors are there: it would take all parts at once, with the
-    memory of all."""
+    """A context in which TensorFlow waits for these tensors. Otherwise it computes all parts at once, in the memory of
+    all."""
     if keras.backend.backend() != "tensorflow":
         return contextlib.nullcontext()
     import tensorflow as tf

@@ -3,11 +3,10 @@
 import keras
 from keras import ops
 
-from keras_splitmask import losses
 from keras_splitmask.backend.layers import Dense
-from keras_splitmask.patches import check_tokenizer
+from keras_splitmask.backend.linear_cross_entropy import linear_cross_entropy
 from keras_splitmask.split import Split, gather, masked_count
-from keras_splitmask.training.inputs import check_fitted
+from keras_splitmask.training.inputs import check_fitted, check_tokenizer
 from keras_splitmask.training.objective_model import ObjectiveModel
 from keras_splitmask.training.word_perplexity import WordPerplexity
 
@@ -70,7 +69,7 @@ class BEiT(ObjectiveModel):
         """
         masked, seen = order[:, : self.masked_count], order[:, self.masked_count :]
         seen = gather(self.encoder.embed(images), seen)  # (B, N - m, D)
-        masks = self.mask_token + ops.take(self.encoder.patch_embedding.table, masked, axis=0)  # (B, m, D)
+        masks = self.mask_token + self.encoder.patch_embedding.positions_at(masked)  # (B, m, D)
         tokens = ops.concatenate([seen, ops.cast(masks, seen.dtype)], axis=1)  # (B, N, D)
         return self.encoder.encode(tokens, training=training)[:, -self.masked_count :]
 
@@ -80,7 +79,8 @@ class BEiT(ObjectiveModel):
         order = self.split(images)  # (B, N)
         ids = self.tokenizer(images)  # (B, N)
         targets = gather(ids, order[:, : self.masked_count])  # (B, m)
-        loss, accuracy = losses.inpaint(self.words, self.masked(images, order, training), targets)
+        hidden = self.masked(images, order, training)  # (B, m, D)
+        loss, accuracy = linear_cross_entropy(hidden, self.words.kernel, self.words.bias, targets)
         return loss, {"inpaint_loss": loss, "inpaint_accuracy": accuracy, "word_perplexity": ids}
 
     def paint(self, images, order):

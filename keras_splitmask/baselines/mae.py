@@ -76,7 +76,7 @@ class MAE(ObjectiveModel):
         masked, seen = order[:, : self.masked_count], order[:, self.masked_count :]
         tokens = gather(self.encoder.embed(images), seen)  # (B, N - m, D)
         tokens = self.narrow(self.encoder.encode(tokens, training=training))  # (B, 1 + N - m, decoder_width)
-        return self.decoder(tokens, masked, training=training, only_unseen=True)
+        return self.decoder.only_unseen(tokens, masked, training=training)
 
     def objective(self, batch, training):
         """Compute the mean squared error of the masked patches' normalised pixels (section 3)."""

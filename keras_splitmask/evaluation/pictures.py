@@ -29,8 +29,8 @@ def inpainting_panels(model, images):
     encoder, tokenizer, split = model.encoder, model.tokenizer, model.split
     order = split(images)  # (B, N)
     unseen = split.unseen(order)  # (2B, N - n)
-    hidden = model.branches(images, order)
-    logits = model.decoder.words(hidden[:, -unseen.shape[1] :])  # (2B, N - n, V)
+    _, hidden = model.branches(images, order)
+    logits = model.decoder.words(hidden)  # (2B, N - n, V)
     unseen, words = ops.convert_to_numpy(unseen), ops.convert_to_numpy(ops.argmax(logits, axis=-1))
     ids = np.zeros((len(unseen), split.count), "int32")
     np.put_along_axis(ids, unseen, words, axis=1)  # (2B, N), 0 where the patch was seen

@@ -93,7 +93,7 @@ def _fit_encoder(old, new):
     arrays, resized = arrays_of(old), {}
     table, kernel, bias = (f"patch_embedding/{name}" for name in ("positions", "project/kernel", "project/bias"))
     if new.positions != "learned":
-        arrays[table] = ops.convert_to_numpy(new.patch_embedding.table)
+        arrays[table] = ops.convert_to_numpy(new.patch_embedding.position_table())
         if (old.positions, old.grid) != (new.positions, new.grid):
             resized[table] = f"calculated for {_size(new.grid)} patches"
     elif old.grid != new.grid:

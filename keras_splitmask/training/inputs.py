@@ -15,6 +15,22 @@ from keras_splitmask.training.pixels import check_pixels, images_of
 from keras_splitmask.training.watching import Look, admitted, problem_within
 
 
+def check_tokenizer(tokenizer, encoder):
+    """Refuse a tokenizer built for other images or patches than the encoder: its words would belong to other patches.
+
+    Raises:
+        ValueError: if its image_shape or patch_size differs.
+    """
+    own = {name: getattr(encoder, name) for name in ("image_shape", "patch_size")}
+    other = {name: getattr(tokenizer, name, value) for name, value in own.items()}
+    if tuple(other["image_shape"]) != own["image_shape"] or other["patch_size"] != own["patch_size"]:
+        expected, received = (", ".join(f"{name}={value}" for name, value in values.items()) for values in (own, other))
+        raise ValueError(
+            f"Expected a tokenizer of the encoder's {expected}, received one of {received}; build it with the"
+            " encoder's."
+        )
+
+
 def check_fitted(tokenizer):
     """Refuse a tokenizer of this library that learns its words from images and has seen none. Raises ValueError."""
     if getattr(tokenizer, "learns", False) and not tokenizer.fitted:

@@ -122,6 +122,10 @@ class LayerwiseAdamW(FusedAdamW):
         if not self.global_clipnorm:
             return super()._clip_gradients(gradients)
         scale = self.global_clipnorm / ops.maximum(global_norm(gradients), self.global_clipnorm)
+        if keras.backend.backend() == "torch":
+            import torch
+
+            return list(torch._foreach_mul(gradients, scale))  # all at once: most weights are small
         return [g * scale for g in gradients]
 
     def get_config(self):

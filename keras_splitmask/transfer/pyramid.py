@@ -105,8 +105,7 @@ class Pyramid(keras.layers.Layer):
         self.built = True
 
     def call(self, images, training=None):
-        states = {}
-        tokens = self.encoder.encode(self.encoder.embed(images), training=training, states=states)
+        tokens, states = self.encoder.encode_by_block(self.encoder.embed(images), training=training)
         # The last block's tokens have the encoder's own norm, which was learnt with it.
         normed = {tap: norm(states[tap]) for tap, norm in self.norms.items()} | {self._last: tokens}
         maps = {tap: ops.reshape(x[:, 1:], (-1, *self.encoder.grid, self.encoder.width)) for tap, x in normed.items()}

@@ -5,10 +5,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_splitmask.backend import distribution
+from keras_splitmask.backend.drop_path import DropPath, seed_of
 from keras_splitmask.backend.layers import Dense, LayerNormalization
-from keras_splitmask.encoder import seed_of
-from keras_splitmask.seeds import check_seed
 
 BINS = (1, 2, 3, 6)  # of the pyramid pooling (Zhao et al., 2017, section 3.2)
 
@@ -39,30 +37,6 @@ def pool(x, bins):
     x = ops.matmul(rows, ops.reshape(x, (-1, height, width * channels)))  # (B, bins, w D)
     x = ops.matmul(columns, ops.reshape(x, (-1, width, channels)))  # (B bins, bins, D)
     return ops.reshape(x, (-1, bins, bins, channels))
-
-
-@keras.saving.register_keras_serializable("keras_splitmask")
-class DropChannels(keras.layers.Layer):
-    """In training, drops a share `rate` of the channels of each map (B, h, w, D) (Tompson et al., 2015), however the
-    batch is divided."""
-
-    def __init__(self, rate, seed=None, **kwargs):
-        super().__init__(**kwargs)
-        if not 0 <= rate < 1:
-            raise ValueError(f"Expected a rate of dropped channels in [0, 1), received drop={rate}.")
-        self.rate = rate
-        self.seed = None if seed is None else check_seed(seed)
-        self.seed_generator = keras.random.SeedGenerator(seed_of(self.name) if seed is None else self.seed)
-        self.built = True
-
-    def call(self, x, training=None):
-        if not training or not self.rate:
-            return x
-        kept = distribution.uniform((ops.shape(x)[0], 1, 1, x.shape[-1]), seed=self.seed_generator) >= self.rate
-        return x * ops.cast(kept, x.dtype) / (1 - self.rate)
-
-    def get_config(self):
-        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
@@ -118,7 +92,9 @@ class PixelClassifier(keras.layers.Layer):
         self.drop = drop
         policy = self.dtype_policy
         self.fuse = ConvNorm(width, 3, dtype=policy, name="fuse")
-        self.drop_channels = DropChannels(drop, seed_of(self.name), dtype=policy, name="drop_channels")
+        self.drop_channels = DropPath(
+            drop, noise_shape=(None, 1, 1, None), seed=seed_of(self.name), dtype=policy, name="drop_channels"
+        )
         self.classify = Dense(classes, dtype=policy, name="classify")
 
     def build(self, shape):

@@ -17,7 +17,7 @@ def objective_told_again(model, images, order):
     """Image by image, all tokens in the image's order, with mask tokens in the place of patch embeddings before
     positions are added."""
     embedding, count = model.encoder.patch_embedding, model.masked_count
-    table, ids, taken = array(embedding.table), array(model.tokenizer(images)), []
+    table, ids, taken = array(embedding.position_table()), array(model.tokenizer(images)), []
     for i in range(len(images)):
         masked = np.sort(order[i, :count])
         tokens = array(model.encoder.embed(images[i : i + 1]))[0] - table  # (N, D), without positions

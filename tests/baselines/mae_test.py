@@ -28,9 +28,7 @@ def objective_told_again(model, images, order):
     for i in range(len(images)):
         masked, seen = np.sort(order[i, : model.masked_count]), np.sort(order[i, model.masked_count :])
         tokens = model.encoder.encode(ops.convert_to_tensor(array(model.encoder.embed(images[i : i + 1]))[:, seen]))
-        hidden = model.decoder(model.narrow(tokens), ops.convert_to_tensor(masked[None].astype("int32")))[
-            :, 1 + len(seen) :
-        ]
+        _, hidden = model.decoder(model.narrow(tokens), ops.convert_to_tensor(masked[None].astype("int32")))
         predicted = array(model.pixels(hidden))[0].astype("float64")
         target = true[i, masked]
         target = (target - target.mean(axis=1, keepdims=True)) / np.sqrt(target.var(axis=1, keepdims=True) + 1e-6)

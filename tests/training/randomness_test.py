@@ -9,7 +9,6 @@ import keras_splitmask as ks
 from keras_splitmask.backend import distribution
 from keras_splitmask.encoder import DropPath
 from keras_splitmask.training.seeded import seed_layers, seeded_objective
-from keras_splitmask.transfer.upernet import DropChannels
 
 pytestmark = pytest.mark.backend
 
@@ -65,7 +64,7 @@ def batch(method, count=IMAGES):
 
 @pytest.fixture
 def dropped(monkeypatch):
-    """Runs a function, and returns what each call of a `DropPath` or `DropChannels` dropped: bool arrays of the masks'
+    """Runs a function, and returns what each call of a `DropPath` dropped: bool arrays of the masks'
     shapes."""
     found, drawing, uniform = [], [], distribution.uniform
 
@@ -94,7 +93,6 @@ def dropped(monkeypatch):
 
     monkeypatch.setattr(distribution, "uniform", watched_uniform)
     watch(DropPath)
-    watch(DropChannels)
     return run
 
 
@@ -144,12 +142,12 @@ def test_few_images_lose_four_of_twelve_blocks_branches(dropped, method):
     assert len(masks) == 22 and 0 < np.mean(lost >= 4) < 0.005
 
 
-@pytest.mark.parametrize("layer", [DropPath, DropChannels])
-def test_two_layers_on_their_own_differ_and_a_seed_repeats(layer):
+@pytest.mark.parametrize("noise_shape", [None, (None, 1, 1, None)], ids=["examples", "channels"])
+def test_two_layers_on_their_own_differ_and_a_seed_repeats(noise_shape):
     x = np.ones((64, 1, 1, 64), "float32")
     one, two, three, four = (
         ops.convert_to_numpy(drop(x, training=True))
-        for drop in (layer(0.5), layer(0.5), layer(0.5, seed=3), layer(0.5, seed=3))
+        for drop in (DropPath(0.5, noise_shape, seed) for seed in (None, None, 3, 3))
     )
     assert (one != two).any() and (three == four).all()
 

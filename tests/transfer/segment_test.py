@@ -5,9 +5,10 @@ from keras import ops
 
 import keras_splitmask as ks
 from keras_splitmask.backend.distribution import part_of_batch
+from keras_splitmask.encoder import DropPath
 from keras_splitmask.training.batch import Batch
 from keras_splitmask.transfer.segment import Segmenter, pixel_cross_entropy
-from keras_splitmask.transfer.upernet import DropChannels, enlarge, pool
+from keras_splitmask.transfer.upernet import enlarge, pool
 
 pytestmark = pytest.mark.backend
 SHAPE = (20, 28, 3)  # so that grids of patches of 4 pixels, and of their halves, are odd
@@ -133,7 +134,7 @@ def test_scenes_are_memorised(make_segmenter, make_scenes):
 
 
 def test_channels_are_dropped_as_a_whole_and_the_same_in_a_part_of_a_batch():
-    x, drop = np.ones((8, 2, 3, 16), "float32"), lambda: DropChannels(0.5, seed=3)
+    x, drop = np.ones((8, 2, 3, 16), "float32"), lambda: DropPath(0.5, (None, 1, 1, None), seed=3)
     whole = ops.convert_to_numpy(drop()(x, training=True))
     assert set(np.unique(whole)) == {0, 2} and (whole == whole[:, :1, :1]).all()
     assert 0.3 < (whole == 0).mean() < 0.7
