@@ -152,7 +152,7 @@ def by_hand(framework, model):
 
 
 def losses(model, plain, images):
-    """The loss of the model and of the hand-written step for the same images (B, H, W, C), dealt out in the same
+    """The loss of the model and of the hand-written step for the same images (B, H, W, C), assigned in the same
     order."""
     from keras import ops
 

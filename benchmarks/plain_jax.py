@@ -61,7 +61,7 @@ def cross_entropy(logits, ids):
 
 
 def objective(p, vectors, images, order, setting):
-    """The loss of images (B, H, W, C) uint8 whose patches are dealt out in `order` (B, N)."""
+    """The loss of images (B, H, W, C) uint8 whose patches are assigned by `order` (B, N)."""
     x = (images / np.float32(255) - setting.mean) / setting.std
     p = {name: value.astype(setting.precision) for name, value in p.items()}
     rows = jnp.arange(len(images)).repeat(2)[:, None]
@@ -145,7 +145,7 @@ class Plain:
         return float(self.objective(self.state["weights"], self.vectors, images, order))
 
     def steps(self, images, count, order=None):
-        """`count` steps on the same images, each dealt out anew unless `order` is given; returns the last loss when all
+        """`count` steps on the same images, each with a new order unless `order` is given; returns the last loss when all
         are done."""
         for _ in range(count):
             self.state, loss = self.compiled(self.state, self.vectors, images, order)

@@ -63,7 +63,7 @@ def cross_entropy(logits, ids):
 
 
 def objective(p, vectors, images, order, setting):
-    """The loss of images (B, H, W, C) uint8 whose patches are dealt out in `order` (B, N)."""
+    """The loss of images (B, H, W, C) uint8 whose patches are assigned by `order` (B, N)."""
     x = (tf.cast(images, tf.float32) / 255 - setting.mean) / setting.std
     p = {name: tf.cast(value, setting.precision) for name, value in p.items()}
     seen, unseen = split(order, setting.seen)
@@ -143,7 +143,7 @@ class Plain:
         return loss
 
     def steps(self, images, count, order=None):
-        """`count` steps on the same images, each dealt out anew unless `order` is given; returns the last loss when all
+        """`count` steps on the same images, each with a new order unless `order` is given; returns the last loss when all
         are done."""
         images = tf.constant(images)
         for _ in range(count):

@@ -50,7 +50,7 @@ def split(order, seen):
 
 
 def objective(p, vectors, images, order, setting):
-    """The loss of images (B, H, W, C) uint8 whose patches are dealt out in `order` (B, N)."""
+    """The loss of images (B, H, W, C) uint8 whose patches are assigned by `order` (B, N)."""
     x = (images.float() / 255 - setting.mean) / setting.std
     rows = torch.arange(len(images), device=x.device).repeat_interleave(2)[:, None]
     seen, unseen = split(order, setting.seen)
@@ -137,7 +137,7 @@ class Plain:
         return loss.detach()
 
     def steps(self, images, count, order=None):
-        """`count` steps on the same images, each dealt out anew unless `order` is given; returns the last loss when all
+        """`count` steps on the same images, each with a new order unless `order` is given; returns the last loss when all
         are done."""
         for _ in range(count):
             loss = self.step(images, order)

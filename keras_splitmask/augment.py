@@ -32,8 +32,7 @@ PRESETS = {
 
 
 def preset(name, seed=0):
-    """The two halves of a named augmentation: the host's, a name in `data.CROPS`, and the step's, an `Augment` or
-    None."""
+    """The two halves of a named augmentation: the host's, a name in `data.CROPS`; the step's, an `Augment` or None."""
     if name not in PRESETS:
         raise ValueError(f"Expected augmentation to be one of {', '.join(PRESETS)}, received {name!r}.")
     host, arguments = PRESETS[name]
@@ -56,22 +55,23 @@ def host_preset(name):
 
 
 def views_preset(name, seed=0):
-    """The step's half of a named augmentation for the crops of `data.MultiCrop`: an `AugmentViews`. "dino" has DINO's
-    shares of blur and solarisation (section 3.1, those of BYOL), others do the same to every crop."""
+    """The step's half of a named augmentation for the crops of `data.MultiCrop`: an `AugmentViews`.
+
+    "dino" blurs and solarises as DINO does (section 3.1, the fractions of BYOL); others treat every crop alike.
+    """
     host, augment = preset(name, seed)
     if name != "dino":
         return AugmentViews(augment, augment, augment)
-    shares = ({"blur": 1.0, "solarise": 0.0}, {"blur": 0.1, "solarise": 0.2}, {"blur": 0.5, "solarise": 0.0})
-    return AugmentViews(*(Augment(**{**PRESETS[name][1], **share}, seed=seed) for share in shares))
+    fractions = ({"blur": 1.0, "solarise": 0.0}, {"blur": 0.1, "solarise": 0.2}, {"blur": 0.5, "solarise": 0.0})
+    return AugmentViews(*(Augment(**{**PRESETS[name][1], **fraction}, seed=seed) for fraction in fractions))
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class AugmentViews(keras.layers.Layer):
-    """Crops "global" (B, 2, H, W, C) and "local" (B, k, h, w, C) to the same augmented, float32 in 0..1. Every crop
-    draws for itself.
+    """Augment crops "global" (B, 2, H, W, C) and "local" (B, k, h, w, C), each on its own, to float32 in 0..1.
 
     Args:
-        first, second, local: an `Augment` or None, of the first and the second global crops and of all local ones.
+        first, second, local: an `Augment` or None, for the first and the second global crop and for all local ones.
     """
 
     def __init__(self, first, second, local, name="augment_views", **kwargs):
@@ -99,7 +99,7 @@ class AugmentViews(keras.layers.Layer):
 
 
 def _augmented(layer, crops):
-    """Crops (B, k, h, w, C) augmented each by itself, float32 in 0..1."""
+    """Augment each of the crops (B, k, h, w, C) on its own; float32 in 0..1."""
     shape = tuple(crops.shape[1:])
     if not shape[0]:
         return ops.cast(crops, "float32")
@@ -110,23 +110,21 @@ def _augmented(layer, crops):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class Augment(keras.layers.Layer):
-    """Images (B, H, W, C), uint8 or uint16 or float in 0..1, to their augmented views (B, H, W, C) float32 in 0..1.
+    """Augment images (B, H, W, C), uint8 or uint16 or float in 0..1, to views (B, H, W, C) float32 in 0..1.
 
-    Every image draws for itself. Flip, grey, solarise, blur and jitter follow each other in this order, and what is off
-    costs nothing. Outside of training nothing is done. Any number of channels can be flipped, solarised, blurred, and
-    jittered in brightness and contrast; grey, saturation and hue are properties of colour and leave images of other
-    than three channels alone.
+    Random numbers are drawn for each image. The order is flip, grey, solarise, blur, jitter; an operation that is off
+    costs nothing. Outside of training images stay as they are. Flip, solarise, blur, brightness and contrast work for
+    any number of channels. Grey, saturation and hue need three channels and do nothing to other images.
 
     Args:
         flip: mirror half of the images.
-        grey, solarise, blur: the shares of the images that lose their colour, have the brighter half of the pixel
-            values inverted, and are blurred by a Gaussian of a deviation drawn from `BLUR_RADIUS`.
-        one_of: an image undergoes at most one of these three; by default they are independent.
-        jitter: strengths of brightness, contrast, saturation and hue, done in this order. A strength s scales by a
-            factor drawn from 1 - s to 1 + s; that of hue turns the colour circle by up to that share in either
-            direction.
-        jitter_share: the share of the images that are jittered.
-        seed: of the layer's own random numbers; a pre-training model seeds them by the step.
+        grey, solarise, blur: the fractions of the images that lose their colour, have the brighter half of the pixel
+            values inverted, and are blurred by a Gaussian, whose standard deviation is drawn from `BLUR_RADIUS`.
+        one_of: apply at most one of these three to an image; by default they are independent.
+        jitter: strengths of brightness, contrast, saturation and hue, applied in this order. A strength s scales by a
+            factor drawn from 1 - s to 1 + s. Hue turns the colour circle by up to that fraction in either direction.
+        jitter_share: the fraction of the images that are jittered.
+        seed: seed of the layer's random numbers; a pre-training model seeds them by the step.
     """
 
     def __init__(
@@ -144,10 +142,10 @@ class Augment(keras.layers.Layer):
     ):
         # In float32 whatever the precision of training, so that the words do not depend on it.
         super().__init__(**{**kwargs, "name": name, "dtype": "float32"})
-        shares = (grey, solarise, blur, jitter_share)
-        if min(shares) < 0 or max(shares) > 1 or (one_of and sum(shares[:3]) > 1 + 1e-6):
+        fractions = (grey, solarise, blur, jitter_share)
+        if min(fractions) < 0 or max(fractions) > 1 or (one_of and sum(fractions[:3]) > 1 + 1e-6):
             raise ValueError(
-                "Expected shares of the images in [0, 1], with one_of=True summing up to at most 1, "
+                "Expected fractions of the images in [0, 1], with one_of=True summing up to at most 1, "
                 f"received {grey=}, {solarise=}, {blur=}, {one_of=}, {jitter_share=}."
             )
         if len(jitter) != 4 or min(jitter) < 0 or max(jitter) > 1 or jitter[3] > 0.5:
@@ -180,11 +178,11 @@ class Augment(keras.layers.Layer):
     def _recolour(self, x):
         """Greyscale, solarisation and blur of some of the images, or of each image at most one."""
         low, draw = 0.0, self._uniform(x) if self.one_of else None
-        for share, change in ((self.grey, grey), (self.solarise, solarise), (self.blur, self._blurred)):
-            if share:
+        for fraction, change in ((self.grey, grey), (self.solarise, solarise), (self.blur, self._blurred)):
+            if fraction:
                 draw = draw if self.one_of else self._uniform(x)
-                x = ops.where((draw >= low) & (draw < low + share), change(x), x)
-                low += share if self.one_of else 0.0
+                x = ops.where((draw >= low) & (draw < low + fraction), change(x), x)
+                low += fraction if self.one_of else 0.0
         return x
 
     def _blurred(self, x):
@@ -208,7 +206,7 @@ class Augment(keras.layers.Layer):
         return x
 
     def _scaled(self, x, origin, strength):
-        """The distance of the pixels from `origin` scaled by a factor of each image's own."""
+        """Scale the distance of the pixels from `origin` by a factor drawn for each image."""
         return ops.clip(origin + self._uniform(x, 1 - strength, 1 + strength) * (x - origin), 0.0, 1.0)
 
     def _uniform(self, x, low=0.0, high=1.0):
@@ -234,11 +232,10 @@ def solarise(x):
 
 
 def blur(x, radius):
-    """Pixels (B, H, W, C) blurred by Gaussians of the deviations `radius` (B, 1, 1, 1) in pixels; what lies outside has
-    no weight.
+    """Blur pixels (B, H, W, C) by Gaussians of the standard deviations `radius` (B, 1, 1, 1) in pixels.
 
-    As two products with band matrices, since a convolution has one kernel for the whole batch (and as a depthwise
-    convolution was measured at 40 times the time on JAX and a CPU).
+    Pixels outside of the image have no weight. Blurring is two products with band matrices: a convolution has one
+    kernel for the whole batch, and a depthwise convolution took 40 times as long on JAX and a CPU.
     """
 
     def weights(side):

@@ -1,12 +1,11 @@
-"""What was learnt on one grid, put on another: tables of positions, and the projection of patches of other sizes and
-depths."""
+"""Fit learned weights to images of another size: position tables and patch projections, resized."""
 
 import numpy as np
 from keras import ops
 
 from keras_splitmask.patches import pixel_statistics
 
-LONGEST = 4096  # a matrix of such lines takes 400 MB while it is made
+LONGEST = 4096  # the matrix of such a line takes 400 MB while it is computed
 
 
 def resampling_matrix(old, new, method):
@@ -22,8 +21,8 @@ def resampling_matrix(old, new, method):
         raise ValueError(
             f"Expected to resize lines of at most {LONGEST} numbers, received {old} to {new}; take smaller images."
         )
-    # The height of the unit matrix, taken for an image, is resized. As `old` images of a width of 1, torch 2.13 repeats
-    # the first row.
+    # The unit matrix is resized as one image, along its height. As `old` images of width 1, torch 2.13 would repeat the
+    # first row.
     unit = np.eye(old, dtype="float32")[None, :, :, None]
     lines = ops.image.resize(unit, (new, old), method, antialias=True, data_format="channels_last")
     matrix = ops.convert_to_numpy(lines)[0, :, :, 0].astype("float64")
@@ -31,8 +30,7 @@ def resampling_matrix(old, new, method):
 
 
 def resample_table(table, old_grid, new_grid):
-    """A table of positions (N, D) float32 of one grid (rows, columns) on another: bicubic, antialiased; the same if the
-    grids are."""
+    """Resize a position table (N, D) float32 from one grid (rows, columns) to another: bicubic, antialiased."""
     if tuple(old_grid) == tuple(new_grid):
         return table
     rows, columns = (resampling_matrix(old, new, "bicubic") for old, new in zip(old_grid, new_grid, strict=True))
@@ -43,9 +41,9 @@ def resample_table(table, old_grid, new_grid):
 
 
 def resample_patches(kernel, old_size, new_size):
-    """A projection (P, D) float32 of patches of one side in pixels, for patches of another side; of the same, the same.
+    """Resize the projection (P, D) float32 of patches from one side in pixels to another.
 
-    By the pseudo-inverse of the bilinear resizing of a patch ("PI-resize" of FlexiViT, Beyer et al., 2023): where
+    By the pseudo-inverse of the bilinear resizing of a patch ("PI-resize" of FlexiViT, Beyer et al., 2023): if
     patches grow, a resized patch keeps its token exactly.
     """
     if old_size == new_size:
@@ -60,15 +58,15 @@ def resample_patches(kernel, old_size, new_size):
 
 
 def change_channels(kernel, bias, old_count, new_count):
-    """A projection (P, D) and its bias (D,), float32, for another number of channels; of the same, the same.
+    """Convert a projection (P, D) and its bias (D,), float32, to another number of channels.
 
-    Each new channel takes an equal share of the sum of the old ones, whatever they mean: an image whose channels are
-    all equal keeps its tokens exactly, such as a photograph in grey that was read with three channels and now with one.
+    Each new channel gets the sum of the old ones, divided by the number of new ones. So an image whose channels are all
+    equal keeps its tokens exactly, such as a grey photograph read with three channels before and with one now.
     """
     if old_count == new_count:
         return kernel, bias
     (old_mean, old_std), (new_mean, new_std) = (pixel_statistics(count) for count in (old_count, new_count))
-    # By way of the projection of pixels in 0..1, since those of other numbers of channels are normalised otherwise.
+    # By way of the projection of pixels in 0..1, since the normalisation depends on the number of channels.
     kernel = kernel.reshape(-1, old_count, kernel.shape[-1]) / old_std[:, None]  # (pixels, C, D)
     bias = bias - np.einsum("pcd,c->d", kernel, old_mean)
     kernel = np.repeat(kernel.sum(axis=1, keepdims=True) / new_count, new_count, axis=1)

@@ -166,7 +166,7 @@ def test_pixels_stay_float32_in_mixed_precision(make_images):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"grey": 1.5}, "Expected shares of the images in .*received grey=1.5, solarise=0.0"),
+        ({"grey": 1.5}, "Expected fractions of the images in .*received grey=1.5, solarise=0.0"),
         ({"jitter_share": -0.1}, "received .*jitter_share=-0.1"),
         ({"grey": 0.6, "blur": 0.6, "one_of": True}, "summing up to at most 1, received grey=0.6"),
         (
