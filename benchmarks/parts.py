@@ -48,7 +48,5 @@ class Partial(ks.SplitMask):
 
 def shares(seconds):
     """From the seconds of the partial steps, in the order of `PARTS`, to the share of each part in the whole step."""
-    return {
-        part: max(0.0, now - before) / seconds[-1]
-        for part, before, now in zip(PARTS, (0.0, *seconds), seconds, strict=False)
-    }
+    pairs = itertools.pairwise((0.0, *seconds))
+    return {part: max(0.0, now - before) / seconds[-1] for part, (before, now) in zip(PARTS, pairs, strict=True)}

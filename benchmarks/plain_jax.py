@@ -145,8 +145,8 @@ class Plain:
         return float(self.objective(self.state["weights"], self.vectors, images, order))
 
     def steps(self, images, count, order=None):
-        """`count` steps on the same images, each with a new order unless `order` is given; returns the last loss when all
-        are done."""
+        """`count` steps on the same images, each with a new order unless `order` is given; returns the last loss when
+        all are done."""
         for _ in range(count):
             self.state, loss = self.compiled(self.state, self.vectors, images, order)
         return float(jax.block_until_ready((self.state, loss))[1])

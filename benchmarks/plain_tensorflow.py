@@ -143,8 +143,8 @@ class Plain:
         return loss
 
     def steps(self, images, count, order=None):
-        """`count` steps on the same images, each with a new order unless `order` is given; returns the last loss when all
-        are done."""
+        """`count` steps on the same images, each with a new order unless `order` is given; returns the last loss when
+        all are done."""
         images = tf.constant(images)
         for _ in range(count):
             loss = self.compiled(images, order)

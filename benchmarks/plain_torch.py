@@ -137,8 +137,8 @@ class Plain:
         return loss.detach()
 
     def steps(self, images, count, order=None):
-        """`count` steps on the same images, each with a new order unless `order` is given; returns the last loss when all
-        are done."""
+        """`count` steps on the same images, each with a new order unless `order` is given; returns the last loss when
+        all are done."""
         for _ in range(count):
             loss = self.step(images, order)
         return float(loss)

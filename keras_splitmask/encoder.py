@@ -51,7 +51,7 @@ class Attention(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class Block(keras.layers.Layer):
-    """A pre-norm transformer block, (B, n, D) to (B, n - start, D): the tokens from index `start` on, all by default."""
+    """A pre-norm transformer block, (B, n, D) to (B, n - start, D): the tokens from `start` on, all by default."""
 
     def __init__(self, width, heads, drop_path=0.0, epsilon=1e-6, **kwargs):
         super().__init__(**kwargs)

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_splitmask import losses
-from keras_splitmask.backend.distribution import gather_batch, whole_batch
+from keras_splitmask.backend.distribution import across_batch
 from keras_splitmask.backend.linear_cross_entropy import linear_cross_entropy
 from keras_splitmask.decoder import Decoder
 from keras_splitmask.split import Split, gather
@@ -144,8 +144,7 @@ class SplitMask(ObjectiveModel):
             loss = loss + self.inpaint_weight * inpaint_loss
             report.update(inpaint_loss=inpaint_loss, inpaint_accuracy=inpaint_accuracy, word_perplexity=ids)
         if self.match_weight:
-            pooled = whole_batch(self.pooled(seen, unseen))  # (B, 2, D)
-            everyone, labels = gather_batch(pooled)  # (G, 2, D), (B,)
+            pooled, everyone, labels = across_batch(self.pooled(seen, unseen))  # (B, 2, D), (G, 2, D), (B,)
             a, b, all_a, all_b = pooled[:, 0], pooled[:, 1], everyone[:, 0], everyone[:, 1]
             match_loss, match_hits = losses.match(a, b, all_a, all_b, labels, self.temperature)
             match_loss = ops.mean(match_loss)

@@ -37,7 +37,10 @@ def test_the_model_answers_as_its_encoder(make_model, make_images):
 
 def test_a_branch_knows_nothing_of_what_it_does_not_see(make_model, make_images, fix_order):
     model, images, order = make_model(image_shape=(12, 20, 3)), make_images(2, (12, 20, 3)), fix_order(2)
-    both = lambda images: np.concatenate([array(x) for x in model.branches(images, order)], axis=1)  # (2B, 1 + N, D)
+
+    def both(images):
+        return np.concatenate([array(x) for x in model.branches(images, order)], axis=1)  # (2B, 1 + N, D)
+
     before = both(images)
 
     def rows_changed(position):

@@ -194,6 +194,17 @@ def whole_batch(x):
     return ops.reshape(vectors, (-1, *x.shape[1:]))
 
 
+def across_batch(x):
+    """What a loss that compares images needs of their vectors x (B, ...), however the batch is divided.
+
+    Returns:
+        The vectors (B, ...) of this replica, those of the global batch (G, ...), and the indices (B,) int32 of the
+        former among the latter. With gradient accumulation, B and G count all micro-batches.
+    """
+    own = whole_batch(x)
+    return own, *gather_batch(own)
+
+
 def uniform(shape, low=0.0, high=1.0, seed=None):
     """`keras.random.uniform` in float32 for a batch (B, ...), in which a row gets the same numbers however the batch is
     divided."""

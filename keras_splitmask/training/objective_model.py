@@ -63,7 +63,7 @@ class ObjectiveModel(CheckedModel):
 
     def compared(self, batch, training):
         """Compute the vectors (B, ...) that `objective` compares across the batch, and takes from
-        `distribution.whole_batch`. Needed if `compares`."""
+        `distribution.across_batch`. Needed if `compares`."""
         raise NotImplementedError(f"{type(self).__name__} must define `compared(batch, training)`.")
 
     def after_step(self, step, outputs):
