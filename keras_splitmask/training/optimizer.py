@@ -125,7 +125,8 @@ class LayerwiseAdamW(FusedAdamW):
         if keras.backend.backend() == "torch":
             import torch
 
-            return list(torch._foreach_mul(gradients, scale))  # all at once: most weights are small
+            torch._foreach_mul_(gradients, scale)  # all at once and in place, as torch's own clipping does
+            return gradients
         return [g * scale for g in gradients]
 
     def get_config(self):
