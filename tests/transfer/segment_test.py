@@ -181,7 +181,7 @@ def test_an_exported_model_takes_any_number_of_images(make_segmenter, make_image
         ({"classes": 1}, "Expected 2 to 255 classes, received classes=1."),
         ({"classes": 256}, "Expected 2 to 255 classes, received classes=256."),
         ({"head": "fcn"}, "Expected head to be one of upernet, deeplab, segformer, received 'fcn'."),
-        ({"drop": 1.0}, "received drop=1.0"),
+        ({"drop": 1.0}, "received rate=1.0"),
     ],
 )
 def test_what_makes_no_segmenter_is_refused(make_segmenter, arguments, message):
