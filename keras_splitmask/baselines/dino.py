@@ -177,7 +177,9 @@ class DINO(ObjectiveModel):
     def local_positions(self):
         """The student's table of positions on the grid of local crops: (n, D)."""
         rows, columns = self.resampling
-        table = ops.reshape(self.student.patch_embedding.position_table(), (*self.encoder.grid, -1))  # (rows, columns, D)
+        table = ops.reshape(
+            self.student.patch_embedding.position_table(), (*self.encoder.grid, -1)
+        )  # (rows, columns, D)
         table = ops.tensordot(rows, ops.tensordot(columns, table, axes=(1, 1)), axes=(1, 1))
         return ops.reshape(table, (-1, self.encoder.width))
 

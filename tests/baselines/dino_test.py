@@ -78,7 +78,9 @@ def teacher_answers(model, views):
 
 def loss_told_again(model, views):
     """Pair by pair, with a teacher's temperature and centre as the model has them."""
-    table = resample_table(ops.convert_to_numpy(model.student.patch_embedding.position_table()), model.encoder.grid, (1, 2))
+    table = resample_table(
+        ops.convert_to_numpy(model.student.patch_embedding.position_table()), model.encoder.grid, (1, 2)
+    )
     crops = [(views["global"][:, i], None) for i in range(2)] + [
         (views["local"][:, i], table) for i in range(views["local"].shape[1])
     ]
