@@ -1,5 +1,9 @@
 """Augmentation inside the step: flips and colours, on the accelerator, from the step's randomness."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 from keras import ops
 
@@ -7,7 +11,14 @@ from keras_splitmask.backend import distribution
 from keras_splitmask.patches import to_pixels
 from keras_splitmask.seeds import check_seed
 
+<<<<<<< HEAD
 BLUR_RADIUS = (0.1, 2.0)  # standard deviation in pixels, as in DINO and 3-Augment
+=======
+if TYPE_CHECKING:
+    from keras_splitmask.backend.typing import Array, Float, Num
+
+BLUR_RADIUS = (0.1, 2.0)  # deviation in pixels, as in DINO and 3-Augment
+>>>>>>> b973ac1 (Hold annotated calls to their shapes while the tests run)
 
 # name: (what the host does, a name in `data.CROPS`; what the step does, arguments of `Augment`).
 # The paper has crop_flip, with quarter_crop_flip for ADE20k (crops of at most 25% of the area). For Cars, Clipart,
@@ -164,7 +175,7 @@ class Augment(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(self.seed)
         self.built = True
 
-    def call(self, images, training=None):
+    def call(self, images: Num[Array, "B H W C"], training: bool | None = None) -> Num[Array, "B H W C"]:
         if not training:
             return images
         x = to_pixels(images)
@@ -221,12 +232,12 @@ class Augment(keras.layers.Layer):
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 
-def grey(x):
+def grey(x: Num[Array, "B H W C"]) -> Num[Array, "B H W c"]:
     """Pixels (B, H, W, 3) to their luminance (B, H, W, 1); pixels of other depths are returned as they are."""
     return ops.image.rgb_to_grayscale(x, data_format="channels_last") if x.shape[-1] == 3 else x
 
 
-def solarise(x):
+def solarise(x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
     """Pixels (B, H, W, C) in 0..1, inverted where they are of the brighter half."""
     return ops.where(x < 0.5, x, 1.0 - x)
 

@@ -21,8 +21,9 @@ from keras import ops
 
 import keras_splitmask as ks
 from keras_splitmask.tokenizers.dvae import decoder_convolutions, encoder_convolutions
-from tests import running
+from tests import annotations, running
 
+annotations.watch()
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 EAGERLY = keras.backend.backend() != "jax"
 

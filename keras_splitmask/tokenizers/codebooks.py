@@ -1,5 +1,9 @@
 """Visual words without a network: the nearest of V unit vectors in pixel space, by cosine (section 3.3)."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 import numpy as np
 from keras import ops
@@ -9,6 +13,9 @@ from keras_splitmask.backend.layers import argmax
 from keras_splitmask.patches import denormalise, grid_shape, normalise, to_images, to_patches
 from keras_splitmask.seeds import check_seed
 from keras_splitmask.training.pixels import check_pixels
+
+if TYPE_CHECKING:
+    from keras_splitmask.backend.typing import Array, Float, Int, Num
 
 
 class Codebook(keras.layers.Layer):
@@ -69,7 +76,7 @@ class Codebook(keras.layers.Layer):
         """Learn a codebook (V, d) from patches (M, d) float16 of several images; None keeps the present one."""
         return None
 
-    def word_patches(self, images):
+    def word_patches(self, images: Num[Array, "B H W C"]) -> Float[Array, "B N d"]:
         """Cut images (B, H, W, C) into normalised patches (B, N, d) float32 at the resolution of the codebook."""
         self._check_shape(images.shape)
         x = normalise(images)
@@ -84,7 +91,7 @@ class Codebook(keras.layers.Layer):
         if None not in shape[1:] and tuple(shape[1:]) != self.image_shape:
             raise ValueError(f"Expected images of {self.image_shape}, received {tuple(shape[1:])}.")
 
-    def call(self, images):
+    def call(self, images: Num[Array, "B H W C"]) -> Int[Array, "B N"]:
         patches = self.word_patches(images)  # (B, N, d)
 
         def words(carry, part):
@@ -93,7 +100,7 @@ class Codebook(keras.layers.Layer):
         _, ids = chunks.by_parts(words, ops.zeros(()), (patches,), width=self.vocabulary)
         return chunks.join_parts(ids)
 
-    def words(self, patches):
+    def words(self, patches: Float[Array, "*axes d"]) -> Int[Array, "*axes"]:
         """Map patches (..., d), as `word_patches` returns them, to words (...) int32; their length has no influence."""
         return argmax(ops.matmul(patches, ops.transpose(self.vectors)))
 
@@ -151,7 +158,7 @@ class Codebook(keras.layers.Layer):
         self.mean_patches.assign(np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], unmet))
         return self
 
-    def draw(self, ids):
+    def draw(self, ids: Int[Array, "B N"]) -> Float[Array, "B H W C"]:
         """Draw words (B, N) as images (B, H, W, C) float32 in 0..1: each word is the mean of its patches in `fit`."""
         height, width, channels = self.image_shape
         shape = (height // self.shrink, width // self.shrink, channels)
