@@ -1,4 +1,4 @@
-"""How much memory it takes to read one image file, known from its header, so that what is too much is never decoded."""
+"""Bound the memory for reading an image file by its header, so that a file that needs too much is never decoded."""
 
 import itertools
 import math

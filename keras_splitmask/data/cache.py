@@ -1,4 +1,4 @@
-"""Images decoded and resized once, packed into one file, and read from there at the speed of memory."""
+"""Decode and resize images once, pack them into one file, and read them from there."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""The class of each number in a label map, by classes.json or by the label maps of the train split."""
+"""Find the class of each number in a label map, from classes.json or the label maps of the train split."""
 
 import dataclasses
 import itertools

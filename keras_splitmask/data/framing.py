@@ -1,4 +1,4 @@
-"""Which part of an image is shown in a batch, and at what size; and the boxes, masks and label maps that go with it."""
+"""Choose the part of an image that a batch shows, and map boxes, masks and label maps accordingly."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What the header of an image file says, read without decoding it."""
+"""Read the header of an image file without decoding it."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The header of a JPEG, as far as it says how a decoder will go about it."""
+"""Read from the header of a JPEG how much work its decoding takes."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Several crops of each image, large ones and small ones, as DINO is trained on (Caron et al., 2021, section 3.1)."""
+"""Cut several large and small crops of each image, as DINO does (Caron et al., 2021, section 3.1)."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ class MultiCrop:
     Args:
         local: number of local crops, 8 in the paper; may be 0.
         local_size: (height, width) of these in pixels.
-        global_scale, local_scale: shares of the image's area, drawn uniformly.
+        global_scale, local_scale: ranges of the fraction of the image's area, drawn uniformly.
     """
 
     local: int

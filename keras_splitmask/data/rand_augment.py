@@ -1,5 +1,4 @@
-"""RandAugment (Cubuk et al., 2020) and random erasing (Zhong et al., 2020), as DeiT and BEiT fine-tune with them, on
-the host.
+"""RandAugment (Cubuk et al., 2020) and random erasing (Zhong et al., 2020) on the host, as in DeiT and BEiT.
 
 Not Keras' layer of that name: it draws one operation for a whole batch, and computes all eleven of them to keep one.
 """
@@ -11,7 +10,7 @@ import numpy as np
 from keras_splitmask.backend.optional import optional
 
 OPERATIONS = 2  # per image, of which each is done or not by a coin
-SPREAD = 0.5  # deviation of the magnitude
+SPREAD = 0.5  # standard deviation of the magnitude
 GREY = 128  # what is shown where an image was moved away
 
 
@@ -111,7 +110,7 @@ def erase(image, rng, probability=0.25, area=(0.02, 1 / 3), aspect=(0.3, 1 / 0.3
         image: (H, W, C) uint8.
         rng: NumPy random generator.
         probability: 0.25 in DeiT and BEiT.
-        area: its share of the image.
+        area: range of its fraction of the image.
         aspect: height : width, drawn on a logarithmic scale.
 
     Returns:
@@ -133,7 +132,7 @@ def erase(image, rng, probability=0.25, area=(0.02, 1 / 3), aspect=(0.3, 1 / 0.3
 
 
 def compose(magnitude=0.0, erasing=0.0):
-    """A function (image, rng) -> image for `batches`, which does both in this order; None where both are 0."""
+    """Compose RandAugment and erasing into a function (image, rng) -> image; None if both are 0."""
     steps = []
     if magnitude:
         steps.append(functools.partial(rand_augment, magnitude=magnitude))

@@ -1,4 +1,4 @@
-"""Folders that this library wrote, and that are never data: those of runs, and caches of packed images."""
+"""Recognise folders that this library wrote and that are never data: runs and caches of packed images."""
 
 import os
 import stat

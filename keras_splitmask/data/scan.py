@@ -1,5 +1,4 @@
-"""What is in a folder of images: each file's size and depth from its header, and why files are left out. Kept in a JSON
-file."""
+"""Scan a folder of images: the size and depth of each file, and why files are left out; kept in a JSON file."""
 
 import dataclasses
 import filecmp

@@ -1,4 +1,4 @@
-"""Which subfolders of a folder are its splits: train, val and test."""
+"""Find the subfolders of a folder that are its splits: train, val and test."""
 
 import collections
 import os

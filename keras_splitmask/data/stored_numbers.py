@@ -1,4 +1,4 @@
-"""The numbers that the file of a label map stores for its pixels."""
+"""Read the numbers that a label map file stores for its pixels."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""A part of a larger set: so many images of each class, a share of them, or those that a file lists."""
+"""Choose a subset of a source: a number of images, a fraction of them, or those that a file lists."""
 
 import bisect
 import os

@@ -1,4 +1,4 @@
-"""The tags of a TIFF file or of an EXIF block, looked at before a decoder copies them all."""
+"""Check the tags of a TIFF file or an EXIF block before a decoder copies them."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""Records of TFRecord files, read at random: where each begins is looked up once, 8 bytes a record."""
+"""Read records of TFRecord files at random: an index of their positions takes 8 bytes per record."""
 
 import os
 import struct

@@ -1,4 +1,4 @@
-"""Annotations of images that their EXIF or XMP block turns: from the frame that is stored to the upright one."""
+"""Turn annotations from the stored image to the upright one, by the EXIF or XMP block of the image."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""How good are the features: neighbours, linear probes, detections and label maps, and pictures of it all."""
+"""Evaluate features by nearest neighbours, linear probes, detection and segmentation, and draw pictures."""
 
 from keras_splitmask.evaluation.detection import average_precision, decode_mask, encode_mask, paste_mask, to_original
 from keras_splitmask.evaluation.linear import block_features, linear_probe

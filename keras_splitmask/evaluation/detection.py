@@ -1,5 +1,4 @@
-"""How good are detections: average precision as COCO counts it, and a detector's answers in the pixels of the original
-image."""
+"""Evaluate detections by COCO's average precision, and map them to the pixels of the original image."""
 
 import contextlib
 import io
@@ -17,14 +16,14 @@ AREAS = {
 
 
 def average_precision(truth, predictions, kind="boxes"):
-    """COCO's average precision, counted by pycocotools, of at most the 100 best detections of a class in an image.
+    """Compute COCO's average precision with pycocotools, of the 100 best detections per class and image.
 
     Args:
         truth: a COCO dictionary: images, annotations and categories. Boxes need no area and no iscrowd.
         predictions: for each image a dictionary of its "image_id", "boxes" (n, 4) in its pixels, "scores" (n,),
             "labels" (n,) int, which count the categories in the order of their ids, and for masks "masks", a list of n
             COCO RLEs. Images that have no dictionary have no detections.
-        kind: what overlaps are of, "boxes" or "masks".
+        kind: compare "boxes" or "masks".
 
     Returns:
         Floats "ap", "ap50", "ap75", "ap_small", "ap_medium" and "ap_large", without those that nothing in the truth is
@@ -36,7 +35,7 @@ def average_precision(truth, predictions, kind="boxes"):
     categories = sorted(truth["categories"], key=lambda category: category["id"])
     objects = _objects(truth, kind)
     detections = _detections(truth, predictions, [category["id"] for category in categories], kind)
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells what it does
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         count = evaluator(_index(truth, objects), _index(truth, detections), KINDS[kind])
         count.params.maxDets = [100]
         count.evaluate()
@@ -70,8 +69,7 @@ def _index(truth, annotations):
 
 
 def _objects(truth, kind):
-    """Copies of the truth's annotations, since pycocotools writes into them, counted from 1, since it takes a match
-    with 0 for none."""
+    """Copy the annotations, since pycocotools changes them, with ids from 1, since it takes id 0 for no match."""
     objects = [{"iscrowd": 0, **annotation, "id": i} for i, annotation in enumerate(truth["annotations"], start=1)]
     for annotation, given in zip(objects, truth["annotations"], strict=True):
         if kind == "masks" and not annotation.get("segmentation"):
@@ -85,7 +83,7 @@ def _objects(truth, kind):
 
 
 def _detections(truth, predictions, category_ids, kind):
-    """What is predicted, as COCO annotations."""
+    """Convert predictions to COCO annotations."""
     sizes = {image["id"]: [image.get("height"), image.get("width")] for image in truth["images"]}
     detections = []
     for prediction in predictions:
@@ -128,7 +126,7 @@ def _detections(truth, predictions, category_ids, kind):
 
 
 def _checked(prediction, class_count):
-    """The boxes (n, 4), scores (n,) and labels (n,) of a prediction."""
+    """Check a prediction: its boxes (n, 4), scores (n,) and labels (n,)."""
     boxes = np.asarray(prediction["boxes"], "float64").reshape(-1, 4)
     scores, labels = np.asarray(prediction["scores"], "float64"), np.asarray(prediction["labels"])
     if not len(boxes) == len(scores) == len(labels):
@@ -146,7 +144,7 @@ def _checked(prediction, class_count):
 
 
 def to_original(answer, factor, height, width):
-    """A detector's answer for one image in the pixels of the original image.
+    """Map the detections of one image to the pixels of the original image.
 
     Args:
         answer: "boxes" (K, 4), "scores" (K,), "labels" (K,), -1 where there is nothing, and maybe "masks" (K, S, S),
@@ -189,11 +187,11 @@ def paste_mask(mask, box, height, width):
 
 
 def encode_mask(mask):
-    """A mask (height, width) bool as COCO's RLE, {"size": [height, width], "counts": str}, fit for JSON."""
+    """Encode a mask (height, width) bool as COCO's RLE, {"size": [height, width], "counts": str}, fit for JSON."""
     encoded = optional("pycocotools.mask", "coco").encode(np.asfortranarray(mask, "uint8"))
     return {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
 
 
 def decode_mask(encoded):
-    """The mask (height, width) bool of COCO's RLE."""
+    """Decode COCO's RLE to a mask (height, width) bool."""
     return optional("pycocotools.mask", "coco").decode(encoded).astype(bool)

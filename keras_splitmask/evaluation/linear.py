@@ -55,7 +55,7 @@ def linear_probe(
         labels, test_labels: (M,) and (Q,) int.
 
     Returns:
-        (L,) float, the share of the test set that each classifier gets right.
+        (L,) float, the accuracy of each classifier on the test set.
     """
     features, test_features = standardise(features, test_features)
     batch_size = min(batch_size, len(features))

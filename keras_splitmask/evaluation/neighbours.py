@@ -1,10 +1,10 @@
-"""Classification by the nearest neighbours of frozen features, and those features."""
+"""Classify by the nearest neighbours of frozen features (kNN)."""
 
 import numpy as np
 
 
 def extract(encoder, images, batch_size=256, key="pooled"):
-    """An encoder's answer on images (B, H, W, C), one batch at a time: (B, D) float32 NumPy."""
+    """Compute features of images (B, H, W, C), one batch at a time: (B, D) float32 NumPy."""
     parts = []
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
@@ -20,7 +20,7 @@ def extract(encoder, images, batch_size=256, key="pooled"):
 
 
 def standardise(bank, *others):
-    """Centre each feature on the bank (M, D) and divide by its deviation there; the same for the others.
+    """Centre each feature on the bank (M, D) and divide by its standard deviation there; likewise the others.
 
     Features of a masked auto-encoder share a large common part, which would make all cosines alike.
     """
@@ -29,15 +29,16 @@ def standardise(bank, *others):
 
 
 def weighted_knn(bank, bank_labels, queries=None, k=20, temperature=0.07):
-    """Classes by a vote of the k nearest by cosine, weighted exp(cosine / temperature) as in DINO (Caron et al., 2021,
-    appendix F.1).
+    """Classify by a vote of the k nearest neighbours by cosine, weighted exp(cosine / temperature).
+
+    As in DINO (Caron et al., 2021, appendix F.1).
 
     Args:
         bank: (M, D) features.
         bank_labels: (M,) int.
-        queries: (Q, D) features; left out, every row of the bank is asked about and does not vote for itself.
-        k: neighbours that vote; at most the number there are.
-        temperature: the lower, the more the nearest counts.
+        queries: (Q, D) features; by default every row of the bank, which does not vote for itself.
+        k: number of neighbours that vote.
+        temperature: lower values give the nearest neighbours more weight.
 
     Returns:
         (Q,) int, the class with most votes.

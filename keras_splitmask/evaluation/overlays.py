@@ -1,4 +1,4 @@
-"""Pictures of what is detected and segmented beside the truth, in colours that most eyes tell apart."""
+"""Draw detections and label maps beside the truth, in colours that also colour-blind people can distinguish."""
 
 import functools
 import itertools
@@ -40,10 +40,10 @@ OKLAB = (
 
 @functools.cache
 def palette(count):
-    """Colours of classes (count, 3) uint8, always the same: each new one is as far as can be from all before, grey,
-    black and white.
+    """Choose colours of classes, (count, 3) uint8, always the same.
 
-    Far for those to whom it is nearest: who see all colours, protanopes or deuteranopes.
+    Each new colour is as far as possible from all before and from grey, black and white. The distance is the smallest
+    over normal vision, protanopes and deuteranopes.
     """
     candidates = np.stack(np.meshgrid(*[np.linspace(0, 255, 16)] * 3), axis=-1).reshape(-1, 3)
     lightness = _seen(candidates)[0, :, 0]
@@ -59,12 +59,12 @@ def palette(count):
 
 
 def _distance(seen, colour):
-    """Of a colour (3,) from others, (sights, n, 3) in Oklab, for the eyes that tell them apart least: (n,)."""
+    """Oklab distance (n,) from `colour` to each of `seen`: the smallest over normal and colour-blind vision."""
     return np.linalg.norm(seen - _seen(colour[None]), axis=-1).min(axis=0)
 
 
 def _seen(colours):
-    """Colours (n, 3) in 0..255 as each of the sights has them, (sights, n, 3) in Oklab."""
+    """Convert colours (n, 3) in 0..255 to Oklab (sights, n, 3), as normal and colour-blind vision see them."""
     shares = colours / 255
     linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
     sights = np.clip(np.einsum("sij,nj->sni", np.array(SIGHTS), linear), 0, 1)

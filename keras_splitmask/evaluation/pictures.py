@@ -1,4 +1,4 @@
-"""Pictures of what is inpainted: original, what is seen of it, what is made of the rest, and the true words."""
+"""Draw what a model inpaints: the original, what it sees, what it predicts, and the true words."""
 
 import numpy as np
 from keras import ops
@@ -10,13 +10,12 @@ MASKED_COLUMNS = ("original", "masked", "predicted")
 
 
 def has_picture(model):
-    """Whether there is a picture to draw: of a `SplitMask` with a tokenizer, and of a model that has a method
-    `paint`."""
+    """Whether a model can be drawn: a `SplitMask` with a tokenizer, or a model with a method `paint`."""
     return hasattr(model, "paint") or getattr(model, "inpaint_weight", 0) > 0
 
 
 def inpainting_panels(model, images):
-    """What a SplitMask model with a drawing tokenizer sees and predicts, as six images for each image.
+    """Draw what a SplitMask model sees and predicts, as six panels for each image.
 
     Args:
         model: a `SplitMask` whose `inpaint_weight` is not 0.
@@ -53,7 +52,7 @@ def inpainting_panels(model, images):
 
 
 def masked_panels(model, images):
-    """What a `BEiT` or an `MAE` model sees and predicts, as three images for each image.
+    """Draw what a `BEiT` or an `MAE` model sees and predicts, as three panels for each image.
 
     Args:
         model: a model with `split`, `masked_count` and `paint`.

@@ -1,4 +1,4 @@
-"""A run on one page: its curves, its pictures and its flags, in a file that needs nothing else."""
+"""Write a run on one page: its curves, pictures and flags, in one HTML file without other files."""
 
 import base64
 import html
@@ -42,8 +42,7 @@ pre{{background:#f7f7f5;padding:1em;overflow-x:auto}}img{{max-width:100%}}</styl
 
 
 def read_metrics(path):
-    """The lines of a metrics.jsonl as dictionaries, without a last line that was cut off, or others that have no
-    step."""
+    """Read the lines of a metrics.jsonl as dictionaries; skip broken lines and those without a step."""
     lines = []
     for text in pathlib.Path(path).read_text(errors="replace").splitlines():
         try:
@@ -56,8 +55,7 @@ def read_metrics(path):
 
 
 def write_report(workdir):
-    """Write report.html into a run's folder from the metrics.jsonl, run.flags, pictures and, if there is one,
-    result.json in it."""
+    """Write report.html into a run folder, from its metrics.jsonl, run.flags, pictures and optional result.json."""
     workdir = pathlib.Path(workdir)
     lines = read_metrics(workdir / "metrics.jsonl") if (workdir / "metrics.jsonl").is_file() else []
     last = lines[-1] if lines else {}
@@ -112,15 +110,15 @@ def _chart(title, names, lines):
     low, high = min(values), max(values)
     last_step = max(step for points in curves.values() for step, _ in points) or 1
 
-    def place(step, value):
-        share = (value - low) / (high - low) if high > low else 0.5
-        return f"{8 + step / last_step * (WIDTH - 16):.1f},{HEIGHT - 10 - share * (HEIGHT - 20):.1f}"
+    def point(step, value):
+        fraction = (value - low) / (high - low) if high > low else 0.5
+        return f"{8 + step / last_step * (WIDTH - 16):.1f},{HEIGHT - 10 - fraction * (HEIGHT - 20):.1f}"
 
     drawn, legend = "", []
     for colour, (name, points) in zip(COLOURS, curves.items(), strict=False):
         drawn += (
             f'<polyline fill="none" stroke="{colour}" stroke-width="1.6"'
-            f' points="{" ".join(place(*p) for p in points)}"/>'
+            f' points="{" ".join(point(*p) for p in points)}"/>'
         )
         legend.append(f'<span style="color:{colour}">{name} {points[-1][1]:.4g}</span>')
     axis = f"{low:.4g} to {high:.4g} over {last_step} steps"

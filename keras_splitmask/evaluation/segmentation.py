@@ -1,4 +1,4 @@
-"""How good are label maps: their overlap with the truth, and label maps of whole images of any size."""
+"""Evaluate label maps by their overlap with the truth, and predict label maps of images of any size."""
 
 import itertools
 
@@ -8,7 +8,7 @@ from keras_splitmask.data.resizing import resize
 
 
 class ConfusionMatrix:
-    """Counts of pixels by true and predicted class, over as many label maps as are added, and what follows from them.
+    """Count pixels by true and predicted class over label maps, and compute metrics from the counts.
 
     As mmsegmentation counts: all pixels of all images together, without those that the truth ignores, whatever is
     predicted there; and a mean is over the classes for which the figure exists. ADE20K's own script differs in the IoU
@@ -66,12 +66,12 @@ class ConfusionMatrix:
 
     @property
     def mean_accuracy(self):
-        """Mean over the classes in the truth of the share of their pixels that is right."""
+        """Mean over the classes in the truth of the fraction of their pixels that are correct."""
         return _mean(_ratio(np.diag(self.counts), self.counts.sum(axis=1)))
 
     @property
     def pixel_accuracy(self):
-        """Share of all pixels that is right."""
+        """Fraction of all pixels that are correct."""
         return float(_ratio(np.trace(self.counts), self.counts.sum()))
 
 
@@ -85,7 +85,7 @@ def _mean(values):
 
 
 def segment_whole(predict, image, image_shape):
-    """A label map of an image that is looked at once, resized to what the model takes.
+    """Predict a label map of an image in one pass, resized to the input of the model.
 
     Args:
         predict: maps images (B, H, W, C) uint8 to logits (B, H, W, classes) float32 NumPy.
@@ -100,7 +100,7 @@ def segment_whole(predict, image, image_shape):
 
 
 def segment_sliding(predict, image, image_shape, stride=None, batch_size=4):
-    """A label map of an image that is looked at through overlapping windows, whose probabilities are averaged.
+    """Predict a label map of an image with overlapping windows, whose probabilities are averaged.
 
     The image is resized, its aspect kept, so that it just covers one window.
 

@@ -1,4 +1,4 @@
-""".keras files of unknown origin: only models of this library are built, and no larger than their file.
+"""Load .keras files of unknown origin: only models of this library are built, and no larger than their file.
 
 The weights are not estimated from the configuration. The model is built by its own classes, which may add no more bytes
 of weights than the file has; the first weight beyond that is refused before it takes memory. So the count is exact for
@@ -36,7 +36,7 @@ _PATCHED = threading.Lock()
 
 
 def load_archive(file):
-    """The model of a .keras file, not compiled.
+    """Load the model of a .keras file, not compiled.
 
     Its members must be those that Keras writes, not compressed; its weights plain arrays. Its configuration must name
     only classes of this library, with arguments of the types that their constructors take, and describe no more weights
@@ -110,8 +110,7 @@ def _check_members(members, size):
 
 
 def stored_arrays(content):
-    """Bytes and number of the arrays in the bytes of an HDF5 file, all of them plain, uncompressed and in one place, as
-    Keras writes them."""
+    """Count the bytes and arrays in an HDF5 file. All must be plain, uncompressed and contiguous."""
     total, count, seen = 0, 0, set()
     with h5py.File(io.BytesIO(content)) as file:
         pending = [file]

@@ -1,4 +1,4 @@
-"""What is written beside the weights: config.json and preprocessor_config.json, read and written."""
+"""Read and write config.json and preprocessor_config.json, which stand beside the weights."""
 
 import re
 
@@ -9,13 +9,13 @@ from keras_splitmask.interchange.names import CLASSES, CONFIG, HARMLESS, MODEL_T
 from keras_splitmask.patches import pixel_statistics
 
 TIMM_EPSILON = 1e-6  # in the norms of timm's Vision Transformers
-LEAST_DEVIATION = 1e-6  # of pixels, by which weights are divided
+LEAST_DEVIATION = 1e-6  # smallest standard deviation of pixels; weights are divided by it
 MOST_PIXELS = 1000.0  # of a mean and a deviation of pixels, which are 1 at most
 LARGEST = 2**20  # of widths, sides and numbers of blocks
 
 
 def read_stated(file):
-    """What the files beside a safetensors file state of the model in it.
+    """Read what the files beside a safetensors file state about its model.
 
     Returns:
         A dictionary with those of these keys that are stated: "width", "depth", "heads", "channels", "epsilon";
@@ -77,7 +77,7 @@ def _json(path):
 
 
 def _check_function(file, config, options):
-    """Stop at a model whose weights would not show that it computes something else."""
+    """Raise ValueError for a model that is not equivalent to ours, if its weights do not show that."""
     kind = config.get("model_type")
     if kind is not None and kind not in sorted(MODEL_TYPES):
         raise ValueError(
@@ -102,7 +102,7 @@ def _check_function(file, config, options):
 
 
 def _pixels(file, processor):
-    """The mean and the deviation that pixels in 0..1 are normalised by, or None if nothing states them."""
+    """The mean and standard deviation that normalise pixels in 0..1; None if no file states them."""
     factor = processor.get("rescale_factor", 1 / 255)
     if not processor.get("do_rescale", True) or not isinstance(factor, (int, float)) or abs(255 * factor - 1) > 1e-4:
         raise ValueError(

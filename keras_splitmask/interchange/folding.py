@@ -1,5 +1,4 @@
-"""What another Vision Transformer does beside ours, done by the weights that ours has: each function here keeps the
-model's function.
+"""Fold parameters that our encoder does not have into its weights. Each function keeps the output of the model.
 
 Each takes the arrays of an encoder by name and changes them, and notes in `folded` which are no longer those of the
 file, and why.
@@ -27,7 +26,7 @@ def fill_biases(arrays, depth, folded):
 
 
 def fuse(arrays, depth):
-    """Query, key and value side by side; left alone where one is missing or of another shape."""
+    """Join query, key and value into one kernel and bias, unless one is missing or has another shape."""
     for i in range(depth):
         for kind in ("kernel", "bias"):
             names = [f"block_{i + 1}/attention/{part}/{kind}" for part in PARTS]
@@ -40,7 +39,7 @@ def fuse(arrays, depth):
 
 
 def fold_scales(arrays, depth, folded):
-    """The scale of a residual branch (Touvron et al., 2021b), times the last layer of the branch."""
+    """Multiply the last layer of a residual branch by its layer scale (Touvron et al., 2021b)."""
     for i in range(depth):
         for scale, layer in (("attention/scale", "attention/project"), ("scale", "contract")):
             scale, layer = f"block_{i + 1}/{scale}", f"block_{i + 1}/{layer}"
@@ -58,9 +57,9 @@ def fold_positions(arrays, count, folded):
     """A table (1, P, D) whose rows above the last `count` belong to cls and to the extra tokens, to one (count, D)."""
     table = arrays.pop(POSITIONS)[0]
     rows, arrays[POSITIONS] = np.split(table, [len(table) - count])  # (P - count, D), (count, D)
-    for name, share in ((CLS, rows[:1]), (EXTRA, rows[1:])):
-        if share.any():
-            arrays[name] = arrays[name] + share
+    for name, position in ((CLS, rows[:1]), (EXTRA, rows[1:])):
+        if position.any():
+            arrays[name] = arrays[name] + position
             folded[name] = "with its position"
 
 

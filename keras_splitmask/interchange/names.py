@@ -1,4 +1,4 @@
-"""What others call the weights of a Vision Transformer, and its sizes: tables, and nothing else."""
+"""Tables of the names that other libraries use for weights and sizes of a Vision Transformer."""
 
 WEIGHTS, CONFIG, PREPROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
 

@@ -1,5 +1,4 @@
-"""Pickles of unknown origin, read by a machine of their own: it makes dicts, lists, tuples, sets and placeholders, and
-calls nothing.
+"""Read pickles of unknown origin: dicts, lists, tuples, sets and placeholders are made, and nothing is called.
 
 A pickle is a program. Python's own machine hashes whatever the program takes for a key: a tuple of two references to a
 tuple of two references, and so on 60 deep, takes 2**60 steps. Here a key is a short text or a number, and no step takes
@@ -41,8 +40,7 @@ class Name(str):
 
 
 class Placeholder:
-    """Stands for an object: the name of what would make it, what that would be given, and the state that it would
-    have."""
+    """Stands for an object: the name of the class or function, its arguments, and the state of the object."""
 
     def __init__(self, stands_for, arguments):
         self.stands_for, self.arguments, self.state = stands_for, arguments, {}
@@ -62,7 +60,7 @@ class Machine:
         self.stack, self.below, self.memo, self.left = [], [], {}, STEPS
 
     def read(self, file):
-        """The object of the pickle that begins where `file` stands; the file is left behind its end.
+        """Read the pickle that begins at the position of `file`, and leave the file at its end.
 
         Raises:
             ValueError: if it asks for what weights have no need of.
@@ -74,8 +72,8 @@ class Machine:
             self._spend(1)
             self._step(opcode.name, argument)
         file.seek(start + program.tell())
-        (answer,) = self.stack
-        return answer
+        (value,) = self.stack
+        return value
 
     def _spend(self, count):
         self.left -= count
@@ -103,7 +101,7 @@ class Machine:
         self.stack = []
 
     def _marked(self):
-        """What lies above the last mark, taken off with the mark."""
+        """Pop the items above the last mark, and the mark."""
         items, self.stack = self.stack, self.below.pop()
         return items
 
@@ -139,7 +137,7 @@ class Machine:
         self._set_items(pairs)
 
     def _name(self, argument):
-        """A name, from the argument "module name" or from two texts on the stack."""
+        """Push a name, from the argument "module name" or from two texts on the stack."""
         if argument is None:
             argument = " ".join([self.stack.pop(), self.stack.pop()][::-1])
         full = argument.replace(" ", ".", 1)

@@ -1,4 +1,4 @@
-"""JSON of unknown origin: what the standard library takes beside JSON is refused, and any failure is a ValueError."""
+"""Read JSON of unknown origin: strictly, and with ValueError for every failure."""
 
 import json
 
@@ -6,7 +6,7 @@ LIMIT = 2**20  # bytes of a file
 
 
 def read(path):
-    """What a JSON file of at most `LIMIT` bytes says; raises as `parse` does.
+    """Read a JSON file of at most `LIMIT` bytes; errors are those of `parse`.
 
     Raises:
         OSError: if it cannot be read.
@@ -19,7 +19,7 @@ def read(path):
 
 
 def parse(text):
-    """What a JSON text says.
+    """Parse a JSON text.
 
     Raises:
         ValueError: in one line, if the text is no JSON, is nested too deeply, has a name twice in one object, a number

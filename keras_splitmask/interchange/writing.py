@@ -1,4 +1,4 @@
-"""From our encoder to a folder that another library reads."""
+"""Write an encoder into a folder that another library reads."""
 
 import json
 import os
@@ -32,10 +32,8 @@ def write(folder, arguments, arrays, layout):
     _check(arguments, layout)
     content = _by_their_names(arguments, arrays, layout)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f".{folder.name}.", dir=folder.parent
-    ) as own:  # a name that nobody else has
-        aside = pathlib.Path(own, folder.name)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        aside = pathlib.Path(temporary, folder.name)
         aside.mkdir()
         (aside / WEIGHTS).write_bytes(safetensors_content(content, {"format": "pt"}))  # transformers insists on "pt"
         for name, text in described(arguments, layout).items():
