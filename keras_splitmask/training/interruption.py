@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_splitmask.backend import distribution
 from keras_splitmask.backend.devices import Devices
-from keras_splitmask.training import checkpoints
+from keras_splitmask.training import checkpoints, model_state
 from keras_splitmask.training.log import ADVICE
 
 STATUS = 75  # EX_TEMPFAIL: "try again", as schedulers read it
@@ -85,8 +85,8 @@ class Checkpoints(keras.callbacks.Callback):
         self.saved = self.step
         # The metrics of an interval that was cut off are made when `fit` begins.
         self.metrics = {name: arrays.pop(name) for name in list(arrays) if name.startswith("metrics/")}
-        checkpoints.restore(
-            checkpoints.variables_of(model), arrays, f"The checkpoint of step {self.step} in {self.folder}"
+        model_state.restore(
+            model_state.variables_of(model), arrays, f"The checkpoint of step {self.step} in {self.folder}"
         )
         return self.step
 
@@ -130,7 +130,7 @@ class Checkpoints(keras.callbacks.Callback):
             FloatingPointError: if a weight or the optimizer's state is not finite, of which no checkpoint is made.
         """
         began = time.monotonic()
-        variables = {**checkpoints.variables_of(self.model), **(self._metric_variables() if within else {})}
+        variables = {**model_state.variables_of(self.model), **(self._metric_variables() if within else {})}
         arrays = {name: distribution.to_numpy(variable) for name, variable in variables.items()}
         _check_finite(
             {name: array for name, array in arrays.items() if not name.startswith("metrics/")},

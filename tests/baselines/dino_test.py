@@ -9,7 +9,7 @@ import keras_splitmask as ks
 from keras_splitmask.baselines.dino import local_size
 from keras_splitmask.resampling import resample_table
 from keras_splitmask.training.batch import Batch
-from keras_splitmask.training.checkpoints import variables_of
+from keras_splitmask.training.model_state import variables_of
 
 pytestmark = pytest.mark.backend
 

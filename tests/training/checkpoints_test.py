@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_splitmask.training import checkpoints
+from keras_splitmask.training import checkpoints, model_state
 
 ARRAYS = {
     "weights/kernel": np.arange(12, dtype="float32").reshape(3, 4),
@@ -274,15 +274,15 @@ def test_a_model_trained_on_from_a_checkpoint_is_the_model_that_was_never_stoppe
     straight.set_weights(first_weights)
     steps_of(straight, 0, 4)
     steps_of(first, 0, 2)
-    variables = checkpoints.variables_of(first)
+    variables = model_state.variables_of(first)
     checkpoints.save(tmp_path, 2, {name: _numpy(v) for name, v in variables.items()})
 
     stopped.optimizer.build(stopped.trainable_variables)
     step, _, arrays = checkpoints.load_newest(tmp_path)
-    checkpoints.restore(checkpoints.variables_of(stopped), arrays)
+    model_state.restore(model_state.variables_of(stopped), arrays)
     steps_of(stopped, step, 4)
-    for name, variable in checkpoints.variables_of(straight).items():
-        assert np.array_equal(_numpy(variable), _numpy(checkpoints.variables_of(stopped)[name])), name
+    for name, variable in model_state.variables_of(straight).items():
+        assert np.array_equal(_numpy(variable), _numpy(model_state.variables_of(stopped)[name])), name
 
 
 def _numpy(variable):
@@ -292,13 +292,13 @@ def _numpy(variable):
 def test_a_checkpoint_that_does_not_fit_changes_nothing(make_model):
     model = make_model()
     model.optimizer.build(model.trainable_variables)
-    variables = checkpoints.variables_of(model)
+    variables = model_state.variables_of(model)
     before = {name: _numpy(v).copy() for name, v in variables.items()}
     arrays = {name: value + 1 for name, value in before.items()}
     arrays["encoder/norm/gamma"] = np.zeros(3, "float32")
     arrays["encoder/extra"] = arrays.pop("encoder/norm/beta")
     with pytest.raises(ValueError) as error:
-        checkpoints.restore(variables, arrays)
+        model_state.restore(variables, arrays)
     for part in (
         "encoder/norm/beta is missing",
         "encoder/extra is left over",
@@ -313,7 +313,7 @@ def state(make_model):
     """The arrays of a compiled model."""
     model = make_model("adamw")
     model.optimizer.build(model.trainable_variables)
-    return {name: _numpy(variable) for name, variable in checkpoints.variables_of(model).items()}
+    return {name: _numpy(variable) for name, variable in model_state.variables_of(model).items()}
 
 
 def test_two_hundred_flips_truncations_and_deletions(tmp_path, state):
@@ -422,7 +422,7 @@ def test_in_float16_the_scale_of_the_loss_is_kept_too(tmp_path, make_model, make
     model, again = make_model("adamw", depth=1), make_model("adamw", depth=1)
     model.train_on_batch(make_images())
     model.optimizer.dynamic_scale.assign(64.0)
-    path = checkpoints.save(tmp_path, 1, {name: _numpy(v) for name, v in checkpoints.variables_of(model).items()})
+    path = checkpoints.save(tmp_path, 1, {name: _numpy(v) for name, v in model_state.variables_of(model).items()})
     again.optimizer.build(again.trainable_variables)
-    checkpoints.restore(checkpoints.variables_of(again), checkpoints.load(path)[2])
+    model_state.restore(model_state.variables_of(again), checkpoints.load(path)[2])
     assert float(again.optimizer.dynamic_scale) == 64.0 and int(again.optimizer.iterations) == 1

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_splitmask.training import Checkpoints, checkpoints, interruption
+from keras_splitmask.training import Checkpoints, checkpoints, interruption, model_state
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_a_signal_within_a_step_saves_after_it(make_line, tmp_path, capsys, step
     resumed = Checkpoints(tmp_path)
     assert resumed.resume(again) == step and resumed.note == {"shift": 3}
     for old, new in zip(
-        checkpoints.variables_of(model).values(), checkpoints.variables_of(again).values(), strict=True
+        model_state.variables_of(model).values(), model_state.variables_of(again).values(), strict=True
     ):
         np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (old, new)))
     assert int(again.optimizer.iterations) == step
@@ -260,7 +260,7 @@ def test_other_errors_at_the_end_are_not_taken_for_a_full_disk(tmp_path, error):
 @pytest.mark.parametrize("place", ["dense/kernel", "momentum"])
 def test_a_state_that_is_not_finite_is_not_saved(make_line, tmp_path, place, value):
     model, saves = make_line(), Checkpoints(tmp_path, every=2)
-    name, variable = next((n, v) for n, v in checkpoints.variables_of(model).items() if place in n)
+    name, variable = next((n, v) for n, v in model_state.variables_of(model).items() if place in n)
 
     def poison():
         saves.save = lambda *_, **__: (variable.assign(keras.ops.full(variable.shape, value)), Checkpoints.save(saves))

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import keras_splitmask as ks
-from keras_splitmask.training import checkpoints
+from keras_splitmask.training import model_state
 from keras_splitmask.training.objective_model import ObjectiveModel
 from keras_splitmask.training.seeded import seeded_objective
 from keras_splitmask.training.word_perplexity import WordPerplexity
@@ -220,7 +220,7 @@ def test_a_bad_batch_gradient_or_loss_changes_nothing_in_any_precision(poisoned,
     model, images = poisoned(precision), make_images()
     for _ in range(2):
         step(model, images)
-    variables = checkpoints.variables_of(model)
+    variables = model_state.variables_of(model)
     allowed = ("random/", "optimizer/scaling/", "poison/")
     seen = int(model.optimizer.iterations)
     assert seen == 2

@@ -1,0 +1,48 @@
+"""All state of a compiled model by name, which is what a checkpoint holds."""
+
+
+def variables_of(model):
+    """All state of a compiled model by path: weights, optimizer, tokenizer and random state, but no metrics."""
+    named = [(v.path, v) for v in model.weights if v.name != "seed_generator_state"]
+    # Keras numbers generators and optimizers by their order of creation: "adamw_1/encoder_norm_gamma_momentum".
+    states = [v for v in model.non_trainable_variables if v.name == "seed_generator_state"]
+    named += [(f"random/{i}", v) for i, v in enumerate(states)]
+    # In float16 there is an optimizer within one that scales the loss, and both count steps.
+    inner = {id(v) for v in getattr(model.optimizer, "inner_optimizer", model.optimizer).variables}
+    named += [
+        ("optimizer/" + "scaling/" * (id(v) not in inner) + v.path.split("/", 1)[-1], v)
+        for v in model.optimizer.variables
+    ]
+    names = [name for name, _ in named]
+    if len(set(names)) != len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(
+            f"Expected every variable to have a path of its own, received several called {', '.join(twice)}."
+        )
+    return dict(named)
+
+
+def restore(variables, arrays, name="The checkpoint"):
+    """Give variables the values of a checkpoint, all of them or none.
+
+    Args:
+        variables: dictionary of Keras variables by path, as `variables_of` gives it.
+        arrays: dictionary of arrays by the same paths.
+        name: what they are of, for messages.
+
+    Raises:
+        ValueError: naming each variable that is missing, left over or of another shape.
+    """
+    wrong = [f"{name} is missing" for name in variables if name not in arrays]
+    wrong += [f"{name} is left over" for name in arrays if name not in variables]
+    wrong += [
+        f"{name} has shape {arrays[name].shape}, expected {tuple(v.shape)}"
+        for name, v in variables.items()
+        if name in arrays and arrays[name].shape != tuple(v.shape)
+    ]
+    if wrong:
+        raise ValueError(
+            f"{name} does not fit the model: {'; '.join(wrong[:6])}{' and more' if len(wrong) > 6 else ''}."
+        )
+    for name, variable in variables.items():
+        variable.assign(arrays[name])
