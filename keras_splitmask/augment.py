@@ -11,14 +11,10 @@ from keras_splitmask.backend import distribution
 from keras_splitmask.patches import to_pixels
 from keras_splitmask.seeds import check_seed
 
-<<<<<<< HEAD
-BLUR_RADIUS = (0.1, 2.0)  # standard deviation in pixels, as in DINO and 3-Augment
-=======
 if TYPE_CHECKING:
     from keras_splitmask.backend.typing import Array, Float, Num
 
-BLUR_RADIUS = (0.1, 2.0)  # deviation in pixels, as in DINO and 3-Augment
->>>>>>> b973ac1 (Hold annotated calls to their shapes while the tests run)
+BLUR_RADIUS = (0.1, 2.0)  # standard deviation in pixels, as in DINO and 3-Augment
 
 # name: (what the host does, a name in `data.CROPS`; what the step does, arguments of `Augment`).
 # The paper has crop_flip, with quarter_crop_flip for ADE20k (crops of at most 25% of the area). For Cars, Clipart,

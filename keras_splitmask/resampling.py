@@ -10,14 +10,10 @@ from keras import ops
 
 from keras_splitmask.patches import pixel_statistics
 
-<<<<<<< HEAD
-LONGEST = 4096  # the matrix of such a line takes 400 MB while it is computed
-=======
 if TYPE_CHECKING:
     from keras_splitmask.backend.typing import Array, Float
 
-LONGEST = 4096  # a matrix of such lines takes 400 MB while it is made
->>>>>>> b973ac1 (Hold annotated calls to their shapes while the tests run)
+LONGEST = 4096  # the matrix of such a line takes 400 MB while it is computed
 
 
 def resampling_matrix(old: int, new: int, method: str) -> Float[Array, "new old"]:
@@ -41,14 +37,8 @@ def resampling_matrix(old: int, new: int, method: str) -> Float[Array, "new old"
     return matrix / matrix.sum(axis=1, keepdims=True)
 
 
-<<<<<<< HEAD
-def resample_table(table, old_grid, new_grid):
-    """Resize a position table (N, D) float32 from one grid (rows, columns) to another: bicubic, antialiased."""
-=======
 def resample_table(table: Float[Array, "N D"], old_grid: Sequence[int], new_grid: Sequence[int]) -> Float[Array, "M D"]:
-    """A table of positions (N, D) float32 of one grid (rows, columns) on another: bicubic, antialiased; the same if the
-    grids are."""
->>>>>>> b973ac1 (Hold annotated calls to their shapes while the tests run)
+    """Resize a position table (N, D) float32 from one grid (rows, columns) to another: bicubic, antialiased."""
     if tuple(old_grid) == tuple(new_grid):
         return table
     rows, columns = (resampling_matrix(old, new, "bicubic") for old, new in zip(old_grid, new_grid, strict=True))
@@ -58,13 +48,8 @@ def resample_table(table: Float[Array, "N D"], old_grid: Sequence[int], new_grid
     )
 
 
-<<<<<<< HEAD
-def resample_patches(kernel, old_size, new_size):
-    """Resize the projection (P, D) float32 of patches from one side in pixels to another.
-=======
 def resample_patches(kernel: Float[Array, "P D"], old_size: int, new_size: int) -> Float[Array, "Q D"]:
-    """A projection (P, D) float32 of patches of one side in pixels, for patches of another side; of the same, the same.
->>>>>>> b973ac1 (Hold annotated calls to their shapes while the tests run)
+    """Resize the projection (P, D) float32 of patches from one side in pixels to another.
 
     By the pseudo-inverse of the bilinear resizing of a patch ("PI-resize" of FlexiViT, Beyer et al., 2023): if
     patches grow, a resized patch keeps its token exactly.
