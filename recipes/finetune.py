@@ -6,7 +6,7 @@ python recipes/finetune.py --size=vit_micro --patch_size=4 --dataset=sample --la
 
 from absl import flags
 
-from recipes.shared import commandline, encoders, fitting, hardware, image_sets, trouble, value_range, workdir
+from recipes.shared import commandline, encoders, fitting, hardware, image_sets, trouble, value_range
 
 # These change the result.
 flags.DEFINE_string(
@@ -120,7 +120,6 @@ flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines o
 flags.DEFINE_integer("workers", 2, "Threads that read images.")
 flags.adopt_module_key_flags(value_range)
 FLAGS = flags.FLAGS
-workdir.FREE |= {"judge"}
 
 
 def build_classifier(encoder, classes, steps):
@@ -200,4 +199,4 @@ def main(devices, run):
 
 
 if __name__ == "__main__":
-    commandline.run(hardware.spread(main, one_host=True), value_range.settle)
+    commandline.run(hardware.spread(main, one_host=True, free={"judge"}), value_range.settle)

@@ -4,7 +4,7 @@ import math
 
 from absl import flags
 
-from recipes.shared import commandline, encoders, fitting, image_sets, trouble, value_range, workdir
+from recipes.shared import commandline, encoders, fitting, image_sets, trouble, value_range
 
 # These change the result.
 flags.DEFINE_string(
@@ -95,7 +95,7 @@ flags.DEFINE_float(
 )
 flags.DEFINE_integer("workers", 2, "Threads that read images.")
 FLAGS = flags.FLAGS
-workdir.FREE |= {"judge", "judge_every", "judge_limit"}
+FREE = {"judge", "judge_every", "judge_limit"}  # a run may resume with other values of these
 
 
 def open_sets(open_set):

@@ -1,4 +1,4 @@
-"""--strategy and --devices: what a training recipe computes on."""
+"""The devices of a training recipe: --strategy, --devices and --model_devices."""
 
 import os
 import sys
@@ -11,29 +11,33 @@ flags.DEFINE_enum(
     "strategy",
     None,
     ("mirrored", "multi_worker", "tpu", "data_parallel", "model_parallel"),
-    "How devices share the work: the first three TensorFlow's, the others JAX's; left out, what suits the devices that"
-    " there are. See docs/scale.md.",
+    "How the work is divided among devices. The first three are TensorFlow's, the others JAX's. Default: what suits"
+    " the devices found. See docs/scale.md.",
 )
 flags.DEFINE_integer(
     "devices",
     None,
     lower_bound=1,
     help=(
-        "Devices to use on each host; left out, all. Of a machine without accelerators the CPU is divided, for trials."
+        "Devices to use on each host. Default: all accelerators. Without accelerators the CPU acts as this many"
+        " devices, for tests."
     ),
 )
 flags.DEFINE_integer(
     "model_devices",
     None,
     lower_bound=1,
-    help="Devices that share one copy of the weights, with --strategy=model_parallel; left out, all.",
+    help="Devices that share one copy of the weights, with --strategy=model_parallel. Default: all.",
 )
 FLAGS = flags.FLAGS
 
 
-def spread(main, one_host=False):
-    """A recipe's `main(devices, run)` as `main()`, on the devices that the flags name. Of several hosts only the first
-    prints and writes."""
+def spread(main, one_host=False, free=()):
+    """Turn a recipe's `main(devices, run)` into a `main()` that runs on the devices of the flags. If there are several
+    hosts, only the first one prints and writes.
+
+    `free` names flags, besides those in `workdir.FREE`, that may change when a run resumes.
+    """
 
     def spread_main():
         commandline.require("dataset", "workdir")
@@ -42,23 +46,22 @@ def spread(main, one_host=False):
         devices = start_devices(FLAGS.strategy, FLAGS.devices, FLAGS.model_devices)
         if one_host and devices.hosts > 1:
             raise commandline.BadInput(
-                f"Expected one host, received {devices.hosts}; fine-tune with --devices, of which one host can have"
-                " several."
+                f"Expected one host, received {devices.hosts}. Run this recipe on one host; it may have several devices."
             )
         divide(FLAGS.batch_size, devices.replicas)
         if devices.host:
             sys.stdout = open(os.devnull, "w")
-        with workdir.opened(devices.host) as run, devices.scope():
+        with workdir.opened(devices.host, free) as run, devices.scope():
             main(devices, run)
 
     return spread_main
 
 
 def divide(batch_size, replicas, parts=1):
-    """Refuse a batch that so many devices cannot share equally, each taking its share in so many equal parts."""
+    """Refuse a batch that cannot be divided equally among the devices, and on each into `parts` micro-batches."""
     if batch_size % (replicas * parts):
-        taken = f" times the {parts} parts of --accumulate" if parts > 1 else ""
+        times = f" times --accumulate={parts}" if parts > 1 else ""
         raise commandline.BadInput(
-            f"Expected --batch_size to be a multiple of the devices that share it, {replicas}{taken}, received"
+            f"Expected --batch_size to be a multiple of the number of devices, {replicas}{times}, received"
             f" {batch_size}."
         )

@@ -1,8 +1,9 @@
-"""The pre-training methods by the flags of pretrain.py: how each is built, and which flags it reads that not all of
-them do."""
+"""The pre-training methods of --method: how each is built and trained, and which flags it reads."""
 
+import dataclasses
 import functools
 import sys
+from collections.abc import Callable
 
 from absl import flags
 
@@ -10,11 +11,66 @@ from recipes.shared import commandline
 
 FLAGS = flags.FLAGS
 TOKENIZERS = {"random_projection": "RandomProjection", "random_patches": "RandomPatches", "kmeans": "KMeans"}
-OF_LABELS = ("label_smoothing", "mixup", "cutmix", "rand_augment", "random_erasing", "repeats")
-OF_WORDS = ("tokenizer", "dalle_weights", "dalle_sha256", "vocabulary", "fit_patches", "word_resolution")
+TOKENIZER_FLAGS = {"tokenizer", "dalle_weights", "dalle_sha256", "vocabulary", "fit_patches", "word_resolution"}
+# BEiT's values, which the paper uses for SplitMask. `Method.defaults` has those of the other methods' authors.
+DEFAULTS = {
+    "augmentation": "crop_flip",
+    "min_learning_rate": 1e-5,
+    "warmup": 10 / 300,
+    "weight_decay": 0.05,
+    "clip_norm": 3.0,
+    "drop_path": 0.1,
+    "beta_2": 0.999,
+}
 
 
-def splitmask(encoder, **shared):
+def plain_augmentation():
+    import keras_splitmask as ks
+
+    host, layer = ks.augment.preset(FLAGS.augmentation, FLAGS.seed)
+    return {"crop": host}, layer
+
+
+def plain_batches(source, image_shape, host):
+    from keras_splitmask import data
+
+    return functools.partial(data.batches, **host)
+
+
+def plain_optimizer(source):
+    return {"weight_decay": FLAGS.weight_decay}
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A value of --method.
+
+    Attributes:
+        build: returns the model, from its encoder, the source of images, the steps of the run, and the arguments that
+            all methods take.
+        flags: names of the flags that this method reads and that some method does not.
+        defaults: default values of flags that differ from `DEFAULTS`.
+        rate: default peak learning rate per image of a batch; None for SplitMask's own rule.
+        augmentation: returns the augmentation on the host, arguments of `data.batches`, and the layer in the step or
+            None.
+        batches: returns the function that reads batches, from the source, the image shape and the host's augmentation.
+        optimizer: returns further arguments of `training.adamw`, from the source.
+        after_loading: called with the model once the weights of --init_from are loaded.
+        trains: whether the method takes optimizer steps.
+    """
+
+    build: Callable
+    flags: frozenset = frozenset()
+    defaults: dict = dataclasses.field(default_factory=dict)
+    rate: float | None = None
+    augmentation: Callable = plain_augmentation
+    batches: Callable = plain_batches
+    optimizer: Callable = plain_optimizer
+    after_loading: Callable = lambda model: None
+    trains: bool = True
+
+
+def build_splitmask(encoder, source, steps, **shared):
     import keras_splitmask as ks
 
     return ks.SplitMask(
@@ -30,31 +86,50 @@ def splitmask(encoder, **shared):
     )
 
 
-def beit(encoder, **shared):
+def build_beit(encoder, source, steps, **shared):
     import keras_splitmask as ks
 
-    return ks.baselines.BEiT(encoder, build_tokenizer(encoder), split=FLAGS.split, **given("mask_ratio"), **shared)
+    return ks.baselines.BEiT(encoder, build_tokenizer(encoder), split=FLAGS.split, **mask_ratio_if_given(), **shared)
 
 
-def mae(encoder, **shared):
+def build_mae(encoder, source, steps, **shared):
     import keras_splitmask as ks
 
     return ks.baselines.MAE(
         encoder,
-        **given("mask_ratio"),
+        **mask_ratio_if_given(),
         decoder_depth=FLAGS.mae_decoder_depth,
         decoder_width=FLAGS.mae_decoder_width,
         **shared,
     )
 
 
-def deit(encoder, classes, **shared):
+def mask_ratio_if_given():
+    return {} if FLAGS.mask_ratio is None else {"mask_ratio": FLAGS.mask_ratio}
+
+
+def build_deit(encoder, source, steps, **shared):
     import keras_splitmask as ks
 
-    return ks.baselines.DeiT(encoder, classes, **shared)
+    return ks.baselines.DeiT(encoder, source.class_count, **shared)
 
 
-def dino(encoder, steps, **shared):
+def deit_augmentation():
+    import keras_splitmask as ks
+
+    return ks.augment.host_preset(FLAGS.augmentation), None  # images are mixed, and so augmented before, on the host
+
+
+def deit_batches(source, image_shape, host):
+    from keras_splitmask import data
+
+    source.check_labelled(f"the train split of {FLAGS.dataset}")
+    mix = {"mixup": FLAGS.mixup, "cutmix": FLAGS.cutmix, "smoothing": FLAGS.label_smoothing}
+    transform = data.compose(FLAGS.rand_augment, FLAGS.random_erasing)
+    return functools.partial(data.mixed_batches, mix=mix, image_transform=transform, repeats=FLAGS.repeats, **host)
+
+
+def build_dino(encoder, source, steps, **shared):
     import keras_splitmask as ks
 
     temperatures = (FLAGS.teacher_temperature,) * 2
@@ -63,7 +138,31 @@ def dino(encoder, steps, **shared):
     )
 
 
-def untrained(encoder, **shared):
+def dino_augmentation():
+    import keras_splitmask as ks
+
+    return {}, ks.augment.views_preset(FLAGS.augmentation, FLAGS.seed)
+
+
+def dino_batches(source, image_shape, host):
+    from keras_splitmask import data
+    from keras_splitmask.baselines.dino import local_size
+
+    views = data.MultiCrop(FLAGS.local_crops, local_size(image_shape, FLAGS.patch_size))
+    return functools.partial(data.view_batches, views=views)
+
+
+def dino_optimizer(source):
+    """A rising weight decay, clipping per weight, and a last layer that is frozen at first."""
+    return {
+        "weight_decay": (FLAGS.weight_decay, FLAGS.final_weight_decay),
+        "clip_each": True,
+        "frozen": "student_head/kernel$",
+        "frozen_steps": round(FLAGS.frozen_epochs * len(source) / FLAGS.batch_size),
+    }
+
+
+def build_untrained(encoder, source, steps, **shared):
     import keras_splitmask as ks
 
     if FLAGS.init_from:
@@ -73,135 +172,101 @@ def untrained(encoder, **shared):
     return ks.baselines.Untrained(encoder)
 
 
-# name: the function that builds it from an `Encoder`, and the flags that it reads, of those that not all methods read.
 METHODS = {
-    "splitmask": (
-        splitmask,
-        {*OF_WORDS, "keep", "split", "decoder_depth", "temperature", "inpaint_weight", "match_weight"},
+    "splitmask": Method(
+        build_splitmask,
+        flags=frozenset(
+            {*TOKENIZER_FLAGS, "keep", "split", "decoder_depth", "temperature", "inpaint_weight", "match_weight"}
+        ),
     ),
-    "beit": (beit, {*OF_WORDS, "split", "mask_ratio"}),
-    "mae": (mae, {"mask_ratio", "mae_decoder_depth", "mae_decoder_width"}),
-    "deit": (deit, set(OF_LABELS)),
-    "dino": (
-        dino,
-        {"local_crops", "prototypes", "teacher_momentum", "teacher_temperature", "frozen_epochs", "final_weight_decay"},
+    "beit": Method(build_beit, flags=frozenset({*TOKENIZER_FLAGS, "split", "mask_ratio"})),
+    "mae": Method(
+        build_mae,
+        flags=frozenset({"mask_ratio", "mae_decoder_depth", "mae_decoder_width"}),
+        defaults={"min_learning_rate": 0.0, "warmup": 40 / 800, "clip_norm": 0.0, "drop_path": 0.0, "beta_2": 0.95},
+        rate=1.5e-4 / 256,
     ),
-    "random": (untrained, set()),
+    "deit": Method(
+        build_deit,
+        flags=frozenset({"label_smoothing", "mixup", "cutmix", "rand_augment", "random_erasing", "repeats"}),
+        defaults={"warmup": 5 / 300, "clip_norm": 0.0},
+        rate=5e-4 / 512,
+        augmentation=deit_augmentation,
+        batches=deit_batches,
+    ),
+    "dino": Method(
+        build_dino,
+        flags=frozenset(
+            {
+                "local_crops",
+                "prototypes",
+                "teacher_momentum",
+                "teacher_temperature",
+                "frozen_epochs",
+                "final_weight_decay",
+            }
+        ),
+        defaults={"augmentation": "dino", "weight_decay": 0.04},
+        rate=5e-4 / 256,
+        augmentation=dino_augmentation,
+        batches=dino_batches,
+        optimizer=dino_optimizer,
+        after_loading=lambda model: model.start_student(),
+    ),
+    "random": Method(build_untrained, trains=False),
 }
 
 
-# What flags mean that were left out: BEiT's numbers, which are SplitMask's, and what the authors of a method chose in
-# their place.
-SHARED = {
-    "augmentation": "crop_flip",
-    "min_learning_rate": 1e-5,
-    "warmup": 10 / 300,
-    "weight_decay": 0.05,
-    "clip_norm": 3.0,
-    "drop_path": 0.1,
-    "beta_2": 0.999,
-}
-OWN = {
-    "mae": {"min_learning_rate": 0.0, "warmup": 40 / 800, "clip_norm": 0.0, "drop_path": 0.0, "beta_2": 0.95},
-    "deit": {"warmup": 5 / 300, "clip_norm": 0.0},
-    "dino": {"augmentation": "dino", "weight_decay": 0.04},
-}
-RATES = {"mae": 1.5e-4 / 256, "deit": 5e-4 / 512, "dino": 5e-4 / 256}  # of an image of the batch
+def chosen():
+    """The `Method` of --method."""
+    return METHODS[FLAGS.method]
 
 
 def build(source, image_shape, augmentation, steps):
-    """The model of --method on its encoder, for a run of so many steps, not compiled."""
+    """Build the model of --method on its encoder, for a run of `steps` steps; not compiled."""
     import keras_splitmask as ks
 
     encoder = ks.Encoder.from_size(
         FLAGS.size, image_shape, FLAGS.patch_size, drop_path=FLAGS.drop_path, positions=FLAGS.positions
     )
-    make, _ = METHODS[FLAGS.method]
-    own = (
-        {"steps": steps}
-        if FLAGS.method == "dino"
-        else {"classes": source.class_count}
-        if FLAGS.method == "deit"
-        else {}
+    return chosen().build(
+        encoder, source, steps, seed=FLAGS.seed, augmentation=augmentation, accumulate=FLAGS.accumulate
     )
-    return make(encoder, seed=FLAGS.seed, augmentation=augmentation, accumulate=FLAGS.accumulate, **own)
-
-
-def augmentations():
-    """The augmentation on the host, arguments of `data.batches`, and the one inside the step, a layer or None."""
-    import keras_splitmask as ks
-
-    if FLAGS.method != "deit":
-        host, layer = ks.augment.preset(FLAGS.augmentation, FLAGS.seed)
-        return {"crop": host}, ks.augment.views_preset(
-            FLAGS.augmentation, FLAGS.seed
-        ) if FLAGS.method == "dino" else layer
-    return ks.augment.host_preset(FLAGS.augmentation), None  # images that are mixed on the host are augmented there
-
-
-def batch_function(source, image_shape, host):
-    """The function of `data` that reads the batches of --method, with its arguments from flags and from `host`."""
-    from keras_splitmask import data
-    from keras_splitmask.baselines.dino import local_size
-
-    if FLAGS.method == "dino":
-        views = data.MultiCrop(FLAGS.local_crops, local_size(image_shape, FLAGS.patch_size))
-        return functools.partial(data.view_batches, views=views)
-    if FLAGS.method != "deit":
-        return functools.partial(data.batches, **host)
-    source.check_labelled(f"the train split of {FLAGS.dataset}")
-    mix = {"mixup": FLAGS.mixup, "cutmix": FLAGS.cutmix, "smoothing": FLAGS.label_smoothing}
-    transform = data.compose(FLAGS.rand_augment, FLAGS.random_erasing)
-    return functools.partial(data.mixed_batches, mix=mix, image_transform=transform, repeats=FLAGS.repeats, **host)
 
 
 def learning_rate():
-    """The peak that the method's authors would choose for --batch_size."""
-    if FLAGS.method in RATES:
-        return RATES[FLAGS.method] * FLAGS.batch_size
+    """The peak learning rate: --learning_rate, or what the method's authors use for --batch_size."""
+    if FLAGS.learning_rate is not None:
+        return FLAGS.learning_rate
+    if (rate := chosen().rate) is not None:
+        return rate * FLAGS.batch_size
     return max(5e-4, 1.5e-3 * FLAGS.batch_size / 2048)
 
 
-def weight_decay(source):
-    """The weight decay of a run on these images, and what else the method wants of `training.adamw`."""
-    if FLAGS.method != "dino":
-        return FLAGS.weight_decay, {}
-    frozen_steps = round(FLAGS.frozen_epochs * len(source) / FLAGS.batch_size)
-    return (FLAGS.weight_decay, FLAGS.final_weight_decay), {
-        "clip_each": True,
-        "frozen": "student_head/kernel$",
-        "frozen_steps": frozen_steps,
-    }
-
-
-def given(name):
-    """{name: value} of a flag, or nothing if it was left out and the method is to choose."""
-    return {name: FLAGS[name].value} if FLAGS[name].value is not None else {}
-
-
 def settle_flags():
-    """Flags that --method does not read lose their value, so that run.flags does not name them; those left out get the
-    method's.
+    """Give flags that were not set the method's defaults, and clear those that it does not read, so that run.flags
+    does not list them.
 
-    An unread one that was typed is refused. In a flag file, which other methods may share, it is named and left out.
+    A flag that the method does not read is refused if it was typed. In a flag file, which other methods may share, it
+    is named and ignored.
     """
-    _, read = METHODS[FLAGS.method]
-    unread = sorted(set().union(*(names for _, names in METHODS.values())) - read)
+    unread = sorted(frozenset().union(*(method.flags for method in METHODS.values())) - chosen().flags)
     typed = {argument.lstrip("-").split("=")[0] for argument in sys.argv[1:] if argument.startswith("-")}
     if wrong := [f"--{name}" for name in unread if {name, f"no{name}"} & typed]:
         raise commandline.BadInput(
-            f"Expected no {', '.join(wrong)} with --method={FLAGS.method}, which does not read it; leave it out."
+            f"--method={FLAGS.method} does not read {', '.join(wrong)}; leave {'it' if len(wrong) == 1 else 'them'}"
+            " out."
         )
     if listed := [f"--{name}" for name in unread if not FLAGS[name].using_default_value]:
-        print(f"--method={FLAGS.method} does not read {', '.join(listed)} of the flag file", flush=True)
+        print(f"--method={FLAGS.method} ignores {', '.join(listed)} of the flag file", flush=True)
     for name in unread:
         FLAGS[name].value = None
-    for name, value in {**SHARED, **OWN.get(FLAGS.method, {})}.items():
+    for name, value in {**DEFAULTS, **chosen().defaults}.items():
         FLAGS[name].value = value if FLAGS[name].value is None else FLAGS[name].value
 
 
 def build_tokenizer(encoder):
-    """By the flags, for the encoder's images; not fitted."""
+    """Build the tokenizer of the flags for the encoder's images; not fitted."""
     import keras_splitmask as ks
 
     if FLAGS.tokenizer != "dalle":
@@ -212,17 +277,18 @@ def build_tokenizer(encoder):
         make = getattr(ks.tokenizers, TOKENIZERS[FLAGS.tokenizer])
         return make(encoder.image_shape, FLAGS.patch_size, FLAGS.vocabulary, FLAGS.word_resolution, FLAGS.seed)
     commandline.require("dalle_weights")
-    if len(FLAGS.dalle_weights) not in (1, 2) or FLAGS.word_resolution:
-        wrong = "--word_resolution" if FLAGS.word_resolution else f"{len(FLAGS.dalle_weights)} files in --dalle_weights"
+    if FLAGS.word_resolution:
+        raise commandline.BadInput("--tokenizer=dalle does not read --word_resolution; leave it out.")
+    if len(FLAGS.dalle_weights) not in (1, 2):
         raise commandline.BadInput(
-            f"Expected --tokenizer=dalle with ENCODER_FILE[,DECODER_FILE] alone, received {wrong}; leave it out."
+            f"Expected --dalle_weights=ENCODER_FILE[,DECODER_FILE], received {len(FLAGS.dalle_weights)} files."
         )
     tokenizer = ks.tokenizers.Dalle.from_files(
         encoder.image_shape, FLAGS.patch_size, *FLAGS.dalle_weights, sha256=FLAGS.dalle_sha256
     )
     if tokenizer.vocabulary != FLAGS.vocabulary:
         raise commandline.BadInput(
-            f"Expected --vocabulary={tokenizer.vocabulary}, the words of {FLAGS.dalle_weights[0]}, received"
-            f" {FLAGS.vocabulary}."
+            f"Expected --vocabulary={tokenizer.vocabulary}, the number of words in {FLAGS.dalle_weights[0]},"
+            f" received {FLAGS.vocabulary}."
         )
     return tokenizer

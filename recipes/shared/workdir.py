@@ -22,7 +22,7 @@ flags.DEFINE_bool(
     "Replace the run in --workdir if it is finished or has other flags. One that is unfinished goes on.",
 )
 FLAGS = flags.FLAGS
-# A run may go on with other values of these.
+# A run may resume with other values of these.
 FREE = {"workdir", "overwrite", "backend", "strategy", "devices", "model_devices", "accumulate", "workers", "data_dir"}
 FREE |= {"pictures", "probe", "probe_limit", "probe_every", "save_every", "keep_every", "rewind", "max_bad_fraction"}
 FLAGS_FILE, METRICS, DATA = "run.flags", "metrics.jsonl", "data.json"
@@ -31,15 +31,17 @@ FIRST_LINE = "# Relative paths begin in "
 
 
 @contextlib.contextmanager
-def opened(host=0):
-    """The `Run` in --workdir, either one that goes on or one that begins. See `held`.
+def opened(host=0, free=()):
+    """Open the run in --workdir, which either resumes or begins. See `held`.
+
+    `free` names flags, besides those in `FREE`, that may have other values when a run resumes.
 
     Raises:
         BadInput: if the run that is there has other flags, and --overwrite was not given.
         SystemExit: if it is this run, finished.
     """
     with held(host) as run:
-        run.decide()
+        run.decide({*FREE, *free})
         yield run
 
 
@@ -94,7 +96,7 @@ class Run:
         self.resumed = False
         self.started = False
 
-    def decide(self):
+    def decide(self, free):
         """Find out whether the run that is in the folder goes on, and stop if it must not be touched."""
         _check_data(self.home)
         before = self.home / FLAGS_FILE
@@ -104,7 +106,9 @@ class Run:
                 f"Expected {before}, which says how its checkpoints were made, received none; choose another --workdir."
             )
         other = (
-            self._differences(before.read_text(encoding="utf-8", errors="surrogateescape")) if before.is_file() else []
+            self._differences(before.read_text(encoding="utf-8", errors="surrogateescape"), free)
+            if before.is_file()
+            else []
         )
         if not FLAGS.overwrite and (unknown := [name for name in other if name.removeprefix("--") not in FLAGS]):
             raise commandline.BadInput(
@@ -129,8 +133,8 @@ class Run:
         if self.record and not self.resumed:
             self._check_removal()
 
-    def _differences(self, text):
-        """The flags, other than those in `FREE`, whose values differ from those in a run.flags, as `--name`."""
+    def _differences(self, text, free):
+        """List the flags whose values differ from those in a run.flags, except those in `free`, as `--name`."""
         from keras_splitmask.data import scan
 
         before, now = _by_name(text), _by_name(_resolved_flags())
@@ -139,7 +143,7 @@ class Run:
         moved = os.path.join(folder, before.get("workdir", os.curdir)), self.home
         other = [
             name
-            for name in sorted({*before, *now} - FREE)
+            for name in sorted({*before, *now} - free)
             if not places.same(name, before.get(name), now.get(name), folder, moved)
         ]
         if "dataset" in other and any(scan.is_moved(self.home / DATA, path) for path in places.paths_of("dataset")):

@@ -51,9 +51,9 @@ def test_a_batch_that_cannot_be_shared_is_refused(refused, command, tmp_path):
     assert (
         "Expected one device on torch, received devices=2"
         if keras.backend.backend() == "torch"
-        else "devices that share it, 2, received 9"
+        else "the number of devices, 2, received 9"
     ) in line
-    assert "1 times the 2 parts of --accumulate, received 9" in refused("pretrain", *given, "--accumulate=2")
+    assert "1 times --accumulate=2, received 9" in refused("pretrain", *given, "--accumulate=2")
 
 
 @pytest.mark.backend

@@ -141,8 +141,8 @@ def test_words_of_dalle(here, dvae, tmp_path, lines):
         (
             ["--tokenizer=dalle"],
             (
-                "Expected --dalle_weights: For --tokenizer=dalle, ENCODER_FILE[,DECODER_FILE]:"
-                " https://cdn.openai.com/dall-e/encoder.pkl"
+                "Expected --dalle_weights: ENCODER_FILE[,DECODER_FILE] of --tokenizer=dalle: .pkl, .safetensors or .npz."
+                " Download https://cdn.openai.com/dall-e/encoder.pkl"
             ),
         ),
         (
@@ -154,12 +154,18 @@ def test_words_of_dalle(here, dvae, tmp_path, lines):
             ["--tokenizer=dalle", "--dalle_weights={0},nowhere.pkl"],
             "download https://cdn.openai.com/dall-e/decoder.pkl and pass the path",
         ),
-        (["--tokenizer=dalle", "--dalle_weights={0},{1},{1}"], "received 3 files in --dalle_weights; leave it out"),
+        (
+            ["--tokenizer=dalle", "--dalle_weights={0},{1},{1}"],
+            "Expected --dalle_weights=ENCODER_FILE[,DECODER_FILE], received 3 files.",
+        ),
         (
             ["--tokenizer=dalle", "--dalle_weights={0}", "--word_resolution=half"],
-            "received --word_resolution; leave it out",
+            "--tokenizer=dalle does not read --word_resolution; leave it out.",
         ),
-        (["--tokenizer=dalle", "--dalle_weights={0}", "--vocabulary=8192"], "Expected --vocabulary=16, the words of"),
+        (
+            ["--tokenizer=dalle", "--dalle_weights={0}", "--vocabulary=8192"],
+            "Expected --vocabulary=16, the number of words in",
+        ),
         (["--tokenizer=dalle", "--dalle_weights={0}", "--dalle_sha256=12ab"], "expected 12ab"),
         (["--tokenizer=dalle", "--dalle_weights={1}"], "received {1}, which does not fit: "),
         (

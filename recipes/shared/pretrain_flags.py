@@ -1,0 +1,369 @@
+"""The flags of pretrain.py by subject."""
+
+from absl import flags
+
+from recipes.shared import methods, value_range
+
+# These change the result.
+
+# Data.
+flags.DEFINE_string(
+    "dataset",
+    None,
+    "Images to learn from: sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME. Only --method=deit uses labels.",
+)
+flags.DEFINE_string(
+    "subset",
+    None,
+    "Train on a subset: a number (5000), a fraction (10%), or a file that lists names. Labelled data is drawn"
+    " equally from each class, and a class that has fewer images gives all of them. A fraction is taken of"
+    " each class. The choice is saved in subset.txt.",
+)
+flags.DEFINE_string(
+    "image_size",
+    None,
+    "Image size in pixels: 224, or 48x80 (height x width). Default: 224; for arrays and the sample their own size.",
+)
+flags.DEFINE_integer(
+    "channels", None, lower_bound=1, help="Convert images to 1 (grey) or 3 (colour) channels. Default: as stored."
+)
+flags.DEFINE_string(
+    "augmentation",
+    None,
+    "none, flip, crop_flip, quarter_crop_flip, beit, three_augment or dino; deit knows the first four. Choose"
+    " flip if objects fill the image. Default: crop_flip, for dino dino.",
+)
+flags.DEFINE_string(
+    "cache",
+    None,
+    "Folder for packed images, decoded and resized once to 8/7 of --image_size. Later runs read them from"
+    " there. Use it if the log says that training waits for data.",
+)
+
+# Method and encoder. Only the methods in [brackets] read a flag.
+flags.DEFINE_enum(
+    "method",
+    "splitmask",
+    list(methods.METHODS),
+    "Pre-training method. random keeps the initial weights of the encoder. Flags that end in [names] are read"
+    " by these methods only.",
+)
+flags.DEFINE_string(
+    "size",
+    "vit_small",
+    "Encoder: vit_micro, vit_tiny, vit_small, vit_base or vit_large. Choose a small one for small data sets"
+    " and slow machines.",
+)
+flags.DEFINE_integer(
+    "patch_size",
+    16,
+    lower_bound=1,
+    help=(
+        "Side of a patch in pixels; it must divide the image size. A tenth of the image size is a good value."
+        " Smaller patches cost more."
+    ),
+)
+flags.DEFINE_enum(
+    "positions", "learned", ["learned", "sine_cosine"], "Position embeddings: learned, or fixed sines and cosines."
+)
+flags.DEFINE_float(
+    "drop_path", None, "Stochastic depth rate of the last block. Lower it for short runs. Default: 0.1, for mae 0."
+)
+flags.DEFINE_string(
+    "init_from",
+    None,
+    "Start from the encoder of a run folder, a .keras file, or a .safetensors file or folder of Hugging Face or timm.",
+)
+
+# Visual words.
+flags.DEFINE_enum(
+    "tokenizer",
+    "random_projection",
+    ["random_projection", "random_patches", "kmeans", "dalle"],
+    "How visual words are assigned to patches. kmeans uses its words most evenly; random_projection needs no"
+    " fitting; dalle is the slowest and was trained on other images. [splitmask, beit]",
+)
+flags.DEFINE_integer(
+    "vocabulary",
+    8192,
+    "Number of visual words. 8192 in the paper; 512 are enough for tens of thousands of small images, and"
+    " cheaper. [splitmask, beit]",
+)
+flags.DEFINE_integer(
+    "fit_patches",
+    None,
+    lower_bound=1,
+    help=(
+        "Patches from which kmeans and random_patches are fitted and the mean patch of each word is computed."
+        " Raise it for large vocabularies; 3000000 in the paper. Default: 100000, for dalle 10000. [splitmask,"
+        " beit]"
+    ),
+)
+flags.DEFINE_enum(
+    "word_resolution",
+    None,
+    ["half", "full"],
+    "Resolution at which words are assigned. Default: half if patches are even and have 8 pixels or more, else"
+    " full. [splitmask, beit]",
+)
+flags.DEFINE_list(
+    "dalle_weights",
+    None,
+    "ENCODER_FILE[,DECODER_FILE] of --tokenizer=dalle: .pkl, .safetensors or .npz. Download"
+    " https://cdn.openai.com/dall-e/encoder.pkl, and decoder.pkl for pictures. [splitmask, beit]",
+)
+flags.DEFINE_string(
+    "dalle_sha256",
+    None,
+    "Expected SHA-256 checksum of the encoder file in --dalle_weights. Default: not checked. [splitmask, beit]",
+)
+
+# SplitMask.
+flags.DEFINE_float(
+    "keep",
+    0.5,
+    "Fraction of the patches that each half sees, in (0, 0.5]. Lower it for small data sets; 0.25 for the"
+    " smallest ones of the paper. [splitmask]",
+)
+flags.DEFINE_enum(
+    "split",
+    "block",
+    ["block", "random"],
+    "How patches are assigned to the halves, or masked: in blocks (harder, the paper's default) or one by one."
+    " [splitmask, beit]",
+)
+flags.DEFINE_integer("decoder_depth", 2, lower_bound=0, help="Blocks of the decoder. [splitmask]")
+flags.DEFINE_float("inpaint_weight", 1.0, "Weight of the inpainting loss. 0 skips its computation. [splitmask]")
+flags.DEFINE_float("match_weight", 1.0, "Weight of the match loss. 0 skips its computation. [splitmask]")
+flags.DEFINE_float(
+    "temperature", 0.2, "Temperature of the match loss; lower values push images apart harder. [splitmask]"
+)
+
+# BEiT and MAE.
+flags.DEFINE_float(
+    "mask_ratio",
+    None,
+    "Fraction of the patches to mask. Default: 0.4 for beit, 0.75 for mae, as in their papers. [beit, mae]",
+)
+flags.DEFINE_integer(
+    "mae_decoder_depth",
+    None,
+    lower_bound=1,
+    help="Blocks of the decoder. Default: two thirds of the encoder's, at most 8. [mae]",
+)
+flags.DEFINE_integer(
+    "mae_decoder_width",
+    None,
+    lower_bound=32,
+    help="Width of the decoder, a multiple of 32. Default: two thirds of the encoder's, at most 512. [mae]",
+)
+
+# DeiT.
+flags.DEFINE_float("label_smoothing", 0.1, "Probability that is spread evenly over all classes. [deit]")
+flags.DEFINE_float("mixup", 0.8, "Alpha of mixup. 0 disables it. [deit]")
+flags.DEFINE_float("cutmix", 1.0, "Alpha of CutMix. 0 disables it. [deit]")
+flags.DEFINE_float(
+    "rand_augment", 9.0, lower_bound=0, upper_bound=10, help="Magnitude of RandAugment. 0 disables it. [deit]"
+)
+flags.DEFINE_float(
+    "random_erasing",
+    0.25,
+    lower_bound=0,
+    upper_bound=1,
+    help="Probability that a rectangle of an image is erased. [deit]",
+)
+flags.DEFINE_integer(
+    "repeats",
+    3,
+    lower_bound=1,
+    help=(
+        "Repeated augmentation: each image appears this many times per batch, each time with new augmentation. [deit]"
+    ),
+)
+
+# DINO.
+flags.DEFINE_integer(
+    "local_crops",
+    8,
+    lower_bound=0,
+    help=(
+        "Small crops of each image, in addition to two large ones. Fewer are cheaper, and teach less per step. [dino]"
+    ),
+)
+flags.DEFINE_integer(
+    "prototypes",
+    65536,
+    lower_bound=1,
+    help="Outputs of the projection head. 4096 are enough for small data sets, and much cheaper. [dino]",
+)
+flags.DEFINE_float(
+    "teacher_momentum",
+    0.996,
+    lower_bound=0,
+    upper_bound=1,
+    help="Momentum of the teacher at the first step; it rises to 1. Use 0.9995 for batches of 256. [dino]",
+)
+flags.DEFINE_float(
+    "teacher_temperature",
+    0.04,
+    lower_bound=0.001,
+    help=(
+        "Temperature of the teacher. Raise it, up to 0.07, if too few prototypes are used. Lower it if the loss"
+        " does not fall. [dino]"
+    ),
+)
+flags.DEFINE_float(
+    "frozen_epochs",
+    1.0,
+    lower_bound=0,
+    help="Epochs in which the head's last layer is frozen. Raise it if the loss does not fall. [dino]",
+)
+flags.DEFINE_float(
+    "final_weight_decay",
+    0.4,
+    lower_bound=0,
+    help="Weight decay at the end of the run; it rises from --weight_decay along a half cosine. [dino]",
+)
+
+# Optimization.
+flags.DEFINE_integer(
+    "batch_size",
+    256,
+    lower_bound=1,
+    help=(
+        "Images per step. In the match loss they are also each other's negatives. Lower it, or raise --accumulate,"
+        " if memory runs out."
+    ),
+)
+flags.DEFINE_float(
+    "epochs",
+    100,
+    lower_bound=0,
+    help="Passes over the data. Small data sets need more: the paper uses 5,000 below 100,000 images.",
+)
+flags.DEFINE_integer("steps", None, lower_bound=1, help="Optimizer steps. Default: as --epochs says.")
+flags.DEFINE_float(
+    "learning_rate",
+    None,
+    lower_bound=0,
+    help=(
+        "Peak learning rate. Lower it if the loss diverges. Default: 1.5e-3 x batch size / 2048, but at least"
+        " 5e-4; for mae 1.5e-4 x batch size / 256, deit 5e-4 x batch size / 512, dino 5e-4 x batch size / 256."
+    ),
+)
+flags.DEFINE_float("min_learning_rate", None, lower_bound=0, help="Final learning rate. Default: 1e-5, for mae 0.")
+flags.DEFINE_float(
+    "warmup",
+    None,
+    lower_bound=0,
+    upper_bound=1,
+    help=(
+        "Fraction of the steps in which the learning rate rises. Raise it if the loss jumps early. Default: 10 /"
+        " 300, for mae 40 / 800, deit 5 / 300."
+    ),
+)
+flags.DEFINE_float(
+    "weight_decay",
+    None,
+    "Weight decay of AdamW. Biases, norms, positions, cls and mask tokens are exempt. Default: 0.05, for dino"
+    " 0.04 at first.",
+)
+flags.DEFINE_float(
+    "clip_norm",
+    None,
+    lower_bound=0,
+    help=(
+        "Clip gradients to this norm (per weight with --method=dino). 0 disables clipping. Default: 3, for mae and"
+        " deit 0."
+    ),
+)
+flags.DEFINE_float(
+    "beta_2",
+    None,
+    lower_bound=0,
+    upper_bound=1,
+    help=(
+        "AdamW's decay rate of the second moment. Lower it if the loss jumps in large batches. Default: 0.999, for"
+        " mae 0.95."
+    ),
+)
+flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**31 - 1, help="Seed for all random numbers.")
+flags.DEFINE_bool(
+    "jit",
+    None,
+    "Compile the step with XLA on TensorFlow, which changes the random numbers. Default: only on accelerators.",
+)
+
+# These do not change the result.
+
+# Memory and speed.
+flags.DEFINE_integer(
+    "accumulate",
+    1,
+    lower_bound=1,
+    help=(
+        "Gradient accumulation: split each batch into this many micro-batches to save memory. The match loss still"
+        " uses negatives from the whole batch, at the cost of one extra forward pass."
+    ),
+)
+flags.DEFINE_integer(
+    "steps_per_execution",
+    1,
+    lower_bound=1,
+    help=(
+        "Steps that TensorFlow runs before it returns to Python; more are faster on TPUs. It must divide"
+        " --log_every and the steps of the run."
+    ),
+)
+flags.DEFINE_integer("workers", 2, "Threads that read images. Raise it if the log says that training waits for data.")
+
+# Checkpoints.
+flags.DEFINE_integer(
+    "save_every",
+    None,
+    lower_bound=1,
+    help=(
+        "Steps between checkpoints, which are written at lines of the log. Default: as often as 2% of the time allows."
+    ),
+)
+flags.DEFINE_integer(
+    "keep_every",
+    None,
+    lower_bound=1,
+    help="Also keep the checkpoint of every this many steps. Default: keep the last two only.",
+)
+flags.DEFINE_integer(
+    "rewind",
+    0,
+    lower_bound=0,
+    help=(
+        "After a run that diverged: resume from the last checkpoint, and skip the data of this many steps, such as"
+        " 1000."
+    ),
+)
+
+# Bad files, evaluation and logs.
+flags.DEFINE_float(
+    "max_bad_fraction",
+    0.1,
+    lower_bound=0,
+    upper_bound=1,
+    help="Largest fraction of unreadable files in --dataset and in --probe. Each one is listed in data.json.",
+)
+flags.DEFINE_string("data_dir", None, "Folder where tfds stores its data.")
+flags.DEFINE_string(
+    "probe",
+    None,
+    "Labelled data set, apart from the training images, whose kNN accuracy is logged during training. Named as"
+    " --dataset. Its test split is used; or val, or train, if test is missing or has no labels.",
+)
+flags.DEFINE_integer("probe_limit", 2000, lower_bound=2, help="Largest number of images of --probe to use.")
+flags.DEFINE_integer(
+    "probe_every", None, lower_bound=1, help="Steps between kNN measurements. Default: a tenth of the run."
+)
+flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines of the log.")
+flags.DEFINE_integer(
+    "pictures", 8, lower_bound=0, help="Images in the inpainting picture after the run. 0 for no picture."
+)
+
+flags.adopt_module_key_flags(value_range)
