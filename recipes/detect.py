@@ -1,10 +1,10 @@
-"""Learn to find objects, and with masks their outlines, with a pre-trained encoder or from scratch.
+"""Train a detector of boxes, and optionally of masks, on a pre-trained encoder or from scratch.
 
     python recipes/detect.py --init_from=runs/cells --dataset=coco:cells --image_size=384x512 --workdir=runs/found
 
-coco:DIR holds DIR/SPLIT/images and DIR/SPLIT/instances.json, in COCO's format, for the splits train, val and test; or
-what COCO's own archives unpack to: DIR/annotations/instances_train2017.json, DIR/train2017 and so on. tfds:coco/2017
-has boxes, but no masks.
+coco:DIR holds DIR/SPLIT/images and DIR/SPLIT/instances.json in COCO's format, where SPLIT is train, val or test. The
+layout of COCO's own archives works too: DIR/annotations/instances_train2017.json, DIR/train2017 and so on.
+tfds:coco/2017 has boxes, but no masks.
 """
 
 import itertools
@@ -19,16 +19,16 @@ flags.DEFINE_enum(
     "head",
     "retinanet",
     ["retinanet", "maskrcnn"],
-    "retinanet is KerasCV's, and finds boxes; maskrcnn also outlines, and is the paper's.",
+    "retinanet is KerasCV's and predicts boxes. maskrcnn is the paper's and predicts boxes and masks.",
 )
 flags.DEFINE_bool(
-    "masks", True, "Of --head=maskrcnn: learn outlines; objects without one are ignored. Without, it is Faster R-CNN."
+    "masks", True, "With --head=maskrcnn, learn masks; objects without one are ignored. --nomasks trains Faster R-CNN."
 )
 flags.DEFINE_enum(
     "positions",
     "sine_cosine",
     ["learned", "sine_cosine"],
-    "Position table; the paper replaces a learned one, which would have to be resampled.",
+    "Position embeddings. The paper replaces learned ones, which would have to be resampled.",
 )
 flags.DEFINE_integer(
     "head_width", 256, lower_bound=1, help="Channels of the feature pyramid and the heads. Fewer are cheaper."
@@ -38,34 +38,34 @@ flags.DEFINE_float(
     None,
     lower_bound=0.1,
     help=(
-        "Side of a level's smallest anchors in units of its stride; left out, 4 for retinanet, 8 for maskrcnn. Lower it"
-        " for small objects."
+        "Side of the smallest anchors of a level, in units of its stride. Lower it for small objects. Default: 4"
+        " for retinanet, 8 for maskrcnn."
     ),
 )
 flags.DEFINE_integer(
-    "samples", None, lower_bound=1, help="Of --head=maskrcnn: regions to learn from, of each image; left out, 512."
+    "samples", None, lower_bound=1, help="With --head=maskrcnn, regions per image to train on. Default: 512."
 )
 flags.DEFINE_integer(
-    "proposals", None, lower_bound=1, help="Of --head=maskrcnn: regions to choose from, of each image; left out, 1000."
+    "proposals", None, lower_bound=1, help="With --head=maskrcnn, regions per image to choose from. Default: 1000."
 )
 flags.DEFINE_integer(
     "max_objects",
     100,
     lower_bound=1,
     help=(
-        "Objects of an image to learn from, the largest if it has more; the others are ignored. Raise it for crowded"
-        " images."
+        "Largest number of objects per image to train on. Of more, the largest are used and the others are"
+        " ignored. Raise it for crowded images."
     ),
 )
 flags.adopt_module_key_flags(dense)
 flags.adopt_module_key_flags(value_range)
 FLAGS = flags.FLAGS
 SCALE = ("0.5", "1.5")
-MASK_SIZE = 56  # side of a target
+MASK_SIZE = 56  # pixels of a side of a target mask
 
 
 def build_model(encoder, classes):
-    """The detector by the flags."""
+    """Build the detector of the flags."""
     import keras_splitmask as ks
 
     options = {"neck": FLAGS.neck, "width": FLAGS.head_width, "seed": FLAGS.seed, "accumulate": FLAGS.accumulate}
@@ -76,18 +76,18 @@ def build_model(encoder, classes):
         return ks.transfer.MaskRCNN(encoder, classes, masks=FLAGS.masks, **options, **given)
     if wrong := [f"--{name}" for name in ("samples", "proposals") if name in given]:
         raise commandline.BadInput(
-            f"Expected --head=maskrcnn with {', '.join(wrong)}, received --head=retinanet; leave them out."
+            f"Expected --head=maskrcnn with {', '.join(wrong)}, received --head=retinanet; leave"
+            f" {'it' if len(wrong) == 1 else 'them'} out."
         )
     return ks.transfer.RetinaNet(encoder, classes, **options, **given)
 
 
 def detections(model, source, limit=None):
-    """What the model finds in the images of a source, or the first of them, in their own pixels.
+    """Detect objects in the images of a source, or in the first `limit` of them. Boxes are in pixels of the image.
 
-    Returns:
-        For each image that can be read a tuple: the image, (its entry and its annotations as COCO has them), its
-            `Objects` as a dictionary,
-        and what was found, a dictionary as `evaluation` takes it.
+    Yields:
+        For each readable image: the image, its entry and annotations in COCO's format, its `Objects` as a dictionary,
+        and the detections as a dictionary for `evaluation`.
     """
     import numpy as np
 
@@ -99,37 +99,36 @@ def detections(model, source, limit=None):
     images = source.each(read, limit)
     while chunk := list(itertools.islice(images, 4 * FLAGS.batch_size)):
         boxed = [data.letterbox(image, model.encoder.image_shape) for image, *_ in chunk]
-        answers = dense.predict(model, np.stack([image for image, _ in boxed]))
-        for place, ((image, truth, objects), (_, factor)) in enumerate(zip(chunk, boxed, strict=True)):
-            answer = {name: value[place] for name, value in answers.items()}
-            found = {"image_id": truth[0]["id"], **evaluation.to_original(answer, factor, *image.shape[:2])}
-            yield image, truth, objects, found
+        outputs = dense.predict(model, np.stack([image for image, _ in boxed]))
+        for index, ((image, truth, objects), (_, factor)) in enumerate(zip(chunk, boxed, strict=True)):
+            output = {name: value[index] for name, value in outputs.items()}
+            detected = {"image_id": truth[0]["id"], **evaluation.to_original(output, factor, *image.shape[:2])}
+            yield image, truth, objects, detected
 
 
 def judge(model, source, limit=None):
-    """Average precision on a source, or its first images: numbers by name, of boxes, of masks if there are any, and of
-    each class."""
+    """Compute average precision of boxes and masks on a source or its first images, overall and for each class."""
     from keras_splitmask import evaluation
 
-    parts = [(truth, found) for _, truth, _, found in detections(model, source, limit)]
-    truth, found = source.truth([truth for truth, _ in parts]), [found for _, found in parts]
+    pairs = [(truth, detected) for _, truth, _, detected in detections(model, source, limit)]
+    truth, predictions = source.truth([truth for truth, _ in pairs]), [detected for _, detected in pairs]
     values = {}
-    for prefix, kind, of_kind in (("", "boxes", truth), ("mask_", "masks", outlined(truth))):
-        if of_kind["annotations"] and all(kind in prediction for prediction in found):
-            scores = evaluation.average_precision(of_kind, found, kind)
-            of_classes = scores.pop("per_class")
+    for prefix, kind, kind_truth in (("", "boxes", truth), ("mask_", "masks", outlined(truth))):
+        if kind_truth["annotations"] and all(kind in prediction for prediction in predictions):
+            scores = evaluation.average_precision(kind_truth, predictions, kind)
+            classes = scores.pop("per_class")
             values |= {f"{prefix}{name}": value for name, value in scores.items()}
             values |= {
-                f"{prefix}{measure}/{name}": value
-                for name, of_class in of_classes.items()
-                for measure, value in of_class.items()
+                f"{prefix}{metric}/{name}": value
+                for name, class_scores in classes.items()
+                for metric, value in class_scores.items()
             }
     return values
 
 
 def outlined(truth):
-    """COCO's truth for masks, where an object without an outline is a crowd that fills its box: what is found there
-    does not count."""
+    """Prepare COCO's ground truth for masks. An object without a mask becomes a crowd that fills its box, so that
+    detections there do not count."""
     filled = []
     for annotation in truth["annotations"]:
         left, top, width, height = annotation["bbox"]
@@ -141,14 +140,14 @@ def outlined(truth):
 
 
 def finish(model, source, run, values):
-    """Print and draw what the model is worth, and return it."""
+    """Print the metrics, save a picture of predictions, and return the metrics."""
     from keras_splitmask import evaluation
 
     shown = list(detections(model, source, FLAGS.pictures)) if FLAGS.pictures else []
     if shown:
-        images, _, truths, found = zip(*shown, strict=True)
+        images, _, truths, predictions = zip(*shown, strict=True)
         evaluation.save_detections(
-            run.file("pictures/detections.png"), images, truths, found, source.classes, FLAGS.pictures
+            run.file("pictures/detections.png"), images, truths, predictions, source.classes, FLAGS.pictures
         )
     width = max(map(len, source.classes))
     for name in source.classes:
@@ -175,7 +174,7 @@ def main(devices, run):
     source, judged = dense.open_sets(data.open_detection)
     mask_size = MASK_SIZE if FLAGS.head == "maskrcnn" and FLAGS.masks else None
     if mask_size and not judged.outlined:
-        print("No object of the split to judge by has an outline: masks are learnt, but not measured.", flush=True)
+        print("No object of the evaluation split has a mask: masks are trained, but not evaluated.", flush=True)
     options = {
         "scale": dense.scale(SCALE),
         "max_objects": FLAGS.max_objects,
@@ -186,7 +185,7 @@ def main(devices, run):
         order = {"seed": FLAGS.seed, "start": start, "workers": FLAGS.workers}
         return data.detection_batches(source, encoder.image_shape, FLAGS.batch_size, **options, **order)
 
-    batches(0)  # what does not fit stops here, before anything is written
+    batches(0)  # stop at bad options before anything is written
     model = build_model(encoder, len(source.classes))
     dense.train(devices, run, model, source, judged, batches, judge, finish)
 

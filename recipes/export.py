@@ -4,17 +4,19 @@
     python recipes/export.py --init_from=runs/quickstart --layout=vit --output=runs/quickstart/vit
     python recipes/export.py --init_from=runs/found --what=model --output=runs/found/detector
 
-The first is a SavedModel that needs TensorFlow alone: `tf.saved_model.load(PATH).serve(images)` takes images (B, H, W,
-C) uint8 of any number B, and gives a dictionary of "pooled" (B, D), "cls" (B, D) and "feature_map" (B, rows, columns,
-D), all float32. Preprocessing is inside.
+The first command writes a SavedModel, which needs only TensorFlow. `tf.saved_model.load(PATH).serve(images)` takes
+images (B, H, W, C) uint8 for any B. It returns a dictionary of "pooled" (B, D), "cls" (B, D) and "feature_map" (B,
+rows, columns, D), all float32. Preprocessing is included.
 
-With --what=model it answers what the whole model does: of a detector "boxes" (B, K, 4), [top, left, bottom, right] in
-pixels of the image that it was given, "scores" (B, K), "labels" (B, K), -1 where there are no more objects, and of a
-Mask R-CNN "masks" (B, K, 28, 28), shares inside each box; of a segmenter "labels" (B, H, W), the class of every pixel.
+The second writes a folder for `ViTModel.from_pretrained(PATH)` of Hugging Face's transformers. The layouts deit, beit
+and mae are for `DeiTModel`, `BeitModel` and `ViTMAEModel`. The layout timm is for
+`timm.create_model("local-dir:PATH", pretrained=True)`. Preprocessing is described in a file beside the weights.
 
-The second is a folder that `ViTModel.from_pretrained(PATH)` of Hugging Face's transformers reads; deit, beit and mae
-are for `DeiTModel`, `BeitModel` and `ViTMAEModel`, and timm for `timm.create_model("local-dir:PATH", pretrained=True)`.
-Preprocessing is in a file beside it.
+The third, with --what=model, writes the whole model as a SavedModel:
+  - a detector returns "boxes" (B, K, 4), [top, left, bottom, right] in pixels of the given image; "scores" (B, K); and
+    "labels" (B, K), -1 where there are no more objects;
+  - a Mask R-CNN also returns "masks" (B, K, 28, 28), probabilities inside each box;
+  - a segmenter returns "labels" (B, H, W), the class of every pixel.
 """
 
 import contextlib
@@ -37,21 +39,18 @@ flags.DEFINE_enum(
     "layout",
     "saved_model",
     ["saved_model", "vit", "deit", "beit", "mae", "timm"],
-    "What to write; vit is what most libraries read.",
+    "Format to write. Most libraries read vit.",
 )
-flags.DEFINE_enum(
-    "what", "encoder", ["encoder", "model"], "The encoder, or the detector or segmenter that was trained on it."
-)
+flags.DEFINE_enum("what", "encoder", ["encoder", "model"], "The encoder, or the whole detector or segmenter.")
 
 # These do not.
 flags.DEFINE_string("output", None, "Folder to write; it must not exist yet.")
 FLAGS = flags.FLAGS
-TOLERANCE = 1e-4  # in units of the answer's own size
+TOLERANCE = 1e-4  # relative to the largest output
 
 
 def write_saved_model(function, model, folder):
-    """Write a SavedModel of a function of images that the model is part of, and return what answers images as it
-    will."""
+    """Write `function`, which uses `model`, as a SavedModel. Returns a function that runs the written SavedModel."""
     import keras
 
     from keras_splitmask.backend.optional import optional
@@ -68,11 +67,11 @@ def write_saved_model(function, model, folder):
 
 
 def encoder_of(model):
-    return getattr(model, "encoder", model)
+    return model.encoder if FLAGS.what == "model" else model
 
 
 def load():
-    """The model to export, and the function of images that it stands for, which gives a dictionary of arrays."""
+    """Load the model to export. Returns it and a function from images to a dictionary of arrays."""
     import keras
 
     import keras_splitmask as ks
@@ -84,8 +83,8 @@ def load():
         return encoder, encoder
     if FLAGS.layout != "saved_model":
         raise commandline.BadInput(
-            f"Expected --what=encoder with --layout={FLAGS.layout}, received --what=model; other libraries take the"
-            " encoder alone."
+            f"Expected --what=encoder with --layout={FLAGS.layout}, received --what=model; other libraries take"
+            " only the encoder."
         )
     model = ks.interchange.load_model(FLAGS.init_from)
     if isinstance(model, ks.transfer.Segmenter):
@@ -99,7 +98,7 @@ def load():
 
 
 def write_layout(function, encoder, folder):
-    """Write the weights by the names of another library, and return what answers images with what can be read back."""
+    """Write the weights in the layout of another library. Returns a function that runs the encoder read back."""
     import keras
 
     import keras_splitmask as ks
@@ -111,13 +110,11 @@ def write_layout(function, encoder, folder):
 
 @contextlib.contextmanager
 def written_aside(output):
-    """A path to write to, which becomes `output` at the end; what is written is removed if it cannot."""
+    """Yield a temporary path, which is renamed to `output` at the end, or removed on an error."""
     made, aside = [], None
     try:
         made = writing.make_folders(output.parent)
-        aside = pathlib.Path(
-            tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent)
-        )  # a name that nobody else has
+        aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))  # a unique name
         yield aside / output.name
         os.rename(aside / output.name, output)
     except OSError as error:
@@ -130,17 +127,17 @@ def written_aside(output):
         writing.remove_empty(made)
 
 
-def compare(model, function, answer):
-    """Print how far the exported model's answers are from the model's, and stop if they are too far."""
+def compare(model, function, exported):
+    """Print how far the outputs of the exported model differ from the model's, and stop if they differ too much."""
     import keras
     import numpy as np
 
     images = np.random.default_rng(0).integers(0, 256, (3, *encoder_of(model).image_shape), dtype="uint8")
-    expected, received = function(images), answer(images)
+    expected, received = function(images), exported(images)
     for name, value in expected.items():
         value = keras.ops.convert_to_numpy(value)
         differences = np.abs(value - received[name]) / max(1.0, np.abs(value).max())
-        # Of two boxes, or classes of a pixel, that are as good as each other, rounding decides.
+        # Rounding decides between two boxes, or two classes of a pixel, with nearly equal scores.
         difference = np.quantile(differences, 0.99) if FLAGS.what == "model" else differences.max()
         print(f"{name:<12} {'x'.join(map(str, value.shape[1:])):<12} differs by {difference:.1e} after reloading")
         if not difference < TOLERANCE:

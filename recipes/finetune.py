@@ -1,4 +1,4 @@
-"""Fine-tune an encoder on labelled images, or train one from scratch on the same budget.
+"""Fine-tune an encoder on labelled images, or train one from scratch with the same budget.
 
 python recipes/finetune.py --init_from=runs/quickstart --dataset=sample --labelled=1000 --workdir=runs/tuned
 python recipes/finetune.py --size=vit_micro --patch_size=4 --dataset=sample --labelled=1000 --workdir=runs/scratch
@@ -9,115 +9,133 @@ from absl import flags
 from recipes.shared import commandline, encoders, fitting, hardware, image_sets, trouble, value_range
 
 # These change the result.
+
+# Data.
 flags.DEFINE_string(
     "dataset",
     None,
-    "Labelled set: sample, folder:PATH, npz:PATH or tfds:NAME. Its train split is learnt from; see --judge.",
+    "Labelled set: sample, folder:PATH, npz:PATH or tfds:NAME. Its train split is used for training; see also --judge.",
 )
 flags.DEFINE_string(
     "labelled",
     None,
-    "Learn from a part of the training split. 1000: that many images, the same number of each class, or all of a class"
-    " that has fewer. 1%: this share of each class, at least one image. Drawn by the seed and listed in subset.txt. Or"
-    " the path of such a file. Default: all images.",
-)
-flags.DEFINE_string(
-    "init_from",
-    None,
-    "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of a pre-trained encoder; left"
-    " out, from scratch.",
-)
-flags.DEFINE_string("size", None, "Encoder when from scratch: vit_micro, vit_tiny, vit_small, vit_base or vit_large.")
-flags.DEFINE_integer(
-    "patch_size", None, lower_bound=1, help="Side of a patch in pixels; left out, that of --init_from."
+    "Train on a subset: a number (1000), a fraction (1%), or a file that lists names. A number is drawn"
+    " equally from each class, and a class that has fewer images gives all of them. A fraction is taken of"
+    " each class, at least one image. The choice is saved in subset.txt. Default: all images.",
 )
 flags.DEFINE_string(
     "image_size",
     None,
-    "Pixels, as 224 or 48x80; left out, those of --init_from; or from scratch 224, or for arrays and the sample their"
-    " own size.",
+    "Image size in pixels: 224, or 48x80 (height x width). Default: that of --init_from. From scratch: 224;"
+    " for arrays and the sample their own size.",
 )
 flags.DEFINE_integer(
     "channels",
     None,
     lower_bound=1,
-    help="Convert images to 1 (grey) or 3 (colour) channels; left out, those of --init_from, or as they are.",
+    help="Convert images to 1 (grey) or 3 (colour) channels. Default: as --init_from has; from scratch as stored.",
 )
-flags.DEFINE_string("augmentation", "crop_flip", "crop_flip, flip or none.")
+flags.DEFINE_string("augmentation", "crop_flip", "crop_flip, flip or none. Choose flip if objects fill the image.")
+flags.DEFINE_float("crop_ratio", 1.0, "Fraction of a test image's side to keep, from the centre; 0.875 in the paper.")
+flags.DEFINE_string(
+    "cache",
+    None,
+    "Folder for packed images, decoded and resized once to 8/7 of --image_size. Later runs read them from"
+    " there. Use it if the log says that training waits for data.",
+)
+
+# Encoder.
+flags.DEFINE_string(
+    "init_from",
+    None,
+    "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of a pre-trained"
+    " encoder. Default: train from scratch.",
+)
+flags.DEFINE_string(
+    "size", None, "Encoder to train from scratch: vit_micro, vit_tiny, vit_small, vit_base or vit_large."
+)
+flags.DEFINE_integer("patch_size", None, lower_bound=1, help="Side of a patch in pixels. Default: that of --init_from.")
+flags.DEFINE_float("drop_path", 0.1, "Stochastic depth rate of the last block. Lower it for short runs.")
+flags.DEFINE_bool("frozen", False, "Train only the head.")
+
+# Optimization.
 flags.DEFINE_integer("batch_size", 128, lower_bound=1, help="Images per step.")
-flags.DEFINE_float("epochs", 100, lower_bound=0, help="Times that each image is seen.")
-flags.DEFINE_integer("steps", None, lower_bound=1, help="Optimizer steps, in place of --epochs.")
+flags.DEFINE_float("epochs", 100, lower_bound=0, help="Passes over the data. Small data sets need more.")
+flags.DEFINE_integer("steps", None, lower_bound=1, help="Optimizer steps. Default: as --epochs says.")
 flags.DEFINE_float(
-    "learning_rate", 1e-3, lower_bound=0, help="Peak. Lower it if layer decay is 1 and the encoder is large."
+    "learning_rate",
+    1e-3,
+    lower_bound=0,
+    help="Peak learning rate. Lower it if --layer_decay is 1 and the encoder is large.",
 )
-flags.DEFINE_float("min_learning_rate", 1e-6, "At the end of the cosine.")
+flags.DEFINE_float("min_learning_rate", 1e-6, "Final learning rate.")
 flags.DEFINE_float(
-    "warmup", 0.1, lower_bound=0, upper_bound=1, help="Share of the steps in which the learning rate rises."
+    "warmup",
+    0.1,
+    lower_bound=0,
+    upper_bound=1,
+    help="Fraction of the steps in which the learning rate rises. Raise it if the loss jumps early.",
 )
-flags.DEFINE_float("weight_decay", 0.05, "Not applied to biases, norms, positions and cls.")
+flags.DEFINE_float("weight_decay", 0.05, "Weight decay of AdamW. Biases, norms, positions and cls are exempt.")
 flags.DEFINE_float(
     "layer_decay",
     0.75,
     lower_bound=0,
     upper_bound=1,
-    help="Learning rate of a block as a share of the next block's; 1 for none. Used from --init_from only.",
+    help="Learning rate of each block as a fraction of the next block's; 1 disables it. Used with --init_from only.",
 )
-flags.DEFINE_float("drop_path", 0.1, "Stochastic depth of the last block.")
-flags.DEFINE_float("label_smoothing", 0.1, "Probability that is spread over all classes.")
-flags.DEFINE_float("mixup", 0.0, "Mixup's alpha; 0.8 in the paper, for runs of hundreds of epochs.")
-flags.DEFINE_float("cutmix", 0.0, "CutMix's alpha; 1.0 in the paper, for runs of hundreds of epochs.")
+flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**31 - 1, help="Seed for all random numbers.")
+flags.DEFINE_bool(
+    "jit",
+    None,
+    "Compile the step with XLA on TensorFlow, which changes the random numbers. Default: only on accelerators.",
+)
+
+# Regularisation.
+flags.DEFINE_float("label_smoothing", 0.1, "Probability that is spread evenly over all classes.")
+flags.DEFINE_float("mixup", 0.0, "Alpha of mixup. 0 disables it; 0.8 in the paper, for runs of hundreds of epochs.")
+flags.DEFINE_float("cutmix", 0.0, "Alpha of CutMix. 0 disables it; 1.0 in the paper, for runs of hundreds of epochs.")
 flags.DEFINE_float(
     "rand_augment",
     0.0,
     lower_bound=0,
     upper_bound=10,
-    help="Magnitude of RandAugment; 7 or 9 in the paper, for runs of hundreds of epochs. 0 for none.",
+    help="Magnitude of RandAugment. 0 disables it; 7 or 9 in the paper, for runs of hundreds of epochs.",
 )
 flags.DEFINE_float(
     "random_erasing",
     0.0,
     lower_bound=0,
     upper_bound=1,
-    help="Share of the images of which a rectangle is erased; 0.25 in BEiT's recipe.",
+    help="Probability that a rectangle of an image is erased; 0.25 in BEiT's recipe.",
 )
 flags.DEFINE_integer(
     "repeats",
     1,
     lower_bound=1,
-    help="Times that an image comes up in a row, each time augmented anew; 3 in the paper for its larger sets.",
-)
-flags.DEFINE_float("crop_ratio", 1.0, "Share of a test image's side that is kept, from the centre; 0.875 in the paper.")
-flags.DEFINE_bool("frozen", False, "Train the head alone.")
-flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**31 - 1, help="Seed of all random numbers.")
-flags.DEFINE_string(
-    "cache",
-    None,
-    "Folder to pack the images in, decoded and resized to 8/7 of --image_size, once; later runs read them from there.",
-)
-flags.DEFINE_bool(
-    "jit",
-    None,
-    "Compile the step with XLA on the TensorFlow backend, which changes random numbers; left out, on accelerators"
-    " alone.",
+    help=(
+        "Repeated augmentation: each image appears this many times per batch, each time with new augmentation; 3"
+        " in the paper for its larger data sets."
+    ),
 )
 
-# These do not.
+# These do not change the trained weights.
 flags.DEFINE_enum(
     "judge",
     None,
     ["test", "val", "train"],
-    "Split to judge by. Default: test, or val if there is no test or it has no labels.",
+    "Split to evaluate on. Default: test, or val if test is missing or has no labels.",
 )
 flags.DEFINE_float(
     "max_bad_fraction",
     0.1,
     lower_bound=0,
     upper_bound=1,
-    help="Share of the files of each split that may be unreadable; each is listed in data.json.",
+    help="Largest fraction of unreadable files in each split. Each one is listed in data.json.",
 )
-flags.DEFINE_string("data_dir", None, "Where tfds keeps its data.")
+flags.DEFINE_string("data_dir", None, "Folder where tfds stores its data.")
 flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines of the log.")
-flags.DEFINE_integer("workers", 2, "Threads that read images.")
+flags.DEFINE_integer("workers", 2, "Threads that read images. Raise it if the log says that training waits for data.")
 flags.adopt_module_key_flags(value_range)
 FLAGS = flags.FLAGS
 
@@ -144,8 +162,7 @@ def build_classifier(encoder, classes, steps):
 
 
 def finish(run, model, split, images, labels, steps):
-    """What a run leaves behind at its end: the share of the images of a split that it classifies correctly, and the
-    model."""
+    """Measure the accuracy on a split, and write it with the report and the model at the end of a run."""
     logits = model.predict(images, batch_size=256, verbose=0)
     accuracy = float((logits.argmax(axis=1) == labels).mean())
     run.write_json("result.json", {f"{split}_top1": accuracy, "steps": steps, "seed": FLAGS.seed})
@@ -177,12 +194,12 @@ def main(devices, run):
         order = {"seed": FLAGS.seed, "start": start, "workers": FLAGS.workers, "repeats": FLAGS.repeats}
         return data.mixed_batches(source, shape, FLAGS.batch_size, mix, **host, image_transform=transform, **order)
 
-    batches(0)  # what does not fit stops here, before anything is written
+    batches(0)  # stop at bad options before anything is written
     source = image_sets.packed(source, shape)
     steps = FLAGS.steps or max(1, round(FLAGS.epochs * len(source) / FLAGS.batch_size))
     model = build_classifier(encoder, source.class_count, steps)
     print(
-        f"{len(source)} labelled images of {source.class_count} classes, {len(images)} to judge by, encoder"
+        f"{len(source)} labelled images of {source.class_count} classes, {len(images)} to evaluate on, encoder"
         f" {'from ' + FLAGS.init_from if FLAGS.init_from else 'from scratch'}{' (frozen)' if FLAGS.frozen else ''},"
         f" {steps} steps",
         flush=True,
@@ -194,7 +211,7 @@ def main(devices, run):
     log = trouble.log(run, model, source, batches, steps, checkpoints, repeats=FLAGS.repeats)
     fitting.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
     with checkpoints.finishing():
-        image_sets.save_record(source, judged, split)  # with what broke meanwhile
+        image_sets.save_record(source, judged, split)  # again, with files that broke during the run
         finish(run, model, split, images, labels, steps)
 
 

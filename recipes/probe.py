@@ -1,9 +1,9 @@
-"""Judge a frozen encoder: nearest neighbours and a linear classifier at every block.
+"""Evaluate a frozen encoder by nearest neighbours, and by a linear classifier on the features of every block.
 
     python recipes/probe.py --init_from=runs/quickstart --dataset=sample --workdir=runs/quickstart-probe
 
-The features of all blocks are held in memory, 8 x images x blocks x width bytes: 4 GB for 100,000 images and ViT-S.
---train_limit takes fewer.
+The features of all blocks are kept in memory: 8 x images x blocks x width bytes, or 4 GB for 100,000 images and ViT-S.
+Use --train_limit if that is too much.
 """
 
 from absl import flags
@@ -14,30 +14,39 @@ from recipes.shared import commandline, image_sets, screen, value_range, workdir
 flags.DEFINE_string(
     "init_from",
     None,
-    "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of the encoder to judge.",
+    "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of the encoder to evaluate.",
 )
 flags.DEFINE_string(
     "dataset",
     None,
-    "Labelled set: sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME; Its train split is learnt from; see --judge.",
+    "Labelled set: sample, folder:PATH, npz:PATH or tfds:NAME. The classifiers are trained on its"
+    " train split; see also --judge.",
 )
 flags.DEFINE_enum(
     "judge",
     None,
     ["test", "val", "train"],
-    "Split to judge by. Default: test, or val if there is no test or it has no labels.",
+    "Split to evaluate on. Default: test, or val if test is missing or has no labels.",
 )
-flags.DEFINE_bool("random", False, "Judge the same encoder with fresh random weights: what pre-training has to beat.")
-flags.DEFINE_integer("train_limit", None, lower_bound=1, help="Labelled training images to use at most.")
-flags.DEFINE_integer("test_limit", None, lower_bound=1, help="Images to judge by at most.")
+flags.DEFINE_bool("random", False, "Evaluate the same encoder with new random weights, as a baseline.")
+flags.DEFINE_integer(
+    "train_limit",
+    None,
+    lower_bound=1,
+    help="Largest number of labelled training images to use. Lower it if memory runs out. Default: all.",
+)
+flags.DEFINE_integer("test_limit", None, lower_bound=1, help="Largest number of images to evaluate on. Default: all.")
 flags.DEFINE_list(
-    "neighbours", ["20"], "How many neighbours vote; of several numbers, such as DINO's 10,20,100,200, each is tried."
+    "neighbours", ["20"], "Number of neighbours that vote. Each one of a list is tried, such as DINO's 10,20,100,200."
 )
 flags.DEFINE_enum(
-    "features", "pooled", ["pooled", "cls"], "What neighbours are found by: the mean of the patches, or DINO's cls."
+    "features",
+    "pooled",
+    ["pooled", "cls"],
+    "Features that neighbours are compared by: the mean of the patches, or cls, which suits DINO.",
 )
-flags.DEFINE_integer("epochs", 50, lower_bound=1, help="Of the linear classifiers. Raise it for few labels.")
-flags.DEFINE_float("learning_rate", 1e-2, lower_bound=0, help="Of the linear classifiers.")
+flags.DEFINE_integer("epochs", 50, lower_bound=1, help="Epochs of the linear classifiers. Raise it for few labels.")
+flags.DEFINE_float("learning_rate", 1e-2, lower_bound=0, help="Learning rate of the linear classifiers.")
 flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**31 - 1, help="Seed of the random weights of --random.")
 
 # These do not.
@@ -46,15 +55,15 @@ flags.DEFINE_float(
     0.1,
     lower_bound=0,
     upper_bound=1,
-    help="Share of the files of each split that may be unreadable; each is listed in data.json of --workdir.",
+    help="Largest fraction of unreadable files in each split. Each one is listed in data.json of --workdir.",
 )
-flags.DEFINE_string("data_dir", None, "Where tfds keeps its data.")
+flags.DEFINE_string("data_dir", None, "Folder where tfds stores its data.")
 flags.adopt_module_key_flags(value_range)
 FLAGS = flags.FLAGS
 
 
 def vote(bank, queries, labels, judged_labels):
-    """Print and return accuracies of the kNN by the numbers of neighbours in --neighbours."""
+    """Print and return the kNN accuracy for each number in --neighbours."""
     from keras_splitmask import evaluation
 
     bank, queries = evaluation.standardise(bank, queries)
@@ -67,8 +76,8 @@ def vote(bank, queries, labels, judged_labels):
 
 
 def judge():
-    """Accuracies of the encoder by name, which are printed too, and the sources of the images: those to learn from,
-    those to judge by, and their split."""
+    """Evaluate the encoder and print its accuracies. Returns them by name, and the sources: the training images, the
+    evaluation images and their split."""
     import keras
 
     import keras_splitmask as ks
@@ -85,7 +94,7 @@ def judge():
     judged, split = image_sets.open_judged(train, shape[-1])
     images, labels = image_sets.read(train, "train", shape, FLAGS.train_limit)
     judged_images, judged_labels = image_sets.read(judged, split, shape, FLAGS.test_limit)
-    print(f"{len(images)} labelled images, {len(judged_images)} to judge by", flush=True)
+    print(f"{len(images)} labelled images, {len(judged_images)} to evaluate on", flush=True)
 
     result = vote(
         *(evaluation.extract(encoder, x, key=FLAGS.features) for x in (images, judged_images)), labels, judged_labels

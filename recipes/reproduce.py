@@ -1,10 +1,10 @@
-"""Run the paper's tables again, cell by cell, and print what comes out beside the paper's numbers.
+"""Reproduce the paper's tables cell by cell, and print the results beside the paper's numbers.
 
     python recipes/reproduce.py --table=ablation --scale=small --list
     python recipes/reproduce.py --table=ablation --scale=small --seeds=0,1,2
 
-A cell is a pre-training run and what judges it, each in a folder of its own in --workdir; tables share the runs that
-they have in common. The same command goes on where it was stopped, and makes no finished run again.
+A cell is a pre-training run and its evaluation, each in its own folder in --workdir. Tables share the runs that they
+have in common. Run the same command again to resume; finished runs are not repeated.
 """
 
 import pathlib
@@ -17,26 +17,28 @@ from absl import flags
 
 from recipes.shared import children, commandline, record, screen, tables, workdir
 
-flags.DEFINE_enum("table", None, sorted({name for scale in tables.TABLES.values() for name in scale}), "Which table.")
+flags.DEFINE_enum(
+    "table", None, sorted({name for scale in tables.TABLES.values() for name in scale}), "Which table to reproduce."
+)
 flags.DEFINE_enum(
     "scale",
     "small",
     sorted(tables.TABLES),
-    "small: minutes a cell on two cores, on the sample and CIFAR-10; paper: as the paper has it, days on many GPUs.",
+    "small: minutes per cell on two cores, with the sample and CIFAR-10. paper: the paper's scale, days on many GPUs.",
 )
-flags.DEFINE_list("seeds", ["0"], "Each cell is run with each of these.")
-flags.DEFINE_list("rows", None, "Names of the rows to run; left out, all.")
-flags.DEFINE_list("columns", None, "Names of the columns to run; left out, all.")
-flags.DEFINE_bool("list", False, "Show the commands of the cells and what is measured by now, and run nothing.")
-flags.DEFINE_string("cifar10", "tfds:cifar10", "Where CIFAR-10 is for the small tables, named as --dataset.")
-flags.DEFINE_string("data_dir", None, "Where tfds keeps its data.")
+flags.DEFINE_list("seeds", ["0"], "Each cell is run once with each of these seeds.")
+flags.DEFINE_list("rows", None, "Names of the rows to run. Default: all.")
+flags.DEFINE_list("columns", None, "Names of the columns to run. Default: all.")
+flags.DEFINE_bool("list", False, "Show the commands of the cells and the results so far, and run nothing.")
+flags.DEFINE_string("cifar10", "tfds:cifar10", "CIFAR-10 for the small tables, named as --dataset.")
+flags.DEFINE_string("data_dir", None, "Folder where tfds stores its data.")
 FLAGS = flags.FLAGS
 FLAGS.set_default("workdir", "runs/reproduce")
 RECIPES = pathlib.Path(__file__).resolve().parent
 
 
 def commands(row, column, seed):
-    """The commands that make a cell, in order: a list of (folder, recipe, arguments)."""
+    """List the commands of a cell in order, as (folder, recipe, arguments)."""
     pretrain, judge = (
         [text.format(data=column.data) for text in texts] for texts in ((*row.pretrain, *column.source), column.judge)
     )
@@ -50,7 +52,7 @@ def commands(row, column, seed):
 
 
 def slug(recipe, arguments, seed):
-    """A folder's name that says what a run is."""
+    """Name a folder after its run."""
     words = [
         argument.removeprefix("--").removeprefix("flagfile=recipes/flags/").removesuffix(".flags")
         for argument in arguments
@@ -72,7 +74,7 @@ def command_of(folder, recipe, arguments):
 
 
 def measured(row, column, seed):
-    """The number of a cell by one seed, or None if it is not there yet."""
+    """Read the result of a cell for one seed; None if it is missing."""
     folder, recipe, _ = commands(row, column, seed)[-1]
     try:
         return column.read(folder)
@@ -81,7 +83,7 @@ def measured(row, column, seed):
 
 
 def chosen(given, parts, flag):
-    """Those of the rows or columns that a flag names, or all."""
+    """Select the rows or columns that a flag names, or all."""
     names = [part.name for part in parts]
     if wrong := sorted(set(given or ()) - set(names)):
         raise commandline.BadInput(f"Expected {flag} among {', '.join(names)}, received {', '.join(wrong)}.")
@@ -89,7 +91,7 @@ def chosen(given, parts, flag):
 
 
 def cells(table, seeds):
-    """Row, column and seed of each cell that was asked for; one seed after the other, so that a table is soon whole."""
+    """List row, column and seed of each selected cell. Seeds come one after the other, so that a table fills early."""
     rows, columns = chosen(FLAGS.rows, table.rows, "--rows"), chosen(FLAGS.columns, table.columns, "--columns")
     return [
         (row, column, seed) for seed in seeds for row, column, _ in table.cells() if row in rows and column in columns
@@ -97,7 +99,7 @@ def cells(table, seeds):
 
 
 def run(table, seeds):
-    """Make what is missing; returns how many of the commands failed."""
+    """Run the missing cells, and return the number of commands that failed."""
     failed = []
     for row, column, seed in cells(table, seeds):
         if measured(row, column, seed) is not None:
@@ -118,14 +120,14 @@ def run(table, seeds):
 
 
 def _wait_for(folder, seconds=60):
-    """Wait for what still saves in a run's folder, since the reproduce.py that ran it was killed."""
+    """Wait until a run's folder is free: after a kill of reproduce.py, the run may still be saving its checkpoint."""
     until = time.monotonic() + seconds
     while record.is_held(folder) and time.monotonic() < until:
         time.sleep(0.1)
 
 
 def text_of(table, seeds):
-    """The table in Markdown: mean and standard deviation over the seeds, in brackets the paper's number."""
+    """Format the table in Markdown: mean and standard deviation over the seeds, and the paper's number in brackets."""
     lines = [f"| {table.corner} | " + " | ".join(column.name for column in table.columns) + " |"]
     lines.append("|---" * (1 + len(table.columns)) + "|")
     for row in table.rows:
@@ -148,12 +150,12 @@ def text_of(table, seeds):
 def print_table(table, seeds):
     """Print the table and return its text."""
     text = text_of(table, seeds)
-    print(f"\n{table.title}; in brackets the paper's number\n\n{text}")
+    print(f"\n{table.title}; the paper's numbers in brackets\n\n{text}")
     return text
 
 
 def show(table, seeds):
-    """Print the commands of the cells, and what is measured by now."""
+    """Print the commands of the cells and the results so far."""
     for row, column, seed in cells(table, seeds):
         value = measured(row, column, seed)
         print(f"{row.name}, {column.name}, seed {seed}: {'missing' if value is None else round(value, column.digits)}")
@@ -184,7 +186,9 @@ def main():
         home.write_text(name, print_table(table, seeds))
         print(f"table     {home.folder / name}")
     if failed:
-        raise commandline.BadInput(f"{failed} runs failed, see above; the same command tries them again.")
+        raise commandline.BadInput(
+            f"{failed} {'run' if failed == 1 else 'runs'} failed, see above. Run the same command to try again."
+        )
 
 
 if __name__ == "__main__":

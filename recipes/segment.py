@@ -1,19 +1,21 @@
-"""Learn the class of every pixel, with a pre-trained encoder or from scratch.
+"""Train a segmenter, which classifies every pixel, on a pre-trained encoder or from scratch.
 
     python recipes/segment.py --init_from=runs/streets --dataset=masks:streets --image_size=384x512 \
         --workdir=runs/segmented
 
-masks:DIR holds DIR/SPLIT/images and DIR/SPLIT/labels, PNG files of class numbers with the names of the images, for the
-splits train, val and test. tfds:scene_parse150 is ADE20k. DIR/classes.json may name the classes, in one of these forms:
+masks:DIR holds DIR/SPLIT/images and DIR/SPLIT/labels, where SPLIT is train, val or test. Labels are PNG files of class
+numbers, with the names of the images. tfds:scene_parse150 is ADE20k. DIR/classes.json may name the classes, in one of
+these forms:
 
     {"classes": ["sky", "road"]}               sky is 0, road is 1; 255 is ignored
     {"classes": ["sky", "road"], "void": 0}    0 is ignored, sky is 1, road is 2; several numbers as [0, 9]
     {"0": "background", "255": "cell"}         each class by its number
 
-Without it, the classes are "0" to the largest number. Label maps of 0 and 255 only are read as classes 0 and 1.
+Without it, the classes are "0" to the largest number. Label maps of only 0 and 255 are read as classes 0 and 1.
 """
 
 import functools
+import math
 
 from absl import flags
 
@@ -23,27 +25,35 @@ from recipes.shared import commandline, dense, hardware, value_range
 flags.DEFINE_string(
     "dataset",
     None,
-    'Labelled images: masks:DIR or tfds:scene_parse150. DIR/classes.json names the classes, as {"classes": ["sky",'
-    ' "road"], "void": 255}.',
+    "Labelled images: masks:DIR or tfds:scene_parse150. DIR/classes.json names the classes, such as"
+    ' {"classes": ["sky", "road"], "void": 255}.',
 )
 flags.DEFINE_enum(
     "head", "upernet", ["upernet", "deeplab", "segformer"], "upernet is the paper's; the others are KerasCV's."
 )
-flags.DEFINE_enum("positions", "learned", ["learned", "sine_cosine"], "Position table; a learned one is resampled.")
+flags.DEFINE_enum(
+    "positions",
+    "learned",
+    ["learned", "sine_cosine"],
+    "Position embeddings. Learned ones are resampled to --image_size.",
+)
 flags.DEFINE_integer(
-    "head_width", 512, lower_bound=1, help="Channels of the head; 768 in the paper's ViT-B. Fewer are cheaper."
+    "head_width", 512, lower_bound=1, help="Channels of the head; 768 for the paper's ViT-B. Fewer are cheaper."
 )
 flags.DEFINE_float(
-    "auxiliary_weight", 0.4, lower_bound=0, help="Weight of the loss of a second, small head in training; of upernet."
+    "auxiliary_weight",
+    0.4,
+    lower_bound=0,
+    help="With --head=upernet, weight of the loss of a second, smaller head during training.",
 )
-flags.DEFINE_float("dropout", 0.1, lower_bound=0, help="Share of the head's channels that are dropped in training.")
+flags.DEFINE_float("dropout", 0.1, lower_bound=0, help="Fraction of the head's channels to drop during training.")
 
-# These do not change what is learnt.
+# These do not change the trained weights.
 flags.DEFINE_enum(
     "inference",
     "whole",
     ["whole", "slide"],
-    "Judge by looking at an image as a whole, or through overlapping windows, its shape kept.",
+    "How images are evaluated: resized as a whole, or through overlapping windows that keep their shape.",
 )
 flags.adopt_module_key_flags(dense)
 flags.adopt_module_key_flags(value_range)
@@ -52,8 +62,8 @@ SCALE = ("0.5", "2.0")
 
 
 def label_maps(model, source, limit=None):
-    """The true label map of each image of a source, or of the first of them, and that which the model gives, both of
-    the image's own size."""
+    """Yield each image of a source, or of the first `limit`, with its true and its predicted label map, at the image's
+    own size."""
     from keras_splitmask import evaluation
 
     def predict(images):
@@ -69,8 +79,7 @@ def label_maps(model, source, limit=None):
 
 
 def judge(model, source, limit=None):
-    """Mean intersection over union and the like on a source, or its first images: numbers by name, also of each
-    class."""
+    """Compute mean IoU and accuracies on a source or its first images, and the IoU of each class."""
     from keras_splitmask import evaluation
 
     matrix = evaluation.ConfusionMatrix(len(source.classes))
@@ -78,11 +87,11 @@ def judge(model, source, limit=None):
         matrix.add(truth, predicted)
     values = {name: getattr(matrix, name) for name in ("mean_iou", "pixel_accuracy", "mean_accuracy")}
     values |= {f"iou/{name}": float(value) for name, value in zip(source.classes, matrix.iou, strict=True)}
-    return {name: value for name, value in values.items() if value == value}  # without labelled pixels there is none
+    return {name: value for name, value in values.items() if not math.isnan(value)}  # NaN: no labelled pixels
 
 
 def finish(model, source, run, values):
-    """Print and draw what the model is worth, and return it."""
+    """Print the metrics, save a picture of predictions, and return the metrics."""
     from keras_splitmask import evaluation
 
     shown = list(label_maps(model, source, FLAGS.pictures)) if FLAGS.pictures else []
@@ -113,7 +122,7 @@ def main(devices, run):
         order = {"seed": FLAGS.seed, "start": start, "workers": FLAGS.workers}
         return data.segmentation_batches(source, encoder.image_shape, FLAGS.batch_size, **options, **order)
 
-    batches(0)  # what does not fit stops here, before anything is written
+    batches(0)  # stop at bad options before anything is written
     options = {
         "drop": FLAGS.dropout,
         "auxiliary_weight": FLAGS.auxiliary_weight,

@@ -1,5 +1,4 @@
-"""A recipe that another recipe runs: the process that it is ends, orderly, when the other one does, whatever ended
-that."""
+"""Recipes that run other recipes: a child saves and ends when its parent ends, whatever ended the parent."""
 
 import os
 import signal
@@ -10,7 +9,7 @@ WATCHED = "KERAS_SPLITMASK_WATCH_STDIN"  # set where stdin is a pipe that closes
 
 
 def run(command):
-    """Run a recipe and return its exit status. If this process is asked to stop, the recipe is, and ends first."""
+    """Run a recipe and return its exit status. If this process is stopped, the recipe is stopped first."""
     child = subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, WATCHED: "1"})
     try:
         return child.wait()
@@ -23,7 +22,7 @@ def run(command):
 
 
 def end_with_parent():
-    """In a recipe that `run` started: stop as by SIGTERM as soon as the parent has ended, by SIGKILL too."""
+    """Send SIGTERM to this process when its parent ends, even by SIGKILL, if `run` started it."""
     if os.environ.pop(WATCHED, None):
         threading.Thread(target=_watch, daemon=True).start()
 

@@ -1,4 +1,4 @@
-"""What every recipe does around its work: flags in, one clear line for bad input, and an orderly end."""
+"""The command line of every recipe: flags, one clear line for bad input, and an orderly end."""
 
 import contextlib
 import errno
@@ -11,46 +11,51 @@ import traceback
 
 from absl import app, flags
 
-from recipes.shared import children, flagfiles, places, screen
+from recipes.shared import children, flagfiles, paths, screen
 
 BACKENDS = ("tensorflow", "jax", "torch")
-_asked = []  # signals that asked to stop
+_signals = []  # signals that asked to stop
 
 # These do not change the result.
 flags.DEFINE_enum(
-    "backend", None, BACKENDS, "Keras backend. Left out: $KERAS_BACKEND, or the first of these that is installed."
+    "backend", None, BACKENDS, "Keras backend. Default: $KERAS_BACKEND, or the first of these that is installed."
 )
 flags.DEFINE_enum(
     "precision",
     "float32",
     ("float32", "bfloat16", "float16"),
-    "bfloat16 is faster on GPUs and TPUs, float16 on old GPUs; weights stay float32.",
+    "Number format of the computation; weights stay float32. bfloat16 is faster on GPUs and TPUs, float16 on old GPUs.",
 )
 FLAGS = flags.FLAGS
+# Flags of shared modules that --help shows beside the recipe's own.
+IN_HELP = ("workdir", "overwrite", "backend", "precision", "strategy", "devices", "model_devices")
 REMEDIES = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Make room") | dict.fromkeys(
     (errno.EIO, errno.EROFS, errno.ESTALE), "Check that disk"
 )
 
 
 class BadInput(ValueError):
-    """A bad value given by the user; its one line is all that they see."""
+    """A bad value from the user. Only its message is shown, in one line."""
 
 
 def run(main, settle_flags=lambda: None):
-    """Parse the flags, `settle_flags()` which need it, choose the backend and run `main()`.
+    """Parse the flags, complete them by `settle_flags()`, choose the backend and run `main()`.
 
-    Bad input ends in one line and exit status 2; a full or failing disk, SIGTERM, Ctrl-C and a terminal that is closed,
-    in one line and status 75.
+    Bad input ends in one line and exit status 2. A full or failing disk, SIGTERM, Ctrl-C and a closed terminal end in
+    one line and status 75.
     """
     with screen.kept_open(), _stopped_by_signals():
         children.end_with_parent()
         try:
             app.define_help_flags()
+            for name in IN_HELP:
+                if name in FLAGS:
+                    FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[name])
             rest = FLAGS([sys.argv[0], *flagfiles.expanded(sys.argv[1:])])[1:]
             if rest:
                 raise BadInput(f"Expected flags only, received {' '.join(rest)!r}; write --name=value.")
-            _check_here()
-            places.expand()
+            _check_current_folder()
+            paths.expand()
             settle_flags()
             _choose_backend()
             main()
@@ -66,29 +71,27 @@ def run(main, settle_flags=lambda: None):
             raise SystemExit(os.EX_TEMPFAIL if remedy else 2) from error
 
 
-def _check_here():
+def _check_current_folder():
     try:
         os.getcwd()
     except OSError as error:
         raise BadInput(
-            f"Expected a working folder that is there, received {os.environ.get('PWD', 'one')} ({error.strerror}); cd"
-            " to another one."
+            f"The current folder no longer exists: {os.environ.get('PWD', 'unknown')}. Change to another one with cd."
         ) from error
 
 
 @contextlib.contextmanager
 def _stopped_by_signals():
-    """Within it, before training and after it, what asks to stop does so in one line; while training lasts, see
-    `training.Checkpoints`.
+    """End on a signal with one line, before and after training. During training `training.Checkpoints` handles it.
 
-    What is ignored, as SIGHUP is under nohup, stays ignored.
+    Ignored signals stay ignored, such as SIGHUP under nohup.
     """
     numbers = [
         number
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         if signal.getsignal(number) != signal.SIG_IGN
     ]
-    _asked.clear()
+    _signals.clear()
     before = {number: signal.signal(number, _stop) for number in numbers}
     try:
         yield
@@ -98,20 +101,19 @@ def _stopped_by_signals():
 
 
 def _stop(number, frame):
-    _asked.append(number)
-    print(f"stopped by {signal.Signals(number).name}; run the same command again to go on", flush=True)
-    raise SystemExit(os.EX_TEMPFAIL)  # as while training, for schedulers, whichever signal it was
+    _signals.append(number)
+    print(f"Stopped by {signal.Signals(number).name}. Run the same command to resume.", flush=True)
+    raise SystemExit(os.EX_TEMPFAIL)  # the same status as during training, which schedulers read
 
 
 def stop_if_asked():
-    """Stop after all, where `_stop` was called within a library that drops exceptions, as Python does within
-    `__del__`."""
-    if _asked:
+    """Stop if `_stop` was called where its exception was lost, such as in a library or in `__del__`."""
+    if _signals:
         raise SystemExit(os.EX_TEMPFAIL)
 
 
 def _line_for_user(error):
-    """The error's message on one line if absl or this project wrote it for the user; nothing if a library failed us."""
+    """Return an error's message in one line if absl or this project raised it for the user; None for a bug."""
     raised_in = pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     library = sys.modules.get("keras_splitmask")
     ours = library and raised_in.is_relative_to(pathlib.Path(library.__file__).parent)
@@ -119,7 +121,7 @@ def _line_for_user(error):
         ours and isinstance(error, (ValueError, ImportError, FloatingPointError))
     ):
         return " ".join(str(error).split())
-    # TensorFlow hands an error of the input pipeline on inside a message of its own.
+    # TensorFlow wraps an error of the input pipeline in a message of its own.
     return next(
         (line.split("ValueError: ", 1)[1] for line in str(error).splitlines() if "ValueError: Expected " in line), None
     )
@@ -132,10 +134,10 @@ def _choose_backend():
         raise BadInput(f"Expected the backend to be one of {', '.join(BACKENDS)}, received KERAS_BACKEND={backend!r}.")
     if backend not in installed:
         raise BadInput(
-            f"The backend {backend} is not installed; run: pip install"
+            f"The backend {backend} is not installed. Run: pip install"
             f" 'keras-splitmask[{backend.replace('tensorflow', 'tf')}]'"
         )
-    FLAGS.backend = os.environ["KERAS_BACKEND"] = backend  # so that run.flags names it
+    FLAGS.backend = os.environ["KERAS_BACKEND"] = backend  # run.flags lists it
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
 
@@ -143,7 +145,7 @@ def _choose_backend():
 
 
 def require(*names):
-    """Stop unless these flags were given."""
+    """Stop unless these flags are set."""
     for name in names:
-        if FLAGS[name].value in (None, ""):  # as of --workdir=$UNSET
+        if FLAGS[name].value in (None, ""):  # "": as in --workdir=$UNSET
             raise BadInput(f"Expected --{name}: {FLAGS[name].help}")

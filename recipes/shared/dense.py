@@ -1,4 +1,4 @@
-"""What detect.py and segment.py share: flags, the encoder, the optimizer, and a run that is judged while it goes on."""
+"""Flags, encoder, optimizer and training of detect.py and segment.py, with evaluation during the run."""
 
 import math
 
@@ -7,100 +7,123 @@ from absl import flags
 from recipes.shared import commandline, encoders, fitting, image_sets, trouble, value_range
 
 # These change the result.
+
+# Encoder.
 flags.DEFINE_string(
     "init_from",
     None,
-    "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of a pre-trained encoder; left"
-    " out, from scratch.",
+    "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of a pre-trained"
+    " encoder. Default: train from scratch.",
 )
-flags.DEFINE_string("size", None, "Encoder when from scratch: vit_micro, vit_tiny, vit_small, vit_base or vit_large.")
+flags.DEFINE_string(
+    "size", None, "Encoder to train from scratch: vit_micro, vit_tiny, vit_small, vit_base or vit_large."
+)
 flags.DEFINE_integer(
-    "patch_size", None, lower_bound=1, help="Side of a patch in pixels, a power of two; left out, that of --init_from."
+    "patch_size", None, lower_bound=1, help="Side of a patch in pixels, a power of two. Default: that of --init_from."
 )
 flags.DEFINE_string(
     "image_size",
     None,
-    "Pixels, as 512 or 384x512 (height x width), of what the model sees at once; left out, those of --init_from. Small"
-    " objects want more.",
+    "Size in pixels of what the model sees at once: 512, or 384x512 (height x width). Raise it for small"
+    " objects. Default: that of --init_from.",
 )
 flags.DEFINE_integer(
     "channels",
     None,
     lower_bound=1,
-    help="Convert images to 1 (grey) or 3 (colour) channels; left out, those of --init_from, or 3.",
+    help="Convert images to 1 (grey) or 3 (colour) channels. Default: as --init_from has, else 3.",
 )
 flags.DEFINE_enum(
-    "neck", "blocks", ["blocks", "simple"], "Levels from four blocks (XCiT, BEiT), or all from the last (ViTDet)."
+    "neck",
+    "blocks",
+    ["blocks", "simple"],
+    "Feature levels: blocks takes them from four blocks (XCiT, BEiT), simple all from the last block (ViTDet).",
 )
-flags.DEFINE_float("drop_path", 0.1, "Stochastic depth of the last block.")
+flags.DEFINE_float("drop_path", 0.1, "Stochastic depth rate of the last block. Lower it for short runs.")
+
+# Optimization.
 flags.DEFINE_integer("batch_size", 16, lower_bound=1, help="Images per step.")
-flags.DEFINE_float("epochs", 36, lower_bound=0, help="Times that each image is seen. Small sets want hundreds.")
-flags.DEFINE_integer("steps", None, lower_bound=1, help="Optimizer steps, in place of --epochs.")
-flags.DEFINE_float("learning_rate", 5e-4, lower_bound=0, help="Peak; 1e-4 in the paper's detectors.")
-flags.DEFINE_float("min_learning_rate", 0.0, "At the end.")
+flags.DEFINE_float("epochs", 36, lower_bound=0, help="Passes over the data. Small data sets need hundreds.")
+flags.DEFINE_integer("steps", None, lower_bound=1, help="Optimizer steps. Default: as --epochs says.")
+flags.DEFINE_float("learning_rate", 5e-4, lower_bound=0, help="Peak learning rate; 1e-4 for the paper's detectors.")
+flags.DEFINE_float("min_learning_rate", 0.0, "Final learning rate.")
 flags.DEFINE_enum(
     "schedule",
     "cosine",
     ["cosine", "linear", "steps"],
-    "How the learning rate falls; steps is a tenth from 27/36 of the run on, a hundredth from 33/36.",
+    "How the learning rate falls. steps divides it by ten after 27/36 of the run, and again after 33/36.",
 )
 flags.DEFINE_float(
-    "warmup", 0.03, lower_bound=0, upper_bound=1, help="Share of the steps in which the learning rate rises."
+    "warmup",
+    0.03,
+    lower_bound=0,
+    upper_bound=1,
+    help="Fraction of the steps in which the learning rate rises. Raise it if the loss jumps early.",
 )
-flags.DEFINE_float("weight_decay", 0.05, "Not applied to biases, norms, positions and cls.")
-flags.DEFINE_float("clip_norm", 3.0, lower_bound=0, help="Largest gradient norm; 0 for any.")
+flags.DEFINE_float("weight_decay", 0.05, "Weight decay of AdamW. Biases, norms, positions and cls are exempt.")
+flags.DEFINE_float("clip_norm", 3.0, lower_bound=0, help="Clip gradients to this norm. 0 disables clipping.")
 flags.DEFINE_float(
     "layer_decay",
     0.75,
     lower_bound=0,
     upper_bound=1,
-    help="Learning rate of a block as a share of the next block's; 1 for none. Used from --init_from only.",
+    help="Learning rate of each block as a fraction of the next block's; 1 disables it. Used with --init_from only.",
 )
 flags.DEFINE_list(
-    "scale", None, "Smallest and largest factor of the random resizing, relative to an image that fits, as 0.5,1.5."
+    "scale",
+    None,
+    "Smallest and largest factor of random resizing, such as 0.5,1.5. At 1 the image just fits into"
+    " --image_size. Default: 0.5,1.5 for detection, 0.5,2.0 for segmentation.",
 )
 flags.DEFINE_integer(
-    "accumulate", 1, lower_bound=1, help="Take each batch in so many parts, one after the other, in the memory of one."
+    "accumulate",
+    1,
+    lower_bound=1,
+    help="Gradient accumulation: split each batch into this many micro-batches to save memory.",
 )
-flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**31 - 1, help="Seed of all random numbers.")
+flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**31 - 1, help="Seed for all random numbers.")
 flags.DEFINE_bool(
     "jit",
     None,
-    "Compile the step with XLA on the TensorFlow backend, which changes random numbers; left out, on accelerators"
-    " alone.",
+    "Compile the step with XLA on TensorFlow, which changes the random numbers. Default: only on accelerators.",
 )
 
-# These do not.
-flags.DEFINE_string("data_dir", None, "Where tfds keeps its data.")
+# These do not change the trained weights.
+flags.DEFINE_string("data_dir", None, "Folder where tfds stores its data.")
 flags.DEFINE_enum(
-    "judge", None, ["val", "test", "train"], "Split to judge by; left out, val, or test if there is none."
+    "judge", None, ["val", "test", "train"], "Split to evaluate on. Default: val, or test if val is missing."
 )
 flags.DEFINE_integer(
     "judge_every",
     None,
     lower_bound=1,
-    help="Steps between judgements, a multiple of --log_every; left out, about a fifth of the run.",
+    help="Steps between evaluations during training, a multiple of --log_every. Default: about a fifth of the run.",
 )
 flags.DEFINE_integer(
-    "judge_limit", None, lower_bound=1, help="Judge by so many images while the run goes on; at its end by all."
+    "judge_limit",
+    None,
+    lower_bound=1,
+    help="Evaluate on this many images during training; at the end all are used. Default: all.",
 )
-flags.DEFINE_integer("pictures", 6, lower_bound=0, help="Images in the picture at the end.")
+flags.DEFINE_integer("pictures", 6, lower_bound=0, help="Images in the picture at the end. 0 for no picture.")
 flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines of the log.")
 flags.DEFINE_float(
     "max_bad_fraction",
     0.5,
     lower_bound=0,
     upper_bound=1,
-    help="Share of a split's annotated images that may be unusable; each is listed in data.json.",
+    help="Largest fraction of a split's annotated images that may be unusable. Each one is listed in data.json.",
 )
-flags.DEFINE_integer("workers", 2, "Threads that read images.")
+flags.DEFINE_integer("workers", 2, "Threads that read images. Raise it if the log says that training waits for data.")
 FLAGS = flags.FLAGS
 FREE = {"judge", "judge_every", "judge_limit"}  # a run may resume with other values of these
 
 
 def open_sets(open_set):
-    """The source to learn from and that to judge by; `open_set` is `data.open_detection` or
-    `data.open_segmentation`."""
+    """Open the split to train on and the split to evaluate on.
+
+    `open_set` is `data.open_detection` or `data.open_segmentation`.
+    """
     from keras_splitmask import data
 
     options = {
@@ -125,7 +148,7 @@ def open_sets(open_set):
 
 
 def build_encoder(**options):
-    """The encoder by the flags; what is fresh and what resized is printed. `options` are arguments of `Encoder`."""
+    """Build the encoder of the flags, and print what is new or resized. `options` are arguments of `Encoder`."""
     encoder = encoders.load_encoder(**options)
     if encoder is None:
         commandline.require("image_size")
@@ -136,7 +159,7 @@ def build_encoder(**options):
 
 
 def scale(default):
-    """(smallest, largest) from --scale."""
+    """Return the smallest and the largest factor of --scale."""
     try:
         low, high = map(float, FLAGS.scale or default)
     except ValueError:
@@ -164,14 +187,14 @@ def compile_model(model, steps):
 
 
 def predict(model, images):
-    """The model's answers to any number of images, in batches of one size: a dictionary of arrays, or an array."""
+    """Predict for any number of images, in batches of one size. Returns an array or a dictionary of arrays."""
     import keras
     import numpy as np
 
     missing = -len(images) % FLAGS.batch_size
     padded = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
-    answers = model.predict(padded, batch_size=FLAGS.batch_size, verbose=0)
-    return keras.tree.map_structure(lambda x: x[: len(images)], answers)
+    outputs = model.predict(padded, batch_size=FLAGS.batch_size, verbose=0)
+    return keras.tree.map_structure(lambda x: x[: len(images)], outputs)
 
 
 def count_steps(source):
@@ -179,10 +202,10 @@ def count_steps(source):
 
 
 def train(devices, run, model, source, judged, batches, judge, finish):
-    """Fit the model to `batches(start)` of a source, judging it by another on the way, and finish.
+    """Train the model on `batches(start)` of a source, evaluating it on `judged` during and after training.
 
-    `judge(model, judged, limit)` returns a dictionary of numbers by name, for the log; `finish(model, judged, run,
-    values)` is given that of all images, and returns what result.json is to have of it.
+    `judge(model, judged, limit)` returns a dictionary of metrics for the log. `finish(model, judged, run, values)`
+    takes the metrics over all images, and returns those for result.json.
     """
     steps = count_steps(source)
     every = FLAGS.judge_every or max(1, steps // 5 // FLAGS.log_every) * FLAGS.log_every
@@ -202,7 +225,7 @@ def train(devices, run, model, source, judged, batches, judge, finish):
     fitting.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
     with checkpoints.finishing():
         values = finish(model, judged, run, judge(model, judged))
-        image_sets.save_record(source, judged)  # with what broke meanwhile
+        image_sets.save_record(source, judged)  # again, with files that broke during the run
         run.write_json("result.json", {**values, "steps": steps, "seed": FLAGS.seed, "classes": source.classes})
         run.write_report()
         run.save_model(model)

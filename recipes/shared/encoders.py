@@ -1,4 +1,4 @@
-"""The encoder of --init_from, or a new one, for the recipes that go on with it."""
+"""The encoder that a recipe starts from: that of --init_from, or a new one."""
 
 from absl import flags
 
@@ -8,10 +8,9 @@ FLAGS = flags.FLAGS
 
 
 def load_encoder(**changes):
-    """The encoder of --init_from, resized to --image_size, --patch_size and --channels if they are given; None if it
-    was left out.
+    """Load the encoder of --init_from, resized to --image_size, --patch_size and --channels if given.
 
-    `changes` replace arguments of it, such as positions.
+    `changes` replace arguments of the encoder, such as positions. Returns None without --init_from.
     """
     import keras
 
@@ -20,20 +19,20 @@ def load_encoder(**changes):
     if not FLAGS.init_from:
         return None
     if FLAGS.size is not None:
-        raise commandline.BadInput(f"--size is decided by --init_from={FLAGS.init_from}; leave it out.")
+        raise commandline.BadInput(f"--init_from={FLAGS.init_from} already sets the size; leave --size out.")
     changes = {"drop_path": FLAGS.drop_path, "dtype": keras.config.dtype_policy(), **changes}
-    told = []
-    encoder = load_encoder(FLAGS.init_from, told.append, **changes)
+    reports = []
+    encoder = load_encoder(FLAGS.init_from, reports.append, **changes)
     shape = (*(image_sets.image_size() or encoder.image_shape[:2]), FLAGS.channels or encoder.image_shape[-1])
     patch_size = FLAGS.patch_size or encoder.patch_size
     if (shape, patch_size) != (encoder.image_shape, encoder.patch_size):
-        encoder = load_encoder(FLAGS.init_from, told.append, image_shape=shape, patch_size=patch_size, **changes)
-    print(told[-1])
+        encoder = load_encoder(FLAGS.init_from, reports.append, image_shape=shape, patch_size=patch_size, **changes)
+    print(reports[-1])
     return encoder
 
 
 def fresh_encoder(image_shape, **options):
-    """An untrained encoder by the flags, for images of that shape."""
+    """Build an untrained encoder of the flags for images of this shape."""
     import keras_splitmask as ks
 
     commandline.require("size", "patch_size")

@@ -1,4 +1,4 @@
-"""Training up to a step: compiled or not, an interval of the log after another, resumed where a run stopped."""
+"""Training in intervals of the log, resumed where a run stopped."""
 
 import contextlib
 
@@ -10,7 +10,7 @@ FLAGS = flags.FLAGS
 
 
 def jit():
-    """Whether to compile the step with XLA. On CPUs TensorFlow's own kernels are faster than XLA's."""
+    """Decide whether to compile the step with XLA. On CPUs TensorFlow's own kernels are faster than XLA's."""
     import keras
 
     if keras.backend.backend() != "tensorflow":
@@ -23,10 +23,9 @@ def jit():
 
 
 def fit(model, batches, steps, interval, log, checkpoints):
-    """`fit` up to `steps` steps, where each Keras epoch is one interval of the log; the first and the last may be
-    shorter.
+    """Train up to step `steps`. Each Keras epoch is one interval of the log; the first and the last may be shorter.
 
-    `batches(start)` gives the batches from a step on. Of a run of no steps the log has what it measures beforehand.
+    `batches(start)` returns the batches from step `start` on. With `steps=0` only the initial measurements are logged.
     """
     if not steps:
         log.on_train_begin()

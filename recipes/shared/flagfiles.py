@@ -1,4 +1,4 @@
-"""Flag files: their lines stand where --flagfile=PATH stood."""
+"""Flag files: --flagfile=PATH is replaced by the lines of the file."""
 
 import os
 
@@ -8,11 +8,12 @@ LARGEST = 1 << 20  # bytes
 
 
 def expanded(arguments, around=()):
-    """The arguments, with the lines of each flag file, and of those that it names, in its place. `around`: real paths
-    of the files that they are from.
+    """Replace each --flagfile=PATH in the arguments by the flags in that file, which may name more flag files.
+
+    `around` holds the real paths of the files that the arguments come from.
 
     Raises:
-        flags.Error: if a file cannot be read, is no text, or includes itself.
+        flags.Error: if a file cannot be read, is not text, or includes itself.
     """
     result, rest = [], iter(arguments)
     for argument in rest:
@@ -27,19 +28,18 @@ def expanded(arguments, around=()):
 
 
 def _content(path, around):
-    place = os.path.realpath(path)
-    if place in around:
-        raise flags.Error(
-            f"Expected flag files that do not include themselves, received {path} within itself; remove that line."
-        )
+    real = os.path.realpath(path)
+    if real in around:
+        raise flags.Error(f"{path} includes itself; remove the line with --flagfile={path}.")
     try:
         with open(path, "rb") as file:
             content = file.read(LARGEST + 1)
+    except FileNotFoundError as error:
+        raise flags.Error(f"Flag file not found: {path}. Check the path after --flagfile.") from error
     except OSError as error:
-        raise flags.Error(f"Expected a flag file, received --flagfile={path} ({error.strerror}).") from error
+        raise flags.Error(f"The flag file {path} cannot be read ({error.strerror}).") from error
     if len(content) > LARGEST or b"\0" in content:
-        raise flags.Error(f"Expected a text file with a flag in each line, received --flagfile={path}, which is none.")
-    lines = [
-        line.strip() for line in content.decode("utf-8-sig", "surrogateescape").split("\n")
-    ]  # paths may be of other bytes
-    return expanded([line for line in lines if line and not line.startswith(("#", "//"))], (*around, place))
+        raise flags.Error(f"Expected a text file with one flag per line, received --flagfile={path}.")
+    text = content.decode("utf-8-sig", "surrogateescape")  # a path may contain bytes that are not UTF-8
+    lines = [line.strip() for line in text.split("\n")]
+    return expanded([line for line in lines if line and not line.startswith(("#", "//"))], (*around, real))

@@ -46,7 +46,8 @@ def spread(main, one_host=False, free=()):
         devices = start_devices(FLAGS.strategy, FLAGS.devices, FLAGS.model_devices)
         if one_host and devices.hosts > 1:
             raise commandline.BadInput(
-                f"Expected one host, received {devices.hosts}. Run this recipe on one host; it may have several devices."
+                f"Expected one host, received {devices.hosts}. Run this recipe on one host, which may have several"
+                " devices."
             )
         divide(FLAGS.batch_size, devices.replicas)
         if devices.host:

@@ -1,4 +1,4 @@
-"""What the recipes that read images share: opening the data sets that the flags name."""
+"""The data sets that the flags of a recipe name: opening them, and reading their labels and images."""
 
 import os
 
@@ -7,12 +7,14 @@ from absl import flags
 from recipes.shared import commandline, value_range, workdir
 
 FLAGS = flags.FLAGS
-NAMED = 5  # classes named in a message
+NAMED = 5  # largest number of classes in a message
 
 
 def open_images(run, channels, amount=None):
-    """The images of --dataset to learn from, or an `amount` of them, see `data.subset_of`. The run remembers a folder
-    that it looked at before."""
+    """Open the training images of --dataset, or the subset `amount` of them, see `data.subset_of`.
+
+    A run that resumes reuses its earlier scan of the folder.
+    """
     from keras_splitmask import data
 
     source = data.open_source(
@@ -30,7 +32,7 @@ def open_images(run, channels, amount=None):
 
 
 def packed(source, image_shape):
-    """The same images, decoded and resized once and for all in the folder --cache, if that was given."""
+    """Return the same images from the folder --cache, decoded and resized once, if the flag is given."""
     from keras_splitmask import data
 
     short_side = round(min(image_shape[:2]) * 8 / 7)  # 256 for 224
@@ -42,7 +44,7 @@ def _say(line):
 
 
 def open_split(dataset, split, channels):
-    """A split of a data set, to be judged by or compared with."""
+    """Open a split of a data set, for evaluation."""
     from keras_splitmask import data
 
     return data.open_source(
@@ -57,10 +59,9 @@ def open_split(dataset, split, channels):
 
 
 def open_judged(train, channels):
-    """The split of --dataset to judge by, and its name: --judge, or test, or val where there is no test or it has no
-    labels.
+    """Open the split of --dataset to evaluate on: --judge, or test, or val if test is missing or has no labels.
 
-    Its classes have the numbers that they have in the source `train`.
+    Returns the source, whose classes are numbered as in `train`, and the name of the split.
     """
     from keras_splitmask import data
 
@@ -73,43 +74,41 @@ def open_judged(train, channels):
             refused[split] = error
         else:
             reason = "".join(
-                f", since {other} {'has no labels' if isinstance(error, data.NoLabels) else 'is not there'}"
+                f", since {other} {'has no labels' if isinstance(error, data.NoLabels) else 'is missing'}"
                 for other, error in refused.items()
             )
-            _say(f"judged by {split}{reason}: {source.summary()}")
+            _say(f"evaluated on {split}{reason}: {source.summary()}")
             return source, split
     unlabelled = [error for error in refused.values() if isinstance(error, data.NoLabels)]
     if unlabelled or FLAGS.judge:
         raise (unlabelled or list(refused.values()))[0]
     raise commandline.BadInput(
-        f"Expected a split test or val of {FLAGS.dataset} to judge by, received neither. Move some images of each class"
-        " into one, and the others into train; --judge=train judges by the training images, which says little about"
-        " new ones."
+        f"Expected a split test or val of {FLAGS.dataset}, received neither. Move some images of each class into test,"
+        " and the others into train. --judge=train evaluates on the training images, which says little about new ones."
     )
 
 
 def number_as(train, source, dataset, split):
-    """Give each label of a source the number that its class has in the source `train`; a class that is not learnt is
-    refused."""
+    """Number the classes of a source as in `train`. A class that `train` does not have is refused."""
     import numpy as np
 
-    place = f"the {split} split of {dataset}"
+    where = f"the {split} split of {dataset}"
     names = train.classes or [str(label) for label in range(train.class_count)]
     if train.classes or source.classes:
-        source.number_by(names, place)
-    source.check_labelled(place)
+        source.number_by(names, where)
+    source.check_labelled(where)
     if (unknown := np.setdiff1d(source.labels, train.labels)).size:
         classes = ", ".join(names[label] if label < len(names) else str(label) for label in unknown[:NAMED])
         raise commandline.BadInput(
-            f"Expected only classes that are learnt in {place}, received {len(unknown)} others ({classes}); remove"
-            " their images."
+            f"Expected only classes of the train split in {where}, received {len(unknown)} others ({classes}). Remove"
+            " their images, or add the classes to train."
         )
     if (absent := np.setdiff1d(train.labels, source.labels)).size:
         _say(f"{split} has no image of {len(absent)} classes ({', '.join(names[label] for label in absent[:NAMED])})")
 
 
 def read(source, split, shape, limit=None, ratio=1.0):
-    """The images and labels of a split, at most `limit` of them. Those that cannot be read are left out, up to
+    """Read the images and labels of a split, at most `limit`. Unreadable images are skipped, up to
     --max_bad_fraction."""
     from keras_splitmask import data
 
@@ -122,13 +121,13 @@ def read(source, split, shape, limit=None, ratio=1.0):
                 f"Expected at most {FLAGS.max_bad_fraction:.0%} of the {split} images to be unreadable, received {lost}"
                 f" of {wanted}; {first}"
             )
-        _say(f"{split}: {lost} of {wanted} images are left out, since they cannot be read")
+        _say(f"{split}: skipped {lost} of {wanted} images, which cannot be read")
     return images, labels
 
 
 def read_probe(shape):
-    """The source of --probe, which must not be the training images, and its images and labels; None and None if it was
-    left out."""
+    """Read --probe, which must not be the training images. Returns its source, and its images and labels; both are
+    None without the flag."""
     from keras_splitmask import data
 
     if not FLAGS.probe:
@@ -146,21 +145,21 @@ def read_probe(shape):
     same = [os.path.realpath(os.path.expanduser(name.partition(":")[2])) for name in (FLAGS.probe, FLAGS.dataset)]
     if split == "train" and same[0] == same[1]:
         raise commandline.BadInput(
-            f"Expected --probe to be a labelled set apart from the training images, received {FLAGS.probe} for both."
+            f"Expected --probe to differ from the training images, received {FLAGS.probe} for both."
         )
     _say(f"probe, {split}: {source.summary()}")
     return source, read(source, "probe", shape, FLAGS.probe_limit)
 
 
 def save_record(train, judged=None, split="judged"):
-    """Write into data.json what is in the images to learn from and in those to judge by, what was left out and what
-    broke, and why."""
+    """Write data.json: what the training and the evaluation images contain, and which were skipped or broke, and
+    why."""
     sources = {"train": train} if judged is None else {"train": train, "judged" if split == "train" else split: judged}
     train.save_record(splits={name: source.description() for name, source in sources.items()})
 
 
 def image_size():
-    """(height, width) from --image_size, such as 32 or 48x80; None if it was left out."""
+    """Parse --image_size, such as 32 or 48x80, to (height, width); None without the flag."""
     text = FLAGS.image_size
     sides = text.lower().split("x") if text else []
     if any(not side.isdigit() or not int(side) for side in sides) or len(sides) > 2:
@@ -169,6 +168,6 @@ def image_size():
 
 
 def image_shape(source):
-    """(height, width, channels) to work at: --image_size, or an array's own size, or 224."""
+    """Return (height, width, channels) of the encoder's input: --image_size, or an array's own size, or 224."""
     own_size = FLAGS.dataset.split(":")[0] in ("sample", "npz", "npy")
     return *(image_size() or (source.image_shape[:2] if own_size else (224, 224))), source.image_shape[-1]

@@ -1,4 +1,4 @@
-"""run.files: the names of the files that a run wrote, one a line, and the lock of the process that writes them."""
+"""run.files: a list of the files that a run wrote, and a lock for the process that writes them."""
 
 import errno
 import fcntl
@@ -14,7 +14,7 @@ class InUse(Exception):
 
 
 def is_held(folder):
-    """Whether another process has the run in a folder."""
+    """Return whether another process holds the run in a folder."""
     from keras_splitmask.data import run_folders
 
     try:
@@ -26,9 +26,9 @@ def is_held(folder):
 
 
 class Record:
-    """The files of the run in a folder, which this process alone writes until `close`.
+    """The files of the run in a folder. Until `close`, only this process may write there.
 
-    A name is recorded before its file is written, so that a run that is killed leaves no file that is not recorded.
+    A name is recorded before its file is written, so that a killed run leaves no unrecorded file.
 
     Args:
         folder: path of a folder that is empty or holds a run.
@@ -37,7 +37,7 @@ class Record:
         names: the names, relative to the folder.
 
     Raises:
-        InUse: if another process has the folder.
+        InUse: if another process holds the folder.
         OSError: if the record cannot be written.
     """
 
@@ -47,11 +47,11 @@ class Record:
         self.folder = folder
         self.path = folder / run_folders.RECORD
         self.descriptor = _locked(self.path)
-        os.register_at_fork(after_in_child=self._close)  # else a child would hold the lock after a kill of this process
+        os.register_at_fork(after_in_child=self._close)  # or a child would keep the lock after this process is killed
         self.header = run_folders.HEADER
         self.unwritten = []
         content = os.pread(self.descriptor, os.fstat(self.descriptor).st_size, 0)
-        content = content[: content.rfind(b"\n") + 1]  # a line that was cut off names a file that was not written yet
+        content = content[: content.rfind(b"\n") + 1]  # the file of an incomplete line was not written yet
         os.ftruncate(self.descriptor, len(content))
         self.new = not content
         if self.new:
@@ -67,7 +67,7 @@ class Record:
             raise
 
     def add(self, name):
-        """Record a file that is about to be written; on a full disk, as soon as there is room."""
+        """Record a file before it is written. On a full disk it is recorded later, when there is room."""
         if name not in self.names:
             self.names.append(name)
             self.unwritten.append(name)
@@ -79,11 +79,11 @@ class Record:
                 pass
 
     def has(self, name):
-        """Whether the run wrote the file of that name that is there now."""
+        """Return whether a file of this name exists and was written by the run."""
         return name in self.names and _is_file(self.folder / name)
 
     def files(self):
-        """Paths of the files of the run that are there. Nothing that a link leads to is among them."""
+        """List the existing files of the run. Links are not followed."""
         home = os.path.realpath(self.folder)
         forms = [form for name in self.names for form in (name, f"{name}.part", name.replace(".checkpoint", ".part"))]
         paths = [self.folder / form for form in dict.fromkeys(forms)]
@@ -94,15 +94,14 @@ class Record:
         ]
 
     def clear(self):
-        """Remove the files of the run, the first ones last: as long as a checkpoint is there, the flags that it was
-        made by are too."""
+        """Remove the files of the run in reverse order, so that run.flags exists as long as any checkpoint does."""
         for path in reversed(self.files()):
             path.unlink()
         self.names, self.unwritten = [], []
         os.ftruncate(self.descriptor, len(self.header.encode()))
 
     def close(self, remove=False):
-        """Let other processes have the folder; `remove` the record before."""
+        """Release the folder for other processes, and first delete the record if `remove`."""
         if self.descriptor is not None and remove:
             self.path.unlink(missing_ok=True)
         self._close()
@@ -114,7 +113,7 @@ class Record:
 
 
 def _locked(path):
-    """A descriptor of the file, which is made if need be and locked, where that is possible, as long as it is open."""
+    """Open the file, creating it if needed, and lock it where the file system can. Returns the descriptor."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
         try:
@@ -124,7 +123,7 @@ def _locked(path):
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # removed meanwhile by the process that had it
+        os.close(descriptor)  # the process that held it has just deleted it
 
 
 def _lock(descriptor, path):
@@ -133,11 +132,13 @@ def _lock(descriptor, path):
     except OSError as error:
         if error.errno in HELD:
             raise InUse from error
-        print(f"{path} cannot be locked here ({error.strerror}): do not start the same run twice at once.", flush=True)
+        print(
+            f"{path} cannot be locked ({error.strerror}). Do not start the same run twice at the same time.", flush=True
+        )
 
 
 def _append(descriptor, text):
-    """Append lines, or nothing if there is no room."""
+    """Append all of the text, or nothing if the disk is full."""
     size = os.fstat(descriptor).st_size
     try:
         if os.write(descriptor, text.encode()) < len(text.encode()):
@@ -149,7 +150,7 @@ def _append(descriptor, text):
 
 
 def _is_inside(name):
-    """Whether a name is one that a run could have recorded: a relative path that leads down."""
+    """Return whether a run could have recorded this name: a relative path inside its folder."""
     return (
         name.isprintable()
         and posixpath.normpath(name) == name

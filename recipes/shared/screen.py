@@ -1,4 +1,4 @@
-"""What is printed, though nobody may be able to read it: a closed pipe or a full disk does not end a run."""
+"""Printing that cannot end a run: a closed pipe or a full disk behind stdout or stderr is only reported."""
 
 import contextlib
 import errno
@@ -7,13 +7,13 @@ import sys
 
 
 class Patient:
-    """A text stream that a failure to write does not stop; the first one is reported on `other`."""
+    """A text stream whose write errors do not raise; the first error is reported on the stream `other`."""
 
     def __init__(self, name, stream):
         self.name = name
         self.stream = stream
         self.other = None
-        self.error = None  # the first one
+        self.error = None  # the first error
 
     def __getattr__(self, name):
         return getattr(self.stream, name)
@@ -34,9 +34,9 @@ class Patient:
             call(*arguments)
         except UnicodeEncodeError as error:
             call(*(text.encode(error.encoding, "backslashreplace").decode(error.encoding) for text in arguments))
-        except RuntimeError:  # a signal's handler prints while the same stream is written to
+        except RuntimeError:  # a signal handler prints while the same stream is being written
             pass
-        except (OSError, ValueError) as error:  # a ValueError if it is closed
+        except (OSError, ValueError) as error:  # ValueError: the stream is closed
             self._report(error)
 
     def _report(self, error):
@@ -52,20 +52,20 @@ class Patient:
 
 
 def check_result():
-    """Stop if stdout, to which a recipe has printed what it is for, could not be written. A pipe that was closed wanted
-    no more.
+    """Stop if stdout, which got the only copy of a result, could not be written. A closed pipe is not an error, since
+    its reader wanted no more.
 
     Raises:
         OSError: the first error.
     """
     sys.stdout.flush()
-    error = getattr(sys.stdout, "error", None)
+    error = sys.stdout.error if isinstance(sys.stdout, Patient) else None
     if isinstance(error, OSError) and error.errno != errno.EPIPE:
         raise OSError(error.errno, error.strerror, "stdout")
 
 
 def _discard(stream):
-    """Let all that is written to a stream vanish from here on."""
+    """Redirect a stream to /dev/null."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -74,8 +74,8 @@ def _discard(stream):
 
 @contextlib.contextmanager
 def kept_open():
-    """Within it, stdout and stderr can be written to whatever they are, and so can they be flushed when Python ends."""
-    for descriptor in range(3):  # else the next file that is opened takes the number, and what is printed goes into it
+    """Make stdout and stderr safe to write inside the block, and to flush when Python exits."""
+    for descriptor in range(3):  # or the next opened file gets this number, and receives the prints
         try:
             os.fstat(descriptor)
         except OSError:

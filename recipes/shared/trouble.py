@@ -1,5 +1,4 @@
-"""What a recipe says of a run in trouble: the cause of a step that was skipped, and what to do, by the flags that the
-recipe has."""
+"""Messages about a run in trouble: why a step was skipped, and which of the recipe's flags may help."""
 
 from absl import flags
 
@@ -9,13 +8,13 @@ FLAGS = flags.FLAGS
 
 
 def advice():
-    """What to do after a run that diverged, in a sentence."""
-    start = "Go on with other data by --rewind=1000; or start" if "rewind" in FLAGS else "Start"
+    """Write a sentence of advice for a run that diverged."""
+    start = "Skip the next data with --rewind=1000, or start" if "rewind" in FLAGS else "Start"
     return f"{start} again in another --workdir with a lower --learning_rate or a longer --warmup."
 
 
 def remedies():
-    """What to do about what `training.hints` finds: sentences by its names."""
+    """Write a sentence of advice for each problem of `training.hints`, by its name."""
     pack = ", or pack the images once with --cache" if "cache" in FLAGS and not FLAGS.cache else ""
     found = {
         "data": f"Raise --workers{pack}.",
@@ -35,18 +34,18 @@ def _given(name):
 
 
 def log(run, model, source, batches, steps, checkpoints, measures=(), shift=0, repeats=1):
-    """The `RunLog` of a run that goes on from its checkpoints, which keep its state; it names the cause and the images
-    of steps that were skipped.
+    """Create the `RunLog` of a run, which resumes from the state in the checkpoints. It names the cause and the images
+    of each skipped step.
 
     Args:
         run: the `workdir.Run`.
         model: a compiled `ObjectiveModel`.
-        source: what `batches(start)`, the batches from a step on, are of.
-        steps: of the whole run.
-        checkpoints: those that the run saves.
+        source: the images of `batches(start)`, which returns the batches from a step on.
+        steps: number of steps of the whole run.
+        checkpoints: the `Checkpoints` of the run.
         measures: see `RunLog`.
-        shift, repeats: how many steps further the data are, and how many times in a row an image comes up; see
-            `data.batches`.
+        shift: steps by which the data are ahead, from --rewind.
+        repeats: times that each image appears in a batch, see `data.batches`.
     """
     import keras_splitmask as ks
     from keras_splitmask import data

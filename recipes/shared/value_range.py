@@ -1,5 +1,4 @@
-"""The flag --value_range: which stored values are black and white. An encoder is used with the range it was trained
-with."""
+"""The flag --value_range: which stored values are black and white. Fine-tuning uses the range of pre-training."""
 
 import pathlib
 
@@ -8,15 +7,15 @@ from absl import flags
 flags.DEFINE_list(
     "value_range",
     None,
-    "LOW,HIGH: the stored values that become black and white, such as 0,4095 for 12-bit numbers in 16-bit files; values"
-    " outside are clipped. 8-bit images are not changed if HIGH is above 255. Default: that of the run of --init_from,"
+    "LOW,HIGH: the stored values that become black and white, such as 0,4095 for 12-bit numbers in 16-bit files. Values"
+    " outside are clipped. 8-bit images are not changed if HIGH is above 255. Default: as the run of --init_from has,"
     " or the range of the type.",
 )
 FLAGS = flags.FLAGS
 
 
 def settle():
-    """Take the range from the run of --init_from unless it is given, and say so where the two differ."""
+    """Take the range from the run of --init_from unless the flag is given, and print a line if the two differ."""
     if not FLAGS.init_from:
         return
     before = _of_run(pathlib.Path(FLAGS.init_from).expanduser())
@@ -32,19 +31,19 @@ def settle():
 
 
 def given():
-    """(low, high), or None for the range of the type."""
+    """Return (low, high), or None for the range of the type."""
     return tuple(FLAGS.value_range) if FLAGS.value_range else None
 
 
 def _numbers():
     try:
         return [float(value) for value in FLAGS.value_range]
-    except ValueError:  # refused when the data are opened
+    except ValueError:  # refused when the data is opened
         return None
 
 
 def _of_run(path):
-    """The value of the flag in the run whose folder, or a file in it, this is; empty if there is none."""
+    """Read the flag from the run.flags of a run's folder, or of the folder of a file; empty if there is none."""
     try:
         lines = (
             ((path if path.is_dir() else path.parent) / "run.flags")

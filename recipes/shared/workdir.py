@@ -1,5 +1,4 @@
-"""The folder of a run: who may write there, whether the run that is there goes on or is replaced, and what a run
-writes."""
+"""The folder of a run: who may write there, whether its run resumes or is replaced, and which files a run writes."""
 
 import atexit
 import contextlib
@@ -12,14 +11,14 @@ import tempfile
 
 from absl import flags
 
-from recipes.shared import commandline, places, writing
+from recipes.shared import commandline, paths, writing
 from recipes.shared.record import InUse, Record
 
-flags.DEFINE_string("workdir", None, "Folder of the run: a new or empty one, or that of the run that is to go on.")
+flags.DEFINE_string("workdir", None, "Folder of the run: a new or empty folder, or that of a run to resume.")
 flags.DEFINE_bool(
     "overwrite",
     False,
-    "Replace the run in --workdir if it is finished or has other flags. One that is unfinished goes on.",
+    "Replace the run in --workdir if it is finished or has other flags. An unfinished run with the same flags resumes.",
 )
 FLAGS = flags.FLAGS
 # A run may resume with other values of these.
@@ -28,6 +27,7 @@ FREE |= {"pictures", "probe", "probe_limit", "probe_every", "save_every", "keep_
 FLAGS_FILE, METRICS, DATA = "run.flags", "metrics.jsonl", "data.json"
 CHECKPOINTS = "checkpoints"
 FIRST_LINE = "# Relative paths begin in "
+UNRECORDED = {"overwrite", "strategy", "devices", "model_devices"}  # flags that run.flags does not list
 
 
 @contextlib.contextmanager
@@ -37,8 +37,8 @@ def opened(host=0, free=()):
     `free` names flags, besides those in `FREE`, that may have other values when a run resumes.
 
     Raises:
-        BadInput: if the run that is there has other flags, and --overwrite was not given.
-        SystemExit: if it is this run, finished.
+        BadInput: if the folder holds a run with other flags, and --overwrite was not given.
+        SystemExit: if the folder holds this run, and it is finished.
     """
     with held(host) as run:
         run.decide({*FREE, *free})
@@ -47,12 +47,12 @@ def opened(host=0, free=()):
 
 @contextlib.contextmanager
 def held(host=0):
-    """The `Run` in --workdir, which no other process has at the same time. A run that is refused leaves nothing behind.
+    """Hold the `Run` in --workdir, so that no other process can use it. A run that is refused leaves no file.
 
-    Of several hosts the first writes there; the others have folders that are forgotten.
+    If there are several hosts, only the first writes there; the others write to temporary folders.
 
     Raises:
-        BadInput: if the folder is not empty and holds no run, or if another process has it.
+        BadInput: if the folder is not empty and holds no run, or if another process holds it.
     """
     commandline.require("workdir")
     folder = pathlib.Path(FLAGS.workdir)
@@ -81,29 +81,29 @@ def held(host=0):
 
 
 class Run:
-    """What a run writes, and where.
+    """The files of a run.
 
     Attributes:
         home: path of --workdir.
-        folder: path of the folder to write to, which is another one on all hosts but the first.
-        resumed: whether the run goes on from a checkpoint.
+        folder: path of the folder to write to; a temporary one on all hosts but the first.
+        resumed: whether the run resumes from a checkpoint.
     """
 
     def __init__(self, home, record):
         self.home = home
         self.record = record
-        self.folder = home if record else _forgotten()
+        self.folder = home if record else _temporary_folder()
         self.resumed = False
         self.started = False
 
     def decide(self, free):
-        """Find out whether the run that is in the folder goes on, and stop if it must not be touched."""
+        """Decide whether the run in the folder resumes or is replaced, and stop if it must not be touched."""
         _check_data(self.home)
         before = self.home / FLAGS_FILE
         begun = any((self.home / CHECKPOINTS).glob("*.checkpoint"))
         if begun and not before.is_file() and not FLAGS.overwrite:
             raise commandline.BadInput(
-                f"Expected {before}, which says how its checkpoints were made, received none; choose another --workdir."
+                f"File not found: {before}, which lists the flags of the checkpoints; choose another --workdir."
             )
         other = (
             self._differences(before.read_text(encoding="utf-8", errors="surrogateescape"), free)
@@ -112,20 +112,20 @@ class Run:
         )
         if not FLAGS.overwrite and (unknown := [name for name in other if name.removeprefix("--") not in FLAGS]):
             raise commandline.BadInput(
-                f"Expected a new --workdir, received {self.home}, which holds a run of another recipe or version, with "
-                f"{', '.join(unknown[:3])}; choose another folder."
+                f"Expected a new --workdir, received {self.home}, which holds a run of another recipe or version with"
+                f" {', '.join(unknown[:3])}; choose another folder."
             )
         if other and not FLAGS.overwrite:
             raise commandline.BadInput(
                 f"Expected a new --workdir, received {self.home}, which holds a run with other values of"
-                f" {_first(other)}. Choose another folder or give the values in {before}; or replace that run with"
+                f" {_first(other)}. Choose another folder, use the values in {before}, or replace that run with"
                 " --overwrite."
             )
         finished = before.is_file() and (self.home / "model.keras").exists()
         if finished and not FLAGS.overwrite:
             print(
-                f"{self.home} holds this run, finished. Choose another --workdir for a new one; --overwrite"
-                " replaces it.",
+                f"{self.home} already holds this run, finished. Choose another --workdir for a new run, or replace it"
+                " with --overwrite.",
                 flush=True,
             )
             raise SystemExit(0)
@@ -144,37 +144,35 @@ class Run:
         other = [
             name
             for name in sorted({*before, *now} - free)
-            if not places.same(name, before.get(name), now.get(name), folder, moved)
+            if not paths.same(name, before.get(name), now.get(name), folder, moved)
         ]
-        if "dataset" in other and any(scan.is_moved(self.home / DATA, path) for path in places.paths_of("dataset")):
+        if "dataset" in other and any(scan.is_moved(self.home / DATA, path) for path in paths.paths_of("dataset")):
             other.remove("dataset")
         return [f"--{name}" for name in other]
 
     def _check_removal(self):
-        """Stop if starting again would remove what the flags name, or take checkpoints that are not the run's for its
-        own."""
+        """Stop if replacing the run would delete a file that a flag names, or if there are checkpoints that the run did
+        not write."""
         files = self.record.files()
-        for name in sorted({*places.PATHS, *places.DATASETS} - {"workdir"}):
-            for path in map(pathlib.Path, places.paths_of(name)):
+        for name in sorted({*paths.PATHS, *paths.DATASETS} - {"workdir"}):
+            for path in map(pathlib.Path, paths.paths_of(name)):
                 if any(file.resolve().is_relative_to(path) for file in files):
                     raise commandline.BadInput(
-                        f"Expected --{name} outside of the run that is replaced in {self.home}; choose another"
-                        " --workdir."
+                        f"--overwrite would delete --{name}={path} in {self.home}; choose another --workdir."
                     )
         for path in sorted((self.home / CHECKPOINTS).glob("*.checkpoint")):
             if path not in files:
                 raise commandline.BadInput(
-                    f"Expected checkpoints of the run alone in {path.parent}, received {path.name}; move it, or choose"
-                    " another --workdir."
+                    f"{path} is a checkpoint that this run did not write; move it, or choose another --workdir."
                 )
 
     def has(self, name):
-        """Whether an earlier process of this run wrote that file."""
+        """Return whether the file exists and an earlier process of this run wrote it."""
         return (self.home / name).is_file() and (self.record is None or self.record.has(name))
 
     def start(self, source=None, listed=False):
-        """Remove what is left of the run that is replaced, and write the flags and what the source is; `listed`, also
-        which images it has."""
+        """Remove the run that is replaced, and write run.flags; with `listed`, also the images of the source to
+        subset.txt."""
         if self.record and not self.resumed:
             self.record.clear()
         self.write_text(FLAGS_FILE, f"{FIRST_LINE}{os.getcwd()}\n{_resolved_flags()}")
@@ -185,12 +183,12 @@ class Run:
             self.write_text("subset.txt", "".join(f"{source.name(i)}\n" for i in range(len(source))))
 
     def file(self, name):
-        """The path of a file that the run is about to write, such as "pictures/detections.png". What is there and not
-        the run's is put aside."""
+        """Return the path of a file that the run will write, such as "pictures/detections.png". A file of the user's
+        there is renamed."""
         path = self.folder / name
         if self.record:
             self.started = True
-            if os.path.lexists(path.parent) and not path.parent.is_dir():  # a file called pictures
+            if os.path.lexists(path.parent) and not path.parent.is_dir():  # such as a file named pictures
                 _put_aside(path.parent)
             if os.path.lexists(path) and not self.record.has(name):
                 _put_aside(path)
@@ -205,14 +203,14 @@ class Run:
         writing.write_json(self.file(name), values)
 
     def write_report(self):
-        """Write report.html from what else is in the folder."""
+        """Write report.html from the other files of the run."""
         from keras_splitmask import evaluation
 
         self.file("report.html")
         evaluation.write_report(self.folder)
 
     def save_model(self, model):
-        """Write the model, whole or not at all. It comes last: a folder with a model holds a finished run."""
+        """Write the model completely or not at all. It is written last: a folder with a model holds a finished run."""
         from keras_splitmask.interchange import MODEL_FILE
 
         part = self.file(f"part-{MODEL_FILE}")
@@ -220,8 +218,8 @@ class Run:
             model.save(part)
 
     def checkpoints(self, model, **options):
-        """The checkpoints of the run, the newest of which the compiled model is given; their `step` is where to go
-        on."""
+        """Create the checkpoints of the run, and load the newest one into the compiled model. Their `step` is where
+        training resumes."""
         from keras_splitmask import training
 
         run = self
@@ -238,7 +236,7 @@ class Run:
 
 
 def _check_folder(folder):
-    """Stop unless the folder is new, empty or that of a run. A file that this process prints into may be in it."""
+    """Stop unless the folder is new, empty or that of a run. It may hold a file that this process prints into."""
     from keras_splitmask.data import run_folders
 
     if not os.path.lexists(folder):
@@ -246,24 +244,24 @@ def _check_folder(folder):
     if not folder.is_dir():
         raise commandline.BadInput(
             f"Expected --workdir to be a folder, received {folder}, which is"
-            f" {'a link to nowhere' if folder.is_symlink() else 'a file'}."
+            f" {'a broken link' if folder.is_symlink() else 'a file'}."
         )
     names = [name for name in sorted(os.listdir(folder)) if not _is_own_output(folder / name)]
     record = folder / run_folders.RECORD
     if run_folders.is_record(record) or (
         names == [record.name] and record.is_file() and not record.stat().st_size
-    ):  # killed as it began
+    ):  # killed when it began
         return
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise commandline.BadInput(
-            f"Expected --workdir to be a new or empty folder, or that of a run, received {folder}, which holds"
+            f"Expected --workdir to be a new or empty folder, or that of a run, received {folder}, which contains"
             f" {', '.join(names[:3])}{more}; choose another folder."
         )
 
 
 def _is_own_output(path):
-    """Whether a path is the file that stdout or stderr go to."""
+    """Return whether stdout or stderr goes to this file."""
     for descriptor in (1, 2):
         with contextlib.suppress(OSError):
             if os.path.samestat(os.stat(path), os.fstat(descriptor)):
@@ -272,52 +270,52 @@ def _is_own_output(path):
 
 
 def _check_data(home):
-    """Stop if the run, or what it packs, would lie where the data are: they would no longer be read as data."""
-    cache = places.paths_of("cache")
-    for name in places.DATASETS:
-        if os.path.realpath(home) in places.paths_of(name):
-            raise commandline.BadInput(
-                f"Expected --workdir to be another folder than --{name}, received {home} for both."
-            )
+    """Stop if --workdir or --cache is a folder of the data, which would then no longer be read as data."""
+    cache = paths.paths_of("cache")
+    for name in paths.DATASETS:
+        if os.path.realpath(home) in paths.paths_of(name):
+            raise commandline.BadInput(f"Expected --workdir to differ from --{name}, received {home} for both.")
         if cache and any(
-            os.path.isdir(path) and pathlib.Path(path).is_relative_to(cache[0]) for path in places.paths_of(name)
+            os.path.isdir(path) and pathlib.Path(path).is_relative_to(cache[0]) for path in paths.paths_of(name)
         ):
             raise commandline.BadInput(
-                f"Expected --cache without images in it, received {FLAGS.cache}, in which those of --{name} are; choose"
-                " another folder."
+                f"Expected --cache to be apart from the images, received {FLAGS.cache}, which contains those of"
+                f" --{name}; choose another folder."
             )
 
 
-def _forgotten():
+def _temporary_folder():
     folder = pathlib.Path(tempfile.mkdtemp(prefix="keras-splitmask-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 def _put_aside(path):
-    """Rename what is in the way of a file of the run, and say so."""
+    """Rename a file of the user's that is in the way of a file of the run, and print a line about it."""
     number = next(n for n in range(1, 10**6) if not os.path.lexists(path.with_name(f"{path.name}.{n}")))
     path.rename(path.with_name(f"{path.name}.{number}"))
-    print(f"{path} is not of this run; it is called {path.name}.{number} from now on", flush=True)
+    print(f"{path} was not written by this run; renamed it to {path.name}.{number}", flush=True)
 
 
 def _first(names):
-    """The first of some flags; those of another program differ in dozens."""
+    """Join the first few names of flags, since those of another program differ in dozens."""
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def _by_name(text):
-    """{flag: its value, or the whole line of one that is true or false} of the lines of a run.flags."""
+    """Parse a run.flags to {flag: value}. The value of a boolean flag is its whole line."""
     lines = re.findall(r"^--(\w+)(?:=(.*))?$", text, re.MULTILINE)
     return {name if value else name.removeprefix("no"): value or name for name, value in lines}
 
 
 def _resolved_flags():
-    """The flags of this recipe and their values, one a line, as --flagfile reads them."""
+    """List the flags of this recipe and their values, one per line, as --flagfile reads them."""
     own = {
         flag.name: flag
         for module in (sys.argv[0], commandline.__name__, __name__)
         for flag in FLAGS.get_key_flags_for_module(module)
     }
-    lines = [flag.serialize() for name, flag in sorted(own.items()) if flag.value is not None and name != "overwrite"]
+    lines = [
+        flag.serialize() for name, flag in sorted(own.items()) if flag.value is not None and name not in UNRECORDED
+    ]
     return "\n".join(lines) + "\n"

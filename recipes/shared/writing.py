@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written completely or not at all."""
 
 import contextlib
 import json
@@ -7,7 +7,7 @@ import os
 
 @contextlib.contextmanager
 def aside(path, name):
-    """The path of a file of this name beside `path`, which takes its place when it is complete, or is removed."""
+    """Yield the path of a temporary file beside `path`. It replaces `path` at the end, or is removed on an error."""
     part = path.with_name(name)
     try:
         yield part
@@ -18,7 +18,7 @@ def aside(path, name):
 
 
 def write_text(path, text):
-    """Write a text; the bytes of file names that are no UTF-8 are as they were."""
+    """Write a text. File names that are not UTF-8 keep their bytes."""
     with aside(path, f"{path.name}.part") as part:
         part.write_text(text, encoding="utf-8", errors="surrogateescape")
 
@@ -29,14 +29,14 @@ def write_json(path, values):
 
 
 def make_folders(folder):
-    """Make a folder with those above it, and return those that were not there, the innermost first."""
+    """Create a folder and its parents, and return the created ones, innermost first."""
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return new
 
 
 def remove_empty(folders):
-    """Remove those of the folders that are empty."""
+    """Remove the folders that are empty."""
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()

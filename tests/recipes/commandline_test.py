@@ -44,7 +44,7 @@ def test_the_backend_is_chosen_by_flag_then_environment(refused, command, monkey
         lambda name, *rest: None if name in ("jax", "tensorflow") else find_spec(name, *rest),
     )
     line = refused("probe", "--backend=jax")
-    assert line == "probe.py: The backend jax is not installed; run: pip install 'keras-splitmask[jax]'\n"
+    assert line == "probe.py: The backend jax is not installed. Run: pip install 'keras-splitmask[jax]'\n"
     assert "pip install 'keras-splitmask[tf]'" in refused("probe", "--backend=tensorflow")
     assert os.environ["KERAS_BACKEND"] == "tensorflow"
 
@@ -52,16 +52,19 @@ def test_the_backend_is_chosen_by_flag_then_environment(refused, command, monkey
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"--flagfile={tmp}/a.flags\n--dataset=sample\n", "received {tmp}/a.flags within itself; remove that line"),
-        (b"--flagfile={tmp}/b.flags\n", "received {tmp}/../{name}/a.flags within itself"),
-        (b"--flagfile={tmp}\n", "Expected a flag file, received --flagfile={tmp} (Is a directory)"),
+        (
+            b"--flagfile={tmp}/a.flags\n--dataset=sample\n",
+            "{tmp}/a.flags includes itself; remove the line with --flagfile={tmp}/a.flags.",
+        ),
+        (b"--flagfile={tmp}/b.flags\n", "{tmp}/../{name}/a.flags includes itself"),
+        (b"--flagfile={tmp}\n", "The flag file {tmp} cannot be read (Is a directory)."),
         (
             b"--flagfile={tmp}/none.flags\n",
-            "Expected a flag file, received --flagfile={tmp}/none.flags (No such file or directory)",
+            "Flag file not found: {tmp}/none.flags. Check the path after --flagfile.",
         ),
         (b"--flagfile=\n", "Expected --flagfile=PATH, received no path"),
-        (b"PK\x03\x04\0\0\xff\n", "Expected a text file with a flag in each line, received --flagfile={tmp}/a.flags"),
-        (b"#" * 2**20 + b"\n", "Expected a text file with a flag in each line"),
+        (b"PK\x03\x04\0\0\xff\n", "Expected a text file with one flag per line, received --flagfile={tmp}/a.flags"),
+        (b"#" * 2**20 + b"\n", "Expected a text file with one flag per line"),
         (b"steps=\xe9\n", "Expected flags only, received 'steps=\\udce9'"),
     ],
 )

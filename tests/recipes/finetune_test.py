@@ -32,7 +32,7 @@ def test_from_a_run_of_arrays(here, pretrained, arrays, tmp_path, lines):
     )
     end = here("finetune", *given, f"--workdir={workdir}")
     assert end.status == 0 and not end.err
-    assert f"24 labelled images of 2 classes, 24 to judge by, encoder from {pretrained}, 5 steps" in end.out
+    assert f"24 labelled images of 2 classes, 24 to evaluate on, encoder from {pretrained}, 5 steps" in end.out
     result = json.loads((workdir / "result.json").read_text())
     assert result["steps"] == 5 and f"test top-1 {result['test_top1']:.2%}" in end.out
     assert [line["step"] for line in lines(workdir / "metrics.jsonl")] == [0, 2, 4, 5]
@@ -83,7 +83,7 @@ def test_by_the_command(command, pretrained, arrays, tmp_path):
     end = command("finetune", *given, f"--workdir={tmp_path / 'run'}")
     assert end.status == 0 and not end.err
     assert (
-        "8 labelled images of 2 classes, 24 to judge by" in end.out
+        "8 labelled images of 2 classes, 24 to evaluate on" in end.out
         and "step 2/2" in end.out
         and "test top-1" in end.out
     )
@@ -119,7 +119,7 @@ def test_at_another_image_size(here, pretrained, tmp_path):
 def test_from_scratch(here, tmp_path, lines):
     end = here("finetune", *FROM_SCRATCH, "--steps=2", "--log_every=1", f"--workdir={tmp_path / 'run'}")
     assert end.status == 0 and not end.err
-    assert "20 labelled images of 10 classes, 2000 to judge by, encoder from scratch, 2 steps" in end.out
+    assert "20 labelled images of 10 classes, 2000 to evaluate on, encoder from scratch, 2 steps" in end.out
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "checkpoints",
         "data.json",
@@ -161,7 +161,7 @@ def test_a_run_that_diverges_stops_and_saves_no_model(here, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--dataset=sample"], "Expected --size: Encoder when from scratch"),
+        (["--dataset=sample"], "Expected --size: Encoder to train from scratch"),
         (["--dataset=sample", "--size=vit_micro"], "Expected --patch_size: Side of a patch"),
         ([*FROM_SCRATCH, "--init_from={run}"], "--size is decided by --init_from="),
         (["--dataset=sample", "--init_from={run}", "--patch_size=5"], "patch_size=5"),
@@ -219,8 +219,8 @@ def test_val_judges_where_there_is_no_test(here, tmp_path):
     end = here("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'run'}")
     assert end.status == 0 and not end.err
     assert (
-        "judged by val, since test is not there: 8 images of 8x8" in end.out
-        and "8 labelled images of 2 classes, 8 to judge by" in end.out
+        "evaluated on val, since test is missing: 8 images of 8x8" in end.out
+        and "8 labelled images of 2 classes, 8 to evaluate on" in end.out
     )
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert set(result) == {"val_top1", "steps", "seed"} and f"val top-1 {result['val_top1']:.2%}" in end.out
@@ -233,16 +233,16 @@ def test_judge_chooses_and_a_test_split_without_labels_does_not_judge(here, refu
     end = here("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'run'}")
     assert (
         end.status == 0
-        and "judged by val, since test has no labels: 7 images" in end.out
-        and "7 to judge by" in end.out
+        and "evaluated on val, since test has no labels: 7 images" in end.out
+        and "7 to evaluate on" in end.out
     )
     end = here("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'other'}", "--judge=train")
-    assert "8 to judge by" in end.out and "train_top1" in (tmp_path / "other" / "result.json").read_text()
+    assert "8 to evaluate on" in end.out and "train_top1" in (tmp_path / "other" / "result.json").read_text()
     line = refused("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'no'}", "--judge=test")
     assert "Expected labels in the test split of" in line and "the images do not lie in folders of classes" in line
     given = photos(tmp_path / "flat", "a", "b")
     line = refused("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'no'}")
-    assert "Expected a split test or val of" in line and "--judge=train judges by the training images" in line
+    assert "Expected a split test or val of" in line and "--judge=train evaluates on the training images" in line
 
 
 def test_files_left_out_of_any_split_are_counted_and_recorded(here, refused, tmp_path):
@@ -256,12 +256,14 @@ def test_files_left_out_of_any_split_are_counted_and_recorded(here, refused, tmp
     assert "Expected at most 10% of the files in" in line and "received 2 of 12 (a/1.png: not an image" in line
     end = here("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'run'}", "--max_bad_fraction=0.2")
     assert end.status == 0 and not end.err
-    assert "judged by test: 10 images of 8x8; 2 left out (a/1.png: not an image of a known format; b/2.png" in end.out
+    assert (
+        "evaluated on test: 10 images of 8x8; 2 left out (a/1.png: not an image of a known format; b/2.png" in end.out
+    )
     assert (
         "received a/5.png" in end.out
         and "It is left out." in end.out
-        and "test: 1 of 10 images are left out" in end.out
-        and "9 to judge by" in end.out
+        and "test: skipped 1 of 10 images, which cannot be read" in end.out
+        and "9 to evaluate on" in end.out
     )
     splits = json.loads((tmp_path / "run" / "data.json").read_text())["splits"]
     assert {name: sorted(split["left_out"]) for name, split in splits.items()} == {
@@ -288,7 +290,7 @@ def test_names_as_labels_of_arrays(here, refused, tmp_path, rng):
     names = np.array(["dog", "cat", "ant", "cat"] * 2)
     np.savez(tmp_path / "named.npz", x_train=images, y_train=names, x_test=images, y_test=names)
     end = here("finetune", f"--dataset=npz:{tmp_path / 'named.npz'}", *FOLDERS, f"--workdir={tmp_path / 'run'}")
-    assert end.status == 0 and "8 labelled images of 3 classes, 8 to judge by" in end.out
+    assert end.status == 0 and "8 labelled images of 3 classes, 8 to evaluate on" in end.out
     for train, test, message in (
         (names, names[::-1] + np.array(["", "s"] * 4), "received 2 others (ants, dogs)"),
         ([0, 1, 2, 1] * 2, [0, 1, 2, 3] * 2, "received 1 others (3)"),

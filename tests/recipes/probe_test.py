@@ -19,7 +19,7 @@ def test_every_block_is_judged(here, pretrained, arrays, tmp_path):
     }
     assert all(0 <= value <= 1 for value in result.values())
     assert (
-        "24 labelled images, 24 to judge by" in end.out
+        "24 labelled images, 24 to evaluate on" in end.out
         and f"block 2    {result['linear_accuracy_block_2']:.2%}" in end.out
     )
     again = (f"--flagfile={tmp_path / 'probe' / 'run.flags'}", "--random")
@@ -38,7 +38,7 @@ def test_limits_and_a_file_without_a_workdir(here, pretrained, arrays, tmp_path,
         "--test_limit=4",
         "--epochs=1",
     )
-    assert end.status == 0 and "9 labelled images, 4 to judge by" in end.out
+    assert end.status == 0 and "9 labelled images, 4 to evaluate on" in end.out
     assert not list(tmp_path.iterdir())
 
 
@@ -107,7 +107,7 @@ def test_classes_have_the_numbers_that_they_have_in_training(refused, here, tmp_
     end = here(
         "probe", *given, "--max_bad_fraction=0.3", f"--workdir={tmp_path / 'probe'}", "--epochs=1", "--overwrite"
     )
-    assert end.status == 0 and "12 labelled images, 3 to judge by" in end.out, end.err
+    assert end.status == 0 and "12 labelled images, 3 to evaluate on" in end.out, end.err
     assert list(json.loads((tmp_path / "probe" / "data.json").read_text())["splits"]["val"]["left_out"]) == [
         "cat/1.png"
     ]

@@ -77,7 +77,7 @@ def test_the_same_command_runs_what_is_missing(here, tmp_path, stand_in):
 def test_what_fails_is_told_and_the_rest_is_run(here, tmp_path, stand_in):
     stand_in.failing.add("finetune")
     end = here("reproduce", ABLATION, f"--workdir={tmp_path}", f"--rows={ROWS[3]}")
-    assert end.status == 2 and "1 runs failed" in end.err
+    assert end.status == 2 and "1 run failed" in end.err
     assert row_of(end.out, ROWS[3]) == ["missing [83.6]", "50.0 [46.5]", "1.5 [34.0]"]
 
 
@@ -135,5 +135,5 @@ def test_a_run_saves_and_ends_with_the_process_that_runs_it(number):
     parent.stdout.readline()  # both have begun
     parent.send_signal(number)
     rest = parent.stdout.read()  # ends when both have ended
-    assert [line for line in rest.splitlines() if "stopped by" not in line] == ["saved", "ended"]
+    assert [line for line in rest.splitlines() if "topped by" not in line] == ["saved", "ended"]
     assert parent.wait(10) == (-signal.SIGKILL if number == signal.SIGKILL else 75)

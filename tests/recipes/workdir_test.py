@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recipes.shared import places, record, screen
+from recipes.shared import paths, record, screen
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMALL = (
@@ -133,9 +133,7 @@ def test_only_what_is_recorded_is_removed(here, refused, arrays, pretrained, tmp
         f"--workdir={workdir}",
         "--overwrite",
     )
-    assert "Expected --init_from outside of the run that is replaced" in refused(
-        "pretrain", *given, f"--init_from={workdir}"
-    )
+    assert "--overwrite would delete --init_from=" in refused("pretrain", *given, f"--init_from={workdir}")
     end = here("pretrain", *given)
     assert end.status == 0, end.err
     left = content(workdir)
@@ -160,9 +158,11 @@ def test_a_foreign_checkpoint_is_not_taken_for_one_of_the_run(refused, arrays, p
         f"--workdir={workdir}",
         "--overwrite",
     )
-    assert "received step-0000000099.checkpoint; move it" in refused("pretrain", *given)
+    assert "is a checkpoint that this run did not write; move it" in refused(
+        "pretrain", *given
+    )
     end = refused("finetune", f"--dataset=npz:{arrays}", f"--init_from={workdir}", f"--workdir={workdir}")
-    assert "holds a run of another recipe or version, with --" in end and "--overwrite" not in end
+    assert "holds a run of another recipe or version with --" in end and "--overwrite" not in end
 
 
 def test_the_same_run_by_other_words_goes_on(here, tmp_path, monkeypatch, stop_at_step, lines):
@@ -212,7 +212,7 @@ def test_another_set_with_the_same_names_and_sizes_is_not_the_same_data(
         stop_at_step(3, patch)
         assert "resumed at step 2" in here("pretrain", *SMALL, "--dataset=folder:copied", "--workdir=run").out
     os.remove("run/run.flags")
-    assert "Expected run/run.flags, which says how its checkpoints were made" in refused(
+    assert "File not found: run/run.flags, which lists the flags of the checkpoints" in refused(
         "pretrain", *SMALL, "--dataset=folder:copied", "--workdir=run"
     )
 
@@ -242,7 +242,7 @@ def test_a_removal_that_is_cut_off_leaves_no_checkpoint_without_its_flags(tmp_pa
 
 
 def test_what_was_moved_together_with_the_run_is_the_same(tmp_path):
-    same = places.same
+    same = paths.same
     old, new = tmp_path / "old", tmp_path / "new"
     moved = (f"{old}/tuned", f"{new}/tuned")
     assert same("init_from", f"{old}/first", f"{new}/first", "/", moved)
@@ -254,14 +254,14 @@ def test_what_was_moved_together_with_the_run_is_the_same(tmp_path):
 
 
 def test_a_path_without_its_user_or_without_a_name_is_refused(refused, tmp_path, monkeypatch):
-    assert "received ~nobody.of.this.name; write ./~nobody.of.this.name" in refused(
+    assert "Unknown user ~nobody.of.this.name in --workdir=~nobody.of.this.name/x; write ./~nobody" in refused(
         "pretrain", "--dataset=sample", "--workdir=~nobody.of.this.name/x"
     )
     assert "Expected --workdir: " in refused("pretrain", "--dataset=sample", "--workdir=")
     (tmp_path / "removed").mkdir()
     monkeypatch.chdir(tmp_path / "removed")
     (tmp_path / "removed").rmdir()
-    assert "Expected a working folder that is there" in refused("pretrain", "--dataset=sample", "--workdir=run")
+    assert "The current folder no longer exists: " in refused("pretrain", "--dataset=sample", "--workdir=run")
 
 
 def test_a_run_in_its_data_folder_is_no_data(here, refused, tmp_path):
@@ -285,7 +285,9 @@ def test_a_cache_is_not_made_where_the_images_are(refused, tmp_path):
             f"--cache={cache}",
             f"--workdir={tmp_path / 'run'}",
         )
-        assert f"Expected --cache without images in it, received {cache}, in which those of --dataset are" in line
+        assert (
+            f"Expected --cache to be apart from the images, received {cache}, which contains those of --dataset" in line
+        )
     line = refused(
         "pretrain",
         *SMALL,
@@ -295,7 +297,7 @@ def test_a_cache_is_not_made_where_the_images_are(refused, tmp_path):
         f"--cache={photos}",
         f"--workdir={tmp_path / 'run'}",
     )
-    assert "those of --probe are" in line
+    assert "which contains those of --probe" in line
 
 
 def test_a_disk_without_room_for_a_line_leaves_nothing(tmp_path, monkeypatch):
@@ -369,7 +371,7 @@ def test_what_stops_a_run_before_it_trains_says_so_in_a_line(here, tmp_path, mon
     end = here("pretrain", *SMALL, "--dataset=sample", f"--workdir={tmp_path / 'run'}")
     assert (end.status, end.out, end.err) == (
         75,
-        f"stopped by {number.name}; run the same command again to go on\n",
+        f"Stopped by {number.name}. Run the same command to resume.\n",
         "",
     ) and not (tmp_path / "run").exists()
 
@@ -388,7 +390,7 @@ def test_a_signal_whose_exception_a_library_drops_stops_the_run_all_the_same(her
         end = here(*given)
     assert (
         end.status == 75
-        and "stopped by SIGTERM; run the same command again to go on\n" in end.out
+        and "Stopped by SIGTERM. Run the same command to resume.\n" in end.out
         and "step 1/1" not in end.out
     )
     end = here(*given)

@@ -1,5 +1,4 @@
-"""The flags that name places on the disk: `~` is expanded in them, and two spellings of one place are the same
-value."""
+"""Flags that hold paths: `~` is expanded, and two spellings of one path are equal."""
 
 import os
 
@@ -8,11 +7,11 @@ from absl import flags
 FLAGS = flags.FLAGS
 PATHS = ("cache", "dalle_weights", "data_dir", "init_from", "json", "labelled", "output", "subset", "workdir")
 DATASETS = ("cifar10", "dataset", "probe")  # as KIND:PATH
-KINDS = ("coco", "folder", "masks", "npy", "npz")  # the others are names
+KINDS = ("coco", "folder", "masks", "npy", "npz")  # other kinds are followed by a name
 
 
 def expand():
-    """Expand `~` and `~user` in the flags that name places.
+    """Expand `~` and `~user` in the flags that hold paths.
 
     Raises:
         flags.IllegalFlagValueError: if there is no such user.
@@ -30,42 +29,45 @@ def _expanded(name, text):
     if path.startswith("~"):
         user = path.split("/")[0]
         raise flags.IllegalFlagValueError(
-            f"Expected a user of this machine in --{name}={text}, received {user}; write ./{user} for a file of that"
-            " name."
+            f"Unknown user {user} in --{name}={text}; write ./{user} for a file of that name."
         )
     return kind + path
 
 
 def _parts(name, text):
-    """The kind of a data set with its colon, or nothing, and the path."""
+    """Split a flag's value into the kind of data set with its colon, or "", and the path."""
     kind, colon, path = text.partition(":")
     return (kind + colon, path) if name in DATASETS and kind in KINDS else ("", text)
 
 
 def paths_of(name):
-    """The real paths that a flag names now."""
+    """List the real paths in the value of a flag."""
     value = FLAGS[name].value if name in FLAGS else None
     texts = value if isinstance(value, list) else [value] if value else []
     return [os.path.realpath(_parts(name, text)[1]) for text in texts if name in PATHS or _parts(name, text)[0]]
 
 
 def same(name, before, now, folder, moved):
-    """Whether two texts of a flag mean the same, where relative paths of `before` began in `folder`; `moved`: the run's
-    folder then and now."""
-    if name == "cache":  # what is packed does not depend on where
+    """Return whether two values of a flag mean the same.
+
+    Relative paths in `before` start in `folder`. `moved` holds the run's folder then and now.
+    """
+    if name == "cache":  # packed images do not depend on the folder
         return bool(before) == bool(now)
     if name not in (*PATHS, *DATASETS) or before is None or now is None:
         return before == now
-    old, new = (_places(name, text, start) for text, start in ((before, folder), (now, os.curdir)))
+    old, new = (_real_paths(name, text, start) for text, start in ((before, folder), (now, os.curdir)))
     if old == new or any(os.path.exists(path) for _, path in old):
         return old == new
-    return before == now or _seen_from(moved[0], old) == _seen_from(moved[1], new)  # moved together with the run
+    return before == now or _seen_from(moved[0], old) == _seen_from(
+        moved[1], new
+    )  # the data moved together with the run
 
 
-def _seen_from(home, places):
-    return [(kind, os.path.relpath(path, os.path.realpath(home))) for kind, path in places]
+def _seen_from(home, paths):
+    return [(kind, os.path.relpath(path, os.path.realpath(home))) for kind, path in paths]
 
 
-def _places(name, text, folder):
+def _real_paths(name, text, folder):
     parts = [_parts(name, part) for part in (text.split(",") if name == "dalle_weights" else [text])]
     return [(kind, os.path.realpath(os.path.join(folder, os.path.expanduser(path)))) for kind, path in parts]
