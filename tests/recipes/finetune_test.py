@@ -163,7 +163,7 @@ def test_a_run_that_diverges_stops_and_saves_no_model(here, tmp_path):
     [
         (["--dataset=sample"], "Expected --size: Encoder to train from scratch"),
         (["--dataset=sample", "--size=vit_micro"], "Expected --patch_size: Side of a patch"),
-        ([*FROM_SCRATCH, "--init_from={run}"], "--size is decided by --init_from="),
+        ([*FROM_SCRATCH, "--init_from={run}"], "already sets the size; leave --size out."),
         (["--dataset=sample", "--init_from={run}", "--patch_size=5"], "patch_size=5"),
         (["--dataset=sample", "--init_from={run}"], "Expected an image of 5 channels, received 1"),
         (
