@@ -158,9 +158,7 @@ def test_a_foreign_checkpoint_is_not_taken_for_one_of_the_run(refused, arrays, p
         f"--workdir={workdir}",
         "--overwrite",
     )
-    assert "is a checkpoint that this run did not write; move it" in refused(
-        "pretrain", *given
-    )
+    assert "is a checkpoint that this run did not write; move it" in refused("pretrain", *given)
     end = refused("finetune", f"--dataset=npz:{arrays}", f"--init_from={workdir}", f"--workdir={workdir}")
     assert "holds a run of another recipe or version with --" in end and "--overwrite" not in end
 
