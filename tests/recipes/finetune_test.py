@@ -261,7 +261,7 @@ def test_files_left_out_of_any_split_are_counted_and_recorded(here, refused, tmp
     )
     assert (
         "received a/5.png" in end.out
-        and "It is left out." in end.out
+        and "It is skipped." in end.out
         and "test: skipped 1 of 10 images, which cannot be read" in end.out
         and "9 to evaluate on" in end.out
     )
