@@ -115,7 +115,7 @@ def test_classes_have_the_numbers_that_they_have_in_training(refused, here, tmp_
     for recipe, more in (("probe", given), ("finetune", (given[1], *small, f"--workdir={tmp_path / 'tuned'}"))):
         line = refused(recipe, *more)
         assert (
-            "Expected only classes that are learnt in the test split of" in line
+            "Expected only classes of the train split in the test split of" in line
             and "received images of cow;" in line
             and "ant" not in line
         )
