@@ -1,5 +1,5 @@
-"""The tables of the paper and its poster: how each cell is made, at the paper's scale and at one of minutes, and what
-the paper has there."""
+"""The tables of the paper and its poster: the runs of each cell, at the paper's scale and at a small one, and the
+paper's numbers."""
 
 import dataclasses
 import json
@@ -9,8 +9,8 @@ DIVERGED = "diverged"  # in place of a number that the paper does not have becau
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A way to pre-train: arguments of pretrain.py, in which {data} is that of the column, and the paper's numbers,
-    None for no cell."""
+    """One pre-training: arguments of pretrain.py, where {data} stands for the column's data, and the paper's numbers,
+    which are None for an empty cell."""
 
     name: str
     pretrain: tuple
@@ -19,8 +19,8 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A way to judge: a recipe and its arguments, `read`, a function of its folder that gives the number, and what was
-    pre-trained on."""
+    """One evaluation: a recipe and its arguments, the data of pre-training, and `read`, which reads the result from a
+    folder."""
 
     name: str
     recipe: str
@@ -39,7 +39,7 @@ class Table:
     rows: tuple
 
     def cells(self):
-        """Row, column and the paper's number of each cell that there is, row by row."""
+        """List row, column and the paper's number of each cell that is not empty, row by row."""
         return [
             (row, column, paper)
             for row in self.rows
@@ -49,19 +49,19 @@ class Table:
 
 
 def top1(folder):
-    """Accuracy in percent, of finetune.py, on the split that it judged by."""
+    """Read the accuracy in percent of finetune.py on its evaluation split."""
     result = json.loads((folder / "result.json").read_text())
     return 100 * next(value for name, value in result.items() if name.endswith("_top1"))
 
 
 def best_linear(folder):
-    """Test accuracy in percent of the linear classifier at the best block, of probe.py, as BEiT's probe reports it."""
+    """Read the accuracy in percent of probe.py's linear classifier at the best block, as BEiT's probe reports it."""
     result = json.loads((folder / "probe.json").read_text())
     return 100 * max(value for name, value in result.items() if name.startswith("linear_accuracy"))
 
 
 def hours(folder):
-    """Hours that pretrain.py took, of a run that is finished."""
+    """Read the hours that a finished run of pretrain.py took."""
     (folder / "model.keras").stat()
     return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["seconds"] / 3600
 
@@ -161,7 +161,7 @@ TARGETS = {
 
 
 def tuned(name, data=None):
-    """A column of fine-tuning on one of the targets; pre-trained on it, too, unless `data` says otherwise."""
+    """Describe fine-tuning on a target, after pre-training on the same target or on `data`."""
     own, recipe, dataset = TARGETS[name]
     return Column(name, "finetune", (flags(f"paper/{recipe}"), dataset), top1, data=data or own)
 
@@ -221,7 +221,7 @@ EFFICIENCY = Table(
 
 
 def of_size(name, size, random, deit, beit, beit_on_target, splitmask):
-    """The rows of Table 6 for one encoder."""
+    """List the rows of Table 6 for one encoder."""
     return (
         Row(f"{name} random", (flags("paper/{data}"), size, "--method=random"), random),
         Row(f"{name} DeiT, ImageNet", (*DEIT, size), deit),
@@ -232,7 +232,7 @@ def of_size(name, size, random, deit, beit, beit_on_target, splitmask):
 
 
 TARGET_ONLY = Table(
-    "Table 6: pre-trained on the target data alone",
+    "Table 6: pre-trained only on the target data",
     "pre-training",
     tuple(tuned(name) for name in TARGETS),
     (
