@@ -86,8 +86,9 @@ def gather_rows(x, positions):
         return ops.take_along_axis(x, ops.expand_dims(positions, -1), axis=1)
     import torch
 
+    x, positions = ops.convert_to_tensor(x), ops.convert_to_tensor(positions)
     first_rows = x.shape[1] * torch.arange(x.shape[0], device=x.device)[:, None]
-    return torch.nn.functional.embedding(first_rows + ops.convert_to_tensor(positions), x.reshape(-1, x.shape[-1]))
+    return torch.nn.functional.embedding(first_rows + positions, x.reshape(-1, x.shape[-1]))
 
 
 def argmax(x):
