@@ -1,4 +1,4 @@
-"""Runs recipes and benchmarks by their command, or in this process, where they start at once."""
+"""Run recipes and benchmarks by their command, or in this process, where they start faster."""
 
 import contextlib
 import functools
@@ -24,7 +24,7 @@ NOISE = re.compile(r"(WARNING: All log messages before absl::InitializeLog|[IWE]
 
 
 def script_of(name):
-    """The path of a program below the root."""
+    """Return the path of a program below the root."""
     return f"{'benchmarks' if name == 'benchmark' else 'recipes'}/{name}.py"
 
 
@@ -33,7 +33,7 @@ class End(types.SimpleNamespace):
 
 
 def run_by_command(name, *arguments, **environment):
-    """`python recipes/<name>.py` with these arguments."""
+    """Run `python recipes/<name>.py` with these arguments."""
     env = {**os.environ, "KERAS_BACKEND": keras.backend.backend(), "PYTHONPATH": str(ROOT), **environment}
     command = [sys.executable, script_of(name), *map(str, arguments)]
     end = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
@@ -41,8 +41,8 @@ def run_by_command(name, *arguments, **environment):
 
 
 def run_here(name, *arguments):
-    """The same in this process and on its backend: small sizes are smaller still, and nothing is compiled that need not
-    be."""
+    """Run a recipe in this process and on its backend. The small encoders are even smaller, and steps run uncompiled
+    where possible."""
     script = str(ROOT / script_of(name))
     out, err, status = io.StringIO(), io.StringIO(), 0
     compile_model = functools.partialmethod(keras.Model.compile, run_eagerly=keras.backend.backend() != "jax")
@@ -65,7 +65,7 @@ def run_here(name, *arguments):
 
 
 def forget(recipe):
-    """The flags of a recipe and its modules, since the next one defines flags of the same names."""
+    """Remove the flags of a recipe and its modules, because the next recipe defines flags of the same names."""
     shared = [
         name
         for name, module in sys.modules.items()
@@ -80,7 +80,7 @@ def forget(recipe):
 
 @contextlib.contextmanager
 def parsed_here(name, *arguments):
-    """What a recipe defines, with these arguments read as its `flags`, but not run."""
+    """Yield what a recipe defines, with its `flags` parsed from these arguments, without running it."""
     script = str(ROOT / script_of(name))
     with (
         mock.patch.object(sys, "argv", [script, *map(str, arguments)]),

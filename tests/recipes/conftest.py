@@ -1,4 +1,4 @@
-"""One pre-training run for what comes after it, and how to stop one."""
+"""Fixtures of the recipes' tests: one pre-training run that others start from, and a way to stop a run."""
 
 import json
 import pathlib
@@ -12,7 +12,7 @@ from tests import running
 
 
 def read_lines(path):
-    """The lines of a metrics.jsonl; NaN and Infinity are no JSON."""
+    """Parse the lines of a metrics.jsonl; NaN and Infinity are not JSON, and fail."""
     return [json.loads(line, parse_constant=pytest.fail) for line in pathlib.Path(path).read_text().splitlines()]
 
 
@@ -23,7 +23,7 @@ def lines():
 
 @pytest.fixture
 def stop_at_step(monkeypatch):
-    """Makes SIGTERM come in the middle of that step; `monkeypatch.undo()` ends it."""
+    """Send SIGTERM in the middle of a step; `monkeypatch.undo()` ends it."""
 
     def stop_at(step, patch=monkeypatch):
         begin = ks.training.RunLog.on_train_batch_begin
@@ -55,7 +55,7 @@ def arrays(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def pretrained(arrays, tmp_path_factory):
-    """The folder of a run on the arrays, with everything that a run can leave."""
+    """The folder of a pre-training run on the arrays, with every file that a run can write."""
     workdir = tmp_path_factory.mktemp("runs") / "pretrained"
     given = (
         f"--dataset=npz:{arrays}",
