@@ -47,13 +47,15 @@ def file_of(module):
 
 
 def modules_of(node):
-    """The dotted names that an import statement loads."""
+    """The dotted names that an import statement loads, or a call of `optional`."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom):
         # `from package import module` is the module's; `from package import name` is the package's own.
         names = [f"{node.module}.{alias.name}" for alias in node.names]
         return [name if file_of(name) else node.module for name in names]
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "optional":
+        return [argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant)]
     return []
 
 
