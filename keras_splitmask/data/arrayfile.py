@@ -21,7 +21,7 @@ def read_shape(file, size, value_range=None):
     """(height, width, channels) of the array in a binary file of so many bytes.
 
     Raises:
-        ValueError: if it is no image of a type that is read, see `values.to_uint8`, is cut short, or would take too
+        ValueError: if it is no image of a type that is read, see `conversion.to_uint8`, is cut short, or would take too
             much memory.
     """
     with _unpacked(file, size) as (unpacked, length):

@@ -10,6 +10,7 @@ import numpy as np
 from keras_splitmask.backend.optional import optional
 from keras_splitmask.data import arrayfile, bounds, jpeg, netpbm
 from keras_splitmask.data.bounds import is_grey
+from keras_splitmask.data.conversion import to_uint8 as to_uint8  # what read_pixels leaves to do
 from keras_splitmask.data.values import WrongSize
 
 # The formats that are read. Pillow knows more, but some of those run other programs (EPS) or are not images (MPEG).

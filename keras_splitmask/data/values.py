@@ -13,7 +13,7 @@ def is_final(dtype, value_range):
 
 
 def check_pixels(pixels, name, value_range=None):
-    """Raise ValueError unless `decoding.to_uint8` takes these pixels."""
+    """Raise ValueError unless `conversion.to_uint8` takes these pixels."""
     if is_final(pixels.dtype, value_range):
         return
     if pixels.dtype.kind == "i" and pixels.dtype.itemsize <= 4 and value_range is None and pixels.size:
