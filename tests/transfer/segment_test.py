@@ -106,7 +106,7 @@ def test_the_objective_is_the_loss_at_the_images_size_and_the_auxiliary_heads(ma
     )
     np.testing.assert_allclose([loss, accuracy], [main + 0.5 * auxiliary, hits], rtol=1e-5)
     alone = make_segmenter(auxiliary_weight=0)
-    assert [metric.name for metric in alone.report_metrics] == ["pixel_accuracy", "gradient_norm"]
+    assert [metric.name for metric in alone.logged_means] == ["pixel_accuracy", "gradient_norm"]
     assert (
         len(alone.trainable_variables) == len(model.trainable_variables) - 5
     )  # 3x3, its norm's two, and the linear map's two
