@@ -295,7 +295,7 @@ def test_names_as_labels_of_arrays(here, refused, tmp_path, rng):
         (names, names[::-1] + np.array(["", "s"] * 4), "received 2 others (ants, dogs)"),
         ([0, 1, 2, 1] * 2, [0, 1, 2, 3] * 2, "received 1 others (3)"),
         ([0, 2, 2, 0] * 2, [0, 1, 2, 0] * 2, "received 1 others (1)"),
-        (names, [0, 1, 0, 1] * 2, "received images of 0, 1; give"),
+        (names, [0, 1, 0, 1] * 2, "received images of 0, 1; rename"),
     ):
         np.savez(tmp_path / "named.npz", x_train=images, y_train=train, x_test=images, y_test=test)
         line = refused("finetune", f"--dataset=npz:{tmp_path / 'named.npz'}", *FOLDERS, f"--workdir={tmp_path / 'no'}")
