@@ -133,7 +133,11 @@ def test_tensorflow_replicas_equal_one_device(python, methods, devices):
 
 @pytest.mark.parametrize(
     ("methods", "devices"),
-    [("splitmask,dino,beit", "data_parallel:4"), ("splitmask", "model_parallel:4"), (DENSE, "data_parallel:2")],
+    [
+        ("splitmask,dino,beit", "data_parallel:4"),
+        ("splitmask", "model_parallel:4"),
+        pytest.param(DENSE, "data_parallel:2", marks=pytest.mark.endurance),  # JAX compiles them for minutes
+    ],
 )
 def test_jax_devices_equal_one(python, methods, devices):
     text = python(SCRIPT, methods, f"{devices},one:1", backend="jax")
