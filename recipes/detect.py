@@ -64,22 +64,23 @@ SCALE = ("0.5", "1.5")
 MASK_SIZE = 56  # pixels of a side of a target mask
 
 
-def build_model(encoder, classes):
+def build_model(encoder, class_names):
     """Build the detector of the flags."""
     import keras_splitmask as ks
 
     options = {"neck": FLAGS.neck, "width": FLAGS.head_width, "seed": FLAGS.seed, "accumulate": FLAGS.accumulate}
+    options |= {"class_names": class_names, "value_range": value_range.given()}
     given = {
         name: FLAGS[name].value for name in ("anchor_scale", "samples", "proposals") if FLAGS[name].value is not None
     }
     if FLAGS.head == "maskrcnn":
-        return ks.transfer.MaskRCNN(encoder, classes, masks=FLAGS.masks, **options, **given)
+        return ks.transfer.MaskRCNN(encoder, len(class_names), masks=FLAGS.masks, **options, **given)
     if wrong := [f"--{name}" for name in ("samples", "proposals") if name in given]:
         raise commandline.BadInput(
             f"Expected --head=maskrcnn with {', '.join(wrong)}, received --head=retinanet; leave"
             f" {'it' if len(wrong) == 1 else 'them'} out."
         )
-    return ks.transfer.RetinaNet(encoder, classes, **options, **given)
+    return ks.transfer.RetinaNet(encoder, len(class_names), **options, **given)
 
 
 def detections(model, source, limit=None):
@@ -186,7 +187,7 @@ def main(devices, run):
         return data.detection_batches(source, encoder.image_shape, FLAGS.batch_size, **options, **order)
 
     batches(0)  # stop at bad options before anything is written
-    model = build_model(encoder, len(source.classes))
+    model = build_model(encoder, source.classes)
     dense.train(devices, run, model, source, judged, batches, judge, finish)
 
 

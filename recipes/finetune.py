@@ -140,12 +140,15 @@ flags.adopt_module_key_flags(value_range)
 FLAGS = flags.FLAGS
 
 
-def build_classifier(encoder, classes, steps):
+def build_classifier(encoder, source, steps):
     import keras
 
     import keras_splitmask as ks
 
-    model = ks.transfer.Classifier(encoder, classes, frozen=FLAGS.frozen, seed=FLAGS.seed)
+    prepared = {"crop_ratio": FLAGS.crop_ratio, "value_range": value_range.given()}
+    model = ks.transfer.Classifier(
+        encoder, source.class_count, FLAGS.frozen, seed=FLAGS.seed, class_names=source.classes, **prepared
+    )
     optimizer = ks.training.adamw(
         FLAGS.learning_rate,
         steps,
@@ -165,7 +168,8 @@ def finish(run, model, split, images, labels, steps):
     """Measure the accuracy on a split, and write it with the report and the model at the end of a run."""
     logits = model.predict(images, batch_size=256, verbose=0)
     accuracy = float((logits.argmax(axis=1) == labels).mean())
-    run.write_json("result.json", {f"{split}_top1": accuracy, "steps": steps, "seed": FLAGS.seed})
+    result = {f"{split}_top1": accuracy, "steps": steps, "seed": FLAGS.seed, "classes": model.class_names}
+    run.write_json("result.json", result)
     run.write_report()
     run.save_model(model)
     print(f"{split} top-1 {accuracy:.2%}")
@@ -197,7 +201,7 @@ def main(devices, run):
     batches(0)  # stop at bad options before anything is written
     source = image_sets.packed(source, shape)
     steps = FLAGS.steps or max(1, round(FLAGS.epochs * len(source) / FLAGS.batch_size))
-    model = build_classifier(encoder, source.class_count, steps)
+    model = build_classifier(encoder, source, steps)
     print(
         f"{len(source)} labelled images of {source.class_count} classes, {len(images)} to evaluate on, encoder"
         f" {'from ' + FLAGS.init_from if FLAGS.init_from else 'from scratch'}{' (frozen)' if FLAGS.frozen else ''},"

@@ -128,6 +128,8 @@ def main(devices, run):
         "auxiliary_weight": FLAGS.auxiliary_weight,
         "seed": FLAGS.seed,
         "accumulate": FLAGS.accumulate,
+        "class_names": source.classes,
+        "value_range": value_range.given(),
     }
     model = transfer.Segmenter(encoder, len(source.classes), FLAGS.head, FLAGS.neck, FLAGS.head_width, **options)
     dense.train(devices, run, model, source, judged, batches, judge, finish)

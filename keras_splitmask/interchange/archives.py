@@ -22,13 +22,14 @@ import keras
 from keras_splitmask.interchange import strict_json
 
 MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
-JSON_BYTES = 1_000_000  # 3,000 are usual
+JSON_BYTES = 10_000_000  # 3,000 are usual, and the names of classes
 OBJECTS = 10  # a model with its encoder, its tokenizer and four layers that augment has seven
 TEXT, LIST, BUILD_CONFIG = (
     200,
     100,
     2000,
 )  # characters of a text, items of a list, characters of the shapes that a layer was built for
+NAMES = {"class_names"}  # arguments that are lists of texts, as long as the file has room
 PARTS = {"encoder", "tokenizer", "augmentation", "first", "second", "local"}  # arguments that are objects
 POLICIES = {"float16", "bfloat16", "float32", "float64", "mixed_float16", "mixed_bfloat16"}
 ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}  # of others at most 8
@@ -157,6 +158,9 @@ def _objects(node):
             _check_policy(value)
         elif name in PARTS and name in defaults and isinstance(value, dict):
             yield from _objects(value)
+        elif name in NAMES and name in defaults and isinstance(value, list):
+            if not all(isinstance(item, str) for item in value):
+                raise ValueError(f"it gives {node['class_name']} {name} that are not all text.")
         elif value is not None and (
             name in PARTS or name == "dtype" or name not in defaults or not _fits(value, defaults[name])
         ):

@@ -5,12 +5,12 @@ from keras import ops
 
 from keras_splitmask import losses
 from keras_splitmask.backend import distribution
-from keras_splitmask.training.objective_model import ObjectiveModel
 from keras_splitmask.training.pixels import problem_of_absence, problem_of_classes, shape_text
+from keras_splitmask.transfer.class_model import ClassModel
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
-class Classifier(ObjectiveModel):
+class Classifier(ClassModel):
     """Images (B, H, W, C) to logits (B, classes) float32, from the mean of the patches' tokens (BEiT, section 2.6).
 
     Compile it with a loss on logits, or without one for the cross entropy, and `fit` it to images and labels like any
@@ -25,18 +25,32 @@ class Classifier(ObjectiveModel):
         augmentation: a layer from images to the images that a training step is given.
         seed: with the step's number, it decides all randomness of training.
         accumulate: k, to take each batch in k parts.
+        crop_ratio: fraction of an image's side to keep, from the centre, when a whole image is prepared for `call`.
+        **kwargs: `class_names` and `value_range`, see `ClassModel`; and arguments of `keras.Model`.
     """
 
     own_loss = False
 
     def __init__(
-        self, encoder, classes, frozen=False, augmentation=None, seed=0, accumulate=1, name="classifier", **kwargs
+        self,
+        encoder,
+        classes,
+        frozen=False,
+        augmentation=None,
+        seed=0,
+        accumulate=1,
+        crop_ratio=1.0,
+        name="classifier",
+        **kwargs,
     ):
-        super().__init__(encoder, seed=seed, augmentation=augmentation, accumulate=accumulate, name=name, **kwargs)
+        options = {"seed": seed, "augmentation": augmentation, "accumulate": accumulate, "name": name}
+        super().__init__(encoder, classes, **options, **kwargs)
         if classes < 2:
             raise ValueError(f"Expected at least two classes, received classes={classes}.")
-        self.classes = classes
+        if not 0 < crop_ratio <= 1:
+            raise ValueError(f"Expected crop_ratio above 0 and at most 1, received crop_ratio={crop_ratio}.")
         self.frozen = frozen
+        self.crop_ratio = crop_ratio
         # Near zero, so that the first steps do not pull the encoder about (BEiT's 0.001).
         start = keras.initializers.TruncatedNormal(stddev=0.02 * 0.001)
         self.head = keras.layers.Dense(classes, kernel_initializer=start, dtype="float32", name="head")
@@ -132,11 +146,7 @@ class Classifier(ObjectiveModel):
         return bool(width) or not parts
 
     def get_config(self):
-        own = {
-            "classes": self.classes,
-            "frozen": self.frozen,
-        }
-        return {**super().get_config(), **own}
+        return {**super().get_config(), "frozen": self.frozen, "crop_ratio": self.crop_ratio}
 
 
 def _label_width(loss, classes):

@@ -5,9 +5,9 @@ import numpy as np
 from keras import ops
 
 from keras_splitmask.backend import distribution
-from keras_splitmask.training.objective_model import ObjectiveModel
 from keras_splitmask.training.pixels import problem_of_absence
 from keras_splitmask.transfer import boxes, regions
+from keras_splitmask.transfer.class_model import ClassModel
 from keras_splitmask.transfer.mask_rcnn_heads import (
     BOX_BINS,
     LEVELS,
@@ -25,7 +25,7 @@ NEAR_ANCHOR, NEAR_REGION = (1.0, 1.0, 1.0, 1.0), (0.1, 0.1, 0.2, 0.2)  # varianc
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
-class MaskRCNN(ObjectiveModel):
+class MaskRCNN(ClassModel):
     """Learn boxes and masks in two stages: where there is something, and what it is.
 
     It is given images and {"boxes": (B, M, 4), "labels": (B, M), "masks": (B, M, S, S)}: `data.detection_batches(...,
@@ -47,6 +47,7 @@ class MaskRCNN(ObjectiveModel):
         max_detections, score_threshold, iou_threshold: see `boxes.keep_best`.
         augmentation: an `Augment` of colours alone, for the images that a training step is given.
         seed: with the step's number, it decides all randomness of training.
+        **kwargs: `class_names` and `value_range`, see `ClassModel`; and arguments of `keras.Model`.
     """
 
     def __init__(
@@ -70,15 +71,14 @@ class MaskRCNN(ObjectiveModel):
         **kwargs,
     ):
         logged = ["proposal_loss", "class_loss", "box_loss"] + ["mask_loss"] * masks
-        super().__init__(
-            encoder, logged=logged, seed=seed, augmentation=augmentation, accumulate=accumulate, name=name, **kwargs
-        )
+        options = {"seed": seed, "augmentation": augmentation, "accumulate": accumulate, "name": name}
+        super().__init__(encoder, classes, logged=logged, **options, **kwargs)
         if min(classes, proposals) < 1 or samples < 4:
             raise ValueError(
                 f"Expected classes and proposals of at least 1, samples of at least 4, received {classes=},"
                 f" {proposals=}, {samples=}."
             )
-        self.classes, self.neck, self.width, self.masks = classes, neck, width, masks
+        self.neck, self.width, self.masks = neck, width, masks
         self.anchor_scale, self.proposals, self.samples, self.hidden = anchor_scale, proposals, samples, hidden
         self.max_detections, self.score_threshold, self.iou_threshold = max_detections, score_threshold, iou_threshold
         self.anchors = boxes.anchors(
@@ -208,7 +208,7 @@ class MaskRCNN(ObjectiveModel):
         return _mean_over(positive, ops.where(positive, entropy, 0.0))
 
     def get_config(self):
-        names = ("classes", "neck", "width", "masks", "anchor_scale", "proposals", "samples", "hidden")
+        names = ("neck", "width", "masks", "anchor_scale", "proposals", "samples", "hidden")
         names += ("max_detections", "score_threshold", "iou_threshold")
         own = {name: getattr(self, name) for name in names}
         return {**super().get_config(), **own}

@@ -6,9 +6,9 @@ import keras
 from keras import ops
 
 from keras_splitmask.patches import to_pixels
-from keras_splitmask.training.objective_model import ObjectiveModel
 from keras_splitmask.training.pixels import problem_of_absence
 from keras_splitmask.transfer import boxes
+from keras_splitmask.transfer.class_model import ClassModel
 from keras_splitmask.transfer.pyramid import FeaturePyramid, Pyramid
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -72,7 +72,7 @@ def focal_loss(truth, logits):
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
-class RetinaNet(ObjectiveModel):
+class RetinaNet(ClassModel):
     """Learn boxes (Lin et al., 2017, "Focal loss for dense object detection") with KerasCV's network, `network`, on our
     encoder.
 
@@ -93,6 +93,7 @@ class RetinaNet(ObjectiveModel):
         max_detections, score_threshold, iou_threshold: see `boxes.keep_best`.
         augmentation: an `Augment` of colours alone, for the images that a training step is given.
         seed: with the step's number, it decides all randomness of training.
+        **kwargs: `class_names` and `value_range`, see `ClassModel`; and arguments of `keras.Model`.
 
     Raises:
         ImportError: without the package keras-cv.
@@ -116,15 +117,8 @@ class RetinaNet(ObjectiveModel):
     ):
         from keras_splitmask.transfer.kerascv_backbone import ViTBackbone, keras_cv
 
-        super().__init__(
-            encoder,
-            logged=["class_loss", "box_loss"],
-            seed=seed,
-            augmentation=augmentation,
-            accumulate=accumulate,
-            name=name,
-            **kwargs,
-        )
+        options = {"seed": seed, "augmentation": augmentation, "accumulate": accumulate, "name": name}
+        super().__init__(encoder, classes, logged=["class_loss", "box_loss"], **options, **kwargs)
         if classes < 1:
             raise ValueError(f"Expected at least one class, received classes={classes}.")
         if any(side % 32 for side in encoder.image_shape[:2]):
@@ -132,7 +126,6 @@ class RetinaNet(ObjectiveModel):
                 "Expected sides that are multiples of 32 for KerasCV's RetinaNet, received"
                 f" image_shape={encoder.image_shape}."
             )
-        self.classes = classes
         self.neck = neck
         self.width = width
         self.anchor_scale = anchor_scale
@@ -197,6 +190,6 @@ class RetinaNet(ObjectiveModel):
         return class_loss + box_loss, {"class_loss": class_loss, "box_loss": box_loss}
 
     def get_config(self):
-        names = ("classes", "neck", "width", "anchor_scale", "max_detections", "score_threshold", "iou_threshold")
+        names = ("neck", "width", "anchor_scale", "max_detections", "score_threshold", "iou_threshold")
         own = {name: getattr(self, name) for name in names}
         return {**super().get_config(), **own}

@@ -4,8 +4,8 @@ import keras
 from keras import ops
 
 from keras_splitmask.patches import to_pixels
-from keras_splitmask.training.objective_model import ObjectiveModel
 from keras_splitmask.training.pixels import problem_of_absence, problem_of_classes, shape_text
+from keras_splitmask.transfer.class_model import ClassModel
 from keras_splitmask.transfer.pyramid import STRIDES, Pyramid
 from keras_splitmask.transfer.upernet import PixelClassifier, UPerNet, enlarge
 
@@ -36,7 +36,7 @@ def pixel_cross_entropy(logits, labels):
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
-class Segmenter(ObjectiveModel):
+class Segmenter(ClassModel):
     """Images (B, H, W, C) to logits (B, H, W, classes) float32, of the images' own size.
 
     It is fitted to images and label maps (B, H, W) int32 of classes from 0 to classes - 1, and 255 to ignore; what else
@@ -60,6 +60,7 @@ class Segmenter(ObjectiveModel):
             place.
         seed: with the step's number, it decides all randomness of training.
         accumulate: in how many parts a batch is taken; with KerasCV's heads 1.
+        **kwargs: `class_names` and `value_range`, see `ClassModel`; and arguments of `keras.Model`.
     """
 
     def __init__(
@@ -79,11 +80,9 @@ class Segmenter(ObjectiveModel):
     ):
         second = head == "upernet" and auxiliary_weight > 0
         logged = ["pixel_accuracy", "auxiliary_loss"] if second else ["pixel_accuracy"]
-        super().__init__(
-            encoder, logged=logged, seed=seed, augmentation=augmentation, accumulate=accumulate, name=name, **kwargs
-        )
+        options = {"seed": seed, "augmentation": augmentation, "accumulate": accumulate, "name": name}
+        super().__init__(encoder, classes, logged=logged, **options, **kwargs)
         self._check(classes, head, accumulate)
-        self.classes = classes
         self.head = head
         self.neck = neck
         self.width = width
@@ -186,6 +185,6 @@ class Segmenter(ObjectiveModel):
         return {f"moving_{i}": v for i, v in enumerate(variables)}
 
     def get_config(self):
-        names = ("classes", "head", "neck", "width", "auxiliary_weight", "drop")
+        names = ("head", "neck", "width", "auxiliary_weight", "drop")
         own = {name: getattr(self, name) for name in names}
         return {**super().get_config(), **own}

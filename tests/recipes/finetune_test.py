@@ -223,7 +223,11 @@ def test_val_judges_where_there_is_no_test(here, tmp_path):
         and "8 labelled images of 2 classes, 8 to evaluate on" in end.out
     )
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert set(result) == {"val_top1", "steps", "seed"} and f"val top-1 {result['val_top1']:.2%}" in end.out
+    assert (
+        set(result) == {"val_top1", "steps", "seed", "classes"}
+        and result["classes"] == ["a", "b"]
+        and f"val top-1 {result['val_top1']:.2%}" in end.out
+    )
     assert list(json.loads((tmp_path / "run" / "data.json").read_text())["splits"]) == ["train", "val"]
 
 
