@@ -139,8 +139,8 @@ class SplitMask(ObjectiveModel):
             ids = self.tokenizer(images)  # (B, N)
             targets = self.split.unseen(gather(ids, order))  # (2B, N - n)
             # The mean of `losses.inpaint(self.decoder.words(unseen), targets)`, without the table of all logits.
-            words = self.decoder.words
-            inpaint_loss, inpaint_accuracy = linear_cross_entropy(unseen, words.kernel, words.bias, targets)
+            head = self.decoder.words.float_weights()  # (D, V), (V,)
+            inpaint_loss, inpaint_accuracy = linear_cross_entropy(unseen, *head, targets)
             loss = loss + self.inpaint_weight * inpaint_loss
             report.update(inpaint_loss=inpaint_loss, inpaint_accuracy=inpaint_accuracy, word_perplexity=ids)
         if self.match_weight:

@@ -196,6 +196,20 @@ class Dense(keras.layers.Dense):
     def quantize(self, mode=None, type_check=True, config=None):
         super().quantize(mode, type_check=False, config=config)  # by default Keras refuses subclasses
 
+    def float_weights(self):
+        """Return the kernel (D, V) and the bias (V,), for a caller that computes the product itself.
+
+        Raises:
+            ValueError: if the layer is quantized, since the product would not be that of `call`. In float8 the
+                variables are float32 all the same.
+        """
+        if mode := self.quantization_mode:
+            raise ValueError(
+                f"Expected a head of float weights, received {mode}; train and evaluate the model before it is"
+                " quantized."
+            )
+        return self.kernel, self.bias
+
     def save_own_variables(self, store):
         check_float(self)
         super().save_own_variables(store)

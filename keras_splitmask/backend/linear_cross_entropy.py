@@ -1,6 +1,5 @@
 """Cross entropy of a linear layer without the table of all its logits in memory, with a gradient of its own."""
 
-import keras
 from keras import ops
 
 from keras_splitmask.backend import chunks
@@ -21,15 +20,8 @@ def linear_cross_entropy(hidden, kernel, bias, ids):
 
     Returns:
         The mean loss and the mean accuracy, scalars float32.
-
-    Raises:
-        ValueError: if the layer is quantized.
     """
     kernel, bias = ops.convert_to_tensor(kernel), ops.convert_to_tensor(bias)
-    if "int" in (dtype := keras.backend.standardize_dtype(kernel.dtype)):
-        raise ValueError(
-            f"Expected a head of float weights, received {dtype}; train and evaluate the model before it is quantized."
-        )
     tokens, weights, biases = (ops.cast(ops.stop_gradient(x), hidden.dtype) for x in (hidden, kernel, bias))
     back = transposed(weights)  # (V, D)
 

@@ -80,7 +80,7 @@ class BEiT(ObjectiveModel):
         ids = self.tokenizer(images)  # (B, N)
         targets = gather(ids, order[:, : self.masked_count])  # (B, m)
         hidden = self.masked(images, order, training)  # (B, m, D)
-        loss, accuracy = linear_cross_entropy(hidden, self.words.kernel, self.words.bias, targets)
+        loss, accuracy = linear_cross_entropy(hidden, *self.words.float_weights(), targets)
         return loss, {"inpaint_loss": loss, "inpaint_accuracy": accuracy, "word_perplexity": ids}
 
     def paint(self, images, order):

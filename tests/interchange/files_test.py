@@ -117,6 +117,23 @@ def test_pixels_that_are_normalised_otherwise_give_the_same_answer(saved, make_i
 QUERY = "encoder.layer.1.attention.attention.query.weight"
 
 
+@pytest.mark.parametrize("beside", [0, 1, 2])  # rows of the table of positions that are not of patches
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_a_grid_that_no_file_states_follows_from_the_positions(make_images, tmp_path, side, beside):
+    layout, shape, name = "deit" if beside == 2 else "vit", (4 * side, 4 * side, 3), "embeddings.position_embeddings"
+    encoder, images = make_encoder(layout, image_shape=shape), make_images(2, shape)
+    ks.interchange.save_encoder(encoder, folder := tmp_path / "saved", layout)
+    weights = safetensors.load_file(folder / "model.safetensors")
+    weights[name] = weights[name][:, -(beside + side * side) :]  # tokens get no positions of us
+    safetensors.save_file(weights, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "image_size"}))
+    again = ks.interchange.load_encoder(folder)
+    assert again.image_shape == shape
+    for output, expected in zip(again(images).values(), encoder(images).values(), strict=True):
+        assert np.array_equal(ops.convert_to_numpy(output), ops.convert_to_numpy(expected))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
