@@ -4,7 +4,7 @@
                                |       same weights                              +-> SplitMask
                                +-> encoder (half B) -> decoder -> inpaint loss --+
                                          pooled A, pooled B -> match loss -------+
-             tokenizers: images -> word ids                  (all of it told once: splitmask.py)
+             tokenizers: images -> word ids                  (all in one place: splitmask.py)
 
 Vocabulary: images (B, H, W, C) uint8, uint16 or float in 0..1; patches (B, N, P); tokens (B, n, D); positions (B, n)
 int32; ids (B, N) int32 visual words; logits (B, m, V). Rows before columns.

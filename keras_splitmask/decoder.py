@@ -63,6 +63,7 @@ class Decoder(keras.layers.Layer):
         return self.norm(self.blocks[-1](hidden, training=training, start=tokens.shape[1]))
 
     def _before_last_block(self, tokens, positions, training):
+        # Seen tokens carry the encoder's positions; only mask tokens need the decoder's own.
         masks = ops.cast(self.mask_token + ops.take(self.table, positions, axis=0), tokens.dtype)  # (2B, N - n, D)
         hidden = ops.concatenate([tokens, masks], axis=1)  # (2B, 1 + N, D)
         for block in self.blocks[:-1]:

@@ -183,6 +183,7 @@ class Encoder(CheckedModel):
         count = 1 + tokens.shape[1]
         others = [self.cls_token, self.extra] if self.extra_tokens else [self.cls_token]
         others = [ops.broadcast_to(ops.cast(t, tokens.dtype), (ops.shape(tokens)[0], *t.shape[1:])) for t in others]
+        # Extra tokens come last, so that cls is at index 0 and patch i at 1 + i with or without them.
         tokens = ops.concatenate([others[0], tokens, *others[1:]], axis=1)  # (B, 1 + n + extra, D)
         by_block = {}
         for block in self.blocks:

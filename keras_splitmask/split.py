@@ -68,7 +68,7 @@ class Split(keras.layers.Layer):
         self.built = True
 
     def call(self, images):
-        """Draw an order of patches (B, N) int32 for images (B, ...), of which only the number is read."""
+        """Draw an order of patches (B, N) int32 for images (B, ...). Only their number matters."""
         keys = self._uniform((ops.shape(images)[0], self.count))  # (B, N)
         if self.kind == "block":
             # Keys are in [0, 1) and ranks are whole numbers, so the order within a rectangle stays random.

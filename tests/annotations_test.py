@@ -47,6 +47,6 @@ def test_calls_that_break_them_do_not(function, arguments, name):
         function(*arguments)
 
 
-def test_what_a_function_refuses_is_its_own_affair():
+def test_errors_of_annotated_functions_are_not_changed():
     with pytest.raises(ValueError, match="as documented"):
         pair("no tensor", "refused")

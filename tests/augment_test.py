@@ -51,7 +51,7 @@ def test_solarised_pixels_of_the_brighter_half_are_inverted(copies, channels):
     np.testing.assert_allclose(views(x, solarise=1.0), np.where(x < 128, x, 255 - x) / 255.0, atol=1e-6)
 
 
-def test_grey_images_have_equal_channels_and_other_depths_are_left_alone(copies):
+def test_grey_images_keep_equal_channels_and_other_depths_stay(copies):
     x = copies() / np.float32(255)
     np.testing.assert_allclose(views(x, grey=1.0), (x @ LUMINANCE)[..., None].repeat(3, axis=-1), atol=1e-6)
     other = copies(5) / np.float32(255)
@@ -176,12 +176,12 @@ def test_pixels_stay_float32_in_mixed_precision(make_images):
         ({"jitter": (0.4, 0.4, 0.4, 0.6)}, "that of hue up to 0.5, received"),
     ],
 )
-def test_what_is_no_augmentation_is_refused(arguments, message):
+def test_other_values_than_augmentations_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Augment(**arguments)
 
 
-def test_views_of_a_step_depend_on_seed_and_step_alone(make_model, make_images):
+def test_views_depend_only_on_seed_and_step(make_model, make_images):
     images = make_images()
     model = make_model(keras.optimizers.SGD(0.0), augmentation=preset("three_augment")[1], run_eagerly=False)
 
@@ -194,13 +194,13 @@ def test_views_of_a_step_depend_on_seed_and_step_alone(make_model, make_images):
     assert len(set(told)) == 3
     model.augmentation(images, training=True)  # draws, outside of a step, change nothing
     assert [loss(step) for step in (2, 0, 1)] == [told[2], told[0], told[1]]
-    model.seed = 1  # compiled into the step, so it is told eagerly
+    model.seed = 1  # compiled into the step, so it is compared eagerly
     assert abs(array(seeded_objective(model, images, 1, training=True)[0]) - told[1]) > 1e-3
     model.seed = 0
     np.testing.assert_allclose(array(seeded_objective(model, images, 1, training=True)[0]), told[1], rtol=1e-5)
 
 
-def test_words_and_halves_are_of_one_view_in_training_alone(make_model, make_images, monkeypatch):
+def test_only_training_augments_words_and_branches_alike(make_model, make_images, monkeypatch):
     images, seen = make_images(), {}
     model, plain = make_model(augmentation=preset("three_augment")[1]), make_model()
     ids, embed = model.tokenizer.call, model.encoder.embed

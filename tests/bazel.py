@@ -19,7 +19,7 @@ from tests.architecture import ROOT
 
 RULES = {  # repository: its folder, and the rules of Bazel's own that it gives
     "rules_python": ("python", ("py_binary", "py_library", "py_test")),
-    # Bazel looks for compilers, of which nothing here has need.
+    # Bazel looks for compilers, which nothing here needs.
     "rules_cc": ("cc", ("cc_binary", "cc_library", "cc_test", "cc_toolchain", "cc_toolchain_suite")),
     "rules_java": ("java", ("java_binary", "java_import", "java_library", "java_runtime", "java_toolchain")),
 }

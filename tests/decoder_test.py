@@ -43,7 +43,7 @@ def test_parameters(decoder):
     assert silent.count_params() == expected - (WIDTH + 1) * VOCABULARY
 
 
-def test_all_positions_come_out_and_the_unseen_alone_are_the_same(decoder, tokens):
+def test_only_unseen_returns_the_unseen_outputs_of_call(decoder, tokens):
     seen, unseen = (ops.convert_to_numpy(x) for x in decoder(tokens, UNSEEN))
     assert seen.shape == (3, 1 + SEEN, WIDTH) and unseen.shape == (3, COUNT - SEEN, WIDTH)
     alone = ops.convert_to_numpy(decoder.only_unseen(tokens, UNSEEN))
@@ -57,7 +57,7 @@ def test_order_of_seen_and_of_unseen_does_not_matter(decoder, tokens):
     np.testing.assert_allclose(ops.convert_to_numpy(shuffled[1])[:, ::-1], unseen, atol=1e-5)
 
 
-def test_a_position_is_known_to_those_who_miss_it_alone(decoder, tokens):
+def test_only_branches_that_miss_a_patch_know_its_position(decoder, tokens):
     before = ops.convert_to_numpy(decoder(tokens, UNSEEN)[1])
     table = ops.convert_to_numpy(decoder.table)
     table[3] += 1

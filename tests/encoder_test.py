@@ -53,7 +53,7 @@ def test_parameters_of_other_images(make_encoder):
 
 
 def in_numpy(encoder, images):
-    """A Vision Transformer told a second time, in float64: tokens (B, 1 + N, D) after the final norm."""
+    """A second implementation of a Vision Transformer, in float64: tokens (B, 1 + N, D) after the final norm."""
     weights = {w.path.split("/", 1)[1]: ops.convert_to_numpy(w).astype("float64") for w in encoder.weights}
 
     def dense(x, name):

@@ -9,7 +9,7 @@ from keras_splitmask.seeds import LARGEST_SEED, check_seed
 @pytest.mark.parametrize(
     "seed", [-1, 2**31, 5_000_000_000, 2**64, 0.5, float("nan"), float("inf"), "1", None, True, np.int64(-3)]
 )
-def test_what_is_no_seed_is_refused_in_one_line(seed):
+def test_invalid_seeds_are_refused_in_one_line(seed):
     with pytest.raises(ValueError, match="^Expected a seed from 0 to 2147483647, received [^\n]*; choose another.$"):
         check_seed(seed)
 

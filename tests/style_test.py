@@ -21,7 +21,8 @@ def page(tmp_path):
 
 
 def test_links_that_lead_somewhere(page):
-    text = "# Here\n\n[a](other.md) [b](other.md#the-cost-of-a-step-measured) [c](other.md#one-1) [d](#here) [e](https://x.y/z)\n"
+    text = "# Here\n\n[a](other.md) [b](other.md#the-cost-of-a-step-measured) "
+    text += "[c](other.md#one-1) [d](#here) [e](https://x.y/z)\n"
     assert style.links([page(text)]) == []
 
 

@@ -25,7 +25,7 @@ def devices_of_batch():
 
 
 def by_parts(function, carry, xs, width):
-    """Scan over equal parts of the second axis of `xs`, so many that a part's table fits into the cache or memory.
+    """Scan over equal parts of the second axis of `xs`: as few as possible whose table fits into the cache or memory.
 
     Args:
         function: from (carry, the part of each of `xs`) to (carry, outputs).

@@ -67,7 +67,7 @@ class Devices:
         )
 
     def any_host(self, flag):
-        """Whether the flag is set on any of the hosts, each of which must ask."""
+        """Return whether the flag is set on any host. All hosts must call this together."""
         if self.hosts == 1:
             return flag
         if self.strategy:
@@ -85,13 +85,13 @@ class Devices:
 def start_devices(strategy=None, devices=None, model_devices=None):
     """Choose the devices of a run, before anything is computed.
 
-    Several processes are told of each other by the variables of their environment: of TensorFlow, TF_CONFIG; of JAX,
-    KERAS_DISTRIBUTION_JOB_ADDRESSES, KERAS_DISTRIBUTION_NUM_PROCESSES and KERAS_DISTRIBUTION_PROCESS_ID.
+    Several processes find each other by environment variables: TF_CONFIG for TensorFlow;
+    KERAS_DISTRIBUTION_JOB_ADDRESSES, KERAS_DISTRIBUTION_NUM_PROCESSES and KERAS_DISTRIBUTION_PROCESS_ID for JAX.
 
     Args:
-        strategy: one of `STRATEGIES` of the backend; left out, what suits the devices that there are.
-        devices: how many to use, on each host; left out, all. Where there is but a CPU, so many are made of it.
-        model_devices: how many share one copy of the weights under "model_parallel"; left out, all.
+        strategy: one of `STRATEGIES` of the backend. Default: the one that suits the available devices.
+        devices: number of devices to use on each host. Default: all. A CPU is split into this many virtual devices.
+        model_devices: number of devices that share one copy of the weights under "model_parallel". Default: all.
 
     Returns:
         `Devices`.

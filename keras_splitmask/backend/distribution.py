@@ -64,8 +64,10 @@ def size(data):
 
 
 def labels_shape(data):
-    """TensorFlow: the shape of the labels in a batch, or in the batches of a dataset, of which none is read; None where
-    it is not known."""
+    """TensorFlow: return the shape of the labels in a batch or a dataset; None if it is not known.
+
+    No batch of the dataset is read.
+    """
     import tensorflow as tf
 
     _, labels, _ = keras.utils.unpack_x_y_sample_weight(getattr(data, "element_spec", data))
@@ -77,8 +79,10 @@ def labels_shape(data):
 
 @contextlib.contextmanager
 def shared(data):
-    """Within it, replicas know how they share the global batch, of which `data` is this one's part: equally, or as they
-    find out."""
+    """Let replicas know how the global batch is divided: equally, or by the sizes that they exchange.
+
+    `data` is the shard of this replica.
+    """
     replica, batch = _replica(), keras.tree.flatten(data)[0]
     if replica and not replica.merge_call(_known_to_be_equal, args=(batch,)):
         number, count = replica.replica_id_in_sync_group, replica.num_replicas_in_sync
@@ -142,7 +146,7 @@ def gather_batch(x, each=1):
 
 
 def _pad(x, before, after):
-    """TensorFlow: so many rows of zeros before and after x (B, ...), numbers that only the step knows."""
+    """TensorFlow: add rows of zeros before and after x (B, ...). Their numbers are known only in the step."""
     import tensorflow as tf
 
     return tf.pad(x, [[before, after]] + [[0, 0]] * (len(x.shape) - 1))
@@ -179,11 +183,10 @@ def part_of_batch(index, count, images, vectors=None):
 
 
 def whole_batch(x):
-    """The vectors of a whole batch, of which the part at hand has computed its own, `x` (B / count, ...); without parts
-    `x` itself.
+    """Return the vectors of the whole batch (B, ...), given those of the current part, `x` (B / count, ...).
 
-    The others are constants. The gradient is that of the whole batch's loss, times `count`, since those of the parts
-    are averaged.
+    Without parts this is `x` itself. The vectors of other parts are constants. The gradient is that of the whole
+    batch's loss, times `count`, since the gradients of the parts are averaged.
     """
     part = getattr(_thread, "part", None)
     if not part or part.vectors is None:
@@ -244,8 +247,7 @@ def keep_on_first_replica(gradients):
 
 
 def cond_across_replicas(condition, then, otherwise, *arguments):
-    """TensorFlow's `cond` of functions that update variables, on one replica or many, on all of which the condition is
-    the same."""
+    """TensorFlow's `cond` for functions that update variables. The condition must be the same on all replicas."""
     import tensorflow as tf
 
     def cond(condition, run):

@@ -1,4 +1,4 @@
-"""What SplitMask is measured against: other methods on the same encoder, words, data and optimizer, each told once."""
+"""Other methods to compare SplitMask with, on the same encoder, words, data and optimizer."""
 
 from keras_splitmask.baselines.beit import BEiT
 from keras_splitmask.baselines.deit import DeiT

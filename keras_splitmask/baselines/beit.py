@@ -1,4 +1,4 @@
-"""BEiT (Bao et al., 2021, "BEiT: BERT pre-training of image transformers"), told once, on SplitMask's encoder."""
+"""BEiT (Bao et al., 2021, "BEiT: BERT pre-training of image transformers") on SplitMask's encoder."""
 
 import keras
 from keras import ops
@@ -13,10 +13,10 @@ from keras_splitmask.training.word_perplexity import WordPerplexity
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class BEiT(ObjectiveModel):
-    """Mask blocks of an image, let the encoder see masks in their place, and have it say the words of what they hide.
+    """Replace blocks of patches by a mask token, and let the encoder predict the visual words of the masked patches.
 
     As the SplitMask paper compares it: absolute positions and no layer scale. Exactly floor(N * mask_ratio) patches are
-    masked, where BEiT masks about so many.
+    masked; the original masks about this many.
 
     Args:
         encoder: an `Encoder`.

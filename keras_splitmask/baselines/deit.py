@@ -1,4 +1,4 @@
-"""DeiT (Touvron et al., 2021, "Training data-efficient image transformers"), without distillation, told once, on
+"""DeiT (Touvron et al., 2021, "Training data-efficient image transformers"), without distillation, on
 SplitMask's encoder."""
 
 import keras

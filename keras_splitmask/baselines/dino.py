@@ -1,5 +1,4 @@
-"""DINO (Caron et al., 2021, "Emerging properties in self-supervised vision transformers"), told once, on SplitMask's
-encoder."""
+"""DINO (Caron et al., 2021, "Emerging properties in self-supervised vision transformers") on SplitMask's encoder."""
 
 import math
 
@@ -18,15 +17,15 @@ HIDDEN, BOTTLENECK = 2048, 256  # widths of the head
 
 
 def local_size(image_shape, patch_size):
-    """(height, width) of a local crop: 96 of 224 pixels, to the nearest multiple of the patch."""
+    """Compute (height, width) of a local crop: 96 of 224 pixels, rounded to a multiple of the patch."""
     return tuple(max(1, round(side * 96 / 224 / patch_size)) * patch_size for side in image_shape[:2])
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class DINOHead(keras.layers.Layer):
-    """Tokens (..., D) to their cosines with K prototypes (..., K), by way of two hidden layers and a bottleneck.
+    """Map tokens (..., D) to their cosines with K prototypes (..., K): two hidden layers, a bottleneck, the prototypes.
 
-    The prototypes are a linear layer without bias that is weight-normalised, with its gain fixed at 1.
+    The prototypes are a linear layer without bias, weight-normalised, with its gain fixed at 1.
     """
 
     def __init__(self, width, prototypes, **kwargs):
@@ -62,27 +61,29 @@ class DINOHead(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class DINO(ObjectiveModel):
-    """Let a student say of every crop of an image what a teacher, the student's moving average, says of its two large
-    crops.
+    """Train a student to predict, from any crop of an image, a teacher's output for its two large crops.
 
-    It is fitted to dictionaries of crops, which `data.batches(..., views=data.MultiCrop(...))` gives: "global" (B, 2,
-    H, W, C), the large ones, and "local" (B, k, h, w, C). What is kept in the end, `encoder`, is the teacher, which the
-    paper evaluates.
+    The teacher is a moving average of the student. `fit` takes dictionaries of crops, as `data.view_batches` returns
+    them: "global" (B, 2, H, W, C), the large ones, and "local" (B, k, h, w, C). The result, `encoder`, is the teacher,
+    as in the paper.
 
     Args:
-        encoder: an `Encoder`, the teacher's. The student starts as its copy, and alone has drop path and gradients.
+        encoder: an `Encoder`, the teacher's. The student starts as its copy. Only the student has drop path and
+            gradients.
         steps: optimizer steps of the whole run, over which the teacher's momentum rises.
         prototypes: K; 65536 in the paper. A few thousand are enough for small sets, and cheaper.
-        local_shape: (height, width) of the local crops; left out, see `local_size`.
-        momentum: of the teacher in the first step, from where half a cosine leads to 1; 0.996 in the paper, 0.9995 for
-            batches of 256.
-        centre_momentum: of the mean of the teacher's answers, which is taken from them lest one prototype always wins.
-        temperature: of the student.
-        teacher_temperatures: of the first step and of those from `teacher_warmup` on, linearly; lower than the
-            student's, lest all prototypes win alike. Both 0.04 in the paper, whose longer runs go on to 0.07.
-        teacher_warmup: steps.
-        augmentation: an `AugmentViews` of the crops that a training step is given.
-        seed: with the step's number, it decides all randomness of training.
+        local_shape: (height, width) of the local crops. Default: as `local_size` computes it.
+        momentum: momentum of the teacher in the first step; it rises to 1 along half a cosine. 0.996 in the paper,
+            0.9995 for batches of 256.
+        centre_momentum: momentum of the centre, the mean of the teacher's outputs. It is subtracted from them, so that
+            no prototype always wins.
+        temperature: temperature of the student.
+        teacher_temperatures: temperature of the teacher in the first step and after `teacher_warmup`, linear between.
+            Lower than the student's, so that the prototypes do not all become equally likely. Both 0.04 in the paper;
+            its longer runs end at 0.07.
+        teacher_warmup: number of steps.
+        augmentation: an `AugmentViews` for the crops of a training step.
+        seed: decides all random numbers of training, together with the number of the step.
     """
 
     def __init__(
@@ -149,18 +150,17 @@ class DINO(ObjectiveModel):
         super().build(images_shape)
 
     def start_student(self):
-        """Make the student a copy of the teacher; needed once more where the encoder's weights were set from
-        elsewhere."""
+        """Make the student a copy of the teacher. Call it again after loading other weights into the encoder."""
         for student, teacher in self._pairs():
-            student.assign(ops.convert_to_numpy(teacher))  # a copy: JAX gives the memory of one variable away
+            student.assign(ops.convert_to_numpy(teacher))  # as a copy: JAX donates the memory of one variable
 
     def _pairs(self):
-        """(student's, teacher's) of each weight that the student learns."""
+        """List (student's weight, teacher's weight) of all weights that the student learns."""
         student, teacher = ((self.student, self.student_head), (self.encoder, self.head))
         pairs = [zip(_learned(a), _learned(b), strict=True) for a, b in zip(student, teacher, strict=True)]
         return [pair for part in pairs for pair in part]
 
-    # What the optimizer sees. The encoder's own weights stay trainable, for whoever takes it from here to fine-tune it.
+    # The optimizer sees these only. The encoder's own weights stay trainable for later fine-tuning.
     @property
     def trainable_variables(self):
         return [*self.student.trainable_variables, *self.student_head.trainable_variables]
@@ -171,11 +171,11 @@ class DINO(ObjectiveModel):
         return [v for v in self.variables if id(v) not in learned]
 
     def call(self, images, training=None):
-        """Images (B, H, W, C) to the encoder's answer, the teacher's: what is kept when training is over."""
+        """Compute the output of the teacher's encoder for images (B, H, W, C)."""
         return self.encoder(images, training=training)
 
     def local_positions(self):
-        """The student's table of positions on the grid of local crops: (n, D)."""
+        """Resample the student's table of positions to the grid of local crops: (n, D)."""
         rows, columns = self.resampling
         table = ops.reshape(
             self.student.patch_embedding.position_table(), (*self.encoder.grid, -1)
@@ -211,18 +211,17 @@ class DINO(ObjectiveModel):
         return loss, {"teacher_entropy": entropy, "feature_std": spread, "teacher_mean": mean_of_batch(answers, each=2)}
 
     def momentum_at(self, step):
-        """The teacher's momentum in a step, float32: along half a cosine from `momentum` to 1."""
+        """Compute the teacher's momentum in a step, float32: half a cosine from `momentum` to 1."""
         share = ops.clip(ops.cast(step, "float32") / self.steps, 0.0, 1.0)
         return 1 - (1 - self.momentum) * (1 + ops.cos(math.pi * share)) / 2
 
     def teacher_temperature_at(self, step):
-        """The teacher's temperature in a step, float32."""
+        """Compute the teacher's temperature in a step, float32."""
         first, last = self.teacher_temperatures
         return first + (last - first) * ops.clip(ops.cast(step, "float32") / max(1, self.teacher_warmup), 0.0, 1.0)
 
     def after_step(self, step, outputs):
-        """The teacher follows the student, the centre the teacher's answers (equation 4), and the temperature its
-        schedule."""
+        """Move the teacher towards the student, and the centre towards the teacher's outputs (equation 4)."""
         momentum = self.momentum_at(step)
         for student, teacher in self._pairs():
             teacher.assign(teacher + (1 - momentum) * (student - teacher))  # exact where both are equal
@@ -244,11 +243,13 @@ class DINO(ObjectiveModel):
 
 
 def _learned(layer):
-    """The weights of a layer, also of one that was frozen, without the state of its random numbers."""
+    """List the weights of a layer, frozen ones too, without the state of its random numbers."""
     return [weight for weight in layer.weights if weight.name != "seed_generator_state"]
 
 
 def one_batch(crops):
-    """Crops (B, k, h, w, C) of each image to (kB, h, w, C), those of an image together: on many devices, they stay on
-    the one that has it."""
+    """Flatten crops (B, k, h, w, C) to (kB, h, w, C), grouped by image.
+
+    So on several devices the crops stay on the device of their image.
+    """
     return ops.reshape(crops, (-1, *crops.shape[2:]))

@@ -1,4 +1,4 @@
-"""MAE (He et al., 2021, "Masked autoencoders are scalable vision learners"), told once, on SplitMask's encoder."""
+"""MAE (He et al., 2021, "Masked autoencoders are scalable vision learners") on SplitMask's encoder."""
 
 import keras
 from keras import ops

@@ -146,6 +146,7 @@ def annotated_images(found, sizes, channels, report):
     images, turned, unclear, frames = {}, {}, {}, set()
     for path, turn in zip(there, turns, strict=True):
         stored, size = found.images[path][:2], tuple(sizes[path])
+        # The size of a square does not tell whether it was annotated as stored or upright.
         if turn != 1 and size == stored == upright(stored, turn):
             images[path], unclear[path] = found.images[path], turn
         elif size == upright(stored, turn):
@@ -153,6 +154,7 @@ def annotated_images(found, sizes, channels, report):
             images[path] = found.images[path]
         elif size == stored:
             images[path], turned[path] = found.images[path], turn
+        # Neither frame has this size, so it is no EXIF tag that was overlooked.
         elif size == stored[::-1]:
             left_out[printable(path)] = "height and width exchanged in its annotation"
         else:

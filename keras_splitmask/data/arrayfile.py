@@ -18,11 +18,11 @@ METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those of NumPy; others t
 
 
 def read_shape(file, size, value_range=None):
-    """(height, width, channels) of the array in a binary file of so many bytes.
+    """Read (height, width, channels) of the array in a binary file of `size` bytes.
 
     Raises:
-        ValueError: if it is no image of a type that is read, see `conversion.to_uint8`, is cut short, or would take too
-            much memory.
+        ValueError: if the array is not an image that `conversion.to_uint8` takes, is cut short, or would take too much
+            memory.
     """
     with _unpacked(file, size) as (unpacked, length):
         shape, _, dtype, _ = _header(unpacked.read(HEADER), length)
@@ -80,7 +80,7 @@ def _unpacked(file, size):
 
 
 def _header(start, size):
-    """(shape, whether columns come first, dtype, offset) of an array of so many bytes, from the first of them."""
+    """Parse (shape, whether columns come first, dtype, offset) of an array of `size` bytes from its first bytes."""
     file = io.BytesIO(start)
     shape, fortran, dtype = _form(file)
     if len(shape) not in (2, 3) or 0 in shape:

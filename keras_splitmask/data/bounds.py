@@ -8,9 +8,7 @@ from keras_splitmask.data import jpeg, netpbm
 from keras_splitmask.data.tags import STARTS, check_block, check_tags
 
 MAX_PIXELS = 178_000_000  # of one image; Pillow refuses more
-MAX_BYTES = (
-    450_000_000  # for one file, all copies counted; with what is converted in pieces, a reader stays below 500 MB
-)
+MAX_BYTES = 450_000_000  # for one file, with all copies; conversion in pieces included, a reader stays below 500 MB
 # Bytes that a format's decoder takes for a pixel, besides Pillow's image and what is read from it. Measured as the peak
 # memory of a process that reads 10 to 20 million pixels of noise or of a pattern, and 1.7 bytes a pixel less for the
 # pieces in which they are converted: all in all WebP took 16.5 to 17.3 bytes, AVIF 11 to 15 (and has twice the planes
@@ -29,25 +27,27 @@ SHARES = (1, 1 / 2, 3 / 8, 1 / 4, 1 / 8)  # of its resolution that a JPEG is dec
 MAX_SCANNED = 1_500_000_000
 MIN_SCANNED = 4096  # pixels that a scan counts for at least
 MAX_WRITTEN = 1_000_000  # pixels of a PNM file that are written as text, 1 us a value
-MAX_JPEG2000 = 25_000_000  # bytes of such a file, of which 5 million are decoded in a second
+MAX_JPEG2000 = 25_000_000  # bytes of such a file; 5 million are decoded per second
 MAX_BLOCKS = 100  # of tags in one file
 ROWS_PER_STRIP, TILE_WIDTH, TILE_LENGTH, BITS, SAMPLES, COMPRESSION = 278, 322, 323, 258, 277, 259  # tags of a TIFF
 
 
 def is_grey(mode):
-    """Whether an image of this Pillow mode is read as one channel; if not, as three."""
+    """Return whether an image of this Pillow mode is read as one channel; otherwise as three."""
     return mode in ("1", "L", "LA", "La", "I", "F") or mode.startswith("I;16")
 
 
 def check_file(size):
-    """Raise ValueError if a file of so many bytes should not be read whole."""
+    """Raise ValueError if a file of this many bytes is too large to read whole."""
     if size > MAX_BYTES:
         raise ValueError(f"a file of {size / 1e6:.0f} MB, more than {MAX_BYTES // 10**6}; make it smaller")
 
 
 def check_unopened(file, size):
-    """Raise ValueError if Pillow should not even open this binary file of so many bytes, which it leaves at its
-    start."""
+    """Raise ValueError if Pillow should not even open this binary file of `size` bytes.
+
+    The file is left at its start.
+    """
     check_file(size)
 
     def read(place, length):
@@ -75,8 +75,10 @@ def _check_blocks(content):
 
 
 def check_picture(image, size):
-    """Raise ValueError if decoding Pillow's image, not yet loaded, of a file of so many bytes takes too much memory.
-    Not for a JPEG."""
+    """Raise ValueError if decoding Pillow's image takes too much memory. Not for a JPEG.
+
+    The image, of a file of `size` bytes, must not be loaded yet.
+    """
     if netpbm.is_text(image) and image.height * image.width > MAX_WRITTEN:
         raise ValueError(f"more than {MAX_WRITTEN // 10**6} million pixels, written as text; save it as PNG")
     if image.format == "JPEG2000" and size > MAX_JPEG2000:
@@ -90,7 +92,7 @@ def check_picture(image, size):
 
 
 def _strip(image):
-    """Bytes of the piece of a compressed TIFF that is decoded at once."""
+    """Count the bytes of a compressed TIFF that are decoded at once."""
     tags = image.tag_v2
     if tags.get(COMPRESSION, 1) == 1:
         return 0
@@ -101,7 +103,7 @@ def _strip(image):
 
 
 def check_jpeg(header, height, width, size, share):
-    """Raise ValueError if decoding a JPEG at a share of its resolution takes too much memory.
+    """Raise ValueError if decoding a JPEG at a fraction of its resolution takes too much memory.
 
     Args:
         header: its `jpeg.Jpeg`.
@@ -117,8 +119,7 @@ def check_jpeg(header, height, width, size, share):
 
 
 def largest_share(header, height, width, size):
-    """The largest of `SHARES` at which a JPEG can be decoded. See `check_jpeg`, whose error it raises if there is
-    none."""
+    """Return the largest of `SHARES` at which a JPEG can be decoded. If none will do, raise as `check_jpeg` does."""
     check_jpeg(header, height, width, size, SHARES[-1])
     return next(share for share in SHARES if _jpeg(header, height, width, size, share) <= MAX_BYTES)
 
@@ -129,12 +130,12 @@ def _jpeg(header, height, width, size, share):
 
 
 def check_array(height, width, channels, size):
-    """Raise ValueError if reading an array of so many bytes as an image takes too much memory."""
+    """Raise ValueError if reading an array of `size` bytes as an image takes too much memory."""
     _check(height, width, size + height * width * (channels + 2 * max(3, channels)))
 
 
 def free_memory():
-    """Bytes of memory that are free for a process, as Linux counts them; elsewhere infinite."""
+    """Return the bytes of memory that are free for a process, as Linux counts them; infinite elsewhere."""
     try:
         with open("/proc/meminfo") as lines:
             return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))

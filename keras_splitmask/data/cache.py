@@ -97,7 +97,7 @@ def cached(source, short_side, folder, report=None, workers=2):
 
 def _images(source, short_side, report, workers):
     """(i, image i packed) of each that is readable, in order."""
-    told = time.monotonic()
+    said = time.monotonic()
 
     def small(i):
         try:
@@ -111,19 +111,19 @@ def _images(source, short_side, report, workers):
             for i, image in enumerate(pool.map(small, range(start, min(start + AT_ONCE, len(source)))), start):
                 if image is not None:
                     yield i, image
-            if time.monotonic() - told > INTERVAL:
-                told = time.monotonic()
+            if time.monotonic() - said > INTERVAL:
+                said = time.monotonic()
                 report(f"packing images: {i + 1} of {len(source)}")
 
 
 def _small(source, i, short_side):
     """Image i (H, W, C) uint8, made smaller if its short side has more pixels than that."""
-
-    size = []
+    size = None
 
     def plan(height, width):
-        share = min(1.0, short_side / min(height, width))
-        size[:] = max(1, round(height * share)), max(1, round(width * share))
+        nonlocal size  # the height and the width are known only while the file is read
+        factor = min(1.0, short_side / min(height, width))
+        size = max(1, round(height * factor)), max(1, round(width * factor))
         return (0, 0, height, width), size
 
     return resize(source.image(i, plan), size)

@@ -10,7 +10,7 @@ from keras_splitmask.data.stored_numbers import LARGEST
 
 IGNORE = 255
 BINARY = {0, IGNORE}
-COUNTED = 64  # classes that are believed without classes.json, where 255 occurs as well
+COUNTED = 64  # most classes to assume without classes.json if 255 occurs too
 FORMS = '{"classes": ["sky", "road"], "void": 255} or {"0": "sky", "7": "road"}'
 
 
@@ -21,7 +21,7 @@ class Numbering:
     Attributes:
         classes: names of the classes.
         meaning: (65536,) int16: the class of each number, 255 to ignore it, -1 if it has no meaning.
-        note: what a user should know of it, in a line; empty if there is nothing.
+        note: a line for the user about unusual numbers, or empty.
         assumed: whether 255 is ignored because nothing says what it is.
     """
 
@@ -31,11 +31,12 @@ class Numbering:
     assumed: bool = False
 
     def check_ignored(self, numbers, place):
-        """Raises ValueError if 255 is ignored by default, though half of some label maps or more hold 0 and 255 only,
-        as binary masks do.
+        """Raise ValueError if 255 is ignored by default, but half of the label maps or more look like binary masks.
+
+        Binary masks hold 0 and 255 only.
 
         Args:
-            numbers: those in each label map, a list of lists.
+            numbers: the numbers in each label map, a list of lists.
             place: `pathlib.Path` of the folder of the split.
         """
         masks = sum(set(of_map) == BINARY for of_map in numbers)
@@ -48,20 +49,20 @@ class Numbering:
             )
 
     def unknown(self, numbers):
-        """Those of some numbers that have no meaning."""
+        """List the numbers that have no meaning."""
         return [number for number in numbers if self.meaning[number] < 0]
 
     def labelled(self, numbers):
-        """Whether one of some numbers is a class."""
+        """Return whether one of the numbers is a class."""
         return any(0 <= self.meaning[number] != IGNORE for number in numbers)
 
 
 def numbering(path, expected, numbers):
-    """The `Numbering` of a data set.
+    """Find the `Numbering` of a data set.
 
     Args:
-        path: of its classes.json, which may be missing.
-        expected: names of the classes, for want of that file; or None.
+        path: path of its classes.json, which may be missing.
+        expected: names of the classes if that file is missing, or None.
         numbers: a set of all numbers in the label maps of the train split.
 
     Raises:
@@ -115,7 +116,7 @@ def _meaning(of_number, void):
 
 
 def _note(classes, void, numbers, path):
-    """What a user should know: numbers that are not 0, 1, 2..., or classes that do not occur."""
+    """Write the note for the user: numbers that are not 0, 1, 2..., or classes that do not occur."""
     if numbers == BINARY and IGNORE not in classes:
         return f"The label maps hold 0 and 255 only: 255 is ignored; if it is a class, write {path} as {FORMS}."
     if list(classes) != list(range(len(classes))):
@@ -137,11 +138,13 @@ def _joined(numbers):
 
 
 def read_classes(path):
-    """The names of classes.json, a list, or {number: name} where it says the numbers; and the set of numbers to ignore,
-    or None.
+    """Read classes.json.
+
+    Returns:
+        A list of names, or {number: name} if the file states the numbers; and the set of numbers to ignore, or None.
 
     Raises:
-        ValueError: if it says neither.
+        ValueError: if the file has another form.
     """
     try:
         if not path.is_file():
@@ -167,7 +170,7 @@ def read_classes(path):
 
 
 def _by_number(facts):
-    """A list of names, {number: name} in order of the numbers, or None for anything else."""
+    """Return a list of names unchanged, {number: name} in order of the numbers, or None for anything else."""
     if (
         isinstance(facts, list) and facts and all(isinstance(entry, dict) for entry in facts)
     ):  # as COCO has its categories
@@ -186,7 +189,7 @@ def _by_number(facts):
 
 
 def _number(value):
-    """A number from 0 to 65535, perhaps as text, or None."""
+    """Convert a number from 0 to 65535, or its text, to an int; None for anything else."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 5:
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST else None

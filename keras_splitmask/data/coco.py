@@ -71,6 +71,7 @@ class DetectionSource(AnnotatedSource):
         if not set(self.classes) <= set(classes):
             check_classes(self.classes, classes, place)
         ids = dict(zip(self.classes, self.category_ids, strict=True))
+        # Classes without a category here need ids that no category has.
         unused = itertools.count(max(self.category_ids) + 1)
         self.classes, self.category_ids = classes, [ids[name] if name in ids else next(unused) for name in classes]
         self._labels = {number: label for label, number in enumerate(self.category_ids)}
@@ -86,6 +87,7 @@ class DetectionSource(AnnotatedSource):
     def objects(self, i):
         """The `Objects` of image `i`; there may be none."""
         annotations = self.annotations(i)
+        # COCO's boxes are [left, top, width, height]; ours are [top, left, bottom, right].
         boxes = np.array([a["bbox"] for a in annotations], "float64").reshape(-1, 4)[:, [1, 0, 3, 2]]
         boxes[:, 2:] += boxes[:, :2]
         return Objects(
@@ -167,6 +169,7 @@ class CocoSource(DetectionSource):
             self.left_out[f"the outline of {name}"] = f"{flaw}; its box is kept"
         left, top, width, height = coco_files.box_of(annotation)
         self.clipped += cleaned["bbox"] != annotation["bbox"]
+        # One pixel more is rounding. More in most boxes means that they are [left, top, right, bottom].
         self.beyond += left + width > size[1] + 1 or top + height > size[0] + 1
         self._annotations[i].append(_turned(cleaned, size, self.turns[i]) if i in self.turns else cleaned)
 
@@ -234,9 +237,11 @@ class TfdsDetectionSource(DetectionSource):
 
     def annotations(self, i):
         objects, (height, width) = self.pictures.example(i)["objects"], self.size(i)
+        # Only COCO has crowds.
         crowd = objects.get("is_crowd", np.zeros(len(objects["label"])))
         annotations = []
         for n, (box, label, is_crowd) in enumerate(zip(objects["bbox"], objects["label"], crowd, strict=True)):
+            # tensorflow-datasets stores corners as fractions of the sides, rows first.
             top, left, bottom, right = np.asarray(box, "float64") * (height, width, height, width)
             annotation = {
                 "category_id": int(label),

@@ -1,4 +1,4 @@
-"""What COCO's JSON files say, checked entry by entry: images, categories, and objects with their boxes."""
+"""Read COCO's JSON files, and check each entry: images, categories, and objects with their boxes."""
 
 import collections
 import json
@@ -15,7 +15,7 @@ LISTS = ("images", "annotations", "categories")
 
 
 def find(root, split):
-    """Paths of the file of annotations and of the folder of images of a split."""
+    """Find the file of annotations and the folder of images of a split."""
     found = {name: (path / "instances.json", path / "images") for name, path in named_as_splits(root).items()}
     found = {name: paths for name, paths in found.items() if paths[0].is_file()}
     for path in sorted(root.glob("annotations/instances_*.json")):  # by year: the last stays
@@ -34,7 +34,7 @@ def find(root, split):
 
 
 def load(path):
-    """The content of one of COCO's files, bytes, and what it says."""
+    """Read one of COCO's files: its bytes, and its parsed content."""
     try:
         content = path.read_bytes()
         file = json.loads(content)
@@ -53,7 +53,7 @@ def load(path):
 
 
 def _check_unit(annotations, path):
-    """Raises ValueError if most boxes are parts of their images' sides instead of pixels."""
+    """Raise ValueError if most boxes are in fractions of their images' sides instead of pixels."""
     boxes = [box for box in (box_of(annotation) for annotation in annotations) if box]
     parts = sum(0 < max(box) <= 1 for box in boxes)
     if 2 * parts > len(boxes):
@@ -65,7 +65,7 @@ def _check_unit(annotations, path):
 
 
 def number(value):
-    """An id or a length as an int, from a number or the text of one; other text as it is; None for anything else."""
+    """Convert an id or a length, or its text, to an int. Other text stays; anything else becomes None."""
     if isinstance(value, str):
         return int(value) if value.isascii() and value.isdigit() and len(value) < 20 else value or None
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
@@ -74,15 +74,15 @@ def number(value):
 
 
 def reference(annotation, key):
-    """The id that an annotation has there, or None."""
+    """Return the id that an annotation has under this name, or None."""
     return number(annotation.get(key)) if isinstance(annotation, dict) else None
 
 
 def paths_of(names, there):
-    """{file_name: relative path} of images, under their names, or the longest end of it that is there and is no other
-    image's.
+    """Find the files of images: {file_name: relative path}.
 
-    Programs write names with folders that lie elsewhere, such as C:\\photos\\a.jpg or images/a.jpg.
+    Some programs write names with folders from elsewhere, such as C:\\photos\\a.jpg or images/a.jpg. Then the longest
+    end of the name counts that exists and belongs to no other image.
     """
     paths, owners = {}, collections.Counter()
     for name in names:
@@ -94,7 +94,7 @@ def paths_of(names, there):
 
 
 def images_by_id(entries, path):
-    """id: entry with file_name, height and width, of images, each of which must have an id of its own."""
+    """Collect the entries of images: {id: entry with file_name, height and width}. Ids must be unique."""
     found = {}
     for entry in entries:
         facts = entry if isinstance(entry, dict) else {}
@@ -111,7 +111,7 @@ def images_by_id(entries, path):
 
 
 def categories_by_id(entries, path):
-    """id: name, of categories, each of which must have an integer id of its own."""
+    """Collect the names of categories: {id: name}. Ids must be unique integers."""
     found = {}
     for entry in entries:
         facts = entry if isinstance(entry, dict) else {}
@@ -134,22 +134,25 @@ def _check_new(own, found, kind, path):
 
 
 def box_of(annotation):
-    """The four numbers of an annotation's box, or None."""
+    """Read the four numbers of an annotation's box, or None."""
     given = annotation.get("bbox") if isinstance(annotation, dict) else None
     box = finite(given) if isinstance(given, list) else None
     return box if box and len(box) == 4 else None
 
 
 def clean(annotation, known, height, width):
-    """A copy of a COCO annotation without its ids, its box cut to the image, and why its outline is not in it, or None.
+    """Copy a COCO annotation without its ids and with its box cut to the image.
 
     Args:
-        annotation: a dict of anything.
-        known: {id: id} of the categories; ids of one class lead to one id.
-        height, width: of the image.
+        annotation: a dictionary from the file, of unknown content.
+        known: {id: id} of the categories; all ids of a class map to the same id.
+        height, width: size of the image.
+
+    Returns:
+        The copy, and the reason why it has no outline, or None.
 
     Raises:
-        ValueError: with the reason, if it cannot be used.
+        ValueError: with the reason, if the annotation cannot be used.
     """
     category = reference(annotation, "category_id")
     if category not in known:
@@ -177,13 +180,13 @@ def clean(annotation, known, height, width):
         outline = usable(annotation.get("segmentation"), height, width)
         if isinstance(outline, list) and not _meets(outline, left, top, right, bottom):
             raise ValueError("an outline outside its box")
-    except ValueError as error:  # the box is good all the same
+    except ValueError as error:  # the box can still be used
         return cleaned, str(error)
     return ({**cleaned, "segmentation": outline} if outline else cleaned), None
 
 
 def _meets(polygons, left, top, right, bottom):
-    """Whether a part of some polygons may lie in a box, or less than a pixel beside it."""
+    """Return whether part of the polygons may lie in a box, or less than a pixel beside it."""
     return any(
         min(p[0::2]) < right + 1 and max(p[0::2]) > left - 1 and min(p[1::2]) < bottom + 1 and max(p[1::2]) > top - 1
         for p in polygons

@@ -26,7 +26,7 @@ TURNS = {
     7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
     8: lambda pixels: np.rot90(pixels, 1),
 }
-DEEP_COLOURS = ("RGB;16B", "RGB;16N")  # Pillow's names for 16-bit colour in a PNG, of which it keeps 8 bits
+DEEP_COLOURS = ("RGB;16B", "RGB;16N")  # Pillow's names for 16-bit colour in a PNG, which it reads with 8 bits
 GREY_FACTORS = {
     "L;2": (2, 85),
     "L;4": (4, 17),

@@ -10,7 +10,7 @@ from keras_splitmask.data.coco import CocoSource, TfdsDetectionSource
 from keras_splitmask.data.published import open_tfds
 from keras_splitmask.data.ranges import report_range
 from keras_splitmask.data.scan import printable, scan
-from keras_splitmask.data.sources import SPLITS
+from keras_splitmask.data.sources import check_split
 from keras_splitmask.data.values import check_range
 
 
@@ -51,8 +51,7 @@ def open_detection(
     kind, _, place = dataset.partition(":")
     if kind not in ("coco", "tfds") or not place:
         raise ValueError(f"Expected a dataset coco:PATH or tfds:NAME, received {dataset!r}.")
-    if split not in SPLITS:
-        raise ValueError(f"Expected split to be one of {', '.join(SPLITS)}, received {split!r}.")
+    check_split(split)
     if kind == "coco":
         source = _open_coco(place, split, channels, report, max_bad_fraction)
     else:

@@ -9,12 +9,8 @@ from keras_splitmask.data.decoding import SAMPLE_FORMAT, open_picture
 
 MAX_CHECKED = 16_000_000  # pixels; a file that seems cut short is decoded to make sure, unless it is larger
 HEADER = 1 << 20  # bytes of a JPEG that are searched for its header
-END = {
-    "JPEG": (b"\xff\xd9", 64),
-    "MPO": (b"\xff\xd9", 64),
-    "PNG": (b"IEND", 64),
-    "GIF": (b";", 1),
-}  # among so many last bytes
+# The bytes that end a whole file, and how many of the last bytes to search for them.
+END = {"JPEG": (b"\xff\xd9", 64), "MPO": (b"\xff\xd9", 64), "PNG": (b"IEND", 64), "GIF": (b";", 1)}
 SEVERAL = (
     "TIFF",
     "GIF",

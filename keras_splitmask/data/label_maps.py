@@ -1,4 +1,4 @@
-"""Images with a label map each: folders of images and PNG files, and scene_parse150 of tensorflow-datasets."""
+"""Open images with label maps: folders of images and PNG files, and scene_parse150 of tensorflow-datasets."""
 
 import os
 import time
@@ -12,7 +12,7 @@ from keras_splitmask.data.class_numbers import IGNORE, numbering
 from keras_splitmask.data.published import open_tfds
 from keras_splitmask.data.ranges import report_range
 from keras_splitmask.data.scan import INTERVAL, THREADS, printable, scan
-from keras_splitmask.data.sources import SPLITS, NoSuchSplit
+from keras_splitmask.data.sources import SPLITS, NoSuchSplit, check_split
 from keras_splitmask.data.split_folders import SPLIT_OF, named_as_splits
 from keras_splitmask.data.stored_numbers import LARGEST, PART, look, read_file, read_numbers
 from keras_splitmask.data.turning import turn_labels, upright
@@ -22,13 +22,13 @@ SCENES = 150  # classes of scene_parse150, which are 1 to 150 in its files
 
 
 class SegmentationSource(AnnotatedSource):
-    """Images and their label maps, of which a kind of source gives the stored numbers.
+    """Images and their label maps. A subclass reads the stored numbers.
 
     Args:
         pictures: a `Source` of the images.
-        classes: their names, at most 255.
+        classes: names of the classes, at most 255.
         numbers: (65536,) int16: the class of each number that may be stored, 255 to ignore it, -1 if it has no meaning.
-        left_out: name: reason, of what cannot be used besides what `pictures` leaves out.
+        left_out: {name: reason} of images and label maps that cannot be used, besides those of `pictures`.
     """
 
     def __init__(self, pictures, classes, numbers, left_out):
@@ -36,24 +36,23 @@ class SegmentationSource(AnnotatedSource):
         self._numbers = numbers
 
     def _stored(self, i):
-        """The numbers (H, W) that label map `i` stores, in the frame of the image as it is read."""
+        """Read the numbers (H, W) that label map `i` stores, turned as the image is."""
         raise NotImplementedError
 
     def label_name(self, i):
-        """What label map `i` is called."""
+        """Name label map `i`, for errors."""
         raise NotImplementedError
 
     def label_map(self, i):
-        """The class of each pixel of image `i`, (H, W) uint8; 255 where it is to be ignored.
+        """Read the class of each pixel of image `i`, (H, W) uint8; 255 is ignored.
 
         Raises:
-            ValueError: with its name, if it cannot be read, is of another size than its header said or of unknown
-                classes.
+            ValueError: with its name, if it cannot be read, differs from its header in size or has unknown classes.
         """
         stored = self._stored(i)
         check_size(self.size(i), stored.shape, self.label_name(i))
         labels, rows = np.empty(stored.shape, "uint8"), max(1, PART // stored.shape[1])
-        for start in range(0, len(stored), rows):  # as indices, all numbers of a large map would take eight bytes each
+        for start in range(0, len(stored), rows):  # in parts: as indices, each number takes eight bytes
             part = self._numbers[stored[start : start + rows]]
             if part.min() < 0:
                 raise ValueError(
@@ -66,17 +65,16 @@ class SegmentationSource(AnnotatedSource):
 
 
 class FolderSegmentationSource(SegmentationSource):
-    """Images of a folder, and label maps of another. See `open_segmentation`.
+    """Images of a folder and label maps of another folder. See `open_segmentation`.
 
     Args:
         pictures: a `FolderSource`.
         numbered: a `Numbering`.
         left_out: see `SegmentationSource`.
         root: path of the folder of label maps.
-        paths: of the label map of each image, relative to it.
-        sizes: (height, width) of each, as stored.
-        turns: the EXIF orientation of each image that is turned when it is read, but whose label map is not: {index:
-            orientation}.
+        paths: path of the label map of each image, relative to `root`.
+        sizes: (height, width) of each label map, as stored.
+        turns: {index: EXIF orientation} of images that are turned when they are read, but whose label maps are not.
     """
 
     def __init__(self, pictures, numbered, left_out, root, paths, sizes, turns):
@@ -99,13 +97,13 @@ class FolderSegmentationSource(SegmentationSource):
         return [self.pictures.fingerprint, stamps, self.classes, known.tolist(), self._numbers[known].tolist()]
 
     def summary(self):
-        """See `AnnotatedSource`; and what is to be known of the numbers."""
+        """Extend `AnnotatedSource.summary` by the note on the numbers."""
         turned = f"; {len(self.turns)} label maps turned as the EXIF tags of their images say" if self.turns else ""
         return f"{super().summary()}{turned}{'. ' + self.numbered.note.rstrip('.') if self.numbered.note else ''}"
 
 
 class TfdsSegmentationSource(SegmentationSource):
-    """scene_parse150 of tensorflow-datasets, whose "other", 0, is to be ignored."""
+    """scene_parse150 of tensorflow-datasets. Its class 0, "other", is ignored."""
 
     def __init__(self, pictures):
         numbers = np.full(65536, -1, "int16")
@@ -128,7 +126,7 @@ class TfdsSegmentationSource(SegmentationSource):
 def open_segmentation(
     dataset, split, data_dir=None, channels=3, report=None, classes=None, max_bad_fraction=0.5, value_range=None
 ):
-    """Opens a set of images with label maps by its name; both are read when they are needed.
+    """Open a data set of images with label maps by its name; both are read when they are needed.
 
     * `masks:PATH`: PATH/SPLIT/images/* with PATH/SPLIT/labels/*.png of the same names but for the extension. A label
       map holds the number of the class of each pixel, as grey value of up to 16 bits or as index in a palette. It may
@@ -138,43 +136,38 @@ def open_segmentation(
       those given here, or "0" to the largest number in the label maps of the train split. Label maps of 0 and 255 only
       are read as 0 and 1, unless classes.json says otherwise. Where half of them hold 0 and 255 only but others more,
       classes.json must say what 255 is.
-    * `tfds:scene_parse150`: ADE20k's 150 classes, "0" to "149"; what is none of them is ignored.
+    * `tfds:scene_parse150`: ADE20k's 150 classes, "0" to "149"; other pixels are ignored.
 
-    All label maps are read once when they are opened. Images without a label map, and label maps without an image, in
-    colour, that cannot be read, with a number of no class or of another size than their image are left out; `summary()`
-    counts them and `left_out` names each.
+    All label maps are read once when the data set is opened. Left out are images without a label map, and label maps
+    that have no image, are unreadable or in colour, hold an unknown number, or differ from their image in size.
+    `summary()` counts them and `left_out` names each.
 
     Args:
         dataset: one of the above.
-        split: "train", "val" or "test".
-        data_dir: where tensorflow-datasets keeps its files.
-        channels: the wanted number of channels; 1 and 3 convert between grey and RGB.
-        report: a function that gets a line about the progress, and later about each image that turns out to be broken.
         classes: names that the data set must have; or the source of the train split, whose classes and numbers it must
             have.
-        max_bad_fraction: share of the label maps that may be left out because they, or their images, cannot be used.
-        value_range: (low, high), the stored values that become 0 and 255; see `opening.open_source`.
+        max_bad_fraction: largest fraction of the label maps that may be unusable, themselves or their images.
+        split, data_dir, channels, report, value_range: as in `detection_sets.open_detection`.
 
     Returns:
         A `SegmentationSource`.
 
     Raises:
-        NoSuchSplit: if there is the data set, but not that split.
-        ValueError: if there is nothing of that name, or it holds no label maps that can be used, or other classes.
+        NoSuchSplit: if the data set exists, but not the split.
+        ValueError: if there is no such data set, or it has no usable label maps or other classes.
     """
     value_range = check_range(value_range)
     kind, _, place = dataset.partition(":")
     if kind not in ("masks", "tfds") or not place:
         raise ValueError(f"Expected a dataset masks:PATH or tfds:scene_parse150, received {dataset!r}.")
-    if split not in SPLITS:
-        raise ValueError(f"Expected split to be one of {', '.join(SPLITS)}, received {split!r}.")
+    check_split(split)
     if kind == "masks":
         source = _open_masks(Path(os.path.expanduser(place)), split, channels, report, classes, max_bad_fraction)
     elif place.split(":")[0] == "scene_parse150":
         source = TfdsSegmentationSource(open_tfds(place, split, channels, data_dir))
     else:
         raise ValueError(
-            f"Expected tfds:scene_parse150, the one that is known, received {dataset}; convert it to masks:PATH."
+            f"Expected tfds:scene_parse150, the only one supported, received {dataset}; convert it to masks:PATH."
         )
     check_classes(source.classes, classes, dataset)
     source.value_range = value_range
@@ -224,7 +217,7 @@ def _open_masks(root, split, channels, report, expected, max_bad_fraction):
 
 
 def _folders(root):
-    """Name: path, of the splits that are there."""
+    """Find the splits: {name: path}."""
     found = {
         name: path
         for name, path in named_as_splits(root).items()
@@ -243,8 +236,8 @@ def _look_at_labels(folder, report):
     """Read all label maps of a folder.
 
     Returns:
-        {stem: (path relative to the folder, (height, width), numbers in it)}; and two of {"labels/path": reason}: of
-        those that cannot be read, and of those that have the stem of another.
+        {stem: (path relative to the folder, (height, width), numbers in it)}, and two dictionaries {"labels/path":
+        reason}: of unreadable label maps, and of those with the stem of another.
     """
     found = scan(folder, report=report, value_range=(0, LARGEST))  # so that an array may be of any integers
     unread = {
@@ -274,8 +267,7 @@ def _look_at_labels(folder, report):
 
 
 def _numbering(root, folders, name, looked, expected, report):
-    """The `Numbering` by classes.json, by the source or names that are `expected`, or by the label maps of the train
-    split."""
+    """Find the `Numbering`: by classes.json, by the `expected` source or names, or by the train split's label maps."""
     if isinstance(expected, FolderSegmentationSource):
         return expected.numbered
     path = root / "classes.json"

@@ -1,4 +1,4 @@
-"""Open a data set by its name, the value of the flag --dataset."""
+"""Open a data set by its name, such as "folder:photos"."""
 
 import functools
 
@@ -6,7 +6,7 @@ from keras_splitmask.data.arrays import open_npy, open_npz, open_sample
 from keras_splitmask.data.folders import open_folder
 from keras_splitmask.data.published import open_tfds
 from keras_splitmask.data.ranges import report_range
-from keras_splitmask.data.sources import SPLITS
+from keras_splitmask.data.sources import check_split
 from keras_splitmask.data.values import check_range
 
 
@@ -83,8 +83,7 @@ def open_source(
         raise ValueError(
             f"Expected a dataset sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME, received {dataset!r}."
         )
-    if split not in SPLITS:
-        raise ValueError(f"Expected split to be one of {', '.join(SPLITS)}, received {split!r}.")
+    check_split(split)
     if channels is not None and channels < 1:
         raise ValueError(f"Expected channels to be at least 1, received channels={channels}.")
     source = kinds[kind](place, split, channels)

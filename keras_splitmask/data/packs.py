@@ -1,9 +1,8 @@
-"""Packs of images in a cache folder: one file of records and the index that makes it count, written whole or not at
-all.
+"""Write and find packs of images in a cache folder: a file of records and an index, written completely or not at all.
 
-The first pack lies in the folder itself, as `index.json` and `images-*.array_record`; those of other images or sizes
-lie each in a folder within it. Only files with such names that this module has written are ever removed, and by one
-process at a time.
+A pack is valid only with its index. The first pack lies in the folder itself, as `index.json` and
+`images-*.array_record`. Packs of other images or sizes have a subfolder each. Only files that this module has written
+are ever removed, and only by one process at a time.
 """
 
 import contextlib
@@ -23,32 +22,33 @@ INDEX = "index.json"
 LOCK = ".keras_splitmask.lock"
 RECORDS = re.compile(r"images-[0-9a-f]{12}-\d+\.array_record")
 PART = re.compile(r"images-[0-9a-f]{12}-\d+\.(array_record|json)\.part")
-# A group for each image, for random access; pixels hardly compress. Riegeli, the format below, has a checksum for each
+# One group per image allows random access; pixels hardly compress. Riegeli, the format below, has a checksum for each
 # group.
 WRITING = "group_size:1,uncompressed"
 
 
 def find(folder, key, count):
-    """The pack of a key in a folder, as its index and its records; None if there is none that is whole.
+    """Find the pack of a key in a folder. Return its index and its records, or None if there is no complete pack.
 
     Args:
         folder: path of the cache.
-        key: dictionary of what identifies the images, with `fingerprint`, `channels` and `short_side`.
-        count: number of images of the source, some of which may not be in the pack.
+        key: dictionary that identifies the images, with `fingerprint`, `channels` and `short_side`.
+        count: number of images of the source; the pack may have fewer.
     """
     return _load(folder, key, count) or _load(folder / _own_name(key), key, count)
 
 
 def make(folder, key, source, images, report):
-    """The same, packed now. While another process packs into the folder this one waits, and then uses that pack if it
-    is the same.
+    """Pack the images now; otherwise like `find`.
+
+    While another process packs into the folder, this one waits. It then uses that pack if it is the same.
 
     Args:
-        source: of the images; its `broken` become part of the index.
-        images: a function that gives (i, image) of each image to pack: (H, W, C) uint8.
+        source: the `Source` of the images; its `broken` becomes part of the index.
+        images: a function that yields (i, image) for each image to pack: (H, W, C) uint8.
 
     Raises:
-        ValueError: if no image can be read, or the folder cannot be written to; what is in the folder stays as it was.
+        ValueError: if no image can be read, or the folder cannot be written to. The folder then stays unchanged.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def make(folder, key, source, images, report):
 
 
 def _load(place, key, count):
-    """The index and the records of a place, if they are whole, fit together and are of this key."""
+    """Load the index and the records of a folder if they are complete, fit together and belong to this key."""
     reading = optional("array_record.python.array_record_data_source", "data")
     index = _read_index(place)
     try:
@@ -82,12 +82,18 @@ def _load(place, key, count):
             return None
         records = reading.ArrayRecordDataSource(str(place / index["file"]))
         return (index, records) if len(records) == len(index["indices"]) else None
-    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError):  # the last of the reader, of a damaged file
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        RuntimeError,
+    ):  # the reader raises the last for a damaged file
         return None
 
 
 def _read_index(place):
-    """The index of a place, or None if it is no dictionary in a file."""
+    """Read the index of a folder; None if there is no file with a dictionary."""
     path = place / INDEX
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
@@ -99,7 +105,7 @@ def _read_index(place):
 
 
 def _is_complete(place, index):
-    """Whether the index names a file of records that is in the same folder, with all its bytes."""
+    """Return whether the file of records that the index names is in the same folder, with all its bytes."""
     name = index.get("file")
     if not isinstance(name, str) or not RECORDS.fullmatch(name):
         return False
@@ -110,8 +116,10 @@ def _is_complete(place, index):
 
 
 def _fits(index, key, count):
-    """Whether an index is of this key and as it was written, and names images of the source, in order, of sizes that
-    the file can hold."""
+    """Return whether an index belongs to this key, is undamaged and names images of the source.
+
+    The images must be in order, and their sizes must fit into the file.
+    """
     shapes, indices = np.array(index["shapes"]), np.array(index["indices"])  # (n, 3), (n,)
     return (
         all(index[name] == value for name, value in key.items())
@@ -131,12 +139,12 @@ def _digest(index):
 
 
 def _own_name(key):
-    """The name of the folder of a pack that is not the first."""
+    """Name the subfolder of a pack that is not the first."""
     return f"images-{_digest(key)[:16]}"
 
 
 def _place(folder, key):
-    """Where a pack is to be made: the folder itself, unless its index.json is the user's or of another pack."""
+    """Choose where to make a pack: the folder itself, unless its index.json is the user's or of another pack."""
     if not os.path.lexists(folder / INDEX):
         return folder
     index = _read_index(folder)
@@ -147,9 +155,9 @@ def _place(folder, key):
 
 
 def _write(place, key, source, images, locked):
-    """Write the records, then the index that makes them count; what was there before is valid until then."""
+    """Write the records, then the index that makes them valid. The previous pack stays valid until then."""
     if locked:
-        _remove(place, PART)  # by a process that was killed as it packed
+        _remove(place, PART)  # left by a process that was killed
     name = f"images-{key['fingerprint'][:12]}-{time.time_ns()}"
     records, aside = place / f"{name}.array_record.part", place / f"{name}.json.part"
     index = {**key, "file": f"{name}.array_record", "indices": [], "shapes": []}
@@ -182,7 +190,7 @@ def _write(place, key, source, images, locked):
 
 @contextlib.contextmanager
 def _writing(path):
-    """A function that appends a record to a new file."""
+    """Open a new file, and yield a function that appends a record to it."""
     module = optional("array_record.python.array_record_module", "data")
     try:
         writer = module.ArrayRecordWriter(str(path), WRITING)
@@ -228,7 +236,7 @@ def _remove(place, pattern, but=None):
 
 @contextlib.contextmanager
 def _alone(folder, report):
-    """Within it, no other process packs into the folder. Gives whether that is certain: some systems have no locks."""
+    """Keep other processes from packing into the folder. Yield whether that is certain: some systems have no locks."""
     path = folder / LOCK
     descriptor = _lock(path, report)
     try:
@@ -241,8 +249,7 @@ def _alone(folder, report):
 
 
 def _lock(path, report):
-    """An open file that only this process has locked, until it is closed or the process ends; None where there are no
-    locks."""
+    """Lock a file for this process, until it is closed or the process ends. Return None if there are no locks."""
     try:
         import fcntl
     except ImportError:
@@ -257,7 +264,7 @@ def _lock(path, report):
         except BlockingIOError:
             waited = True
             report(f"waiting for another run, which packs images into {path.parent}")
-        except FileNotFoundError:  # the run that held it has removed it
+        except FileNotFoundError:  # the run that held the lock has removed the file
             pass
         except OSError:
             os.close(descriptor)

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_splitmask.backend.optional import optional
 
-OPERATIONS = 2  # per image, of which each is done or not by a coin
+OPERATIONS = 2  # per image; each is applied with probability 1/2
 SPREAD = 0.5  # standard deviation of the magnitude
 GREY = 128  # what is shown where an image was moved away
 

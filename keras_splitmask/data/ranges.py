@@ -75,14 +75,14 @@ def _notes(low, high, outside, full, dtype, value_range, place):
     if outside > CLIPPED:
         yield (
             f"{place}: {outside:.0%} of the values, which go from {seen}, lie outside"
-            f" --value_range={full[0]:.6g},{full[1]:.6g} and are clipped."
+            f" value_range={full[0]:.6g},{full[1]:.6g} and are clipped."
         )
     if fraction < SPARSE:
-        of = "--value_range" if full == value_range else dtype
+        of = "value_range" if full == value_range else dtype
         yield (
             f"{place}: the values go from {seen}, a small part of the {whole} of {of}, which leaves"
             f" {round(255 * fraction) + 1} of 256 grey levels. Name their range, such as"
-            f" --value_range={_suggested(low, high, dtype)}, to use all."
+            f" value_range={_suggested(low, high, dtype)}, to use all."
         )
 
 
@@ -90,7 +90,7 @@ def _cut(spread, place):
     """The line for colour of 16 bits that is dark once it is read with 8, whatever the `value_range`."""
     return (
         f"{place}: colour of 16 bits is read with 8 bits, of which the values fill a small part: {round(spread) + 1} of"
-        " 256 levels. --value_range cannot restore the others; save the images as .npy files of uint16 first."
+        " 256 levels. A value_range cannot restore the others; save the images as .npy files of uint16 first."
     )
 
 

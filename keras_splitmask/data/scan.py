@@ -18,7 +18,7 @@ from keras_splitmask.data.walking import EXTENSIONS, walk
 THREADS = 8
 INTERVAL = 2.0  # seconds between two reports
 NAMED = 3  # files named in a message
-COMPARED = 16  # files of a folder that may be the same in another place
+COMPARED = 16  # files to compare, to see whether a folder was moved
 VERSION = 2  # of the JSON file
 ESCAPED = re.compile(
     r"\\([\\nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"
@@ -33,10 +33,10 @@ class Scan:
         root: path of the folder.
         images: relative path: (height, width, channels) as stored, in order of the paths.
         left_out: relative path: reason.
-        others: how many files are no images by their names.
-        files: relative path: (bytes, time of change in ns) of both the images and what was left out.
+        others: number of files whose names are not those of images.
+        files: relative path: (bytes, time of change in ns) of the images and of the files left out.
         not_entered: relative path: reason, of folders that hold no data.
-        several: relative paths of images of several pages or frames, of which the first is read.
+        several: relative paths of images with several pages or frames; only the first is read.
     """
 
     root: str
@@ -48,8 +48,7 @@ class Scan:
     several: list = dataclasses.field(default_factory=list)
 
     def check(self, max_bad_fraction):
-        """Raises ValueError if there is no image, or the share of files left out is too large. Hidden files do not
-        count."""
+        """Raise ValueError if there is no image, or too many files are left out. Hidden files do not count."""
         bad = [path for path in self.left_out if not os.path.basename(path).startswith(".")]
         if len(bad) > max_bad_fraction * (len(bad) + len(self.images)):
             raise ValueError(
@@ -66,7 +65,7 @@ class Scan:
             )
 
     def facts(self):
-        """What a JSON file must hold for `scan` to remember it."""
+        """Collect what a JSON file must hold so that `scan` can reuse it."""
         return {"version": VERSION, **vars(self), "root": os.path.abspath(self.root)}
 
     def summary(self):
@@ -83,23 +82,24 @@ class Scan:
 
 
 def reasons(by_path, paths=None):
-    """The first of some paths with their reasons {path: reason}; by default of all paths."""
+    """Join the first few paths and their reasons, {path: reason}; by default of all paths."""
     paths = list(by_path) if paths is None else paths
     more = [f"and {len(paths) - NAMED} more"] if len(paths) > NAMED else []
     return "; ".join([f"{printable(path)}: {by_path[path]}" for path in paths[:NAMED]] + more)
 
 
 def scan(root, record=None, report=None, frozen=False, value_range=None):
-    """Looks at all files under a folder. Only headers are read; on a second look only of files that are new, changed or
-    left out.
+    """Scan all files under a folder. Only headers are read.
+
+    A second scan reads only the headers of files that are new, changed or left out.
 
     Args:
         root: path of the folder. Links to folders are followed; see `walking.walk` for the folders that are not
             entered.
         record: path of a JSON file that remembers the scan, such as the run's data.json.
-        report: told how far it is, a line every few seconds.
-        frozen: take what `record` says as it is, if it is about this folder or its files are all there, so that a run
-            that is resumed has the same images.
+        report: a function that receives a line about the progress every few seconds.
+        frozen: use the content of `record` unchanged, if it is about this folder or all its files are there. A
+            resumed run then has the same images.
         value_range: see `headers.read_header`.
 
     Returns:
@@ -125,7 +125,7 @@ def scan(root, record=None, report=None, frozen=False, value_range=None):
             continue
         if before and before.files.get(path) == files[path] and path in before.images:
             images[path] = before.images[path]
-        else:  # what was left out is looked at again: there is little of it, and it may be of use to another run
+        else:  # files left out are read again: they are few, and another run may be able to use them
             todo.append(path)
     several = [os.path.join(root, path) for path in (before.several if before else ()) if path in images]
     for path, header in zip(
@@ -142,11 +142,9 @@ def scan(root, record=None, report=None, frozen=False, value_range=None):
 
 
 def printable(name):
-    """A file name as it can be shown anywhere: what is no printable character is escaped. Different names stay
-    different.
+    """Escape the characters of a file name that cannot be printed. Different names stay different.
 
-    So a name that itself looks escaped, such as one with a backslash before an n, has its backslashes doubled; others
-    keep theirs.
+    So the backslashes of a name that already looks escaped, such as one with a backslash before an n, are doubled.
     """
     if name.isprintable() and not ESCAPED.search(name):
         return name
@@ -154,8 +152,10 @@ def printable(name):
 
 
 def is_moved(record, folder):
-    """Whether the files of the scan that a JSON file remembers are all in another folder, or in its part for the split,
-    by their sizes."""
+    """Return whether another folder, or its part for the split, has all files of the scan in a JSON file.
+
+    Files are compared by their paths and sizes.
+    """
     found = _load(record)
     return found is not None and any(
         _is_at(found, root) for root in (folder, os.path.join(folder, os.path.basename(found.root)))
@@ -163,8 +163,10 @@ def is_moved(record, folder):
 
 
 def _is_at(found, root):
-    """Whether a folder has all files of a scan, by their paths and sizes; by the bytes of some, where those of the scan
-    are still there."""
+    """Return whether a folder has all files of a scan, by paths and sizes.
+
+    If the scanned files are still there, the bytes of some are compared too.
+    """
     try:
         if not found.files or any(
             os.stat(os.path.join(root, path)).st_size != size for path, (size, _) in found.files.items()
@@ -177,7 +179,7 @@ def _is_at(found, root):
 
 
 def _differ(before, now):
-    """Whether two files are both there and not the same."""
+    """Return whether two files both exist and differ."""
     try:
         return not filecmp.cmp(before, now, shallow=False)
     except OSError:
@@ -185,7 +187,7 @@ def _differ(before, now):
 
 
 def _load(record):
-    """The scan that a JSON file remembers, or None."""
+    """Load the scan from a JSON file; None if it holds none."""
     try:
         facts = json.loads(Path(record).read_text(encoding="ascii"))
         if facts.pop("version") != VERSION:
@@ -202,12 +204,12 @@ def _load(record):
         AttributeError,
         RecursionError,
         OSError,
-    ):  # no record, or one that is no scan
+    ):  # no file, or one without a scan
         return None
 
 
 def _stamp(path):
-    """(bytes, time of change in ns) of a file, or ValueError with the reason if it should not even be opened."""
+    """Return (bytes, time of change in ns) of a file. Raise ValueError if it should not even be opened."""
     try:
         found = os.stat(path)
     except OSError as error:
@@ -218,14 +220,16 @@ def _stamp(path):
 
 
 def _headers(root, paths, report, value_range, several):
-    """(height, width, channels) of each file, or the reason to leave it out. Yields in order. See `read_header` for
-    `several`."""
-    started = told = time.monotonic()
+    """Yield (height, width, channels) of each file in order, or the reason to leave it out.
+
+    See `read_header` for `several`.
+    """
+    started = said = time.monotonic()
     with ThreadPoolExecutor(THREADS) as pool:
         for i, header in enumerate(
             pool.map(lambda path: read_header(os.path.join(root, path), value_range, several), paths)
         ):
             yield header
-            if time.monotonic() - told > INTERVAL:
-                told = time.monotonic()
-                report(f"looking at {printable(root)}: {i + 1} of {len(paths)} files, {told - started:.0f} s")
+            if time.monotonic() - said > INTERVAL:
+                said = time.monotonic()
+                report(f"looking at {printable(root)}: {i + 1} of {len(paths)} files, {said - started:.0f} s")

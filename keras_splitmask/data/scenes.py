@@ -58,8 +58,7 @@ def detection_batches(
         )
     if mask_size and not source.outlined and source.unoutlined != 0:
         raise ValueError(
-            "Expected objects with a segmentation, received none that has one; do without mask_size (--nomasks), or"
-            " draw them."
+            "Expected objects with a segmentation, received none that has one; leave mask_size out, or draw them."
         )
     _note_unused(source, max_objects, mask_size)
     max_ignored = min(source.most_objects or max_objects, MAX_IGNORED)
@@ -105,14 +104,10 @@ def _frames(augment, plain, rng, scale):
 
 def _read(source, index, image_shape, frame_of):
     """An image as the batch shows it, (H, W, C) uint8, and the `Frame` that does."""
-    frames = []
-
-    def plan(height, width):
-        frames.append(frame_of(height, width, image_shape[:2]))
-        return frames[0].box, frames[0].size
-
-    part = source.image(index, plan)
-    return frames[0].show(part, image_shape), frames[0]
+    # Reading refuses an image of another size than that of its annotation, so the frame fits.
+    frame = frame_of(*source.size(index), image_shape[:2])
+    part = source.image(index, lambda height, width: (frame.box, frame.size))
+    return frame.show(part, image_shape), frame
 
 
 def _batches(read, source, order):

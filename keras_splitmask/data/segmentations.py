@@ -1,4 +1,4 @@
-"""COCO's segmentations, polygons or run lengths: which can be used, and the masks that they stand for."""
+"""Check COCO's segmentations, polygons or run lengths, and turn them into masks."""
 
 import math
 
@@ -8,13 +8,13 @@ from keras_splitmask.backend.optional import optional
 from keras_splitmask.data.turning import turn_labels, turn_points
 
 MAX_CORNERS = 100_000  # of an object
-MAX_TEXT = 4_000_000  # characters of run lengths, which take 60 bytes each while they are read
-MAX_LENGTH = 2_000_000  # pixels along the outlines of an object, in each of which pycocotools takes some 200 bytes
+MAX_TEXT = 4_000_000  # characters of run lengths; each takes 60 bytes while it is read
+MAX_LENGTH = 2_000_000  # pixels along the outlines of an object; pycocotools takes about 200 bytes for each
 MAX_CHARACTERS = 6  # of one run length in COCO's text: 30 bits
 
 
 def finite(values):
-    """A sequence as a list of floats, or None if it is none of finite numbers."""
+    """Convert a sequence to a list of floats; None if its items are not all finite numbers."""
     try:
         numbers = [float(value) for value in values]
     except (TypeError, ValueError, OverflowError):
@@ -23,14 +23,15 @@ def finite(values):
 
 
 def usable(segmentation, height, width):
-    """A segmentation in COCO's form without polygons of fewer than three corners, the others cut to the image; None if
-    there is none.
+    """Return a segmentation in COCO's form, with its polygons cut to the image; None if there is none.
+
+    Polygons of fewer than three corners are dropped.
 
     Args:
         segmentation: a list of polygons [x, y, x, y...], or {"size": [height, width], "counts": ...} with run lengths
-            as a list or a string; None, empty, or with nothing in it where there is none. A single polygon, and corners
-            as [x, y], are converted.
-        height, width: of the image.
+            as a list or a string. None or empty where there is none. A single polygon, and corners as [x, y], are
+            converted.
+        height, width: size of the image.
 
     Raises:
         ValueError: with the reason, if it cannot be used.
@@ -55,8 +56,10 @@ def usable(segmentation, height, width):
 
 
 def _polygons(segmentation):
-    """Polygons as lists of floats [x, y, x, y...], None for what is none, from a list of numbers, of corners, or of
-    lists of either."""
+    """Convert a list of numbers, of corners, or of lists of either to polygons, [x, y, x, y...].
+
+    What is not a polygon becomes None.
+    """
     if sum(len(part) if isinstance(part, list) else 1 for part in segmentation) > 2 * MAX_CORNERS:
         raise ValueError(f"an outline of more than {MAX_CORNERS:,} corners")
     if not any(isinstance(part, list) for part in segmentation):
@@ -72,7 +75,7 @@ def _polygons(segmentation):
 
 
 def _joined(corners):
-    """Corners [x, y] as one list of floats, or None if they are none."""
+    """Join corners [x, y] to one list of floats; None if they are not corners."""
     points = [finite(corner) if isinstance(corner, list) else None for corner in corners]
     return (
         [value for point in points for value in point] if all(point and len(point) == 2 for point in points) else None
@@ -80,13 +83,13 @@ def _joined(corners):
 
 
 def _length(polygon):
-    """How many pixels long the edges of a polygon are: pycocotools keeps each of them in memory."""
+    """Count the pixels along the edges of a polygon, since pycocotools keeps each of them in memory."""
     steps = np.abs(np.diff(np.reshape(polygon, (-1, 2)), axis=0, append=[polygon[:2]]))
     return int(np.ceil(steps.max(axis=1)).sum())
 
 
 def _run_lengths(segmentation, height, width):
-    """Run lengths as a list, that fill the image: pycocotools decodes others to whatever is in the memory."""
+    """Convert run lengths to a list. They must fill the image: pycocotools would decode others to random memory."""
     if segmentation.get("size") != [height, width]:
         raise ValueError("a segmentation of another size than its image")
     counts, total = segmentation.get("counts"), height * width
@@ -99,10 +102,10 @@ def _run_lengths(segmentation, height, width):
 
 
 def _unpacked(text):
-    """The run lengths of COCO's text, a list, or None if it is no such text.
+    """Decode the run lengths of COCO's text to a list; None if the text is not valid.
 
-    Each has five bits in a character, the lowest first; from the fourth run on it is the difference to the last but
-    one.
+    Each character holds five bits, the lowest first. From the fourth run on, a number is the difference to the last
+    but one.
     """
     codes = np.frombuffer(text.encode("utf-8", "surrogatepass"), "uint8").astype("int64") - 48
     ends = np.flatnonzero(codes & 32 == 0)  # the last character of each run
@@ -120,7 +123,7 @@ def _unpacked(text):
 
 
 def turn_outline(outline, size, turn):
-    """An outline, as `usable` gives it, in a stored image of this (height, width), as that in the upright one."""
+    """Turn an outline, as `usable` returns it, from a stored image of this (height, width) to the upright one."""
     if isinstance(outline, list):
         return [turn_points(polygon, size, turn).ravel().tolist() for polygon in outline]
     turned = turn_labels(_whole(outline), turn)
@@ -130,15 +133,14 @@ def turn_outline(outline, size, turn):
 
 
 def _whole(outline):
-    """Run lengths as a mask (H, W) uint8."""
+    """Draw run lengths as a mask (H, W) uint8."""
     height, width = outline["size"]
     runs = (np.arange(len(outline["counts"])) % 2).astype("uint8")
     return np.repeat(runs, outline["counts"]).reshape(width, height).T  # runs go down the columns
 
 
 def _inside(polygon, height, width):
-    """A polygon whose corners are moved to the border if they lie beyond it: pycocotools counts pixels along its edges,
-    however far."""
+    """Move corners beyond the image to its border: pycocotools counts all pixels along the edges, however far."""
     x, y = polygon[0::2], polygon[1::2]
     if min(polygon) >= 0 and max(x) <= width and max(y) <= height:
         return polygon
@@ -146,10 +148,10 @@ def _inside(polygon, height, width):
 
 
 def mask_in_box(segmentation, box, side):
-    """The part of a segmentation that lies in a box, resampled.
+    """Resample the part of a segmentation inside a box.
 
     Args:
-        segmentation: as `usable` gives it.
+        segmentation: as `usable` returns it.
         box: [top, left, bottom, right] in the image's pixels, not empty.
         side: rows and columns of the mask.
 
@@ -157,7 +159,7 @@ def mask_in_box(segmentation, box, side):
         (side, side) uint8 of 0 and 1.
     """
     top, left, bottom, right = map(float, box)
-    if isinstance(segmentation, list):  # drawn at the size that is wanted, without the image
+    if isinstance(segmentation, list):  # drawn at the size of the mask, without the image
         masks = optional("pycocotools.mask", "coco")
         scale = side / np.array([right - left, bottom - top])
         polygons = [((np.reshape(polygon, (-1, 2)) - (left, top)) * scale).ravel().tolist() for polygon in segmentation]

@@ -19,6 +19,12 @@ SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid"),
 TRIES = 100  # other images to try in place of one that cannot be read
 
 
+def check_split(split):
+    """Raise ValueError unless `split` is "train", "val" or "test"."""
+    if split not in SPLITS:
+        raise ValueError(f"Expected split to be one of {', '.join(SPLITS)}, received {split!r}.")
+
+
 class NoSuchSplit(ValueError):
     """The data set exists, but has no such split."""
 

@@ -13,11 +13,11 @@ SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
 
 
 def split_folders(root, report=None):
-    """{split: path} of the subfolders that are splits by their names, train first; empty if `root` is not divided.
+    """Find the subfolders that are splits by their names: {split: path}, train first; empty if `root` is not divided.
 
-    A class may be called train or test, too. So it takes two splits; or train alone, if its images lie in folders
-    inside of it, as those of classes do; or one split and no image outside of it. Otherwise `report` is told that such
-    a folder is one like the others.
+    A class may be called train or test, too. So the names count only if there are two splits, or a train folder with
+    images in folders of classes, or one split and no image outside of it. Otherwise `report` receives a line that the
+    folder is read like any other.
 
     Raises:
         ValueError: if two folders have names of one split.

@@ -13,18 +13,18 @@ from keras_splitmask.data.decoding import is_cut_to_8_bits, open_picture
 
 LOSSLESS = ("BMP", "DIB", "GIF", "PNG", "PPM", "TIFF")
 MODES = ("1", "L", "P", "I", "I;16", "I;16B")  # Pillow's, of images of numbers: grey of 1 to 32 bits, and palettes
-FACTORS = {"L;2": 85, "L;4": 17}  # by which Pillow multiplies grey of 2 and 4 bits, to fill 8
+FACTORS = {"L;2": 85, "L;4": 17}  # Pillow multiplies grey of 2 and 4 bits by these, to fill 8
 WHITE_IS_ZERO = ("L;I", "L;2I", "L;4I", "L;IR", "L;2IR", "L;4IR")  # Pillow's names of what a TIFF stores inverted
 LARGEST = 65535
 PART = 2**20  # pixels that are counted at a time
-LARGE = 16_000_000  # pixels; of such files one is looked at at a time
+LARGE = 16_000_000  # pixels; such files are read one at a time, to save memory
 _large = threading.Lock()
 
 
 def read_numbers(content, name):
-    """The numbers (H, W) uint8 or uint16 of a file: grey values, indices in a palette, or an .npy array.
+    """Read the numbers (H, W) uint8 or uint16 of a file: grey values, indices in a palette, or an .npy array.
 
-    Colours of which red, green and blue are equal are grey values.
+    Colours whose red, green and blue are equal count as grey values.
 
     Raises:
         ValueError: with the name, if it cannot be read, is in colour, or has numbers beyond 65535.
@@ -70,15 +70,17 @@ def _picture(content):
 
 
 def _as_stored(image, content):
-    """The values (H, W) or (H, W, C) in the file of Pillow's image, not yet loaded, which Pillow itself scales to fill
-    their type."""
+    """Read the values (H, W) or (H, W, C) as the file of Pillow's image stores them.
+
+    Pillow itself scales them to fill their type. The image must not be loaded yet.
+    """
     if place := netpbm.stored(image):
         values = netpbm.values(content, image, *place)
         return values[..., 0] if values.shape[2] == 1 else values
     if netpbm.is_text(image) and image.mode != "1":
         return netpbm.written(image)
     depth = image.tile[0].args if image.tile else ""
-    depth = depth if isinstance(depth, str) or not depth else str(depth[0])  # of a TIFF with more about it
+    depth = depth if isinstance(depth, str) or not depth else str(depth[0])  # a TIFF has a tuple
     values = np.asarray(image)
     values = 255 - values if depth in WHITE_IS_ZERO else values
     factor = FACTORS.get(depth.rstrip("IR") if depth else "", 1)
@@ -86,7 +88,10 @@ def _as_stored(image, content):
 
 
 def _grey(colours, mode):
-    """The one value of all channels of colours (H, W, C), if they have one and are nowhere transparent."""
+    """Return the common value (H, W) of all channels of colours (H, W, C). Raise ValueError if they differ.
+
+    Transparent pixels are an error too.
+    """
     if mode in ("RGB", "RGBA", "LA"):
         values, alpha = (colours, None) if mode == "RGB" else (colours[..., :-1], colours[..., -1])
         if (alpha is None or alpha.min() == 255) and (values == values[..., :1]).all():
@@ -96,8 +101,8 @@ def _grey(colours, mode):
 
 
 def read_file(path, name):
-    """See `read_numbers`; a file that is not there, or is no file, raises ValueError too."""
-    if not os.path.isfile(path):  # opening a FIFO waits for ever
+    """Read a file, see `read_numbers`. A missing file raises ValueError too."""
+    if not os.path.isfile(path):  # opening a FIFO would wait forever
         raise ValueError(f"Expected a label map, received {name} (no file of that name); restore the file.")
     try:
         bounds.check_file(os.path.getsize(path))
@@ -110,11 +115,11 @@ def read_file(path, name):
 
 
 def look(path, shape):
-    """The (height, width) of a label map and a list of the numbers in it, or a reason (str) to leave it out.
+    """Read the (height, width) of a label map and a list of the numbers in it, or a reason (str) to leave it out.
 
     Args:
-        path: of the file.
-        shape: what its header says, (height, width, ...).
+        path: path of the file.
+        shape: (height, width, ...) by its header.
     """
     try:
         with _large if shape[0] * shape[1] > LARGE else contextlib.nullcontext():
@@ -125,7 +130,7 @@ def look(path, shape):
 
 
 def numbers_in(stored):
-    """The different numbers in a label map (H, W), in order."""
+    """List the different numbers in a label map (H, W), in order."""
     found, flat = np.zeros(LARGEST + 1, bool), stored.reshape(-1)
     for start in range(0, flat.size, PART):
         found[flat[start : start + PART]] = True

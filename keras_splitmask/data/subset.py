@@ -25,8 +25,9 @@ class Subset(Selection):
 
 
 def balanced(source, count, seed=0):
-    """`count` images of a labelled source, drawn by the seed: the same number of each class or one more, or all there
-    are if they are fewer.
+    """Draw `count` images of a labelled source by the seed: equally from each class, or one more from some.
+
+    A class that has fewer images gives all of them.
 
     Raises:
         ValueError: if the source has no labels, fewer images, or more classes.
@@ -36,7 +37,7 @@ def balanced(source, count, seed=0):
 
 
 def _drawn(source, count, seed, divide):
-    """`count` images of a labelled source, of which `divide(sizes, count, rng)` tells how many of each class."""
+    """Draw `count` images of a labelled source; `divide(sizes, count, rng)` returns how many of each class."""
     classes, sizes = np.unique(source.labels, return_counts=True)
     _check_count(source, count, count)
     if count < len(classes):
@@ -50,8 +51,7 @@ def _drawn(source, count, seed, divide):
 
 
 def _equal(sizes, count, rng):
-    """How many images of each class (K,), if classes of `sizes` (K,) share `count` equally, as far as each has as
-    many."""
+    """Divide `count` images equally over classes of `sizes` (K,), as far as each has enough: (K,)."""
     level = bisect.bisect_right(range(sizes.max() + 1), count, key=lambda level: np.minimum(sizes, level).sum()) - 1
     wanted = np.minimum(sizes, level)
     wanted[rng.permutation(np.flatnonzero(sizes > level))[: count - wanted.sum()]] += (
@@ -61,9 +61,9 @@ def _equal(sizes, count, rng):
 
 
 def _proportional(sizes, count, rng):
-    """How many images of each class (K,), if `count` are as the whole set is, but at least one of each."""
+    """Divide `count` images over classes in proportion to their sizes, at least one each: (K,)."""
     wanted = np.maximum(1, sizes * count // sizes.sum())
-    while wanted.sum() > count:  # for the sake of classes that would have none
+    while wanted.sum() > count:  # rounding up to one image per class exceeded the count
         wanted[np.argmax(wanted)] -= 1
     missing = np.argsort(-(sizes * count / sizes.sum() - wanted) - rng.random(len(sizes)) * 1e-9)[
         : count - wanted.sum()
@@ -73,18 +73,17 @@ def _proportional(sizes, count, rng):
 
 
 def subset_of(source, amount, seed=0):
-    """A part of a source: so many images, drawn by the seed; or those that a file lists.
+    """Choose a subset of a source: a number or a fraction of images, drawn by the seed, or those that a file lists.
 
     Args:
         source: a `Source`.
-        amount: how many images, such as "500", if they have labels the same number of each class, or all that a class
-            has if it has fewer; or what share of them, such as "1%", if they have labels of each class, but at least
-            one; or the path of a file with a name in each line, as a run's subset.txt is.
-        seed: of what is drawn.
+        amount: a number, such as "500"; a fraction, such as "1%"; or the path of a file with a name per line, such as
+            the subset.txt of a run. From labelled images, a number is drawn equally from each class, and a fraction is
+            taken of each class, at least one image.
+        seed: decides which images are drawn.
 
     Raises:
-        ValueError: if the amount is no such text, more than there is or too little, or a name is not one of the
-            source's.
+        ValueError: if the amount has another form, is too large or too small, or a name is not in the source.
     """
     if os.path.isfile(os.path.expanduser(amount)):
         return _listed(source, amount)

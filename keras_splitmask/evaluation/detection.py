@@ -149,13 +149,12 @@ def to_original(answer, factor, height, width):
     Args:
         answer: "boxes" (K, 4), "scores" (K,), "labels" (K,), -1 where there is nothing, and maybe "masks" (K, S, S),
             each inside its box.
-        factor: by which the original was resized, before it was padded at the bottom and at the right.
-        height, width: of the original.
+        factor: factor by which the original was resized, before padding at the bottom and at the right.
+        height, width: size of the original.
 
     Returns:
         "boxes" (n, 4) float32, "scores" (n,), "labels" (n,), and "masks", a list of n COCO RLEs, if there were any.
-        Boxes are cut off at the borders of the original; those of which nothing is left, as they lie in the padding,
-        are left out.
+        Boxes are cut off at the borders of the original. Boxes that lie entirely in the padding are left out.
     """
     boxes = np.asarray(answer["boxes"], "float32") / factor
     cut = np.clip(boxes, 0, np.array([height, width, height, width], "float32"))

@@ -72,7 +72,7 @@ class NeighbourProbe:
         images: (M, H, W, C), a labelled set apart from the training images; 20 images are enough.
         labels: (M,) int.
         every: measure only when the number of steps done is 0, or this many more than at the last measurement.
-        last: steps of the whole run, at the end of which it is measured in any case.
+        last: steps of the whole run; a measurement is always made at its end.
     """
 
     def __init__(self, encoder, images, labels, every=1, last=None):

@@ -9,13 +9,9 @@ import numpy as np
 from keras_splitmask.backend.optional import optional
 from keras_splitmask.evaluation.detection import decode_mask, paste_mask
 
-PANEL, GAP, MARGIN, TEXT = (
-    480,
-    8,
-    14,
-    13,
-)  # the longer side of a picture, between two, around all, and the height of letters, in pixels
-GREY = (128, 128, 128)  # what the truth ignores
+# In pixels: the longer side of a picture, the gap between two, the margin around all, and the height of letters.
+PANEL, GAP, MARGIN, TEXT = 480, 8, 14, 13
+GREY = (128, 128, 128)  # for pixels that the truth ignores
 # Okabe and Ito's colours ("Color Universal Design", 2008) but black: sky blue, vermilion, green, yellow, blue, reddish
 # purple, orange.
 FIRST = ((86, 180, 233), (213, 94, 0), (0, 158, 115), (240, 228, 66), (0, 114, 178), (204, 121, 167), (230, 159, 0))
@@ -72,14 +68,14 @@ def _seen(colours):
 
 
 def save_detections(path, images, truths, predictions, classes, limit=6, least_score=0.3):
-    """Draw the objects of a few images, left those of the truth, right those predicted, into a PNG file.
+    """Draw the objects of a few images into a PNG file: the true ones on the left, the predicted ones on the right.
 
     Args:
-        images: (height, width, C) uint8 each, of which the first `limit` are drawn.
+        images: (height, width, C) uint8 each; the first `limit` are drawn.
         truths: for each image a dictionary of "boxes" (n, 4), "labels" (n,), -1 where there is nothing, and maybe
             "masks": (n, S, S) inside the boxes, or n COCO RLEs of the image.
-        predictions: the same and "scores" (n,); what has less than `least_score` is not drawn.
-        classes: their names.
+        predictions: the same and "scores" (n,); objects below `least_score` are not drawn.
+        classes: names of the classes.
     """
     rows = [
         (_with_objects(image, truth, classes, 0), _with_objects(image, prediction, classes, least_score))
@@ -89,13 +85,14 @@ def save_detections(path, images, truths, predictions, classes, limit=6, least_s
 
 
 def save_label_maps(path, images, truths, predictions, classes, limit=6):
-    """Draw a few images, their true label maps and those predicted side by side into a PNG file, over the classes that
-    occur.
+    """Draw a few images, their true and their predicted label maps side by side into a PNG file.
+
+    A legend names the classes that occur.
 
     Args:
-        images: (height, width, C) uint8 each, of which the first `limit` are drawn.
-        truths, predictions: (height, width) int each; grey where they have the number of no class.
-        classes: their names.
+        images: (height, width, C) uint8 each; the first `limit` are drawn.
+        truths, predictions: (height, width) int each; numbers of no class are drawn grey.
+        classes: names of the classes.
     """
     shown = list(itertools.islice(zip(images, truths, predictions, strict=True), limit))
     rows = [
@@ -109,8 +106,10 @@ def save_label_maps(path, images, truths, predictions, classes, limit=6):
 
 
 def _photograph(image):
-    """An image (height, width, C) as a picture whose longer side is `PANEL`; of many channels the first three, of two
-    the first."""
+    """Convert an image (height, width, C) to a picture whose longer side is `PANEL`.
+
+    It shows the first three channels, or the first of two.
+    """
     Image = optional("PIL.Image", "data")
     image = image[..., :3] if image.shape[-1] >= 3 else image[..., :1].repeat(3, axis=-1)
     height, width = (max(1, round(side * PANEL / max(image.shape[:2]))) for side in image.shape[:2])
@@ -118,7 +117,7 @@ def _photograph(image):
 
 
 def _with_classes(image, labels, count):
-    """An image in grey under the colours of its label map (height, width)."""
+    """Draw the colours of a label map (height, width) over the image in grey."""
     Image, ImageOps = optional("PIL.Image", "data"), optional("PIL.ImageOps", "data")
     photograph = ImageOps.autocontrast(_photograph(image).convert("L"), cutoff=1).convert("RGB")
     labels = np.asarray(labels)
@@ -128,7 +127,7 @@ def _with_classes(image, labels, count):
 
 
 def _with_objects(image, objects, classes, least_score):
-    """An image with boxes, names, scores and masks, the smallest in front."""
+    """Draw boxes, names, scores and masks over an image, the smallest objects in front."""
     Image, ImageDraw = optional("PIL.Image", "data"), optional("PIL.ImageDraw", "data")
     picture, masks, scores = _photograph(image), objects.get("masks"), objects.get("scores")
     width, height = picture.size
@@ -155,8 +154,10 @@ def _with_objects(image, objects, classes, least_score):
 
 
 def _write_tag(picture, tags, box, text, colour):
-    """Write a name inside the picture at a corner of a box, one where it covers none of the `tags`, (top, left, width)
-    each, if it can."""
+    """Write a name at a corner of a box, inside the picture.
+
+    If possible it covers none of the earlier `tags`, (top, left, width) each. Its own is appended to them.
+    """
     font, draw = _font(), optional("PIL.ImageDraw", "data").Draw(picture)
     top, left, bottom, right = box
     wide, high = math.ceil(font.getlength(text)) + 6, TEXT + 4
@@ -180,7 +181,7 @@ def _font():
 
 
 def _sheet(rows, titles, legend=()):
-    """Pictures in rows under titles, over a legend of (name, colour)."""
+    """Lay pictures out in rows, with titles above and a legend of (name, colour) below."""
     Image, ImageDraw = optional("PIL.Image", "data"), optional("PIL.ImageDraw", "data")
     font, line = _font(), TEXT + 10
     width = 2 * MARGIN + len(titles) * (PANEL + GAP) - GAP

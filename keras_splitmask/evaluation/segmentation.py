@@ -50,6 +50,7 @@ class ConfusionMatrix:
                     f"Expected {name} classes to be integers from 0 to {self.classes - 1}, received {found}; correct"
                     " them."
                 )
+        # One number for each pair of classes, so that one bincount fills the matrix.
         pairs = truth[asked].astype("int64") * self.classes + predicted[asked]
         self.counts += np.bincount(pairs, minlength=self.counts.size).reshape(self.counts.shape)
 
@@ -130,6 +131,7 @@ def segment_sliding(predict, image, image_shape, stride=None, batch_size=4):
     sides = tuple(max(side, round(given * factor)) for side, given in zip(window, image.shape, strict=False))
     image, original = resize(image, sides), image.shape[:2]
 
+    # The last window of a row or column ends at the border, so it may overlap more than the others.
     starts = (
         [*range(0, side - part, step), side - part] for side, part, step in zip(sides, window, strides, strict=True)
     )
@@ -176,6 +178,7 @@ def _best_class(logits, size):
 
 def _neighbours(old, new):
     """For each of `new` pixels of a line the two of `old` that it lies between, and how far towards the second."""
+    # Pixel i has its centre at i + 1/2. So corners are not aligned, as in the heads' own resizing.
     places = np.clip((np.arange(new, dtype="float32") + 0.5) * (old / new) - 0.5, 0, old - 1)
     first = np.minimum(places.astype(int), max(old - 2, 0))
     return first, np.minimum(first + 1, old - 1), (places - first).astype("float32")

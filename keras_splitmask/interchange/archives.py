@@ -1,8 +1,8 @@
 """Load .keras files of unknown origin: only models of this library are built, and no larger than their file.
 
-The weights are not estimated from the configuration. The model is built by its own classes, which may add no more bytes
-of weights than the file has; the first weight beyond that is refused before it takes memory. So the count is exact for
-every class, whatever it consists of.
+The size of the weights is not estimated from the configuration. Instead the model is built by its own classes, which
+may add no more bytes of weights than the file has. The first weight beyond that is refused before it takes memory. So
+the count is exact for every class.
 """
 
 import contextlib
@@ -23,12 +23,12 @@ from keras_splitmask.interchange import strict_json
 
 MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
 JSON_BYTES = 10_000_000  # 3,000 are usual, and the names of classes
-OBJECTS = 10  # a model with its encoder, its tokenizer and four layers that augment has seven
+OBJECTS = 10  # a model with encoder, tokenizer and four layers of augmentation has seven
 TEXT, LIST, BUILD_CONFIG = (
     200,
     100,
     2000,
-)  # characters of a text, items of a list, characters of the shapes that a layer was built for
+)  # characters of a text, items of a list, characters of a build configuration
 NAMES = {"class_names"}  # arguments that are lists of texts, as long as the file has room
 PARTS = {"encoder", "tokenizer", "augmentation", "first", "second", "local"}  # arguments that are objects
 POLICIES = {"float16", "bfloat16", "float32", "float64", "mixed_float16", "mixed_bfloat16"}
@@ -39,13 +39,13 @@ _PATCHED = threading.Lock()
 def load_archive(file):
     """Load the model of a .keras file, not compiled.
 
-    Its members must be those that Keras writes, not compressed; its weights plain arrays. Its configuration must name
-    only classes of this library, with arguments of the types that their constructors take, and describe no more weights
-    than the file has.
+    The archive must hold only the members that Keras writes, uncompressed, with weights as plain arrays. The
+    configuration may name only classes of this library, with arguments of the types that their constructors take, and
+    may describe no more weights than the file has.
 
     Raises:
-        ValueError: saying what else there is.
-        Exception: of many types, from a constructor that the configuration is wrong for.
+        ValueError: if the archive holds anything else; the message says what.
+        Exception: of many types, from a constructor that does not accept the configuration.
     """
     with zipfile.ZipFile(file) as archive:
         _check_members(archive.infolist(), os.path.getsize(file))
@@ -53,7 +53,7 @@ def load_archive(file):
         nbytes, arrays = stored_arrays(archive.read("model.weights.h5"))
     if not isinstance(config, dict) or "class_name" not in config:
         raise ValueError("it holds no model.")
-    found = list(_objects({**config, "compile_config": None}))  # how it was compiled is not read
+    found = list(_objects({**config, "compile_config": None}))  # the compile configuration is not used
     if len(found) > OBJECTS:
         raise ValueError(f"it holds {len(found)} objects within each other, expected up to {OBJECTS}.")
     depth = sum(
@@ -62,7 +62,7 @@ def load_archive(file):
         for name, value in arguments.items()
         if name.endswith("depth") and _is_number(value)
     )
-    if depth > arrays:  # they are made before their weights
+    if depth > arrays:  # blocks take memory before their weights are counted
         raise ValueError(f"it describes {depth} blocks, which is more than it has weights for.")
     with bounded_weights(nbytes):
         model = keras.saving.load_model(file, compile=False)
@@ -76,7 +76,7 @@ def bounded_weights(nbytes):
     """Let the layers that this thread builds add no more than `nbytes` bytes of weights.
 
     Raises:
-        ValueError: from `add_weight`, before the weight that is too much takes memory.
+        ValueError: from `add_weight`, before the excess weight takes memory.
     """
     thread, add_weight, left = threading.get_ident(), keras.layers.Layer.add_weight, nbytes
 
@@ -137,8 +137,10 @@ def stored_arrays(content):
 
 
 def _is_plain(item):
-    """Whether it is an array of numbers that is in the file byte by byte: not external, virtual, compressed, or of a
-    fill value."""
+    """Return whether an item is an array whose bytes are all in the file.
+
+    External, virtual and compressed arrays, and fill values, could take more memory than the file has bytes.
+    """
     if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiuV" or item.dtype.names or item.dtype.hasobject:
         return False
     return (
@@ -147,7 +149,7 @@ def _is_plain(item):
 
 
 def _objects(node):
-    """The arguments of all objects that a configuration describes, outermost first; each checked."""
+    """Check all objects that a configuration describes, and yield their arguments, outermost first."""
     cls, arguments = _class_of(node), node["config"]
     if node.get("compile_config") or len(json.dumps(node.get("build_config"))) > BUILD_CONFIG:
         raise ValueError(f"it says more of a {node['class_name']} than its arguments.")
@@ -170,7 +172,7 @@ def _objects(node):
 
 
 def _class_of(node):
-    """The class of this library that a dictionary stands for an object of."""
+    """Return the class of this library that a configuration names."""
     kind, own = node.get("class_name"), node.get("registered_name")
     if not isinstance(node.get("config"), dict) or not isinstance(kind, str) or own != f"keras_splitmask>{kind}":
         raise ValueError(f"it holds a {kind!s:.60} of {node.get('module')!s:.60}, which is not of this library.")
@@ -188,7 +190,7 @@ def _check_policy(node):
 
 
 def _arguments_of(cls):
-    """{name: default} of what the constructors of a class and of those that it inherits from take."""
+    """Collect the arguments {name: default} of the constructors of a class and its parents."""
     found = {}
     for parent in cls.__mro__:
         if "__init__" in vars(parent):
@@ -198,8 +200,10 @@ def _arguments_of(cls):
 
 
 def _fits(value, default):
-    """Whether a value of JSON is of the type of an argument with this default; without one, it is a number, or a
-    list."""
+    """Return whether a JSON value has the type of an argument with this default.
+
+    Without a default, it must be a number or a list.
+    """
     if isinstance(default, bool):
         return isinstance(value, bool)
     if isinstance(default, int):

@@ -5,6 +5,7 @@ import dataclasses
 from keras import ops
 
 from keras_splitmask.encoder import Encoder
+from keras_splitmask.misfits import misfits, shapes_of
 from keras_splitmask.resampling import change_channels, resample_patches, resample_table
 
 
@@ -62,7 +63,7 @@ def copy_weights(source, target):
         )
     arrays, resized = _fit_encoder(old, new)
     weights = named_weights(new)
-    if wrong := misfits(arrays, weights):
+    if wrong := misfits(arrays, shapes_of(weights)):
         raise ValueError(f"The weights do not fit: {wrong}.")
     if old.heads != new.heads:
         raise ValueError(f"The weights do not fit: they have {old.heads} attention heads, expected {new.heads}.")
@@ -127,7 +128,7 @@ def _fit_decoder(source, target):
     if words <= set(arrays) & set(weights) and theirs and mine and mine.same_words(theirs):
         words = set()
     arrays = {name: array for name, array in arrays.items() if name not in words}
-    if wrong := misfits(arrays, {name: weight for name, weight in weights.items() if name not in words}):
+    if wrong := misfits(arrays, {name: weight.shape for name, weight in weights.items() if name not in words}):
         return {}, {}, dict.fromkeys(weights, wrong)
     return arrays, resized, {name: "another tokenizer" for name in weights if name in words}
 
@@ -142,21 +143,9 @@ def arrays_of(layer):
     return {name: ops.convert_to_numpy(weight) for name, weight in named_weights(layer).items()}
 
 
-def misfits(arrays, weights):
-    """Describe mismatched names and shapes; empty if all weights fit."""
-    wrong = [f"{name} is missing" for name in weights if name not in arrays]
-    wrong += [f"{name} is left over" for name in arrays if name not in weights]
-    wrong += [
-        f"{name} has shape {arrays[name].shape}, expected {tuple(weight.shape)}"
-        for name, weight in weights.items()
-        if name in arrays and arrays[name].shape != tuple(weight.shape)
-    ]
-    return _shown(wrong, 6, "; ")
-
-
-def _shown(items, count=3, separator=", "):
-    more = f"{separator}and {len(items) - count} more" if len(items) > count else ""
-    return separator.join(items[:count]) + more
+def _shown(items, count=3):
+    more = f", and {len(items) - count} more" if len(items) > count else ""
+    return ", ".join(items[:count]) + more
 
 
 def _size(grid):

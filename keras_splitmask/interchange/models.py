@@ -12,10 +12,10 @@ from keras_splitmask.interchange.copying import (
     arrays_of,
     copy_weights,
     encoder_of,
-    misfits,
     named_weights,
 )
 from keras_splitmask.interchange.stored_arrays import printable
+from keras_splitmask.misfits import misfits, shapes_of
 
 MODEL_FILE = "model.keras"
 SMALL = 2**26  # bytes of weights that take little time to make
@@ -143,7 +143,7 @@ def _source(path):
     except ValueError as error:
         raise ValueError(f"The weights of {file} do not fit: {_reason(error)}") from error
     weights = named_weights(encoder)
-    if wrong := misfits(imported.arrays, weights):
+    if wrong := misfits(imported.arrays, shapes_of(weights)):
         raise ValueError(f"The weights of {file} do not fit: {wrong}.")
     for name, array in imported.arrays.items():
         weights[name].assign(array)

@@ -40,17 +40,18 @@ TIMM = {
 }
 TABLES = (HUGGING_FACE, TIMM)
 
-# What is no part of an encoder: a pattern, and why.
+# Weights that are not part of an encoder: a pattern, and what they belong to.
 DROPPED = (
     (
-        r"(head|head_dist|attn_pool|fc_norm|pre_logits|pooler|classifier|cls_classifier|distillation_classifier|lm_head)\.",
+        r"(head|head_dist|attn_pool|fc_norm|pre_logits|pooler)\."
+        r"|(classifier|cls_classifier|distillation_classifier|lm_head)\.",
         "of a head",
     ),
     (r"(embeddings\.)?mask_token$", "for masked patches"),
     (r"decoder[._]", "of a decoder"),
 )
 
-# What config.json calls the sizes, and what we do.
+# Names of the sizes in config.json, and ours.
 STATED = {
     "hidden_size": "width",
     "num_hidden_layers": "depth",

@@ -83,6 +83,7 @@ def read(file):
     """
     stated = read_stated(file)
     table, given = _by_table(file, open_safetensors(file))
+    # A model that pools by the mean has its norm after the pooling, by another name.
     averaged = f"{table['norm'][0]}.weight" not in given
     arrays, depth = _by_our_names(file, table, given)
     dropped = _dropped(file, given)
@@ -93,12 +94,14 @@ def read(file):
         notes.append(
             "pooled is the mean of normalised tokens, where this model normalises the mean; the blocks are the same"
         )
+    # In this order: fusing q, k and v needs all three biases, and BEiT has none for k.
     fill_biases(arrays, depth, folded)
     fuse(arrays, depth)
     fold_scales(arrays, depth, folded)
     grid, width = arguments.pop("grid"), arguments["width"]
     fold_positions(arrays, math.prod(grid), folded)
     fold_pixels(arrays, stated["pixels"], folded)
+    # No file states that positions were calculated, as in MAE, so compare their values.
     fixed = width % 4 == 0 and np.array_equal(arrays[POSITIONS], sine_cosine_positions(*grid, width))
     arguments["positions"] = "sine_cosine" if fixed else "learned"
     return ImportedEncoder(arguments, arrays, folded, dropped, notes)
@@ -132,7 +135,7 @@ def _by_our_names(file, table, given):
             for name, their_name in next((p for p in pairs if any(theirs in given for _, theirs in p)), ()):
                 if their_name in given:
                     arrays[name] = _as_keras(given.pop(their_name).read())
-    if len(arrays) < WEIGHTS_OF_BLOCK * depth:  # do not build so many blocks only to list what is missing
+    if len(arrays) < WEIGHTS_OF_BLOCK * depth:  # do not build all blocks only to list what is missing
         raise ValueError(
             f"Expected the weights of {depth} blocks in {file}, received {len(arrays)} arrays; is the file whole?"
         )

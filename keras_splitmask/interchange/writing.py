@@ -46,7 +46,7 @@ def _check(arguments, layout):
         raise ValueError(f"Expected a layout among {', '.join(LAYOUTS)}, received {layout!r}.")
     extra, wanted = arguments["extra_tokens"], int(layout == "deit")
     if extra != wanted:
-        advice = {0: "choose vit", 1: "choose deit"}.get(extra, "no layout has so many")
+        advice = {0: "choose vit", 1: "choose deit"}.get(extra, "no layout has more than one")
         raise ValueError(
             f"Expected an encoder with extra_tokens={wanted} for the layout {layout}, received {extra}; {advice}."
         )

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_splitmask.interchange.weight_files import open_weights
+from keras_splitmask.misfits import misfits
 from keras_splitmask.patches import grid_shape, to_images, to_patches, to_pixels
 from keras_splitmask.resampling import resampling_matrix
 from keras_splitmask.tokenizers.dvae import Network, decoder_convolutions, double, encoder_convolutions, halve
@@ -192,23 +193,12 @@ def _open(half, path, sha256):
             raise
     raise ValueError(
         f"File not found: {path}, expected to hold the weights of DALL-E's {half}; "
-        f"download {ADDRESS.format(half)} and pass the path of that file (to a recipe, as --dalle_weights=FILE)."
+        f"download {ADDRESS.format(half)} and pass the path of that file."
     )
 
 
 def _check(stored, convolutions, half, path):
     expected = {f"{name}.w": (n_out, n_in, side, side) for name, (n_out, n_in, side) in convolutions.items()}
     expected.update({f"{name}.b": (n_out,) for name, (n_out, _, _) in convolutions.items()})
-    wrong = [f"{name} is missing" for name in expected if name not in stored]
-    wrong += [f"{name} is left over" for name in stored if name not in expected]
-    wrong += [
-        f"{n} has shape {stored[n].shape}, expected {expected[n]}"
-        for n in expected
-        if n in stored and stored[n].shape != expected[n]
-    ]
-    if wrong:
-        more = f"; and {len(wrong) - 6} more" if len(wrong) > 6 else ""
-        raise ValueError(
-            f"Expected the weights of DALL-E's {half}, received {path}, which does not fit:"
-            f" {'; '.join(wrong[:6])}{more}."
-        )
+    if wrong := misfits(stored, expected):
+        raise ValueError(f"Expected the weights of DALL-E's {half}, received {path}, which does not fit: {wrong}.")

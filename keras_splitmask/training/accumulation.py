@@ -28,7 +28,9 @@ def accumulate(model, data, gradients_of, vectors_of):
 
     def part(i):
         return keras.tree.map_structure(
-            lambda x: x if x is None else ops.reshape(x, (-1, count, *x.shape[1:]))[:, i], data
+            # Strided, not in blocks: a batch that is divided over devices along its first axis stays so.
+            lambda x: x if x is None else ops.reshape(x, (-1, count, *x.shape[1:]))[:, i],
+            data,
         )
 
     def compare(carry, i):

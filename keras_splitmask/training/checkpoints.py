@@ -33,12 +33,12 @@ def save(folder, step, arrays, note=None, keep=2, keep_every=None, report=print)
     """Write a checkpoint, and delete the older ones that are not kept.
 
     Args:
-        folder: made if need be.
+        folder: path; created if missing.
         step: int, steps done.
-        arrays: dictionary of anything that NumPy can read, by name.
-        note: anything that JSON can hold, given back by `load`.
+        arrays: {name: array}, of anything that NumPy can convert.
+        note: a value for JSON that `load` returns.
         keep: number of the newest whole checkpoints to keep, this one included.
-        keep_every: keep those of every so many steps as well.
+        keep_every: also keep a checkpoint every `keep_every` steps.
         report: called with a line about each file that was moved aside.
 
     Returns:
@@ -49,6 +49,7 @@ def save(folder, step, arrays, note=None, keep=2, keep_every=None, report=print)
     path = _path_of(folder, step)
     aside = path.with_suffix(".part")
     _remove_parts(folder)
+    # Contiguous arrays can be hashed and written as bytes without a copy.
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     pieces = {name: array.reshape(-1).view("uint8") for name, array in arrays.items()}
     entries = [
@@ -60,6 +61,8 @@ def save(folder, step, arrays, note=None, keep=2, keep_every=None, report=print)
         }
         for name, array in arrays.items()
     ]
+    # A checksum for each array lets an error name the damaged one; that of the header comes last, so that a file cut
+    # short anywhere is noticed.
     header = json.dumps({"step": step, "note": note, "arrays": entries}).encode()
     start = len(header).to_bytes(8, "little") + header
     try:
@@ -70,6 +73,7 @@ def save(folder, step, arrays, note=None, keep=2, keep_every=None, report=print)
             # Times of writes are coarse. This one is exact, so that a write within the same tick is seen.
             os.utime(aside, ns=(time.time_ns(),) * 2)
             os.fsync(file.fileno())
+        # os.replace would overwrite a file of the user's that has this name.
         if os.path.lexists(path) and not _is_of_its_step(path):
             move_aside(path, "damaged")
         os.replace(aside, path)
@@ -78,6 +82,7 @@ def save(folder, step, arrays, note=None, keep=2, keep_every=None, report=print)
         raise
     _WHOLE.add(_stamp(path))
     _flush_folder(folder)
+    # Only now: until the new file is safely on the disk, the older ones are needed.
     _prune(folder, step, keep, keep_every, report)
     return path
 
@@ -140,6 +145,7 @@ def _read_header(file, path):
     size = os.fstat(file.fileno()).st_size
     start = file.read(8)
     end = 8 + int.from_bytes(start, "little")
+    # Before the header is read: a damaged length could ask for more memory than there is.
     if size < end + 32:
         raise Damaged(f"{path} is damaged: its header or its end is not what was written.")
     start += file.read(end - 8)
@@ -163,6 +169,7 @@ def _read_header(file, path):
     if size != whole:
         raise Damaged(f"{path} is damaged: it is {'longer' if size > whole else 'shorter'} than what was written.")
     named = PATTERN.fullmatch(pathlib.Path(path).name)
+    # Not isinstance, since True is an int, too.
     if type(step) is not int or (named and int(named[1]) != step):
         raise Damaged(f"{path} is not what its name says: it holds step {step}.")
     return step, note, entries
@@ -229,6 +236,7 @@ def _prune(folder, step, keep, keep_every, report):
 
     for old in reversed([old for old in steps(folder) if old != step]):
         path = _path_of(folder, old)
+        # The run was started again from an earlier step. Its later checkpoints would be loaded as the newest.
         if old > step and _is_of_its_step(path):
             move(path, "later", f"is of a later step than {step}")
         elif old < step and whole < keep and _is_whole(path):

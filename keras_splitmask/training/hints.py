@@ -1,5 +1,4 @@
-"""Known failures, told from the numbers of a run, one line each: collapse, one word for all, waiting for data,
-divergence."""
+"""Recognise known failures by the metrics of a run: collapse, one dominant word, waiting for data, divergence."""
 
 KNOWN = {
     "collapse": "collapse: the features hardly differ between images.",

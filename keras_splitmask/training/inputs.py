@@ -86,7 +86,7 @@ def _checked(name):
 
 
 class CheckedModel(keras.Model):
-    """A model of images that checks what it is given before anything is learnt or told from it.
+    """A model of images that checks its inputs before it trains on them or predicts from them.
 
     The first batch is looked at, of an array images spread over it; the values of batches that TensorFlow's strategies
     have distributed already are not. `train_on_batch`, `test_on_batch` and `predict_on_batch` look at one batch in all

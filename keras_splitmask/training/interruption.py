@@ -1,4 +1,4 @@
-"""A run that can end at any moment: checkpoints while it goes on, and one more when it is asked to stop."""
+"""Make a run resumable at any moment: save checkpoints regularly, and one more when it is asked to stop."""
 
 import contextlib
 import errno
@@ -15,22 +15,23 @@ from keras_splitmask.training import checkpoints, model_state
 from keras_splitmask.training.log import ADVICE
 
 STATUS = 75  # EX_TEMPFAIL: "try again", as schedulers read it
-SAME = 1.0  # seconds within which signals are one request, as a group and its first process both get it
-SHARE = 0.02  # of the time that checkpoints may take when nobody says how often to save
+SAME = 1.0  # seconds within which signals count as one: a process may get it twice, for itself and with its group
+SHARE = 0.02  # largest fraction of the time for checkpoints, if `every` is not given
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Saves the state of `fit` at the ends of epochs, and at once on SIGTERM, SIGINT and SIGHUP, which end in exit
-    status 75.
+    """Save the state of `fit` at the ends of epochs, and on SIGTERM, SIGINT and SIGHUP.
+
+    After such a signal, the process saves at once and exits with status 75.
 
     Args:
-        folder: of the checkpoints.
+        folder: folder of the checkpoints.
         start: steps done before.
-        every: steps between checkpoints, which are made at the ends of epochs; None for as many as fit in 2% of the
-            time.
-        keep_every: keep those of every so many steps; else the last two.
-        note: a dictionary that JSON can hold, to be kept with each.
-        devices: `backend.devices.Devices`. Of several hosts the first saves, and all stop together, at the end of an
+        every: steps between checkpoints, which are saved at the ends of epochs. None: as often as 2% of the time
+            allows.
+        keep_every: also keep a checkpoint every `keep_every` steps, besides the last two.
+        note: a dictionary for JSON, kept with each checkpoint.
+        devices: `backend.devices.Devices`. Of several hosts only the first saves. All stop together at the end of an
             epoch.
     """
 
@@ -41,7 +42,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.every = every
         self.keep_every = keep_every
         self.note = note or {}
-        self.log = None  # the `RunLog` of the run, whose state is kept in the note, too
+        self.log = None  # the `RunLog` of the run; its state is kept in the note
         self.advice = advice
         self.devices = devices or Devices()
         self.cost = 0.0  # seconds of the last checkpoint
@@ -54,10 +55,11 @@ class Checkpoints(keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def listening(self):
-        """Within it, SIGTERM, SIGINT and SIGHUP save and end the run: at the end of a step once `fit` has begun, before
-        that at once.
+        """Let SIGTERM, SIGINT and SIGHUP save and end the run.
 
-        What is ignored, as SIGHUP is under nohup, stays ignored.
+        Once `fit` has begun, the run ends after the current step; before that, at once.
+
+        Signals that are ignored, such as SIGHUP under nohup, stay ignored.
         """
         before = {number: signal.signal(number, self._on_signal) for number in stopping_signals()}
         try:
@@ -68,13 +70,13 @@ class Checkpoints(keras.callbacks.Callback):
                 signal.signal(number, handler)
 
     def resume(self, model, report=print):
-        """Give a compiled model the state of the newest whole checkpoint, if there is one.
+        """Load the newest complete checkpoint, if there is one, into a compiled model.
 
         Returns:
             The number of steps done, 0 if there is no checkpoint.
 
         Raises:
-            ValueError: naming each variable that is missing, left over or of another shape.
+            ValueError: naming the variables that are missing, left over or of another shape.
         """
         model.optimizer.build(model.trainable_variables)
         found = checkpoints.load_newest(self.folder, report)
@@ -83,7 +85,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.step, note, arrays = found
         self.note = note or {}
         self.saved = self.step
-        # The metrics of an interval that was cut off are made when `fit` begins.
+        # The metrics of an interrupted interval can be restored only once `fit` has created them.
         self.metrics = {name: arrays.pop(name) for name in list(arrays) if name.startswith("metrics/")}
         model_state.restore(
             model_state.variables_of(model), arrays, f"The checkpoint of step {self.step} in {self.folder}"
@@ -105,7 +107,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.step = self.before + batch + 1  # an execution may be of several steps
         if (
             self.signal is not None and self.devices.hosts == 1 and batch + 1 != self.params.get("steps")
-        ):  # else the interval has its line first
+        ):  # at the end of an interval, its line is logged first
             if hasattr(self.model, "jax_state_sync"):
                 self.model.jax_state_sync()
             self.save(within=True)
@@ -124,10 +126,10 @@ class Checkpoints(keras.callbacks.Callback):
         self._stop_if_asked()
 
     def save(self, within=False):
-        """Write a checkpoint of now; `within` an epoch, with its metrics.
+        """Write a checkpoint now; `within` an epoch, with its metrics.
 
         Raises:
-            FloatingPointError: if a weight or the optimizer's state is not finite, of which no checkpoint is made.
+            FloatingPointError: if a weight or the optimizer's state is not finite. No checkpoint is written then.
         """
         began = time.monotonic()
         variables = {**model_state.variables_of(self.model), **(self._metric_variables() if within else {})}
@@ -158,8 +160,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def finishing(self):
-        """Within it, what a finished run leaves is written. If that fails, one line says so, and the run ends with
-        status 75."""
+        """Guard the writing of the final files. If it fails, print one line and exit with status 75."""
         try:
             yield
         except Exception as error:
@@ -176,7 +177,7 @@ class Checkpoints(keras.callbacks.Callback):
             raise SystemExit(STATUS) from error
 
     def _say_that_it_failed(self, error):
-        """Once in a row of failures, and whenever the run ends with it."""
+        """Report a failure to save: once in a row of failures, and always if the run ends with it."""
         if not self.failing or self.signal is not None:
             last = f"the last is of step {self.saved}" if self.saved else "there is none yet"
             _say(f"no checkpoint at step {self.step} in {self.folder}: {error}; {last}. {remedy(error)}")
@@ -208,15 +209,14 @@ class Checkpoints(keras.callbacks.Callback):
 
 
 def stopping_signals():
-    """The signals that ask a run to stop, without those that are ignored."""
+    """List the signals that ask a run to stop, except those that are ignored."""
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
     return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
 
 
 def failed_write(error):
-    """The system's OSError behind an error, which a library may have wrapped in its own; None if it is of another
-    kind."""
-    if isinstance(error, ValueError):  # bad input, whatever showed it
+    """Find the OSError behind an error, which a library may have wrapped; None if there is none."""
+    if isinstance(error, ValueError):  # bad input, not a failed write
         return None
     while error is not None and not (isinstance(error, OSError) and error.errno):
         error = error.__cause__ or error.__context__
@@ -224,14 +224,13 @@ def failed_write(error):
 
 
 def remedy(error):
-    """What to do about an error in writing, in a sentence."""
+    """Write a sentence that says what to do about an error in writing."""
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return "Make room on that disk." if full else "Check that folder and its permissions."
 
 
 def _say(line):
-    """Print a line, also within a signal handler or when the terminal is gone, as after SIGHUP: then it is lost, but
-    not the run."""
+    """Print a line, also within a signal handler. If the terminal is gone, as after SIGHUP, only the line is lost."""
     with contextlib.suppress(OSError, RuntimeError, ValueError):
         print(line, flush=True)
 

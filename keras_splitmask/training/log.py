@@ -1,4 +1,4 @@
-"""What a run tells: a line on the screen and a line of metrics.jsonl per interval."""
+"""Log a run: a line on the screen and a line of metrics.jsonl per interval."""
 
 import math
 import time
@@ -8,7 +8,7 @@ import keras
 from keras_splitmask.training.hints import hints
 from keras_splitmask.training.metrics_file import MetricsFile
 
-ADVICE = "Lower the learning rate or lengthen the warm-up."  # after a run that diverged; a program names its flags
+ADVICE = "Lower the learning rate or lengthen the warm-up."  # for a run that diverged; a program names its flags
 
 
 class RunLog(keras.callbacks.Callback):
@@ -19,13 +19,13 @@ class RunLog(keras.callbacks.Callback):
         steps: steps of the whole run.
         batch_size: images per step.
         images: images of the training set, to count epochs with.
-        start: steps done before; what the file says of later ones is removed.
-        measures: functions of the number of steps done that return more named values, or nothing at all.
-        patience: steps in a row that may be skipped.
-        advice: what to do then, a sentence.
-        remedies: what to do about the hints, see `hints`.
+        start: steps done before; lines of the file about later steps are removed.
+        measures: functions of the number of steps done that return more values by name, or None.
+        patience: largest number of steps in a row that may be skipped.
+        advice: a sentence that says what to do then.
+        remedies: sentences that say what to do about the hints; see `hints`.
         explain: a function of the number of a skipped step, from 1 on, that returns a line about its cause.
-        state: what `state()` was at step `start`; left out, as the file says.
+        state: the result of `state()` at step `start`. Default: as the file says.
 
     Raises:
         FloatingPointError: in `fit`, if no loss or no gradient was finite in `patience` steps in a row, or in more than
@@ -72,8 +72,9 @@ class RunLog(keras.callbacks.Callback):
         self.measured = True
 
     def timed(self, batches, measured=True):
-        """The batches for `fit`, as tuples. How long it waits for them is measured, unless it is a thread of its own
-        that takes them."""
+        """Yield the batches for `fit` as tuples, and measure how long `fit` waits for them.
+
+        The time is not measured if another thread takes the batches."""
         self.measured = measured
         iterator = iter(batches)
         while True:
@@ -96,10 +97,8 @@ class RunLog(keras.callbacks.Callback):
         self.waited = 0.0
 
     def on_train_batch_end(self, batch, logs=None):
-        self.step = self.step_before + batch + 1  # an execution may be of several steps
-        self.batches.append(
-            (self.step, logs)
-        )  # not read before the interval ends: that would wait for the device at every step
+        self.step = self.step_before + batch + 1  # one execution may have several steps
+        self.batches.append((self.step, logs))  # read at the end of the interval only: reading waits for the device
 
     def on_epoch_end(self, epoch, logs=None):
         seconds = time.monotonic() - self.interval_began
@@ -114,7 +113,7 @@ class RunLog(keras.callbacks.Callback):
                 f" {self.advice}"
             )
         if skipped >= self.step - self.step_before:
-            values = {}  # means of nothing
+            values = {}  # no step was valid, so there are no means
         values["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         values["images_per_second"] = (self.step - self.step_before) * self.batch_size / seconds
         if self.measured:
@@ -126,17 +125,16 @@ class RunLog(keras.callbacks.Callback):
         self._write({"step": self.step, "epoch": round(self.step * self.batch_size / self.images, 3), **values})
 
     def _stop_if_lost(self, skipped, loss):
-        """Tell of the steps of this interval that were skipped; a loss that is not finite stops the run, and so do too
-        many in a row."""
+        """Report the skipped steps of this interval. Stop the run if too many are, or no loss is finite."""
         if not skipped and math.isfinite(loss):
             self.lost_since = None
             return
-        told = self.counted
+        explained = self.counted
         for step, lost, total in self._steps():
-            if lost and self.explain and not told:
+            if lost and self.explain and not explained:
                 print(self.explain(step), flush=True)
             self.lost_since = (self.lost_since or step) if lost else None
-            told = total
+            explained = total
         in_a_row = self.step - self.lost_since + 1 if self.lost_since else 0
         to_the_end = self.step >= self.steps > self.skipped + skipped and 2 * in_a_row > self.steps
         if not math.isfinite(loss) or in_a_row >= self.patience or to_the_end:
@@ -146,8 +144,7 @@ class RunLog(keras.callbacks.Callback):
             )
 
     def _steps(self):
-        """Of each step of this interval its number, whether it was without a finite loss and gradient, and how many
-        were skipped by then."""
+        """Yield for each step of this interval its number, whether it was skipped, and how many were skipped so far."""
         before = self.counted
         for step, logs in self.batches:
             total = int(logs.get("skipped_steps", 0))
@@ -155,14 +152,14 @@ class RunLog(keras.callbacks.Callback):
             before = total
 
     def state(self):
-        """What the log of a process that goes on after this step has to know, as JSON."""
+        """Return the state for the log of a process that resumes after this step, as JSON."""
         state = {"skipped_steps": self.skipped, "lost_since": self.lost_since, "counted": self.counted}
         for step, lost, total in self._steps():
             state |= {"lost_since": (state["lost_since"] or step) if lost else None, "counted": total}
         return state
 
     def close(self):
-        """At the end of the run: try to write the lines that still wait, and say how many could not be."""
+        """End the log: try again to write the lines that could not be written, and say how many are lost."""
         if self.file:
             self.file.close()
 

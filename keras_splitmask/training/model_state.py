@@ -1,5 +1,7 @@
 """All state of a compiled model by name, which is what a checkpoint holds."""
 
+from keras_splitmask.misfits import misfits, shapes_of
+
 
 def variables_of(model):
     """All state of a compiled model by path: weights, optimizer, tokenizer and random state, but no metrics."""
@@ -31,18 +33,9 @@ def restore(variables, arrays, name="The checkpoint"):
         name: what they are of, for messages.
 
     Raises:
-        ValueError: naming each variable that is missing, left over or of another shape.
+        ValueError: naming the first variables that are missing, left over or of another shape.
     """
-    wrong = [f"{name} is missing" for name in variables if name not in arrays]
-    wrong += [f"{name} is left over" for name in arrays if name not in variables]
-    wrong += [
-        f"{name} has shape {arrays[name].shape}, expected {tuple(v.shape)}"
-        for name, v in variables.items()
-        if name in arrays and arrays[name].shape != tuple(v.shape)
-    ]
-    if wrong:
-        raise ValueError(
-            f"{name} does not fit the model: {'; '.join(wrong[:6])}{' and more' if len(wrong) > 6 else ''}."
-        )
+    if wrong := misfits(arrays, shapes_of(variables)):
+        raise ValueError(f"{name} does not fit the model: {wrong}.")
     for name, variable in variables.items():
         variable.assign(arrays[name])

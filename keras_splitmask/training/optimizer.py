@@ -178,6 +178,7 @@ def adamw(
     if schedule not in SCHEDULES:
         raise ValueError(f"Expected schedule to be one of {', '.join(SCHEDULES)}, received {schedule!r}.")
     warmup = round(steps * 10 / 300) if warmup is None else warmup
+    # A floor above the peak would make a run with a small learning rate end with a larger one.
     schedule = SCHEDULES[schedule](learning_rate, steps, warmup, min(floor, learning_rate))
     if isinstance(weight_decay, (tuple, list)):
         weight_decay = WarmupCosine(weight_decay[0], steps, floor=weight_decay[1])
@@ -189,6 +190,7 @@ def adamw(
         frozen=frozen,
         frozen_steps=frozen_steps,
         **{"clipnorm" if clip_each else "global_clipnorm": clip_norm},
+        # PyTorch's default, with which the papers' models were trained; that of Keras is 1e-7.
         epsilon=1e-8,
         beta_2=beta_2,
     )

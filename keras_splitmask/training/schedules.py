@@ -19,6 +19,7 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step):
         step = ops.cast(step, "float32")
+        # `where` computes both branches, so without a warm-up this one must not divide by zero.
         rise = self.peak * step / max(1, self.warmup)
         return ops.where(step < self.warmup, rise, self._after_warmup(step))
 

@@ -26,6 +26,7 @@ def _gradients_at_once(model, data, step):
         loss = distribution.weighted(loss)
         scaled = model.optimizer.scale_loss(loss)
     gradients = tape.gradient(scaled, model.trainable_variables)
+    # The gradient of a table that is gathered from is sparse (IndexedSlices).
     return loss, outputs, [None if g is None else tf.convert_to_tensor(g) for g in gradients]
 
 
@@ -33,6 +34,7 @@ def train_step(self, data):
     """Take one training step on a batch, as Keras calls it. Returns the metrics by name."""
     import tensorflow as tf
 
+    # A copy, since `apply` adds one to the variable.
     step = tf.identity(self.optimizer.iterations)
     with distribution.shared(data):
         loss, outputs, gradients = compute_gradients(self, data, step)

@@ -27,6 +27,7 @@ def _gradients_at_once(model, data, step):
     with torch.enable_grad():
         loss, outputs = seeded_objective(model, data, step, training=True)
         model.optimizer.scale_loss(loss).backward()
+    # Detached, so that no metric keeps the graph of a step in memory.
     outputs = {name: value.detach() for name, value in outputs.items()}
     return loss.detach(), outputs, [v.value.grad for v in model.trainable_variables]
 
@@ -40,6 +41,7 @@ def train_step(self, data):
     with torch.no_grad():
         norm = gradient_norm(self, gradients)
         finite = torch.isfinite(loss) & torch.isfinite(norm)
+        # Reading `finite` waits for the device, once a step.
         if finite:
             self.optimizer.apply(gradients, self.trainable_variables)
             self.after_step(step, outputs)

@@ -55,7 +55,7 @@ class Look:
 
     def __init__(self, several, finite=True, parts=1, devices=1, problem_of_labels=None):
         self.several = several  # whether a batch must have more than one image
-        self.parts, self.devices = parts, devices  # equal parts in which each of so many devices takes its share
+        self.parts, self.devices = parts, devices  # each device splits its shard of a batch into equal parts
         self.problem_of_labels = problem_of_labels  # a function that says it in a line
         self.finite = finite  # whether to refuse NaN and infinity
         self.problem = None
@@ -88,9 +88,11 @@ class Look:
             raise ValueError(self.problem)
 
     def check_count(self, images, last=0):
-        """Raise ValueError if batches of so many images, or such a last one, cannot be divided, or the loss cannot
-        compare them."""
-        for count, devices in ((images, self.devices), (last, 1)):  # of a last batch, devices may have unequal shares
+        """Raise ValueError if batches of `images` images, or a `last` smaller one, do not suit the model.
+
+        They must be divisible into parts, and have two images if the loss compares images.
+        """
+        for count, devices in ((images, self.devices), (last, 1)):  # devices may have unequal shards of a last batch
             if count is not None and self.parts > 1 and count % (self.parts * devices):
                 self.problem = _problem_of_parts(self.parts, count, devices)
                 raise ValueError(self.problem)
@@ -102,7 +104,7 @@ class Look:
             raise ValueError(self.problem)
 
     def over(self, batches):
-        """The batches of an iterable, the first of which is looked at."""
+        """Yield the batches of an iterable, and check the first."""
         self.seen = False
         for batch in batches:
             yield self(batch)
@@ -130,7 +132,7 @@ class _LookedAt(keras.utils.PyDataset):
 
 
 def watched(data, look):
-    """Batches of any kind that Keras takes, of which `look` sees the first as it passes; none is read for it."""
+    """Wrap batches of any kind that Keras takes, so that `look` sees the first as it passes. None is read early."""
     if isinstance(data, keras.utils.PyDataset):
         return _LookedAt(data, look)
     if isinstance(data, types.GeneratorType):

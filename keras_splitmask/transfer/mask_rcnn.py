@@ -19,8 +19,10 @@ from keras_splitmask.transfer.mask_rcnn_heads import (
 )
 from keras_splitmask.transfer.pyramid import STRIDES, FeaturePyramid, Pyramid
 
+# Ren et al., 2015, section 3.1.3, and a ratio of 1:3 in the second stage (He et al., 2017, section 3.1).
 ANCHORS, POSITIVE_ANCHORS = 256, 128  # of an image that are learnt from
 POSITIVE_SHARE = 1 / 4  # of the regions that are
+# Fast R-CNN's program multiplies the second stage's goals by 10 and 5, which makes them about as large as the first's.
 NEAR_ANCHOR, NEAR_REGION = (1.0, 1.0, 1.0, 1.0), (0.1, 0.1, 0.2, 0.2)  # variances
 
 
@@ -125,7 +127,11 @@ class MaskRCNN(ClassModel):
             before: how many of each level are looked at.
         """
         found = boxes.decode(
-            ops.stop_gradient(deltas), ops.convert_to_tensor(self.anchors), self.encoder.image_shape, NEAR_ANCHOR
+            # Proposals are constants for the second stage (Ren et al., 2015, section 3.2: approximate joint training).
+            ops.stop_gradient(deltas),
+            ops.convert_to_tensor(self.anchors),
+            self.encoder.image_shape,
+            NEAR_ANCHOR,
         )
         scores = ops.sigmoid(ops.stop_gradient(logits)) * ops.cast(boxes.area(found) > 0, "float32")
         chosen, first = [], 0
@@ -135,6 +141,7 @@ class MaskRCNN(ClassModel):
             chosen.append((best, boxes.take(found[:, first : first + count], places), ops.full_like(places, number)))
             first += count
         scores, found, levels = (ops.concatenate(parts, axis=1) for parts in zip(*chosen, strict=True))
+        # Within a level only, by an IoU of 0.7 (Ren et al., 2015, section 3.3).
         kept, scores = boxes.suppress(found, scores, levels, min(self.proposals, scores.shape[1]), 0.7)
         return ops.where((scores > 0)[..., None], boxes.take(found, kept), 0.0), scores > 0
 

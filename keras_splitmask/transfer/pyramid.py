@@ -89,6 +89,7 @@ class Pyramid(keras.layers.Layer):
 
     def _ladder(self, level, factor, width, policy):
         steps = []
+        # The factor is a power of two; each step doubles the sides.
         for i in range(factor.bit_length() - 1):
             if i:
                 steps += [
@@ -173,10 +174,13 @@ class FeaturePyramid(keras.layers.Layer):
 
     def call(self, maps):
         answer, above = {}, None
+        # From coarse to fine, each level adds the enlarged coarser one to its own (section 3).
         for level in reversed(self.own):
             x = self.lateral[level](maps[level])
             above = x if above is None else x + _twice(above, x.shape[1:3])
             answer[level] = self.smooth[level](above)
+        # Mask R-CNN: P6 is P5 subsampled, for proposals only (Lin et al., 2017, section 4.1). RetinaNet: P6 is a
+        # convolution of the backbone's P5, and P7 one of ReLU(P6) (focal loss, section 4).
         coarsest = answer[self.own[-1]] if self.pooled else maps[self.own[-1]]
         for level in self.levels:
             if level not in answer:

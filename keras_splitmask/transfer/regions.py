@@ -11,15 +11,15 @@ CANONICAL = 224  # side of a region that is looked at on P4 (Lin et al., 2017, e
 
 
 def sample(kind, keys, count, quota):
-    """Some of many candidates, at random: `count`, of which at most `quota` stand for objects.
+    """Draw `count` candidates at random, at most `quota` of them for objects.
 
     Args:
-        kind: (B, n) int32, +1 for an object, 0 for background, others are not taken.
+        kind: (B, n) int32, +1 for an object, 0 for background; others are not drawn.
         keys: (B, n) float32 in 0..1, random.
         count, quota: ints.
 
     Returns:
-        Which (B, count) int32, those for objects first, and whether there is one in each place (B, count) bool.
+        Their indices (B, count) int32, objects first, and whether each is valid (B, count) bool.
     """
     objects, best = ops.where(kind > 0, keys, -1.0), min(quota, keys.shape[1])
     least = boxes.top(objects, best)[0][:, -1:]  # of the chosen objects (B, 1); -1 if there is room for all
@@ -40,10 +40,10 @@ def levels_of(regions):
 
 
 def align(maps, regions, size, samples=2):
-    """RoIAlign (He et al., 2017, section 3): what a pyramid holds in regions, each of which becomes size x size bins.
+    """RoIAlign (He et al., 2017, section 3): resample each region of a pyramid to size x size bins.
 
     Each bin is the mean of `samples` x `samples` points, at which the map is interpolated. Regions have no gradient.
-    The points are added up one by one, so that no more is in memory at once than the answer takes.
+    The points are added up one by one, which takes no more memory than the output.
 
     Args:
         maps: {"P2": (B, h, w, D), ...} of all of `STRIDES`.

@@ -13,12 +13,12 @@ from keras_splitmask.transfer.pyramid import FeaturePyramid, Pyramid
 
 STRIDES = (8, 16, 32, 64, 128)
 SCALES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
-KERASCV_WIDTH = 256  # of its feature pyramid and heads, which know no other
+KERASCV_WIDTH = 256  # of KerasCV's feature pyramid and heads, which cannot be changed
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class Levels(FeaturePyramid):
-    """The maps of a `FeaturePyramid` as a list, which KerasCV's RetinaNet expects."""
+    """Turn the maps of a `FeaturePyramid` into a list, as KerasCV's RetinaNet expects."""
 
     def call(self, maps):
         return list(super().call(maps).values())
@@ -26,7 +26,7 @@ class Levels(FeaturePyramid):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class PredictionHead(keras.layers.Layer):
-    """KerasCV's head of RetinaNet with convolutions of another width: (B, h, w, D) to (B, h, w, outputs)."""
+    """RetinaNet's head as in KerasCV, with convolutions of another width: (B, h, w, D) to (B, h, w, outputs)."""
 
     def __init__(self, outputs, width, bias=0.0, depth=3, **kwargs):
         super().__init__(**kwargs)
@@ -64,8 +64,10 @@ class PredictionHead(keras.layers.Layer):
 
 
 def focal_loss(truth, logits):
-    """Focal loss of each logit, truth 0 or 1, by the paper's numbers. Of NaN it is NaN, where Keras' own raises an
-    error on torch."""
+    """Compute the focal loss of each logit, truth 0 or 1, with the paper's constants.
+
+    NaN gives NaN, while Keras' own loss raises an error on torch.
+    """
     chance = ops.sigmoid(logits)
     wrong = truth * (1 - chance) + (1 - truth) * chance
     return (0.25 * truth + 0.75 * (1 - truth)) * wrong**2 * ops.binary_crossentropy(truth, logits, from_logits=True)
@@ -73,15 +75,15 @@ def focal_loss(truth, logits):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class RetinaNet(ClassModel):
-    """Learn boxes (Lin et al., 2017, "Focal loss for dense object detection") with KerasCV's network, `network`, on our
-    encoder.
+    """Detect boxes (Lin et al., 2017, "Focal loss for dense object detection") with KerasCV's network on our encoder.
 
-    It is given images and {"boxes": (B, M, 4), "labels": (B, M)}: `data.detection_batches`; and perhaps "ignored" (B,
-    I, 4), boxes of what is neither an object to learn nor background. KerasCV 0.9.0 encodes labels, adds up its losses
-    and suppresses boxes in ways that this model replaces, since on Keras 3.15 the first counts in a metric inside the
-    step, the second is doubled under a MirroredStrategy and differs with how a batch is divided, and the third is
-    neither exported nor, without torchvision, run on torch. Here the loss is that of an image over the anchors that
-    stand for its objects, and the mean over images.
+    `fit` takes images and {"boxes": (B, M, 4), "labels": (B, M)}, as `data.detection_batches` returns them. "ignored"
+    (B, I, 4) is optional: boxes that are neither objects to learn nor background. The loss of an image is divided by
+    the number of anchors that match its objects; then the mean over images is taken.
+
+    Three parts of KerasCV 0.9.0 are replaced, since they fail with Keras 3.15. Its label encoding updates a metric
+    inside the step. Its loss is doubled under a MirroredStrategy and depends on how a batch is divided. Its
+    non-maximum suppression cannot be exported, and needs torchvision on torch.
 
     Args:
         encoder: an `Encoder`, of images whose sides are multiples of 32.
@@ -91,8 +93,8 @@ class RetinaNet(ClassModel):
         anchor_scale: side of a level's smallest anchors in units of its stride; 4 in the paper. Lower it for small
             objects.
         max_detections, score_threshold, iou_threshold: see `boxes.keep_best`.
-        augmentation: an `Augment` of colours alone, for the images that a training step is given.
-        seed: with the step's number, it decides all randomness of training.
+        augmentation: an `Augment` of colours only, for the images of a training step.
+        seed: decides all random numbers of training, together with the number of the step.
         **kwargs: `class_names` and `value_range`, see `ClassModel`; and arguments of `keras.Model`.
 
     Raises:
@@ -139,13 +141,13 @@ class RetinaNet(ClassModel):
         self.build((None, *encoder.image_shape))
 
     def _parts(self):
-        """What takes the place of KerasCV's own parts."""
+        """Make the parts that replace KerasCV's own."""
         from keras_splitmask.transfer.kerascv_backbone import check_channels_last
 
         if self.width == KERASCV_WIDTH:
             check_channels_last()
             return {}
-        rare = -math.log((1 - 0.01) / 0.01)  # so that everything is background at first (section 4.1)
+        rare = -math.log((1 - 0.01) / 0.01)  # at first everything is predicted as background (section 4.1)
         return {
             "feature_pyramid": Levels(self.width, ("P3", "P4", "P5", "P6", "P7"), dtype=self.dtype_policy),
             "classification_head": PredictionHead(
@@ -155,13 +157,12 @@ class RetinaNet(ClassModel):
         }
 
     def predictions(self, images, training=None):
-        """Images (B, H, W, C) to deltas (B, A, 4) and logits (B, A, classes), both float32."""
+        """Map images (B, H, W, C) to deltas (B, A, 4) and logits (B, A, classes), both float32."""
         answer = self.network({"images": to_pixels(images)}, training=training)
         return ops.cast(answer["box"], "float32"), ops.cast(answer["classification"], "float32")
 
     def call(self, images, training=None):
-        """Images (B, H, W, C) to "boxes" (B, K, 4), "scores" (B, K) and "labels" (B, K) int32, -1 where there are no
-        more objects."""
+        """Map images (B, H, W, C) to "boxes" (B, K, 4), "scores" (B, K) and "labels" (B, K) int32, padded with -1."""
         deltas, logits = self.predictions(images, training=training)
         found = boxes.decode(deltas, ops.convert_to_tensor(self.anchors), self.encoder.image_shape)
         best = boxes.keep_best(

@@ -10,20 +10,20 @@ from keras_splitmask.transfer.pyramid import STRIDES, Pyramid
 from keras_splitmask.transfer.upernet import PixelClassifier, UPerNet, enlarge
 
 HEADS = ("upernet", "deeplab", "segformer")
-IGNORE = 255  # in label maps
+IGNORE = 255  # the label of pixels without a class
 AUXILIARY_WIDTH = 256  # at most
 
 
 def pixel_cross_entropy(logits, labels):
-    """Cross entropy of the pixels that are not to be ignored.
+    """Compute the cross entropy of all pixels with a class.
 
     Args:
         logits: (B, H, W, classes) float.
-        labels: (B, H, W) int32 of classes, 255 to ignore.
+        labels: (B, H, W) int32, classes or 255 for pixels to ignore.
 
     Returns:
-        Its mean over the valid pixels of each image (B,) float32, and the share of them to whose class no other was
-        preferred (B,) float32; both are 0 where there are none.
+        The mean over the valid pixels of each image (B,) float32, and their accuracy (B,) float32, where ties count as
+        correct. Both are 0 for an image without valid pixels.
     """
     valid = ops.not_equal(labels, IGNORE)
     logits = ops.cast(logits, "float32")
@@ -37,29 +37,26 @@ def pixel_cross_entropy(logits, labels):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class Segmenter(ClassModel):
-    """Images (B, H, W, C) to logits (B, H, W, classes) float32, of the images' own size.
+    """Map images (B, H, W, C) to logits (B, H, W, classes) float32, at the size of the images.
 
-    It is fitted to images and label maps (B, H, W) int32 of classes from 0 to classes - 1, and 255 to ignore; what else
-    may be in a map is for its source to refuse, and has no meaning here. The loss is a mean over an image's valid
-    pixels, then over the images, so that it does not depend on how a batch is divided.
+    `fit` takes images and label maps (B, H, W) int32: classes from 0 to classes - 1, or 255 to ignore a pixel. The loss
+    is the mean over the valid pixels of an image, then over images. So it does not depend on how a batch is divided.
 
-    KerasCV's heads have batch norms and a dropout of Keras: what is learnt from an image depends on the others of its
-    batch and, under TensorFlow's strategies, on how the batch is divided. A skipped step leaves their moving averages
-    alone, as all else.
+    KerasCV's heads have batch norms and Keras' own dropout. Their result for an image depends on the rest of the batch
+    and, under TensorFlow's strategies, on how the batch is divided. A skipped step does not change the moving averages.
 
     Args:
         encoder: an `Encoder`.
         classes: number of classes.
-        head: "upernet", or of KerasCV "deeplab" or "segformer".
-        neck: how the head's maps are made of the encoder's blocks; see `Pyramid`.
+        head: "upernet", or KerasCV's "deeplab" or "segformer".
+        neck: how feature maps are made from the encoder's blocks; see `Pyramid`.
         width: channels in the head; 768 in BEiT's UPerNet on ViT-B.
-        auxiliary_weight: of the loss of UPerNet's second, small head on the map of stride 16; 0 for none. KerasCV's
-            heads have none.
-        drop: share of the head's channels that are dropped in training.
-        augmentation: a layer from images to the images that a training step is given, which leaves every pixel in its
-            place.
-        seed: with the step's number, it decides all randomness of training.
-        accumulate: in how many parts a batch is taken; with KerasCV's heads 1.
+        auxiliary_weight: weight of the loss of UPerNet's second, small head on the map of stride 16; 0 for no such
+            head. KerasCV's heads have none.
+        drop: dropout rate of the head's channels.
+        augmentation: a layer that augments the images of a training step. It must not move pixels.
+        seed: decides all random numbers of training, together with the number of the step.
+        accumulate: number of micro-batches per batch; 1 with KerasCV's heads.
         **kwargs: `class_names` and `value_range`, see `ClassModel`; and arguments of `keras.Model`.
     """
 
@@ -91,7 +88,7 @@ class Segmenter(ClassModel):
         policy = self.dtype_policy
         levels = (
             ("P2", "P5") if head == "deeplab" else tuple(STRIDES)
-        )  # of others, there would be weights without a use
+        )  # other levels would add weights that nothing uses
         self.pyramid = Pyramid(encoder, neck, levels, dtype=policy)
         self.network = UPerNet(classes, width, drop, dtype=policy) if head == "upernet" else self._of_kerascv()
         self.auxiliary = (
@@ -117,7 +114,7 @@ class Segmenter(ClassModel):
         from keras_splitmask.transfer import kerascv_heads
 
         before = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(self.dtype_policy)  # KerasCV's layers know no other way
+        keras.config.set_dtype_policy(self.dtype_policy)  # KerasCV's layers take no dtype
         try:
             return kerascv_heads.HEADS[self.head](self.pyramid, self.classes, self.width, self.drop)
         finally:
@@ -136,9 +133,9 @@ class Segmenter(ClassModel):
         return self._answers(images, training, auxiliary=False)[0]
 
     def _answers(self, images, training, auxiliary):
-        """Images (B, H, W, C) to logits (B, H, W, classes) of the head and, if asked, of the auxiliary one."""
+        """Compute the logits (B, H, W, classes) of the head and, with `auxiliary`, of the auxiliary head."""
         if self.head != "upernet":
-            # With None, layers that resize would take it for training, and with them the batch norms that follow.
+            # Layers that resize take None for training, and so would the batch norms that follow.
             return [ops.cast(self.network(to_pixels(images), training=bool(training)), "float32")]
         maps = self.pyramid(images, training=training)
         answers = [self.network(maps, training=training)]
@@ -161,7 +158,9 @@ class Segmenter(ClassModel):
     def objective(self, batch, training):
         """Compute the cross entropy of label maps (B, H, W) int32."""
         images, labels, _ = batch
-        # A batch norm moves its averages while it computes, before it is known whether the step is skipped.
+        # A batch norm moves its averages while it computes, before it is known whether the step is skipped. Keras'
+        # StatelessScope would catch that, but scopes do not nest: in the one of a step on JAX it would hide the values
+        # that are differentiated.
         averages = self._moving_averages() if training else {}
         before = {name: ops.copy(v) for name, v in averages.items()}
         logits, *auxiliary = self._answers(images, training, auxiliary=self.auxiliary is not None)
@@ -180,7 +179,7 @@ class Segmenter(ClassModel):
             v.assign(outputs[name])
 
     def _moving_averages(self):
-        """The variables of batch norms, by names of their own."""
+        """Collect the moving averages of batch norms by unique names."""
         variables = [v for v in self.network.non_trainable_variables if v.name in ("moving_mean", "moving_variance")]
         return {f"moving_{i}": v for i, v in enumerate(variables)}
 

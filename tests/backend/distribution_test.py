@@ -160,7 +160,7 @@ def test_two_hosts_equal_one_device(hosts, python, tmp_path, backend):
             np.testing.assert_allclose(both[name], one[name], atol=1e-5, rtol=1e-5, err_msg=name)
 
 
-def test_what_devices_send_and_hold_is_as_the_formulas_of_the_documentation_say(python):
+def test_communication_and_memory_match_the_documented_formulas(python):
     """docs/scale.md; of SplitMask on JAX, for 16 images of 32x32x3, width 64 and 128 words."""
     kinds = ",".join(f"data_parallel:{n}" for n in (8, 4, 2))
     text = python(

@@ -55,7 +55,7 @@ def compiled(model):
     optimizer = ks.training.adamw(
         1e-3, STEPS, clip_norm=0.5, layer_decay=0.8, depth=1
     )  # at this norm each of these gradients is clipped
-    optimizer.epsilon = 1e-4  # lest a gradient that is zero but for rounding moves its weight as far as others
+    optimizer.epsilon = 1e-4  # a gradient that is zero but for rounding must not move its weight as far as others
     model.compile(optimizer, jit_compile=keras.backend.backend() == "jax")
     return model
 

@@ -52,7 +52,7 @@ def test_a_share_of_the_patches_is_masked_in_blocks(make_beit, make_images):
     assert together > 0.6
 
 
-def test_every_word_is_asked_for_where_it_is_masked(make_beit, make_images, monkeypatch):
+def test_every_masked_word_is_predicted(make_beit, make_images, monkeypatch):
     """A head that sees where it is: with positions as tokens and nothing else, word k of patch k is found at every
     masked patch."""
     model = make_beit(vocabulary=16, width=16)

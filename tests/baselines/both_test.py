@@ -15,7 +15,7 @@ def array(x):
     return ops.convert_to_numpy(x)
 
 
-def test_what_is_masked_is_seen_by_nothing_but_the_target(make_baseline, make_images, rng):
+def test_only_the_target_sees_masked_pixels(make_baseline, make_images, rng):
     model, images = make_baseline(), make_images(2, (12, 20, 3))
     order = rng.random((2, 15)).argsort(axis=1).astype("int32")
     before = array(model.masked(images, ops.convert_to_tensor(order)))
@@ -29,7 +29,7 @@ def test_what_is_masked_is_seen_by_nothing_but_the_target(make_baseline, make_im
         np.testing.assert_array_equal(after[1], before[1])
 
 
-def test_what_is_masked_is_the_target(make_baseline, make_images, rng, monkeypatch):
+def test_the_target_is_the_masked_patches(make_baseline, make_images, rng, monkeypatch):
     model, images = make_baseline(), make_images(1, (12, 20, 3))
     order = rng.random((1, 15)).argsort(axis=1).astype("int32")
     monkeypatch.setattr(ks.Split, "call", lambda self, images: ops.convert_to_tensor(order))

@@ -167,7 +167,7 @@ def test_a_teacher_that_was_frozen_follows_all_the_same(make_dino, make_views):
         np.testing.assert_allclose(array(ours), array(theirs), atol=1e-7)
 
 
-def test_gradients_reach_the_student_alone(make_dino, make_views):
+def test_only_the_student_gets_gradients(make_dino, make_views):
     model, views = make_dino(keras.optimizers.SGD(1.0), momentum=1.0), make_views()
     model.student_head.kernel.assign(
         -array(model.student_head.kernel)
@@ -239,7 +239,7 @@ def test_a_saved_model_goes_on_exactly(make_dino, make_views, tmp_path):
         np.testing.assert_allclose(array(a), array(b), atol=1e-4)
 
 
-def test_the_teacher_is_what_is_kept(make_dino, make_images, make_encoder, tmp_path):
+def test_the_result_is_the_teacher(make_dino, make_images, make_encoder, tmp_path):
     model, images = make_dino(), make_images(2, SHAPE)
     for weight in model.student.weights:
         weight.assign(array(weight) + 1)

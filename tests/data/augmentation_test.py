@@ -73,7 +73,7 @@ def test_smoothed_labels():
 
 
 class Drawn:
-    """Answers what it is told to, in place of a random generator."""
+    """Returns given values, in place of a random generator."""
 
     def __init__(self, share, integers=(), coin=0.9):
         self.share, self.numbers, self.coin = share, list(integers), coin

@@ -95,7 +95,7 @@ def test_it_is_packed_once_and_again_when_the_images_change(folder, tmp_path, mo
     assert before.items() <= contents(cache).items() and all((first.image(i) == pixels[i]).all() for i in range(12))
 
 
-def test_an_interrupted_packing_leaves_what_was_there(folder, tmp_path, monkeypatch):
+def test_an_interrupted_packing_keeps_the_old_pack(folder, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     first = cached(opened(folder), 20, cache)
     small = module._small
@@ -113,7 +113,7 @@ def test_an_interrupted_packing_leaves_what_was_there(folder, tmp_path, monkeypa
     assert (cached(opened(folder), 20, cache).image(5) == first.image(5)).all()
 
 
-def test_what_a_killed_packing_left_is_removed_by_the_next(folder, tmp_path, monkeypatch):
+def test_files_of_a_killed_packing_are_removed_by_the_next(folder, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     cache.mkdir()
     for name in (
@@ -175,7 +175,7 @@ def test_of_two_runs_in_one_folder_one_packs_and_the_other_waits(folder, tmp_pat
     assert module.packs.LOCK not in os.listdir(cache)
 
 
-def test_a_lock_of_a_process_that_was_killed_is_none(folder, tmp_path):
+def test_the_lock_of_a_killed_process_does_not_count(folder, tmp_path):
     hold = (
         "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True);"
         " time.sleep(600)"
@@ -353,7 +353,7 @@ def test_a_full_disk_leaves_nothing_behind(folder, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("room", [0, 1000, 100_000, 250_000])
 @pytest.mark.parametrize("earlier", [True, False])
-def test_no_more_room_at_any_point_leaves_what_was_there(folder, tmp_path, room, earlier):
+def test_a_full_disk_at_any_point_keeps_the_old_pack(folder, tmp_path, room, earlier):
     """The kernel refuses to write (EFBIG: no file may be larger), as it does where the disk is full."""
     cache, source = tmp_path / "cache", opened(folder)
     before = contents(cache) if earlier and cached(source, 20, cache) else {}

@@ -190,7 +190,7 @@ def test_integers_beyond_sixteen_bits_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cut.jpg", "cut.png", "empty.png", "text.png", "pickled.npy", "two.npz"])
-def test_what_is_unreadable_is_named(tmp_path, name):
+def test_unreadable_files_are_named(tmp_path, name):
     Image.effect_noise((64, 64), 90).save(tmp_path / "cut.jpg")
     Image.effect_noise((64, 64), 90).save(tmp_path / "cut.png")
     for cut in ("cut.jpg", "cut.png"):

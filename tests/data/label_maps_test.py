@@ -458,7 +458,7 @@ def test_other_names(tmp_path):
     with pytest.raises(ValueError, match="Expected a dataset masks:PATH or tfds:scene_parse150, received 'coco:x'"):
         open_segmentation("coco:x", "train")
     with pytest.raises(
-        ValueError, match="Expected tfds:scene_parse150, the one that is known, received tfds:cityscapes; convert it"
+        ValueError, match="Expected tfds:scene_parse150, the only one supported, received tfds:cityscapes; convert it"
     ):
         open_segmentation("tfds:cityscapes", "train")
     with pytest.raises(ValueError, match="Expected train/images and train/labels in .*, received neither"):

@@ -77,7 +77,7 @@ def test_a_later_start_gives_the_rest():
     assert len(list(batches(textured(), (8, 8, 3), 6, start=5, steps=3))) == 3
 
 
-def test_only_what_is_asked_for_is_read():
+def test_only_requested_images_are_read():
     source, read = textured(), []
     source.image = lambda i, plan, image=source.image: read.append(i) or image(i, plan)
     take(batches(source, (8, 8, 3), 6, start=10**6, workers=0), 1)
@@ -114,7 +114,7 @@ def test_hosts_share_a_batch(read, options):
         keras.tree.map_structure(np.testing.assert_array_equal, together, whole[step])
 
 
-def test_a_host_reads_its_share_alone():
+def test_a_host_reads_only_its_shard():
     read = []
     source = numbered()
     image = source.image
@@ -181,7 +181,7 @@ def test_read_all():
         ({"steps": 0}, "received start=0, workers=2, steps=0, repeats=1"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line(changes, message):
+def test_misfits_are_refused_in_one_line(changes, message):
     with pytest.raises(ValueError, match=message) as error:
         batches(**{"source": textured(), "image_shape": (8, 8, 3), "batch_size": 6, **changes})
     assert "\n" not in str(error.value)
@@ -192,7 +192,7 @@ def test_images_without_labels_are_not_mixed():
         mixed_batches(textured(), (8, 8, 3), 6, {})
 
 
-def test_read_all_refuses_what_does_not_fit():
+def test_read_all_refuses_misfits():
     with pytest.raises(ValueError, match="Expected images of 1 channels, received 3"):
         read_all(textured(), (8, 8, 1))
     with pytest.raises(ValueError, match="Expected a limit of at least 1 image, received limit=0"):
@@ -220,7 +220,7 @@ def test_repeats_deal_out_an_image_several_times_in_a_row():
     assert len({view.tobytes() for view in views}) == 6  # each augmented anew
 
 
-def test_a_change_is_done_last_and_depends_on_the_place_alone():
+def test_a_transform_comes_last_and_depends_only_on_the_position():
     def change(image, rng):
         return image + rng.integers(1, 100, dtype="uint8")
 
@@ -262,7 +262,7 @@ def broken_since(folder):
     return source, said
 
 
-def test_what_breaks_is_named_once_and_replaced_alike_for_everyone(folder):
+def test_broken_images_are_reported_once_and_replaced_alike_everywhere(folder):
     intact = take(batches(open_source(f"folder:{folder}"), (8, 8, 3), 6, labels=True, workers=0), 12)
     source, said = broken_since(folder)
     whole = take(batches(source, (8, 8, 3), 6, labels=True, workers=0), 12)
@@ -289,7 +289,7 @@ def test_the_label_is_that_of_the_image_shown(folder):
     assert len(source.broken) == 3
 
 
-def test_what_is_evaluated_leaves_out_what_broke(folder):
+def test_evaluation_skips_broken_images(folder):
     for i, path in enumerate(sorted(folder.glob("*/*.png"))):
         Image.new("RGB", (8, 8), (i, int(path.parent.name[-1]), 0)).save(path)
     source, said = open_source(f"folder:{folder}"), []
@@ -384,7 +384,7 @@ def test_fit_takes_mixed_batches():
     assert len(seen) == 4 and all(batch.dtype == np.float32 for batch in seen)
 
 
-def test_reader_reads_what_it_is_asked_for_as_read_all_does(tmp_path, rng):
+def test_reader_and_read_all_read_the_same(tmp_path, rng):
     np.save(tmp_path / "images.npy", rng.integers(0, 256, (20, 9, 7, 3), "uint8"))
     source = open_source(f"npy:{tmp_path / 'images.npy'}")
     images, _ = read_all(source, (6, 4, 3), limit=11)

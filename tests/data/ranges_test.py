@@ -47,7 +47,7 @@ def test_numbers_of_twelve_bits(tmp_path, twelve_bits, kind):
         len(lines) == 1
         and "uint16" in lines[0]
         and "17 of 256 grey levels" in lines[0]
-        and "--value_range=0,4095" in lines[0]
+        and " value_range=0,4095" in lines[0]
     )
     named, lines = opened(name, value_range=(0, 4095))
     image = named.image(0)[..., 0]
@@ -68,7 +68,7 @@ def test_the_line_names_a_range_that_helps(tmp_path, dtype, low, high, suggested
     values = np.linspace(low, high, 64 * 64).reshape(64, 64).astype(dtype)
     name = place(tmp_path, "npy", values)
     (line,) = opened(name)[1]
-    assert f"--value_range={suggested}," in line
+    assert f" value_range={suggested}," in line
     source, lines = opened(name, value_range=suggested.split(","))
     assert not lines and len(np.unique(source.image(0))) > 250
 
@@ -110,14 +110,14 @@ def deep_colour(path, values):
 
 
 @pytest.mark.parametrize("form", ["png", "tif"])
-def test_colour_of_sixteen_bits_is_read_with_eight_and_so_it_is_said(tmp_path, twelve_bits, form):
+def test_reading_16_bit_colour_with_8_bits_is_reported(tmp_path, twelve_bits, form):
     colours = np.stack([twelve_bits] * 3, axis=-1)
     deep_colour(tmp_path / f"a.{form}", colours)
     for options in ({}, {"value_range": (0, 4095)}):
         source, (line,) = opened(f"folder:{tmp_path}", **options)
         assert len(np.unique(source.image(0))) == 16 and source.image(0).max() == 15
         assert (
-            "colour of 16 bits is read with 8 bits" in line and "16 of 256 levels. --value_range cannot restore" in line
+            "colour of 16 bits is read with 8 bits" in line and "16 of 256 levels. A value_range cannot restore" in line
         )
     (tmp_path / f"a.{form}").unlink()
     deep_colour(tmp_path / "a.npy", colours)  # as the line says
@@ -144,7 +144,7 @@ def test_a_label_map_of_deep_colour_is_refused(tmp_path, form):
         read_numbers((tmp_path / f"a.{form}").read_bytes(), "a")
 
 
-def test_values_outside_are_clipped_and_it_is_said(tmp_path):
+def test_clipped_values_are_reported(tmp_path):
     values = np.linspace(-1024, 3071, 64 * 64).reshape(64, 64).astype("int16")  # as of a computed tomography
     name = place(tmp_path, "npy", values)
     with pytest.raises(ValueError, match=r"received -1024 to 3071 as int16 in .*; name their range as value_range"):
@@ -203,7 +203,7 @@ def test_the_cache_and_a_subset_keep_the_range(tmp_path, twelve_bits):
 
 
 @pytest.mark.parametrize("wrong", [(4095, 0), (0, 0), (0,), "ab", (0, float("nan")), (0, 1, 2)])
-def test_what_is_no_range_is_refused(wrong):
+def test_invalid_ranges_are_refused(wrong):
     with pytest.raises(ValueError, match="Expected value_range as two numbers, low and high, such as 0,4095, received"):
         open_source("sample", value_range=wrong)
     with pytest.raises(ValueError, match="Expected value_range as two numbers"):

@@ -57,7 +57,7 @@ def test_names_can_be_shown_and_written(nasty_folder):
     assert printable("grün 图.png") == "grün 图.png"
 
 
-def test_names_that_print_alike_are_told_apart(tmp_path):
+def test_names_that_print_alike_stay_different(tmp_path):
     """Each printed name in a subset.txt selects its own image."""
     names = [
         "a\nb",
@@ -107,7 +107,7 @@ def test_the_run_stops_above_a_share_of_bad_files(nasty_folder, tmp_path):
     assert "empty.jpg" in json.loads((tmp_path / "data.json").read_text())["left_out"]
 
 
-def test_the_first_screen_says_what_there_is(tmp_path):
+def test_the_first_screen_describes_the_data(tmp_path):
     root = images(tmp_path / "a", 5)
     assert open_source(f"folder:{root}").summary() == "5 images of 4x6 to 4x10"
     for name in "abcd":
@@ -138,7 +138,7 @@ def test_images_of_several_pages_or_frames_are_counted(tmp_path):
     assert scan(root, record) == found  # remembered
 
 
-def test_only_what_changed_is_looked_at_again(tmp_path, monkeypatch):
+def test_only_changed_files_are_read_again(tmp_path, monkeypatch):
     root, record, read = images(tmp_path / "a", 5), tmp_path / "run" / "data.json", []
     from keras_splitmask.data import scan as module
 
@@ -165,7 +165,7 @@ def test_only_what_changed_is_looked_at_again(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 1}', '{"version": 2, "root": "elsewhere"}', "\xff"])
-def test_a_damaged_record_is_written_anew(tmp_path, content):
+def test_a_damaged_record_is_written_again(tmp_path, content):
     root, record = images(tmp_path / "a", 3), tmp_path / "data.json"
     first = scan(root)
     record.write_text(content, encoding="latin-1")
@@ -186,7 +186,7 @@ def test_a_resumed_run_keeps_its_images(tmp_path):
     assert open_source(f"folder:{root}", record=record).fingerprint != before.fingerprint  # without `frozen` it looks
 
 
-def test_progress_is_told(tmp_path, monkeypatch):
+def test_progress_is_reported(tmp_path, monkeypatch):
     from keras_splitmask.data import scan as module
 
     monkeypatch.setattr(module, "INTERVAL", 0.0)

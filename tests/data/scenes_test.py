@@ -242,7 +242,7 @@ def test_an_unreadable_image_is_replaced_with_its_objects(tmp_path):
 def test_what_does_not_fit(tmp_path):
     source = with_boxes(tmp_path / "boxes", [[1, 1, 9, 9]])
     with pytest.raises(
-        ValueError, match="Expected objects with a segmentation, received none that has one; do without mask_size"
+        ValueError, match="Expected objects with a segmentation, received none that has one; leave mask_size out"
     ):
         detection_batches(source, SHAPE, 1, mask_size=28)
     with pytest.raises(ValueError, match="Expected images of 1 channels, received 3"):

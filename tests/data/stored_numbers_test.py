@@ -9,7 +9,7 @@ from keras_splitmask.data.stored_numbers import read_numbers
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_few_bits(bits):
-    """Grey of so many bits, written by hand, since Pillow writes 1 or 8: two rows of 8 / bits pixels."""
+    """Grey of `bits` bits, written by hand, since Pillow writes 1 or 8: two rows of 8 / bits pixels."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

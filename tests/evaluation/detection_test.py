@@ -57,7 +57,7 @@ def test_a_box_counts_once_and_upright_boxes_are_not_lying_ones():
     assert average_precision(truth_of(box), predicted((20, 10, 60, 100)))["ap"] == 0
 
 
-def test_nothing_predicted_is_0_and_nothing_true_is_not_asked():
+def test_no_prediction_scores_0_and_no_truth_is_skipped():
     truth = truth_of((0, 0, 40, 40))
     nothing = {"ap": 0.0, "ap50": 0.0, "ap75": 0.0, "ap_medium": 0.0, "per_class": {"cell": {"ap": 0.0, "ap50": 0.0}}}
     assert average_precision(truth, []) == average_precision(truth, predicted()) == nothing

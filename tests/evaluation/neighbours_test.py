@@ -45,7 +45,7 @@ def test_one_image_has_no_neighbour():
     assert weighted_knn(at(0), np.array([3]), at(10, 20)).tolist() == [3, 3]
 
 
-def test_standardise_by_the_bank_alone():
+def test_standardise_uses_only_the_bank():
     bank, other = np.array([[1.0, 10.0], [3.0, 10.0]]), np.array([[5.0, 10.0]])
     bank, other = standardise(bank, other)
     np.testing.assert_allclose(bank, [[-1, 0], [1, 0]], atol=1e-5)

@@ -71,7 +71,7 @@ def test_words_stand_where_they_were_predicted(make_model, make_images):
 
 
 @pytest.mark.backend
-def test_what_a_baseline_predicts_stands_where_it_is_masked(make_encoder, make_images):
+def test_predictions_are_drawn_at_masked_patches(make_encoder, make_images):
     image_shape = (12, 20, 3)
     images = np.clip(make_images(3, image_shape), 0, 126)
     tokenizer = ks.tokenizers.RandomProjection(image_shape, 4, 32).fit(images)

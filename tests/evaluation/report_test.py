@@ -36,7 +36,7 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path):
     assert "loss 3<" in (tmp_path / "report.html").read_text()
 
 
-def test_what_is_no_line_of_metrics_is_left_out(tmp_path):
+def test_lines_that_are_not_metrics_are_left_out(tmp_path):
     write_run(tmp_path, [{"step": 1, "loss": 3.0}, 5, {"loss": 7.0}, [1]])
     with open(tmp_path / "metrics.jsonl", "ab") as file:
         file.write(b"\xff notes\n" + b"[" * 100_000 + b'\n{"step": 2, "loss": 4.0}\n')

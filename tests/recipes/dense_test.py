@@ -139,7 +139,7 @@ def test_boxes_and_masks_with_mask_rcnn(here, sets, tmp_path, lines):
     assert isinstance(ks.interchange.load_model(workdir), ks.transfer.MaskRCNN)
 
 
-def test_what_cannot_be_used_is_listed_and_ends_no_run(here, sets, tmp_path, lines):
+def test_unusable_annotations_are_listed_and_do_not_stop_the_run(here, sets, tmp_path, lines):
     """In the split to learn from and in that to judge by: an object without an outline, and an image that breaks after
     the scan."""
     shutil.copytree(sets / "boxes", tmp_path / "boxes")

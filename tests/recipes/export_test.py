@@ -47,7 +47,7 @@ def test_the_encoder_of_a_run_answers_without_keras(here, command, pretrained, p
     check(np.load(tmp_path / "answers.npz"), pretrained, np.load(tmp_path / "images.npy"))
 
 
-def test_by_the_command_and_in_float32_whatever_the_run(here, command, make_images, tmp_path):
+def test_by_the_command_in_float32_for_any_run(here, command, make_images, tmp_path):
     import tensorflow as tf
 
     small = (

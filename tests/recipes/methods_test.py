@@ -186,7 +186,7 @@ def test_one_method_goes_on_from_another(here, tmp_path):
         (["--subset=20000"], "Expected 1 to 10000 images, all there are, received 20000."),
     ],
 )
-def test_what_a_method_does_not_read_is_refused(refused, tmp_path, flags, message):
+def test_flags_that_a_method_does_not_read_are_refused(refused, tmp_path, flags, message):
     assert message in refused("pretrain", "--dataset=sample", f"--workdir={tmp_path / 'run'}", *SMALL, *flags)
 
 

@@ -199,7 +199,7 @@ def test_a_folder_of_photographs(here, refused, rng, tmp_path, lines):
     assert len(json.loads((tmp_path / "run" / "data.json").read_text())["images"]) == 12
 
 
-def test_bad_files_are_told_and_listed_and_too_many_stop_the_run(here, refused, rng, tmp_path):
+def test_bad_files_are_reported_and_listed_and_too_many_stop_the_run(here, refused, rng, tmp_path):
     photos = tmp_path / "photos"
     save_photographs(photos, rng)
     (photos / "cat" / "empty.jpg").write_bytes(b"")

@@ -63,7 +63,7 @@ def test_a_table_is_run_and_printed_beside_the_papers_numbers(here, tmp_path, st
     assert (tmp_path / "small_ablation.md").read_text() in end.out
 
 
-def test_the_same_command_runs_what_is_missing(here, tmp_path, stand_in):
+def test_the_same_command_runs_missing_cells(here, tmp_path, stand_in):
     end = here("reproduce", ABLATION, f"--workdir={tmp_path}", f"--rows={ROWS[3]}", "--columns=linear")
     assert row_of(end.out, ROWS[3]) == ["missing [83.6]", "50.0 [46.5]", "1.5 [34.0]"]
     assert row_of(end.out, ROWS[0]) == ["missing [82.8]", "missing [41.0]", "missing [32.5]"]
@@ -74,7 +74,7 @@ def test_the_same_command_runs_what_is_missing(here, tmp_path, stand_in):
     assert row_of(end.out, ROWS[3]) == ["70.5 ± 0.7 [83.6]", "50.0 ± 0.0 [46.5]", "1.5 ± 0.0 [34.0]"]
 
 
-def test_what_fails_is_told_and_the_rest_is_run(here, tmp_path, stand_in):
+def test_failures_are_reported_and_the_rest_runs(here, tmp_path, stand_in):
     stand_in.failing.add("finetune")
     end = here("reproduce", ABLATION, f"--workdir={tmp_path}", f"--rows={ROWS[3]}")
     assert end.status == 2 and "1 run failed" in end.err

@@ -72,7 +72,7 @@ def test_the_flags_of_every_cell_are_read(parsed, scale, table):
                 assert recipe.flags.dataset, (row.name, column.name)
 
 
-def test_all_files_are_of_a_cell_or_of_what_the_paper_has_no_table_of():
+def test_every_flagfile_belongs_to_a_table_or_is_listed():
     used = {
         text.partition("paper/")[2].removesuffix(".flags")
         for _, _, row, column in cells()
@@ -168,7 +168,7 @@ def test_the_flag_file_of_a_method_is_its_authors_recipe(parsed, method):
     assert f"--flagfile=recipes/flags/paper/{method}.flags" in head and "Hardware" in head
 
 
-def test_cells_of_the_small_tables_stay_what_they_were(parsed):
+def test_cells_of_the_small_tables_are_unchanged(parsed):
     """The settings of all methods from before each had its authors'."""
     table = TABLES["small"]["sample_efficiency"]
     for row, column, _ in table.cells():

@@ -38,7 +38,7 @@ def tiled(patches, rows, columns):
     return np.tile(patches, (1, rows, columns, 1))
 
 
-def test_the_same_words_are_told_from_others(make_images):
+def test_same_words_recognises_equal_tokenizers(make_images):
     first = RandomProjection((16, 16, 3), 8, 32)
     assert first.same_words(RandomProjection((24, 8, 3), 8, 32).fit(make_images(2, (24, 8, 3))))
     for other in (
@@ -71,7 +71,7 @@ def test_resolution_is_half_where_that_leaves_enough():
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_vectors_have_length_one_and_depend_on_the_seed_alone(kind, make_images):
+def test_vectors_are_unit_and_depend_only_on_the_seed(kind, make_images):
     images = make_images(16)
     first, again, other = (kind((16, 16, 3), 4, vocabulary=20, seed=seed).fit(images).vectors for seed in (1, 1, 2))
     np.testing.assert_allclose(np.linalg.norm(ops.convert_to_numpy(first), axis=1), 1, rtol=1e-5)
@@ -149,7 +149,7 @@ def test_fit_looks_at_no_more_patches_than_it_may(make_images, monkeypatch):
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
-def test_draw_shows_what_the_words_stood_for(make_images, channels):
+def test_draw_shows_the_patches_of_words(make_images, channels):
     coarse = make_images(6, (8, 12, channels))
     images = coarse.repeat(2, axis=1).repeat(2, axis=2)  # nothing is lost at half resolution
     tokenizer = RandomPatches((16, 24, channels), 8, vocabulary=36).fit(images)

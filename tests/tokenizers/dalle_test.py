@@ -218,7 +218,7 @@ def test_a_saved_model_holds_it(dvae, make_model, make_images, tmp_path, halves)
     np.testing.assert_array_equal(array(again.draw(ids)), array(tokenizer.draw(ids)))
 
 
-def test_the_same_words_are_told_from_others(dvae):
+def test_same_words_recognises_equal_tokenizers(dvae):
     files = dvae()
     first = Dalle.from_files((16, 16, 3), 8, files[0])
     assert first.same_words(Dalle.from_files((24, 8, 3), 8, *files))
@@ -272,8 +272,8 @@ def test_errors(dvae, make_images, tmp_path):
         ValueError,
         match=(
             "File not found: .*, expected to hold the weights of DALL-E's encoder; "
-            "download https://cdn.openai.com/dall-e/encoder.pkl and pass the path .* as"
-            " --dalle_weights=FILE"
+            "download https://cdn.openai.com/dall-e/encoder.pkl and pass the path of that"
+            r" file\.$"
         ),
     ):
         Dalle.from_files((16, 16, 3), 8, tmp_path / "encoder.pkl")

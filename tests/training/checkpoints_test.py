@@ -27,7 +27,7 @@ def same(a, b):
     )
 
 
-def test_what_is_loaded_is_what_was_saved(tmp_path):
+def test_load_returns_the_saved_arrays(tmp_path):
     path = checkpoints.save(tmp_path, 7, ARRAYS, note={"seed": 3})
     step, note, arrays = checkpoints.load(path)
     assert (step, note) == (7, {"seed": 3})
@@ -88,7 +88,7 @@ KINDS = [
 
 @pytest.mark.parametrize("what", KINDS)
 @pytest.mark.parametrize("first", ["load", "save"])
-def test_what_is_not_whole_does_not_count_and_is_moved_aside(tmp_path, what, first, capsys):
+def test_incomplete_checkpoints_do_not_count_and_are_moved_aside(tmp_path, what, first, capsys):
     for step in (1, 2):
         checkpoints.save(tmp_path, step, ARRAYS)
     path, told = under(tmp_path / "step-0000000009.checkpoint", what), []
@@ -122,7 +122,7 @@ def test_new_checkpoints_are_kept_beside_two_damaged_ones_of_later_steps(tmp_pat
     assert [path.with_name(f"{path.name}.damaged").read_bytes() for path in paths] == cut
 
 
-def test_two_whole_ones_are_kept_whatever_lies_between(tmp_path):
+def test_two_complete_checkpoints_are_kept_despite_damaged_ones_between(tmp_path):
     for step in (1, 2, 3):
         path = checkpoints.save(tmp_path, step, ARRAYS)
     data = bytearray(path.read_bytes())
@@ -150,7 +150,7 @@ def test_a_link_to_a_whole_one_of_its_step_counts(tmp_path):
     assert checkpoints.steps(tmp_path / "run") == [6, 7] and path.exists()
 
 
-def test_what_cannot_be_read_or_moved_is_passed_over(tmp_path, monkeypatch):
+def test_unreadable_files_that_cannot_be_moved_are_skipped(tmp_path, monkeypatch):
     for step in (1, 2):
         path = checkpoints.save(tmp_path, step, ARRAYS)
 
@@ -170,7 +170,7 @@ def test_what_cannot_be_read_or_moved_is_passed_over(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["step-0000000007.checkpoint", "step-0000000007.part"])
-def test_what_is_in_the_way_of_a_save_is_moved_and_not_overwritten(tmp_path, name):
+def test_files_in_the_way_of_a_save_are_renamed_and_not_overwritten(tmp_path, name):
     under(tmp_path / name, "a folder")
     checkpoints.save(tmp_path, 7, ARRAYS)
     assert checkpoints.load_newest(tmp_path, pytest.fail)[0] == 7
@@ -192,7 +192,7 @@ def test_only_files_with_the_name_of_a_checkpoint_are_looked_at(tmp_path):
     assert checkpoints.steps(tmp_path) == [6, 7] and all((tmp_path / name).read_bytes() == b"mine" for name in names)
 
 
-def test_what_this_process_has_written_or_checked_is_not_read_again(tmp_path, monkeypatch):
+def test_checked_files_are_not_read_again(tmp_path, monkeypatch):
     checkpoints.save(tmp_path, 1, ARRAYS)
     reads, read = [], checkpoints._read_arrays
     monkeypatch.setattr(

@@ -9,7 +9,7 @@ def names(past):
     return [name for name, line in KNOWN.items() if f"{line} {REMEDIES[name]}" in hints(past)]
 
 
-def test_nothing_is_said_while_all_is_well():
+def test_no_hint_while_all_is_well():
     assert hints([]) == [] and hints([{"step": 0, "epoch": 0.0}]) == [] and hints([GOOD] * 3) == []
 
 
@@ -22,7 +22,7 @@ def test_nothing_is_said_while_all_is_well():
         ("divergence", {"loss": 2.39}, {"loss": 2.41}),
     ],
 )
-def test_a_failure_is_told_when_it_begins_and_not_while_it_lasts(name, well, bad):
+def test_a_failure_is_reported_once_when_it_begins(name, well, bad):
     well, bad = {**GOOD, **well}, {**GOOD, **bad}
     assert names([GOOD, well]) == []
     assert names([GOOD, bad]) == [name]

@@ -182,7 +182,7 @@ def test_pixels_of_other_ranges_are_refused(model, images, message):
 
 
 @pytest.mark.backend
-def test_pixels_that_mean_what_they_are_pass(model):
+def test_plausible_pixels_pass(model):
     """int32 is uint16, as torch has it; a little beyond 0..1 is rounding."""
     for images, mean in (
         (np.full((2, 4, 4, 3), 13107, "int32"), 0.2),
@@ -205,7 +205,7 @@ def test_an_image_far_down_an_array_is_found(model, make_images):
 
 
 @pytest.mark.backend
-def test_validation_batches_are_watched_and_what_was_learnt_is_kept(model, make_images):
+def test_validation_batches_are_checked_and_training_progress_is_kept(model, make_images):
     images = make_images()
     for kind in ("dataset", "pydataset"):
         with pytest.raises(ValueError, match=DIVIDE):
@@ -285,7 +285,7 @@ def test_a_tokenizer_learns_before_the_model_does(make_model, make_images, tmp_p
 
 
 @pytest.mark.backend
-def test_a_tokenizer_is_fitted_to_pixels_alone(make_images):
+def test_a_tokenizer_fits_only_pixels(make_images):
     images = make_images(40).astype("float32")
     for bad, message in ((images, "divide them by 255"), (images.astype("int64"), "received int64")):
         with pytest.raises(ValueError, match=message):
@@ -333,7 +333,7 @@ def test_weights_of_classes_and_images_are_refused(model, make_images, options, 
         ),
     ],
 )
-def test_what_compile_would_ignore_is_refused(options, message):
+def test_arguments_that_compile_would_ignore_are_refused(options, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         Brightness().compile(**options)
 
@@ -458,7 +458,7 @@ def learner(kind, make_encoder):
 
 
 @pytest.mark.parametrize("name", LABELS)
-def test_labels_that_mean_nothing_are_refused_before_anything_is_learnt(make_encoder, make_images, name):
+def test_invalid_labels_are_refused_before_training(make_encoder, make_images, name):
     message, labels = LABELS[name]
     model, images = learner(name.split()[0], make_encoder), make_images(4, SCENE)
     model.compile("sgd", jit_compile=False)

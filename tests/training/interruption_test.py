@@ -205,7 +205,7 @@ def test_a_run_that_is_stopped_says_that_nothing_could_be_saved(make_line, tmp_p
     assert lines[-1].endswith(f"{error}; there is none yet. Check that folder and its permissions.")
 
 
-def test_what_a_subclass_cannot_write_is_reported_too(make_line, tmp_path, capsys):
+def test_failed_writes_of_a_subclass_are_reported(make_line, tmp_path, capsys):
     class Recorded(Checkpoints):
         def write(self, arrays):
             if self.step == 2:
@@ -277,7 +277,7 @@ def test_a_state_that_is_not_finite_is_not_saved(make_line, tmp_path, place, val
     assert all(np.isfinite(array).all() for array in checkpoints.load_newest(tmp_path)[2].values())
 
 
-def test_damage_is_told_and_the_one_before_is_used(make_line, tmp_path):
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(make_line, tmp_path):
     fit(make_line(), Checkpoints(tmp_path, every=2))
     path = tmp_path / "step-0000000006.checkpoint"
     path.write_bytes(path.read_bytes()[:-1])
@@ -287,7 +287,7 @@ def test_damage_is_told_and_the_one_before_is_used(make_line, tmp_path):
     assert Checkpoints(tmp_path / "nowhere").resume(make_line()) == 0
 
 
-def test_what_does_not_fit_is_an_error(make_line, tmp_path):
+def test_variables_that_do_not_fit_are_errors(make_line, tmp_path):
     fit(make_line(), Checkpoints(tmp_path, every=2))
     other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, name="dense")], name="line")
     other.compile(keras.optimizers.SGD(0.1), "mse")

@@ -74,11 +74,11 @@ def test_a_line_per_interval(tmp_path, capsys):
         and "images/s" in printed[1]
         and printed[4].endswith("0 min 00 s left")
     )
-    assert printed[3].startswith("  diverging: ")  # from 2 to 6; it is not told again at 3
+    assert printed[3].startswith("  diverging: ")  # from 2 to 6; it is not printed again at 3
 
 
 @pytest.mark.backend
-def test_skipped_steps_are_counted_and_what_is_not_finite_is_left_out(tmp_path, capsys):
+def test_skipped_steps_are_counted_and_left_out_of_means(tmp_path, capsys):
     log = RunLog(
         tmp_path / "metrics.jsonl",
         steps=6,
@@ -134,7 +134,7 @@ def test_a_short_run_that_is_lost_up_to_its_end_is_no_success(tmp_path):
 
 
 @pytest.mark.backend
-def test_steps_in_a_row_are_counted_over_restarts_whatever_became_of_the_file(tmp_path):
+def test_skipped_steps_in_a_row_are_counted_over_restarts(tmp_path):
     log, levels, states = (
         RunLog(None, steps=30, batch_size=1, images=1, patience=5),
         [1, math.nan, 1, math.nan, math.nan],

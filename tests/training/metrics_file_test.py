@@ -77,7 +77,7 @@ def test_lines_wait_until_there_is_room(path, told, monkeypatch, room, cut):
 
 
 @pytest.mark.parametrize("reason", [errno.EIO, errno.EROFS, errno.EACCES])
-def test_what_could_not_be_written_is_counted_at_the_end(path, told, monkeypatch, reason):
+def test_unwritten_lines_are_counted_at_the_end(path, told, monkeypatch, reason):
     file = MetricsFile(path, report=told.append)
     append(file, 1, 2)
 
@@ -124,7 +124,7 @@ def test_lines_are_cut_off_on_a_full_disk_too(path, told, monkeypatch):
     assert path.read_text() == text(range(4)) and not told
 
 
-def test_that_a_run_starts_again_is_said(path, told):
+def test_restarting_from_zero_is_reported(path, told):
     path.parent.mkdir()
     path.write_text(text(range(6)))
     assert [line["step"] for line in MetricsFile(path, report=told.append).past] == [0]
@@ -166,7 +166,7 @@ def test_the_lines_of_two_runs_in_one_file_are_kept_once(path, told):
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")])
-def test_what_is_no_file_is_moved_aside(path, told, make):
+def test_folders_pipes_and_links_are_moved_aside(path, told, make):
     path.parent.mkdir()
     make(path)
     append(MetricsFile(path, start=2, report=told.append), 3)
@@ -174,7 +174,7 @@ def test_what_is_no_file_is_moved_aside(path, told, make):
     assert told == [f"{path} cannot be read: it is not a file. It is now called metrics.jsonl.damaged."]
 
 
-def test_what_can_neither_be_used_nor_moved_is_left_as_it_is(path, told, monkeypatch):
+def test_an_unusable_file_that_cannot_be_moved_is_unchanged(path, told, monkeypatch):
     path.parent.mkdir()
     path.write_bytes(b"my notes\n" + text([1]).encode())
     monkeypatch.setattr(os, "rename", lambda *_: (_ for _ in ()).throw(FULL))

@@ -123,7 +123,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_its_number(make_line, bad
 
 
 @pytest.mark.parametrize("run_eagerly", [False, True])
-def test_what_follows_a_step_sees_its_weights_and_number_and_is_left_out_of_a_bad_one(run_eagerly):
+def test_after_step_sees_the_new_weights_and_is_skipped_with_a_bad_step(run_eagerly):
     model = Followed()
     jit_compile = keras.backend.backend() == "jax" and not run_eagerly
     model.compile(keras.optimizers.SGD(0.5), run_eagerly=run_eagerly, jit_compile=jit_compile)
@@ -133,7 +133,7 @@ def test_what_follows_a_step_sees_its_weights_and_number_and_is_left_out_of_a_ba
         np.testing.assert_allclose(array(model.follower), follower)
 
 
-def test_what_is_not_finite_is_left_out_of_the_means(make_line):
+def test_means_skip_values_that_are_not_finite(make_line):
     logs = (
         make_line(keras.optimizers.SGD(0.0)).fit(grey(1.0, np.nan, 2.0), batch_size=1, shuffle=False, verbose=0).history
     )

@@ -146,29 +146,9 @@ def test_without_masks_it_is_faster_rcnn(scenes):
     assert set(model(images)) == {"boxes", "scores", "labels"} and model.mask_head is None
 
 
-def test_a_saved_model_is_the_same_and_so_is_an_exported_one(scenes, tmp_path):
+def test_a_saved_model_is_the_same_and_so_is_an_exported_one(scenes, check_saved_and_exported):
     model, images = make(score_threshold=0.1), scenes(2)[0]
-    model.save(tmp_path / "model.keras")
-    again = keras.saving.load_model(tmp_path / "model.keras", compile=False)
-    assert again.get_config() == model.get_config()
-    expected = {name: ops.convert_to_numpy(x) for name, x in model(images).items()}
-    assert (expected["labels"] >= 0).any()
-    for name, x in again(images).items():
-        np.testing.assert_allclose(ops.convert_to_numpy(x), expected[name], atol=1e-4)
-    if keras.backend.backend() == "torch":
-        return
-    import tensorflow as tf
-
-    model.export(
-        tmp_path / "saved",
-        format="tf_saved_model",
-        input_signature=[keras.InputSpec(shape=(None, *SHAPE), dtype="uint8")],
-        verbose=False,
-    )
-    exported = tf.saved_model.load(str(tmp_path / "saved"))  # its variables live as long as it does
-    served = exported.serve(images[:1])
-    for name, x in served.items():
-        np.testing.assert_allclose(x.numpy(), expected[name][:1], atol=1e-3)
+    check_saved_and_exported(model, images)
 
 
 def test_mixed_precision(scenes):
