@@ -14,6 +14,7 @@ from keras_splitmask import baselines, data, evaluation, interchange, losses, to
 from keras_splitmask.augment import Augment, AugmentViews
 from keras_splitmask.decoder import Decoder
 from keras_splitmask.encoder import SIZES, Encoder
+from keras_splitmask.interchange import load
 from keras_splitmask.split import Split
 from keras_splitmask.splitmask import SplitMask
 
@@ -31,6 +32,7 @@ __all__ = [
     "data",
     "evaluation",
     "interchange",
+    "load",
     "losses",
     "tokenizers",
     "training",

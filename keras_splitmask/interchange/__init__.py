@@ -1,7 +1,7 @@
 """Load and save weights: this library's models, and encoders of Hugging Face's transformers and timm."""
 
 from keras_splitmask.interchange.copying import WeightReport, copy_weights, named_weights
-from keras_splitmask.interchange.models import MODEL_FILE, initialise, load_encoder, load_model, save_encoder
+from keras_splitmask.interchange.models import MODEL_FILE, initialise, load, load_encoder, load_model, save_encoder
 from keras_splitmask.interchange.names import LAYOUTS
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "WeightReport",
     "copy_weights",
     "initialise",
+    "load",
     "load_encoder",
     "load_model",
     "named_weights",

@@ -21,6 +21,23 @@ MODEL_FILE = "model.keras"
 SMALL = 2**26  # bytes of weights that take little time to make
 
 
+def load(path, report=None):
+    """Load the model of a run, or an encoder of Hugging Face or timm.
+
+    Args:
+        path: a run folder or a .keras file, which gives its model: a `Classifier`, `Segmenter`, `RetinaNet`, `MaskRCNN`
+            or the model of a pre-training run. Or a .safetensors file or a folder with model.safetensors, which gives
+            an `Encoder`; see `load_encoder`.
+        report: see `load_encoder`.
+
+    Raises:
+        ValueError: if there is no such model, or it is none that this library can read.
+    """
+    model, weight_report = _source(path)
+    _hand_out(weight_report, report)
+    return model
+
+
 def load_model(path):
     """Load a model that this library saved.
 

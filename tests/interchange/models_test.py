@@ -1,3 +1,5 @@
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -259,3 +261,38 @@ def test_a_run_of_one_backend_is_read_on_another(make_model, make_images, python
     np.testing.assert_allclose(
         np.load(tmp_path / "pooled.npy"), ops.convert_to_numpy(model(images)["pooled"]), atol=1e-5
     )
+
+
+@pytest.mark.backend
+def test_load_gives_the_model_of_a_run_or_an_encoder(make_model, make_encoder, tmp_path):
+    encoder = make_encoder(depth=1)
+    classifier = ks.transfer.Classifier(encoder, 2, class_names=["left", "right"])
+    for name, model in (("tuned", classifier), ("pretrained", make_model())):
+        (tmp_path / name).mkdir()
+        model.save(tmp_path / name / "model.keras")
+    assert ks.load(tmp_path / "tuned").class_names == ["left", "right"]
+    assert isinstance(ks.load(str(tmp_path / "tuned" / "model.keras")), ks.transfer.Classifier)
+    assert isinstance(ks.load(tmp_path / "pretrained"), ks.SplitMask)
+
+    pytest.importorskip("safetensors")
+    ks.interchange.save_encoder(encoder, tmp_path / "vit")
+    reports = []
+    for path in (tmp_path / "vit", tmp_path / "vit" / "model.safetensors"):
+        loaded = ks.load(path, reports.append)
+        assert isinstance(loaded, ks.Encoder) and len(reports[-1].loaded) == len(encoder.weights)
+        assert all(np.array_equal(a, b) for a, b in zip(loaded.get_weights(), encoder.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("nothing", "Model not found: {path}. Expected a run folder, a .keras or a .safetensors file"),
+        ("unfinished", "the run in this folder is not finished: run its command again first."),
+        ("notes.txt", "notes.txt is not a model that keras_splitmask can read: File is not a zip file"),
+    ],
+)
+def test_load_refuses_what_is_no_model(tmp_path, path, message):
+    (tmp_path / "unfinished" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "notes.txt").write_text("no model")
+    with pytest.raises(ValueError, match=re.escape(message.format(path=tmp_path / path))):
+        ks.load(tmp_path / path)
