@@ -201,6 +201,7 @@ class Augment(keras.layers.Layer):
         if brightness:
             x = self._scaled(x, 0.0, brightness)
         if contrast:
+            # Towards the mean brightness of the image, as Pillow and torchvision define contrast.
             x = self._scaled(x, ops.mean(grey(x), axis=(1, 2, 3), keepdims=True), contrast)
         if saturation and coloured:
             x = self._scaled(x, grey(x), saturation)

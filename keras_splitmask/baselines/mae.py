@@ -14,24 +14,24 @@ HEAD = 32  # width of a head in the decoder
 
 
 def decoder_size(depth, width):
-    """Blocks and width of the decoder for an encoder's: two thirds of them, at most the paper's (8, 512), which ViT-B
-    has."""
+    """Choose the decoder's size, (depth, width): two thirds of the encoder's, at most the paper's (8, 512)."""
     return min(8, max(1, round(depth * 2 / 3))), min(512, max(1, round(width * 2 / 3 / HEAD)) * HEAD)
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class MAE(ObjectiveModel):
-    """Let the encoder see a quarter of an image's patches, and a decoder give back the pixels of the others.
+    """Encode a quarter of an image's patches, and let a decoder predict the pixels of the others.
 
-    Positions are the encoder's; the decoder learns those of its mask tokens, where the paper has fixed ones for all
-    tokens.
+    The positions are the encoder's. The decoder learns positions for its mask tokens only; in the paper it has fixed
+    ones for all tokens.
 
     Args:
         encoder: an `Encoder`.
-        mask_ratio: share of the patches that are masked, in (0, 1); 0.75 in the paper.
-        decoder_depth, decoder_width: left out, see `decoder_size`. A head is 32 wide, and the width a multiple of it.
-        augmentation: an `Augment` of the images that a training step is given.
-        seed: with the step's number, it decides all randomness of training.
+        mask_ratio: fraction of the patches that are masked, in (0, 1); 0.75 in the paper.
+        decoder_depth, decoder_width: size of the decoder. Default: as `decoder_size` computes it. A head is 32 wide;
+            the width must be a multiple of it.
+        augmentation: an `Augment` for the images of a training step.
+        seed: decides all random numbers of training, together with the number of the step.
     """
 
     def __init__(

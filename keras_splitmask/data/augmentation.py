@@ -109,6 +109,7 @@ def cut_box(height, width, fraction, rng):
 
     Before clipping, the box leaves `fraction` of the image.
     """
+    # Square root: the box's area, not its sides, is the fraction 1 - `fraction`.
     half_height, half_width = (round(side * math.sqrt(1 - fraction)) // 2 for side in (height, width))
     row, column = rng.integers(height), rng.integers(width)
     top, bottom = max(0, row - half_height), min(height, row + half_height)

@@ -35,9 +35,11 @@ def to_uint8(pixels, name, value_range=None):
 def _rescaled(pixels, value_range):
     if value_range is not None:
         low, high = value_range
+        # float32 does not hold all integers of 32 bits.
         inside = np.clip(pixels.astype("float64"), low, high)
         return np.round((inside - low) * (255 / (high - low))).astype("uint8")
     if pixels.dtype.kind == "u":
+        # 65535 = 255 * 257, so integers round exactly.
         return ((pixels.astype("uint32") + 128) // 257).astype("uint8")
     return np.round(pixels * np.float32(255)).astype("uint8")
 

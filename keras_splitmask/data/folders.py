@@ -109,6 +109,7 @@ def _channels(depths):
     Args:
         depths: {number of channels: count of images}.
     """
+    # Grey and colour can be converted into each other, so they count together.
     grey_and_colour = depths[1] + depths[3]
     most = max(depths, key=lambda depth: (grey_and_colour if depth in (1, 3) else depths[depth], depth))
     return most if most not in (1, 3) else 3 if depths[3] else 1

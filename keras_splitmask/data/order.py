@@ -84,6 +84,7 @@ def names_of(source, batch_size, seed, step, repeats=1):
 
 def indices_of(count, batch_size, seed, step, repeats=1):
     """Indices, among `count` images, of the images of batch `step`, in order."""
+    # Numbered through all epochs, so a batch may begin in one epoch and end in the next.
     numbers = [number // repeats for number in range(step * batch_size, (step + 1) * batch_size)]
     return [int(_permutation(count, seed, number // count)[number % count]) for number in numbers]
 

@@ -11,6 +11,7 @@ def what_is_written(folder):
     """What this library wrote into a folder, in words; None if nothing."""
     if is_record(os.path.join(folder, RECORD)):
         return "a run"
+    # By names only: an index may list millions of images, and this is asked of every folder of a scan.
     if os.path.isfile(os.path.join(folder, "index.json")) and any(
         name.endswith(".array_record") for name in os.listdir(folder)
     ):

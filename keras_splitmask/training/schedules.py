@@ -1,4 +1,4 @@
-"""How the learning rate and the weight decay move over a run."""
+"""Schedules of the learning rate and the weight decay."""
 
 import math
 
@@ -27,7 +27,7 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         return self.floor + (self.peak - self.floor) * (1 + ops.cos(math.pi * self._share(step))) / 2
 
     def _share(self, step):
-        """How much of the way from the end of the warm-up to the last step is done."""
+        """The fraction of the steps after the warm-up that are done."""
         return ops.clip((step - self.warmup) / (self.steps - self.warmup), 0.0, 1.0)
 
     def get_config(self):
@@ -45,8 +45,9 @@ class WarmupLinear(WarmupCosine):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class WarmupSteps(WarmupCosine):
-    """Linear from 0 to `peak` over `warmup` steps; a tenth of it from 27/36 of the steps on, a hundredth from 33/36:
-    usual for detection."""
+    """Linear from 0 to `peak` over `warmup` steps; divided by 10 after 27/36 of the steps and again after 33/36.
+
+    Usual for detection."""
 
     def _after_warmup(self, step):
         drops = sum(ops.cast(step >= self.steps * share, "float32") for share in (27 / 36, 33 / 36))

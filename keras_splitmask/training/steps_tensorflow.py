@@ -7,7 +7,7 @@ from keras_splitmask.training.seeded import seeded_objective, seeded_vectors
 
 
 def compute_gradients(model, data, step):
-    """The loss, a scalar, the outputs of the objective, and the gradient of each trainable variable or None."""
+    """Compute the loss, a scalar, the outputs of the objective, and the gradient of each trainable variable or None."""
     if model.accumulate == 1:
         return _gradients_at_once(model, data, step)
     return accumulate(

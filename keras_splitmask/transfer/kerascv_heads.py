@@ -1,5 +1,5 @@
-"""KerasCV's heads of segmentation on a plain Vision Transformer. Needs keras-cv, and is imported where one is made
-alone."""
+"""KerasCV's heads of segmentation on a plain Vision Transformer. Needs keras-cv, so it is imported only
+when a head is made."""
 
 import keras
 
@@ -17,7 +17,7 @@ def deeplab(pyramid, classes, width, drop):
         pyramid: a `Pyramid` of the levels "P2" and "P5".
         classes: number of classes.
         width: channels of the pooled maps; KerasCV's own is 256.
-        drop: share of the values that the pooled map does without in training; KerasCV's own is 0.
+        drop: dropout rate of the pooled map; 0 in KerasCV.
     """
     image_shape = pyramid.encoder.image_shape
     if any(side % 32 for side in image_shape[:2]):
@@ -39,7 +39,7 @@ def segformer(pyramid, classes, width, drop):
         pyramid: a `Pyramid`.
         classes: number of classes.
         width: channels of every map in it; KerasCV's own is 256.
-        drop: share of the values that the classifier does without in training; KerasCV's own is 0.1.
+        drop: dropout rate before the classifier; 0.1 in KerasCV.
     """
     check_channels_last()
     backbone = ViTBackbone(pyramid)
@@ -52,7 +52,7 @@ def segformer(pyramid, classes, width, drop):
 
 
 def _without_softmax(model):
-    """The model with logits as its answer, since probabilities near 0 lose what a loss is to learn from."""
+    """Make the model return logits: probabilities near 0 would lose precision in the loss."""
     answering = [layer for layer in layers_of(model) if getattr(layer, "activation", None) is keras.activations.softmax]
     (layer,) = answering
     layer.activation = keras.activations.linear

@@ -20,35 +20,35 @@ from keras_splitmask.transfer.mask_rcnn_heads import (
 from keras_splitmask.transfer.pyramid import STRIDES, FeaturePyramid, Pyramid
 
 # Ren et al., 2015, section 3.1.3, and a ratio of 1:3 in the second stage (He et al., 2017, section 3.1).
-ANCHORS, POSITIVE_ANCHORS = 256, 128  # of an image that are learnt from
-POSITIVE_SHARE = 1 / 4  # of the regions that are
+ANCHORS, POSITIVE_ANCHORS = 256, 128  # anchors per image to train on, and the most that are objects
+POSITIVE_SHARE = 1 / 4  # largest fraction of objects among the regions to train on
 # Fast R-CNN's program multiplies the second stage's goals by 10 and 5, which makes them about as large as the first's.
 NEAR_ANCHOR, NEAR_REGION = (1.0, 1.0, 1.0, 1.0), (0.1, 0.1, 0.2, 0.2)  # variances
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class MaskRCNN(ClassModel):
-    """Learn boxes and masks in two stages: where there is something, and what it is.
+    """Detect objects in two stages: propose regions, then classify them and refine their boxes and masks.
 
-    It is given images and {"boxes": (B, M, 4), "labels": (B, M), "masks": (B, M, S, S)}: `data.detection_batches(...,
-    mask_size=S)`; and perhaps "ignored" (B, I, 4), boxes of what is neither an object to learn nor background. The
-    numbers are those of the paper on a feature pyramid; a loss is that of an image, and then the mean over images, so
-    that it does not depend on how a batch is divided.
+    `fit` takes images and {"boxes": (B, M, 4), "labels": (B, M), "masks": (B, M, S, S)}, as
+    `data.detection_batches(..., mask_size=S)` returns them. "ignored" (B, I, 4) is optional: boxes that are neither
+    objects to learn nor background. The constants are the paper's for a feature pyramid. The losses are computed for
+    each image and averaged over images, so they do not depend on how a batch is divided.
 
     Args:
         encoder: an `Encoder`.
         classes: number of classes.
         neck: see `Pyramid`.
         width: channels of the feature pyramid and the heads. Fewer are cheaper.
-        masks: whether there are masks; without, it is Faster R-CNN.
+        masks: whether to predict masks; without, it is Faster R-CNN.
         anchor_scale: side of a level's anchors in units of its stride. Lower it for small objects.
-        proposals: regions that the first stage gives.
-        samples: of them, and of the true boxes, how many the second stage learns from, a quarter of them objects if
-            there are as many.
+        proposals: number of regions from the first stage.
+        samples: number of these regions and true boxes that the second stage is trained on; up to a quarter of them
+            are objects.
         hidden: width of the second stage.
         max_detections, score_threshold, iou_threshold: see `boxes.keep_best`.
-        augmentation: an `Augment` of colours alone, for the images that a training step is given.
-        seed: with the step's number, it decides all randomness of training.
+        augmentation: an `Augment` of colours only, for the images of a training step.
+        seed: decides all random numbers of training, together with the number of the step.
         **kwargs: `class_names` and `value_range`, see `ClassModel`; and arguments of `keras.Model`.
     """
 
@@ -119,12 +119,12 @@ class MaskRCNN(ClassModel):
         return answer
 
     def propose(self, logits, deltas, before):
-        """What the first stage gives: regions (B, R, 4), and whether there is one in each place (B, R) bool.
+        """Propose regions (B, R, 4), and whether each is valid (B, R) bool.
 
         Args:
             logits: (B, A).
             deltas: (B, A, 4).
-            before: how many of each level are looked at.
+            before: number of the best boxes of each level that enter the suppression.
         """
         found = boxes.decode(
             # Proposals are constants for the second stage (Ren et al., 2015, section 3.2: approximate joint training).

@@ -10,15 +10,14 @@ NECKS = ("blocks", "simple")
 
 
 def tapped_blocks(depth):
-    """The numbers, from 1 on, of the four blocks that are looked at: of 12 the 4th, 6th, 8th and 12th (XCiT, section
+    """Choose the four blocks to take features from, numbered from 1: of 12 the 4th, 6th, 8th and 12th (XCiT, section
     4.3, and BEiT)."""
     return [max(1, round(depth * share)) for share in (1 / 3, 1 / 2, 2 / 3, 1)]
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class Enlarge(keras.layers.Layer):
-    """A transposed convolution of 2x2 pixels with a stride of 2, (B, h, w, D) to (B, 2h, 2w, D), as the one matrix
-    product that it is."""
+    """A transposed convolution of 2x2 pixels with a stride of 2, (B, h, w, D) to (B, 2h, 2w, D): one matrix product."""
 
     def __init__(self, width, **kwargs):
         super().__init__(**kwargs)
@@ -42,15 +41,15 @@ class Pyramid(keras.layers.Layer):
     """Images (B, H, W, C) to feature maps by level, "P2" (B, H / 4, W / 4, D) to "P5" (B, H / 32, W / 32, D), rounded
     up.
 
-    A level finer than the patches is enlarged by transposed convolutions, with a norm and GELU between two; one coarser
-    is the maximum over 2x2 or more. BEiT has batch norms here; these are layer norms, so that no image's answer depends
-    on its batch.
+    Levels finer than the patches are enlarged by transposed convolutions, with a norm and GELU in between. Coarser
+    levels are max-pooled. BEiT has batch norms here; these are layer norms, so that the output for an image does not
+    depend on its batch.
 
     Args:
-        encoder: an `Encoder`, whose patches have a side of 4, 8, 16 or 32 pixels, say: a power of two.
+        encoder: an `Encoder` whose patch size is a power of two, such as 16.
         neck: "blocks", to take the levels from four blocks (XCiT and BEiT), or "simple", all from the last (ViTDet,
             section 3).
-        levels: which of `STRIDES` are wanted.
+        levels: names of `STRIDES` to return.
     """
 
     def __init__(self, encoder, neck="blocks", levels=tuple(STRIDES), name="pyramid", **kwargs):
@@ -133,14 +132,14 @@ class Pyramid(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class FeaturePyramid(keras.layers.Layer):
-    """A dictionary of feature maps from fine to coarse to one of maps of `width` channels that know of all coarser ones
-    (Lin et al., 2017).
+    """Feature pyramid network (Lin et al., 2017): maps of `width` channels, each merged with all coarser ones.
+
+    Input and output are dictionaries of feature maps, from fine to coarse.
 
     Args:
         width: channels of every map.
-        levels: names of the levels to give, such as ("P3", "P4", "P5", "P6", "P7"); those that the input lacks are made
-            from its coarsest, each of half the size of the one before, by convolutions, or with `pooled=True` by
-            leaving every other pixel out.
+        levels: names of the levels to return, such as ("P3", "P4", "P5", "P6", "P7"). Levels that the input lacks are
+            made from its coarsest by convolutions of stride 2, or with `pooled=True` by taking every other pixel.
     """
 
     def __init__(self, width, levels, pooled=False, name="feature_pyramid", **kwargs):
@@ -197,5 +196,5 @@ class FeaturePyramid(keras.layers.Layer):
 
 
 def _twice(x, size):
-    """A feature map (B, h, w, D) with every pixel four times, cut to `size`, which an odd one is short of."""
+    """Double a feature map (B, h, w, D) by nearest neighbour, and cut it to `size`, which may be odd."""
     return ops.repeat(ops.repeat(x, 2, axis=1), 2, axis=2)[:, : size[0], : size[1]]

@@ -12,16 +12,17 @@ BINS = (1, 2, 3, 6)  # of the pyramid pooling (Zhao et al., 2017, section 3.2)
 
 
 def enlarge(x, size):
-    """A map (B, h, w, D) resized to `size` (rows, columns): bilinear between the centres of pixels, the same on every
-    backend."""
+    """Resize a map (B, h, w, D) to `size` (rows, columns), bilinearly between pixel centres, alike on all backends."""
     if tuple(x.shape[1:3]) == tuple(size):
         return x
     return ops.image.resize(x, size, interpolation="bilinear", antialias=False, data_format="channels_last")
 
 
 def pooling_matrix(size, bins):
-    """The matrix (bins, size) float32 that averages a line over `bins` stretches as equal as can be, which overlap
-    where they must."""
+    """Make the matrix (bins, size) float32 that averages a line over `bins` intervals of about equal length.
+
+    The intervals overlap if `size` is not divisible by `bins`.
+    """
     matrix = np.zeros((bins, size), "float32")
     for i in range(bins):
         start, end = i * size // bins, -(-(i + 1) * size // bins)
@@ -30,8 +31,10 @@ def pooling_matrix(size, bins):
 
 
 def pool(x, bins):
-    """The means (B, bins, bins, D) of a map (B, h, w, D) of any size, by products, which every backend compiles and
-    exports."""
+    """Average a map (B, h, w, D) of any size over bins: (B, bins, bins, D).
+
+    It uses matrix products, which every backend compiles and exports.
+    """
     height, width, channels = x.shape[1:]
     rows, columns = (ops.cast(pooling_matrix(size, bins), x.dtype) for size in (height, width))
     x = ops.matmul(rows, ops.reshape(x, (-1, height, width * channels)))  # (B, bins, w D)
@@ -43,8 +46,8 @@ def pool(x, bins):
 class ConvNorm(keras.layers.Layer):
     """A convolution of `side` x `side` pixels, a norm and ReLU: a map (B, h, w, C) to (B, h, w, D).
 
-    BEiT has batch norms here; these are over the channels of each pixel, so that no image's answer depends on its
-    batch.
+    BEiT has batch norms here. These normalise the channels of each pixel, so that the output for an image does not
+    depend on its batch.
     """
 
     def __init__(self, width, side, **kwargs):
@@ -79,10 +82,9 @@ class ConvNorm(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class PixelClassifier(keras.layers.Layer):
-    """A map (B, h, w, C) to logits (B, h, w, classes) float32: a 3x3 convolution with its norm, dropped channels and a
-    linear map.
+    """Map (B, h, w, C) to logits (B, h, w, classes) float32: a 3x3 `ConvNorm`, dropout of channels, a linear layer.
 
-    It is what UPerNet ends with, and alone the auxiliary head (Long et al., 2015, as Zhao et al., 2017, use it).
+    UPerNet ends with it. By itself it is the auxiliary head (Long et al., 2015, as Zhao et al., 2017, use it).
     """
 
     def __init__(self, classes, width, drop=0.1, **kwargs):
@@ -113,13 +115,13 @@ class UPerNet(keras.layers.Layer):
     """A dictionary of maps from fine to coarse, {"P2": (B, h, w, C), ...}, to logits (B, h, w, classes) float32 at the
     size of the finest.
 
-    The coarsest is pooled to 1, 4, 9 and 36 places, which tell every pixel of the whole; the others get what the
-    coarser ones know; then all are put together.
+    The coarsest map is pooled to 1, 4, 9 and 36 bins, which gives every pixel the context of the whole image. Finer
+    maps are merged with the coarser ones. Then all are concatenated.
 
     Args:
         classes: number of classes.
         width: channels of every map in it; 512 in the paper, 768 in BEiT on ViT-B.
-        drop: share of the channels that the classifier does without in training.
+        drop: dropout rate of the channels before the classifier.
     """
 
     def __init__(self, classes, width=512, drop=0.1, name="upernet", **kwargs):
@@ -156,7 +158,7 @@ class UPerNet(keras.layers.Layer):
         return self.classifier(ops.concatenate([enlarge(x, size) for x in answers], axis=-1), training=training)
 
     def _scene(self, x):
-        """The coarsest map (B, h, w, C), and what is on average in its parts, as one map (B, h, w, D)."""
+        """Merge the coarsest map (B, h, w, C) with its averages over bins: (B, h, w, D)."""
         parts = [enlarge(layer(pool(x, bins)), x.shape[1:3]) for bins, layer in zip(BINS, self.pooled, strict=True)]
         return self.scene(ops.concatenate([x, *parts], axis=-1))
 
