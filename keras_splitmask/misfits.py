@@ -25,5 +25,5 @@ def misfits(arrays, shapes):
 
 
 def shapes_of(weights):
-    """{name: shape} of {name: weight}."""
+    """Return {name: shape} of {name: weight}."""
     return {name: weight.shape for name, weight in weights.items()}

@@ -1,2 +1,1 @@
-"""What every layer stands on: kernels, collectives, chunks and devices. It alone names a backend, beside
-training/steps.py."""
+"""Kernels, collectives, chunks and devices. Only this package and training/steps.py name a backend."""

@@ -11,7 +11,7 @@ TABLE_ON_CPU, TABLE = 2**21, 2**27
 
 
 def on_cpu():
-    """Whether the backend computes on CPUs."""
+    """Return whether the backend computes on CPUs."""
     if keras.backend.backend() == "torch":
         import torch
 

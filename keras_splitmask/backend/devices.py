@@ -41,7 +41,7 @@ class Devices:
         return self.strategy.scope() if self.strategy else contextlib.nullcontext()
 
     def dataset_for_fit(self, make_batches):
-        """What to give to `fit`: this host's batches, tuples that `make_batches()` gives, divided among its replicas.
+        """Create the data for `fit`: this host's batches, tuples from `make_batches()`, divided among its replicas.
 
         To TensorFlow it tells their size, which Keras does not.
         """

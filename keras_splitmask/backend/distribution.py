@@ -96,7 +96,7 @@ def shared(data):
 
 
 def _known_to_be_equal(strategy, batches):
-    """Whether the replicas' batches are of one size, which is known before the step runs."""
+    """Return whether it is known before the step runs that all replicas' batches have the same size."""
     sizes = {batch.shape[0] for batch in strategy.experimental_local_results(batches)}
     return len(sizes) == 1 and None not in sizes
 
@@ -174,7 +174,7 @@ class _Part:
 
 @contextlib.contextmanager
 def part_of_batch(index, count, images, vectors=None):
-    """Within it, `uniform` and `whole_batch` know that the batch at hand is a part; see `_Part`."""
+    """Let `uniform` and `whole_batch` know that the current batch is a part; see `_Part`."""
     _thread.part = _Part(index, count, images, vectors)
     try:
         yield
@@ -198,7 +198,7 @@ def whole_batch(x):
 
 
 def across_batch(x):
-    """What a loss that compares images needs of their vectors x (B, ...), however the batch is divided.
+    """Exchange vectors x (B, ...) across the global batch, for a loss that compares images.
 
     Returns:
         The vectors (B, ...) of this replica, those of the global batch (G, ...), and the indices (B,) int32 of the

@@ -1,4 +1,4 @@
-"""What annotations are made of. Only type checkers and tests load this: jaxtyping comes with the extra `test`.
+"""The types for annotations. Only type checkers and tests load this: jaxtyping comes with the extra `test`.
 
 `Float[Array, "B N D"]` is a tensor of floats of three axes. An axis of the same name has one length in all that goes
 into a call and comes out of it; "..." stands for any number of axes.

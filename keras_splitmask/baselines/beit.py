@@ -59,9 +59,9 @@ class BEiT(ObjectiveModel):
         check_fitted(self.tokenizer)
 
     def masked(self, images, order, training=False):
-        """What the encoder makes of the masked patches: (B, m, D).
+        """Encode the images, and return the outputs at the masked patches: (B, m, D).
 
-        Attention does not care about order, so the tokens stay in the order in which they were dealt: masked last.
+        Attention does not depend on the order of tokens, so the tokens stay in the order of the split: masked last.
 
         Args:
             images: (B, H, W, C).

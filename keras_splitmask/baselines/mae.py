@@ -67,7 +67,7 @@ class MAE(ObjectiveModel):
         super().build(images_shape)
 
     def masked(self, images, order, training=False):
-        """What the decoder makes of the masked patches: (B, m, decoder_width).
+        """Encode and decode the images, and return the outputs at the masked patches: (B, m, decoder_width).
 
         Args:
             images: (B, H, W, C).

@@ -36,7 +36,7 @@ class AnnotatedSource(Source):
         return self.pictures.name(i)
 
     def size(self, i):
-        """(height, width) of the image that annotation `i` is for."""
+        """Return (height, width) of the image that annotation `i` is for."""
         raise NotImplementedError
 
     def keeps_depth(self, i):

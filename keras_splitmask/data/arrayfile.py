@@ -93,8 +93,10 @@ def _header(start, size):
 
 
 def _form(file):
-    """(shape, whether columns come first, dtype) of the array that begins here in a binary file, which is left at its
-    first value."""
+    """Return (shape, whether columns come first, dtype) of the array that begins here in a binary file.
+
+    The file is left at the first value.
+    """
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)

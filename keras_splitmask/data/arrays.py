@@ -162,5 +162,5 @@ def _begins_as_numpy(path):
 
 
 def _asks_for_pickle(error):
-    """Whether NumPy's error is about pickled objects. Its advice is to run them, so it must not be passed on."""
+    """Return whether NumPy's error is about pickled objects. Its advice is to run them, so it must not be passed on."""
     return "pickle" in str(error)

@@ -96,7 +96,7 @@ def cached(source, short_side, folder, report=None, workers=2):
 
 
 def _images(source, short_side, report, workers):
-    """(i, image i packed) of each that is readable, in order."""
+    """Yield (i, image i at the packed size) for each readable image, in order."""
     said = time.monotonic()
 
     def small(i):

@@ -121,7 +121,7 @@ def _picture(content, plan):
 
 
 def _known_jpeg(content):
-    """(height, width, whether it is grey) of an ordinary JPEG; None for other kinds.
+    """Return (height, width, whether it is grey) of an ordinary JPEG; None for other kinds.
 
     Pillow reads the whole header in Python, which took a tenth of the time of a small photograph.
     """
@@ -215,7 +215,7 @@ def _by_pillow(content, fraction):
 
 
 def keeps_depth(content):
-    """Whether all bits of an image file are read, given its content; 16-bit colour is read with 8 bits."""
+    """Return whether all bits of an image file are read, given its content; 16-bit colour is read with 8 bits."""
     if content.startswith((arrayfile.NUMPY, arrayfile.ZIP)):
         return True
     with open_picture(io.BytesIO(content)) as image:
@@ -223,14 +223,14 @@ def keeps_depth(content):
 
 
 def is_cut_to_8_bits(image):
-    """Whether Pillow keeps only 8 of 16 bits of an image, which is not loaded yet."""
+    """Return whether Pillow keeps only 8 of 16 bits of an image, which is not loaded yet."""
     stored = image.tile[0].args if image.tile else ""
     stored = stored[0] if isinstance(stored, tuple) else stored  # Pillow's name for the layout in the file
     return not is_deep(image.mode) and ";16" in str(stored)
 
 
 def is_deep(mode):
-    """Whether an image of this Pillow mode has more than 8 bits for each value."""
+    """Return whether an image of this Pillow mode has more than 8 bits for each value."""
     return mode in ("I", "F") or mode.startswith("I;16")
 
 
@@ -247,7 +247,7 @@ def scale_transparency(image):
 
 
 def _pixels(image):
-    """(H, W, C) of Pillow's image."""
+    """Return (H, W, C) of Pillow's image."""
     image.load()
     read = _deep_reader(image) if is_deep(image.mode) else functools.partial(_shallow, grey=is_grey(image.mode))
     rows = max(1, PIECE // (4 * image.width))

@@ -84,7 +84,7 @@ class FolderSource(Source):
 
     @property
     def image_shape(self):
-        """(height, width, channels) of the first image as stored; other images may have other sizes."""
+        """Return (height, width, channels) of the first image as stored; other images may have other sizes."""
         return *self.scan.images[self.paths[0]][:2], self.channels
 
     def summary(self):

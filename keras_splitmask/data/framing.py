@@ -40,7 +40,7 @@ class Frame:
         return shown
 
     def visible(self, boxes):
-        """What is in the part of boxes (n, 4) in pixels of the image; no rows or no columns of those that are not."""
+        """Cut boxes (n, 4), in pixels of the image, to the part. Boxes outside of it lose all rows or columns."""
         top, left, height, width = self.box
         return np.clip(boxes, (top, left, top, left), (top + height, left + width) * 2)
 

@@ -22,7 +22,7 @@ SAMPLES_PER_PIXEL, EXTRA_SAMPLES = 277, 338  # tags of a TIFF
 
 
 def read_header(path, value_range=None, several=None):
-    """(height, width, channels) of an image file as stored, or a reason (str) to leave it out.
+    """Return (height, width, channels) of an image file as stored, or a reason (str) to leave it out.
 
     Channels are 1 or 3 for a picture, and any number for an .npy or .npz file of one array (H, W) or (H, W, C), whose
     type must be one that `conversion.to_uint8` takes with that `value_range`. A picture of several pages or frames is

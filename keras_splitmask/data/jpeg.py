@@ -14,7 +14,7 @@ MAX_SEGMENTS = 10_000  # before the pixels; an ICC profile of 16 MB takes 255
 
 @dataclasses.dataclass
 class Jpeg:
-    """What stands before the pixels.
+    """The header of a JPEG.
 
     Attributes:
         samples: stored for each pixel: 3 for colour, 1.5 if its chroma has a quarter of the resolution. 4 if there is
@@ -62,7 +62,7 @@ def look(content):
 
 
 def count_scans(content):
-    """How many scans begin in some bytes of a file."""
+    """Count the scans that begin in some bytes of a file."""
     return content.count(bytes((0xFF, START_OF_SCAN)))
 
 

@@ -5,14 +5,16 @@ import numpy as np
 
 
 def stored(image):
-    """(offset, largest value) of the binary values of Pillow's image, not yet loaded, or None if Pillow reads it as
-    fast."""
+    """Return (offset, largest value) of the binary values of Pillow's image, or None if Pillow reads it as fast.
+
+    The image must not be loaded yet.
+    """
     tile = image.tile[0] if image.format == "PPM" and image.tile else None
     return (tile.offset, tile.args[1]) if tile and tile.codec_name == "ppm" else None
 
 
 def is_text(image):
-    """Whether the values of Pillow's image are written as text."""
+    """Return whether the values of Pillow's image are written as text."""
     return image.format == "PPM" and bool(image.tile) and image.tile[0].codec_name == "ppm_plain"
 
 

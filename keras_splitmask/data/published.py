@@ -69,7 +69,7 @@ class TfdsSource(Source):
             ) from error
 
     def size(self, i, feature="image"):
-        """(height, width) of an image of record `i`, as stored."""
+        """Return (height, width) of an image of record `i`, as stored."""
         image = self.example(i)[feature]
         if not isinstance(image, bytes):
             return image.shape[:2]

@@ -103,8 +103,9 @@ def _operations():
 
 
 def erase(image, rng, probability=0.25, area=(0.02, 1 / 3), aspect=(0.3, 1 / 0.3)):
-    """With that probability, a random rectangle of the image gives way to noise of ImageNet's mean and deviation, pixel
-    by pixel.
+    """Replace a random rectangle of the image by noise, with this probability.
+
+    Each pixel is drawn with ImageNet's mean and standard deviation.
 
     Args:
         image: (H, W, C) uint8.

@@ -1,4 +1,4 @@
-"""Which part of their range the values of a data set use, as a line for the user."""
+"""Report if the values of a data set use only a small part of their range."""
 
 import math
 

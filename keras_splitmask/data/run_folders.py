@@ -8,7 +8,7 @@ HEADER = "# keras_splitmask: the files of this run; no others are replaced or re
 
 
 def what_is_written(folder):
-    """What this library wrote into a folder, in words; None if nothing."""
+    """Name what this library wrote into a folder, "a run" or "a cache"; None if nothing."""
     if is_record(os.path.join(folder, RECORD)):
         return "a run"
     # By names only: an index may list millions of images, and this is asked of every folder of a scan.
@@ -20,7 +20,7 @@ def what_is_written(folder):
 
 
 def is_record(path):
-    """Whether a file is the record of a run."""
+    """Return whether a file is the record of a run."""
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):  # opening a FIFO waits for ever
             return False

@@ -72,7 +72,7 @@ class Source:
         raise NotImplementedError
 
     def keeps_depth(self, i):
-        """Whether the pixels of image `i` are read with all bits of the file."""
+        """Return whether the pixels of image `i` are read with all bits of the file."""
         return True
 
     def identity(self):
@@ -177,7 +177,7 @@ class Source:
 
     @functools.cached_property
     def image_shape(self):
-        """(height, width, channels) of the first readable image; other images may have other sizes."""
+        """Return (height, width, channels) of the first readable image; other images may have other sizes."""
         return self.readable(0, self.image)[0].shape
 
     @functools.cached_property

@@ -44,7 +44,7 @@ def split_folders(root, report=None):
 
 
 def named_as_splits(root):
-    """{name of a split in lower case: path} of the folders in `root` that have such a name in any case.
+    """Return {name of a split in lower case: path} of the folders in `root` that have such a name in any case.
 
     Raises:
         ValueError: if two names differ in case only.
@@ -62,7 +62,7 @@ def named_as_splits(root):
 
 
 def _is_split(root, names, split):
-    """Whether the folders `names`, all of the same split, are no class."""
+    """Return whether the folders `names`, all of the same split, are no class."""
     if split == "train" and not any(
         _is_image(root / name / inside) for name in names for inside in _names(root / name)
     ):
@@ -72,7 +72,7 @@ def _is_split(root, names, split):
 
 
 def _names(folder):
-    """What is in a folder, in order; nothing if it cannot be read, which `scan` tells."""
+    """List the names in a folder, sorted; empty if it cannot be read, which `scan` reports."""
     try:
         return sorted(os.listdir(folder))
     except OSError:
@@ -84,7 +84,7 @@ def _is_image(path):
 
 
 def what_is_beside(root, folders):
-    """{name: what it is} of what lies in `root` beside the folders of its splits and may be images."""
+    """Return {name: what it is} of what lies in `root` beside the folders of its splits and may be images."""
     found = walk(os.fspath(root), skip=[path.name for path in folders.values()])
     counts = collections.Counter(path.partition(os.sep)[0] if os.sep in path else "" for path in found.paths)
     loose = counts.pop("", 0)

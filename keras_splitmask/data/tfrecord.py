@@ -48,7 +48,7 @@ def _opened(path):
 
 
 def _places(path):
-    """Where the records of a file begin (n,) int64: each says how long it is."""
+    """Find the offsets of the records of a file (n,) int64. Each record starts with its length."""
     with _opened(path) as file:
         size, place, places = file.seek(0, os.SEEK_END) or file.tell(), 0, []
         while place < size:

@@ -31,7 +31,7 @@ def orientation(path):
 
 
 def _may_turn(file):
-    """Whether a file may have a block that says how it is turned, from few bytes of it."""
+    """Return whether a file may have a block that says how it is turned, from few bytes of it."""
     start = file.read(START)
     if start.startswith(jpeg.START):
         header = jpeg.look(start)

@@ -8,7 +8,7 @@ class WrongSize(ValueError):
 
 
 def is_final(dtype, value_range):
-    """Whether pixels of this type are not scaled by a `value_range`."""
+    """Return whether pixels of this type are not scaled by a `value_range`."""
     return dtype == np.bool_ or (dtype == np.uint8 and (value_range is None or value_range[1] > 255))
 
 
@@ -40,7 +40,7 @@ def check_pixels(pixels, name, value_range=None):
 
 
 def is_channels_first(shape):
-    """Whether an image of this shape (H, W, C) seems to be (C, H, W): a square behind 1 or 3."""
+    """Return whether an image of this shape (H, W, C) seems to be (C, H, W): a square behind 1 or 3."""
     return len(shape) == 3 and shape[0] in (1, 3) and shape[1] == shape[2] >= 8
 
 
@@ -65,7 +65,7 @@ def wrong_type(dtype, value_range=None):
 
 
 def check_range(value_range):
-    """(low, high) as floats, or None.
+    """Return (low, high) as floats, or None.
 
     Raises:
         ValueError: unless these are two finite numbers, the lower one first.

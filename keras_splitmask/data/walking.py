@@ -26,7 +26,7 @@ OF_SYSTEMS = {
 
 @dataclasses.dataclass
 class Walk:
-    """What is in a folder by the names of its files.
+    """The content of a folder, by the names of its files.
 
     Attributes:
         paths: relative paths of what may be images.

@@ -84,7 +84,7 @@ class NeighbourProbe:
         self.before = None
 
     def __call__(self, step):
-        """{"knn_accuracy": float}, or nothing between measurements."""
+        """Return {"knn_accuracy": float}, or nothing between measurements."""
         if self.before is not None and step - self.before < self.every and step != self.last:
             return {}
         self.before = step

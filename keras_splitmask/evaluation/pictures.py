@@ -10,7 +10,7 @@ MASKED_COLUMNS = ("original", "masked", "predicted")
 
 
 def has_picture(model):
-    """Whether a model can be drawn: a `SplitMask` with a tokenizer, or a model with a method `paint`."""
+    """Return whether a model can be drawn: a `SplitMask` with a tokenizer, or a model with a method `paint`."""
     return hasattr(model, "paint") or getattr(model, "inpaint_weight", 0) > 0
 
 

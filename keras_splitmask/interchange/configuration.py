@@ -132,7 +132,7 @@ def _pixels(file, processor):
 
 
 def described(arguments, layout):
-    """{file name: JSON object} that state the arguments of an encoder to the library of a layout."""
+    """Return {file name: JSON object} that state the arguments of an encoder to the library of a layout."""
     height, width, channels = arguments["image_shape"]
     mean, std = (
         [float(str(value)) for value in values] for values in pixel_statistics(channels)

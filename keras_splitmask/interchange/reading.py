@@ -148,7 +148,7 @@ def _as_keras(array):
 
 
 def _dropped(file, given):
-    """{name: why} of the arrays that are not part of an encoder; ValueError if one is unknown."""
+    """Return {name: why} of the arrays that are not part of an encoder; ValueError if one is unknown."""
     dropped, unknown = {}, []
     for name in given:
         reasons = [why for pattern, why in DROPPED if re.match(pattern, name)]
@@ -223,7 +223,7 @@ def _sizes(file, arrays, depth, stated):
 
 
 def _grid(file, positions, extra, image_size, patch_size):
-    """(rows, columns) of the patches of a position table (1, P, D), which may include cls and extra tokens."""
+    """Return (rows, columns) of the patches of a position table (1, P, D), which may include cls and extra tokens."""
     count = 0 if positions is None else positions.shape[1]
     others = {0, 1, 1 + extra}  # possible numbers of rows that are not patches
     if image_size:

@@ -34,7 +34,7 @@ def open_safetensors(path):
 
 
 def arrays_in(path, file, size):
-    """{name: `StoredArray`} of an open file of `size` bytes."""
+    """Return {name: `StoredArray`} of an open file of `size` bytes."""
     length = int.from_bytes(file.read(8), "little")
     if length > min(MAX_HEADER, size - 8):
         raise ValueError(f"its header promises {length} bytes")

@@ -95,12 +95,12 @@ def view(path, name, storage, member, start, layout):
 
 
 def is_count(number):
-    """Whether a value is a number of things that a file may hold."""
+    """Return whether a value is a number of things that a file may hold."""
     return isinstance(number, int) and 0 <= number < LARGEST_COUNT
 
 
 def is_name(text):
-    """Whether a value is a text short enough for a name."""
+    """Return whether a value is a text short enough for a name."""
     return isinstance(text, str) and len(text) <= MAX_NAME
 
 

@@ -20,7 +20,7 @@ MOST_MODULES = 1000
 
 
 def arrays_in_zip(path, archive, members, program):
-    """{name: `StoredArray`} of a file that torch wrote since version 1.6: a zip archive of a pickle and storages.
+    """Return {name: `StoredArray`} of a file of torch 1.6 or later: a zip archive of a pickle and storages.
 
     Args:
         path: the file.
@@ -44,7 +44,7 @@ def arrays_in_zip(path, archive, members, program):
 
 
 def arrays_in_legacy(path, file, size):
-    """{name: `StoredArray`} of a file that torch wrote before version 1.6.
+    """Return {name: `StoredArray`} of a file that torch wrote before version 1.6.
 
     It has five pickles (mark, version, machine, module, order of the storages), and then the length and the numbers of
     each storage.
@@ -96,7 +96,7 @@ def _unpickle(file):
 
 
 def _tensors(module):
-    """{name: (storage, offset, shape, strides)} of the tensors in a module and those below it, or in a dict."""
+    """Return {name: (storage, offset, shape, strides)} of the tensors in a module and those below it, or in a dict."""
     tensors, pending, seen = {}, [("", module)], set()
     while pending:
         prefix, module = pending.pop()

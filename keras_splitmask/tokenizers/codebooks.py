@@ -68,7 +68,7 @@ class Codebook(keras.layers.Layer):
 
     @property
     def fitted(self):
-        """Whether `fit` was called, on this tokenizer or on the one that was saved."""
+        """Return whether `fit` was called, on this tokenizer or on the one that was saved."""
         self._fitted = self._fitted or bool(ops.any(self.mean_patches != 0))
         return self._fitted
 
@@ -105,7 +105,7 @@ class Codebook(keras.layers.Layer):
         return argmax(ops.matmul(patches, ops.transpose(self.vectors)))
 
     def same_words(self, other):
-        """Whether another tokenizer maps every patch to the same word, for images of any size."""
+        """Return whether another tokenizer maps every patch to the same word, for images of any size."""
         if type(self) is not type(other):
             return False
         mine, theirs = ((t.patch_size, t.resolution, t.image_shape[-1]) for t in (self, other))

@@ -117,7 +117,10 @@ class Dalle(keras.layers.Layer):
         return self.encoder((1 - 2 * MARGIN) * x + MARGIN)
 
     def same_words(self, other):
-        """Whether another tokenizer has the same dVAE and patch size. A word also depends on pixels around it."""
+        """Return whether another tokenizer has the same dVAE and patch size.
+
+        Its words may still differ, since a word also depends on the pixels around its patch.
+        """
         if type(self) is not type(other):
             return False
         mine, theirs = ((t.patch_size, t.image_shape[-1], t.vocabulary, t.hidden) for t in (self, other))

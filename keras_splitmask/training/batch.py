@@ -1,4 +1,4 @@
-"""What one step of training or evaluation is given."""
+"""The input of one step of training or evaluation."""
 
 import typing
 

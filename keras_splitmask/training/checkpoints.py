@@ -176,8 +176,10 @@ def _read_header(file, path):
 
 
 def _is_plain(dtype):
-    """Whether it is of numbers, bfloat16 among them, which NumPy has as two bytes. Of a dtype without a size, any
-    number is no more than a byte."""
+    """Return whether a dtype is of plain numbers, or of the two bytes that NumPy has for bfloat16.
+
+    It must have a size: of a dtype without one, any number of items would fit into the file.
+    """
     return dtype.kind in "biufcV" and 0 < dtype.itemsize <= 16 and dtype.fields is None and dtype.subdtype is None
 
 
@@ -195,8 +197,7 @@ def _read_arrays(file, path, entries):
 
 
 def _is_of_its_step(path):
-    """Whether there is a checkpoint of the step that the name says, by its header and its length only, which costs
-    little."""
+    """Return whether a file is a checkpoint of the step in its name. Only its header and length are checked."""
     try:
         with _reading(path) as file:
             _read_header(file, path)
@@ -206,7 +207,7 @@ def _is_of_its_step(path):
 
 
 def _is_whole(path):
-    """Whether every byte is what was written. A file that this process has written or checked is not read again."""
+    """Return whether a checkpoint is undamaged. A file that this process has written or checked is not read again."""
     try:
         with _reading(path) as file:
             stamp = _stamp(path)
@@ -220,7 +221,7 @@ def _is_whole(path):
 
 
 def _stamp(path):
-    """What changes when a file does: its name, its place on the disk, its size and the time of its last change."""
+    """Identify a version of a file: its name, its place on the disk, its size and the time of its last change."""
     found = os.stat(path)
     return os.path.abspath(path), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
@@ -250,7 +251,7 @@ def _prune(folder, step, keep, keep_every, report):
 
 
 def move_aside(path, word):
-    """Rename what does not count. Returns its new name; None where it cannot be renamed, and stays as it is."""
+    """Rename a file that does not count. Return its new name, or None if it cannot be renamed."""
     names = itertools.chain([f"{path.name}.{word}"], (f"{path.name}.{word}-{i}" for i in itertools.count(2)))
     name = next(name for name in names if not os.path.lexists(path.with_name(name)))
     try:
@@ -261,7 +262,7 @@ def move_aside(path, word):
 
 
 def _remove_parts(folder):
-    """Remove what a run that was killed in a save has left behind."""
+    """Remove the unfinished files of runs that were killed during a save."""
     for left in folder.iterdir():
         if re.fullmatch(r"step-\d{10}\.part", left.name):
             with contextlib.suppress(OSError):
@@ -272,7 +273,7 @@ def _remove_parts(folder):
 
 
 def _flush_folder(folder):
-    """Make a rename survive a loss of power, on file systems that can."""
+    """Make a rename survive a power cut, on file systems that can."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -124,7 +124,7 @@ class CheckedModel(keras.Model):
         """Raise ValueError if what training needs was not done beforehand."""
 
     def problem_of_labels(self, labels):
-        """What is wrong with labels as `fit` takes them, in a line, or None."""
+        """Describe in a line what is wrong with labels for `fit`, or return None."""
 
     def _check_learns(self):
         if not self.trainable_variables:

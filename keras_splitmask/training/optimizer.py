@@ -18,13 +18,12 @@ DECAY_RULES = (
 
 
 def decays(path, rules=DECAY_RULES):
-    """Whether the weight of this path decays; None if no rule claims it."""
+    """Return whether the weight of this path decays; None if no rule claims it."""
     return next((decay for pattern, decay in rules if re.search(pattern, path)), None)
 
 
 def layer_of(path, depth):
-    """0 for the encoder's embeddings, i for its block i, depth + 1 for its last norm and for all that is not the
-    encoder."""
+    """Number the layer of a weight: 0 for the encoder's embeddings, i for its block i, depth + 1 for all others."""
     if re.search(r"(^|/)encoder/(patch_embedding|cls_token|extra_tokens)", path):
         return 0
     block = re.search(r"(^|/)encoder/block_(\d+)/", path)
@@ -83,13 +82,13 @@ class LayerwiseAdamW(FusedAdamW):
         super().build(variables)
 
     def scale(self, variable):
-        """What the learning rate is multiplied by for this weight."""
+        """The factor of the learning rate for this weight."""
         return (
             self.layer_decay ** (self.depth + 1 - layer_of(variable.path, self.depth)) if self.layer_decay < 1 else 1.0
         )
 
     def _moves(self, variable):
-        """1.0, or 0.0 where this step is one of the first ones, in which the weight stays as it is."""
+        """Return 0.0 in the first steps for a frozen weight, and 1.0 otherwise."""
         return ops.cast(self.iterations >= self.frozen_steps, "float32") if self._is_frozen(variable) else 1.0
 
     def _is_frozen(self, variable):

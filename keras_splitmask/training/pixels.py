@@ -16,7 +16,7 @@ def dtype_name(tensor):
 
 
 def problem_of_dtype(name):
-    """What is wrong with every image of this dtype, in a line, or None."""
+    """Describe in a line what is wrong with every image of this dtype, or return None."""
     if name in SAFE or name == "int32" or name.startswith(("float", "bfloat")):
         return None
     return (

@@ -1,4 +1,4 @@
-"""What is done with a pre-trained encoder: classify, detect, outline and segment."""
+"""Fine-tune a pre-trained encoder to classify, detect, outline and segment."""
 
 from keras_splitmask.transfer.classify import Classifier
 from keras_splitmask.transfer.mask_rcnn import MaskRCNN

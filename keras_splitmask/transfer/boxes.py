@@ -94,7 +94,7 @@ def anchors(image_shape, strides, sizes, ratios=(0.5, 1.0, 2.0)):
 
 
 def match(candidates, boxes, labels, low, high, best_too=False, ignored=None):
-    """Which object each candidate stands for.
+    """Match each candidate with an object.
 
     Args:
         candidates: boxes (B, A, 4).

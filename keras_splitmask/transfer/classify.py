@@ -108,7 +108,7 @@ class Classifier(ClassModel):
         return loss, outputs if weights is None else {**outputs, "weights": ops.reshape(weights, (-1, 1))}
 
     def _mixed(self, shape):
-        """Whether labels of this shape are probabilities of classes rather than classes."""
+        """Return whether labels of this shape are probabilities of classes rather than classes."""
         return len(shape) > 1 and shape[-1] == self.classes
 
     def _cross_entropy(self, logits, labels, weights):

@@ -131,7 +131,7 @@ def masks_in(regions, objects, masks, size):
     pixels, steps = ops.arange(side, dtype="float32"), (ops.arange(size, dtype="float32") + 0.5) / size
 
     def shares(i):
-        """How much of each line of the mask is in each of the answer: (B, R, size, S)."""
+        """Compute the fraction of each line of the mask in each line of the output: (B, R, size, S)."""
         low, high = regions[..., i], regions[..., i + 2]
         start, length = objects[..., i], ops.maximum(objects[..., i + 2] - objects[..., i], 1e-3)
         places = (low[..., None] + (high - low)[..., None] * steps - start[..., None]) / length[..., None] * side - 0.5

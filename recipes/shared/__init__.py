@@ -1,1 +1,1 @@
-"""What the recipes share: the command line, the folder of a run, data sets and fitting."""
+"""Modules that the recipes share: the command line, the folder of a run, data sets and fitting."""
