@@ -58,6 +58,7 @@ class Devices:
                         lambda x, i=i: x[len(x) // parts * i : len(x) // parts * (i + 1)], batch
                     )
 
+        # With their size, shapes are static, so the step is traced once.
         spec = keras.tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), next(shares()))
         dataset = tf.data.Dataset.from_generator(shares, output_signature=spec)
         return (
@@ -128,6 +129,7 @@ def _start_jax(strategy, count, model_devices):
         keras.distribution.initialize()
     hosts = jax.process_count()
     here = _first(jax.local_devices(), count)
+    # As many on each host: JAX divides the rows of a batch equally.
     chosen = [device for host in range(hosts) for device in _first(jax.local_devices(host), len(here))]
     if len(chosen) == 1 and strategy is None:
         keras.distribution.set_distribution(None)
@@ -136,6 +138,7 @@ def _start_jax(strategy, count, model_devices):
     share = (model_devices or len(chosen)) if strategy == "model_parallel" else 1
     if len(chosen) % share:
         raise ValueError(f"Expected model_devices to divide the {len(chosen)} devices, received model_devices={share}.")
+    # A copy of the weights must not cross hosts, since each host reads its own rows.
     if len(here) % share and hosts > 1:
         raise ValueError(
             f"Expected model_devices to divide the {len(here)} devices of a host, received model_devices={share}."

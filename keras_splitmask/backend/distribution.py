@@ -102,8 +102,7 @@ def _known_to_be_equal(strategy, batches):
 
 
 def _share(count, each=None):
-    """This replica's `count` rows among those of all replicas, `each` of an image; by default as many as `count`
-    says."""
+    """Locate this replica's `count` rows among those of all replicas. An image has `each` rows."""
     if share := getattr(_thread, "share", None):
         return share.rows(count // ops.maximum(share.images, 1) if each is None else each)
     replica = _replica()
@@ -115,7 +114,7 @@ def _share(count, each=None):
 
 
 def weighted(loss):
-    """A replica's mean loss times its weight in the mean over all replicas; 0 without an image."""
+    """Weight a replica's mean loss for the mean over all replicas; 0 without an image."""
     share = getattr(_thread, "share", None)
     if share is None:
         return loss
@@ -124,21 +123,22 @@ def weighted(loss):
 
 
 def gather_batch(x, each=1):
-    """The rows of all replicas, with their gradients, and where this replica's own stand among them.
+    """Gather the rows of all replicas, with their gradients, and the indices of this replica's own rows.
 
     Args:
-        x: (B, ...), one replica's share of the batch.
-        each: rows of an image.
+        x: (B, ...), the shard of this replica.
+        each: number of rows per image.
 
     Returns:
-        The global batch (G, ...) and the own rows' indices (B,) int32. Under JAX a batch is global already; under
-        TensorFlow outside of a strategy, and in one process of torch, the replica is alone.
+        The global batch (G, ...) and the own rows' indices (B,) int32. On JAX a batch is global already; on
+        TensorFlow outside of a strategy, and on torch, there is only one replica.
     """
     own = ops.arange(ops.shape(x)[0], dtype="int32")
     if replica := _replica():
         share = _share(ops.shape(x)[0], each)
         own = own + share.start
-        if getattr(_thread, "share", None):  # which TensorFlow does not gather
+        # all_gather needs shards of equal size. Unequal ones are padded to the whole batch and summed.
+        if getattr(_thread, "share", None):
             after = share.total - share.start - share.images
             return replica.all_reduce("SUM", _pad(x, share.start, after)), own
         x = replica.all_gather(x, axis=0)
@@ -153,7 +153,7 @@ def _pad(x, before, after):
 
 
 def mean_of_batch(x, each=1):
-    """The mean (...) over the rows (B, ...) of all replicas, `each` of an image."""
+    """Average rows (B, ...) over all replicas; an image has `each` rows."""
     replica = _replica()
     if not replica:
         return ops.mean(x, axis=0)
@@ -163,8 +163,8 @@ def mean_of_batch(x, each=1):
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """`images` images of a batch, or of a replica's share: those numbered index, index + count, ... Thus each device
-    has some of every part."""
+    """`images` images of a batch or a shard: those numbered index, index + count, ... So each device has some of each
+    part."""
 
     index: object
     count: int
@@ -209,7 +209,7 @@ def across_batch(x):
 
 
 def uniform(shape, low=0.0, high=1.0, seed=None):
-    """`keras.random.uniform` in float32 for a batch (B, ...), in which a row gets the same numbers however the batch is
+    """`keras.random.uniform` in float32 for a batch (B, ...). A row's numbers do not depend on how the batch is
     divided."""
     replica, part = _replica(), getattr(_thread, "part", None)
     if not replica and not part:
@@ -224,7 +224,7 @@ def uniform(shape, low=0.0, high=1.0, seed=None):
 
 
 def average(tensors):
-    """The means over all replicas of a list of tensors; None stays None."""
+    """Average each tensor of a list over all replicas; None stays None."""
     replica = _replica()
     if not replica:
         return tensors
@@ -233,10 +233,9 @@ def average(tensors):
 
 
 def keep_on_first_replica(gradients):
-    """What to give to an optimizer that adds up the gradients of all replicas, if all have these: zeros on all but the
-    first.
+    """Set gradients that all replicas share to zero on all but the first.
 
-    Thus it clips the gradients themselves; a share of them on each replica would be shorter than what it is to clip.
+    Keras clips each replica's gradients before it sums them. Full gradients on one replica make the clipping exact.
     """
     replica = _replica()
     if not replica:
@@ -260,7 +259,7 @@ def cond_across_replicas(condition, then, otherwise, *arguments):
     context = tf.distribute.get_replica_context()
     if (
         tf.distribute.has_strategy() and context
-    ):  # in a branch no replica may wait to update a variable, not even the only one, unless both began there
+    ):  # inside a branch of `cond`, replicas cannot meet to update a variable, so they meet before it
         context.merge_call(merged, args=(condition, arguments))
     else:
         cond(condition, lambda function: function(*arguments))

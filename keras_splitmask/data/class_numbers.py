@@ -82,6 +82,7 @@ def numbering(path, expected, numbers):
         names = classes if len(classes) == 2 else ["background", *classes]
         note = f"The label maps hold 0 and 255 only: 255 is read as class 1 ({names[1]}), not ignored."
         return Numbering(names, _meaning({0: 0, IGNORE: 1}, []), note)
+    # Masks that were resized smoothly have all greys up to 255, which would be taken for classes.
     if not path.exists() and expected is None and len(numbers) > COUNTED and IGNORE in numbers:
         raise ValueError(
             f"Expected class numbers in the label maps, received {len(numbers)} numbers from {min(numbers)} to 255 in"
@@ -91,6 +92,7 @@ def numbering(path, expected, numbers):
     assumed = void is None
     void = {IGNORE} if assumed else void
     if isinstance(classes, list):
+        # Names take the numbers from 0 on, without those to ignore.
         free = (number for number in itertools.count() if number not in void)
         classes = dict(zip(free, classes, strict=False))
     names = list(classes.values())
@@ -111,6 +113,7 @@ def _counted(numbers):
 def _meaning(of_number, void):
     meaning = np.full(LARGEST + 1, -1, "int16")
     meaning[[IGNORE, *void]] = IGNORE
+    # Classes last: a class may have the number 255.
     meaning[list(of_number)] = list(of_number.values())
     return meaning
 

@@ -68,6 +68,7 @@ def number(value):
     """Convert an id or a length, or its text, to an int. Other text stays; anything else becomes None."""
     if isinstance(value, str):
         return int(value) if value.isascii() and value.isdigit() and len(value) < 20 else value or None
+    # Above 2**53, a float stands for more than one integer.
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
@@ -167,8 +168,10 @@ def clean(annotation, known, height, width):
         left, right = (min(max(x, 0.0), float(width)) for x in (left, right))
         top, bottom = (min(max(y, 0.0), float(height)) for y in (top, bottom))
         box = [left, top, right - left, bottom - top]
+    # In float32, as targets are: a box of 1e-9 pixels would be empty there.
     if not (np.float32(left) < np.float32(right) and np.float32(top) < np.float32(bottom)):
         raise ValueError("a box outside its image")
+    # The metrics sort objects by area, and some programs write none or 0.
     (area,) = finite([annotation.get("area")]) or [0]
     cleaned = {
         "category_id": known[category],
@@ -178,6 +181,7 @@ def clean(annotation, known, height, width):
     }
     try:
         outline = usable(annotation.get("segmentation"), height, width)
+        # An outline elsewhere belongs to another object, so it is no mask for this box.
         if isinstance(outline, list) and not _meets(outline, left, top, right, bottom):
             raise ValueError("an outline outside its box")
     except ValueError as error:  # the box can still be used

@@ -68,6 +68,7 @@ class Machine:
         """
         start = file.tell()
         program = io.BytesIO(file.read(LIMIT))  # a file would make room for whatever length a text claims to have
+        # genops only parses; it runs nothing.
         for opcode, argument, _ in pickletools.genops(program):
             self._spend(1)
             self._step(opcode.name, argument)
@@ -152,6 +153,7 @@ class Machine:
             self.stack.append(Placeholder(str(name), arguments))
             return
         self.stack.append(CONTAINERS[name]())
+        # Containers are copied, so a short pickle could fill the memory by copying one again and again.
         for items in arguments:
             self._spend(len(items))
             if CONTAINERS[name] is set:
@@ -164,7 +166,7 @@ class Machine:
         self._make(self.stack.pop(), arguments)
 
     def _instance(self, argument):
-        """Of a class in the argument or else below its arguments, all above a mark."""
+        """Make an instance of a class, named in the argument or below its arguments, all above a mark."""
         items = self._marked()
         if argument is not None:
             self._name(argument)

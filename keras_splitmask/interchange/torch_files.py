@@ -104,6 +104,7 @@ def _tensors(module):
             parameters, children = module, {}
         else:
             parameters, children = module.state["_parameters"], module.state["_modules"]
+        # A module inside itself would be walked for ever.
         if id(module) in seen or len(seen) > MOST_MODULES:
             raise ValueError("its modules are too many, or one is inside another twice")
         seen.add(id(module))
@@ -113,6 +114,7 @@ def _tensors(module):
         for name, value in parameters.items():
             if value is not None:
                 tensors[prefix + name] = _layout(prefix + name, value)
+        # A list instead of recursion: deep nesting must not overflow the stack.
         pending += [(f"{prefix}{name}.", child) for name, child in children.items()]
     return tensors
 
