@@ -10,6 +10,9 @@ Vocabulary: images (B, H, W, C) uint8, uint16 or float in 0..1; patches (B, N, P
 int32; ids (B, N) int32 visual words; logits (B, m, V). Rows before columns.
 """
 
+from keras_splitmask.backend import installed  # noqa: F401, it looks for a backend before Keras is imported
+
+# isort: split
 from keras_splitmask import baselines, data, evaluation, interchange, losses, tokenizers, training, transfer
 from keras_splitmask.augment import Augment, AugmentViews
 from keras_splitmask.decoder import Decoder

@@ -10,7 +10,6 @@ have in common. Run the same command again to resume; finished runs are not repe
 import pathlib
 import re
 import statistics
-import sys
 import time
 
 from absl import flags
@@ -34,7 +33,6 @@ flags.DEFINE_string("cifar10", "tfds:cifar10", "CIFAR-10 for the small tables, n
 flags.DEFINE_string("data_dir", None, "Folder where tfds stores its data.")
 FLAGS = flags.FLAGS
 FLAGS.set_default("workdir", "runs/reproduce")
-RECIPES = pathlib.Path(__file__).resolve().parent
 
 
 def commands(row, column, seed):
@@ -67,10 +65,10 @@ def command_of(folder, recipe, arguments):
         if FLAGS[name].value is not None
     ]
     arguments = [
-        text.replace("=recipes/flags/", f"={RECIPES}/flags/").replace("tfds:cifar10", FLAGS.cifar10)
+        text.replace("=recipes/flags/", f"={screen.RECIPES}/flags/").replace("tfds:cifar10", FLAGS.cifar10)
         for text in arguments
     ]
-    return [sys.executable, str(RECIPES / f"{recipe}.py"), *arguments, *shared, f"--workdir={folder}"]
+    return [*screen.arguments_of(recipe), *arguments, *shared, f"--workdir={folder}"]
 
 
 def measured(row, column, seed):
@@ -160,7 +158,7 @@ def show(table, seeds):
         value = measured(row, column, seed)
         print(f"{row.name}, {column.name}, seed {seed}: {'missing' if value is None else round(value, column.digits)}")
         for made in commands(row, column, seed):
-            print("  python recipes/" + " ".join([f"{made[1]}.py", *made[2], f"--workdir={made[0]}"]))
+            print(f"  {' '.join([screen.program(made[1]), *made[2], f'--workdir={made[0]}'])}")
     print_table(table, seeds)
 
 

@@ -19,6 +19,9 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 PIP = {"PIL": "pillow", "absl": "absl_py"}  # module: package, where the names differ
 NOT_IMPORTED = {  # what a file needs besides its imports
     "recipes/reproduce.py": {"recipes/finetune", "recipes/pretrain", "recipes/probe"},
+    "recipes/splitmask.py": {
+        f"recipes/{p.stem}" for p in (ROOT / "recipes").glob("[a-z]*.py") if p.stem != "splitmask"
+    },
     "tests/style.py": {"@codespell", "@mypy", "@ruff"},
     "tests/conftest.py": {"@tensorflow", "@jax", "@torch"},
     "tests/__main__.py": {"tests/conftest", "@pytest"},

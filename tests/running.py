@@ -5,7 +5,6 @@ import functools
 import io
 import os
 import pathlib
-import re
 import runpy
 import subprocess
 import sys
@@ -19,8 +18,6 @@ from keras_splitmask import encoder
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = {"vit_micro": (16, 2, 2), "vit_tiny": (24, 2, 3)}
-# What TensorFlow's C++ writes on stderr as it is imported, before its level of logging is known.
-NOISE = re.compile(r"(WARNING: All log messages before absl::InitializeLog|[IWE]\d{4} \d\d:\d\d:).*\n")
 
 
 def script_of(name):
@@ -37,7 +34,7 @@ def run_by_command(name, *arguments, **environment):
     env = {**os.environ, "KERAS_BACKEND": keras.backend.backend(), "PYTHONPATH": str(ROOT), **environment}
     command = [sys.executable, script_of(name), *map(str, arguments)]
     end = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
-    return End(status=end.returncode, out=end.stdout, err=NOISE.sub("", end.stderr))
+    return End(status=end.returncode, out=end.stdout, err=end.stderr)
 
 
 def run_here(name, *arguments):

@@ -3,12 +3,23 @@ install."""
 
 import importlib
 
+PACKAGES = {  # of each extra in pyproject.toml, without those that are for some machines only
+    "tf": "tensorflow tensorflow-datasets",
+    "data": "grain pillow simplejpeg",
+    "cv": "keras-cv==0.9.0",
+    "coco": "pycocotools",
+}
+
 
 def optional(module, extra):
-    """The named module, or an ImportError that names the extra of this package that brings it."""
+    """Import and return the named module of an extra of this package.
+
+    Raises:
+        ImportError: if the module cannot be imported. The message names the packages to install.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
-            f'Expected {module} to be installed, received "{error}"; run pip install "keras_splitmask[{extra}]".'
+            f'Expected {module} to be installed, received "{error}". Run: pip install {PACKAGES[extra]}'
         ) from error

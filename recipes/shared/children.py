@@ -5,12 +5,14 @@ import signal
 import subprocess
 import threading
 
+from recipes.shared import noise
+
 WATCHED = "KERAS_SPLITMASK_WATCH_STDIN"  # set where stdin is a pipe that closes when the parent ends
 
 
 def run(command):
     """Run a recipe and return its exit status. If this process is stopped, the recipe is stopped first."""
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, WATCHED: "1"})
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=noise.direct, env={**os.environ, WATCHED: "1"})
     try:
         return child.wait()
     except BaseException:

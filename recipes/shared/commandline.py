@@ -11,7 +11,7 @@ import traceback
 
 from absl import app, flags
 
-from recipes.shared import children, flagfiles, paths, screen
+from recipes.shared import children, flagfiles, noise, paths, screen
 
 BACKENDS = ("tensorflow", "jax", "torch")
 _signals = []  # signals that asked to stop
@@ -44,7 +44,7 @@ def run(main, settle_flags=lambda: None):
     Bad input ends in one line and exit status 2. A full or failing disk, SIGTERM, Ctrl-C and a closed terminal end in
     one line and status 75.
     """
-    with screen.kept_open(), _stopped_by_signals():
+    with screen.kept_open(), noise.dropped(), _stopped_by_signals():
         children.end_with_parent()
         try:
             app.define_help_flags()
@@ -67,7 +67,7 @@ def run(main, settle_flags=lambda: None):
                 line := f"{error}. {remedy}, then run the same command again." if remedy else _line_for_user(error)
             ):
                 raise
-            print(f"{pathlib.Path(sys.argv[0]).name}: {line}", file=sys.stderr)
+            print(f"{screen.name()}: {line}", file=sys.stderr)
             raise SystemExit(os.EX_TEMPFAIL if remedy else 2) from error
 
 
@@ -132,13 +132,16 @@ def _choose_backend():
     backend = FLAGS.backend or os.environ.get("KERAS_BACKEND") or (installed or BACKENDS)[0]
     if backend not in BACKENDS:
         raise BadInput(f"Expected the backend to be one of {', '.join(BACKENDS)}, received KERAS_BACKEND={backend!r}.")
-    if backend not in installed:
+    if not installed:
         raise BadInput(
-            f"The backend {backend} is not installed. Run: pip install"
-            f" 'keras-splitmask[{backend.replace('tensorflow', 'tf')}]'"
+            "Keras needs a backend, and none is installed. Run one of: pip install torch; pip install tensorflow;"
+            " pip install jax"
         )
+    if backend not in installed:
+        others = " or ".join(f"--backend={name}" for name in installed)
+        raise BadInput(f"The backend {backend} is not installed. Use {others}, or run: pip install {backend}")
     FLAGS.backend = os.environ["KERAS_BACKEND"] = backend  # run.flags lists it
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
     import keras
 
     keras.config.set_dtype_policy("float32" if FLAGS.precision == "float32" else f"mixed_{FLAGS.precision}")

@@ -1,14 +1,20 @@
-"""Flag files: --flagfile=PATH is replaced by the lines of the file."""
+"""Flag files: --flagfile=PATH is replaced by the lines of the file. Those of the project are found everywhere."""
 
+import difflib
 import os
+import pathlib
 
 from absl import flags
 
 LARGEST = 1 << 20  # bytes
+FOLDER = pathlib.Path(__file__).resolve().parents[1] / "flags"
 
 
 def expanded(arguments, around=()):
     """Replace each --flagfile=PATH in the arguments by the flags in that file, which may name more flag files.
+
+    If there is no such file, PATH may be the name of one that comes with the project: "paper/mae", "paper/mae.flags" or
+    "recipes/flags/paper/mae.flags".
 
     `around` holds the real paths of the files that the arguments come from.
 
@@ -27,7 +33,23 @@ def expanded(arguments, around=()):
     return result
 
 
+def names():
+    """List the names of the flag files that come with the project, such as "quickstart" and "paper/mae"."""
+    return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.flags"))
+
+
+def _found(path):
+    """Return the path of a file: that of the user's, or else that of the project's file of this name."""
+    name = _name(path)
+    return path if os.path.lexists(path) or name not in names() else str(FOLDER / f"{name}.flags")
+
+
+def _name(path):
+    return os.path.normpath(path).removeprefix("recipes/flags/").removesuffix(".flags")
+
+
 def _content(path, around):
+    path = _found(path)
     real = os.path.realpath(path)
     if real in around:
         raise flags.Error(f"{path} includes itself; remove the line with --flagfile={path}.")
@@ -35,7 +57,9 @@ def _content(path, around):
         with open(path, "rb") as file:
             content = file.read(LARGEST + 1)
     except FileNotFoundError as error:
-        raise flags.Error(f"Flag file not found: {path}. Check the path after --flagfile.") from error
+        near = difflib.get_close_matches(_name(path), names(), 1)
+        advice = f"Did you mean --flagfile={near[0]}?" if near else "Check the path after --flagfile."
+        raise flags.Error(f"Flag file not found: {path}. {advice}") from error
     except OSError as error:
         raise flags.Error(f"The flag file {path} cannot be read ({error.strerror}).") from error
     if len(content) > LARGEST or b"\0" in content:

@@ -1,9 +1,67 @@
-"""Printing that cannot end a run: a closed pipe or a full disk behind stdout or stderr is only reported."""
+"""Printing that cannot end a run: a closed pipe or a full disk behind stdout or stderr is only reported. Also the names
+of the programs, as this user calls them."""
 
 import contextlib
 import errno
 import os
+import pathlib
+import shlex
+import shutil
 import sys
+
+RECIPES = pathlib.Path(__file__).resolve().parents[1]
+_script = None  # path of the command `splitmask`, if it started this program
+
+
+def start_by(script):
+    """Remember that the command `splitmask` at this path starts the program."""
+    global _script
+    _script = script
+
+
+def name():
+    """Return the name of this program for its messages: "splitmask pretrain" or "pretrain.py"."""
+    own = pathlib.Path(sys.argv[0])
+    if not _script:
+        return own.name
+    command = pathlib.Path(_script).name
+    return f"{command} {own.stem}" if own.parent == RECIPES and own.name != command else command
+
+
+def program(recipe=""):
+    """Write how to start another recipe, in the way in which the user started this program: "splitmask predict" or
+    "python recipes/predict.py". Without a recipe: "splitmask", where that started the program.
+
+    The text runs in this folder, even if it needs a path that the user typed, such as ".venv/bin/splitmask predict".
+    """
+    if not _script:
+        return f"{_python()} {_typed(pathlib.Path(sys.argv[0]).with_name(f'{recipe}.py'))}"
+    start = f"{_python()} {_typed(_script)}" if _script.endswith(".py") else _short(_script)
+    return f"{start} {recipe}".rstrip()
+
+
+def arguments_of(recipe):
+    """Return the arguments that start another recipe in a process of its own, in the same way."""
+    start = [_script, recipe] if _script else [str(RECIPES / f"{recipe}.py")]
+    return [sys.executable, *start]
+
+
+def _python():
+    return _short(sys.orig_argv[0] or "python")
+
+
+def _short(path):
+    """Return a program's name if the shell finds the program by it, otherwise its path."""
+    found = shutil.which(os.path.basename(path))
+    return os.path.basename(path) if found and os.path.abspath(found) == os.path.abspath(path) else _typed(path)
+
+
+def _typed(path):
+    """Return a path as one types it here: relative if it lies below the current folder, quoted if it needs it."""
+    if os.path.basename(path) == str(path):
+        return shlex.quote(str(path))
+    near = os.path.relpath(path)
+    return shlex.quote(str(path) if near.startswith("..") else near)
 
 
 class Patient:

@@ -11,7 +11,7 @@ import tempfile
 
 from absl import flags
 
-from recipes.shared import commandline, paths, writing
+from recipes.shared import commandline, noise, paths, writing
 from recipes.shared.record import InUse, Record
 
 flags.DEFINE_string("workdir", None, "Folder of the run: a new or empty folder, or that of a run to resume.")
@@ -262,7 +262,7 @@ def _check_folder(folder):
 
 def _is_own_output(path):
     """Return whether stdout or stderr goes to this file."""
-    for descriptor in (1, 2):
+    for descriptor in (1, noise.direct or 2):
         with contextlib.suppress(OSError):
             if os.path.samestat(os.stat(path), os.fstat(descriptor)):
                 return True

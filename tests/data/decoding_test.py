@@ -335,7 +335,7 @@ def test_a_missing_package_says_what_to_install(monkeypatch):
     with pytest.raises(ImportError, match="Expected simplejpeg to be installed"):  # and not that the image is broken
         read_pixels(content.getvalue(), "a.jpg")
     with pytest.raises(
-        ImportError, match=r'Expected grain to be installed, .*; run pip install "keras_splitmask\[data'
+        ImportError, match=r"Expected grain to be installed, .*\. Run: pip install grain pillow simplejpeg$"
     ) as error:
         optional("grain", "data")
     assert "\n" not in str(error.value)

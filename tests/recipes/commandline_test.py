@@ -3,6 +3,7 @@ import importlib.util
 import os
 import time
 
+import keras
 import pytest
 
 from recipes.shared import flagfiles
@@ -44,9 +45,12 @@ def test_the_backend_is_chosen_by_flag_then_environment(refused, command, monkey
         lambda name, *rest: None if name in ("jax", "tensorflow") else find_spec(name, *rest),
     )
     line = refused("probe", "--backend=jax")
-    assert line == "probe.py: The backend jax is not installed. Run: pip install 'keras-splitmask[jax]'\n"
-    assert "pip install 'keras-splitmask[tf]'" in refused("probe", "--backend=tensorflow")
-    assert os.environ["KERAS_BACKEND"] == "tensorflow"
+    assert line == "probe.py: The backend jax is not installed. Use --backend=torch, or run: pip install jax\n"
+    assert refused("probe", "--backend=tensorflow").endswith("run: pip install tensorflow\n")
+    assert os.environ["KERAS_BACKEND"] == keras.backend.backend()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None)
+    line = refused("probe")
+    assert line.startswith("probe.py: Keras needs a backend, and none is installed. Run one of: pip install torch; ")
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,8 @@ def test_list_runs_nothing(here, tmp_path, stand_in):
     assert (
         len(
             re.findall(
-                r"seed 0: missing\n  python recipes/pretrain.py --flagfile=recipes/flags/small/sample.flags", end.out
+                r"seed 0: missing\n  \S*python\S* recipes/pretrain.py --flagfile=recipes/flags/small/sample.flags",
+                end.out,
             )
         )
         == 12
