@@ -1,6 +1,7 @@
 """Train a detector of boxes, and optionally of masks, on a pre-trained encoder or from scratch.
 
     python recipes/detect.py --init_from=runs/cells --dataset=coco:cells --image_size=384x512 --workdir=runs/found
+    python recipes/detect.py --size=vit_micro --patch_size=8 --dataset=coco:cells --image_size=256 --workdir=runs/new
 
 coco:DIR holds DIR/SPLIT/images and DIR/SPLIT/instances.json in COCO's format, where SPLIT is train, val or test. The
 layout of COCO's own archives works too: DIR/annotations/instances_train2017.json, DIR/train2017 and so on.

@@ -1,6 +1,7 @@
 """Evaluate a frozen encoder by nearest neighbours, and by a linear classifier on the features of every block.
 
     python recipes/probe.py --init_from=runs/quickstart --dataset=sample --workdir=runs/quickstart-probe
+    python recipes/probe.py --init_from=runs/photos --dataset=folder:labelled
 
 The features of all blocks are kept in memory: 8 x images x blocks x width bytes, or 4 GB for 100,000 images and ViT-S.
 Use --train_limit if that is too much.

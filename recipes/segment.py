@@ -1,7 +1,7 @@
 """Train a segmenter, which classifies every pixel, on a pre-trained encoder or from scratch.
 
-    python recipes/segment.py --init_from=runs/streets --dataset=masks:streets --image_size=384x512 \
-        --workdir=runs/segmented
+    python recipes/segment.py --init_from=runs/photos --dataset=masks:streets --image_size=256 --workdir=runs/found
+    python recipes/segment.py --size=vit_tiny --patch_size=8 --dataset=masks:streets --image_size=256 --workdir=runs/new
 
 masks:DIR holds DIR/SPLIT/images and DIR/SPLIT/labels, where SPLIT is train, val or test. Labels are PNG files of class
 numbers, with the names of the images. tfds:scene_parse150 is ADE20k. DIR/classes.json may name the classes, in one of

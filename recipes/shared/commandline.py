@@ -9,9 +9,9 @@ import signal
 import sys
 import traceback
 
-from absl import app, flags
+from absl import flags
 
-from recipes.shared import children, flagfiles, noise, paths, screen
+from recipes.shared import children, flagfiles, help, noise, paths, screen
 
 BACKENDS = ("tensorflow", "jax", "torch")
 _signals = []  # signals that asked to stop
@@ -27,8 +27,8 @@ flags.DEFINE_enum(
     "Number format of the computation; weights stay float32. bfloat16 is faster on GPUs and TPUs, float16 on old GPUs.",
 )
 FLAGS = flags.FLAGS
-# Flags of shared modules that --help shows beside the recipe's own.
-IN_HELP = ("workdir", "overwrite", "backend", "precision", "strategy", "devices", "model_devices")
+# Flags of shared modules that run.flags lists beside the recipe's own.
+SHARED = ("workdir", "overwrite", "backend", "precision", "strategy", "devices", "model_devices")
 REMEDIES = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Make room") | dict.fromkeys(
     (errno.EIO, errno.EROFS, errno.ESTALE), "Check that disk"
 )
@@ -47,8 +47,10 @@ def run(main, settle_flags=lambda: None):
     with screen.kept_open(), noise.dropped(), _stopped_by_signals():
         children.end_with_parent()
         try:
-            app.define_help_flags()
-            for name in IN_HELP:
+            if asked := help.wanted(sys.argv[1:]):
+                print(help.text(full=asked == "helpfull"))
+                return
+            for name in SHARED:
                 if name in FLAGS:
                     FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[name])
             rest = FLAGS([sys.argv[0], *flagfiles.expanded(sys.argv[1:])])[1:]
@@ -59,8 +61,6 @@ def run(main, settle_flags=lambda: None):
             settle_flags()
             _choose_backend()
             main()
-        except SystemExit as end:  # absl prints the help and leaves with 1
-            raise SystemExit(0 if any(a.startswith(("--help", "-help")) for a in sys.argv) else end.code) from None
         except Exception as error:
             remedy = REMEDIES.get(error.errno) if isinstance(error, OSError) else None
             if not (
