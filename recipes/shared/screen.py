@@ -87,6 +87,10 @@ class Patient:
     def flush(self):
         self._try(self.stream.flush)
 
+    def close(self):
+        """Keep the stream open; absl closes the stderr that it finds when Python exits."""
+        self.flush()
+
     def _try(self, call, *arguments):
         try:
             call(*arguments)

@@ -59,6 +59,12 @@ def test_a_traceback_is_whole_and_last():
     assert end.returncode == 1 and end.stderr.endswith("RuntimeError: ours\n") and "cuInit" in end.stderr
 
 
+def test_a_library_cannot_close_stderr():
+    end = end_of("import absl.logging; absl.logging.warning('by a library')")
+    assert end.returncode == 0 and end.stderr.count("by a library") == 1
+    assert end.stderr.endswith("afterwards\n") and "cannot be written" not in end.stderr
+
+
 @pytest.mark.backend
 def test_programs_write_nothing_on_stderr(command, tmp_path):
     given = ("--dataset=sample", "--size=vit_micro", "--image_size=8", "--patch_size=4", "--vocabulary=8")
