@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from keras_splitmask.data.folders import FolderSource
 from keras_splitmask.data.scan import NAMED, THREADS, printable
-from keras_splitmask.data.sources import Source
+from keras_splitmask.data.sources import Source, check_split
 from keras_splitmask.data.turning import orientation, upright
 from keras_splitmask.data.values import WrongSize
 
@@ -67,6 +67,22 @@ class AnnotatedSource(Source):
     def summary(self):
         """The number of images and classes, and what was left out and why, in a line."""
         return f"{len(self)} images, {len(self.classes)} classes{left_out_text(self.left_out)}"
+
+
+def kind_and_place(dataset, split, forms):
+    """Divide the name of an annotated data set, such as coco:PATH, at the colon, and check it and the split.
+
+    Args:
+        dataset: the name.
+        split: must be "train", "val" or "test".
+        forms: {kind: what stands behind the colon}, for the error.
+    """
+    kind, _, place = dataset.partition(":")
+    if kind not in forms or not place:
+        names = " or ".join(":".join(form) for form in forms.items())
+        raise ValueError(f"Expected a dataset {names}, received {dataset!r}.")
+    check_split(split)
+    return kind, place
 
 
 def check_size(annotated, size, name):

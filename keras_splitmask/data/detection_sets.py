@@ -5,12 +5,11 @@ import os
 from pathlib import Path
 
 from keras_splitmask.data import coco_files
-from keras_splitmask.data.annotated import annotated_images, check_left_out
+from keras_splitmask.data.annotated import annotated_images, check_left_out, kind_and_place
 from keras_splitmask.data.coco import CocoSource, TfdsDetectionSource
 from keras_splitmask.data.published import open_tfds
 from keras_splitmask.data.ranges import report_range
 from keras_splitmask.data.scan import printable, scan
-from keras_splitmask.data.sources import check_split
 from keras_splitmask.data.values import check_range
 
 
@@ -48,10 +47,7 @@ def open_detection(
         ValueError: if there is no such data set, or it has no usable objects or other classes.
     """
     value_range = check_range(value_range)
-    kind, _, place = dataset.partition(":")
-    if kind not in ("coco", "tfds") or not place:
-        raise ValueError(f"Expected a dataset coco:PATH or tfds:NAME, received {dataset!r}.")
-    check_split(split)
+    kind, place = kind_and_place(dataset, split, {"coco": "PATH", "tfds": "NAME"})
     if kind == "coco":
         source = _open_coco(place, split, channels, report, max_bad_fraction)
     else:

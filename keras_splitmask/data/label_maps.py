@@ -7,12 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_splitmask.data.annotated import AnnotatedSource, annotated_images, check_classes, check_left_out, check_size
+from keras_splitmask.data.annotated import (
+    AnnotatedSource,
+    annotated_images,
+    check_classes,
+    check_left_out,
+    check_size,
+    kind_and_place,
+)
 from keras_splitmask.data.class_numbers import IGNORE, numbering
 from keras_splitmask.data.published import open_tfds
 from keras_splitmask.data.ranges import report_range
 from keras_splitmask.data.scan import INTERVAL, THREADS, printable, scan
-from keras_splitmask.data.sources import SPLITS, NoSuchSplit, check_split
+from keras_splitmask.data.sources import SPLITS, NoSuchSplit
 from keras_splitmask.data.split_folders import SPLIT_OF, named_as_splits
 from keras_splitmask.data.stored_numbers import LARGEST, PART, look, read_file, read_numbers
 from keras_splitmask.data.turning import turn_labels, upright
@@ -157,10 +164,7 @@ def open_segmentation(
         ValueError: if there is no such data set, or it has no usable label maps or other classes.
     """
     value_range = check_range(value_range)
-    kind, _, place = dataset.partition(":")
-    if kind not in ("masks", "tfds") or not place:
-        raise ValueError(f"Expected a dataset masks:PATH or tfds:scene_parse150, received {dataset!r}.")
-    check_split(split)
+    kind, place = kind_and_place(dataset, split, {"masks": "PATH", "tfds": "scene_parse150"})
     if kind == "masks":
         source = _open_masks(Path(os.path.expanduser(place)), split, channels, report, classes, max_bad_fraction)
     elif place.split(":")[0] == "scene_parse150":
