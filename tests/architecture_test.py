@@ -16,7 +16,7 @@ METHOD = ("patches", "split", "encoder", "decoder", "losses", "splitmask")
 # A part may import what stands on a line above its own. `data` and `training` stand apart, and use `seeds` and
 # `backend` alone.
 ORDER = (
-    {"seeds"},
+    {"seeds", "misfits"},
     {"backend"},
     {"patches"},
     {"split", "augment", "resampling"},
@@ -55,7 +55,7 @@ def test_imports_point_one_way():
         assert level or part in APART, f"{name} has no place in the order of imports: see DESIGN."
         below = set().union(*ORDER[: level[0]]) if level else set()
         for used in imports_of(path)[0]:
-            allowed = part_of(used) in below | {part, "seeds", "backend"} or (
+            allowed = part_of(used) in below | {part} | ORDER[0] | ORDER[1] or (
                 used in ABOVE_THE_ORDER and part not in APART
             )
             if used == "keras_splitmask/__init__.py" or not allowed:
