@@ -1,10 +1,11 @@
-"""What C++ libraries write on stderr: their notes about themselves are dropped, and every other line is passed on.
+"""What libraries write on stderr: their notes about themselves are dropped, and every other line is passed on.
 
 TensorFlow writes some before it reads its level of logging, even on other backends, whenever Keras first imports it.
 Errors must come through even if the process dies, so a small process of its own reads the lines.
 """
 
 import contextlib
+import logging
 import os
 import subprocess
 import sys
@@ -41,6 +42,7 @@ def dropped():
     Nothing changes if `sys.stderr` is not a `screen.Patient` on descriptor 2, or if Keras is already imported.
     """
     global direct
+    logging.getLogger("absl").addFilter(_is_no_note)
     reader = _start_reader()
     if not reader:
         yield
@@ -60,6 +62,11 @@ def dropped():
         direct = None
         with contextlib.suppress(subprocess.TimeoutExpired):  # another process still writes to it
             reader.wait(timeout=2)
+
+
+def _is_no_note(record):
+    """Return whether a log message is to be shown. Not that grain misses JAX's profiler, on the other backends."""
+    return "Failed to load jax profiler" not in str(record.msg)
 
 
 def _start_reader():
