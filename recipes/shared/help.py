@@ -14,10 +14,10 @@ FLAGS = flags.FLAGS
 SHORT, FULL = {"help", "h", "?", "helpshort"}, {"helpfull"}
 # What a beginner sets, at most ten flags of each program.
 FIRST = {
-    "pretrain": "dataset workdir flagfile image_size size batch_size epochs learning_rate augmentation probe",
-    "finetune": "init_from dataset workdir labelled image_size size batch_size epochs learning_rate flagfile",
-    "predict": "init_from dataset images output workdir batch_size",
-    "embed": "init_from dataset images output workdir features duplicates outliers batch_size",
+    "pretrain": "dataset workdir image_size size epochs time dry_run batch_size probe flagfile",
+    "finetune": "init_from dataset workdir labelled val image_size size batch_size epochs flagfile",
+    "predict": "init_from images output top least_score pictures array batch_size overwrite",
+    "embed": "init_from images output features duplicates outliers neighbours near array batch_size",
     "probe": "init_from dataset workdir judge train_limit features",
     "detect": "init_from dataset workdir image_size head size patch_size batch_size epochs pictures",
     "segment": "init_from dataset workdir image_size head size patch_size batch_size epochs pictures",
@@ -26,9 +26,9 @@ FIRST = {
 }
 # The subjects in their order. A flag that has another subject in one program is written program.flag.
 SUBJECTS = {
-    "The run": "workdir overwrite flagfile seed",
-    "Images": "dataset subset labelled image_size channels value_range augmentation scale crop_ratio max_objects"
-    " max_bad_fraction cache data_dir",
+    "The run": "workdir overwrite flagfile time dry_run seed",
+    "Images": "dataset images array subset labelled image_size channels value_range augmentation scale crop_ratio"
+    " max_objects max_bad_fraction cache data_dir",
     "Encoder": "init_from size patch_size positions drop_path frozen random",
     "Method": "method",
     "Visual words": "tokenizer vocabulary fit_patches word_resolution dalle_weights dalle_sha256",
@@ -37,9 +37,12 @@ SUBJECTS = {
     "DINO": "local_crops prototypes teacher_momentum teacher_temperature frozen_epochs final_weight_decay",
     "Head": "head masks neck head_width anchor_scale samples proposals auxiliary_weight dropout",
     "Steps and learning rate": "batch_size epochs steps learning_rate min_learning_rate schedule warmup layer_decay",
-    "Regularisation": "weight_decay clip_norm beta_2 label_smoothing mixup cutmix rand_augment random_erasing repeats",
-    "Evaluation": "judge judge_every judge_limit inference train_limit test_limit neighbours features probe probe_limit"
-    " probe_every",
+    "Regularisation": "weight_decay clip_norm beta_2 label_smoothing mixup cutmix rand_augment random_erasing repeats"
+    " class_weight",
+    "Predictions": "top least_score",
+    "Comparisons": "duplicates threshold outliers embed.neighbours near",
+    "Evaluation": "val judge judge_every judge_limit inference train_limit test_limit neighbours features"
+    " probe probe_limit probe_every",
     "Log and pictures": "log_every pictures",
     "Checkpoints": "save_every keep_every rewind",
     "Memory, speed and devices": "backend precision accumulate workers jit steps_per_execution strategy devices"

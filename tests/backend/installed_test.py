@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -9,6 +10,7 @@ import tomllib
 import pytest
 
 from keras_splitmask.backend import optional
+from tests import architecture
 from tests.running import ROOT
 
 IMPORT = "import keras_splitmask, keras; print(keras.backend.backend())"
@@ -71,3 +73,7 @@ def test_the_packages_to_install_are_those_of_the_extras():
     for extra, packages in optional.PACKAGES.items():
         given = [line.split(">")[0] for line in extras[extra] if ";" not in line]
         assert packages.split() == given, extra
+    used = [
+        name for path in architecture.LIBRARY for name in re.findall(r'optional\("[\w.]+", "(\w+)"\)', path.read_text())
+    ]
+    assert len(used) > 20 and set(used) <= set(optional.PACKAGES)

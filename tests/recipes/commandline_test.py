@@ -59,6 +59,7 @@ def test_help_has_every_flag_once_and_those_of_a_beginner_first(here, parsed, na
     assert len(re.findall(rf"python recipes/{name}\.py --", head[1])) >= 2, "two commands that run"
 
 
+@pytest.mark.skipif(set(PROGRAMS) != set(splitmask.PROGRAMS), reason="not all programs are there")
 def test_the_tables_of_help_have_no_flag_that_no_program_has(here):
     defined = {(name, flag) for name in PROGRAMS for flag in names_in(here(name, "--help").out)}
     assert set(help.FIRST) == set(splitmask.PROGRAMS)
