@@ -44,12 +44,12 @@ def run(main, settle_flags=lambda: None):
     Bad input ends in one line and exit status 2. A full or failing disk, SIGTERM, Ctrl-C and a closed terminal end in
     one line and status 75.
     """
-    with screen.kept_open(), noise.dropped(), _stopped_by_signals():
+    with screen.kept_open(), _stopped_by_signals():
+        if asked := help.wanted(sys.argv[1:]):
+            print(help.text(full=asked == "helpfull"))
+            return
         children.end_with_parent()
         try:
-            if asked := help.wanted(sys.argv[1:]):
-                print(help.text(full=asked == "helpfull"))
-                return
             for name in SHARED:
                 if name in FLAGS:
                     FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[name])
@@ -59,8 +59,9 @@ def run(main, settle_flags=lambda: None):
             _check_current_folder()
             paths.expand()
             settle_flags()
-            _choose_backend()
-            main()
+            with noise.dropped():
+                _choose_backend()
+                main()
         except Exception as error:
             remedy = REMEDIES.get(error.errno) if isinstance(error, OSError) else None
             if not (

@@ -70,7 +70,7 @@ def wanted(arguments):
 
 def text(full=False):
     """Return the help of the program, with a line for each flag, or with all of it if `full`."""
-    width = min(shutil.get_terminal_size((100, 24)).columns, 110)
+    width = min(max(shutil.get_terminal_size((100, 24)).columns, 60), 110)
     own = _own_flags()
     first = [own[name] for name in FIRST.get(_program(), "").split() if name in own]
     parts = [_head(full)]

@@ -55,6 +55,8 @@ def test_help_has_every_flag_once_and_those_of_a_beginner_first(here, parsed, na
         assert not lacking, f"recipes/shared/help.py: SUBJECTS has no subject of {names_in(lacking[0])}"
         first = names_in(text.split("Start with these flags:\n")[1].split("\n\n")[0])
         assert 5 <= len(first) <= 10 and first == [flag for flag in help.FIRST[name].split() if flag in first]
+    monkeypatch.setenv("COLUMNS", "20")
+    assert names_in(here(name, "--help").out) == names_in(brief.out)
     head = brief.out.split("\n\n")
     assert len(re.findall(rf"python recipes/{name}\.py --", head[1])) >= 2, "two commands that run"
 

@@ -123,3 +123,40 @@ def test_programs_that_start_programs_do_so_in_the_same_way(splitmask_command, t
     assert end.returncode == 0, end.stderr
     assert "\n  splitmask pretrain --flagfile=recipes/flags/small/sample.flags " in end.stdout
     assert not (tmp_path / "runs").exists()
+
+
+REPRODUCE = """
+import sys
+from recipes import splitmask
+from recipes.shared import tables
+column = tables.Column("tuned", "finetune", ("--dataset=sample", "--labelled=20", "--steps=1"), tables.top1)
+row = tables.Row("tiny", tuple(sys.argv[2].split()), (50.0,))
+tables.TABLES["small"]["ablation"] = tables.Table("tiny", "rows", (column,), (row,))
+sys.argv = [sys.argv[1], "reproduce", "--table=ablation", f"--workdir={sys.argv[3]}"]
+splitmask.main()
+"""
+
+
+@pytest.mark.endurance
+def test_reproduce_runs_other_programs_by_the_command(python, installed, tmp_path):
+    printed = python(
+        "-c", REPRODUCE, installed, " ".join([*TINY, "--steps=1"]), tmp_path / "runs", PYTHONPATH=str(ROOT)
+    )
+    assert "tuned, seed 0: finetune in " in printed and "missing" not in printed
+    assert list((tmp_path / "runs").rglob("result.json"))
+    # A program that fails says its name as the user knows it.
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", REPRODUCE, installed, "--dataset=folder:nowhere", tmp_path / "other"]
+    end = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert end.returncode == 2
+    first, last = end.stderr.splitlines()
+    assert first.startswith("splitmask pretrain: Folder not found") and last.startswith(
+        "splitmask reproduce: 1 run failed"
+    )
+
+
+@pytest.mark.endurance
+def test_several_hosts_run_the_command(hosts, tmp_path):
+    given = (*TINY, "--steps=2", "--pictures=0", f"--workdir={tmp_path / 'run'}")
+    first, second = hosts("jax", "recipes/splitmask.py", "pretrain", *given, PYTHONPATH=str(ROOT))
+    assert "step 2/2" in first and not second
