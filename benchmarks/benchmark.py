@@ -1,6 +1,7 @@
-"""What a SplitMask step costs, and which part of it, beside others on the same encoder: the same step written by hand
-in the plain backend (plain_tensorflow.py, plain_jax.py, plain_torch.py), other methods of this library, and Hugging
-Face's in torch (rivals.py).
+"""Measure the cost of a SplitMask step and of its parts, in comparison with others on the same encoder.
+
+The others are the same step written by hand in the plain backend (plain_tensorflow.py, plain_jax.py, plain_torch.py),
+other methods of this library, and Hugging Face's models in torch (rivals.py).
 
     python benchmarks/benchmark.py --backend=jax
     python benchmarks/benchmark.py --backend=torch --beside=by_hand,beit,mae,hf_mae,hf_beit --parts
@@ -10,76 +11,71 @@ Face's in torch (rivals.py).
         --patch_size=16 --vocabulary=8192 --batch_size=256 \
         --beside=torch_by_hand,by_hand,hf_mae,hf_beit --compile --parts    # a GPU
 
-What is written by hand must first agree on the loss, from the same weights, images and order of patches. Then all take
-turns at training.
+First, the loss of the step by hand must equal ours for the same weights, images and order of patches. Then all train in
+turns.
 """
 
 import importlib
 import importlib.util
-import itertools
 import pathlib
-import resource
 import statistics
-import sys
-import time
 import types
 
 from absl import flags
+from timing import take_turns
+from work import dense, flops, peak_flops, peak_memory
 
 from recipes.shared import commandline, fitting, image_sets, screen, writing
 
 # These change the result.
 flags.DEFINE_string("size", "vit_micro", "Encoder: vit_micro, vit_tiny, vit_small, vit_base or vit_large.")
-flags.DEFINE_string("image_size", "28", "Pixels, as 224 or 48x80 (height x width).")
-flags.DEFINE_integer("channels", 1, "Of the images, which are random.", lower_bound=1)
+flags.DEFINE_string("image_size", "28", "Image size in pixels: 224, or 48x80 (height x width).")
+flags.DEFINE_integer("channels", 1, "Channels of the images, which are random.", lower_bound=1)
 flags.DEFINE_integer("patch_size", 4, "Side of a patch in pixels; divides the image.")
 flags.DEFINE_integer("vocabulary", 512, "Visual words.")
-flags.DEFINE_float("keep", 0.5, "Share of the patches that each half sees, in (0, 0.5].")
+flags.DEFINE_float("keep", 0.5, "Fraction of the patches that each branch sees, in (0, 0.5].")
 flags.DEFINE_integer("batch_size", 64, "Images per step.", lower_bound=2)
 
 flags.DEFINE_list(
     "beside",
     ["by_hand"],
-    "What to time in turns with SplitMask, ratios being to the first: by_hand, in the backend, torch_by_hand, beit,"
-    " mae, hf_mae, hf_beit.",
+    "What to compare SplitMask with: by_hand (in the backend), torch_by_hand, beit, mae, hf_mae, hf_beit. Ratios are"
+    " to the first.",
 )
 flags.register_validator(
     "beside",
     lambda names: set(names) <= set(RIVALS),
     "must be names among by_hand, torch_by_hand, beit, mae, hf_mae, hf_beit",
 )
-flags.DEFINE_bool("compile", False, "Let torch.compile compile torch_by_hand, hf_mae and hf_beit.")
+flags.DEFINE_bool("compile", False, "Compile torch_by_hand, hf_mae and hf_beit with torch.compile.")
 flags.DEFINE_bool("each_loss", True, "Also time SplitMask with only one of its two losses.")
-flags.DEFINE_bool("parts", False, "Time steps that end earlier, for the share of each part.")
+flags.DEFINE_bool("parts", False, "Time steps that end earlier, to measure the fraction of each part.")
 flags.DEFINE_string(
     "dataset",
     "sample",
-    "Images whose reading is the last of these parts: sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME.",
+    "Images for the last of these parts, reading: sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME.",
 )
 
 # These do not.
 flags.DEFINE_integer(
     "steps",
     5,
-    "Steps that each contender takes when it is its turn, after one that is not timed. Raise it if steps are short.",
+    "Steps of a turn, after one that is not timed. Raise it if steps are short.",
     lower_bound=1,
 )
-flags.DEFINE_integer(
-    "repeats", 5, "Turns of each contender. Raise it on a machine that has other things to do.", lower_bound=1
-)
+flags.DEFINE_integer("repeats", 5, "Turns of each contender. Raise it on a busy machine.", lower_bound=1)
 flags.DEFINE_enum(
     "clock",
     "wall",
     ("wall", "processor"),
-    "What to time by: the wall clock, or the processor's time, for a CPU that other processes use too.",
+    "Clock: wall, or processor, the CPU time of this process, if other processes use the CPU too.",
 )
 flags.DEFINE_string("json", None, "File to write the table to.")
-flags.DEFINE_bool("jit", None, "Compile the step with XLA on the TensorFlow backend; left out, on accelerators alone.")
+flags.DEFINE_bool("jit", None, "Compile the step with XLA on TensorFlow. Default: only on accelerators.")
 FLAGS = flags.FLAGS
 
 RIVALS = ("by_hand", "torch_by_hand", "beit", "mae", "hf_mae", "hf_beit")
 OURS = "keras_splitmask"
-CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2, "float16": 1e-2}  # relative, between two losses
 RUN = types.SimpleNamespace(
     peak=1e-3,
@@ -95,7 +91,7 @@ RUN = types.SimpleNamespace(
 
 
 def build_model(method="splitmask", kind=None, **options):
-    """A method by the flags, compiled; `options` are SplitMask's, or its partial's, which is the `kind`."""
+    """Build and compile a method by the flags. `options` are for SplitMask, or for the subclass `kind`."""
     import keras_splitmask as ks
 
     image_shape = (*image_sets.image_size(), FLAGS.channels)
@@ -118,7 +114,7 @@ def build_model(method="splitmask", kind=None, **options):
 
 
 def by_hand(framework, model):
-    """The step written by hand in a framework, with the weights of `model`."""
+    """Create the step written by hand in a framework, with the weights of `model`."""
     if not importlib.util.find_spec(framework):
         raise commandline.BadInput(
             f"Expected {framework} for a step by hand in it, which is not installed; install it, or leave it out of"
@@ -152,8 +148,7 @@ def by_hand(framework, model):
 
 
 def losses(model, plain, images):
-    """The loss of the model and of the hand-written step for the same images (B, H, W, C), assigned in the same
-    order."""
+    """Compute the losses of the model and of the step by hand for the same images (B, H, W, C) and order of patches."""
     from keras import ops
 
     from keras_splitmask.training import Batch
@@ -182,127 +177,8 @@ def add_noise(model, rng):
         weight.assign_add(0.05 * rng.standard_normal(weight.shape).astype("float32"))
 
 
-def same_batches(images):
-    return ((images,) for _ in itertools.count())
-
-
-def time_model(model, images, steps):
-    """Seconds of a step in `fit`, from the end of an epoch's first step until the last weight is there."""
-    import keras
-
-    from keras_splitmask.backend.devices import Devices
-
-    marks, now = [], CLOCKS[FLAGS.clock]
-
-    class Clock(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            if batch == 0:
-                [float(value) for value in logs.values()]  # it has come to its end
-                marks.append(now())
-
-        def on_epoch_end(self, epoch, logs=None):
-            keras.ops.convert_to_numpy(self.model.trainable_variables[-1])
-            marks.append(now())
-
-    batches = getattr(model, "batches", same_batches)
-    model.fit(
-        Devices().dataset_for_fit(lambda: batches(images)),
-        steps_per_epoch=1 + steps,
-        callbacks=[Clock()],
-        verbose=0,
-        shuffle=False,
-    )
-    return (marks[1] - marks[0]) / steps
-
-
-def time_by_hand(plain, images, steps):
-    now = CLOCKS[FLAGS.clock]
-    plain.steps(images, 1)
-    start = now()
-    plain.steps(images, steps)
-    return (now() - start) / steps
-
-
-def take_turns(contenders, images):
-    """Seconds per step of each contender in each round."""
-    measures = {
-        name: time_model if hasattr(contender, "fit") else time_by_hand for name, contender in contenders.items()
-    }
-    for name, contender in contenders.items():
-        start = time.perf_counter()
-        measures[name](contender, images, 1)
-        print(f"start     {name}: {time.perf_counter() - start:.1f} s", flush=True)  # most of it compiles
-    seconds = {name: [] for name in contenders}
-    for _ in range(FLAGS.repeats):
-        for name, contender in contenders.items():
-            seconds[name].append(measures[name](contender, images, FLAGS.steps))
-    return seconds
-
-
-def flops(model):
-    """Multiplications and additions in the matrix products of a step, twice as many backward as forward."""
-    patches = FLAGS.batch_size * model.split.count
-    total = 3 * forward_flops(model) + 2 * dense(
-        patches, FLAGS.patch_size**2 * FLAGS.channels, model.encoder.width
-    )  # images need no gradient
-    if hasattr(model, "word_perplexity"):
-        total += dense(patches, model.tokenizer.dimension, model.tokenizer.vocabulary)
-    return total
-
-
-def forward_flops(model):
-    """The same of the forward pass alone, from the patches' tokens on."""
-    images, width, count = FLAGS.batch_size, model.encoder.width, model.split.count
-    if model.name == "beit":
-        return model.encoder.depth * block(images, width, 1 + count) + dense(
-            images * model.masked_count, width, model.words.units
-        )
-    if model.name == "mae":
-        masked, narrow, depth = model.masked_count, model.decoder.width, model.decoder.depth
-        ends = dense(images * (1 + count - masked), width, narrow) + dense(images * masked, narrow, model.pixels.units)
-        decoder = (depth - 1) * block(images, narrow, 1 + count) + block(images, narrow, 1 + count, masked)
-        return model.encoder.depth * block(images, width, 1 + count - masked) + decoder + ends
-    unseen, rows = count - model.split.seen_count, 2 * images
-    decoder = (model.decoder_depth - 1) * block(rows, width, 1 + count) + block(
-        rows, width, 1 + count, None if model.match_weight else unseen
-    )
-    return (
-        model.encoder.depth * block(rows, width, 1 + model.split.seen_count)
-        + decoder
-        + dense(rows * unseen, width, model.decoder.vocabulary)
-    )
-
-
-def block(rows, width, tokens, asking=None):
-    """Of a transformer block in which the last `asking` tokens ask, or all of them."""
-    asking = asking or tokens
-    return rows * width * (2 * (2 * tokens + 10 * asking) * width + 4 * asking * tokens)
-
-
-def dense(rows, width, units):
-    return 2 * rows * width * units
-
-
-def peak_flops():
-    """Multiplications and additions a second in the best of three large matrix products on this backend, in the
-    precision of the step."""
-    import keras
-
-    def product(side):
-        x = keras.ops.cast(keras.random.normal((side, side)), keras.config.dtype_policy().compute_dtype)
-        float(keras.ops.matmul(x, x)[0, 0])
-        start = time.perf_counter()
-        float(keras.ops.matmul(x, x)[0, 0])
-        return time.perf_counter() - start
-
-    side = 1024
-    while side < 16384 and product(side) < 0.02:
-        side *= 2
-    return 2 * side**3 / min(product(side) for _ in range(3))
-
-
 def rows_of(seconds, work, peak):
-    """One dictionary for each contender; ratios are taken within each round."""
+    """Summarise each contender in a dictionary. Ratios are taken within each round."""
     rows = []
     for name, taken in seconds.items():
         middle = statistics.median(taken)
@@ -324,22 +200,25 @@ def print_table(rows):
 
 
 def rival(name):
-    """Hugging Face's model of the size of ours, and the multiplications and additions of its step."""
+    """Create Hugging Face's model of our size, and count the FLOP of its step."""
     if not importlib.util.find_spec("transformers"):
         raise commandline.BadInput(
             f"Expected transformers for --beside={name}, which is not installed; run: pip install torch==2.13.0"
             " transformers"
         )
     ours = build_model(name.removeprefix("hf_"))
-    work = flops(ours)
+    work = flops(ours, FLAGS.batch_size)
     if hasattr(ours, "word_perplexity"):  # words are given to it
         work -= dense(FLAGS.batch_size * ours.split.count, ours.tokenizer.dimension, ours.tokenizer.vocabulary)
     return importlib.import_module("rivals").Rival(ours, RUN, FLAGS.precision, FLAGS.compile), work
 
 
 def contenders_beside(model, images):
-    """What takes turns: the model, what it is measured against, and the model with one of its losses alone; and the
-    work of each."""
+    """Create the contenders: the model, those of --beside, and the model with only one of its losses.
+
+    Returns:
+        {name: contender} and {name: FLOP of its step}.
+    """
     import keras
 
     contenders, work = {OURS: model}, {}
@@ -354,43 +233,26 @@ def contenders_beside(model, images):
     for name in ("inpaint_weight", "match_weight") if FLAGS.each_loss else ():
         contenders[f"{name}=0"] = build_model(**{name: 0.0})
     return contenders, {
-        name: work.get(name) or flops(one if hasattr(one, "fit") else model) for name, one in contenders.items()
+        name: work.get(name) or flops(one if hasattr(one, "fit") else model, FLAGS.batch_size)
+        for name, one in contenders.items()
     }
 
 
+def turns():
+    return FLAGS.steps, FLAGS.repeats, FLAGS.clock
+
+
 def print_parts(images):
-    """The share of each part in a step; returns them by name."""
+    """Measure and print the fraction of each part in a step. Return {part: fraction}."""
     from parts import PARTS, Partial, shares
 
     from keras_splitmask import data
 
     source = data.open_source(FLAGS.dataset, channels=FLAGS.channels)
     steps = {f"to {part}": build_model(kind=Partial, count=i + 1, source=source) for i, part in enumerate(PARTS)}
-    found = shares([statistics.median(seconds) for seconds in take_turns(steps, images).values()])
+    found = shares([statistics.median(seconds) for seconds in take_turns(steps, images, *turns()).values()])
     print("\n" + "\n".join(f"{part:<18}{share:>9.1%}" for part, share in found.items()))
     return found
-
-
-def peak_memory():
-    """Bytes by name: what the process held at most, and the accelerator, if there is one, for this backend."""
-    import keras
-
-    found = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)}
-    if keras.backend.backend() == "jax":
-        import jax
-
-        found["accelerator"] = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-    elif keras.backend.backend() == "torch":
-        import torch
-
-        found["accelerator"] = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
-    else:
-        import tensorflow as tf
-
-        found["accelerator"] = (
-            tf.config.experimental.get_memory_info("GPU:0")["peak"] if tf.config.list_physical_devices("GPU") else None
-        )
-    return {name: count for name, count in found.items() if count is not None}
 
 
 def main():
@@ -404,7 +266,7 @@ def main():
     images = rng.integers(0, 256, (FLAGS.batch_size, *model.encoder.image_shape), "uint8")
     contenders, work = contenders_beside(model, images)
     peak = peak_flops()
-    rows = rows_of(take_turns(contenders, images), work, peak)
+    rows = rows_of(take_turns(contenders, images, *turns()), work, peak)
     print_table(rows)
     memory = peak_memory()
     found = {"parts": print_parts(images)} if FLAGS.parts else {}

@@ -6,7 +6,7 @@ python recipes/finetune.py --size=vit_micro --patch_size=4 --dataset=sample --la
 
 from absl import flags
 
-from recipes.shared import commandline, encoders, fitting, hardware, image_sets, trouble, value_range
+from recipes.shared import commandline, common_flags, encoders, fitting, hardware, image_sets, trouble, value_range
 
 # These change the result.
 
@@ -45,17 +45,9 @@ flags.DEFINE_string(
 )
 
 # Encoder.
-flags.DEFINE_string(
-    "init_from",
-    None,
-    "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of a pre-trained"
-    " encoder. Default: train from scratch.",
-)
-flags.DEFINE_string(
-    "size", None, "Encoder to train from scratch: vit_micro, vit_tiny, vit_small, vit_base or vit_large."
-)
+common_flags.encoder()
 flags.DEFINE_integer("patch_size", None, lower_bound=1, help="Side of a patch in pixels. Default: that of --init_from.")
-flags.DEFINE_float("drop_path", 0.1, "Stochastic depth rate of the last block. Lower it for short runs.")
+common_flags.drop_path()
 flags.DEFINE_bool("frozen", False, "Train only the head.")
 
 # Optimization.
@@ -69,27 +61,9 @@ flags.DEFINE_float(
     help="Peak learning rate. Lower it if --layer_decay is 1 and the encoder is large.",
 )
 flags.DEFINE_float("min_learning_rate", 1e-6, "Final learning rate.")
-flags.DEFINE_float(
-    "warmup",
-    0.1,
-    lower_bound=0,
-    upper_bound=1,
-    help="Fraction of the steps in which the learning rate rises. Raise it if the loss jumps early.",
-)
-flags.DEFINE_float("weight_decay", 0.05, "Weight decay of AdamW. Biases, norms, positions and cls are exempt.")
-flags.DEFINE_float(
-    "layer_decay",
-    0.75,
-    lower_bound=0,
-    upper_bound=1,
-    help="Learning rate of each block as a fraction of the next block's; 1 disables it. Used with --init_from only.",
-)
-flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**31 - 1, help="Seed for all random numbers.")
-flags.DEFINE_bool(
-    "jit",
-    None,
-    "Compile the step with XLA on TensorFlow, which changes the random numbers. Default: only on accelerators.",
-)
+common_flags.warmup_and_weight_decay(0.1)
+common_flags.layer_decay()
+common_flags.seed_and_jit()
 
 # Regularisation.
 flags.DEFINE_float("label_smoothing", 0.1, "Probability that is spread evenly over all classes.")
@@ -102,12 +76,10 @@ flags.DEFINE_float(
     upper_bound=10,
     help="Magnitude of RandAugment. 0 disables it; 7 or 9 in the paper, for runs of hundreds of epochs.",
 )
-flags.DEFINE_float(
+common_flags.fraction(
     "random_erasing",
     0.0,
-    lower_bound=0,
-    upper_bound=1,
-    help="Probability that a rectangle of an image is erased; 0.25 in BEiT's recipe.",
+    "Probability that a rectangle of an image is erased; 0.25 in BEiT's recipe.",
 )
 flags.DEFINE_integer(
     "repeats",
@@ -126,12 +98,10 @@ flags.DEFINE_enum(
     ["test", "val", "train"],
     "Split to evaluate on. Default: test, or val if test is missing or has no labels.",
 )
-flags.DEFINE_float(
+common_flags.fraction(
     "max_bad_fraction",
     0.1,
-    lower_bound=0,
-    upper_bound=1,
-    help="Largest fraction of unreadable files in each split. Each one is listed in data.json.",
+    "Largest fraction of unreadable files in each split. Each one is listed in data.json.",
 )
 flags.DEFINE_string("data_dir", None, "Folder where tfds stores its data.")
 flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines of the log.")
@@ -149,16 +119,7 @@ def build_classifier(encoder, source, steps):
     model = ks.transfer.Classifier(
         encoder, source.class_count, FLAGS.frozen, seed=FLAGS.seed, class_names=source.classes, **prepared
     )
-    optimizer = ks.training.adamw(
-        FLAGS.learning_rate,
-        steps,
-        warmup=round(FLAGS.warmup * steps),
-        floor=FLAGS.min_learning_rate,
-        weight_decay=FLAGS.weight_decay,
-        clip_norm=None,
-        layer_decay=FLAGS.layer_decay if FLAGS.init_from else 1.0,
-        depth=encoder.depth,
-    )
+    optimizer = fitting.adamw(steps, encoder.depth, clip_norm=None)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=fitting.jit())
     return model

@@ -9,7 +9,7 @@ Use --train_limit if that is too much.
 
 from absl import flags
 
-from recipes.shared import commandline, image_sets, screen, value_range, workdir
+from recipes.shared import commandline, common_flags, image_sets, screen, value_range, workdir
 
 # These change the result.
 flags.DEFINE_string(
@@ -51,12 +51,10 @@ flags.DEFINE_float("learning_rate", 1e-2, lower_bound=0, help="Learning rate of 
 flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**31 - 1, help="Seed of the random weights of --random.")
 
 # These do not.
-flags.DEFINE_float(
+common_flags.fraction(
     "max_bad_fraction",
     0.1,
-    lower_bound=0,
-    upper_bound=1,
-    help="Largest fraction of unreadable files in each split. Each one is listed in data.json of --workdir.",
+    "Largest fraction of unreadable files in each split. Each one is listed in data.json of --workdir.",
 )
 flags.DEFINE_string("data_dir", None, "Folder where tfds stores its data.")
 flags.adopt_module_key_flags(value_range)

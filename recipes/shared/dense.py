@@ -4,20 +4,12 @@ import math
 
 from absl import flags
 
-from recipes.shared import commandline, encoders, fitting, image_sets, trouble, value_range
+from recipes.shared import commandline, common_flags, encoders, fitting, image_sets, trouble, value_range
 
 # These change the result.
 
 # Encoder.
-flags.DEFINE_string(
-    "init_from",
-    None,
-    "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of a pre-trained"
-    " encoder. Default: train from scratch.",
-)
-flags.DEFINE_string(
-    "size", None, "Encoder to train from scratch: vit_micro, vit_tiny, vit_small, vit_base or vit_large."
-)
+common_flags.encoder()
 flags.DEFINE_integer(
     "patch_size", None, lower_bound=1, help="Side of a patch in pixels, a power of two. Default: that of --init_from."
 )
@@ -39,7 +31,7 @@ flags.DEFINE_enum(
     ["blocks", "simple"],
     "Feature levels: blocks takes them from four blocks (XCiT, BEiT), simple all from the last block (ViTDet).",
 )
-flags.DEFINE_float("drop_path", 0.1, "Stochastic depth rate of the last block. Lower it for short runs.")
+common_flags.drop_path()
 
 # Optimization.
 flags.DEFINE_integer("batch_size", 16, lower_bound=1, help="Images per step.")
@@ -53,22 +45,9 @@ flags.DEFINE_enum(
     ["cosine", "linear", "steps"],
     "How the learning rate falls. steps divides it by ten after 27/36 of the run, and again after 33/36.",
 )
-flags.DEFINE_float(
-    "warmup",
-    0.03,
-    lower_bound=0,
-    upper_bound=1,
-    help="Fraction of the steps in which the learning rate rises. Raise it if the loss jumps early.",
-)
-flags.DEFINE_float("weight_decay", 0.05, "Weight decay of AdamW. Biases, norms, positions and cls are exempt.")
+common_flags.warmup_and_weight_decay(0.03)
 flags.DEFINE_float("clip_norm", 3.0, lower_bound=0, help="Clip gradients to this norm. 0 disables clipping.")
-flags.DEFINE_float(
-    "layer_decay",
-    0.75,
-    lower_bound=0,
-    upper_bound=1,
-    help="Learning rate of each block as a fraction of the next block's; 1 disables it. Used with --init_from only.",
-)
+common_flags.layer_decay()
 flags.DEFINE_list(
     "scale",
     None,
@@ -81,12 +60,7 @@ flags.DEFINE_integer(
     lower_bound=1,
     help="Gradient accumulation: split each batch into this many micro-batches to save memory.",
 )
-flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**31 - 1, help="Seed for all random numbers.")
-flags.DEFINE_bool(
-    "jit",
-    None,
-    "Compile the step with XLA on TensorFlow, which changes the random numbers. Default: only on accelerators.",
-)
+common_flags.seed_and_jit()
 
 # These do not change the trained weights.
 flags.DEFINE_string("data_dir", None, "Folder where tfds stores its data.")
@@ -107,12 +81,10 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("pictures", 6, lower_bound=0, help="Images in the picture at the end. 0 for no picture.")
 flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines of the log.")
-flags.DEFINE_float(
+common_flags.fraction(
     "max_bad_fraction",
     0.5,
-    lower_bound=0,
-    upper_bound=1,
-    help="Largest fraction of a split's annotated images that may be unusable. Each one is listed in data.json.",
+    "Largest fraction of a split's annotated images that may be unusable. Each one is listed in data.json.",
 )
 flags.DEFINE_integer("workers", 2, "Threads that read images. Raise it if the log says that training waits for data.")
 FLAGS = flags.FLAGS
@@ -170,19 +142,8 @@ def scale(default):
 
 
 def compile_model(model, steps):
-    import keras_splitmask as ks
-
-    optimizer = ks.training.adamw(
-        FLAGS.learning_rate,
-        steps,
-        warmup=round(FLAGS.warmup * steps),
-        floor=FLAGS.min_learning_rate,
-        weight_decay=FLAGS.weight_decay,
-        clip_norm=FLAGS.clip_norm or None,
-        layer_decay=FLAGS.layer_decay if FLAGS.init_from else 1.0,
-        depth=model.encoder.depth,
-        schedule=FLAGS.schedule,
-    )
+    options = {"clip_norm": FLAGS.clip_norm or None, "schedule": FLAGS.schedule}
+    optimizer = fitting.adamw(steps, model.encoder.depth, **options)
     model.compile(optimizer, jit_compile=fitting.jit())
 
 

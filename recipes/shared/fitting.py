@@ -22,6 +22,25 @@ def jit():
     return bool(tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU"))
 
 
+def adamw(steps, depth, **options):
+    """Create the optimizer of a run on labels by the flags; `options` are more arguments of `training.adamw`.
+
+    Pre-trained blocks of an encoder of `depth` learn more slowly than the head (--layer_decay).
+    """
+    import keras_splitmask as ks
+
+    return ks.training.adamw(
+        FLAGS.learning_rate,
+        steps,
+        warmup=round(FLAGS.warmup * steps),
+        floor=FLAGS.min_learning_rate,
+        weight_decay=FLAGS.weight_decay,
+        layer_decay=FLAGS.layer_decay if FLAGS.init_from else 1.0,
+        depth=depth,
+        **options,
+    )
+
+
 def fit(model, batches, steps, interval, log, checkpoints):
     """Train up to step `steps`. Each Keras epoch is one interval of the log; the first and the last may be shorter.
 

@@ -4,14 +4,12 @@ import atexit
 import contextlib
 import os
 import pathlib
-import re
 import shutil
-import sys
 import tempfile
 
 from absl import flags
 
-from recipes.shared import commandline, noise, paths, writing
+from recipes.shared import commandline, noise, paths, run_flags, writing
 from recipes.shared.record import InUse, Record
 
 flags.DEFINE_string("workdir", None, "Folder of the run: a new or empty folder, or that of a run to resume.")
@@ -26,8 +24,6 @@ FREE = {"workdir", "overwrite", "backend", "strategy", "devices", "model_devices
 FREE |= {"pictures", "probe", "probe_limit", "probe_every", "save_every", "keep_every", "rewind", "max_bad_fraction"}
 FLAGS_FILE, METRICS, DATA = "run.flags", "metrics.jsonl", "data.json"
 CHECKPOINTS = "checkpoints"
-FIRST_LINE = "# Relative paths begin in "
-UNRECORDED = {"overwrite", "strategy", "devices", "model_devices"}  # flags that run.flags does not list
 
 
 @contextlib.contextmanager
@@ -105,11 +101,10 @@ class Run:
             raise commandline.BadInput(
                 f"File not found: {before}, which lists the flags of the checkpoints; choose another --workdir."
             )
-        other = (
-            self._differences(before.read_text(encoding="utf-8", errors="surrogateescape"), free)
-            if before.is_file()
-            else []
-        )
+        other = run_flags.differences(before, self.home, __name__, free) if before.is_file() else []
+        # A folder of images that was only moved, with the same files in it, is the same data.
+        if "--dataset" in other and self._data_moved():
+            other.remove("--dataset")
         if not FLAGS.overwrite and (unknown := [name for name in other if name.removeprefix("--") not in FLAGS]):
             raise commandline.BadInput(
                 f"Expected a new --workdir, received {self.home}, which holds a run of another recipe or version with"
@@ -133,22 +128,10 @@ class Run:
         if self.record and not self.resumed:
             self._check_removal()
 
-    def _differences(self, text, free):
-        """List the flags whose values differ from those in a run.flags, except those in `free`, as `--name`."""
+    def _data_moved(self):
         from keras_splitmask.data import scan
 
-        before, now = _by_name(text), _by_name(_resolved_flags())
-        first = text.split("\n", 1)[0]
-        folder = first.removeprefix(FIRST_LINE) if first.startswith(FIRST_LINE) else os.curdir
-        moved = os.path.join(folder, before.get("workdir", os.curdir)), self.home
-        other = [
-            name
-            for name in sorted({*before, *now} - free)
-            if not paths.same(name, before.get(name), now.get(name), folder, moved)
-        ]
-        if "dataset" in other and any(scan.is_moved(self.home / DATA, path) for path in paths.paths_of("dataset")):
-            other.remove("dataset")
-        return [f"--{name}" for name in other]
+        return any(scan.is_moved(self.home / DATA, path) for path in paths.paths_of("dataset"))
 
     def _check_removal(self):
         """Stop if replacing the run would delete a file that a flag names, or if there are checkpoints that the run did
@@ -175,7 +158,7 @@ class Run:
         subset.txt."""
         if self.record and not self.resumed:
             self.record.clear()
-        self.write_text(FLAGS_FILE, f"{FIRST_LINE}{os.getcwd()}\n{_resolved_flags()}")
+        self.write_text(FLAGS_FILE, run_flags.text(__name__))
         self.file(METRICS)
         if source:
             source.record = self.file(DATA)
@@ -300,22 +283,3 @@ def _put_aside(path):
 def _first(names):
     """Join the first few names of flags, since those of another program differ in dozens."""
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-
-
-def _by_name(text):
-    """Parse a run.flags to {flag: value}. The value of a boolean flag is its whole line."""
-    lines = re.findall(r"^--(\w+)(?:=(.*))?$", text, re.MULTILINE)
-    return {name if value else name.removeprefix("no"): value or name for name, value in lines}
-
-
-def _resolved_flags():
-    """List the flags of this recipe and their values, one per line, as --flagfile reads them."""
-    own = {
-        flag.name: flag
-        for module in (sys.argv[0], commandline.__name__, __name__)
-        for flag in FLAGS.get_key_flags_for_module(module)
-    }
-    lines = [
-        flag.serialize() for name, flag in sorted(own.items()) if flag.value is not None and name not in UNRECORDED
-    ]
-    return "\n".join(lines) + "\n"

@@ -113,14 +113,13 @@ def test_a_rival_that_is_unknown_or_not_there_is_refused(refused, monkeypatch):
 COUNT = """
 import sys
 sys.path.insert(0, "benchmarks")
-import benchmark, types
-benchmark.FLAGS(["benchmark.py", "--batch_size=2", "--patch_size=2", "--channels=1"])
+import types, work
 size = types.SimpleNamespace
 encoder = size(width=8, depth=3)
 beit = size(name="beit", encoder=encoder, split=size(count=10), masked_count=4, words=size(units=16))
 decoder = size(width=4, depth=2)
 mae = size(name="mae", encoder=encoder, split=size(count=10), masked_count=8, pixels=size(units=4), decoder=decoder)
-print(benchmark.forward_flops(beit), benchmark.forward_flops(mae))
+print(work.forward_flops(beit, 2), work.forward_flops(mae, 2))
 """
 
 

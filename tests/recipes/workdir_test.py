@@ -59,6 +59,12 @@ FOLDERS = [
 ]
 
 
+def one_step(arrays, workdir):
+    """The flags of a pre-training of one step on an .npz file of images."""
+    size = ("--size=vit_micro", "--vocabulary=8", "--batch_size=4", "--steps=1")
+    return (f"--dataset=npz:{arrays}", *size, f"--workdir={workdir}")
+
+
 def make(folder, files):
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -123,16 +129,7 @@ def test_only_what_is_recorded_is_removed(here, refused, arrays, pretrained, tmp
         file.write(
             f"../outside/a.txt\n{outside / 'a.txt'}\nlinked/b.txt\n\udc80garbage".encode(errors="replace").decode()
         )
-    given = (
-        f"--dataset=npz:{arrays}",
-        "--size=vit_micro",
-        "--vocabulary=8",
-        "--batch_size=4",
-        "--steps=1",
-        "--pictures=0",
-        f"--workdir={workdir}",
-        "--overwrite",
-    )
+    given = (*one_step(arrays, workdir), "--pictures=0", "--overwrite")
     assert "--overwrite would delete --init_from=" in refused("pretrain", *given, f"--init_from={workdir}")
     end = here("pretrain", *given)
     assert end.status == 0, end.err
@@ -149,15 +146,7 @@ def test_only_what_is_recorded_is_removed(here, refused, arrays, pretrained, tmp
 def test_a_foreign_checkpoint_is_not_taken_for_one_of_the_run(refused, arrays, pretrained, tmp_path):
     workdir = shutil.copytree(pretrained, tmp_path / "run")
     (workdir / "checkpoints" / "step-0000000099.checkpoint").write_bytes(b"mine")
-    given = (
-        f"--dataset=npz:{arrays}",
-        "--size=vit_micro",
-        "--vocabulary=8",
-        "--batch_size=4",
-        "--steps=1",
-        f"--workdir={workdir}",
-        "--overwrite",
-    )
+    given = (*one_step(arrays, workdir), "--overwrite")
     assert "is a checkpoint that this run did not write; move it" in refused("pretrain", *given)
     end = refused("finetune", f"--dataset=npz:{arrays}", f"--init_from={workdir}", f"--workdir={workdir}")
     assert "holds a run of another recipe or version with --" in end and "--overwrite" not in end
@@ -239,7 +228,7 @@ def test_a_removal_that_is_cut_off_leaves_no_checkpoint_without_its_flags(tmp_pa
     run.close()
 
 
-def test_what_was_moved_together_with_the_run_is_the_same(tmp_path):
+def test_data_moved_together_with_the_run_is_the_same(tmp_path):
     same = paths.same
     old, new = tmp_path / "old", tmp_path / "new"
     moved = (f"{old}/tuned", f"{new}/tuned")
@@ -364,7 +353,7 @@ def test_a_record_survives_a_line_cut_off_and_a_full_disk(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
-def test_what_stops_a_run_before_it_trains_says_so_in_a_line(here, tmp_path, monkeypatch, number):
+def test_a_signal_before_training_takes_one_line(here, tmp_path, monkeypatch, number):
     monkeypatch.setattr("keras_splitmask.data.open_source", lambda *given, **more: signal.raise_signal(number))
     end = here("pretrain", *SMALL, "--dataset=sample", f"--workdir={tmp_path / 'run'}")
     assert (end.status, end.out, end.err) == (
@@ -395,7 +384,7 @@ def test_a_signal_whose_exception_a_library_drops_stops_the_run_all_the_same(her
     assert end.status == 0 and "step 1/1" in end.out
 
 
-def test_what_is_ignored_stays_ignored(here, tmp_path, monkeypatch):
+def test_ignored_signals_stay_ignored(here, tmp_path, monkeypatch):
     from keras_splitmask import data
 
     monkeypatch.setattr(
@@ -413,7 +402,7 @@ def test_what_is_ignored_stays_ignored(here, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC, errno.EIO])
-def test_what_cannot_be_printed_is_said_once_and_ends_nothing(monkeypatch, number):
+def test_a_closed_screen_is_reported_once_and_stops_nothing(monkeypatch, number):
     class Failing(io.StringIO):
         def flush(self):
             raise OSError(number, os.strerror(number))
