@@ -208,6 +208,23 @@ def hosts():
 
 
 @pytest.fixture
+def check_every_weight_moves():
+    """Trains on batches of images, and checks that all weights have changed, and all rows of a table of positions."""
+
+    def check(model, batches):
+        before = [ops.convert_to_numpy(w) for w in model.trainable_variables]
+        for images in batches:
+            model.train_on_batch(images)
+        for weight, old in zip(model.trainable_variables, before, strict=True):
+            changed = ops.convert_to_numpy(weight) != old
+            assert changed.any(), weight.path
+            if weight.name == "positions":
+                assert changed.any(axis=1).all(), weight.path
+
+    return check
+
+
+@pytest.fixture
 def command():
     return running.run_by_command
 

@@ -61,6 +61,9 @@ def run_here(name, *arguments):
     return End(status=status, out=out.getvalue(), err=err.getvalue())
 
 
+KEPT = []  # absl knows a module that defines flags for others by its id, which no other module may get
+
+
 def forget(recipe):
     """Remove the flags of a recipe and its modules, because the next recipe defines flags of the same names."""
     shared = [
@@ -72,6 +75,8 @@ def forget(recipe):
         for flag in list(flags.FLAGS.flags_by_module_dict().get(module, ())):
             delattr(flags.FLAGS, flag.name)
     for module in shared:
+        if module == "recipes.shared.common_flags":
+            KEPT.append(sys.modules[module])
         del sys.modules[module]
 
 

@@ -18,18 +18,15 @@ FROM_SCRATCH = (
 )
 
 
+def from_run(pretrained, arrays, *more):
+    """The flags to fine-tune the encoder of a run on an .npz file."""
+    return f"--init_from={pretrained}", f"--dataset=npz:{arrays}", *more
+
+
 @pytest.mark.backend
 def test_from_a_run_of_arrays(here, pretrained, arrays, tmp_path, lines):
     workdir = tmp_path / "tuned"
-    given = (
-        f"--init_from={pretrained}",
-        f"--dataset=npz:{arrays}",
-        "--batch_size=4",
-        "--steps=5",
-        "--log_every=2",
-        "--mixup=0.8",
-        "--cutmix=1",
-    )
+    given = from_run(pretrained, arrays, "--batch_size=4", "--steps=5", "--log_every=2", "--mixup=0.8", "--cutmix=1")
     end = here("finetune", *given, f"--workdir={workdir}")
     assert end.status == 0 and not end.err
     assert f"24 labelled images of 2 classes, 24 to evaluate on, encoder from {pretrained}, 5 steps" in end.out
@@ -55,14 +52,7 @@ def test_from_a_run_of_arrays(here, pretrained, arrays, tmp_path, lines):
 
 
 def test_frozen_leaves_the_encoder_as_it_was_and_mixed_precision_runs(here, pretrained, arrays, tmp_path):
-    given = (
-        f"--init_from={pretrained}",
-        f"--dataset=npz:{arrays}",
-        "--batch_size=4",
-        "--steps=2",
-        "--frozen",
-        "--precision=bfloat16",
-    )
+    given = from_run(pretrained, arrays, "--batch_size=4", "--steps=2", "--frozen", "--precision=bfloat16")
     end = here("finetune", *given, f"--workdir={tmp_path / 'tuned'}")
     assert end.status == 0 and "(frozen)" in end.out
     old, new = (ks.interchange.load_encoder(run) for run in (pretrained, tmp_path / "tuned"))
@@ -72,14 +62,7 @@ def test_frozen_leaves_the_encoder_as_it_was_and_mixed_precision_runs(here, pret
 
 
 def test_by_the_command(command, pretrained, arrays, tmp_path):
-    given = (
-        f"--init_from={pretrained}",
-        f"--dataset=npz:{arrays}",
-        "--labelled=8",
-        "--batch_size=4",
-        "--steps=2",
-        "--drop_path=0",
-    )
+    given = from_run(pretrained, arrays, "--labelled=8", "--batch_size=4", "--steps=2", "--drop_path=0")
     end = command("finetune", *given, f"--workdir={tmp_path / 'run'}")
     assert end.status == 0 and not end.err
     assert (
