@@ -6,7 +6,17 @@ python recipes/pretrain.py --dataset=folder:photos --workdir=runs/photos
 
 from absl import flags
 
-from recipes.shared import commandline, fitting, hardware, image_sets, methods, pretrain_flags, trouble
+from recipes.shared import (
+    commandline,
+    fitting,
+    hardware,
+    image_sets,
+    methods,
+    pretrain_flags,
+    screen,
+    settings,
+    trouble,
+)
 
 flags.adopt_module_key_flags(pretrain_flags)
 FLAGS = flags.FLAGS
@@ -30,6 +40,24 @@ def build_model(source, image_shape, augmentation, steps):
     return model
 
 
+def measure(source, image_shape, augmentation, batches, devices):
+    """Time a training step. With --time, set --steps to what fits into it; with --dry_run, end the program."""
+    import keras
+
+    if not methods.chosen().trains:
+        raise SystemExit(0)
+    model = build_model(source, image_shape, augmentation, 2 * settings.TIMED)
+    fit_words(model, source, max(FLAGS.vocabulary or 0, 1000))
+    seconds = settings.seconds_of_a_step(model, batches, devices)
+    keras.utils.set_random_seed(FLAGS.seed)  # as if nothing had been measured
+    if FLAGS.steps is None and FLAGS.epochs is None:
+        FLAGS.steps = settings.steps_in(settings.seconds_of(FLAGS.time), seconds)
+    steps = count_steps(len(source))
+    print(f"time      {screen.in_words(steps * seconds)} for {steps} steps of {seconds:.2g} s", flush=True)
+    if FLAGS.dry_run:
+        raise SystemExit(0)
+
+
 def count_steps(images):
     """Return the optimizer steps of the whole run, for this number of images."""
     import keras
@@ -49,17 +77,23 @@ def count_steps(images):
     return steps
 
 
+def fit_words(model, source, patches=None, report=lambda line: None):
+    """Fit the tokenizer, if the method has one, to this many patches of the images; 100,000 by default."""
+    from keras_splitmask import data
+
+    if not (FLAGS.tokenizer and model.tokenizer):
+        return
+    # At most 25 patches of an image, for variety, and not many fewer, since decoding takes most of the time.
+    limit = max(FLAGS.vocabulary, (patches or 100_000) // 25)
+    images = data.Reader(source, model.encoder.image_shape, limit, workers=max(1, FLAGS.workers))
+    model.tokenizer.fit(images, **({"max_patches": patches} if patches else {}), report=report)
+
+
 def initialise(model, source):
     """Prepare a new run: fit the tokenizer to the images, and load the weights of --init_from."""
     import keras_splitmask as ks
-    from keras_splitmask import data
 
-    if FLAGS.tokenizer and model.tokenizer:
-        # At most 25 patches of an image, for variety, and not many fewer, since decoding takes most of the time.
-        limit = max(FLAGS.vocabulary, (FLAGS.fit_patches or 100_000) // 25)
-        images = data.Reader(source, model.encoder.image_shape, limit, workers=max(1, FLAGS.workers))
-        count = {"max_patches": FLAGS.fit_patches} if FLAGS.fit_patches else {}
-        model.tokenizer.fit(images, **count, report=lambda line: print(line, flush=True))
+    fit_words(model, source, FLAGS.fit_patches, lambda line: print(line, flush=True))
     if FLAGS.init_from:
         print(ks.interchange.initialise(model, FLAGS.init_from), flush=True)
         methods.chosen().after_loading(model)
@@ -104,15 +138,16 @@ def finish(run, model, source, probed, probe):
 
 
 def main(devices, run):
-    hardware.divide(FLAGS.batch_size, devices.replicas, FLAGS.accumulate)
     import keras
 
     from keras_splitmask import evaluation
 
     keras.utils.set_random_seed(FLAGS.seed)
     method = methods.chosen()
-    host, augmentation = method.augmentation()
     source = image_sets.open_images(run, FLAGS.channels, FLAGS.subset)
+    settings.settle(source, devices)
+    hardware.divide(FLAGS.batch_size, devices.replicas, FLAGS.accumulate)
+    host, augmentation = method.augmentation()
     image_shape = image_sets.image_shape(source)
     read = method.batches(source, image_shape, host)
     shift = FLAGS.rewind
@@ -131,6 +166,8 @@ def main(devices, run):
     batches(0)  # stop at bad options before anything is written
     probed, probe = image_sets.read_probe(image_shape)
     source = image_sets.packed(source, image_shape)
+    if FLAGS.dry_run or (FLAGS.time and FLAGS.steps is None):  # a run that resumes knows its steps
+        measure(source, image_shape, augmentation, batches, devices)
     steps = count_steps(len(source))
     model = build_model(source, image_shape, augmentation, steps)
     announce(source, model, steps, devices)
@@ -157,4 +194,4 @@ def main(devices, run):
 
 
 if __name__ == "__main__":
-    commandline.run(hardware.spread(main), methods.settle_flags)
+    commandline.run(hardware.spread(main, free={"time", "dry_run"}, auto=settings.AUTO), settings.settle_flags)

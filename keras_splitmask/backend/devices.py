@@ -1,6 +1,7 @@
 """The devices of a run, chosen before anything is computed: several replicas, hosts and strategies."""
 
 import contextlib
+import math
 import os
 
 import keras
@@ -81,6 +82,35 @@ class Devices:
         from jax.experimental import multihost_utils
 
         return bool(multihost_utils.process_allgather(np.array([flag])).any())
+
+
+def accelerator():
+    """Whether the backend computes on a GPU or TPU."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return bool(tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU"))
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.default_backend() != "cpu"
+    import torch
+
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
+def accelerator_memory():
+    """Bytes of memory that are free on an accelerator of this process; infinite where the backend does not say."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        found = jax.local_devices()[0].memory_stats() or {}
+        return found["bytes_limit"] - found["bytes_in_use"] if "bytes_limit" in found else math.inf
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else math.inf
+    return math.inf
 
 
 def start_devices(strategy=None, devices=None, model_devices=None):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_splitmask.data import arrayfile, bounds
+from keras_splitmask.data import arrayfile, free_memory
 from keras_splitmask.data.conversion import fit_channels
 from keras_splitmask.data.labels import check_labels, check_names, text
 from keras_splitmask.data.sources import SPLITS, NoSuchSplit, Source, part_of
@@ -117,7 +117,7 @@ def _member(file, name, place):
     if name not in file.files:
         return None
     member = file.zip.getinfo(name if name in file.zip.namelist() else f"{name}.npy")
-    too_large = member.file_size > (most := bounds.free_memory() / 2)
+    too_large = member.file_size > (most := free_memory.free_memory() / 2)
     if too_large and member.compress_type != zipfile.ZIP_STORED:
         raise ValueError(
             f"Expected arrays of at most {most / 1e9:.1f} GB, half of the free memory, received {name} of"

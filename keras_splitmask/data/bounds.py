@@ -1,7 +1,6 @@
 """Bound the memory for reading an image file by its header, so that a file that needs too much is never decoded."""
 
 import itertools
-import math
 import re
 
 from keras_splitmask.data import jpeg, netpbm
@@ -132,15 +131,6 @@ def _jpeg(header, height, width, size, share):
 def check_array(height, width, channels, size):
     """Raise ValueError if reading an array of `size` bytes as an image takes too much memory."""
     _check(height, width, size + height * width * (channels + 2 * max(3, channels)))
-
-
-def free_memory():
-    """Return the bytes of memory that are free for a process, as Linux counts them; infinite elsewhere."""
-    try:
-        with open("/proc/meminfo") as lines:
-            return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return math.inf
 
 
 def _check(height, width, needed):

@@ -87,6 +87,13 @@ class FolderSource(Source):
         """Return (height, width, channels) of the first image as stored; other images may have other sizes."""
         return *self.scan.images[self.paths[0]][:2], self.channels
 
+    @property
+    def typical_size(self):
+        """(height, width) of all images; if they differ, twice the median of their short sides."""
+        sizes = {shape[:2] for shape in self.scan.images.values()}
+        short = int(np.median([min(shape[:2]) for shape in self.scan.images.values()]))
+        return sizes.pop() if len(sizes) == 1 else (short, short)
+
     def summary(self):
         beside = "; ".join(f"{printable(name)}: {what}" for name, what in self.beside.items())
         return self.scan.summary() + (f"; not used ({beside})" if beside else "") + self._doubt()

@@ -180,6 +180,11 @@ class Source:
         """Return (height, width, channels) of the first readable image; other images may have other sizes."""
         return self.readable(0, self.image)[0].shape
 
+    @property
+    def typical_size(self):
+        """(height, width) in pixels that stands for all images."""
+        return self.image_shape[:2]
+
     @functools.cached_property
     def fingerprint(self):
         """64 hexadecimal digits that change when the images do."""
@@ -214,6 +219,10 @@ class Selection(Source):
     @functools.cached_property
     def labels(self):
         return None if self.source.labels is None else self.source.labels[self.indices]
+
+    @property
+    def typical_size(self):
+        return self.source.typical_size
 
     @property
     def class_count(self):

@@ -1,12 +1,14 @@
 """Training in intervals of the log, resumed where a run stopped."""
 
 import contextlib
+import time
 
 from absl import flags
 
-from recipes.shared import commandline
+from recipes.shared import commandline, screen
 
 FLAGS = flags.FLAGS
+TIMED = 2  # steps that are timed to say how long the run will take, after the first, which compiles
 
 
 def jit():
@@ -17,9 +19,9 @@ def jit():
         return "auto"
     if FLAGS.jit is not None:
         return FLAGS.jit
-    import tensorflow as tf
+    from keras_splitmask.backend.devices import accelerator
 
-    return bool(tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU"))
+    return accelerator()
 
 
 def adamw(steps, depth, **options):
@@ -48,6 +50,7 @@ def fit(model, batches, steps, interval, log, checkpoints):
     """
     if not steps:
         log.on_train_begin()
+    forecast = _forecast(steps - checkpoints.step)
     with contextlib.closing(log), checkpoints.listening():
         commandline.stop_if_asked()
         while (start := checkpoints.step) < steps:
@@ -57,7 +60,32 @@ def fit(model, batches, steps, interval, log, checkpoints):
                 lambda: log.timed(batches(start), measured=checkpoints.devices.strategy is None)
             )
             model.fit(
-                feed, steps_per_epoch=length, epochs=epochs, callbacks=[log, checkpoints], verbose=0, shuffle=False
+                feed,
+                steps_per_epoch=length,
+                epochs=epochs,
+                callbacks=[log, checkpoints, forecast],
+                verbose=0,
+                shuffle=False,
             )
         if checkpoints.saved < steps:
             checkpoints.save()
+
+
+def _forecast(steps):
+    """Return a callback that prints, once two steps are timed, how long all of them will take."""
+    import keras
+
+    ends = []
+
+    def note(batch, logs):
+        if len(ends) > TIMED:
+            return
+        if len(ends) in (0, TIMED):
+            keras.ops.convert_to_numpy(next(iter(logs.values())))  # wait for the device
+        ends.append(time.monotonic())
+        if len(ends) == TIMED + 1:
+            at_once = FLAGS.steps_per_execution if "steps_per_execution" in FLAGS else 1
+            seconds = (ends[-1] - ends[0]) / (TIMED * at_once)
+            print(f"time      about {screen.in_words(seconds * steps)} for {steps} steps", flush=True)
+
+    return keras.callbacks.LambdaCallback(on_train_batch_end=note)

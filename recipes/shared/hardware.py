@@ -32,11 +32,11 @@ flags.DEFINE_integer(
 FLAGS = flags.FLAGS
 
 
-def spread(main, one_host=False, free=()):
+def spread(main, one_host=False, free=(), auto=()):
     """Turn a recipe's `main(devices, run)` into a `main()` that runs on the devices of the flags. If there are several
     hosts, only the first one prints and writes.
 
-    `free` names flags, besides those in `workdir.FREE`, that may change when a run resumes.
+    `free` and `auto` are those of `workdir.opened`.
     """
 
     def spread_main():
@@ -49,10 +49,11 @@ def spread(main, one_host=False, free=()):
                 f"Expected one host, received {devices.hosts}. Run this recipe on one host, which may have several"
                 " devices."
             )
-        divide(FLAGS.batch_size, devices.replicas)
+        if FLAGS.batch_size is not None:
+            divide(FLAGS.batch_size, devices.replicas)
         if devices.host:
             sys.stdout = open(os.devnull, "w")
-        with workdir.opened(devices.host, free) as run, devices.scope():
+        with workdir.opened(devices.host, free, auto) as run, devices.scope():
             main(devices, run)
 
     return spread_main

@@ -14,7 +14,6 @@ TOKENIZERS = {"random_projection": "RandomProjection", "random_patches": "Random
 TOKENIZER_FLAGS = {"tokenizer", "dalle_weights", "dalle_sha256", "vocabulary", "fit_patches", "word_resolution"}
 # BEiT's values, which the paper uses for SplitMask. `Method.defaults` has those of the other methods' authors.
 DEFAULTS = {
-    "augmentation": "crop_flip",
     "min_learning_rate": 1e-5,
     "warmup": 10 / 300,
     "weight_decay": 0.05,
@@ -243,6 +242,15 @@ def learning_rate():
     return max(5e-4, 1.5e-3 * FLAGS.batch_size / 2048)
 
 
+def reads(name):
+    """Return whether the method reads a flag."""
+    return name not in _of_some_methods() or name in chosen().flags
+
+
+def _of_some_methods():
+    return frozenset().union(*(method.flags for method in METHODS.values()))
+
+
 def settle_flags():
     """Give flags that were not set the method's defaults, and clear those that it does not read, so that run.flags
     does not list them.
@@ -250,7 +258,7 @@ def settle_flags():
     A flag that the method does not read is refused if it was typed. In a flag file, which other methods may share, it
     is named and ignored.
     """
-    unread = sorted(frozenset().union(*(method.flags for method in METHODS.values())) - chosen().flags)
+    unread = sorted(name for name in _of_some_methods() if not reads(name))
     typed = {argument.lstrip("-").split("=")[0] for argument in sys.argv[1:] if argument.startswith("-")}
     if wrong := [f"--{name}" for name in unread if {name, f"no{name}"} & typed]:
         raise commandline.BadInput(

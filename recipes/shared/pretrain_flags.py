@@ -22,7 +22,8 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "image_size",
     None,
-    "Image size in pixels: 224, or 48x80 (height x width). Default: 224; for arrays and the sample their own size.",
+    "Image size in pixels: 224, or 48x80 (height x width). Default: auto, the size of the images, but at most 112 on"
+    " CPUs and 224 on GPUs.",
 )
 flags.DEFINE_integer(
     "channels", None, lower_bound=1, help="Convert images to 1 (grey) or 3 (colour) channels. Default: as stored."
@@ -31,7 +32,7 @@ flags.DEFINE_string(
     "augmentation",
     None,
     "none, flip, crop_flip, quarter_crop_flip, beit, three_augment or dino; deit knows the first four. Choose"
-    " flip if objects fill the image. Default: crop_flip, for dino dino.",
+    " flip if objects fill the image. Default: auto, crop_flip, or flip for tiny images; for dino dino.",
 )
 flags.DEFINE_string(
     "cache",
@@ -50,17 +51,17 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_string(
     "size",
-    "vit_small",
-    "Encoder: vit_micro, vit_tiny, vit_small, vit_base or vit_large. Choose a small one for small data sets"
-    " and slow machines.",
+    None,
+    "Encoder: vit_micro, vit_tiny, vit_small, vit_base or vit_large. Default: auto, vit_micro on CPUs and vit_small on"
+    " GPUs; with --init_from as it has.",
 )
 flags.DEFINE_integer(
     "patch_size",
-    16,
+    None,
     lower_bound=1,
     help=(
-        "Side of a patch in pixels; it must divide the image size. A tenth of the image size is a good value."
-        " Smaller patches cost more."
+        "Side of a patch in pixels; it must divide the image size. Smaller patches cost more. Default: auto, about an"
+        " eighth of the image size on CPUs and a fourteenth on GPUs."
     ),
 )
 flags.DEFINE_enum(
@@ -78,16 +79,16 @@ flags.DEFINE_string(
 # Visual words.
 flags.DEFINE_enum(
     "tokenizer",
-    "random_projection",
+    None,
     ["random_projection", "random_patches", "kmeans", "dalle"],
     "How visual words are assigned to patches. kmeans uses its words most evenly; random_projection needs no"
-    " fitting; dalle is the slowest and was trained on other images. [splitmask, beit]",
+    " fitting; dalle is the slowest and was trained on other images. Default: auto, kmeans. [splitmask, beit]",
 )
 flags.DEFINE_integer(
     "vocabulary",
-    8192,
+    None,
     "Number of visual words. 8192 in the paper; 512 are enough for tens of thousands of small images, and"
-    " cheaper. [splitmask, beit]",
+    " cheaper. Default: auto, 512, or 8192 from 100,000 images on. [splitmask, beit]",
 )
 flags.DEFINE_integer(
     "fit_patches",
@@ -121,9 +122,9 @@ flags.DEFINE_string(
 # SplitMask.
 flags.DEFINE_float(
     "keep",
-    0.5,
-    "Fraction of the patches that each half sees, in (0, 0.5]. Lower it for small data sets; 0.25 for the"
-    " smallest ones of the paper. [splitmask]",
+    None,
+    "Fraction of the patches that each half sees, in (0, 0.5]. Default: auto, 0.5; 0.25 below 10,000 images of at least"
+    " 196 patches, as in the paper. [splitmask]",
 )
 flags.DEFINE_enum(
     "split",
@@ -192,16 +193,22 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer(
     "prototypes",
-    65536,
+    None,
     lower_bound=1,
-    help="Outputs of the projection head. 4096 are enough for small data sets, and much cheaper. [dino]",
+    help=(
+        "Outputs of the projection head. 65536 in the paper; fewer are enough for small data sets, and much cheaper."
+        " Default: auto, 4096, or 65536 from 100,000 images on. [dino]"
+    ),
 )
 flags.DEFINE_float(
     "teacher_momentum",
-    0.996,
+    None,
     lower_bound=0,
     upper_bound=1,
-    help="Momentum of the teacher at the first step; it rises to 1. Use 0.9995 for batches of 256. [dino]",
+    help=(
+        "Momentum of the teacher at the first step; it rises to 1. Default: auto, 0.996, or 0.9995 for 100,000 steps or"
+        " more with batches of 256 or fewer. [dino]"
+    ),
 )
 flags.DEFINE_float(
     "teacher_temperature",
@@ -228,20 +235,32 @@ flags.DEFINE_float(
 # Optimization.
 flags.DEFINE_integer(
     "batch_size",
-    256,
+    None,
     lower_bound=1,
     help=(
-        "Images per step. In the match loss they are also each other's negatives. Lower it, or raise --accumulate,"
-        " if memory runs out."
+        "Images per step. In the match loss they are also each other's negatives. Default: auto, 64 on CPUs and 256 on"
+        " each GPU, but no more than there are images."
     ),
 )
 flags.DEFINE_float(
     "epochs",
-    100,
+    None,
     lower_bound=0,
-    help="Passes over the data. Small data sets need more: the paper uses 5,000 below 100,000 images.",
+    help="Passes over the data, in place of --steps. The paper uses 5,000 below 100,000 images.",
 )
-flags.DEFINE_integer("steps", None, lower_bound=1, help="Optimizer steps. Default: as --epochs says.")
+flags.DEFINE_integer(
+    "steps",
+    None,
+    lower_bound=1,
+    help="Optimizer steps. Default: auto, 3,000 on CPUs; on GPUs 20,000, or 100 epochs if those are more.",
+)
+flags.DEFINE_string(
+    "time",
+    None,
+    "Train for about this long, such as 2h or 90min, in place of --steps: a few steps are timed first. Says so if that"
+    " is too short to teach anything.",
+)
+flags.DEFINE_bool("dry_run", False, "Show what would be chosen, and the memory and time it takes, and stop there.")
 flags.DEFINE_float(
     "learning_rate",
     None,
@@ -299,11 +318,12 @@ flags.DEFINE_bool(
 # Memory and speed.
 flags.DEFINE_integer(
     "accumulate",
-    1,
+    None,
     lower_bound=1,
     help=(
         "Gradient accumulation: split each batch into this many micro-batches to save memory. The match loss still"
-        " uses negatives from the whole batch, at the cost of one extra forward pass."
+        " uses negatives from the whole batch, at the cost of one extra forward pass. Default: auto, as few as fit into"
+        " memory."
     ),
 )
 flags.DEFINE_integer(

@@ -10,7 +10,7 @@ from recipes.shared import commandline, paths
 
 FLAGS = flags.FLAGS
 FIRST_LINE = "# Relative paths begin in "
-UNRECORDED = {"overwrite", "strategy", "devices", "model_devices"}  # flags that run.flags does not list
+UNRECORDED = {"overwrite", "strategy", "devices", "model_devices", "time", "dry_run"}  # flags that run.flags lacks
 
 
 def text(module):
@@ -34,6 +34,15 @@ def differences(file, home, module, free):
     moved = os.path.join(folder, before.get("workdir", os.curdir)), home
     names = sorted({*before, *now} - free)
     return [f"--{name}" for name in names if not paths.same(name, before.get(name), now.get(name), folder, moved)]
+
+
+def take(file, names):
+    """Give flags that are None the values in a run.flags, and return their names."""
+    values = _by_name(file.read_text(encoding="utf-8", errors="surrogateescape")) if file.is_file() else {}
+    taken = [name for name in names if name in values and FLAGS[name].value is None]
+    for name in taken:
+        FLAGS[name].value = FLAGS[name].parser.parse(values[name])
+    return taken
 
 
 def _by_name(content):

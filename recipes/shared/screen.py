@@ -160,3 +160,11 @@ def kept_open():
                 stream and stream.flush()
             except (OSError, ValueError):
                 _discard(stream)
+
+
+def in_words(seconds):
+    """A time such as 1 h 20 min, to two figures."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -27,17 +27,18 @@ CHECKPOINTS = "checkpoints"
 
 
 @contextlib.contextmanager
-def opened(host=0, free=()):
+def opened(host=0, free=(), auto=()):
     """Open the run in --workdir, which either resumes or begins. See `held`.
 
-    `free` names flags, besides those in `FREE`, that may have other values when a run resumes.
+    `free` names flags, besides those in `FREE`, that may have other values when a run resumes. `auto` names flags that
+    are None unless given; a run that resumes takes them from its run.flags.
 
     Raises:
         BadInput: if the folder holds a run with other flags, and --overwrite was not given.
         SystemExit: if the folder holds this run, and it is finished.
     """
     with held(host) as run:
-        run.decide({*FREE, *free})
+        run.decide({*FREE, *free}, auto)
         yield run
 
 
@@ -92,10 +93,11 @@ class Run:
         self.resumed = False
         self.started = False
 
-    def decide(self, free):
+    def decide(self, free, auto=()):
         """Decide whether the run in the folder resumes or is replaced, and stop if it must not be touched."""
         _check_data(self.home)
         before = self.home / FLAGS_FILE
+        taken = run_flags.take(before, auto)
         begun = any((self.home / CHECKPOINTS).glob("*.checkpoint"))
         if begun and not before.is_file() and not FLAGS.overwrite:
             raise commandline.BadInput(
@@ -125,8 +127,11 @@ class Run:
             )
             raise SystemExit(0)
         self.resumed = begun and before.is_file() and not other and not finished
-        if self.record and not self.resumed:
-            self._check_removal()
+        if not self.resumed:
+            for name in taken:
+                FLAGS[name].value = None
+            if self.record:
+                self._check_removal()
 
     def _data_moved(self):
         from keras_splitmask.data import scan

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_splitmask.data import NoSuchSplit, bounds, open_source
+from keras_splitmask.data import NoSuchSplit, free_memory, open_source
 from keras_splitmask.data.arrays import SAMPLE, ArraySource
 from tests.data import make_sample
 
@@ -223,7 +223,7 @@ def test_an_npz_file_that_is_larger_than_the_memory_is_mapped_or_refused(tmp_pat
     )
     np.savez_compressed(tmp_path / "packed.npz", images=images, labels=labels)
     loaded = open_source(f"npz:{tmp_path}/plain.npz")
-    monkeypatch.setattr(bounds, "free_memory", lambda: 2 * images.nbytes)  # the array has a header besides
+    monkeypatch.setattr(free_memory, "free_memory", lambda: 2 * images.nbytes)  # the array has a header besides
     for split in ("train", "test"):
         source = open_source(f"npz:{tmp_path}/plain.npz", split)
         assert isinstance(source.images, np.memmap) and not isinstance(loaded.images, np.memmap)
@@ -247,10 +247,10 @@ def test_an_npz_file_of_zeros_is_refused_before_it_is_unpacked(tmp_path):
     place = content.rindex(b"PK\x01\x02") + 24  # the size in the directory
     (tmp_path / "a.npz").write_bytes(content[:place] + b"\xf0\xff\xff\xff" + content[place + 4 :])
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(bounds, "free_memory", lambda: 8e9)
+        patched.setattr(free_memory, "free_memory", lambda: 8e9)
         with pytest.raises(ValueError, match=r"at most 4.0 GB, half of the free memory, received images of 4.3 GB"):
             open_source(f"npz:{tmp_path}/a.npz")
-    assert 0 < bounds.free_memory() < 1e14
+    assert 0 < free_memory.free_memory() < 1e14
 
 
 def test_the_advice_of_numpy_to_allow_pickles_is_never_passed_on(tmp_path):

@@ -1,0 +1,71 @@
+"""The memory that pre-training takes, estimated from the shapes, and the memory that the machine has."""
+
+import math
+import os
+
+# Measured as the peak of a process that trains, docs/speed.md has the table. The estimate is meant to be a little high.
+START = {"torch": 0.6e9, "jax": 1.0e9, "tensorflow": 1.3e9}  # bytes: Python, the backend, and the images being read
+VALUES = {"torch": 20, "jax": 26, "tensorflow": 26}  # kept for the gradient, for each token, block and unit of width
+PIXELS = {"torch": 6, "jax": 6, "tensorflow": 6}  # copies of a batch of images in float32: augmentation and patches
+COPIES_OF_WEIGHTS = 5  # weights, gradient, two moments, a checkpoint being written, and what an update makes
+CHUNK = 64e6  # bytes: what the words' head holds at once
+
+
+def of_training(facts, values, share):
+    """Estimate the bytes that a training step on `share` images takes on one device.
+
+    Args:
+        facts: see `auto.Facts`.
+        values: {name: value} of the flags: method, size, image_size, patch_size, and those of the method.
+        share: images that are computed at a time.
+    """
+    from keras_splitmask.encoder import SIZES
+
+    width, depth, heads = SIZES.get(values["size"], SIZES["vit_base"])
+    (height, width_of_image), patch = values["image_size"], values["patch_size"]
+    patches = max(1, (height // patch) * (width_of_image // patch))
+    words = values.get("vocabulary") or 0
+    each = 2 if facts.half_precision else 4
+    passes = _passes(values, patches, width, depth)
+    kept = sum(
+        count * blocks * (VALUES[facts.backend] * tokens * size + 2 * heads * tokens**2) * each
+        for count, tokens, blocks, size in passes
+    )
+    images = height * width_of_image * facts.channels
+    kept += 4 * images * PIXELS[facts.backend]
+    weights = 12 * depth * width**2 + 2 * 12 * width**2 + width * (words + patch**2 * facts.channels + patches)
+    if values["method"] == "dino":
+        weights = 2 * weights + 2 * (values.get("prototypes") or 0) * 256
+        kept += (2 + (values.get("local_crops") or 0)) * (values.get("prototypes") or 0) * 4 * 4
+    of_weights = 4 * weights * COPIES_OF_WEIGHTS
+    return (0 if facts.accelerator else START[facts.backend]) + of_weights + share * kept + (CHUNK if words else 0)
+
+
+def _passes(values, patches, width, depth):
+    """What goes through the encoder and the decoder for one image: [(count, tokens, blocks, width)]."""
+    method = values["method"]
+    if method == "splitmask":
+        decoder = values.get("decoder_depth", 2)
+        return [
+            (2, 1 + math.floor(patches * (values.get("keep") or 0.5)), depth, width),
+            (2, 1 + patches, decoder, width),
+        ]
+    if method == "mae":
+        seen = 1 + round(patches * (1 - (values.get("mask_ratio") or 0.75)))
+        return [(1, seen, depth, width), (1, 1 + patches, min(8, max(1, round(depth * 2 / 3))), width)]
+    if method == "dino":  # the teacher keeps nothing for a gradient
+        small = max(1, round(patches * (96 / 224) ** 2))
+        return [(2, 1 + patches, depth, width), (values.get("local_crops") or 0, 1 + small, depth, width)]
+    return [(1, 1 + patches, depth, width)]
+
+
+def at_hand():
+    """Bytes of the machine's memory that this process has or can get."""
+    from keras_splitmask.data.free_memory import free_memory
+
+    try:
+        with open("/proc/self/statm") as file:
+            own = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        own = 0
+    return free_memory() + own

@@ -1,0 +1,171 @@
+"""pretrain.py's `auto` flags: filled in from the images and the machine, said on the screen, and held to a time."""
+
+import math
+import os
+import re
+import time
+
+from absl import flags
+
+from recipes.shared import auto, commandline, image_sets, memory, methods, screen
+
+FLAGS = flags.FLAGS
+# Flags whose default is auto, in the lines in which they are said. A run that resumes takes them from its run.flags.
+LINES = (
+    ("image_size", "patch_size"),
+    ("size",),
+    ("tokenizer", "vocabulary"),
+    ("keep", "augmentation"),
+    ("batch_size", "accumulate", "learning_rate"),
+    ("steps",),
+    ("prototypes", "teacher_momentum"),
+)
+AUTO = tuple(name for line in LINES for name in line)
+UNITS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
+FEW_STEPS = 2_000  # fewer have not taught enough: see docs/small_data.md
+TIMED = 2  # steps, after as many to warm up
+
+
+def settle_flags():
+    """Complete the flags before the images are known: see `methods.settle_flags`. Check --time."""
+    methods.settle_flags()
+    if FLAGS.time and (FLAGS.steps or FLAGS.epochs is not None):
+        raise commandline.BadInput(
+            f"Expected --time without --steps and --epochs, received --time={FLAGS.time}; leave the others out."
+        )
+    if FLAGS.time:
+        seconds_of(FLAGS.time)
+
+
+def settle(source, devices):
+    """Fill in the flags that are `auto`, say what was chosen, and refuse what does not fit into memory.
+
+    Args:
+        source: the images.
+        devices: the `Devices` of the run.
+
+    Raises:
+        BadInput: if training would take more memory than there is.
+    """
+    facts = facts_of(source, devices)
+    given = {name: FLAGS[name].value for name in AUTO if name != "learning_rate" and methods.reads(name)}
+    given |= {"image_size": image_sets.image_size(), "method": FLAGS.method, "epochs": FLAGS.epochs}
+    given |= {name: FLAGS[name].value for name in ("mask_ratio", "decoder_depth", "local_crops")}
+    if not methods.chosen().trains or FLAGS.epochs is not None or FLAGS.time:
+        given.pop("steps")
+    if FLAGS.init_from:
+        given |= _of_encoder(given)
+    if FLAGS.tokenizer == "dalle":
+        given["vocabulary"] = given["vocabulary"] or 8192
+    made = auto.plan(facts, given)
+    for name in AUTO:
+        if made.values.get(name) is not None and FLAGS[name].value is None:
+            FLAGS[name].value = _text(made.values[name]) if name == "image_size" else made.values[name]
+    reasons = dict(made.reasons)
+    if methods.chosen().trains and FLAGS.learning_rate is None:
+        FLAGS.learning_rate, reasons["learning_rate"] = methods.learning_rate(), f"for batches of {FLAGS.batch_size}"
+    say(reasons)
+    _check_memory(facts, made)
+
+
+def facts_of(source, devices):
+    """The facts that the choices depend on."""
+    import keras
+
+    from keras_splitmask.backend.devices import accelerator, accelerator_memory
+
+    height, width = source.typical_size
+    return auto.Facts(
+        images=len(source),
+        height=height,
+        width=width,
+        channels=source.image_shape[-1],
+        backend=keras.backend.backend(),
+        accelerator=accelerator(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory=accelerator_memory() if accelerator() else memory.at_hand(),
+        replicas=devices.replicas,
+        half_precision=FLAGS.precision != "float32",
+    )
+
+
+def say(reasons):
+    """Print what was chosen and why, in a line for each subject."""
+    for names in LINES:
+        chosen = [
+            f"--{name}={FLAGS[name].value:g}"
+            if isinstance(FLAGS[name].value, float)
+            else f"--{name}={FLAGS[name].value}"
+            for name in names
+            if name in reasons
+        ]
+        why = list(dict.fromkeys(reasons[name] for name in names if name in reasons))
+        if chosen:
+            print(f"chosen    {' '.join(chosen)} ({'; '.join(why)})", flush=True)
+
+
+def _of_encoder(given):
+    """The size and the patch size of --init_from, where they are not given."""
+    import keras_splitmask as ks
+
+    encoder = ks.interchange.load_encoder(FLAGS.init_from)
+    shape = (encoder.width, encoder.depth, encoder.heads)
+    size = next((name for name, known in ks.SIZES.items() if known == shape), None)
+    return {"size": given["size"] or size, "patch_size": given["patch_size"] or encoder.patch_size}
+
+
+def _check_memory(facts, made):
+    needed, there = made.memory / 1e9, facts.memory / 1e9
+    at_hand = f"of {there:.1f} GB at hand" if math.isfinite(there) else "; how much there is, the backend does not say"
+    print(f"memory    about {needed:.1f} GB {at_hand}", flush=True)
+    if auto.fits(facts, made):
+        return
+    if changes := auto.smaller(facts, made):
+        remedy = f"Add {' '.join(f'--{name}={value}' for name, value in changes.items())}."
+    else:
+        remedy = "Make the images smaller with --image_size, or close other programs."
+    raise commandline.BadInput(
+        f"Expected training to fit into {auto.SHARE_OF_MEMORY:.0%} of the {there:.1f} GB of memory at hand, which would"
+        f" take about {needed:.1f} GB. {remedy}"
+    )
+
+
+def seconds_of(text):
+    """Parse --time, such as 2h, 90min or 1h30min, to seconds.
+
+    Raises:
+        BadInput: if it is no time.
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*(min|[smhd])", text.lower())
+    if not parts or "".join(number + unit for number, unit in parts) != re.sub(r"\s", "", text.lower()):
+        raise commandline.BadInput(f"Expected --time as 2h, 90min or 1h30min, received {text!r}.")
+    return sum(float(number) * UNITS[unit] for number, unit in parts)
+
+
+def seconds_of_a_step(model, batches, devices):
+    """Measure the time of a training step on a model that is thrown away afterwards."""
+    import keras
+
+    ends = []
+    note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: ends.append(time.monotonic()))
+    feed = devices.dataset_for_fit(lambda: (batch if isinstance(batch, tuple) else (batch,) for batch in batches(0)))
+    model.fit(feed, steps_per_epoch=TIMED, epochs=2, callbacks=[note], verbose=0, shuffle=False)
+    return (ends[1] - ends[0]) / TIMED
+
+
+def steps_in(seconds, of_a_step):
+    """The steps that fit into a time. Says so if they are too few to teach anything."""
+    steps = max(1, int(0.95 * seconds / of_a_step))  # the rest for the words, checkpoints and the report
+    if steps < FEW_STEPS:
+        print(
+            f"warning   {screen.in_words(seconds)} are enough for {steps} steps. Fewer than {FEW_STEPS} rarely teach"
+            f" anything: allow {screen.in_words(FEW_STEPS * of_a_step / 0.95)}, or choose smaller images or a smaller"
+            " encoder.",
+            flush=True,
+        )
+    return steps
+
+
+def _text(size):
+    height, width = size
+    return str(height) if height == width else f"{height}x{width}"

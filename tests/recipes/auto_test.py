@@ -1,0 +1,210 @@
+"""The values that pretrain.py chooses: of the pure function, and on the way from a folder to a run."""
+
+import dataclasses
+import itertools
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_splitmask.data import free_memory
+from recipes.shared import auto, commandline, memory, settings
+from tests.running import run_here
+
+GB = 1e9
+LAPTOP = auto.Facts(1562, 100, 100, 3, "tensorflow", accelerator=False, cores=2, memory=20 * GB)
+GPU = auto.Facts(1_281_167, 400, 400, 3, "jax", accelerator=True, cores=16, memory=75 * GB)
+NAMES = ("image_size", "patch_size", "size", "tokenizer", "vocabulary", "keep", "augmentation", "batch_size", "steps")
+SPLITMASK = {"method": "splitmask", "accumulate": None, **dict.fromkeys(NAMES)}
+
+
+def chosen(facts, **given):
+    return auto.plan(facts, {**SPLITMASK, **given}).values
+
+
+@pytest.mark.parametrize(
+    "facts, expected",
+    [
+        (LAPTOP, ((100, 100), 10, "vit_micro", "kmeans", 512, 0.5, "crop_flip", 64, 3000)),
+        (GPU, ((224, 224), 16, "vit_small", "kmeans", 8192, 0.5, "crop_flip", 256, 500_456)),
+        (
+            dataclasses.replace(LAPTOP, images=50, height=28, width=28),
+            ((28, 28), 4, "vit_micro", "kmeans", 256, 0.5, "flip", 32, 3000),
+        ),
+        (
+            dataclasses.replace(LAPTOP, images=20_000, height=3000, width=3000),
+            ((112, 112), 14, "vit_micro", "kmeans", 512, 0.5, "crop_flip", 64, 3000),
+        ),
+        (
+            dataclasses.replace(LAPTOP, height=48, width=80),
+            ((48, 80), 8, "vit_micro", "kmeans", 512, 0.5, "crop_flip", 64, 3000),
+        ),
+        (
+            dataclasses.replace(LAPTOP, cores=64),
+            ((100, 100), 10, "vit_tiny", "kmeans", 512, 0.5, "crop_flip", 64, 3000),
+        ),
+        (
+            dataclasses.replace(GPU, images=8000, replicas=4),
+            ((224, 224), 16, "vit_small", "kmeans", 512, 0.25, "crop_flip", 1024, 20_000),
+        ),
+    ],
+)
+def test_the_values_follow_from_the_images_and_the_machine(facts, expected):
+    values = chosen(facts)
+    assert tuple(values[name] for name in NAMES) == expected
+
+
+def test_a_flag_that_was_given_wins_and_has_no_reason():
+    given = {
+        "image_size": (64, 64),
+        "patch_size": 16,
+        "size": "vit_base",
+        "batch_size": 8,
+        "vocabulary": 99,
+        "keep": 0.3,
+    }
+    made = auto.plan(LAPTOP, {**SPLITMASK, **given})
+    assert {name: made.values[name] for name in given} == given
+    assert not set(given) & set(made.reasons)
+    assert "steps" not in auto.plan(LAPTOP, {"method": "splitmask", "epochs": 5.0, **dict.fromkeys(NAMES[:-1])}).reasons
+
+
+SIDES = (1, 3, 17, 28, 97, 100, 224, 3000)
+
+
+@pytest.mark.parametrize("machine", [LAPTOP, GPU, dataclasses.replace(GPU, replicas=6, half_precision=True)])
+def test_all_kinds_of_images_get_values_that_work(machine):
+    for images, height, width, channels in itertools.product((1, 2, 50, 1500, 10**6), SIDES, SIDES, (1, 3, 12)):
+        facts = dataclasses.replace(machine, images=images, height=height, width=width, channels=channels)
+        made = auto.plan(facts, SPLITMASK)
+        (rows, columns), patch = made.values["image_size"], made.values["patch_size"]
+        note = facts, made.values
+        assert rows % patch == columns % patch == 0 < rows * columns, note
+        assert rows <= max(height, patch) and columns <= max(width, patch), note
+        assert 1 <= (rows // patch) * (columns // patch) <= 30**2, note
+        batch, parts = made.values["batch_size"], made.values["accumulate"]
+        assert batch <= max(images, facts.replicas) and batch % (facts.replicas * parts) == 0, note
+        assert made.values["vocabulary"] <= max(1, images * (rows // patch) * (columns // patch)), note
+        assert auto.fits(facts, made), note
+
+
+def test_a_batch_is_divided_until_it_fits():
+    small = dataclasses.replace(LAPTOP, memory=4 * GB)
+    given = {"size": "vit_small", "batch_size": 256, "image_size": (224, 224), "patch_size": 16}
+    parts = [
+        auto.plan(dataclasses.replace(small, memory=m * GB), {**SPLITMASK, **given}).values["accumulate"]
+        for m in (64, 16, 4)
+    ]
+    assert parts[0] < parts[1] < parts[2] <= 256, parts
+
+
+def test_what_does_not_fit_is_made_to_fit_by_the_flags_that_are_named():
+    facts = dataclasses.replace(LAPTOP, memory=3 * GB)
+    made = auto.plan(facts, {**SPLITMASK, "size": "vit_large", "batch_size": 64, "accumulate": 1})
+    assert not auto.fits(facts, made)
+    changes = auto.smaller(facts, made)
+    assert changes and auto.fits(facts, auto.plan(facts, {**made.values, **changes}))
+
+
+# Backend, encoder, pixels, patch, batch, words, micro-batches; MB at the peak of a process that trains.
+MEASURED = [
+    ("torch", "vit_micro", 28, 4, 16, 512, 1, 607),
+    ("torch", "vit_micro", 28, 4, 256, 512, 1, 1719),
+    ("torch", "vit_micro", 96, 12, 64, 512, 1, 967),
+    ("torch", "vit_micro", 96, 12, 256, 8192, 1, 2586),
+    ("torch", "vit_tiny", 112, 14, 64, 512, 1, 1745),
+    ("torch", "vit_small", 112, 14, 64, 512, 1, 3014),
+    ("torch", "vit_small", 224, 16, 16, 8192, 1, 2615),
+    ("torch", "vit_small", 224, 16, 64, 8192, 4, 3095),
+]
+
+
+@pytest.mark.parametrize("row", MEASURED)
+def test_the_estimate_is_near_what_was_measured(row):
+    backend, size, side, patch, batch, words, parts, peak = row
+    facts = dataclasses.replace(LAPTOP, backend=backend)
+    values = {
+        **SPLITMASK,
+        "size": size,
+        "image_size": (side, side),
+        "patch_size": patch,
+        "vocabulary": words,
+        "keep": 0.5,
+    }
+    estimate = memory.of_training(facts, values, batch // parts) / 1e6
+    assert 0.9 * peak < estimate < 1.6 * peak + 300, (row, estimate)
+
+
+@pytest.mark.parametrize(
+    "text, seconds", [("2h", 7200), ("90min", 5400), ("1h30m", 5400), ("1.5 h", 5400), ("45s", 45), ("1d", 86400)]
+)
+def test_a_time_is_read(text, seconds):
+    assert settings.seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "2", "h", "2x", "2h 3", "-1h"])
+def test_what_is_no_time_is_refused(text):
+    with pytest.raises(commandline.BadInput, match="Expected --time as 2h, 90min or 1h30min"):
+        settings.seconds_of(text)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder, rng = tmp_path / "photos", np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(6):
+        Image.fromarray(rng.integers(0, 256, (30 + i, 40, 3), "uint8")).save(folder / f"{i}.png")
+    return folder
+
+
+def flags_of(workdir):
+    return dict(line[2:].partition("=")[::2] for line in (workdir / "run.flags").read_text().splitlines()[1:])
+
+
+@pytest.mark.backend
+def test_the_plain_command_chooses_and_resumes_what_it_chose(photos, tmp_path):
+    given = (f"--dataset=folder:{photos}", f"--workdir={tmp_path / 'run'}", "--log_every=1")
+    end = run_here("pretrain", *given, "--steps=2")
+    assert not end.status, end.err
+    assert "chosen    --image_size=32 --patch_size=4 (" in end.out and "GB at hand" in end.out
+    lines = [line for line in end.out.splitlines() if line.startswith(("chosen", "memory"))]
+    assert len(lines) <= 8 and all(len(line) <= 160 for line in lines), lines
+    expected = {"image_size": "32", "patch_size": "4", "size": "vit_micro", "batch_size": "4", "accumulate": "1"}
+    expected |= {"vocabulary": "32", "tokenizer": "kmeans", "augmentation": "crop_flip", "steps": "2", "keep": "0.5"}
+    found = flags_of(tmp_path / "run")
+    assert {name: found[name] for name in expected} == expected
+
+    (tmp_path / "run" / "model.keras").unlink()  # as if it had been killed at the end
+    Image.fromarray(np.zeros((300, 300, 3), "uint8")).save(photos / "later.png")  # which would change the choice
+    again = run_here("pretrain", *given, "--steps=2")
+    assert not again.status and "resumed at step 2" in again.out and "chosen" not in again.out, again.err + again.out
+    assert flags_of(tmp_path / "run") == found
+
+
+def test_a_dry_run_says_what_it_takes_and_leaves_nothing(photos, tmp_path):
+    end = run_here("pretrain", f"--dataset=folder:{photos}", f"--workdir={tmp_path / 'run'}", "--dry_run")
+    assert not end.status, end.err
+    assert re.search(r"^time      .+ for 3000 steps of \S+ s$", end.out, re.M), end.out
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_held_to_a_time(photos, tmp_path):
+    end = run_here("pretrain", f"--dataset=folder:{photos}", f"--workdir={tmp_path / 'run'}", "--time=1s")
+    assert not end.status, end.err
+    steps = flags_of(tmp_path / "run")["steps"]
+    assert f"warning   1 s are enough for {steps} steps. Fewer than 2000 rarely teach anything: allow " in end.out
+    seconds = float(re.search(rf"^time      1 s for {steps} steps of (\S+) s$", end.out, re.M)[1])
+    assert abs(int(steps) - 0.95 / seconds) <= 1 + 0.06 * int(steps), end.out  # seconds has two figures
+    refused = run_here(
+        "pretrain", f"--dataset=folder:{photos}", f"--workdir={tmp_path / 'b'}", "--time=2s", "--steps=9"
+    )
+    assert refused.status == 2 and "Expected --time without --steps" in refused.err
+
+
+def test_what_does_not_fit_into_memory_is_refused_with_the_flags_that_fit(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(free_memory, "free_memory", lambda: 1 * GB)
+    given = (f"--dataset=folder:{photos}", f"--workdir={tmp_path / 'run'}", "--size=vit_large", "--image_size=224")
+    end = run_here("pretrain", *given, "--steps=1")
+    assert end.status == 2 and re.search(r"Add --size=vit_\w+( --accumulate=\d+)?\.", end.err), end.err
+    assert not (tmp_path / "run").exists()
