@@ -53,7 +53,7 @@ def settle(source, devices):
     given |= {name: FLAGS[name].value for name in ("mask_ratio", "decoder_depth", "local_crops")}
     if not methods.chosen().trains or FLAGS.epochs is not None or FLAGS.time:
         given.pop("steps")
-    if FLAGS.init_from:
+    if FLAGS.init_from and methods.chosen().trains:
         given |= _of_encoder(given)
     if FLAGS.tokenizer == "dalle":
         given["vocabulary"] = given["vocabulary"] or 8192

@@ -62,6 +62,7 @@ def pretrained(arrays, tmp_path_factory):
         f"--probe=npz:{arrays}",
         f"--workdir={workdir}",
         "--size=vit_micro",
+        "--patch_size=16",
         "--vocabulary=8",
     )
     end = running.run_here("pretrain", *given, "--batch_size=4", "--steps=5", "--log_every=2")

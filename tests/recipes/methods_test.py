@@ -32,7 +32,7 @@ def equal(one, other):
 @pytest.mark.backend
 @pytest.mark.parametrize(
     ("method", "picture"),
-    [("beit", "inpainting_random_projection.png"), ("mae", "inpainting_mae.png"), ("deit", None), ("dino", None)],
+    [("beit", "inpainting_kmeans.png"), ("mae", "inpainting_mae.png"), ("deit", None), ("dino", None)],
 )
 def test_a_run_of_a_baseline_is_stopped_resumed_and_of_use(
     here, arrays, tmp_path, lines, monkeypatch, stop_at_step, method, picture

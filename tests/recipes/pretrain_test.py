@@ -41,7 +41,7 @@ def test_a_run_leaves_what_it_should(pretrained, lines):
         "data.json",
         "metrics.jsonl",
         "model.keras",
-        "pictures/inpainting_random_projection.png",
+        "pictures/inpainting_kmeans.png",
         "report.html",
         "run.files",
         "run.flags",
@@ -57,7 +57,7 @@ def test_a_run_leaves_what_it_should(pretrained, lines):
 
     model = ks.interchange.load_model(pretrained)
     assert model.encoder.image_shape == (48, 80, 5) and model.split.seen_count == 7 and model.tokenizer.vocabulary == 8
-    with Image.open(pretrained / "pictures" / "inpainting_random_projection.png") as picture:
+    with Image.open(pretrained / "pictures" / "inpainting_kmeans.png") as picture:
         assert picture.size == (6 * 84 - 4, 16 + 8 * 52)  # six columns and eight rows of 48x80, at their own size
 
 
@@ -104,7 +104,7 @@ def test_every_way_to_learn_runs(here, tmp_path, lines, flags, absent):
     end = here("pretrain", "--dataset=sample", f"--workdir={tmp_path / 'run'}", *SMALL, *flags)
     assert end.status == 0 and not end.err
     assert set(lines(tmp_path / "run" / "metrics.jsonl")[-1]) == KEYS - absent
-    tokenizer = dict(flag[2:].split("=") for flag in flags).get("tokenizer", "random_projection")
+    tokenizer = dict(flag[2:].split("=") for flag in flags).get("tokenizer", "kmeans")
     assert [path.name for path in tmp_path.rglob("*.png")] == (
         [] if "inpaint_loss" in absent else [f"inpainting_{tokenizer}.png"]
     )

@@ -140,7 +140,7 @@ def test_only_what_is_recorded_is_removed(here, refused, arrays, pretrained, tmp
     assert left["result.json"] == b"mine" and content(outside) == {"a.txt": b"mine", "b.txt": b"mine"}
     assert (workdir / "report.html.1").is_symlink() and not (workdir / "report.html").is_symlink()
     assert sorted(name for name in left if name.endswith(".checkpoint")) == ["checkpoints/step-0000000001.checkpoint"]
-    assert "pictures/inpainting_random_projection.png" not in left and "model.keras" in left
+    assert "pictures/inpainting_kmeans.png" not in left and "model.keras" in left
 
 
 def test_a_foreign_checkpoint_is_not_taken_for_one_of_the_run(refused, arrays, pretrained, tmp_path):
