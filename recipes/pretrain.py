@@ -62,8 +62,9 @@ def count_steps(images):
     """Return the optimizer steps of the whole run, for this number of images."""
     import keras
 
+    if not methods.chosen().trains:
+        return 0
     steps = FLAGS.steps or max(1, round(FLAGS.epochs * images / FLAGS.batch_size))
-    steps = steps if methods.chosen().trains else 0
     at_once = FLAGS.steps_per_execution
     if steps % at_once or FLAGS.log_every % at_once:
         raise commandline.BadInput(
