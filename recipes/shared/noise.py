@@ -20,6 +20,12 @@ NOISE = (  # lines that begin so are notes, or warnings that a user can neither 
     r"[WE].{20,120}Unable to register cu\w+ factory",
     r"[WE].{20,120}computation placer already registered",
     r"\d{4}-\d\d-\d\d .{15,120}Unable to register cu\w+ factory",
+    r"[E\d].{20,120}oneDNN supports DT_\w+ only on",  # it computes in another way
+    r"[E\d].{20,140}failed call to cuInit: .*(\(303\)|NO_DEVICE)",  # no driver, or no GPU
+)
+LOGGED = (  # parts of messages that Python libraries log by absl
+    "Failed to load jax profiler",  # grain, without JAX
+    "with ops with unsaved custom gradients",  # TensorFlow, of an exported model, which is not trained
 )
 READER = """
 import re, sys
@@ -65,8 +71,7 @@ def dropped():
 
 
 def _is_no_note(record):
-    """Return whether a log message is to be shown. Not that grain misses JAX's profiler, on the other backends."""
-    return "Failed to load jax profiler" not in str(record.msg)
+    return not any(note in str(record.msg) for note in LOGGED)
 
 
 def _start_reader():
