@@ -13,11 +13,12 @@ int32; ids (B, N) int32 visual words; logits (B, m, V). Rows before columns.
 from keras_splitmask.backend import installed  # noqa: F401, it looks for a backend before Keras is imported
 
 # isort: split
-from keras_splitmask import baselines, data, evaluation, interchange, losses, tokenizers, training, transfer
+from keras_splitmask import baselines, data, evaluation, interchange, losses, prediction, tokenizers, training, transfer
 from keras_splitmask.augment import Augment, AugmentViews
 from keras_splitmask.decoder import Decoder
 from keras_splitmask.encoder import SIZES, Encoder
 from keras_splitmask.interchange import load
+from keras_splitmask.prediction import embed_images, predict_images
 from keras_splitmask.split import Split
 from keras_splitmask.splitmask import SplitMask
 
@@ -33,10 +34,13 @@ __all__ = [
     "SplitMask",
     "baselines",
     "data",
+    "embed_images",
     "evaluation",
     "interchange",
     "load",
     "losses",
+    "predict_images",
+    "prediction",
     "tokenizers",
     "training",
     "transfer",

@@ -163,7 +163,7 @@ def finish(model, source, run, values):
     masks = f", masks {values['mask_ap']:.3f}" if "mask_ap" in values else ""
     if "ap" in values:
         print(f"AP {values['ap']:.3f} (0.5: {values['ap50']:.3f}, 0.75: {values['ap75']:.3f}){masks}")
-    return values
+    return {**values, "category_ids": source.category_ids}
 
 
 def main(devices, run):

@@ -105,7 +105,7 @@ def finish(model, source, run, values):
             print(f"{name:<{width}}  IoU {values[f'iou/{name}']:.1%}")
     if "mean_iou" in values:
         print(f"mIoU {values['mean_iou']:.2%}, pixels {values['pixel_accuracy']:.2%}")
-    return values
+    return {**values, "class_numbers": source.class_numbers}
 
 
 def main(devices, run):

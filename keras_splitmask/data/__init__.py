@@ -5,6 +5,7 @@ from keras_splitmask.data.cache import cached
 from keras_splitmask.data.coco import DetectionSource, Objects
 from keras_splitmask.data.detection_sets import open_detection
 from keras_splitmask.data.framing import letterbox
+from keras_splitmask.data.images import open_images
 from keras_splitmask.data.label_maps import SegmentationSource, open_segmentation
 from keras_splitmask.data.multicrop import MultiCrop
 from keras_splitmask.data.opening import open_source
@@ -41,6 +42,7 @@ __all__ = [
     "mixed_batches",
     "names_of",
     "open_detection",
+    "open_images",
     "open_segmentation",
     "open_source",
     "read_all",

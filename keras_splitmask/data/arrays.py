@@ -13,6 +13,7 @@ from keras_splitmask.data.labels import check_labels, check_names, text
 from keras_splitmask.data.sources import SPLITS, NoSuchSplit, Source, part_of
 from keras_splitmask.data.values import check_layout, check_pixels
 
+NO_IMAGES = ("labels", "classes", "names")  # ends of the names of arrays that are not images
 SAMPLE = Path(__file__).parent / "sample" / "fashion_mnist.npz"
 
 
@@ -110,6 +111,33 @@ def open_npy(place, split, channels=None, value_range=None):
     return ArraySource(
         _load(place, np.ndarray, "npy", mmap_mode="r"), channels=channels, place=place, value_range=value_range
     )
+
+
+def read_array(place, name=None):
+    """Read the images of an .npy file, or one array of an .npz file.
+
+    Args:
+        place: path of the file.
+        name: name of the array in an .npz file. It may be left out if the file has one array besides labels and
+            classes, or one called images.
+
+    Returns:
+        The array, read-only if the file is larger than memory or an .npy file; and its name, "images" in an .npy file.
+
+    Raises:
+        ValueError: if the file cannot be read, or the array is not in it or not the only one.
+    """
+    if not str(place).lower().endswith(".npz"):
+        return _load(place, np.ndarray, "npy", mmap_mode="r"), "images"
+    with _load(place, np.lib.npyio.NpzFile, "npz") as file:
+        images = [key for key in file.files if not key.startswith("y_") and not key.endswith(NO_IMAGES)]
+        name = name or ("images" if "images" in images else images[0] if len(images) == 1 else None)
+        if name not in file.files:
+            raise ValueError(
+                f"Expected the name of one array of images in {place}, received {name or 'none'}. Choose one of"
+                f" {', '.join(images) or 'no arrays'}."
+            )
+        return _member(file, name, place), name
 
 
 def _member(file, name, place):

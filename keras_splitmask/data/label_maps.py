@@ -42,6 +42,11 @@ class SegmentationSource(AnnotatedSource):
         super().__init__(pictures, classes, left_out)
         self._numbers = numbers
 
+    @property
+    def class_numbers(self):
+        """The number of each class in label maps."""
+        return [int(np.flatnonzero(self._numbers == label)[0]) for label in range(len(self.classes))]
+
     def _stored(self, i):
         """Read the numbers (H, W) that label map `i` stores, turned as the image is."""
         raise NotImplementedError

@@ -141,6 +141,27 @@ def scan(root, record=None, report=None, frozen=False, value_range=None):
     return found
 
 
+def scan_files(paths, report=None, value_range=None):
+    """Look at the headers of files by their paths: a `Scan` whose root is empty.
+
+    Args:
+        paths: paths of files, each listed once.
+        report, value_range: see `scan`.
+    """
+    files, left_out, several = {}, {}, []
+    for path in paths:
+        try:
+            files[path] = _stamp(path)
+        except ValueError as error:
+            left_out[path] = str(error)
+    todo = list(files)
+    headers = zip(todo, _headers("", todo, report or (lambda line: None), value_range, several), strict=True)
+    images = {
+        path: header for path, header in headers if not isinstance(header, str) or left_out.update({path: header})
+    }
+    return Scan("", images, left_out, 0, files, {}, sorted(several))
+
+
 def printable(name):
     """Escape the characters of a file name that cannot be printed. Different names stay different.
 

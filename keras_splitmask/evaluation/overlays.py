@@ -78,7 +78,7 @@ def save_detections(path, images, truths, predictions, classes, limit=6, least_s
         classes: names of the classes.
     """
     rows = [
-        (_with_objects(image, truth, classes, 0), _with_objects(image, prediction, classes, least_score))
+        (draw_objects(image, truth, classes, 0), draw_objects(image, prediction, classes, least_score))
         for image, truth, prediction in itertools.islice(zip(images, truths, predictions, strict=True), limit)
     ]
     _sheet(rows, ("truth", f"predicted with a score of {least_score:g} or more")).save(path)
@@ -96,7 +96,7 @@ def save_label_maps(path, images, truths, predictions, classes, limit=6):
     """
     shown = list(itertools.islice(zip(images, truths, predictions, strict=True), limit))
     rows = [
-        (_photograph(image), *(_with_classes(image, labels, len(classes)) for labels in maps)) for image, *maps in shown
+        (draw_plain(image), *(draw_classes(image, labels, len(classes)) for labels in maps)) for image, *maps in shown
     ]
     found = np.unique(np.concatenate([np.ravel(labels) for _, *maps in shown for labels in maps]))
     colours = palette(len(classes)).tolist()
@@ -105,7 +105,7 @@ def save_label_maps(path, images, truths, predictions, classes, limit=6):
     _sheet(rows, ("image", "truth", "predicted"), legend).save(path)
 
 
-def _photograph(image):
+def draw_plain(image):
     """Convert an image (height, width, C) to a picture whose longer side is `PANEL`.
 
     It shows the first three channels, or the first of two.
@@ -116,20 +116,20 @@ def _photograph(image):
     return Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def _with_classes(image, labels, count):
+def draw_classes(image, labels, count):
     """Draw the colours of a label map (height, width) over the image in grey."""
     Image, ImageOps = optional("PIL.Image", "data"), optional("PIL.ImageOps", "data")
-    photograph = ImageOps.autocontrast(_photograph(image).convert("L"), cutoff=1).convert("RGB")
+    photograph = ImageOps.autocontrast(draw_plain(image).convert("L"), cutoff=1).convert("RGB")
     labels = np.asarray(labels)
     labels = np.where((labels >= 0) & (labels < count), labels, count)
     colours = np.concatenate([palette(count), np.array([GREY], "uint8")])[labels]
     return Image.blend(photograph, Image.fromarray(colours).resize(photograph.size, Image.Resampling.NEAREST), 0.65)
 
 
-def _with_objects(image, objects, classes, least_score):
+def draw_objects(image, objects, classes, least_score):
     """Draw boxes, names, scores and masks over an image, the smallest objects in front."""
     Image, ImageDraw = optional("PIL.Image", "data"), optional("PIL.ImageDraw", "data")
-    picture, masks, scores = _photograph(image), objects.get("masks"), objects.get("scores")
+    picture, masks, scores = draw_plain(image), objects.get("masks"), objects.get("scores")
     width, height = picture.size
     scale = np.array([height / image.shape[0], width / image.shape[1]] * 2)
     boxes, labels = np.asarray(objects["boxes"], float).reshape(-1, 4) * scale, np.asarray(objects["labels"])
@@ -158,7 +158,7 @@ def _write_tag(picture, tags, box, text, colour):
 
     If possible it covers none of the earlier `tags`, (top, left, width) each. Its own is appended to them.
     """
-    font, draw = _font(), optional("PIL.ImageDraw", "data").Draw(picture)
+    font, draw = font_of_pictures(), optional("PIL.ImageDraw", "data").Draw(picture)
     top, left, bottom, right = box
     wide, high = math.ceil(font.getlength(text)) + 6, TEXT + 4
     corners = itertools.product((top - high, top, bottom - high, bottom), (left, right - wide))
@@ -176,14 +176,14 @@ def _write_tag(picture, tags, box, text, colour):
     draw.text((x + 3, y + high // 2), text, fill="white" if dark else "black", font=font, anchor="lm")
 
 
-def _font():
+def font_of_pictures():
     return optional("PIL.ImageFont", "data").load_default(TEXT)
 
 
 def _sheet(rows, titles, legend=()):
     """Lay pictures out in rows, with titles above and a legend of (name, colour) below."""
     Image, ImageDraw = optional("PIL.Image", "data"), optional("PIL.ImageDraw", "data")
-    font, line = _font(), TEXT + 10
+    font, line = font_of_pictures(), TEXT + 10
     width = 2 * MARGIN + len(titles) * (PANEL + GAP) - GAP
     places, x, y = [], MARGIN, MARGIN + line + sum(max(picture.height for picture in row) + GAP for row in rows)
     for name, _ in legend:

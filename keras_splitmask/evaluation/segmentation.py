@@ -97,7 +97,7 @@ def segment_whole(predict, image, image_shape):
         (height, width) uint8.
     """
     logits = predict(resize(image, image_shape[:2])[None])[0]
-    return _best_class(logits, image.shape[:2])
+    return best_class(logits, image.shape[:2])
 
 
 def segment_sliding(predict, image, image_shape, stride=None, batch_size=4):
@@ -150,7 +150,7 @@ def segment_sliding(predict, image, image_shape, stride=None, batch_size=4):
             total[place] += _softmax(of_window)
             looks[place] += 1
     total /= looks
-    return _best_class(total, original)
+    return best_class(total, original)
 
 
 def _softmax(logits):
@@ -158,8 +158,8 @@ def _softmax(logits):
     return shares / shares.sum(axis=-1, keepdims=True)
 
 
-def _best_class(logits, size):
-    """The class with the highest of the logits (H, W, classes), bilinearly resized to `size`: (*size) uint8.
+def best_class(logits, size):
+    """Find the class with the highest of the logits (H, W, classes), bilinearly resized to `size`: (*size) uint8.
 
     Row by row: all logits of a large image with many classes would take gigabytes.
     """

@@ -1,8 +1,8 @@
 """The flag --value_range: which stored values are black and white. Fine-tuning uses the range of pre-training."""
 
-import pathlib
-
 from absl import flags
+
+from recipes.shared import earlier
 
 flags.DEFINE_list(
     "value_range",
@@ -18,7 +18,7 @@ def settle():
     """Take the range from the run of --init_from unless the flag is given, and print a line if the two differ."""
     if not FLAGS.init_from:
         return
-    before = _of_run(pathlib.Path(FLAGS.init_from).expanduser())
+    before = earlier.flag_of_run(FLAGS.init_from, "value_range")
     if FLAGS.value_range is None and before:
         FLAGS.value_range = before.split(",")
         print(f"--value_range={before}, as in the run of --init_from", flush=True)
@@ -40,16 +40,3 @@ def _numbers():
         return [float(value) for value in FLAGS.value_range]
     except ValueError:  # refused when the data is opened
         return None
-
-
-def _of_run(path):
-    """Read the flag from the run.flags of a run's folder, or of the folder of a file; empty if there is none."""
-    try:
-        lines = (
-            ((path if path.is_dir() else path.parent) / "run.flags")
-            .read_text(encoding="utf-8", errors="replace")
-            .splitlines()
-        )
-        return next((line.partition("=")[2] for line in lines if line.startswith("--value_range=")), "")
-    except OSError:
-        return ""

@@ -1,0 +1,72 @@
+"""Read images ahead of the model, and run the model on batches of one size."""
+
+import collections
+import itertools
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import keras
+import numpy as np
+
+AHEAD = 2  # batches that are read before they are needed
+
+
+def read_batches(read, count, batch_size, start=0, workers=2):
+    """Read images in batches. Threads read the next batches while the caller uses one, so memory stays bounded.
+
+    Batch k is about the images from k * batch_size on. So what is in a batch does not depend on `start`.
+
+    Args:
+        read: a function from an index to an image, or anything else. It raises ValueError if the image is unreadable.
+        count: number of images.
+        batch_size: images per batch; the last batch may have fewer.
+        start: number of the first batch to read.
+        workers: number of threads.
+
+    Yields:
+        The number of the batch, {index: image} of the images that were read, and {index: reason} of the others.
+    """
+
+    def attempt(index):
+        try:
+            return read(index), None
+        except ValueError as error:
+            return None, str(error)
+
+    pool, waiting = ThreadPoolExecutor(workers), collections.deque()
+    numbers = iter(range(start, math.ceil(count / batch_size)))
+
+    def submit(amount):
+        for number in itertools.islice(numbers, amount):
+            indices = range(number * batch_size, min((number + 1) * batch_size, count))
+            waiting.append((number, indices, [pool.submit(attempt, index) for index in indices]))
+
+    try:
+        submit(AHEAD)
+        while waiting:
+            number, indices, futures = waiting.popleft()
+            pairs = dict(zip(indices, (future.result() for future in futures), strict=True))
+            del futures
+            submit(1)
+            images = {index: image for index, (image, reason) in pairs.items() if reason is None}
+            yield number, images, {index: reason for index, (_, reason) in pairs.items() if reason is not None}
+            del pairs, images
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def run_model(model, images, batch_size):
+    """Run a Keras model on at most `batch_size` images, padded to exactly that many, so that it is compiled once.
+
+    Args:
+        model: a Keras model.
+        images: a list of (H, W, C) uint8.
+        batch_size: number of images that the model gets.
+
+    Returns:
+        The outputs of the given images, as NumPy arrays.
+    """
+    images = np.stack(images)
+    missing = batch_size - len(images)
+    padded = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
+    return keras.tree.map_structure(lambda x: np.asarray(x)[: len(images)], model.predict_on_batch(padded))

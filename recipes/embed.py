@@ -1,0 +1,152 @@
+"""Compute features of images with an encoder, and compare the images by them.
+
+    python recipes/embed.py --init_from=runs/quickstart --images=photos --output=features.npz
+    python recipes/embed.py --init_from=runs/quickstart --images=photos --output=features.npz --duplicates --outliers
+    python recipes/embed.py --init_from=runs/quickstart --images=photos --output=features.npz --neighbours=cat.jpg
+
+An .npz file holds "names" (N,) and an array for each of --features: "pooled" (N, D), "cls" (N, D), "patches" (N, rows,
+columns, D), all float32. An .npy file holds one array. A .parquet file has a column "file" and a column per kind.
+OUTPUT.json lists what the features depend on, and the files that cannot be read, with the reason.
+
+Comparisons write a table and a picture beside the features, such as features.duplicates.csv and
+features.duplicates.png. They use the features in --output if those are of the same model and images. The similarity of
+two images is the cosine of their features, after each feature was centred and divided by its standard deviation.
+Run the same command again to resume.
+"""
+
+import os
+import pathlib
+
+from absl import flags
+
+from recipes.shared import commandline, comparison, feature_files, new_images, results, writing
+
+# These change the result.
+flags.DEFINE_string(
+    "init_from",
+    None,
+    "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of the encoder.",
+)
+flags.DEFINE_list(
+    "features",
+    ["pooled"],
+    "Kinds of features: pooled, the mean of the patches; cls, which suits DINO; patches, one vector per patch. Several"
+    " as pooled,cls.",
+)
+
+# Comparisons.
+flags.DEFINE_bool("duplicates", False, "Find near-duplicates: images whose similarity is --threshold or more.")
+flags.DEFINE_float(
+    "threshold",
+    0.97,
+    lower_bound=-1,
+    upper_bound=1,
+    help="Least similarity of near-duplicates. Lower it to find more changed copies, raise it if groups mix subjects.",
+)
+flags.DEFINE_bool("outliers", False, "Order the images by their mean distance to their --near nearest neighbours.")
+flags.DEFINE_string("neighbours", None, "Image file: find the --near images that are most similar to it.")
+flags.DEFINE_integer("near", 12, lower_bound=1, help="Number of nearest neighbours for --outliers and --neighbours.")
+
+# These do not.
+flags.DEFINE_string("output", None, "File of the features, .npz, .npy or .parquet.")
+flags.adopt_module_key_flags(new_images)
+flags.adopt_module_key_flags(results)
+FLAGS = flags.FLAGS
+
+
+def load_embedding():
+    """Load the encoder of --init_from: a `prediction.Embedding`."""
+    import keras
+
+    import keras_splitmask as ks
+
+    encoder = ks.interchange.load_encoder(FLAGS.init_from, print, dtype=keras.config.dtype_policy())
+    batch_size, ratio = FLAGS.batch_size or ks.prediction.embedding.BATCH_SIZE, FLAGS.crop_ratio or 1.0
+    return ks.prediction.Embedding(encoder, FLAGS.features, batch_size, ratio)
+
+
+def compute(output, settings, embedding, source):
+    """Compute the features of all images of a source into a file, from where an earlier process was stopped."""
+    folder = output.with_name(f"{output.name}.part")
+    with results.opened(folder, settings, last="none") as record:
+        parts = feature_files.Parts(folder, record, embedding.sizes())
+        step, count = embedding.batch_size, len(source)
+        if begun := parts.journal.count:
+            print(f"resumed at image {min(begun * step, count)} of {count}", flush=True)
+        batches = embedding.batches(source, begun, FLAGS.workers)
+        for number, indices, features, unreadable in new_images.show_progress(batches, step, count):
+            left_out = {source.name(index): reason for index, reason in unreadable.items()}
+            parts.add(number, [source.name(index) for index in indices], features, left_out)
+        names, left_out = parts.names()
+        left_out = {**source.left_out, **left_out}
+        if not names:
+            name, reason = next(iter(left_out.items()))
+            raise commandline.BadInput(f"None of the {count} images can be read, such as {name}: {reason}")
+        parts.write(output, names)
+        facts = {"settings": settings, "left_out": left_out, "names": names}
+        writing.write_json(feature_files.facts_file(output), facts)
+        parts.close()
+        record.clear()
+    shapes = ", ".join(f"{name} {'x'.join(map(str, (len(names), *size)))}" for name, size in embedding.sizes().items())
+    print(f"{len(names)} images, {shapes}", flush=True)
+    new_images.list_left_out(left_out, feature_files.facts_file(output))
+
+
+def check_output(output, settings):
+    """Return whether the features in --output are those that are asked for. Others are refused, or removed with
+    --overwrite."""
+    facts = feature_files.read_facts(output)
+    if not os.path.lexists(output):
+        return False
+    if not facts:
+        raise commandline.BadInput(
+            f"Expected an --output that does not exist yet, or earlier features, received {output}; choose another."
+        )
+    if facts["settings"] == settings and not FLAGS.overwrite:
+        print(f"{output} already holds these features", flush=True)
+        return True
+    if not FLAGS.overwrite:
+        other = [name for name in settings if facts["settings"].get(name) != settings[name]]
+        raise commandline.BadInput(
+            f"Expected a new --output, received {output}, which holds features with other values of"
+            f" {', '.join(other[:3])}. Choose another --output, or replace them with --overwrite."
+        )
+    return False
+
+
+def compare(output, embedding, source):
+    """Write the tables and pictures of the comparisons that the flags ask for."""
+    if not (FLAGS.duplicates or FLAGS.outliers or FLAGS.neighbours):
+        return
+    key = next(name for name in embedding.features if name != "patches")
+    names = feature_files.read_facts(output)["names"]
+    compared = comparison.Comparison(output, source, names, feature_files.read(output, key))
+    if FLAGS.duplicates:
+        compared.duplicates(FLAGS.threshold)
+    if FLAGS.outliers:
+        compared.outliers(FLAGS.near)
+    if FLAGS.neighbours:
+        compared.neighbours(os.path.expanduser(FLAGS.neighbours), embedding, key, FLAGS.near)
+
+
+def main():
+    commandline.require("init_from", "images", "output")
+    output = pathlib.Path(FLAGS.output)
+    feature_files.check(output, FLAGS.features)
+    results.check_apart(output)
+    if set(FLAGS.features) == {"patches"} and (FLAGS.duplicates or FLAGS.outliers or FLAGS.neighbours):
+        raise commandline.BadInput(
+            "Expected pooled or cls among --features for comparisons, received patches only; add pooled."
+        )
+    embedding = load_embedding()
+    source = new_images.open_images(embedding.shape[-1])
+    options = {"features": embedding.features, "batch_size": embedding.batch_size, "crop_ratio": embedding.crop_ratio}
+    settings = new_images.settings(source, FLAGS.init_from, **options, precision=FLAGS.precision)
+    if not check_output(output, settings):
+        compute(output, settings, embedding, source)
+    print(f"features  {output}", flush=True)
+    compare(output, embedding, source)
+
+
+if __name__ == "__main__":
+    commandline.run(main, new_images.settle)
