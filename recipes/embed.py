@@ -19,7 +19,7 @@ import pathlib
 
 from absl import flags
 
-from recipes.shared import commandline, comparison, feature_files, new_images, results, writing
+from recipes.shared import commandline, comparison, feature_files, new_images, results, screen, writing
 
 # These change the result.
 flags.DEFINE_string(
@@ -87,6 +87,7 @@ def compute(output, settings, embedding, source):
         writing.write_json(feature_files.facts_file(output), facts)
         parts.close()
         record.clear()
+    writing.remove_empty([folder])
     shapes = ", ".join(f"{name} {'x'.join(map(str, (len(names), *size)))}" for name, size in embedding.sizes().items())
     print(f"{len(names)} images, {shapes}", flush=True)
     new_images.list_left_out(left_out, feature_files.facts_file(output))
@@ -116,9 +117,15 @@ def check_output(output, settings):
 
 def compare(output, embedding, source):
     """Write the tables and pictures of the comparisons that the flags ask for."""
+    key = next((name for name in embedding.features if name != "patches"), None)
+    if key and not (FLAGS.duplicates or FLAGS.outliers or FLAGS.neighbours):
+        options = [f"--init_from={FLAGS.init_from}", f"--output={output}", f"--features={','.join(FLAGS.features)}"]
+        print(
+            f"next      {screen.program('embed')} {new_images.typed(*options, '--duplicates', '--outliers')}",
+            flush=True,
+        )
     if not (FLAGS.duplicates or FLAGS.outliers or FLAGS.neighbours):
         return
-    key = next(name for name in embedding.features if name != "patches")
     names = feature_files.read_facts(output)["names"]
     compared = comparison.Comparison(output, source, names, feature_files.read(output, key))
     if FLAGS.duplicates:

@@ -71,11 +71,13 @@ def load_predictor():
     if path.suffix == ".safetensors" or (path.is_dir() and ks.interchange.reading.find(path)):
         raise _no_head("an encoder of another library")
     model = ks.interchange.load_model(FLAGS.init_from)
-    own = "crop_ratio" if isinstance(model, ks.transfer.Classifier) and not hasattr(model, "crop_ratio") else None
-    own = "inference" if isinstance(model, ks.transfer.Segmenter) else own
     options = {name: FLAGS[name].value for name in ("crop_ratio", "least_score", "inference")}
-    if own and options[own] is None and (before := earlier.flag_of_run(FLAGS.init_from, own)):
-        options[own] = float(before) if own == "crop_ratio" else before
+    if isinstance(model, ks.transfer.Classifier):  # in models of earlier versions only the flags of the run say it
+        options["crop_ratio"] = (
+            FLAGS.crop_ratio or float(earlier.flag_of_run(FLAGS.init_from, "crop_ratio") or 0) or None
+        )
+    if isinstance(model, ks.transfer.Segmenter):
+        options["inference"] = FLAGS.inference or earlier.flag_of_run(FLAGS.init_from, "inference") or None
     try:
         return ks.prediction.predictor_for(model, FLAGS.batch_size, **options)
     except ks.prediction.NoHead:
@@ -83,10 +85,11 @@ def load_predictor():
 
 
 def _no_head(what):
+    tuned = f"{screen.program('finetune')} --init_from={FLAGS.init_from} --dataset=folder:PATH --workdir=runs/tuned"
+    features = f"{screen.program('embed')} --init_from={FLAGS.init_from} --images={FLAGS.images[0]}"
     return commandline.BadInput(
-        f"{FLAGS.init_from} holds {what}, which has no classes yet. Fine-tune it first: python recipes/finetune.py"
-        f" --init_from={FLAGS.init_from} --dataset=folder:PATH --workdir=runs/tuned. Or get its features: python"
-        f" recipes/embed.py --init_from={FLAGS.init_from} --images={FLAGS.images[0]} --output=features.npz"
+        f"{FLAGS.init_from} holds {what}, which has no classes yet. Fine-tune it first: {tuned}. Or get its features:"
+        f" {features} --output=features.npz"
     )
 
 
@@ -167,6 +170,9 @@ def predict_into(folder, record, predictor, source, writer):
     print(f"{len(indices)} images, {writer.summary()}", flush=True)
     new_images.list_left_out(left_out, folder / LEFT_OUT)
     print(f"results   {folder / 'predictions.csv'}", flush=True)
+    if not FLAGS.pictures:
+        again = new_images.typed(f"--init_from={FLAGS.init_from}", f"--output={folder}-drawn", "--pictures=24")
+        print(f"next      {screen.program('predict')} {again}", flush=True)
 
 
 def draw(folder, record, part, indices, source, writer):

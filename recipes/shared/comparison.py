@@ -52,17 +52,14 @@ class Comparison:
                 for i in group:
                     rows.writerow([number, self.names[i], self.names[nearest[i]], f"{best[i]:.4f}"])
         count = sum(map(len, groups))
-        print(
-            f"duplicates: {count} images in {len(groups)} groups, by a cosine similarity of {threshold:g} or more. Keep"
-            f" one of each group and {count - len(groups)} images go.",
-            flush=True,
-        )
-        rule = f"near-duplicates: cosine similarity of {threshold:g} or more; {len(groups)} groups, {count} images"
+        rule = f"by a cosine similarity of {threshold:g} or more"
+        line = f"{count} images in {len(groups)} groups, {rule}; {count - len(groups)} more than one of each"
+        print(f"duplicates: {line if groups else f'no near-duplicates, {rule}'}", flush=True)
         shown = [
             [self.tile(i, f"group {number}  {best[i]:.3f}") for i in group[:COLUMNS]]
             for number, group in enumerate(groups[:ROWS], 1)
         ]
-        self._draw("duplicates", shown, rule)
+        self._draw("duplicates", shown, f"near-duplicates {rule}: {count} images in {len(groups)} groups")
 
     def outliers(self, near):
         """Write and draw the images in order of their mean distance to the `near` nearest neighbours."""

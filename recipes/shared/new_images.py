@@ -2,6 +2,7 @@
 
 import hashlib
 import pathlib
+import shlex
 import time
 
 from absl import flags
@@ -62,6 +63,14 @@ def open_images(channels, own_range=None):
     left_out = f"; {len(source.left_out)} files cannot be used" if source.left_out else ""
     print(f"{', '.join(FLAGS.images[:3])}: {len(source)} images{left_out}", flush=True)
     return source
+
+
+def typed(*options):
+    """Write options for a command on the same images, as one types them: the given ones, and those typed here."""
+    images = [f"--images={path}" for path in FLAGS.images]
+    names = ("array", "batch_size", "crop_ratio", "value_range")
+    more = [FLAGS[name].serialize() for name in names if FLAGS[name].present]
+    return shlex.join([*options[:1], *images, *options[1:], *more])
 
 
 def settings(source, path, **more):

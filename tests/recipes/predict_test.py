@@ -1,10 +1,12 @@
 """predict.py on small models: its results are those of the evaluation that finetune.py, detect.py and segment.py do."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import signal
-import warnings
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -198,7 +200,7 @@ def test_results_of_other_settings_are_replaced_only_if_asked(here, refused, tun
         (["--init_from={run}", "--images={tmp}/two.npz"], "Choose one of a, b."),
         (["--init_from={run}", "--images={tmp}/two.npz", "--array=c"], "received c. Choose one of a, b."),
         (["--init_from={tmp}/nowhere", "--images={photos}"], "Model not found"),
-        (["--init_from={pretrained}", "--images={photos}"], "Fine-tune it first: python recipes/finetune.py"),
+        (["--init_from={pretrained}", "--images={photos}"], "has no classes yet. Fine-tune it first: "),
         (["--init_from={run}", "--images={photos}", "--pictures=3"], "Expected --output with --pictures"),
         (["--init_from={run}", "--images={photos}", "--inference=slide"], "Expected no inference for a Classifier"),
         (
@@ -224,8 +226,6 @@ def test_bad_input_ends_in_one_line(refused, tuned, pretrained, photos, tmp_path
 
 def test_memory_does_not_grow_with_the_images(tuned):
     """Only a few batches of a large array are read at a time."""
-    import tracemalloc
-
     model = ks.interchange.load_model(tuned)
     predictor = ks.prediction.predictor_for(model, batch_size=4)
     peaks = []
@@ -239,6 +239,110 @@ def test_memory_does_not_grow_with_the_images(tuned):
 
 
 def test_by_the_command(command, tuned, photos):
-    with warnings.catch_warnings():
-        end = command("predict", f"--init_from={tuned}", f"--images={photos / 'test'}")
+    end = command("predict", f"--init_from={tuned}", f"--images={photos / 'test'}")
     assert end.status == 0 and not end.err and end.out.count("%\n") == 14
+
+
+def save_scenes(root, rng, sizes):
+    """Save scenes of red boxes, with label maps whose numbers are not 0, 1, and COCO annotations of ids not from 1."""
+    for split, count in (("train", 4), ("val", 3)):
+        for name in ("images", "labels"):
+            (root / split / name).mkdir(parents=True)
+        content = {"images": [], "annotations": [], "categories": [{"id": 7, "name": "red"}, {"id": 9, "name": "blue"}]}
+        for i in range(count):
+            height, width = sizes[i % len(sizes)]
+            image, labels = rng.integers(0, 60, (height, width, 3), "uint8"), np.full((height, width), 4, "uint8")
+            top, left = rng.integers(2, height - 22), rng.integers(2, width - 22)
+            image[top : top + 20, left : left + 20, 2 * (i % 2)] = 240
+            labels[top : top + 20, left : left + 20] = 9
+            Image.fromarray(image).save(root / split / "images" / f"{i}.png")
+            Image.fromarray(labels).save(root / split / "labels" / f"{i}.png")
+            content["images"].append({"id": 30 + i, "file_name": f"{i}.png", "height": height, "width": width})
+            box = [int(left), int(top), 20, 20]
+            corners = [[box[0], box[1], box[0] + 20, box[1], box[0] + 20, box[1] + 20, box[0], box[1] + 20]]
+            own = {"bbox": box, "area": 400, "iscrowd": 0, "segmentation": corners}
+            content["annotations"].append({"id": i + 1, "image_id": 30 + i, "category_id": 7 + 2 * (i % 2), **own})
+        (root / split / "instances.json").write_text(json.dumps(content))
+    (root / "classes.json").write_text(json.dumps({"4": "ground", "9": "box"}))
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("scenes")
+    save_scenes(root, np.random.default_rng(2), [(64, 96), (50, 70), (90, 60)])
+    return root
+
+
+DENSE = ("--size=vit_micro", "--patch_size=16", "--image_size=64x96", "--batch_size=2", "--head_width=16")
+
+
+@pytest.mark.backend
+def test_objects_have_the_average_precision_of_the_evaluation(here, scenes, tmp_path):
+    pytest.importorskip("pycocotools")
+    run, output = tmp_path / "run", tmp_path / "out"
+    given = (*DENSE, f"--dataset=coco:{scenes}", "--head=maskrcnn", "--samples=16", "--proposals=50")
+    end = here("detect", *given, "--steps=30", "--learning_rate=0.003", "--judge_every=50", f"--workdir={run}")
+    assert end.status == 0, end.err
+    expected = json.loads((run / "result.json").read_text())
+    given = (f"--init_from={run}", f"--images={scenes / 'val' / 'images'}", "--batch_size=2")
+    end = here("predict", *given, f"--output={output}", "--pictures=2")
+    assert end.status == 0 and not end.err and "3 images, objects with a score of 0.3 or more" in end.out
+
+    truth, found = (
+        json.loads((scenes / "val" / "instances.json").read_text()),
+        json.loads((output / "images.json").read_text()),
+    )
+    assert found["categories"] == truth["categories"]
+    ids = {image["file_name"]: image["id"] for image in truth["images"]}
+    own = {image["id"]: ids[image["file_name"]] for image in found["images"]}
+    results = [{**one, "image_id": own[one["image_id"]]} for one in predictions_of(output)]
+    assert results and len(rows_of(output / "predictions.csv")) == len(results)
+    assert coco_ap(truth, results, "bbox") == pytest.approx(expected["ap"], abs=1e-4) and expected["ap"] > 0
+    assert coco_ap(truth, results, "segm") == pytest.approx(expected["mask_ap"], abs=1e-4)
+    assert (output / "pictures" / "predictions-1.png").exists()
+
+
+def coco_ap(truth, results, kind):
+    """Average precision by pycocotools itself, from results in COCO's format."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        index = COCO()
+        index.dataset = json.loads(json.dumps({**truth, "info": {}}))
+        index.createIndex()
+        count = COCOeval(index, index.loadRes(json.loads(json.dumps(results))), kind)
+        count.params.maxDets = [1, 10, 100]
+        count.evaluate()
+        count.accumulate()
+        count.summarize()
+    return count.stats[0]
+
+
+@pytest.mark.parametrize("inference", [pytest.param("whole", marks=pytest.mark.backend), "slide"])
+def test_label_maps_have_the_iou_of_the_evaluation(here, scenes, tmp_path, inference):
+    run, output = tmp_path / "run", tmp_path / "out"
+    given = (*DENSE, f"--dataset=masks:{scenes}", f"--inference={inference}", "--steps=30", "--judge_every=50")
+    end = here("segment", *given, "--learning_rate=0.003", f"--workdir={run}")
+    assert end.status == 0, end.err
+    expected = json.loads((run / "result.json").read_text())
+    given = (f"--init_from={run}", f"--images={scenes / 'val' / 'images'}", "--batch_size=2")
+    end = here("predict", *given, f"--output={output}", "--pictures=2")
+    assert end.status == 0 and not end.err and "3 images, pixels: " in end.out
+    matrix = ks.evaluation.ConfusionMatrix(2)
+    for row in rows_of(output / "predictions.csv"):
+        numbers = [
+            np.asarray(Image.open(path)) for path in (scenes / "val/labels" / row["file"], output / row["label_map"])
+        ]
+        assert row["label_map"] == f"label_maps/{row['file']}" and set(np.unique(numbers[1])) <= {4, 9}
+        matrix.add(*((of_map == 9).astype("uint8") for of_map in numbers))  # of one shape: that of the image
+        assert float(row["box"]) == pytest.approx((numbers[1] == 9).mean(), abs=1e-6)
+    assert matrix.mean_iou == pytest.approx(expected["mean_iou"], abs=1e-6) and expected["mean_iou"] > 0.2
+    assert json.loads((output / "classes.json").read_text()) == {"4": "ground", "9": "box"}
+
+    again = (*given, f"--output={output}", "--batch_size=3", "--overwrite")
+    (output / "label_maps" / "mine.png").write_bytes(b"")
+    assert here("predict", *again).status == 0
+    assert sorted(path.name for path in (output / "label_maps").iterdir()) == ["0.png", "1.png", "2.png", "mine.png"]
+    end = here("predict", f"--init_from={run}", f"--images={scenes / 'val' / 'images' / '1.png'}")
+    assert end.status == 0 and "1.png  " in end.out

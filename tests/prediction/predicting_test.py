@@ -1,0 +1,75 @@
+import keras
+import numpy as np
+import pytest
+
+import keras_splitmask as ks
+
+pytest.importorskip("PIL.Image")
+
+
+def encoder():
+    return ks.Encoder((16, 24, 3), 8, 24, 2, 2)
+
+
+@pytest.mark.backend
+def test_images_of_any_size_are_classified_by_name(rng):
+    model = ks.transfer.Classifier(encoder(), 3, class_names=["ant", "bee", "cat"])
+    model.head.kernel.assign(rng.normal(size=(24, 3)))
+    images = [rng.integers(0, 256, (*size, 3), "uint8") for size in ((16, 24), (40, 30), (90, 11))]
+    found = ks.predict_images(model, images, batch_size=2)
+    assert [one["name"] for one in found] == ["images[0]", "images[1]", "images[2]"]
+    logits = keras.ops.convert_to_numpy(model(images[0][None]))[0]
+    np.testing.assert_allclose(found[0]["scores"], np.exp(logits) / np.exp(logits).sum(), atol=1e-5)
+    for one in found:
+        assert one["class_name"] == ["ant", "bee", "cat"][one["label"]] and one["label"] == one["scores"].argmax()
+        assert one["score"] == one["scores"].max() and one["scores"].sum() == pytest.approx(1, abs=1e-5)
+    (alone,) = ks.predict_images(model, images[1])
+    np.testing.assert_allclose(alone["scores"], found[1]["scores"], atol=1e-5)
+
+
+def test_classes_without_names_are_numbers_and_a_crop_shows_the_centre(rng):
+    model = ks.transfer.Classifier(encoder(), 12, crop_ratio=0.5)
+    model.head.kernel.assign(rng.normal(size=(24, 12)))
+    image = rng.integers(0, 256, (32, 48, 3), "uint8")
+    (found,) = ks.predict_images(model, image)
+    assert found["class_name"] == str(found["label"])
+    (centre,) = ks.predict_images(model, image[8:24, 12:36], crop_ratio=1.0)
+    np.testing.assert_allclose(centre["scores"], found["scores"], atol=1e-6)
+
+
+def test_the_value_range_of_the_model_is_used(rng):
+    model = ks.transfer.Classifier(encoder(), 3, value_range=(0, 4095))
+    model.head.kernel.assign(rng.normal(size=(24, 3)))
+    image = rng.integers(0, 256, (16, 24, 3), "uint8")
+    deep = np.round(image * (4095 / 255)).astype("uint16")
+    (found,), (expected,) = ks.predict_images(model, deep), ks.predict_images(model, image)
+    np.testing.assert_allclose(found["scores"], expected["scores"], atol=1e-5)
+
+
+def test_a_label_map_has_the_size_of_the_image(rng):
+    model = ks.transfer.Segmenter(ks.Encoder((32, 32, 3), 16, 24, 2, 2), 4, width=8)
+    sizes = ((20, 50), (70, 33))
+    images = [rng.integers(0, 256, (*size, 3), "uint8") for size in sizes]
+    for inference in ("whole", "slide"):
+        found = ks.predict_images(model, images, batch_size=3, inference=inference)
+        assert [one["label_map"].shape for one in found] == list(sizes) == [one["size"] for one in found]
+        segment = ks.evaluation.segment_whole if inference == "whole" else ks.evaluation.segment_sliding
+        for one, image in zip(found, images, strict=True):
+            expected = segment(lambda x: model.predict(x, verbose=0), image, (32, 32))
+            assert (one["label_map"] == expected).mean() > 0.99  # rounding decides between nearly equal classes
+
+
+def test_what_a_model_cannot_do_is_refused():
+    with pytest.raises(ks.prediction.NoHead, match="received a SplitMask, which has no classes; fine-tune it first"):
+        ks.predict_images(ks.SplitMask(encoder(), ks.tokenizers.RandomProjection(8)), np.zeros((2, 16, 24, 3)))
+    with pytest.raises(ValueError, match="Expected no inference for a Classifier, received one"):
+        ks.predict_images(ks.transfer.Classifier(encoder(), 3), np.zeros((2, 16, 24, 3)), inference="slide")
+    with pytest.raises(ValueError, match="Expected inference to be whole or slide, received 'half'"):
+        ks.prediction.predictor_for(
+            ks.transfer.Segmenter(ks.Encoder((32, 32, 3), 16, 24, 2, 2), 4, width=8), inference="half"
+        )
+
+
+def test_features_of_unknown_kinds_are_refused():
+    with pytest.raises(ValueError, match="Expected features among pooled, cls, patches, received deep"):
+        ks.embed_images(encoder(), np.zeros((2, 16, 24, 3)), ("deep",))
