@@ -38,7 +38,7 @@ flags.DEFINE_list(
 flags.DEFINE_bool("duplicates", False, "Find near-duplicates: images whose similarity is --threshold or more.")
 flags.DEFINE_float(
     "threshold",
-    0.97,
+    0.98,
     lower_bound=-1,
     upper_bound=1,
     help="Least similarity of near-duplicates. Lower it to find more changed copies, raise it if groups mix subjects.",
