@@ -13,8 +13,8 @@ from recipes.shared import commandline, value_range
 flags.DEFINE_multi_string(
     "images",
     None,
-    "Folder of images, which may hold other folders; image file; .npy or .npz file of an array; or .txt file that lists"
-    " one path per line. Give the flag several times for several files. sample is the test split of the sample.",
+    "Folder of images, which may hold other folders; image file; .npy or .npz file of an array; .txt file that lists"
+    " one path per line; or sample, the test images of the sample",
 )
 flags.DEFINE_string("array", None, "Name of the array in an .npz file of several, such as test_images.")
 flags.DEFINE_integer(
