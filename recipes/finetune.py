@@ -2,11 +2,29 @@
 
 python recipes/finetune.py --init_from=runs/quickstart --dataset=sample --labelled=1000 --workdir=runs/tuned
 python recipes/finetune.py --size=vit_micro --patch_size=4 --dataset=sample --labelled=1000 --workdir=runs/scratch
+python recipes/finetune.py --init_from=runs/pretrained --dataset=folder:photos --workdir=runs/tuned
+
+A folder has a subfolder for each class, or subfolders train and test (or val) with those in them. If it is not divided,
+a fifth of each class is drawn to evaluate on; see --split. If there are both val and test, val is evaluated on during
+training, and test only at the end; best.keras is then the model with the highest accuracy on val. model.keras is always
+the last one.
 """
 
 from absl import flags
 
-from recipes.shared import commandline, common_flags, encoders, fitting, hardware, image_sets, trouble, value_range
+from recipes.shared import (
+    commandline,
+    common_flags,
+    encoders,
+    fitting,
+    hardware,
+    image_sets,
+    judgement,
+    splits,
+    trouble,
+    validation,
+    value_range,
+)
 
 # These change the result.
 
@@ -14,7 +32,16 @@ from recipes.shared import commandline, common_flags, encoders, fitting, hardwar
 flags.DEFINE_string(
     "dataset",
     None,
-    "Labelled set: sample, folder:PATH, npz:PATH or tfds:NAME. Its train split is used for training; see also --judge.",
+    "Labelled set: sample, folder:PATH, npz:PATH or tfds:NAME. Its train split is used for training; see also --split"
+    " and --judge.",
+)
+flags.DEFINE_float(
+    "val",
+    None,
+    lower_bound=0,
+    upper_bound=0.9,
+    help="Fraction of the training images of each class to set aside, to evaluate on during training and to choose"
+    " best.keras by. 0 disables it. Default: the split val of --dataset, if test is evaluated on at the end.",
 )
 flags.DEFINE_string(
     "labelled",
@@ -51,7 +78,9 @@ common_flags.drop_path()
 flags.DEFINE_bool("frozen", False, "Train only the head.")
 
 # Optimization.
-flags.DEFINE_integer("batch_size", 128, lower_bound=1, help="Images per step.")
+flags.DEFINE_integer(
+    "batch_size", 128, lower_bound=1, help="Images per step. If there are fewer training images, a step takes all."
+)
 flags.DEFINE_float("epochs", 100, lower_bound=0, help="Passes over the data. Small data sets need more.")
 flags.DEFINE_integer("steps", None, lower_bound=1, help="Optimizer steps. Default: as --epochs says.")
 flags.DEFINE_float(
@@ -64,6 +93,13 @@ flags.DEFINE_float("min_learning_rate", 1e-6, "Final learning rate.")
 common_flags.warmup_and_weight_decay(0.1)
 common_flags.layer_decay()
 common_flags.seed_and_jit()
+flags.DEFINE_enum(
+    "class_weight",
+    None,
+    ["balanced"],
+    "balanced weights the loss of each image by the inverse of its class's number of images, so that rare classes count"
+    " as much as common ones. Default: each image counts the same.",
+)
 
 # Regularisation.
 flags.DEFINE_float("label_smoothing", 0.1, "Probability that is spread evenly over all classes.")
@@ -92,12 +128,6 @@ flags.DEFINE_integer(
 )
 
 # These do not change the trained weights.
-flags.DEFINE_enum(
-    "judge",
-    None,
-    ["test", "val", "train"],
-    "Split to evaluate on. Default: test, or val if test is missing or has no labels.",
-)
 common_flags.fraction(
     "max_bad_fraction",
     0.1,
@@ -106,6 +136,7 @@ common_flags.fraction(
 flags.DEFINE_string("data_dir", None, "Folder where tfds stores its data.")
 flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines of the log.")
 flags.DEFINE_integer("workers", 2, "Threads that read images. Raise it if the log says that training waits for data.")
+flags.adopt_module_key_flags(splits)
 flags.adopt_module_key_flags(value_range)
 FLAGS = flags.FLAGS
 
@@ -121,19 +152,53 @@ def build_classifier(encoder, source, steps):
     )
     optimizer = fitting.adamw(steps, encoder.depth, clip_norm=None)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=fitting.jit())
+    # Of the training images as they are augmented and mixed, unlike the accuracy on images to evaluate on.
+    accuracy = keras.metrics.CategoricalAccuracy(name="train_accuracy")
+    model.compile(optimizer, loss, metrics=[accuracy], jit_compile=fitting.jit())
     return model
 
 
-def finish(run, model, split, images, labels, steps):
-    """Measure the accuracy on a split, and write it with the report and the model at the end of a run."""
-    logits = model.predict(images, batch_size=256, verbose=0)
-    accuracy = float((logits.argmax(axis=1) == labels).mean())
-    result = {f"{split}_top1": accuracy, "steps": steps, "seed": FLAGS.seed, "classes": model.class_names}
-    run.write_json("result.json", result)
-    run.write_report()
-    run.save_model(model)
-    print(f"{split} top-1 {accuracy:.2%}")
+def batch_size_for(count, devices):
+    """--batch_size, or as many images as there are and the devices can share."""
+    batch_size = min(FLAGS.batch_size, count - count % devices.replicas)
+    if 0 < batch_size < FLAGS.batch_size:
+        print(f"{batch_size} images per step, since there are only {count} to train on", flush=True)
+    return batch_size or FLAGS.batch_size
+
+
+def weighted(batches, source):
+    """Add the weights (B,) of --class_weight to batches of images and label probabilities (B, classes)."""
+    import numpy as np
+
+    if not FLAGS.class_weight:
+        return batches
+    counts = np.bincount(source.labels, minlength=source.class_count)
+    weights = len(source) / (np.count_nonzero(counts) * np.maximum(counts, 1.0))
+    weights = np.where(counts > 0, weights, 0.0).astype("float32")
+    return batches.map(lambda batch: (*batch, batch[1] @ weights))
+
+
+def announce(sets, images, val, steps):
+    """Print what is trained on what, and what the accuracy of the log is measured on."""
+    source = sets.train
+    print(
+        f"{len(source)} labelled images of {source.class_count} classes, {len(images)} to evaluate on, encoder"
+        f" {'from ' + FLAGS.init_from if FLAGS.init_from else 'from scratch'}{' (frozen)' if FLAGS.frozen else ''},"
+        f" {steps} steps",
+        flush=True,
+    )
+    if val:
+        print(
+            f"val accuracy is that of {len(val[0])} images apart from training; {sets.split} is evaluated on at the end"
+            f" only. {validation.BEST} is the best on val, model.keras the last.",
+            flush=True,
+        )
+    elif sets.split != "train":
+        print(
+            f"{sets.split} accuracy is that of the images of the final result, so choose no settings by it: --val=0.1"
+            " sets training images aside for that.",
+            flush=True,
+        )
 
 
 def main(devices, run):
@@ -145,39 +210,40 @@ def main(devices, run):
     keras.utils.set_random_seed(FLAGS.seed)
     encoder = encoders.load_encoder()
     channels = encoder.image_shape[-1] if encoder else FLAGS.channels
-    source = image_sets.open_images(run, channels, FLAGS.labelled)
-    source.check_labelled(f"the train split of {FLAGS.dataset}")
-    judged, split = image_sets.open_judged(source, source.channels)
+    sets = splits.open_splits(run, image_sets.open_images(run, channels), FLAGS.labelled, FLAGS.val, validate=True)
+    source = sets.train
     encoder = encoder or encoders.fresh_encoder(image_sets.image_shape(source))
     shape = encoder.image_shape
-    images, labels = image_sets.read(judged, split, shape, ratio=FLAGS.crop_ratio)
+    judged = image_sets.read(sets.judged, sets.split, shape, ratio=FLAGS.crop_ratio)
+    val = image_sets.read(sets.val, "val", shape, ratio=FLAGS.crop_ratio) if sets.val else None
     mix = {"mixup": FLAGS.mixup, "cutmix": FLAGS.cutmix, "smoothing": FLAGS.label_smoothing}
     host = ks.augment.host_preset(FLAGS.augmentation)
     transform = data.compose(FLAGS.rand_augment, FLAGS.random_erasing)
+    batch_size = batch_size_for(len(source), devices)
 
     def batches(start):
         order = {"seed": FLAGS.seed, "start": start, "workers": FLAGS.workers, "repeats": FLAGS.repeats}
-        return data.mixed_batches(source, shape, FLAGS.batch_size, mix, **host, image_transform=transform, **order)
+        mixed = data.mixed_batches(source, shape, batch_size, mix, **host, image_transform=transform, **order)
+        return weighted(mixed, source)
 
     batches(0)  # stop at bad options before anything is written
-    source = image_sets.packed(source, shape)
-    steps = FLAGS.steps or max(1, round(FLAGS.epochs * len(source) / FLAGS.batch_size))
+    sets.train = source = image_sets.packed(source, shape)
+    steps = FLAGS.steps or max(1, round(FLAGS.epochs * len(source) / batch_size))
     model = build_classifier(encoder, source, steps)
-    print(
-        f"{len(source)} labelled images of {source.class_count} classes, {len(images)} to evaluate on, encoder"
-        f" {'from ' + FLAGS.init_from if FLAGS.init_from else 'from scratch'}{' (frozen)' if FLAGS.frozen else ''},"
-        f" {steps} steps",
-        flush=True,
-    )
+    announce(sets, judged[0], val, steps)
 
     checkpoints = run.checkpoints(model, devices=devices, advice=trouble.advice())
-    run.start(source, listed=bool(FLAGS.labelled))
-    image_sets.save_record(source, judged, split)
-    log = trouble.log(run, model, source, batches, steps, checkpoints, repeats=FLAGS.repeats)
+    run.start(source)
+    sets.write(run)
+    sets.save_record()
+    measure = validation.Validation(run, model, *(val or judged), "val" if val else sets.split, steps, keep=bool(val))
+    options = {"repeats": FLAGS.repeats, "batch_size": batch_size}
+    log = trouble.log(run, model, source, batches, steps, checkpoints, [measure], **options)
+    measure.resume(log.past)
     fitting.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
     with checkpoints.finishing():
-        image_sets.save_record(source, judged, split)  # again, with files that broke during the run
-        finish(run, model, split, images, labels, steps)
+        sets.save_record()  # again, with files that broke during the run
+        judgement.finish(run, model, sets, judged, measure, steps)
 
 
 if __name__ == "__main__":

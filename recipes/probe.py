@@ -9,7 +9,7 @@ Use --train_limit if that is too much.
 
 from absl import flags
 
-from recipes.shared import commandline, common_flags, image_sets, screen, value_range, workdir
+from recipes.shared import commandline, common_flags, image_sets, screen, splits, value_range, workdir
 
 # These change the result.
 flags.DEFINE_string(
@@ -22,12 +22,6 @@ flags.DEFINE_string(
     None,
     "Labelled set: sample, folder:PATH, npz:PATH or tfds:NAME. The classifiers are trained on its"
     " train split; see also --judge.",
-)
-flags.DEFINE_enum(
-    "judge",
-    None,
-    ["test", "val", "train"],
-    "Split to evaluate on. Default: test, or val if test is missing or has no labels.",
 )
 flags.DEFINE_bool("random", False, "Evaluate the same encoder with new random weights, as a baseline.")
 flags.DEFINE_integer(
@@ -48,7 +42,7 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_integer("epochs", 50, lower_bound=1, help="Epochs of the linear classifiers. Raise it for few labels.")
 flags.DEFINE_float("learning_rate", 1e-2, lower_bound=0, help="Learning rate of the linear classifiers.")
-flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**31 - 1, help="Seed of the random weights of --random.")
+flags.DEFINE_integer("seed", 0, lower_bound=0, upper_bound=2**31 - 1, help="Seed of --random's weights and --split.")
 
 # These do not.
 common_flags.fraction(
@@ -57,6 +51,7 @@ common_flags.fraction(
     "Largest fraction of unreadable files in each split. Each one is listed in data.json of --workdir.",
 )
 flags.DEFINE_string("data_dir", None, "Folder where tfds stores its data.")
+flags.adopt_module_key_flags(splits)
 flags.adopt_module_key_flags(value_range)
 FLAGS = flags.FLAGS
 
@@ -74,9 +69,8 @@ def vote(bank, queries, labels, judged_labels):
     return result
 
 
-def judge():
-    """Evaluate the encoder and print its accuracies. Returns them by name, and the sources: the training images, the
-    evaluation images and their split."""
+def judge(run=None):
+    """Evaluate the encoder and print its accuracies. Returns them by name, and the `Splits`."""
     import keras
 
     import keras_splitmask as ks
@@ -88,9 +82,9 @@ def judge():
         encoder = ks.Encoder.from_config(encoder.get_config())
     shape = encoder.image_shape
     train = image_sets.open_split(FLAGS.dataset, "train", shape[-1])
-    train.check_labelled(f"the train split of {FLAGS.dataset}")
     print(f"{FLAGS.dataset}: {train.summary()}", flush=True)
-    judged, split = image_sets.open_judged(train, shape[-1])
+    sets = splits.open_splits(run, train)
+    train, judged, split = sets.train, sets.judged, sets.split
     images, labels = image_sets.read(train, "train", shape, FLAGS.train_limit)
     judged_images, judged_labels = image_sets.read(judged, split, shape, FLAGS.test_limit)
     print(f"{len(images)} labelled images, {len(judged_images)} to evaluate on", flush=True)
@@ -109,7 +103,7 @@ def judge():
     for i, accuracy in enumerate(accuracies):
         result[f"linear_accuracy_block_{i + 1}"] = float(accuracy)
         print(f"block {i + 1:<4} {accuracy:.2%}", flush=True)
-    return {**result, "judged_by": split}, (train, judged, split)
+    return {**result, "judged_by": split}, sets
 
 
 def main():
@@ -123,9 +117,10 @@ def main():
         screen.check_result()
         return
     with workdir.opened() as run:
-        result, sources = judge()
-        run.start(sources[0])
-        image_sets.save_record(*sources)
+        result, sets = judge(run)
+        run.start(sets.train)
+        sets.write(run)
+        sets.save_record()
         run.write_json("probe.json", result)
 
 

@@ -155,6 +155,7 @@ def test_the_library_requires_three_packages_alone():
         *extras["cv"],
         *extras["data"],
         *extras["coco"],
+        *extras["report"],
     }
 
 

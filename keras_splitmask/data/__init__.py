@@ -4,6 +4,7 @@ from keras_splitmask.data.augmentation import CROPS, center_box, crop_box, flip,
 from keras_splitmask.data.cache import cached
 from keras_splitmask.data.coco import DetectionSource, Objects
 from keras_splitmask.data.detection_sets import open_detection
+from keras_splitmask.data.division import copies, divided, read_division, write_division
 from keras_splitmask.data.framing import letterbox
 from keras_splitmask.data.images import open_images
 from keras_splitmask.data.label_maps import SegmentationSource, open_segmentation
@@ -34,8 +35,10 @@ __all__ = [
     "cached",
     "center_box",
     "compose",
+    "copies",
     "crop_box",
     "detection_batches",
+    "divided",
     "flip",
     "letterbox",
     "mix",
@@ -46,7 +49,9 @@ __all__ = [
     "open_segmentation",
     "open_source",
     "read_all",
+    "read_division",
     "segmentation_batches",
     "subset_of",
     "view_batches",
+    "write_division",
 ]

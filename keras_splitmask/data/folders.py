@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import hashlib
 import os
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from keras_splitmask.data.decoding import keeps_depth, read_pixels
 from keras_splitmask.data.scan import printable, scan
 from keras_splitmask.data.sources import NoSuchSplit, Source
 from keras_splitmask.data.split_folders import split_folders, what_is_beside
+
+BEGINNING = 4096  # bytes of a file that are compared before all of it is read
 
 
 class FolderSource(Source):
@@ -78,6 +81,20 @@ class FolderSource(Source):
             raise ValueError(
                 f"Expected a readable image, received {self.name(i)} ({reason}); restore the file."
             ) from error
+
+    def content_keys(self):
+        def beginning(i):
+            path = os.path.join(self.scan.root, self.paths[i])
+            if not os.path.isfile(path):  # opening a FIFO would wait forever
+                raise FileNotFoundError(path)
+            with open(path, "rb") as file:
+                return file.read(BEGINNING)
+
+        return [
+            lambda i: self.scan.files[self.paths[i]][0],
+            beginning,
+            lambda i: hashlib.sha256(self._content(i)).digest(),
+        ]
 
     def identity(self):
         return [(path, *self.scan.files[path]) for path in self.paths]

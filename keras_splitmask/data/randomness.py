@@ -6,7 +6,7 @@ from keras_splitmask.seeds import check_seed
 
 # Purposes of random numbers. Each needs streams of its own, since NumPy's generators of (seed, step) and
 # (seed, step, 0) are the same.
-PURPOSES = ("order", "image", "batch", "replacement", "subset", "limit")
+PURPOSES = ("order", "image", "batch", "replacement", "subset", "limit", "division")
 
 
 def generator(purpose, seed, *position):

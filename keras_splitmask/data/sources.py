@@ -75,6 +75,16 @@ class Source:
         """Return whether the pixels of image `i` are read with all bits of the file."""
         return True
 
+    def content_keys(self):
+        """Functions of the index of an image, each more exact and slower than the one before: images are the same if
+        all keys are. See `division.copies`."""
+
+        def of_pixels(i):
+            pixels = np.ascontiguousarray(self.read_pixels(i))
+            return pixels.shape, pixels.dtype.str, hashlib.sha256(pixels).digest()
+
+        return [of_pixels]
+
     def identity(self):
         """A JSON value for `fingerprint` that changes when the images do."""
         raise NotImplementedError
@@ -215,6 +225,9 @@ class Selection(Source):
     @record.setter
     def record(self, path):
         self.source.record = path
+
+    def content_keys(self):
+        return [lambda i, key=key: key(self.indices[i]) for key in self.source.content_keys()]
 
     @functools.cached_property
     def labels(self):

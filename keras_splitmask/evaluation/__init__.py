@@ -1,5 +1,6 @@
 """Evaluate features by nearest neighbours, linear probes, detection and segmentation, and draw pictures."""
 
+from keras_splitmask.evaluation.classification import classification_metrics, save_confusion, save_mistakes
 from keras_splitmask.evaluation.detection import average_precision, decode_mask, encode_mask, paste_mask, to_original
 from keras_splitmask.evaluation.linear import block_features, linear_probe
 from keras_splitmask.evaluation.neighbours import NeighbourProbe, extract, standardise, weighted_knn
@@ -23,6 +24,7 @@ __all__ = [
     "average_precision",
     "best_class",
     "block_features",
+    "classification_metrics",
     "decode_mask",
     "directions",
     "draw_classes",
@@ -41,9 +43,11 @@ __all__ = [
     "palette",
     "paste_mask",
     "read_metrics",
+    "save_confusion",
     "save_detections",
     "save_inpainting",
     "save_label_maps",
+    "save_mistakes",
     "save_sheet",
     "segment_sliding",
     "segment_whole",

@@ -58,36 +58,6 @@ def open_split(dataset, split, channels):
     )
 
 
-def open_judged(train, channels):
-    """Open the split of --dataset to evaluate on: --judge, or test, or val if test is missing or has no labels.
-
-    Returns the source, whose classes are numbered as in `train`, and the name of the split.
-    """
-    from keras_splitmask import data
-
-    refused = {}
-    for split in (FLAGS.judge,) if FLAGS.judge else ("test", "val"):
-        try:
-            source = open_split(FLAGS.dataset, split, channels)
-            number_as(train, source, FLAGS.dataset, split)
-        except (data.NoSuchSplit, data.NoLabels) as error:
-            refused[split] = error
-        else:
-            reason = "".join(
-                f", since {other} {'has no labels' if isinstance(error, data.NoLabels) else 'is missing'}"
-                for other, error in refused.items()
-            )
-            _say(f"evaluated on {split}{reason}: {source.summary()}")
-            return source, split
-    unlabelled = [error for error in refused.values() if isinstance(error, data.NoLabels)]
-    if unlabelled or FLAGS.judge:
-        raise (unlabelled or list(refused.values()))[0]
-    raise commandline.BadInput(
-        f"Expected a split test or val of {FLAGS.dataset}, received neither. Move some images of each class into test,"
-        " and the others into train. --judge=train evaluates on the training images, which says little about new ones."
-    )
-
-
 def number_as(train, source, dataset, split):
     """Number the classes of a source as in `train`. A class that `train` does not have is refused."""
     import numpy as np
@@ -103,8 +73,17 @@ def number_as(train, source, dataset, split):
             f"Expected only classes of the train split in {where}, received {len(unknown)} others ({classes}). Remove"
             " their images, or add the classes to train."
         )
+    say_absent(train, source, split)
+
+
+def say_absent(train, source, split):
+    """Print the classes of `train` that have no image in a source."""
+    import numpy as np
+
+    names = train.classes or [str(label) for label in range(train.class_count)]
     if (absent := np.setdiff1d(train.labels, source.labels)).size:
-        _say(f"{split} has no image of {len(absent)} classes ({', '.join(names[label] for label in absent[:NAMED])})")
+        classes = "1 class" if len(absent) == 1 else f"{len(absent)} classes"
+        _say(f"{split} has no image of {classes} ({', '.join(names[label] for label in absent[:NAMED])})")
 
 
 def read(source, split, shape, limit=None, ratio=1.0):
@@ -151,11 +130,11 @@ def read_probe(shape):
     return source, read(source, "probe", shape, FLAGS.probe_limit)
 
 
-def save_record(train, judged=None, split="judged"):
-    """Write data.json: what the training and the evaluation images contain, and which were skipped or broke, and
+def save_record(train, judged=None, split="judged", val=None):
+    """Write data.json: what the images to train and to evaluate on contain, and which were skipped or broke, and
     why."""
-    sources = {"train": train} if judged is None else {"train": train, "judged" if split == "train" else split: judged}
-    train.save_record(splits={name: source.description() for name, source in sources.items()})
+    splits = {"train": train, "val": val, "judged" if split == "train" else split: judged}
+    train.save_record(splits={name: source.description() for name, source in splits.items() if source is not None})
 
 
 def image_size():

@@ -5,7 +5,8 @@ import os
 from absl import flags
 
 FLAGS = flags.FLAGS
-PATHS = ("cache", "dalle_weights", "data_dir", "images", "init_from", "json", "labelled", "output", "subset", "workdir")
+PATHS = ("cache", "dalle_weights", "data_dir", "images", "init_from", "json", "labelled", "output", "split", "subset")
+PATHS += ("workdir",)
 DATASETS = ("cifar10", "dataset", "probe")  # as KIND:PATH
 KINDS = ("coco", "folder", "masks", "npy", "npz")  # other kinds are followed by a name
 

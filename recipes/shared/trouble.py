@@ -33,7 +33,7 @@ def _given(name):
     return name in FLAGS and FLAGS[name].value is not None
 
 
-def log(run, model, source, batches, steps, checkpoints, measures=(), shift=0, repeats=1):
+def log(run, model, source, batches, steps, checkpoints, measures=(), shift=0, repeats=1, batch_size=None):
     """Create the `RunLog` of a run, which resumes from the state in the checkpoints. It names the cause and the images
     of each skipped step.
 
@@ -46,13 +46,16 @@ def log(run, model, source, batches, steps, checkpoints, measures=(), shift=0, r
         measures: see `RunLog`.
         shift: steps by which the data are ahead, from --rewind.
         repeats: times that each image appears in a batch, see `data.batches`.
+        batch_size: images per step; by default as --batch_size says.
     """
     import keras_splitmask as ks
     from keras_splitmask import data
 
+    batch_size = batch_size or FLAGS.batch_size
+
     def explain(step):
         tensor = model.first_bad_tensor(next(iter(batches(step - 1))), step - 1) or "its loss or gradient"
-        names = data.names_of(source, FLAGS.batch_size, FLAGS.seed, step - 1 + shift, repeats)
+        names = data.names_of(source, batch_size, FLAGS.seed, step - 1 + shift, repeats)
         return (
             f"step {step} skipped: {tensor} is not finite; its images:"
             f" {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
@@ -62,7 +65,7 @@ def log(run, model, source, batches, steps, checkpoints, measures=(), shift=0, r
     checkpoints.log = ks.training.RunLog(
         run.folder / workdir.METRICS,
         steps,
-        FLAGS.batch_size,
+        batch_size,
         len(source),
         checkpoints.step,
         measures,

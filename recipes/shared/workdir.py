@@ -197,12 +197,14 @@ class Run:
         self.file("report.html")
         evaluation.write_report(self.folder)
 
-    def save_model(self, model):
-        """Write the model completely or not at all. It is written last: a folder with a model holds a finished run."""
+    def save_model(self, model, name=None):
+        """Write the model completely or not at all. By default it is the run's model, which is written last: a folder
+        with model.keras holds a finished run."""
         from keras_splitmask.interchange import MODEL_FILE
 
-        part = self.file(f"part-{MODEL_FILE}")
-        with writing.aside(self.file(MODEL_FILE), part.name):
+        name = name or MODEL_FILE
+        part = self.file(f"part-{name}")
+        with writing.aside(self.file(name), part.name):
             model.save(part)
 
     def checkpoints(self, model, **options):

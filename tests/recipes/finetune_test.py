@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -37,7 +38,8 @@ def test_from_a_run_of_arrays(here, pretrained, arrays, tmp_path, lines):
         "step",
         "epoch",
         "loss",
-        "accuracy",
+        "train_accuracy",
+        "test_accuracy",
         "gradient_norm",
         "learning_rate",
         "images_per_second",
@@ -108,6 +110,7 @@ def test_from_scratch(here, tmp_path, lines):
         "data.json",
         "metrics.jsonl",
         "model.keras",
+        "pictures",
         "report.html",
         "result.json",
         "run.files",
@@ -162,9 +165,12 @@ def test_a_run_that_diverges_stops_and_saves_no_model(here, tmp_path):
         ),
         ([*FROM_SCRATCH, "--labelled=5"], "Expected at least one image for each of the 10 classes, received count=5"),
         (
-            [*FROM_SCRATCH, "--batch_size=21"],
-            "Expected a batch size from 1 to 20, the number of images, received batch_size=21",
+            [*FROM_SCRATCH, "--split=0.5"],
+            "that is not divided, received sample, which has the split test; leave --split",
         ),
+        ([*FROM_SCRATCH, "--split=1.5"], "Expected --split above 0 and below 1, received 1.5."),
+        ([*FROM_SCRATCH, "--split=half"], "Expected --split as a fraction (0.2) or a CSV file, received 'half'."),
+        ([*FROM_SCRATCH, "--class_weight=even"], "--class_weight=even"),
         ([*FROM_SCRATCH, "--layer_decay=2"], "--layer_decay=2"),
         ([*FROM_SCRATCH, "--drop_path=1"], "Expected a drop path rate in [0, 1), received rate=1.0"),
     ],
@@ -206,11 +212,9 @@ def test_val_judges_where_there_is_no_test(here, tmp_path):
         and "8 labelled images of 2 classes, 8 to evaluate on" in end.out
     )
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert (
-        set(result) == {"val_top1", "steps", "seed", "classes"}
-        and result["classes"] == ["a", "b"]
-        and f"val top-1 {result['val_top1']:.2%}" in end.out
-    )
+    assert result["classes"] == ["a", "b"] and set(result["recall"]) == {"a", "b"} and result["val_images"] == 8
+    assert f"val top-1 {result['val_top1']:.2%}, balanced accuracy {result['balanced_accuracy']:.2%}" in end.out
+    assert "'a', the commonest class in training, gives 50.00%" in end.out and result["commonest_class_top1"] == 0.5
     assert list(json.loads((tmp_path / "run" / "data.json").read_text())["splits"]) == ["train", "val"]
 
 
@@ -227,9 +231,10 @@ def test_judge_chooses_and_a_test_split_without_labels_does_not_judge(here, refu
     assert "8 to evaluate on" in end.out and "train_top1" in (tmp_path / "other" / "result.json").read_text()
     line = refused("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'no'}", "--judge=test")
     assert "Expected labels in the test split of" in line and "the images do not lie in folders of classes" in line
-    given = photos(tmp_path / "flat", "a", "b")
-    line = refused("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'no'}")
-    assert "Expected a split test or val of" in line and "--judge=train evaluates on the training images" in line
+    line = refused(
+        "finetune", photos(tmp_path / "flat", "a", "b"), *FOLDERS, "--judge=val", f"--workdir={tmp_path / 'no'}"
+    )
+    assert "Expected a folder val in" in line and "received one that is not divided into splits" in line
 
 
 def test_files_left_out_of_any_split_are_counted_and_recorded(here, refused, tmp_path):
@@ -287,3 +292,159 @@ def test_names_as_labels_of_arrays(here, refused, tmp_path, rng):
         np.savez(tmp_path / "named.npz", x_train=images, y_train=train, x_test=images, y_test=test)
         line = refused("finetune", f"--dataset=npz:{tmp_path / 'named.npz'}", *FOLDERS, f"--workdir={tmp_path / 'no'}")
         assert message in line, line
+
+
+def noise(root, rng, **counts):
+    """Images of noise in a folder for each class: a=10, or train__a=10 for train/a."""
+    for folder, count in counts.items():
+        folder = root / folder.replace("__", "/")
+        folder.mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), "uint8")).save(folder / f"{i}.png")
+    return f"--dataset=folder:{root}"
+
+
+def splits_of(path):
+    """{split: names} of a split.csv without names that hold commas."""
+    found = {}
+    for line in path.read_text().splitlines()[1:]:
+        name, split = line.rsplit(",", 1)
+        found.setdefault(split, set()).add(name)
+    return found
+
+
+def test_a_folder_that_is_not_divided_is_divided(here, tmp_path, rng):
+    given = noise(tmp_path / "set", rng, a=20, b=10, rare=1)
+    (tmp_path / "set" / "b" / "copy.png").write_bytes((tmp_path / "set" / "a" / "3.png").read_bytes())
+    end = here("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'run'}", "--seed=3")
+    assert end.status == 0 and not end.err
+    assert "is not divided: 20% of each class is drawn to evaluate on, by --seed=3 (train 26, test 6)" in end.out
+    assert "1 image is a copy of another" in end.out and "test has no image of 1 class (rare)" in end.out
+    assert "26 labelled images of 3 classes, 6 to evaluate on" in end.out
+    division = splits_of(tmp_path / "run" / "split.csv")
+    assert {split: len(names) for split, names in division.items()} == {"train": 26, "test": 6}
+    assert any({"a/3.png", "b/copy.png"} <= names for names in division.values())
+    assert "split.csv" in (tmp_path / "run" / "run.files").read_text().splitlines()
+    assert set(json.loads((tmp_path / "run" / "data.json").read_text())["splits"]) == {"train", "test"}
+
+    listed = f"--split={tmp_path / 'run' / 'split.csv'}"  # the same again, with another seed
+    end = here("finetune", given, *FOLDERS, listed, "--seed=4", f"--workdir={tmp_path / 'listed'}")
+    assert end.status == 0 and "split.csv lists: train 26, test 6" in end.out
+    assert splits_of(tmp_path / "listed" / "split.csv") == division
+
+    end = here("finetune", given, *FOLDERS, "--split=0.5", "--labelled=9", f"--workdir={tmp_path / 'half'}")
+    assert end.status == 0 and "9 labelled images of 3 classes, 15 to evaluate on" in end.out
+    assert len((tmp_path / "half" / "subset.txt").read_text().splitlines()) == 9
+    end = here("finetune", given, *FOLDERS, "--judge=train", f"--workdir={tmp_path / 'all'}")
+    assert end.status == 0 and "32 labelled images of 3 classes, 32 to evaluate on" in end.out
+    assert not (tmp_path / "all" / "split.csv").exists()
+
+
+def test_test_images_without_labels_are_no_reason_to_stop(here, tmp_path, rng):
+    given = noise(tmp_path / "set", rng, train__a=10, train__b=10, test=4)  # as of a competition
+    end = here("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'run'}")
+    assert end.status == 0 and not end.err
+    assert "has a test split without labels: 20% of each class is drawn to evaluate on" in end.out
+    assert "16 labelled images of 2 classes, 4 to evaluate on" in end.out
+
+
+def test_the_best_on_val_is_kept_beside_the_last(here, tmp_path, rng, lines):
+    given = noise(tmp_path / "set", rng, train__a=8, train__b=8, val__a=6, val__b=6, test__a=5, test__b=5)
+    (tmp_path / "set" / "test" / "b" / "0.png").write_bytes((tmp_path / "set" / "train" / "b" / "0.png").read_bytes())
+    options = (*FOLDERS, "--steps=20", "--log_every=2", "--learning_rate=1e-2")
+    end = here("finetune", given, *options, f"--workdir={tmp_path / 'run'}")
+    assert end.status == 0 and not end.err
+    assert "val accuracy is that of 12 images apart from training; test is evaluated on at the end only" in end.out
+    assert "test: 1 image is a copy of a training image, so its accuracy says less" in end.out
+    assert "val: " not in end.out
+    curve = {line["step"]: line["val_accuracy"] for line in lines(tmp_path / "run" / "metrics.jsonl")[1:]}
+    assert list(curve) == list(range(2, 21, 2))
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["best_val_accuracy"] == max(curve.values()) == curve[result["best_step"]]
+    assert result["best_step"] == min(step for step, value in curve.items() if value == max(curve.values()))
+
+    def accuracy(file, split):
+        source = ks.data.open_source(given.partition("=")[2], split)
+        images, labels = ks.data.read_all(source, (8, 8, 3))
+        return (ks.load(tmp_path / "run" / file).predict(images, verbose=0).argmax(axis=1) == labels).mean()
+
+    assert accuracy("best.keras", "val") == pytest.approx(result["best_val_accuracy"], abs=1e-5)
+    assert accuracy("best.keras", "test") == pytest.approx(result["best_test_top1"])
+    assert accuracy("model.keras", "test") == pytest.approx(result["test_top1"])
+    assert accuracy("model.keras", "val") == pytest.approx(curve[20], abs=1e-5)
+
+
+def test_training_images_are_set_aside_on_request(here, tmp_path, rng):
+    given = noise(tmp_path / "set", rng, a=20, b=9, c=4)
+    end = here("finetune", given, *FOLDERS, "--val=0.1", f"--workdir={tmp_path / 'run'}")
+    assert end.status == 0 and not end.err
+    division = splits_of(tmp_path / "run" / "split.csv")
+    assert {split: len(names) for split, names in division.items()} == {"train": 23, "val": 3, "test": 7}
+    assert not any(name.startswith("c") for name in division["val"])  # of three images none is taken
+    assert "val accuracy is that of 3 images" in end.out and (tmp_path / "run" / "best.keras").exists()
+    end = here("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'none'}")
+    assert "test accuracy is that of the images of the final result" in end.out
+    assert not (tmp_path / "none" / "best.keras").exists()
+
+
+@pytest.mark.backend
+def test_a_run_that_was_divided_resumes_bit_for_bit(here, stop_at_step, monkeypatch, tmp_path, rng, lines):
+    given = noise(tmp_path / "set", rng, a=14, b=9)
+    options = (given, *FOLDERS, "--steps=8", "--log_every=2", "--val=0.3", "--labelled=14", "--class_weight=balanced")
+    assert here("finetune", *options, f"--workdir={tmp_path / 'whole'}").status == 0
+    with monkeypatch.context() as patch:
+        stop_at_step(5, patch)
+        assert here("finetune", *options, f"--workdir={tmp_path / 'run'}").status == 75
+    before = (tmp_path / "run" / "split.csv").read_text()
+    (tmp_path / "set" / "a" / "new.png").write_bytes((tmp_path / "set" / "b" / "0.png").read_bytes())
+    end = here("finetune", *options, f"--workdir={tmp_path / 'run'}")
+    assert end.status == 0 and "resumed at step" in end.out, end.err
+    assert (tmp_path / "run" / "split.csv").read_text() == before == (tmp_path / "whole" / "split.csv").read_text()
+    assert (tmp_path / "run" / "subset.txt").read_text() == (tmp_path / "whole" / "subset.txt").read_text()
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "run")]
+    assert results[0] == results[1]
+    for file in ("model.keras", "best.keras"):
+        weights = [ks.load(tmp_path / name / file).get_weights() for name in ("whole", "run")]
+        assert all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
+    timed = {"seconds", "images_per_second", "data_wait_fraction"}
+    logs = [lines(tmp_path / name / "metrics.jsonl") for name in ("whole", "run")]
+    logs = [[{name: line[name] for name in sorted(set(line) - timed)} for line in log] for log in logs]
+    assert logs[0] == logs[1] and logs[0][-1]["step"] == 8
+
+
+def test_a_batch_is_no_larger_than_the_training_set(here, tmp_path, lines):
+    end = here("finetune", *FROM_SCRATCH, "--batch_size=32", "--epochs=2", f"--workdir={tmp_path / 'run'}")
+    assert end.status == 0 and "20 images per step, since there are only 20 to train on" in end.out
+    assert "2 steps" in end.out and lines(tmp_path / "run" / "metrics.jsonl")[-1]["epoch"] == 2
+    assert "--batch_size=32" in (tmp_path / "run" / "run.flags").read_text()
+
+
+@pytest.mark.backend
+def test_balanced_weights_count_each_class_the_same(here, tmp_path, rng, lines):
+    given = noise(tmp_path / "set", rng, train__a=12, train__b=4, test__a=2, test__b=2)
+    options = (*FOLDERS, "--steps=1", "--log_every=1", "--batch_size=16", "--label_smoothing=0")
+    losses = []
+    for more in ((), ("--class_weight=balanced",)):
+        workdir = tmp_path / f"run{len(more)}"
+        end = here("finetune", given, *options, *more, f"--workdir={workdir}")
+        assert end.status == 0 and not end.err
+        losses.append(lines(workdir / "metrics.jsonl")[-1])
+    # The head starts near zero, so each image's loss is log 2; weights of 2/3 and 2 have a mean of 1 over the set.
+    assert [line["loss"] for line in losses] == pytest.approx([np.log(2)] * 2, abs=1e-2)
+    # Most of the gradient is of the class that is more frequent; with weights neither is.
+    assert losses[1]["gradient_norm"] < 0.8 * losses[0]["gradient_norm"]
+
+
+def test_the_end_names_commands_and_draws_pictures(here, tmp_path):
+    pytest.importorskip("matplotlib")
+    given = photos(tmp_path / "a set", "train/a", "train/b", "test/a", "test/b")
+    end = here("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'a run'}")
+    assert end.status == 0 and not end.err
+    assert f"--init_from='{tmp_path / 'a run'}' --images='{tmp_path / 'a set'}' --output=" in end.out
+    export = re.search(r"export(?:.py)? (--.*)", end.out).group(1)
+    pictures = sorted(path.name for path in (tmp_path / "a run" / "pictures").iterdir())
+    assert "confusion.png" in pictures
+    assert (tmp_path / "a run" / "report.html").read_text().count("data:image/png") >= len(pictures)
+    end = here("export", *shlex.split(export))
+    assert end.status == 0, end.err
+    assert ks.load(tmp_path / "a run-vit").image_shape == (8, 8, 3)

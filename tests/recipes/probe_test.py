@@ -55,7 +55,10 @@ def test_by_the_command(command, pretrained, arrays):
         (["--init_from={tmp}/nowhere", "--dataset=sample"], "there is no file"),
         (["--init_from={run}", "--dataset=sample"], "Expected an image of 5 channels, received 1"),
         (["--init_from={run}", "--dataset=npz:{tmp}/plain.npz"], "Expected labels in the train split of npz:"),
-        (["--init_from={run}", "--dataset=npz:{tmp}/train.npz"], "Expected a split test or val of npz:"),
+        (
+            ["--init_from={run}", "--dataset=npz:{tmp}/train.npz"],
+            "Expected at least two different images of one class, to divide 4 images into two parts, received fewer",
+        ),
         (
             ["--init_from={run}", "--dataset=npz:{tmp}/train.npz", "--neighbours=0"],
             "Expected --neighbours as numbers from 1 on, such as 10,20, received '0'",
@@ -119,3 +122,20 @@ def test_classes_have_the_numbers_that_they_have_in_training(refused, here, tmp_
             and "received images of cow;" in line
             and "ant" not in line
         )
+
+
+def test_a_set_that_is_not_divided_is_divided(here, pretrained, tmp_path, rng):
+    labels = np.arange(30) % 2
+    images = rng.integers(0, 128, (30, 48, 80, 5), "uint8")
+    np.savez(tmp_path / "all.npz", images=images, labels=labels)
+    given = (f"--init_from={pretrained}", f"--dataset=npz:{tmp_path / 'all.npz'}", "--epochs=1")
+    end = here("probe", *given, f"--workdir={tmp_path / 'probe'}")
+    assert end.status == 0 and not end.err
+    assert "is not divided: 20% of each class is drawn to evaluate on" in end.out
+    assert "24 labelled images, 6 to evaluate on" in end.out
+    listed = (tmp_path / "probe" / "split.csv").read_text().splitlines()
+    assert len(listed) == 31 and sum(line.endswith(",test") for line in listed) == 6
+    again = here("probe", *given, f"--split={tmp_path / 'probe' / 'split.csv'}", "--seed=5")
+    assert again.status == 0 and "24 labelled images, 6 to evaluate on" in again.out
+    end = here("probe", *given, "--split=0.5")
+    assert "14 labelled images, 16 to evaluate on" in end.out  # 7.5 of each class are 8

@@ -1,0 +1,121 @@
+"""The end of fine-tuning: how good the classifier is on images that it was not trained on, in numbers and pictures."""
+
+import math
+import shlex
+
+from absl import flags
+
+from recipes.shared import screen, validation
+
+FLAGS = flags.FLAGS
+LISTED = 20  # classes whose recall is printed
+
+
+def finish(run, model, sets, judged, measure, steps):
+    """Evaluate the model, and write result.json, pictures, the report and the model.
+
+    Args:
+        run: the `workdir.Run`.
+        model: a trained `Classifier`.
+        sets: the `Splits`.
+        judged: images and labels of `sets.judged`.
+        measure: the `Validation` of the run.
+        steps: steps of the run.
+    """
+    import numpy as np
+
+    from keras_splitmask import evaluation
+
+    images, labels = judged
+    names = model.class_names or [str(i) for i in range(model.classes)]
+    scores = validation.scores_of(model, images)
+    commonest = int(np.bincount(sets.train.labels, minlength=model.classes).argmax())
+    metrics = evaluation.classification_metrics(labels, scores.argmax(axis=1), model.classes, commonest)
+    recall = {name: float(value) for name, value in zip(names, metrics["recall"], strict=True)}
+    result = {
+        f"{sets.split}_top1": metrics["top1"],
+        "balanced_accuracy": metrics["balanced_accuracy"],
+        "commonest_class_top1": metrics["commonest_class_top1"],
+        "commonest_class": names[commonest],
+        "train_images": len(sets.train),
+        f"{sets.split}_images": len(images),
+        **_best(run, sets.split, judged, measure),
+        "steps": steps,
+        "seed": FLAGS.seed,
+        "classes": model.class_names,
+        "recall": {name: value for name, value in recall.items() if not math.isnan(value)},
+    }
+    _show(result, sets.split, labels, metrics["recall"], names)
+    _draw(run, metrics["confusion"], images, labels, scores, names, sets.split)
+    run.write_json("result.json", result)
+    run.write_report()
+    run.save_model(model)
+    _show_next(run)
+
+
+def _best(run, split, judged, measure):
+    """What best.keras is worth, by names of result.json; nothing if there is none."""
+    from keras_splitmask.interchange import load_model
+
+    if not measure.best:
+        return {}
+    images, labels = judged
+    scores = validation.scores_of(load_model(run.folder / validation.BEST), images)
+    best = {"best_val_accuracy": measure.best[0], "best_step": measure.best[1]}
+    return {**best, f"best_{split}_top1": float((scores.argmax(axis=1) == labels).mean())}
+
+
+def _show(result, split, labels, recall, names):
+    import numpy as np
+
+    top1 = result[f"{split}_top1"]
+    print(
+        f"{split} top-1 {top1:.2%}, balanced accuracy {result['balanced_accuracy']:.2%}; always naming"
+        f" {result['commonest_class']!r}, the commonest class in training, gives {result['commonest_class_top1']:.2%}",
+        flush=True,
+    )
+    if "best_step" in result:
+        print(
+            f"{validation.BEST}, of step {result['best_step']} by its accuracy on val of"
+            f" {result['best_val_accuracy']:.2%}: {split} top-1 {result[f'best_{split}_top1']:.2%}",
+            flush=True,
+        )
+    counts = np.bincount(labels, minlength=len(names))
+    shown = np.flatnonzero(counts)
+    if len(shown) > LISTED:
+        print(f"recall of the {LISTED} worst of {len(shown)} classes; result.json has all:", flush=True)
+        shown = shown[np.argsort(recall[shown], kind="stable")][:LISTED]
+    width = max(len(names[i]) for i in shown)
+    for i in shown:
+        print(f"{names[i]:<{width}}  recall {recall[i]:6.1%} of {counts[i]}", flush=True)
+
+
+def _draw(run, confusion, images, labels, scores, names, split):
+    """Draw the confusion matrix and the mistakes; without matplotlib print what to install."""
+    from keras_splitmask import evaluation
+    from keras_splitmask.backend.optional import optional
+
+    try:
+        optional("matplotlib", "report")
+    except ImportError as error:
+        print(f"no pictures of confusions and mistakes: {error}", flush=True)
+        return
+    evaluation.save_confusion(run.file("pictures/confusion.png"), confusion, names, f"{split}, {len(images)} images")
+    path = run.file("pictures/mistakes.png")
+    if not evaluation.save_mistakes(path, images, labels, scores, names, title=f"mistakes on {split}: "):
+        print(f"no mistakes on {split}, so no picture of them", flush=True)
+
+
+def _show_next(run):
+    """Print commands that run, for what usually comes next."""
+    kind, _, path = FLAGS.dataset.partition(":")
+    images = {"folder": path, "sample": "sample"}.get(kind, "FOLDER")
+    given = f"--init_from={shlex.quote(str(run.home))}"
+    next_to = shlex.quote(f"{run.home}-predictions")
+    print(
+        f"next      {screen.program('predict')} {given} --images={shlex.quote(images)} --output={next_to}", flush=True
+    )
+    print(
+        f"          {screen.program('export')} {given} --layout=vit --output={shlex.quote(f'{run.home}-vit')}",
+        flush=True,
+    )
