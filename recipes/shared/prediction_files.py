@@ -246,7 +246,7 @@ class MapWriter(Writer):
 
     def line(self, record):
         shares = sorted(self._fractions(record).items(), key=lambda item: -item[1])
-        return f"{record['file']}  " + ", ".join(f"{name} {share:.0%}" for name, share in shares[:5] if share)
+        return f"{record['file']}  " + ", ".join(f"{name} {share:.0%}" for name, share in shares[:5] if share >= 0.005)
 
     def tile(self, record, image):
         from keras_splitmask import evaluation
