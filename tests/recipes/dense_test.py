@@ -173,6 +173,7 @@ def test_unusable_annotations_are_listed_and_do_not_stop_the_run(here, sets, tmp
     assert all(math.isfinite(line["loss"]) for line in lines(tmp_path / "found" / "metrics.jsonl")[1:])
 
 
+@pytest.mark.tensorflow
 def test_boxes_with_kerascv_from_a_run_and_its_export(here, sets, tmp_path):
     pytest.importorskip("keras_cv", reason="RetinaNet is KerasCV's, which is not installed")
     given = (

@@ -47,6 +47,7 @@ def test_the_encoder_of_a_run_answers_without_keras(here, command, pretrained, p
     check(np.load(tmp_path / "answers.npz"), pretrained, np.load(tmp_path / "images.npy"))
 
 
+@pytest.mark.tensorflow
 def test_by_the_command_in_float32_for_any_run(here, command, make_images, tmp_path):
     import tensorflow as tf
 

@@ -84,6 +84,7 @@ def test_a_run_of_a_baseline_is_stopped_resumed_and_of_use(
     assert tuned.status == 0 and json.loads((tmp_path / "tuned" / "result.json").read_text())["steps"] == 1
 
 
+@pytest.mark.tensorflow
 def test_random_is_where_every_method_begins(here, tmp_path, lines):
     given = (
         "--dataset=sample",
