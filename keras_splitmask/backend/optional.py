@@ -8,6 +8,7 @@ PACKAGES = {  # of each extra in pyproject.toml, without those that are for some
     "data": "grain pillow simplejpeg",
     "cv": "keras-cv==0.9.0",
     "coco": "pycocotools",
+    "report": "matplotlib",
 }
 
 

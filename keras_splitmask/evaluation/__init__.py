@@ -3,6 +3,7 @@
 from keras_splitmask.evaluation.classification import classification_metrics, save_confusion, save_mistakes
 from keras_splitmask.evaluation.detection import average_precision, decode_mask, encode_mask, paste_mask, to_original
 from keras_splitmask.evaluation.linear import block_features, linear_probe
+from keras_splitmask.evaluation.metrics import read_metrics
 from keras_splitmask.evaluation.neighbours import NeighbourProbe, extract, standardise, weighted_knn
 from keras_splitmask.evaluation.overlays import (
     draw_classes,
@@ -13,7 +14,7 @@ from keras_splitmask.evaluation.overlays import (
     save_label_maps,
 )
 from keras_splitmask.evaluation.pictures import has_picture, inpainting_panels, masked_panels, save_inpainting
-from keras_splitmask.evaluation.report import read_metrics, write_report
+from keras_splitmask.evaluation.report import write_comparison, write_report
 from keras_splitmask.evaluation.segmentation import ConfusionMatrix, best_class, segment_sliding, segment_whole
 from keras_splitmask.evaluation.sheets import framed, save_sheet, side_by_side, thumbnail
 from keras_splitmask.evaluation.similarity import directions, most_similar, near_duplicates, oddness
@@ -56,5 +57,6 @@ __all__ = [
     "thumbnail",
     "to_original",
     "weighted_knn",
+    "write_comparison",
     "write_report",
 ]

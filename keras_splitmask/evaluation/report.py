@@ -1,141 +1,262 @@
-"""Write a run on one page: its curves, pictures and flags, in one HTML file without other files."""
+"""Write a run on one page, or several beside each other: an HTML file that needs no other files."""
 
 import base64
 import html
 import json
 import pathlib
 
-# Curves that share a chart, and what it is called.
-CHARTS = (
-    (
-        "Loss",
-        (
-            "loss",
-            "inpaint_loss",
-            "match_loss",
-            "box_loss",
-            "class_loss",
-            "proposal_loss",
-            "mask_loss",
-            "auxiliary_loss",
-        ),
-    ),
-    (
-        "Accuracy",
-        (
-            "inpaint_accuracy",
-            "match_accuracy",
-            "knn_accuracy",
-            "accuracy",
-            "train_accuracy",
-            "val_accuracy",
-            "test_accuracy",
-        ),
-    ),
-    ("Average precision", ("ap", "ap50", "mask_ap")),
-    ("Label maps", ("mean_iou", "pixel_accuracy")),
-    ("Perplexity of the words", ("word_perplexity",)),
-    ("Spread of the features (1 is even, 0 collapsed)", ("feature_std",)),
-    ("Gradient norm", ("gradient_norm",)),
-    ("Learning rate", ("learning_rate",)),
-    ("Images per second", ("images_per_second",)),
-)
-COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#7a4988", "#b07d0e", "#1f8a8a", "#8c5a3c", "#5f6b7a")
-WIDTH, HEIGHT = 420, 170
+from keras_splitmask.evaluation import curves
+from keras_splitmask.evaluation.metrics import latest, read_metrics
+from keras_splitmask.evaluation.verdict import judge
 
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
-<style>body{{font:15px/1.5 system-ui,sans-serif;max-width:1320px;margin:2em auto;padding:0 1em;color:#222}}
-.charts{{display:flex;flex-wrap:wrap;gap:1.5em}}figure{{margin:0}}figcaption{{font-weight:600}}svg{{background:#f7f7f5}}
-pre{{background:#f7f7f5;padding:1em;overflow-x:auto}}img{{max-width:100%}}</style>
-<h1>{title}</h1><p>{summary}</p><div class="charts">{charts}</div>{result}{pictures}
-<h2>Flags</h2><pre>{flags}</pre></html>
+TITLES = {
+    "confusion": "Confusion matrix",
+    "mistakes": "Mistakes",
+    "feature_map": "Map of the features",
+    "neighbours": "Nearest neighbours",
+    "detections": "Detections",
+    "label_maps": "Label maps",
+}
+TILES = ("step", "epoch", "loss", "inpaint_accuracy", "match_accuracy", "knn_accuracy", "val_accuracy", "seconds")
+LISTED = 50  # files that are named with the reason why they were left out
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
+<link rel="icon" href="data:,"><title>{title}</title><style>{style}</style></head>
+<body><main><h1>{title}</h1>
+{body}
+</main></body></html>
+"""
+STYLE = """
+:root{color-scheme:light dark;--text:#1d2125;--page:#fff;--card:#f4f5f6;--line:#d5d9dd;--good:#0a7a4b;--bad:#c0392b}
+@media(prefers-color-scheme:dark){:root{--text:#e4e7ea;--page:#16181b;--card:#212429;--line:#3a3f45;--good:#4cc38a;
+--bad:#ff8573}}
+*{box-sizing:border-box}body{margin:0;font:16px/1.5 system-ui,sans-serif;color:var(--text);background:var(--page)}
+main{max-width:1360px;margin:auto;padding:1em;overflow-wrap:break-word}h1{overflow-wrap:anywhere}
+h1{font-size:1.6em;margin:.3em 0}
+h2{font-size:1.2em;margin:1.6em 0 .5em}
+.tiles,.charts,.columns{display:grid;gap:.8em;grid-template-columns:repeat(auto-fill,minmax(min(8.5em,100%),1fr))}
+.charts,.columns{grid-template-columns:repeat(auto-fill,minmax(min(24em,100%),1fr));gap:1.2em}
+.tiles div{background:var(--card);border-radius:.4em;padding:.4em .7em;font-size:.85em}
+.tiles b{display:block;font-size:1.35em;font-weight:600}
+ul.verdict{list-style:none;padding:0}.verdict li{margin:.4em 0;padding:.3em .8em;border-left:.3em solid var(--line)}
+.verdict .good{border-color:var(--good)}.verdict .bad{border-color:var(--bad)}
+figure{margin:0}figcaption{font-weight:600}svg{width:100%;height:auto;display:block}
+img{max-width:max(100%,44em);height:auto;background:#fff;border-radius:.3em}.picture{overflow-x:auto}
+table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.15em .5em;border-bottom:1px solid var(--line)}
+td.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.scroll{max-height:26em;overflow:auto}meter{width:100%;min-width:6em}
+pre{background:var(--card);padding:.8em;border-radius:.4em;white-space:pre-wrap;font-size:.85em}
 """
 
 
-def read_metrics(path):
-    """Read the lines of a metrics.jsonl as dictionaries; skip broken lines and those without a step."""
-    lines = []
-    for text in pathlib.Path(path).read_text(errors="replace").splitlines():
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(values, dict) and "step" in values:
-            lines.append(values)
-    return lines
+def write_report(workdir, report=print):
+    """Write report.html into a run folder, from its metrics.jsonl, data.json, result.json, pictures and run.flags.
 
-
-def write_report(workdir):
-    """Write report.html into a run folder, from its metrics.jsonl, run.flags, pictures and optional result.json."""
+    Files that are missing or unreadable are omitted. Without matplotlib there are no curves, and `report` is called
+    with a line that says what to install.
+    """
     workdir = pathlib.Path(workdir)
-    lines = read_metrics(workdir / "metrics.jsonl") if (workdir / "metrics.jsonl").is_file() else []
-    last = lines[-1] if lines else {}
-    shown = ("step", "epoch", "loss", "inpaint_accuracy", "match_accuracy", "knn_accuracy", "accuracy", "seconds")
-    pictures = "".join(
-        f'<h2>{html.escape(path.stem)}</h2><img alt="{html.escape(path.stem)}"'
-        f' src="data:image/png;base64,{_base64(path)}">'
-        for path in sorted((workdir / "pictures").glob("*.png"))
-    )
-    page = PAGE.format(
-        title=html.escape(workdir.resolve().name),
-        summary=", ".join(f"{name} {last[name]:g}" for name in shown if name in last),
-        charts="".join(_chart(title, names, lines) for title, names in CHARTS),
-        result=_result(workdir / "result.json"),
-        pictures=pictures,
-        flags=html.escape((workdir / "run.flags").read_text(encoding="utf-8", errors="replace")),
-    )
-    aside = workdir / "report.html.part"
+    _write(workdir / "report.html", workdir.resolve().name, _sections(workdir, report))
+
+
+def write_comparison(path, workdirs, report=print):
+    """Write a page with the curves of several runs over steps and over minutes, their results and their flags.
+
+    Args:
+        path: the HTML file.
+        workdirs: folders of the runs.
+        report: called with a line if matplotlib is missing.
+    """
+    workdirs = [pathlib.Path(folder) for folder in workdirs]
+    runs = {name: _lines(folder) for name, folder in zip(_names(workdirs), workdirs, strict=True)}
+    numbers = [_numbers(folder, lines) for folder, lines in zip(workdirs, runs.values(), strict=True)]
+    body = [_side_by_side("Results", runs, numbers)]
+    for axis, title in (("step", "Over steps"), ("seconds", "Over minutes")):
+        body.append(_curves(runs, axis, title, report if axis == "step" else lambda line: None))
+    flags = [_flags(folder) for folder in workdirs]
+    differing = {name for some in flags for name in some if len({one.get(name) for one in flags}) > 1}
+    differing -= {"workdir"}
+    flags = [{name: some[name] for name in some if name in differing} for some in flags]
+    body.append(_side_by_side("Flags that differ", runs, flags))
+    _write(pathlib.Path(path), f"{len(runs)} runs compared", "\n".join(body))
+
+
+def _write(path, title, body):
+    """Write a page completely or not at all."""
+    aside = path.with_name(f"{path.name}.part")
     try:
+        page = PAGE.format(title=html.escape(title), style=STYLE, body=body)
         aside.write_text(page, encoding="utf-8", errors="replace")
-        aside.replace(workdir / "report.html")
+        aside.replace(path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
 
 
-def _result(path):
-    """The numbers of a result.json, a line each; nothing if there is no such file."""
-    if not path.exists():
-        return ""
-    try:
-        numbers = {
-            name: value for name, value in json.loads(path.read_text()).items() if isinstance(value, (int, float))
-        }
-    except (ValueError, AttributeError):  # another program's file of that name
-        return ""
-    lines = "\n".join(f"{name:<24}{value:.4g}" for name, value in numbers.items())
-    return f"<h2>Result</h2><pre>{html.escape(lines)}</pre>"
-
-
-def _base64(path):
-    return base64.b64encode(path.read_bytes()).decode()
-
-
-def _chart(title, names, lines):
-    """Curves over steps as an SVG figure; nothing if no line has any of them."""
-    curves = {name: [(line["step"], line[name]) for line in lines if name in line] for name in names}
-    curves = {name: points for name, points in curves.items() if points}
-    if not curves:
-        return ""
-    values = [value for points in curves.values() for _, value in points]
-    low, high = min(values), max(values)
-    last_step = max(step for points in curves.values() for step, _ in points) or 1
-
-    def point(step, value):
-        fraction = (value - low) / (high - low) if high > low else 0.5
-        return f"{8 + step / last_step * (WIDTH - 16):.1f},{HEIGHT - 10 - fraction * (HEIGHT - 20):.1f}"
-
-    drawn, legend = "", []
-    for colour, (name, points) in zip(COLOURS, curves.items(), strict=False):
-        drawn += (
-            f'<polyline fill="none" stroke="{colour}" stroke-width="1.6"'
-            f' points="{" ".join(point(*p) for p in points)}"/>'
-        )
-        legend.append(f'<span style="color:{colour}">{name} {points[-1][1]:.4g}</span>')
-    axis = f"{low:.4g} to {high:.4g} over {last_step} steps"
-    return (
-        f"<figure><figcaption>{title}</figcaption>"
-        f'<svg width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="{title},'
-        f' {axis}">{drawn}</svg><br>{", ".join(legend)}<br>'
-        f"<small>{axis}</small></figure>"
+def _sections(workdir, report):
+    lines, flags, result = _lines(workdir), _flags(workdir), _json(workdir / "result.json")
+    tiles = [(name, _latest(lines, name)) for name in TILES if any(name in line for line in lines)]
+    judged = "".join(f'<li class="{kind}">{html.escape(text)}</li>' for kind, text in judge(lines, flags, result))
+    command = workdir / "run.flags"
+    text = command.read_text(encoding="utf-8", errors="replace") if command.is_file() else ""
+    return "\n".join(
+        [
+            '<div class="tiles">'
+            + "".join(f"<div>{html.escape(_words(name))}<b>{_value(name, value)}</b></div>" for name, value in tiles)
+            + "</div>",
+            f'<h2>Verdict</h2><ul class="verdict">{judged}</ul>',
+            _curves({workdir.name: lines}, "step", "Curves", report),
+            _results(result),
+            _pictures(workdir / "pictures"),
+            _data(_json(workdir / "data.json")),
+            f"<h2>Flags</h2><pre>{html.escape(text)}</pre>",
+        ]
     )
+
+
+def _curves(runs, axis, title, report):
+    try:
+        drawn = curves.charts(runs, axis)
+    except ImportError as error:
+        line = f"There are no curves: {error}"
+        report(line)
+        return f"<h2>{title}</h2><p>{html.escape(line)}</p>"
+    figures = "".join(f"<figure><figcaption>{html.escape(head)}</figcaption>{svg}</figure>" for head, svg in drawn)
+    return f'<h2>{title}</h2><div class="charts">{figures}</div>' if drawn else ""
+
+
+def _results(result):
+    """The numbers of a result.json as tables: those of the whole, and those of each class."""
+    numbers = {name: value for name, value in result.items() if _is_number(value) and "/" not in name}
+    classes = {"recall": result["recall"]} if isinstance(result.get("recall"), dict) else {}
+    for name, value in result.items():
+        metric, _, label = name.partition("/")  # as in ap/dog
+        if label:
+            classes.setdefault(metric, {})[label] = value
+    tables = [_table(("", ""), [(_words(name), None, _value(name, value)) for name, value in numbers.items()])]
+    for metric, values in classes.items():
+        rows = sorted((item for item in values.items() if _is_number(item[1])), key=lambda item: item[1])
+        rows = [(name, value, f"{value:.1%}") for name, value in rows]
+        tables.append(_table((f"class, by {_words(metric)}", _words(metric)), rows))
+    tables = [table for table in tables if table]
+    return f'<h2>Results</h2><div class="columns">{"".join(tables)}</div>' if tables else ""
+
+
+def _table(heads, rows):
+    """A table of rows (name, fraction for a bar or None, text)."""
+    cells = "".join(
+        f"<tr><td>{html.escape(str(name))}</td>"
+        + (f'<td><meter min="0" max="1" value="{bar:.4f}"></meter></td>' if bar is not None else "")
+        + f'<td class="number">{text}</td></tr>'
+        for name, bar, text in rows
+    )
+    bars = "<th></th>" if any(bar is not None for _, bar, _ in rows) else ""
+    head = f"<tr><th>{html.escape(heads[0])}</th>{bars}<th>{html.escape(heads[1])}</th></tr>" if any(heads) else ""
+    return f'<div class="scroll"><table>{head}{cells}</table></div>' if rows else ""
+
+
+def _side_by_side(title, runs, columns):
+    """A table with a column of each run; `columns` are dictionaries of texts by the names of rows."""
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    if not names:
+        return ""
+    head = "".join(f"<th>{html.escape(run)}</th>" for run in runs)
+    rows = "".join(
+        f"<tr><td>{html.escape(_words(name))}</td>"
+        + "".join(f"<td>{html.escape(column.get(name, ''))}</td>" for column in columns)
+        + "</tr>"
+        for name in names
+    )
+    return f'<h2>{title}</h2><div class="scroll"><table><tr><th></th>{head}</tr>{rows}</table></div>'
+
+
+def _pictures(folder):
+    found = []
+    for path in sorted(folder.glob("*.png")):
+        title = html.escape(TITLES.get(path.stem, path.stem.replace("_", " ").capitalize()))
+        data = base64.b64encode(path.read_bytes()).decode()
+        found.append(
+            f'<h2>{title}</h2><div class="picture"><img alt="{title}" src="data:image/png;base64,{data}"></div>'
+        )
+    return "\n".join(found)
+
+
+def _data(record):
+    """What the images of each split contain, and which were left out or broke, and why."""
+    splits = record.get("splits")
+    if not isinstance(splits, dict):
+        return ""
+    parts, skipped = [], {}
+    for name, facts in splits.items():
+        if isinstance(facts, dict):
+            parts.append((name, None, html.escape(str(facts.get("summary", "")))))
+            for kind in ("left_out", "broken"):
+                skipped |= facts[kind] if isinstance(facts.get(kind), dict) else {}
+    lines = [f"{name}: {reason}" for name, reason in skipped.items()]
+    more = [f"and {len(lines) - LISTED:,} more, see data.json"] if len(lines) > LISTED else []
+    listed = html.escape("\n".join([*lines[:LISTED], *more]))
+    left_out = f"<p>{len(lines):,} files were left out:</p><pre>{listed}</pre>" if lines else "<p>Nothing left out.</p>"
+    rows = "".join(f"<tr><td>{html.escape(name)}</td><td>{text}</td></tr>" for name, _, text in parts)
+    return f'<h2>Data</h2><div class="scroll"><table>{rows}</table></div>{left_out}'
+
+
+def _numbers(workdir, lines):
+    """The last metrics and the results of a run, as texts by name."""
+    result = _json(workdir / "result.json")
+    values = {name: _latest(lines, name) for name in TILES if any(name in line for line in lines)}
+    values |= {name: value for name, value in result.items() if _is_number(value) and "/" not in name}
+    return {name: _value(name, value) for name, value in values.items()}
+
+
+def _names(workdirs):
+    """Names of runs: of their folders, or the paths where two folders have the same name."""
+    names = [folder.resolve().name for folder in workdirs]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in workdirs]
+
+
+def _lines(workdir):
+    path = workdir / "metrics.jsonl"
+    return read_metrics(path) if path.is_file() else []
+
+
+def _flags(workdir):
+    """The flags of run.flags, as texts by name; a boolean one is "true" or "false"."""
+    path, found = workdir / "run.flags", {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        name, given, value = line.strip().removeprefix("--").partition("=")
+        if line.startswith("--"):
+            negated = not given and name.startswith("no")
+            found[name[2:] if negated else name] = value if given else "false" if negated else "true"
+    return found
+
+
+def _json(path):
+    """A file's dictionary; an empty one if there is none, or if another program wrote the file."""
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _latest(lines, name):
+    return latest(lines, name) if name not in ("step", "epoch", "seconds") else lines[-1].get(name, 0)
+
+
+def _words(name):
+    return "time" if name == "seconds" else curves.label_of(name)
+
+
+def _value(name, value):
+    """Write a number as its name demands: a fraction in percent, seconds in minutes."""
+    if name == "seconds":
+        return f"{value / 60:.1f} min"
+    if isinstance(value, float) and (
+        name.startswith(("ap", "mask_ap", "mean_iou")) or name.endswith(("accuracy", "top1"))
+    ):
+        return f"{value:.1%}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,91 +1,133 @@
 import json
 import re
+import sys
 
 import pytest
 
-from keras_splitmask.evaluation import read_metrics, write_report
+from keras_splitmask.evaluation import write_comparison, write_report
 
 
-def write_run(folder, lines):
-    (folder / "run.flags").write_text("--dataset=folder:<b>\n")
+def write_run(folder, lines, **files):
+    folder.mkdir(exist_ok=True)
+    (folder / "run.flags").write_text("--dataset=folder:<b>\n--vocabulary=64\n--nojit\n")
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for name, values in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(values))
 
 
-def test_curves_end_at_their_values_and_lie_within_the_chart(tmp_path):
+def page_of(folder):
+    write_report(folder)
+    return (folder / "report.html").read_text()
+
+
+def test_a_page_has_curves_a_verdict_and_flags(tmp_path):
     write_run(
         tmp_path,
-        [{"step": 0, "knn_accuracy": 0.25}, {"step": 5, "loss": 4.0}, {"step": 10, "loss": 2.0, "knn_accuracy": 0.75}],
+        [
+            {"step": 0, "knn_accuracy": 0.25},
+            {"step": 5, "loss": 4.0, "seconds": 60},
+            {"step": 10, "loss": 2.0, "knn_accuracy": 0.75, "feature_std": 0.9, "seconds": 120},
+        ],
     )
-    write_report(tmp_path)
-    page = (tmp_path / "report.html").read_text()
-    assert "loss 2<" in page and "knn_accuracy 0.75<" in page
-    points = re.search(r'points="([^"]*)"', page)[
-        1
-    ]  # the loss: first the highest, halfway; then the lowest, at the right edge
-    assert points == "210.0,10.0 412.0,160.0"
+    page = page_of(tmp_path)
+    assert ">loss 2<" in page and ">kNN accuracy 75.0 %<" in page and page.count("<svg") == 3
     assert "Gradient norm" not in page  # not measured, so not drawn
+    assert '<li class="good">The features have learnt: nearest neighbours classify 75.0%, 25.0%' in page
+    assert '<li class="bad">Too few steps: 10.' in page
+    assert "<div>time<b>2.0 min</b></div>" in page and "<div>kNN accuracy<b>75.0%</b></div>" in page
     assert "folder:&lt;b&gt;" in page and "folder:<b>" not in page
 
 
-def test_a_line_that_was_cut_off_is_left_out(tmp_path):
-    write_run(tmp_path, [{"step": 1, "loss": 3.0}])
-    with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"step": 2, "lo')
-    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 3.0}]
-    write_report(tmp_path)
-    assert "loss 3<" in (tmp_path / "report.html").read_text()
-
-
-def test_lines_that_are_not_metrics_are_left_out(tmp_path):
-    write_run(tmp_path, [{"step": 1, "loss": 3.0}, 5, {"loss": 7.0}, [1]])
-    with open(tmp_path / "metrics.jsonl", "ab") as file:
-        file.write(b"\xff notes\n" + b"[" * 100_000 + b'\n{"step": 2, "loss": 4.0}\n')
-    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 4.0}]
+def test_a_run_without_metrics_has_a_page(tmp_path):
+    write_run(tmp_path, [])
     (tmp_path / "metrics.jsonl").unlink()
-    write_report(tmp_path)  # of a run that could write none
-    assert "<h2>Flags</h2>" in (tmp_path / "report.html").read_text()
+    page = page_of(tmp_path)
+    assert "<h2>Flags</h2>" in page and "too few measurements" in page and "<h2>Results" not in page
 
 
 def test_a_report_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
     write_run(tmp_path, [{"step": 1, "loss": 3.0}])
-    write_report(tmp_path)
-    before = sorted(tmp_path.iterdir())
+    before = page_of(tmp_path)
 
     def full(path, text, **options):
         with open(path, "w") as file:
             file.write(text[:10])
         raise OSError(28, "No space left on device")
 
+    files = sorted(tmp_path.iterdir())
     monkeypatch.setattr("pathlib.Path.write_text", full)
     with pytest.raises(OSError, match="No space left"):
         write_report(tmp_path)
-    assert sorted(tmp_path.iterdir()) == before and "loss 3<" in (tmp_path / "report.html").read_text()
+    assert sorted(tmp_path.iterdir()) == files and (tmp_path / "report.html").read_text() == before
 
 
 def test_pictures_are_inside_the_page(tmp_path):
     write_run(tmp_path, [{"step": 1, "loss": 3.0}])
     (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "inpainting_kmeans.png").write_bytes(b"abc")
-    write_report(tmp_path)
-    assert "data:image/png;base64,YWJj" in (tmp_path / "report.html").read_text()
+    (tmp_path / "pictures" / "confusion.png").write_bytes(b"abc")
+    assert '<img alt="Confusion matrix" src="data:image/png;base64,YWJj">' in page_of(tmp_path)
 
 
-def test_every_curve_of_a_chart_is_drawn(tmp_path):
-    names = (
-        "loss",
-        "box_loss",
-        "class_loss",
-        "proposal_loss",
-        "mask_loss",
-        "auxiliary_loss",
-        "inpaint_loss",
-        "match_loss",
-    )
-    names += ("ap", "ap50", "mask_ap", "mean_iou", "pixel_accuracy")
-    write_run(tmp_path, [{"step": step, **{name: i + 0.5 for i, name in enumerate(names)}} for step in (1, 2)])
-    write_report(tmp_path)
+def test_results_of_the_whole_and_of_each_class(tmp_path):
+    result = {"test_top1": 0.5, "steps": 10, "recall": {"cat": 1.0, "<d>": 0.25}, "ap/dog": 0.125, "classes": ["cat"]}
+    write_run(tmp_path, [{"step": 1, "loss": 3.0}], result=result)
+    page = page_of(tmp_path)
+    assert '<td>test top1</td><td class="number">50.0%</td>' in page
+    cells = re.findall(r'<td>([^<]*)</td><td><meter min="0" max="1" value="([\d.]+)">', page)
+    assert cells == [("&lt;d&gt;", "0.2500"), ("cat", "1.0000"), ("dog", "0.1250")]  # the worst class first
+
+
+def test_a_foreign_result_is_left_out(tmp_path):
+    write_run(tmp_path, [{"step": 1, "loss": 3.0}], result=[1], data={"splits": {"train": 3}})
+    assert "<h2>Results" not in page_of(tmp_path)
+    (tmp_path / "result.json").write_text("{")
+    assert "<h2>Results" not in page_of(tmp_path)
+
+
+def test_data_and_what_was_left_out(tmp_path):
+    broken = {f"{i}.jpg": "cut off" for i in range(60)}
+    splits = {
+        "train": {"summary": "9 images of 8x8", "left_out": {"a&b.txt": "no image"}, "broken": {}},
+        "test": {"summary": "3 images", "left_out": {}, "broken": broken},
+    }
+    write_run(tmp_path, [{"step": 1, "loss": 3.0}], data={"splits": splits})
+    page = page_of(tmp_path)
+    assert "<td>train</td><td>9 images of 8x8</td>" in page and "<td>test</td><td>3 images</td>" in page
+    assert "61 files were left out" in page and "a&amp;b.txt: no image" in page
+    assert "48.jpg: cut off" in page and "49.jpg" not in page and "and 11 more, see data.json" in page
+    write_run(tmp_path, [], data={"splits": {"train": {"summary": "9 images", "left_out": {}, "broken": {}}}})
+    assert "Nothing left out." in page_of(tmp_path)
+
+
+def test_without_matplotlib_a_line_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    write_run(tmp_path, [{"step": 1, "loss": 3.0}], result={"test_top1": 0.5})
+    said = []
+    write_report(tmp_path, said.append)
     page = (tmp_path / "report.html").read_text()
-    assert page.count("<polyline") == len(names) and all(f">{name} {i + 0.5}<" in page for i, name in enumerate(names))
-    for figure in re.findall("<figure>.*?</figure>", page):
-        colours = re.findall(r'stroke="(#\w+)"', figure)
-        assert len(set(colours)) == len(colours)
+    assert len(said) == 1 and said[0].endswith("Run: pip install matplotlib") and "pip install matplotlib" in page
+    assert "<svg" not in page and "50.0%" in page and "<h2>Verdict" in page
+
+
+def test_a_comparison_has_the_curves_results_and_differing_flags_of_each_run(tmp_path):
+    for name, rate, loss in (("first", 0.1, 2.0), ("second", 0.2, 1.5)):
+        lines = [{"step": 5, "loss": 4.0, "seconds": 60}, {"step": 10, "loss": loss, "seconds": 120}]
+        write_run(tmp_path / name, lines, result={"test_top1": rate})
+        with open(tmp_path / name / "run.flags", "a") as file:
+            file.write(f"--learning_rate={rate}\n--workdir={name}\n")
+    write_comparison(tmp_path / "both.html", [tmp_path / "first", tmp_path / "second"])
+    page = (tmp_path / "both.html").read_text()
+    assert "<h2>Over steps</h2>" in page and "<h2>Over minutes</h2>" in page and page.count("<svg") == 2
+    assert page.count(">first 2<") == page.count(">second 1.5<") == 2
+    assert "<td>test top1</td><td>10.0%</td><td>20.0%</td>" in page
+    assert "<td>learning rate</td><td>0.1</td><td>0.2</td>" in page and "<td>vocabulary" not in page
+    assert "workdir" not in page
+
+
+def test_runs_of_the_same_name_are_listed_by_their_paths(tmp_path):
+    folders = [tmp_path / "a" / "run", tmp_path / "b" / "run"]
+    for folder in folders:
+        folder.parent.mkdir()
+        write_run(folder, [{"step": 5, "loss": 4.0}])
+    write_comparison(tmp_path / "both.html", folders)
+    assert all(f"<th>{folder}</th>" in (tmp_path / "both.html").read_text() for folder in folders)

@@ -1,0 +1,107 @@
+"""Read the metrics.jsonl of a run, and average what it measured over intervals of different lengths."""
+
+import json
+import pathlib
+
+import numpy as np
+
+# Measured at a step; every other number is the mean over the steps of its interval.
+AT_A_STEP = (
+    "learning_rate",
+    "knn_accuracy",
+    "val_accuracy",
+    "test_accuracy",
+    "ap",
+    "ap50",
+    "mask_ap",
+    "mean_iou",
+    "pixel_accuracy",
+)
+
+
+def read_metrics(path):
+    """Read the lines of a metrics.jsonl as dictionaries; skip broken lines and those without a step."""
+    lines = []
+    for text in pathlib.Path(path).read_text(errors="replace").splitlines():
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(values, dict) and _is_number(values.get("step")):
+            lines.append(values)
+    return lines
+
+
+def series(lines, name, axis="step"):
+    """Return the values of a metric.
+
+    Args:
+        lines: list of dictionaries, see `read_metrics`.
+        name: name of the metric, such as "loss".
+        axis: what `positions` are: "step" or "seconds".
+
+    Returns:
+        Three float64 arrays (n,): `positions`; `weights`, the number of steps of each interval; and the values.
+    """
+    rows, before = [], 0
+    for line in lines:
+        if _is_number(line.get(name)) and _is_number(line.get(axis, 0)):
+            rows.append((line.get(axis, 0), max(1, line["step"] - before), line[name]))
+        before = line["step"]
+    return np.array(rows, float).reshape(-1, 3).T
+
+
+def mean_between(lines, name, start, stop):
+    """Mean of a metric over the intervals that end in a part of the run, weighted by their numbers of steps.
+
+    Args:
+        start, stop: the part, in fractions of the run; an interval belongs to it if it ends after `start` and at
+            `stop` or before.
+
+    Returns:
+        A float, or None if the metric was not measured there.
+    """
+    steps, weights, values = series(lines, name)
+    last = lines[-1]["step"] if lines else 0
+    inside = (steps > start * last) & (steps <= stop * last)
+    return float(np.average(values[inside], weights=weights[inside])) if inside.any() else None
+
+
+def latest(lines, name):
+    """The newest value of a metric; of one that is a mean, the mean over at least as many steps as a whole interval.
+
+    So a last interval that is shorter counts no more than it should. None if the metric was not measured.
+    """
+    _, weights, values = series(lines, name)
+    if not len(values):
+        return None
+    if name in AT_A_STEP:
+        return float(values[-1])
+    first = len(values) - 1
+    while first and weights[first:].sum() < weights.max():
+        first -= 1
+    return float(np.average(values[first:], weights=weights[first:]))
+
+
+def smoothed(weights, values, steps):
+    """Running mean of a curve, in which each interval counts by its number of steps.
+
+    Args:
+        weights: (n,) numbers of steps of the intervals.
+        values: (n,) means over the intervals.
+        steps: number of steps over which the memory falls to 1/e.
+
+    Returns:
+        (n,) float64.
+    """
+    total, weight, means = 0.0, 0.0, []
+    for length, value in zip(weights, values, strict=True):
+        kept = np.exp(-length / steps)
+        total = kept * total + (1 - kept) * value
+        weight = kept * weight + (1 - kept)
+        means.append(total / weight)
+    return np.array(means)
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and np.isfinite(value)

@@ -1,0 +1,183 @@
+"""Say in plain words how a run went, from its metrics: rules that each look at one thing."""
+
+from keras_splitmask.evaluation.metrics import latest, mean_between, series
+
+GOOD, BAD, NOTE = "good", "bad", "note"
+FEW_STEPS = 2_000  # of pre-training
+COLLAPSED = 0.05  # spread of the features, which is 1 where they are even
+FEW_WORDS = 0.05  # of the vocabulary
+WAITED = 0.25  # of the time
+DIVERGED = 1.2  # times the first loss
+STILL, LEVEL = 0.08, 0.03  # fraction of the whole change that the last quarter of a run brought
+GAP = 0.2  # between the accuracy on the training images and on others
+VALIDATED = ("val_accuracy", "test_accuracy")
+
+
+def judge(lines, flags=None, result=None):
+    """Judge a run.
+
+    Args:
+        lines: list of dictionaries, see `read_metrics`.
+        flags: dictionary of the run's flags, as strings.
+        result: dictionary of the run's result.json.
+
+    Returns:
+        List of pairs: "good", "bad" or "note", and a sentence or two. What is bad comes first.
+    """
+    found = [rule(lines, flags or {}, result or {}) for rule in RULES]
+    found = [pair for pair in found if pair]
+    order = (BAD, GOOD, NOTE)
+    return sorted(found, key=lambda pair: order.index(pair[0])) or [(NOTE, "There are too few measurements to judge.")]
+
+
+def diverged(lines, flags, result):
+    """The loss rose above where it began."""
+    _, _, losses = series(lines, "loss")
+    end = latest(lines, "loss")
+    if len(losses) > 1 and losses[0] > 0 and end > DIVERGED * losses[0]:
+        return BAD, (
+            f"Diverged: the loss rose from {losses[0]:.3g} to {end:.3g}. Lower the learning rate or lengthen the"
+            " warm-up."
+        )
+
+
+def skipped(lines, flags, result):
+    """Steps had no finite loss or gradient."""
+    count = lines[-1].get("skipped_steps", 0) if lines else 0
+    if count:
+        return BAD, f"{count} of {lines[-1]['step']} steps were skipped, since their loss or gradient was not finite."
+
+
+def collapsed(lines, flags, result):
+    """The features hardly differ between images."""
+    spread = latest(lines, "feature_std")
+    if spread is not None and spread < COLLAPSED:
+        return BAD, (
+            f"Collapsed: the features hardly differ between images (spread {spread:.3f}, where 1 is even). Lower the"
+            " learning rate, or raise the batch size."
+        )
+
+
+def few_words(lines, flags, result):
+    """Few visual words are in use."""
+    words, vocabulary = latest(lines, "word_perplexity"), flags.get("vocabulary", "")
+    if words is None or not vocabulary.isdigit() or words >= max(3.0, FEW_WORDS * int(vocabulary)):
+        return None
+    return BAD if words < 3 else NOTE, (
+        f"Few words are in use: as many as {words:.0f} equally common ones of {int(vocabulary):,}. Another tokenizer,"
+        " or a smaller vocabulary, describes these images better."
+    )
+
+
+def waited(lines, flags, result):
+    """Training waited for the data."""
+    seconds, _, fractions = series(lines, "data_wait_fraction", "seconds")
+    if len(seconds) < 2:
+        return None
+    lengths = [max(0.0, now - before) for before, now in zip([0.0, *seconds], seconds, strict=False)]
+    share = sum(f * n for f, n in zip(fractions, lengths, strict=True)) / (sum(lengths) or 1)
+    if share > WAITED:
+        return BAD, (
+            f"Data-bound: {share:.0%} of the time went into waiting for images. Read them with more workers, or pack"
+            " them once."
+        )
+
+
+def few_steps(lines, flags, result):
+    """Pre-training was too short to teach much."""
+    steps = lines[-1]["step"] if lines else 0
+    if 0 < steps < FEW_STEPS and any("feature_std" in line for line in lines):
+        return BAD, f"Too few steps: {steps:,}. Fewer than {FEW_STEPS:,} rarely teach anything. More steps would pay."
+
+
+def neighbours(lines, flags, result):
+    """Nearest neighbours classify better or no better than before training."""
+    steps, _, values = series(lines, "knn_accuracy")
+    if len(values) < 2 or steps[0]:
+        return None
+    first, last = values[0], values[-1]
+    if last > first + 0.01:
+        return GOOD, f"The features have learnt: nearest neighbours classify {last:.1%}, {first:.1%} before training."
+    return BAD, (
+        f"The features tell classes apart no better than before training: nearest neighbours classify {last:.1%},"
+        f" {first:.1%} before."
+    )
+
+
+def trend(lines, flags, result):
+    """The run was still improving at its end, or had levelled off."""
+    names = (*VALIDATED, "mean_iou", "ap", "loss")
+    name = next((name for name in names if len(series(lines, name)[0]) >= 8), None)
+    parts = [mean_between(lines, name, *part) for part in ((0, 0.15), (0.6, 0.75), (0.85, 1))] if name else [None]
+    if None in parts:
+        return None
+    first, before, last = parts
+    gain, late = (first - last, before - last) if name == "loss" else (last - first, last - before)
+    word = "loss" if name == "loss" else name.replace("_", " ")
+    if gain <= 0:
+        return None if name == "loss" and last > DIVERGED * first else (BAD, f"The {word} did not improve.")
+    if late > STILL * gain:
+        return GOOD, (
+            f"Still improving: {late / gain:.0%} of what the {word} gained came in the last quarter. More steps would"
+            " pay."
+        )
+    if late < LEVEL * gain:
+        return (
+            NOTE,
+            f"Levelled off: the {word} hardly changed in the last quarter. More steps alone would bring little.",
+        )
+    return NOTE, f"Improving slowly: {late / gain:.0%} of what the {word} gained came in the last quarter."
+
+
+def overfit(lines, flags, result):
+    """A classifier knows its training images far better than others."""
+    trained = latest(lines, "train_accuracy")
+    others = next((latest(lines, name) for name in VALIDATED if latest(lines, name) is not None), None)
+    if trained is not None and others is not None and trained > others + GAP:
+        return NOTE, (
+            f"Overfit: {trained:.1%} of the training images are classified correctly, {others:.1%} of others. More"
+            " images, more augmentation or fewer steps help."
+        )
+
+
+def worth(lines, flags, result):
+    """A classifier is better or no better than always naming the commonest class."""
+    split, top1 = next(
+        (
+            (key.removesuffix("_top1"), value)
+            for key, value in result.items()
+            if key.endswith("_top1") and not key.startswith(("best_", "commonest_"))
+        ),
+        (None, None),
+    )
+    trivial = result.get("commonest_class_top1")
+    if top1 is None or trivial is None:
+        return None
+    other = f"Always naming {result.get('commonest_class', 'the commonest class')} would give {trivial:.1%}."
+    if top1 <= trivial + 0.01:
+        return BAD, f"{top1:.1%} of the {split} images are classified correctly, which is nothing learnt. {other}"
+    return GOOD, f"{top1:.1%} of the {split} images are classified correctly. {other}"
+
+
+def never_found(lines, flags, result):
+    """A classifier never recognises some classes."""
+    recall = result.get("recall")
+    missed = [name for name, value in recall.items() if value == 0] if isinstance(recall, dict) else []
+    if missed:
+        more = " and others" if len(missed) > 5 else ""
+        return NOTE, f"{len(missed)} of {len(recall)} classes are never recognised: {', '.join(missed[:5])}{more}."
+
+
+RULES = (
+    diverged,
+    skipped,
+    collapsed,
+    few_words,
+    waited,
+    few_steps,
+    neighbours,
+    worth,
+    trend,
+    overfit,
+    never_found,
+)

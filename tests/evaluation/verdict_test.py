@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+
+from keras_splitmask.evaluation import verdict
+
+
+def run(name, values, every=1000, **more):
+    return [{"step": every * (i + 1), name: float(value), **more} for i, value in enumerate(values)]
+
+
+FALLING = np.linspace(5, 3, 20)
+LEVEL = [5, 4, 3.2, 3.05, *[3.0] * 16]
+ACCURACY = {"test_top1": 0.5, "commonest_class_top1": 0.2, "commonest_class": "dog"}
+
+
+@pytest.mark.parametrize(
+    "rule, lines, flags, result, kind, words",
+    [
+        ("diverged", run("loss", [5, 4, 9]), {}, {}, "bad", "rose from 5 to 9"),
+        ("diverged", run("loss", FALLING), {}, {}, None, ""),
+        ("skipped", run("loss", [5, 4], skipped_steps=7), {}, {}, "bad", "7 of 2000 steps"),
+        ("skipped", run("loss", [5, 4]), {}, {}, None, ""),
+        ("collapsed", run("feature_std", [0.9, 0.01]), {}, {}, "bad", "spread 0.010"),
+        ("collapsed", run("feature_std", [0.01, 0.9]), {}, {}, None, ""),
+        ("few_words", run("word_perplexity", [200, 100]), {"vocabulary": "8192"}, {}, "note", "100 equally common"),
+        ("few_words", run("word_perplexity", [200, 2]), {"vocabulary": "16"}, {}, "bad", "as many as 2"),
+        ("few_words", run("word_perplexity", [200, 100]), {"vocabulary": "256"}, {}, None, ""),
+        ("few_words", run("word_perplexity", [200, 100]), {}, {}, None, ""),
+        ("few_steps", run("feature_std", [0.9], 60), {}, {}, "bad", "Too few steps: 60"),
+        ("few_steps", run("feature_std", [0.9], 2000), {}, {}, None, ""),
+        ("few_steps", run("train_accuracy", [0.9], 60), {}, {}, None, ""),
+        ("worth", [], {}, ACCURACY, "good", "50.0% of the test images are classified correctly. Always naming dog"),
+        ("worth", [], {}, {**ACCURACY, "test_top1": 0.2}, "bad", "nothing learnt"),
+        ("worth", [], {}, {"test_top1": 0.2}, None, ""),
+        ("trend", run("loss", FALLING), {}, {}, "good", "More steps would pay"),
+        ("trend", run("loss", LEVEL), {}, {}, "note", "Levelled off"),
+        ("trend", run("loss", LEVEL[::-1]), {}, {}, None, ""),  # the rule `diverged` says it
+        ("trend", run("val_accuracy", np.linspace(0.5, 0.2, 10)), {}, {}, "bad", "did not improve"),
+        ("trend", run("loss", [5, 4]), {}, {}, None, ""),
+        ("overfit", run("train_accuracy", [0.9], val_accuracy=0.5), {}, {}, "note", "90.0% of the training images"),
+        ("overfit", run("train_accuracy", [0.6], val_accuracy=0.5), {}, {}, None, ""),
+        ("never_found", [], {}, {"recall": {"a": 0.0, "b": 0.5}}, "note", "1 of 2 classes are never recognised: a."),
+        ("never_found", [], {}, {"recall": {"b": 0.5}}, None, ""),
+    ],
+)
+def test_a_rule_says_what_it_sees_and_nothing_else(rule, lines, flags, result, kind, words):
+    found = getattr(verdict, rule)(lines, flags, result)
+    assert (found and found[0]) == kind
+    assert kind is None or words in found[1]
+    assert all(getattr(verdict, other.__name__)([], {}, {}) is None for other in verdict.RULES)
+
+
+def test_time_is_weighed_by_its_length():
+    long = [{"step": 1, "seconds": 90, "data_wait_fraction": 0.6}, {"step": 2, "seconds": 100, "data_wait_fraction": 0}]
+    assert verdict.waited(long, {}, {}) == ("bad", verdict.waited(long, {}, {})[1])
+    assert "54% of the time" in verdict.waited(long, {}, {})[1]
+    short = [{"step": 1, "seconds": 10, "data_wait_fraction": 0.9}, {"step": 2, "seconds": 99, "data_wait_fraction": 0}]
+    assert verdict.waited(short, {}, {}) is None
+
+
+def test_neighbours_are_compared_with_those_before_training():
+    assert verdict.neighbours(run("knn_accuracy", [0.2, 0.5]), {}, {}) is None  # not measured before training
+    lines = [{"step": 0, "knn_accuracy": 0.3}, {"step": 9, "knn_accuracy": 0.45}]
+    assert verdict.neighbours(lines, {}, {}) == (
+        "good",
+        "The features have learnt: nearest neighbours classify 45.0%, 30.0% before training.",
+    )
+    lines[1]["knn_accuracy"] = 0.305
+    assert verdict.neighbours(lines, {}, {})[0] == "bad"
+
+
+def test_what_is_bad_comes_first():
+    lines = [line | {"feature_std": 0.01} for line in run("loss", FALLING)]
+    assert [kind for kind, _ in verdict.judge(lines)] == ["bad", "good"]
+    assert verdict.judge([]) == [("note", "There are too few measurements to judge.")]
