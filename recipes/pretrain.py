@@ -146,7 +146,7 @@ def main(devices, run):
     keras.utils.set_random_seed(FLAGS.seed)
     method = methods.chosen()
     source = image_sets.open_images(run, FLAGS.channels, FLAGS.subset)
-    settings.settle(source, devices)
+    settings.settle(source, devices, run.resumed)
     hardware.divide(FLAGS.batch_size, devices.replicas, FLAGS.accumulate)
     host, augmentation = method.augmentation()
     image_shape = image_sets.image_shape(source)
