@@ -4,9 +4,9 @@ import math
 import os
 
 # Measured as the peak of a process that trains, docs/speed.md has the table. The estimate is meant to be a little high.
-START = {"torch": 0.6e9, "jax": 1.0e9, "tensorflow": 1.3e9}  # bytes: Python, the backend, and the images being read
-VALUES = {"torch": 20, "jax": 26, "tensorflow": 26}  # kept for the gradient, for each token, block and unit of width
-PIXELS = {"torch": 6, "jax": 6, "tensorflow": 6}  # copies of a batch of images in float32: augmentation and patches
+START = {"torch": 0.6e9, "jax": 0.9e9, "tensorflow": 1.0e9}  # bytes: Python, the backend, and the images being read
+VALUES = {"torch": 20, "jax": 38, "tensorflow": 27}  # kept for the gradient, for each token, block and unit of width
+PIXELS = 9  # copies of a batch of images in float32: augmentation and patches
 COPIES_OF_WEIGHTS = 5  # weights, gradient, two moments, a checkpoint being written, and what an update makes
 CHUNK = 64e6  # bytes: what the words' head holds at once
 
@@ -32,7 +32,7 @@ def of_training(facts, values, share):
         for count, tokens, blocks, size in passes
     )
     images = height * width_of_image * facts.channels
-    kept += 4 * images * PIXELS[facts.backend]
+    kept += 4 * images * PIXELS
     weights = 12 * depth * width**2 + 2 * 12 * width**2 + width * (words + patch**2 * facts.channels + patches)
     if values["method"] == "dino":
         weights = 2 * weights + 2 * (values.get("prototypes") or 0) * 256
