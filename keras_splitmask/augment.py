@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import keras
 from keras import ops
 
 from keras_splitmask.backend import distribution
+from keras_splitmask.backend.typing import Array, Float, Num
 from keras_splitmask.patches import to_pixels
 from keras_splitmask.seeds import check_seed
-
-if TYPE_CHECKING:
-    from keras_splitmask.backend.typing import Array, Float, Num
 
 BLUR_RADIUS = (0.1, 2.0)  # standard deviation in pixels, as in DINO and 3-Augment
 

@@ -1,9 +1,12 @@
 """The shallow decoder (section 4): from the tokens that a branch saw to all patches of the image."""
 
+from __future__ import annotations
+
 import keras
 from keras import ops
 
 from keras_splitmask.backend.layers import Dense, LayerNormalization
+from keras_splitmask.backend.typing import Array, Float, Int
 from keras_splitmask.encoder import Block
 
 
@@ -22,7 +25,9 @@ class Decoder(keras.layers.Layer):
         vocabulary: V, the number of words to predict; 0 for a decoder without a word head.
     """
 
-    def __init__(self, count, width, heads, depth=2, vocabulary=0, name="decoder", **kwargs):
+    def __init__(
+        self, count: int, width: int, heads: int, depth: int = 2, vocabulary: int = 0, name: str = "decoder", **kwargs
+    ):
         super().__init__(name=name, **kwargs)
         if depth < 1:
             raise ValueError(f"Expected a decoder of at least one block, received depth={depth}.")
@@ -33,7 +38,9 @@ class Decoder(keras.layers.Layer):
         self.vocabulary = vocabulary
         self.blocks = [Block(width, heads, dtype=self.dtype_policy, name=f"block_{i + 1}") for i in range(depth)]
         self.norm = LayerNormalization(epsilon=1e-6, dtype=self.dtype_policy, name="norm")
-        self.words = Dense(vocabulary, dtype=self.dtype_policy, name="words") if vocabulary else None
+        self.words: keras.layers.Layer = (
+            Dense(vocabulary, dtype=self.dtype_policy, name="words") if vocabulary else None
+        )
 
     def build(self, tokens_shape):
         small = keras.initializers.TruncatedNormal(stddev=0.02)
@@ -42,23 +49,24 @@ class Decoder(keras.layers.Layer):
         for layer in (*self.blocks, self.norm, *([self.words] if self.words else [])):
             layer.build((None, None, self.width))
 
-    def call(self, tokens, positions, training=None):
-        """Decode all patches of each branch.
+    def call(
+        self, tokens: Float[Array, "B t D"], positions: Int[Array, "B m"], training: bool | None = None
+    ) -> tuple[Float[Array, "B t D"], Float[Array, "B m D"]]:
+        """Decode all patches of B branches: the seen ones, cls first, and the unseen ones.
 
         Args:
-            tokens: (2B, 1 + n, D), the encoder's for the seen patches, cls first.
-            positions: (2B, N - n) int32, of the unseen patches.
-
-        Returns:
-            Seen (2B, 1 + n, D), cls first, and unseen (2B, N - n, D).
+            tokens: the encoder's t = 1 + n for the seen patches, cls first.
+            positions: of the m = N - n unseen patches.
         """
         hidden = self._before_last_block(tokens, positions, training)  # (2B, 1 + N, D)
         hidden = self.norm(self.blocks[-1](hidden, training=training))
         seen, unseen = ops.split(hidden, [tokens.shape[1]], axis=1)
         return seen, unseen
 
-    def only_unseen(self, tokens, positions, training=None):
-        """The unseen (2B, N - n, D) of `call`; the last block spares the work for tokens that nobody reads."""
+    def only_unseen(
+        self, tokens: Float[Array, "B t D"], positions: Int[Array, "B m"], training: bool | None = None
+    ) -> Float[Array, "B m D"]:
+        """The unseen patches of `call`; the last block spares the work for tokens that nobody reads."""
         hidden = self._before_last_block(tokens, positions, training)
         return self.norm(self.blocks[-1](hidden, training=training, start=tokens.shape[1]))
 

@@ -1,10 +1,15 @@
 """The Vision Transformer that all methods share: the part of a model that is kept after pre-training."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import keras
 from keras import ops
 
 from keras_splitmask.backend.drop_path import DropPath, seed_of
 from keras_splitmask.backend.layers import Dense, LayerNormalization, attention, call, gelu
+from keras_splitmask.backend.typing import Array, Float, Num
 from keras_splitmask.patches import PatchEmbedding
 from keras_splitmask.training.inputs import CheckedModel
 
@@ -20,12 +25,9 @@ SIZES = {
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class Attention(keras.layers.Layer):
-    """Multi-head self-attention, (B, n, D) to (B, n - start, D).
+    """Multi-head self-attention. Only the tokens from index `start` on are queries; all are keys and values."""
 
-    Only the tokens from index `start` on are queries; all tokens are keys and values.
-    """
-
-    def __init__(self, width, heads, **kwargs):
+    def __init__(self, width: int, heads: int, **kwargs):
         super().__init__(**kwargs)
         if width % heads:
             raise ValueError(
@@ -40,7 +42,7 @@ class Attention(keras.layers.Layer):
         self.qkv.build((None, None, self.width))
         self.project.build((None, None, self.width))
 
-    def call(self, tokens, start=0):
+    def call(self, tokens: Float[Array, "B n D"], start: int = 0) -> Float[Array, "B m D"]:
         count = tokens.shape[1]
         qkv = ops.reshape(call(self.qkv, tokens), (-1, count, 3, self.heads, self.width // self.heads))
         return call(self.project, ops.reshape(attention(qkv, start), (-1, count - start, self.width)))
@@ -51,9 +53,9 @@ class Attention(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class Block(keras.layers.Layer):
-    """A pre-norm transformer block, (B, n, D) to (B, n - start, D): the tokens from `start` on, all by default."""
+    """A pre-norm transformer block. It returns the m tokens from index `start` on, by default all n."""
 
-    def __init__(self, width, heads, drop_path=0.0, epsilon=1e-6, **kwargs):
+    def __init__(self, width: int, heads: int, drop_path: float = 0.0, epsilon: float = 1e-6, **kwargs):
         super().__init__(**kwargs)
         self.width = width
         self.heads = heads
@@ -73,7 +75,9 @@ class Block(keras.layers.Layer):
             layer.build(shape)
         self.contract.build((None, None, 4 * self.width))
 
-    def call(self, tokens, training=None, start=0):
+    def call(
+        self, tokens: Float[Array, "B n D"], training: bool | None = None, start: int = 0
+    ) -> Float[Array, "B m D"]:
         attended = call(self.attention, call(self.norm_attention, tokens), start=start)
         tokens = (tokens[:, start:] if start else tokens) + call(self.drop, attended, training=training)
         hidden = gelu(call(self.expand, call(self.norm_mlp, tokens)))
@@ -107,16 +111,16 @@ class Encoder(CheckedModel):
 
     def __init__(
         self,
-        image_shape,
-        patch_size,
-        width,
-        depth,
-        heads,
-        drop_path=0.0,
-        positions="learned",
-        epsilon=1e-6,
-        extra_tokens=0,
-        name="encoder",
+        image_shape: Sequence[int],
+        patch_size: int,
+        width: int,
+        depth: int,
+        heads: int,
+        drop_path: float = 0.0,
+        positions: str = "learned",
+        epsilon: float = 1e-6,
+        extra_tokens: int = 0,
+        name: str = "encoder",
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)
@@ -147,7 +151,7 @@ class Encoder(CheckedModel):
         self.build((None, *self.image_shape))
 
     @classmethod
-    def from_size(cls, size, image_shape, patch_size=16, **kwargs):
+    def from_size(cls, size: str, image_shape: Sequence[int], patch_size: int = 16, **kwargs) -> Encoder:
         """An encoder of a named size: one of `SIZES`."""
         if size not in SIZES:
             raise ValueError(f"Expected a size among {', '.join(SIZES)}, received {size!r}.")
@@ -166,20 +170,18 @@ class Encoder(CheckedModel):
             layer.build((None, None, self.width))
         self.built = True
 
-    def embed(self, images, table=None):
-        """Images (B, H, W, C) to tokens (B, N, D) with positions; see `PatchEmbedding` for images of another size."""
+    def embed(self, images: Num[Array, "B H W C"], table: Float[Array, "N D"] | None = None) -> Float[Array, "B N D"]:
+        """Images to tokens with positions; see `PatchEmbedding` for images of another size."""
         return self.patch_embedding(images, table=table)
 
-    def encode(self, tokens, training=None):
-        """Any subset of an image's tokens (B, n, D) to (B, 1 + n, D), cls first."""
+    def encode(self, tokens: Float[Array, "B n D"], training: bool | None = None) -> Float[Array, "B 1+n D"]:
+        """Encode any subset of an image's tokens; cls comes first."""
         return self.encode_by_block(tokens, training)[0]
 
-    def encode_by_block(self, tokens, training=None):
-        """Encode tokens (B, n, D) as `encode` does, and keep what each block returns.
-
-        Returns:
-            The tokens (B, 1 + n, D), cls first, and the same before the final norm, by the names of the blocks.
-        """
+    def encode_by_block(
+        self, tokens: Float[Array, "B n D"], training: bool | None = None
+    ) -> tuple[Float[Array, "B 1+n D"], dict[str, Float[Array, "B 1+n D"]]]:
+        """Encode tokens as `encode` does; also return those before the final norm, by the names of the blocks."""
         count = 1 + tokens.shape[1]
         others = [self.cls_token, self.extra] if self.extra_tokens else [self.cls_token]
         others = [ops.broadcast_to(ops.cast(t, tokens.dtype), (ops.shape(tokens)[0], *t.shape[1:])) for t in others]
@@ -191,7 +193,9 @@ class Encoder(CheckedModel):
             by_block[block.name] = tokens[:, :count] if self.extra_tokens else tokens
         return self.norm(by_block[self.blocks[-1].name]), by_block
 
-    def call(self, images, training=None, every_block=False):
+    def call(
+        self, images: Num[Array, "B H W C"], training: bool | None = None, every_block: bool = False
+    ) -> dict[str, Float[Array, "B ..."]]:
         tokens, by_block = self.encode_by_block(self.embed(images), training=training)
         features = {
             "pooled": ops.mean(tokens[:, 1:], axis=1),
@@ -201,15 +205,5 @@ class Encoder(CheckedModel):
         return {**features, **by_block} if every_block else features
 
     def get_config(self):
-        own = (
-            "image_shape",
-            "patch_size",
-            "width",
-            "depth",
-            "heads",
-            "drop_path",
-            "positions",
-            "epsilon",
-            "extra_tokens",
-        )
-        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
+        own = ("image_shape", "patch_size", "width", "depth", "heads", "drop_path", "positions", "epsilon")
+        return {**super().get_config(), **{name: getattr(self, name) for name in (*own, "extra_tokens")}}

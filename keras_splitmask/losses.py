@@ -1,19 +1,19 @@
 """The losses of all methods: pure functions of tensors that return one value per example."""
 
+from __future__ import annotations
+
 from keras import ops
 
+from keras_splitmask.backend.typing import Array, Float, Int, Num
 
-def inpaint(logits, ids):
+
+def inpaint(logits: Float[Array, "B m V"], ids: Int[Array, "B m"]) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
     """Cross entropy between predicted and true visual words, averaged over an example's unseen patches (section 4).
 
     This is the definition. The models call `backend.linear_cross_entropy`, which computes the same in less memory.
 
-    Args:
-        logits: (B, m, V) float.
-        ids: (B, m) int32, the words.
-
     Returns:
-        The loss (B,) and the accuracy (B,), float32. A word counts as predicted if no other has a larger logit.
+        The loss and the accuracy, float32. A word counts as predicted if no other has a larger logit.
     """
     logits = ops.cast(logits, "float32")
     word_logits = ops.take_along_axis(logits, ops.expand_dims(ids, -1), axis=-1)[..., 0]  # (B, m)
@@ -22,20 +22,27 @@ def inpaint(logits, ids):
     return ops.mean(loss, axis=1), ops.mean(hits, axis=1)
 
 
-def match(a, b, all_a, all_b, labels, temperature=0.2):
+def match(
+    a: Float[Array, "B D"],
+    b: Float[Array, "B D"],
+    all_a: Float[Array, "G D"],
+    all_b: Float[Array, "G D"],
+    labels: Int[Array, " B"],
+    temperature: float = 0.2,
+) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
     """Symmetric InfoNCE between the pooled vectors of the two halves (equation 2, whose printed form lacks the log).
 
     The positive of an example is the other half of its own image. Its negatives are the other halves of all other
     images of the global batch.
 
     Args:
-        a, b: (B, D) float, pooled vectors of the first and second halves; normalised here.
-        all_a, all_b: (G, D) float, the vectors of the global batch; on one device `a` and `b` themselves.
-        labels: (B,) int32, the rows of `all_a` and `all_b` that hold these examples.
+        a, b: pooled vectors of the first and second halves; normalised here.
+        all_a, all_b: the vectors of the global batch; on one device `a` and `b` themselves.
+        labels: the rows of `all_a` and `all_b` that hold these examples.
         temperature: 0.2 in the paper.
 
     Returns:
-        The loss (B,) and the accuracy (B,), float32, both averaged over the two directions.
+        The loss and the accuracy, float32, both averaged over the two directions.
     """
     losses, hits = [], []
     for queries, keys in ((a, all_b), (b, all_a)):
@@ -46,31 +53,25 @@ def match(a, b, all_a, all_b, labels, temperature=0.2):
     return (losses[0] + losses[1]) / 2, (hits[0] + hits[1]) / 2
 
 
-def reconstruct(predicted, patches):
+def reconstruct(predicted: Float[Array, "B m P"], patches: Float[Array, "B m P"]) -> Float[Array, " B"]:
     """Mean squared error between predicted and true pixels, averaged over an example's masked patches (MAE, section 3).
 
-    Args:
-        predicted: (B, m, P) float.
-        patches: (B, m, P) float, the true pixels; each patch is scaled to zero mean and unit variance here.
-
-    Returns:
-        The loss (B,) float32.
+    `patches` are the true pixels; each patch is scaled to zero mean and unit variance here. The loss is float32.
     """
     mean, std = patch_statistics(patches)
     errors = ops.cast(predicted, "float32") - (patches - mean) / std
     return ops.mean(errors * errors, axis=(1, 2))
 
 
-def distil(logits, targets, temperature=0.1):
+def distil(
+    logits: Float[Array, "B S K"], targets: Float[Array, "B T K"], temperature: float = 0.1
+) -> Float[Array, " B"]:
     """Cross entropy between teacher and student, averaged over all pairs of different views (DINO, equation 3).
 
     Args:
-        logits: (B, S, K) float, the student's logits for all views of an image.
-        targets: (B, T, K) float, the teacher's probabilities for the first T of these views.
+        logits: the student's, for all S views of an image.
+        targets: the teacher's probabilities, for the first T of these views.
         temperature: the student's; 0.1 in the paper.
-
-    Returns:
-        The loss (B,) float32.
     """
     log_probabilities = ops.log_softmax(ops.cast(logits, "float32") / temperature, axis=-1)
     # The sum over all pairs of views is a product of sums. Pairs of a view with itself do not count.
@@ -79,28 +80,24 @@ def distil(logits, targets, temperature=0.1):
     return (diagonal - all_pairs) / (targets.shape[1] * (logits.shape[1] - 1))
 
 
-def patch_statistics(patches):
-    """The mean (B, m, 1) and the standard deviation (B, m, 1) of the pixels of each patch (B, m, P) float32."""
+def patch_statistics(patches: Float[Array, "B m P"]) -> tuple[Float[Array, "B m 1"], Float[Array, "B m 1"]]:
+    """The mean and the standard deviation of the pixels of each patch."""
     mean, variance = ops.moments(patches, axes=-1, keepdims=True)
     return mean, ops.sqrt(variance + 1e-6)
 
 
-def classify(logits, labels):
-    """Cross entropy with target probabilities of the classes, such as those of a mixed image.
-
-    Args:
-        logits: (B, classes) float.
-        labels: (B, classes) float, each row probabilities that sum to 1.
+def classify(logits: Float[Array, "B K"], labels: Num[Array, "B K"]) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+    """Cross entropy with target probabilities of the K classes, such as those of a mixed image; each row sums to 1.
 
     Returns:
-        The loss (B,) float32, and whether the class with the largest target was predicted (B,) float32.
+        The loss, and whether the class with the largest target was predicted, both float32.
     """
     labels = ops.cast(labels, "float32")
     loss = -ops.sum(labels * ops.log_softmax(ops.cast(logits, "float32"), axis=-1), axis=-1)
     return loss, ops.cast(ops.equal(ops.argmax(logits, axis=-1), ops.argmax(labels, axis=-1)), "float32")
 
 
-def unit(vectors):
-    """Scale vectors (..., D) to length one, in float32."""
+def unit(vectors: Num[Array, "*axes D"]) -> Float[Array, "*axes D"]:
+    """Scale vectors to length one, in float32."""
     vectors = ops.cast(vectors, "float32")
     return vectors * ops.rsqrt(ops.sum(vectors * vectors, axis=-1, keepdims=True) + 1e-12)

@@ -1,10 +1,15 @@
 """Images and grids of patches: the only file that knows rows, columns and channels."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_splitmask.backend.layers import Dense
+from keras_splitmask.backend.typing import Array, Float, Int, Num
 from keras_splitmask.training.pixels import dtype_name, problem_of_dtype
 
 # Mean and standard deviation of ImageNet's pixels, as in BEiT and DeiT. They hold for three channels; other images are
@@ -13,15 +18,12 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def grid_shape(image_shape, patch_size):
+def grid_shape(image_shape: Sequence[int], patch_size: int) -> tuple[int, int]:
     """Rows and columns of patches in an image.
 
     Args:
         image_shape: (height, width, channels).
         patch_size: side of a square patch, in pixels.
-
-    Returns:
-        (rows, columns).
 
     Raises:
         ValueError: if the patch does not divide both sides.
@@ -38,8 +40,8 @@ def grid_shape(image_shape, patch_size):
     return height // patch_size, width // patch_size
 
 
-def to_pixels(images):
-    """Convert images (B, H, W, C), uint8, uint16 or float, to float32 pixels in 0..1. Floats must already be."""
+def to_pixels(images: Num[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+    """Convert images, uint8, uint16 or float, to float32 pixels in 0..1. Floats must already be."""
     # Torch cannot compute with uint16, so Keras converts such images to int32.
     if problem := problem_of_dtype(dtype_name(images)):
         raise ValueError(problem)
@@ -49,26 +51,26 @@ def to_pixels(images):
     return ops.cast(images, "float32") / scale
 
 
-def pixel_statistics(channels):
-    """The mean and the standard deviation (C,) float32 by which pixels with this number of channels are normalised."""
+def pixel_statistics(channels: int) -> tuple[Float[Array, " C"], Float[Array, " C"]]:
+    """The mean and the standard deviation, float32, by which pixels with this number of channels are normalised."""
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ([0.5] * channels, [0.5] * channels)
     return np.array(mean, "float32"), np.array(std, "float32")
 
 
-def normalise(images):
-    """Convert images (B, H, W, C) to float32 pixels with about zero mean and unit variance in each channel."""
+def normalise(images: Num[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+    """Convert images to float32 pixels with about zero mean and unit variance in each channel."""
     mean, std = pixel_statistics(images.shape[-1])
     return ops.divide(ops.subtract(to_pixels(images), mean), std)
 
 
-def denormalise(pixels):
-    """The inverse of `normalise`, clipped to 0..1: (..., C) to (..., C)."""
+def denormalise(pixels: Float[Array, "*axes C"]) -> Float[Array, "*axes C"]:
+    """The inverse of `normalise`, clipped to 0..1."""
     mean, std = pixel_statistics(pixels.shape[-1])
     return ops.clip(ops.add(ops.multiply(pixels, std), mean), 0.0, 1.0)
 
 
-def to_patches(images, patch_size):
-    """Cut images (B, H, W, C) into patches (B, N, P), row by row; P = patch_size * patch_size * C."""
+def to_patches(images: Num[Array, "B H W C"], patch_size: int) -> Num[Array, "B N P"]:
+    """Cut images into patches, row by row; P = patch_size * patch_size * C."""
     height, width, channels = images.shape[1:]
     rows, columns = grid_shape((height, width, channels), patch_size)
     x = ops.reshape(images, (-1, rows, patch_size, columns, patch_size, channels))
@@ -76,8 +78,8 @@ def to_patches(images, patch_size):
     return ops.reshape(x, (-1, rows * columns, patch_size * patch_size * channels))
 
 
-def to_images(patches, image_shape, patch_size):
-    """Join patches (B, N, P) to images (B, H, W, C): the inverse of `to_patches`."""
+def to_images(patches: Num[Array, "B N P"], image_shape: Sequence[int], patch_size: int) -> Num[Array, "B H W C"]:
+    """Join patches to images: the inverse of `to_patches`."""
     height, width, channels = image_shape
     rows, columns = grid_shape(image_shape, patch_size)
     x = ops.reshape(patches, (-1, rows, columns, patch_size, patch_size, channels))
@@ -85,9 +87,8 @@ def to_images(patches, image_shape, patch_size):
     return ops.reshape(x, (-1, height, width, channels))
 
 
-def sine_cosine_positions(rows, columns, width):
-    """A fixed table of positions (rows * columns, width): half of the width encodes the row, half the column (MAE,
-    section 4)."""
+def sine_cosine_positions(rows: int, columns: int, width: int) -> Float[Array, "N D"]:
+    """A fixed table of positions: half of the width encodes the row, half the column (MAE, section 4)."""
     if width % 4:
         raise ValueError(f"Expected a width divisible by 4 for sine-cosine positions, received width={width}.")
     frequencies = 1.0 / 10000 ** (np.arange(width // 4) / (width // 4))
@@ -107,7 +108,7 @@ class PatchEmbedding(keras.layers.Layer):
         positions: "learned", or "sine_cosine" for a fixed table.
     """
 
-    def __init__(self, image_shape, patch_size, width, positions="learned", **kwargs):
+    def __init__(self, image_shape: Sequence[int], patch_size: int, width: int, positions: str = "learned", **kwargs):
         super().__init__(**kwargs)
         if positions not in ("learned", "sine_cosine"):
             raise ValueError(f'Expected positions to be "learned" or "sine_cosine", received {positions!r}.')
@@ -131,16 +132,16 @@ class PatchEmbedding(keras.layers.Layer):
     def _fixed_table(self, shape, dtype=None):
         return ops.convert_to_tensor(sine_cosine_positions(*self.grid, self.width), dtype)
 
-    def position_table(self):
-        """The vectors (N, D) of all positions."""
+    def position_table(self) -> Float[Array, "N D"]:
+        """The vectors of all positions."""
         return ops.convert_to_tensor(self.table)
 
-    def positions_at(self, indices):
-        """The vectors (B, n, D) of the positions with these `indices` (B, n) int32."""
+    def positions_at(self, indices: Int[Array, "B n"]) -> Float[Array, "B n D"]:
+        """The vectors of the positions with these indices."""
         return ops.take(self.position_table(), indices, axis=0)
 
-    def call(self, images, table=None):
-        """`table` (N, D) holds the positions of another grid, for images of that grid; the layer's own by default."""
+    def call(self, images: Num[Array, "B H W C"], table: Float[Array, "N D"] | None = None) -> Float[Array, "B N D"]:
+        """`table` holds the positions of another grid, for images of that grid; the layer's own by default."""
         if table is None and tuple(images.shape[1:]) != self.image_shape:
             raise ValueError(
                 f"Expected images of {self.image_shape} (height, width, channels), received {tuple(images.shape[1:])}; "

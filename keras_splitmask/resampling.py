@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from keras import ops
 
+from keras_splitmask.backend.typing import Array, Float
 from keras_splitmask.patches import pixel_statistics
-
-if TYPE_CHECKING:
-    from keras_splitmask.backend.typing import Array, Float
 
 LONGEST = 4096  # the matrix of such a line takes 400 MB while it is computed
 

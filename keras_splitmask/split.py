@@ -1,26 +1,30 @@
 """Which patches each branch sees (section 4 of the paper): two disjoint sets of exactly n patches."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 
 import keras
 from keras import ops
 
 from keras_splitmask.backend import distribution
 from keras_splitmask.backend.layers import gather_rows
+from keras_splitmask.backend.typing import Array, Int, Num
 from keras_splitmask.seeds import check_seed
 
 # Each covers 8% to 38% of the grid. Twelve covered half of it in all of 20,000 draws, on grids from 2x30 to 14x14.
 RECTANGLES = 12
 
 
-def gather(tokens, positions):
-    """Pick the rows of `tokens` (B, N) or (B, N, D) at `positions` (B, n) int: (B, n) or (B, n, D)."""
+def gather(tokens: Num[Array, "B N *D"], positions: Int[Array, "B n"]) -> Num[Array, "B n *D"]:
+    """Pick the rows of `tokens` at `positions`."""
     if len(tokens.shape) == 3:
         return gather_rows(tokens, positions)
     return ops.take_along_axis(tokens, positions, axis=1)
 
 
-def masked_count(count, mask_ratio):
+def masked_count(count: int, mask_ratio: float) -> int:
     """The number of masked patches among an image's `count`: floor(count * mask_ratio), at least one and not all."""
     masked = math.floor(count * mask_ratio)
     if not 0 < masked < count:
@@ -48,7 +52,7 @@ class Split(keras.layers.Layer):
         seed: seed of the layer's random numbers.
     """
 
-    def __init__(self, grid, keep=0.5, kind="block", seed=0, **kwargs):
+    def __init__(self, grid: Sequence[int], keep: float = 0.5, kind: str = "block", seed: int = 0, **kwargs):
         super().__init__(**kwargs)
         if not 0 < keep <= 0.5:
             raise ValueError(
@@ -67,24 +71,21 @@ class Split(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(self.seed)
         self.built = True
 
-    def call(self, images):
-        """Draw an order of patches (B, N) int32 for images (B, ...). Only their number matters."""
+    def call(self, images: Num[Array, "B ..."]) -> Int[Array, "B N"]:
+        """Draw an order of patches, int32, for images. Only their number matters."""
         keys = self._uniform((ops.shape(images)[0], self.count))  # (B, N)
         if self.kind == "block":
             # Keys are in [0, 1) and ranks are whole numbers, so the order within a rectangle stays random.
             keys = keys + self._block_ranks(ops.shape(images)[0])
         return ops.cast(ops.argsort(keys, axis=1), "int32")
 
-    def seen(self, x):
-        """Select what each branch sees of `x` (B, N, ...), given in order: (2B, n, ...).
-
-        Rows 2i and 2i + 1 belong to the two halves of image i.
-        """
+    def seen(self, x: Num[Array, "B N *D"]) -> Num[Array, "2*B n *D"]:
+        """Select what each branch sees of `x`, given in order. Rows 2i and 2i + 1 are the two halves of image i."""
         n = self.seen_count
         return self._stack(x[:, :n], x[:, n : 2 * n])
 
-    def unseen(self, x):
-        """Select what each branch does not see of `x` (B, N, ...), given in order: (2B, N - n, ...), as in `seen`."""
+    def unseen(self, x: Num[Array, "B N *D"]) -> Num[Array, "2*B m *D"]:
+        """Select what each branch does not see of `x`, given in order, as in `seen`: m = N - n."""
         n = self.seen_count
         without_b = ops.concatenate([x[:, :n], x[:, 2 * n :]], axis=1)
         return self._stack(x[:, n:], without_b)

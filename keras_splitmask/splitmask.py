@@ -1,13 +1,18 @@
 """SplitMask (El-Nouby et al., 2021, "Are large-scale datasets necessary for self-supervised pre-training?")."""
 
+from __future__ import annotations
+
 import keras
 from keras import ops
 
 from keras_splitmask import losses
 from keras_splitmask.backend.distribution import across_batch
 from keras_splitmask.backend.linear_cross_entropy import linear_cross_entropy
+from keras_splitmask.backend.typing import Array, Float, Int, Num
 from keras_splitmask.decoder import Decoder
+from keras_splitmask.encoder import Encoder
 from keras_splitmask.split import Split, gather
+from keras_splitmask.training.batch import Batch
 from keras_splitmask.training.inputs import check_fitted, check_tokenizer
 from keras_splitmask.training.objective_model import ObjectiveModel
 from keras_splitmask.training.word_perplexity import WordPerplexity
@@ -42,17 +47,17 @@ class SplitMask(ObjectiveModel):
 
     def __init__(
         self,
-        encoder,
-        tokenizer=None,
-        keep=0.5,
-        split="block",
-        decoder_depth=2,
-        temperature=0.2,
-        inpaint_weight=1.0,
-        match_weight=1.0,
-        augmentation=None,
-        seed=0,
-        name="splitmask",
+        encoder: Encoder,
+        tokenizer: keras.layers.Layer | None = None,
+        keep: float = 0.5,
+        split: str = "block",
+        decoder_depth: int = 2,
+        temperature: float = 0.2,
+        inpaint_weight: float = 1.0,
+        match_weight: float = 1.0,
+        augmentation: keras.layers.Layer | None = None,
+        seed: int = 0,
+        name: str = "splitmask",
         **kwargs,
     ):
         logged = ["inpaint_loss", "inpaint_accuracy"] if inpaint_weight else []
@@ -70,7 +75,7 @@ class SplitMask(ObjectiveModel):
             )
         if tokenizer is not None:
             check_tokenizer(tokenizer, encoder)
-        self.tokenizer = tokenizer
+        self.tokenizer: keras.layers.Layer = tokenizer  # None without inpainting
         self.keep = keep
         self.decoder_depth = decoder_depth
         self.temperature = temperature
@@ -78,16 +83,17 @@ class SplitMask(ObjectiveModel):
         self.match_weight = match_weight
         self.compares = bool(match_weight)
         self.split = Split(encoder.grid, keep, split, dtype=self.dtype_policy, name="split")
+        vocabulary = tokenizer.vocabulary if inpaint_weight and tokenizer is not None else 0
         self.decoder = Decoder(
             self.split.count,
             encoder.width,
             encoder.heads,
             decoder_depth,
-            vocabulary=tokenizer.vocabulary if inpaint_weight else 0,
+            vocabulary=vocabulary,
             dtype=self.dtype_policy,
         )
         if inpaint_weight:
-            self.word_perplexity = WordPerplexity(tokenizer.vocabulary)
+            self.word_perplexity = WordPerplexity(vocabulary)
         self.build((None, *encoder.image_shape))
 
     def build(self, images_shape):
@@ -100,15 +106,13 @@ class SplitMask(ObjectiveModel):
         if self.inpaint_weight:
             check_fitted(self.tokenizer)
 
-    def branches(self, images, order, training=False):
-        """Pass both halves of each image through encoder and decoder (Figure 4).
-
-        Args:
-            images: (B, H, W, C).
-            order: (B, N) int32, from `split`.
+    def branches(
+        self, images: Num[Array, "B H W C"], order: Int[Array, "B N"], training: bool = False
+    ) -> tuple[Float[Array, "2*B t D"] | None, Float[Array, "2*B m D"]]:
+        """Pass both halves of each image, in an order from `split`, through encoder and decoder (Figure 4).
 
         Returns:
-            Seen (2B, 1 + n, D), cls first, and unseen (2B, N - n, D); rows 2i and 2i + 1 are the halves of image i.
+            The t = 1 + n seen, cls first, and the m = N - n unseen; rows 2i and 2i + 1 are the halves of image i.
             Without a match loss nothing reads the seen patches, so they are None and their work is saved.
         """
         tokens = self.split.seen(gather(self.encoder.embed(images), order))  # (2B, n, D)
@@ -118,29 +122,30 @@ class SplitMask(ObjectiveModel):
             return None, self.decoder.only_unseen(tokens, unseen_positions, training=training)
         return self.decoder(tokens, unseen_positions, training=training)
 
-    def pooled(self, seen, unseen):
-        """The mean over all N patches of each branch, which the match loss compares: (B, 2, D)."""
+    def pooled(self, seen: Float[Array, "b t D"], unseen: Float[Array, "b m D"]) -> Float[Array, "b//2 2 D"]:
+        """The mean over all N patches of each of the b = 2B branches, which the match loss compares."""
         fraction = self.split.seen_count / self.split.count
         # A weighted mean of means: in float16 the sum over the patches could overflow.
         means = fraction * ops.mean(seen[:, 1:], axis=1) + (1 - fraction) * ops.mean(unseen, axis=1)  # (2B, D)
         return ops.reshape(means, (-1, 2, self.encoder.width))
 
-    def compared(self, batch, training):
-        """The vectors (B, 2, D) that the match loss compares, for gradient accumulation."""
+    def compared(self, batch: Batch, training: bool) -> Float[Array, "B 2 D"]:
+        """The vectors that the match loss compares, for gradient accumulation."""
         return self.pooled(*self.branches(batch.images, self.split(batch.images), training))
 
-    def objective(self, batch, training):
-        """The loss of a batch, a scalar, and the values to log (Figure 4 of the paper)."""
+    def objective(self, batch: Batch, training: bool) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """The loss of a batch and the values to log (Figure 4 of the paper)."""
         images = batch.images  # (B, H, W, C)
         order = self.split(images)  # (B, N)
         seen, unseen = self.branches(images, order, training)  # (2B, 1 + n, D), (2B, N - n, D)
-        loss, report = 0.0, {}
+        loss: Array = 0.0
+        report: dict[str, Array] = {}
         if self.inpaint_weight:
             ids = self.tokenizer(images)  # (B, N)
             targets = self.split.unseen(gather(ids, order))  # (2B, N - n)
             # The mean of `losses.inpaint(self.decoder.words(unseen), targets)`, without the table of all logits.
-            head = self.decoder.words.float_weights()  # (D, V), (V,)
-            inpaint_loss, inpaint_accuracy = linear_cross_entropy(unseen, *head, targets)
+            kernel, bias = self.decoder.words.float_weights()  # (D, V), (V,)
+            inpaint_loss, inpaint_accuracy = linear_cross_entropy(unseen, kernel, bias, targets)
             loss = loss + self.inpaint_weight * inpaint_loss
             report.update(inpaint_loss=inpaint_loss, inpaint_accuracy=inpaint_accuracy, word_perplexity=ids)
         if self.match_weight:

@@ -12,10 +12,15 @@ import typing
 import jaxtyping
 import keras
 import numpy as np
+from beartype import BeartypeConf
 from beartype.door import is_bearable
 from keras import ops
 
 from keras_splitmask.backend import typing as names
+
+NAMES = {name: getattr(jaxtyping, name, getattr(names, name)) for name in names.__all__} | {"Array": names.Array}
+NUMBERS = BeartypeConf(is_pep484_tower=True)  # an int is a float, too
+CHECKED = []  # names of the functions that are checked
 
 
 class Unknown:
@@ -35,8 +40,10 @@ class Seen:
     """What is checked of a tensor."""
 
     def __init__(self, tensor):
-        self.shape = tuple(Unknown() if length is None else int(length) for length in tensor.shape)
-        self.dtype = np.dtype(keras.backend.standardize_dtype(tensor.dtype))
+        # While a backend exports a model, a length is an expression.
+        self.shape = tuple(int(n) if isinstance(n, (int, np.integer)) else Unknown() for n in tensor.shape)
+        of_numpy = isinstance(tensor, np.ndarray)
+        self.dtype = np.dtype(tensor.dtype if of_numpy else keras.backend.standardize_dtype(tensor.dtype))
 
 
 def seen(value):
@@ -45,13 +52,17 @@ def seen(value):
         return type(value)(map(seen, value))
     if type(value) is dict:
         return {key: seen(each) for key, each in value.items()}
-    return Seen(value) if isinstance(value, (np.ndarray, keras.KerasTensor)) or ops.is_tensor(value) else value
+    tensors = (np.ndarray, keras.KerasTensor, keras.Variable)
+    return Seen(value) if isinstance(value, tensors) or ops.is_tensor(value) else value
 
 
 def checked(function):
     """The function, which raises TypeError where a call did not keep to its annotations."""
     signature = inspect.signature(function)
-    hints = typing.get_type_hints(function, {**function.__globals__, **vars(names)})
+    if not all(isinstance(hint, str) for hint in function.__annotations__.values()):
+        # Evaluated already, an annotation of a tensor has become `Any`.
+        raise TypeError(f"Expected `from __future__ import annotations` in {function.__module__}.")
+    hints = typing.get_type_hints(function, {**function.__globals__, **NAMES})
 
     @functools.wraps(function)
     def call(*args, **kwargs):
@@ -61,30 +72,44 @@ def checked(function):
         values = {**bound.arguments, "return": answer}
         with jaxtyping.jaxtyped("context"):
             for name, hint in hints.items():
-                if not is_bearable(seen(values[name]), hint):
-                    shape = getattr(values[name], "shape", "")
-                    raise TypeError(f"{function.__qualname__}: {name} {values[name]!r:.200} {shape} is no {hint}")
+                value = values[name]
+                if not any(is_bearable(x, hint, conf=NUMBERS) for x in (seen(value), value)):
+                    shape = getattr(value, "shape", "")
+                    raise TypeError(f"{function.__qualname__}: {name} {value!r:.200} {shape} is no {hint}")
         return answer
 
+    CHECKED.append(f"{function.__module__}.{function.__qualname__}")
+    call.__signature__ = signature  # where Keras reads the arguments of constructors, it looks behind no wrapper
     return call
 
 
+def is_annotated(function):
+    """Whether it is a function of a file, not one that Python makes of a data class, and has annotations."""
+    return inspect.isfunction(function) and function.__annotations__ and function.__code__.co_filename != "<string>"
+
+
+def watched(member):
+    """What takes the place of a member of a class, or None if nothing does."""
+    if isinstance(member, (classmethod, staticmethod)) and is_annotated(member.__func__):
+        return type(member)(checked(member.__func__))
+    if isinstance(member, property) and is_annotated(member.fget):
+        return property(checked(member.fget), member.fset, member.fdel, member.__doc__)
+    return checked(member) if is_annotated(member) else None
+
+
 def watch(package="keras_splitmask"):
-    """Replace all annotated functions and methods of a package that is imported by `checked` ones; returns how many."""
+    """Replace all annotated functions and methods of a package that is imported by `checked` ones."""
     modules = [module for name, module in sys.modules.items() if name.split(".")[0] == package]
     replaced = {}
     for module in modules:
         for value in [value for value in vars(module).values() if getattr(value, "__module__", 0) == module.__name__]:
-            if inspect.isfunction(value) and value.__annotations__:
+            if is_annotated(value):
                 replaced[value] = checked(value)
             elif inspect.isclass(value):
-                for name, method in list(vars(value).items()):
-                    # Keras reads the arguments of constructors in a way that sees through no wrapper.
-                    if inspect.isfunction(method) and method.__annotations__ and name != "__init__":
-                        replaced[method] = checked(method)
-                        setattr(value, name, replaced[method])
+                for name, member in [(name, watched(member)) for name, member in vars(value).items()]:
+                    if member:
+                        setattr(value, name, member)
     for module in modules:
         for name, value in list(vars(module).items()):
             if inspect.isfunction(value) and value in replaced:
                 setattr(module, name, replaced[value])
-    return len(replaced)

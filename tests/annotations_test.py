@@ -1,12 +1,18 @@
 """Annotations of the library hold in all tests: tests/annotations.py checks every call, and this checks that."""
 
+from __future__ import annotations
+
+import collections
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
+from keras_splitmask import losses
 from keras_splitmask.backend.typing import Array, Float, Int
-from tests.annotations import checked
+from keras_splitmask.split import Split, gather
+from tests.annotations import CHECKED, checked
 
 
 @checked
@@ -50,3 +56,42 @@ def test_calls_that_break_them_do_not(function, arguments, name):
 def test_errors_of_annotated_functions_are_not_changed():
     with pytest.raises(ValueError, match="as documented"):
         pair("no tensor", "refused")
+
+
+def ones(*shape, dtype="float32"):
+    return ops.ones(shape, dtype)
+
+
+# Each of these calls returns a wrong result, without an error of its own, where it is not checked.
+WRONG = {
+    "reconstruct: patches": lambda encoder: losses.reconstruct(ones(2, 4, 3), ones(1, 4, 3)),
+    "classify: labels": lambda encoder: losses.classify(ones(2, 3), ones(1, 3)),
+    "unit: vectors": lambda encoder: losses.unit(ones(2, 3, dtype="bool")),
+    "gather: positions": lambda encoder: gather(ones(2, 6), ones(1, 4, dtype="int32")),
+    "Split.seen: x": lambda encoder: Split((4, 4)).seen(ones(2, 16, dtype="bool")),
+    "Encoder.call: every_block": lambda encoder: encoder(ones(2, 16, 16, 3), every_block=1),
+    "PatchEmbedding.call: return": lambda encoder: encoder.embed(ones(2, 16, 16, 3), table=ones(1, 16)),
+    "Block.call: training": lambda encoder: encoder.encode_by_block(ones(2, 5, 16), training="yes"),
+}
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("problem", WRONG)
+def test_the_library_is_checked(problem, make_encoder):
+    encoder = make_encoder(depth=1)
+    with pytest.raises(TypeError, match=problem):
+        WRONG[problem](encoder)
+
+
+def test_no_part_of_the_library_goes_unchecked():
+    found = {name.removeprefix("keras_splitmask.") for name in CHECKED}
+    parts = collections.Counter(name.split(".")[0] for name in found)
+    least = {"patches": 10, "split": 5, "encoder": 8, "decoder": 3, "losses": 6, "splitmask": 4, "tokenizers": 15}
+    least |= {"baselines": 20, "evaluation": 20, "training": 40, "transfer": 50}
+    assert not {part: (parts[part], count) for part, count in least.items() if parts[part] < count}
+    assert {
+        "losses.match",
+        "split.Split.call",
+        "encoder.Encoder.from_size",
+        "tokenizers.codebooks.Codebook.fitted",
+    } <= found

@@ -96,7 +96,7 @@ def test_embedding_is_a_linear_map_plus_position(make_images, positions):
     cut = ops.convert_to_numpy(patches.to_patches(ops.convert_to_tensor((images / 255 - 0.5) / 0.5), 4))
     weights = (layer.project.kernel, layer.project.bias, layer.position_table())
     kernel, bias, table = (ops.convert_to_numpy(w) for w in weights)
-    np.testing.assert_array_equal(ops.convert_to_numpy(layer.positions_at([[3, 1]])), table[None, [3, 1]])
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer.positions_at(np.array([[3, 1]]))), table[None, [3, 1]])
     np.testing.assert_allclose(tokens, cut @ kernel + bias + table, atol=1e-4)
     assert tokens.shape == layer.compute_output_shape(images.shape)
     if positions == "sine_cosine":

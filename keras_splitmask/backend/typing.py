@@ -1,13 +1,24 @@
-"""The types for annotations. Only type checkers and tests load this: jaxtyping comes with the extra `test`.
+"""The names that annotations are made of.
 
-`Float[Array, "B N D"]` is a tensor of floats of three axes. An axis of the same name has one length in all that goes
-into a call and comes out of it; "..." stands for any number of axes.
+`Float[Array, "B N D"]` is a tensor of floats with three axes. Axes of one name have one length in everything that a
+call takes and returns; "..." stands for any number of axes. The tests check every call, by jaxtyping, which comes with
+the extra `test`. Without it nothing is checked: an annotation means `Any`.
 """
 
-from typing import Any
-
-from jaxtyping import Bool, Float, Int, Num, UInt
+from typing import TYPE_CHECKING, Any
 
 Array = Any  # of NumPy, TensorFlow, JAX or torch, or a KerasTensor: they have no class in common
 
-__all__ = ["Array", "Bool", "Float", "Int", "Num", "UInt"]
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int, Num, UInt8
+else:
+
+    class Unchecked:
+        """Takes the place of a type of jaxtyping while the library runs."""
+
+        def __class_getitem__(cls, array_and_axes):
+            return Any
+
+    Bool = Float = Int = Num = UInt8 = Unchecked
+
+__all__ = ["Array", "Bool", "Float", "Int", "Num", "UInt8"]

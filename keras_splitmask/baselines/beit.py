@@ -1,11 +1,16 @@
 """BEiT (Bao et al., 2021, "BEiT: BERT pre-training of image transformers") on SplitMask's encoder."""
 
+from __future__ import annotations
+
 import keras
 from keras import ops
 
 from keras_splitmask.backend.layers import Dense
 from keras_splitmask.backend.linear_cross_entropy import linear_cross_entropy
+from keras_splitmask.backend.typing import Array, Float, Int, Num
+from keras_splitmask.encoder import Encoder
 from keras_splitmask.split import Split, gather, masked_count
+from keras_splitmask.training.batch import Batch
 from keras_splitmask.training.inputs import check_fitted, check_tokenizer
 from keras_splitmask.training.objective_model import ObjectiveModel
 from keras_splitmask.training.word_perplexity import WordPerplexity
@@ -28,7 +33,15 @@ class BEiT(ObjectiveModel):
     """
 
     def __init__(
-        self, encoder, tokenizer, mask_ratio=0.4, split="block", augmentation=None, seed=0, name="beit", **kwargs
+        self,
+        encoder: Encoder,
+        tokenizer: keras.layers.Layer,
+        mask_ratio: float = 0.4,
+        split: str = "block",
+        augmentation: keras.layers.Layer | None = None,
+        seed: int = 0,
+        name: str = "beit",
+        **kwargs,
     ):
         super().__init__(
             encoder,
@@ -58,7 +71,9 @@ class BEiT(ObjectiveModel):
     def check_ready(self):
         check_fitted(self.tokenizer)
 
-    def masked(self, images, order, training=False):
+    def masked(
+        self, images: Num[Array, "B H W C"], order: Int[Array, "B N"], training: bool = False
+    ) -> Float[Array, "B m D"]:
         """Encode the images, and return the outputs at the masked patches: (B, m, D).
 
         Attention does not depend on the order of tokens, so the tokens stay in the order of the split: masked last.
@@ -73,17 +88,18 @@ class BEiT(ObjectiveModel):
         tokens = ops.concatenate([seen, ops.cast(masks, seen.dtype)], axis=1)  # (B, N, D)
         return self.encoder.encode(tokens, training=training)[:, -self.masked_count :]
 
-    def objective(self, batch, training):
+    def objective(self, batch: Batch, training: bool) -> tuple[Float[Array, ""], dict[str, Array]]:
         """Compute the cross entropy of the masked patches' words (equation 1 of the paper)."""
         images = batch.images  # (B, H, W, C)
         order = self.split(images)  # (B, N)
         ids = self.tokenizer(images)  # (B, N)
         targets = gather(ids, order[:, : self.masked_count])  # (B, m)
         hidden = self.masked(images, order, training)  # (B, m, D)
-        loss, accuracy = linear_cross_entropy(hidden, *self.words.float_weights(), targets)
+        kernel, bias = self.words.float_weights()  # (D, V), (V,)
+        loss, accuracy = linear_cross_entropy(hidden, kernel, bias, targets)
         return loss, {"inpaint_loss": loss, "inpaint_accuracy": accuracy, "word_perplexity": ids}
 
-    def paint(self, images, order):
+    def paint(self, images: Num[Array, "B H W C"], order: Int[Array, "B N"]) -> Float[Array, "B H W C"]:
         """Images (B, H, W, C) in 0..1 with predicted words drawn where they are masked; elsewhere they mean nothing."""
         words = ops.argmax(self.words(self.masked(images, order)), axis=-1)  # (B, m)
         ids = ops.concatenate([ops.cast(words, "int32"), ops.zeros_like(order[:, self.masked_count :])], axis=1)

@@ -1,11 +1,18 @@
 """DeiT (Touvron et al., 2021, "Training data-efficient image transformers"), without distillation, on
 SplitMask's encoder."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_splitmask import losses
 from keras_splitmask.backend.layers import Dense
+from keras_splitmask.backend.typing import Array, Float
+from keras_splitmask.encoder import Encoder
+from keras_splitmask.training.batch import Batch
 from keras_splitmask.training.objective_model import ObjectiveModel
 from keras_splitmask.training.pixels import problem_of_absence, shape_text
 
@@ -24,7 +31,15 @@ class DeiT(ObjectiveModel):
         seed: with the step's number, it decides all randomness of training.
     """
 
-    def __init__(self, encoder, classes, augmentation=None, seed=0, name="deit", **kwargs):
+    def __init__(
+        self,
+        encoder: Encoder,
+        classes: int,
+        augmentation: keras.layers.Layer | None = None,
+        seed: int = 0,
+        name: str = "deit",
+        **kwargs,
+    ):
         super().__init__(encoder, logged=["accuracy"], seed=seed, augmentation=augmentation, name=name, **kwargs)
         if classes < 2:
             raise ValueError(f"Expected at least two classes, received classes={classes}.")
@@ -36,7 +51,7 @@ class DeiT(ObjectiveModel):
         self.head.build((None, self.encoder.width))
         super().build(images_shape)
 
-    def problem_of_labels(self, labels):
+    def problem_of_labels(self, labels: Any) -> str | None:
         if problem := problem_of_absence(labels, self):
             return problem
         if getattr(labels, "shape", ())[1:] == (self.classes,):
@@ -46,7 +61,7 @@ class DeiT(ObjectiveModel):
             f" keras.ops.one_hot(labels, {self.classes}) makes them of classes."
         )
 
-    def objective(self, batch, training):
+    def objective(self, batch: Batch, training: bool) -> tuple[Float[Array, ""], dict[str, Array]]:
         """Compute the cross entropy of label probabilities (B, classes), and the accuracy.
 
         A mixed image counts as correct if the predicted class is the class with the larger share in the mixture.

@@ -1,6 +1,9 @@
 """DINO (Caron et al., 2021, "Emerging properties in self-supervised vision transformers") on SplitMask's encoder."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 
 import keras
 from keras import ops
@@ -8,15 +11,17 @@ from keras import ops
 from keras_splitmask import losses
 from keras_splitmask.backend.distribution import gather_batch, mean_of_batch
 from keras_splitmask.backend.layers import Dense, gelu
+from keras_splitmask.backend.typing import Array, Float, Int, Num
 from keras_splitmask.encoder import Encoder
 from keras_splitmask.patches import grid_shape
 from keras_splitmask.resampling import resampling_matrix
+from keras_splitmask.training.batch import Batch
 from keras_splitmask.training.objective_model import ObjectiveModel
 
 HIDDEN, BOTTLENECK = 2048, 256  # widths of the head
 
 
-def local_size(image_shape, patch_size):
+def local_size(image_shape: Sequence[int], patch_size: int) -> tuple[int, ...]:
     """Compute (height, width) of a local crop: 96 of 224 pixels, rounded to a multiple of the patch."""
     return tuple(max(1, round(side * 96 / 224 / patch_size)) * patch_size for side in image_shape[:2])
 
@@ -28,7 +33,7 @@ class DINOHead(keras.layers.Layer):
     The prototypes are a linear layer without bias, weight-normalised, with its gain fixed at 1.
     """
 
-    def __init__(self, width, prototypes, **kwargs):
+    def __init__(self, width: int, prototypes: int, **kwargs):
         super().__init__(**kwargs)
         self.width = width
         self.prototypes = prototypes
@@ -48,7 +53,7 @@ class DINOHead(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, tokens):
+    def call(self, tokens: Float[Array, "*axes D"]) -> Float[Array, "*axes K"]:
         tokens = gelu(self.expand(tokens))  # (..., 2048)
         tokens = gelu(self.hidden(tokens))
         tokens = losses.unit(self.bottleneck(tokens))  # (..., 256)
@@ -88,18 +93,18 @@ class DINO(ObjectiveModel):
 
     def __init__(
         self,
-        encoder,
-        steps,
-        prototypes=65536,
-        local_shape=None,
-        momentum=0.996,
-        centre_momentum=0.9,
-        temperature=0.1,
-        teacher_temperatures=(0.04, 0.04),
-        teacher_warmup=0,
-        augmentation=None,
-        seed=0,
-        name="dino",
+        encoder: Encoder,
+        steps: int,
+        prototypes: int = 65536,
+        local_shape: Sequence[int] | None = None,
+        momentum: float = 0.996,
+        centre_momentum: float = 0.9,
+        temperature: float = 0.1,
+        teacher_temperatures: Sequence[float] = (0.04, 0.04),
+        teacher_warmup: int = 0,
+        augmentation: keras.layers.Layer | None = None,
+        seed: int = 0,
+        name: str = "dino",
         **kwargs,
     ):
         super().__init__(
@@ -149,7 +154,7 @@ class DINO(ObjectiveModel):
         self.start_student()
         super().build(images_shape)
 
-    def start_student(self):
+    def start_student(self) -> None:
         """Make the student a copy of the teacher. Call it again after loading other weights into the encoder."""
         for student, teacher in self._pairs():
             student.assign(ops.convert_to_numpy(teacher))  # as a copy: JAX donates the memory of one variable
@@ -170,11 +175,11 @@ class DINO(ObjectiveModel):
         learned = {id(v) for v in self.trainable_variables}
         return [v for v in self.variables if id(v) not in learned]
 
-    def call(self, images, training=None):
+    def call(self, images: Num[Array, "B H W C"], training: bool | None = None) -> dict[str, Float[Array, "B ..."]]:
         """Compute the output of the teacher's encoder for images (B, H, W, C)."""
         return self.encoder(images, training=training)
 
-    def local_positions(self):
+    def local_positions(self) -> Float[Array, "n D"]:
         """Resample the student's table of positions to the grid of local crops: (n, D)."""
         rows, columns = self.resampling
         table = ops.reshape(
@@ -183,7 +188,7 @@ class DINO(ObjectiveModel):
         table = ops.tensordot(rows, ops.tensordot(columns, table, axes=(1, 1)), axes=(1, 1))
         return ops.reshape(table, (-1, self.encoder.width))
 
-    def objective(self, batch, training):
+    def objective(self, batch: Batch, training: bool) -> tuple[Float[Array, ""], dict[str, Array]]:
         """Compute the cross entropy of student and teacher over pairs of crops (equation 3).
 
         The images of the batch are crops, "global" (B, 2, H, W, C) and "local" (B, k, h, w, C).
@@ -210,17 +215,17 @@ class DINO(ObjectiveModel):
         spread = ops.mean(ops.std(everyone, axis=0)) * self.encoder.width**0.5
         return loss, {"teacher_entropy": entropy, "feature_std": spread, "teacher_mean": mean_of_batch(answers, each=2)}
 
-    def momentum_at(self, step):
+    def momentum_at(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
         """Compute the teacher's momentum in a step, float32: half a cosine from `momentum` to 1."""
         share = ops.clip(ops.cast(step, "float32") / self.steps, 0.0, 1.0)
         return 1 - (1 - self.momentum) * (1 + ops.cos(math.pi * share)) / 2
 
-    def teacher_temperature_at(self, step):
+    def teacher_temperature_at(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
         """Compute the teacher's temperature in a step, float32."""
         first, last = self.teacher_temperatures
         return first + (last - first) * ops.clip(ops.cast(step, "float32") / max(1, self.teacher_warmup), 0.0, 1.0)
 
-    def after_step(self, step, outputs):
+    def after_step(self, step: Int[Array, ""] | int, outputs: dict[str, Array]) -> None:
         """Move the teacher towards the student, and the centre towards the teacher's outputs (equation 4)."""
         momentum = self.momentum_at(step)
         for student, teacher in self._pairs():
@@ -247,7 +252,7 @@ def _learned(layer):
     return [weight for weight in layer.weights if weight.name != "seed_generator_state"]
 
 
-def one_batch(crops):
+def one_batch(crops: Num[Array, "B k H W C"]) -> Num[Array, "k*B H W C"]:
     """Flatten crops (B, k, h, w, C) to (kB, h, w, C), grouped by image.
 
     So on several devices the crops stay on the device of their image.

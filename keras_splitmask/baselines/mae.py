@@ -1,19 +1,24 @@
 """MAE (He et al., 2021, "Masked autoencoders are scalable vision learners") on SplitMask's encoder."""
 
+from __future__ import annotations
+
 import keras
 from keras import ops
 
 from keras_splitmask import losses
 from keras_splitmask.backend.layers import Dense
+from keras_splitmask.backend.typing import Array, Float, Int, Num
 from keras_splitmask.decoder import Decoder
+from keras_splitmask.encoder import Encoder
 from keras_splitmask.patches import denormalise, normalise, to_images, to_patches
 from keras_splitmask.split import Split, gather, masked_count
+from keras_splitmask.training.batch import Batch
 from keras_splitmask.training.objective_model import ObjectiveModel
 
 HEAD = 32  # width of a head in the decoder
 
 
-def decoder_size(depth, width):
+def decoder_size(depth: int, width: int) -> tuple[int, int]:
     """Choose the decoder's size, (depth, width): two thirds of the encoder's, at most the paper's (8, 512)."""
     return min(8, max(1, round(depth * 2 / 3))), min(512, max(1, round(width * 2 / 3 / HEAD)) * HEAD)
 
@@ -36,13 +41,13 @@ class MAE(ObjectiveModel):
 
     def __init__(
         self,
-        encoder,
-        mask_ratio=0.75,
-        decoder_depth=None,
-        decoder_width=None,
-        augmentation=None,
-        seed=0,
-        name="mae",
+        encoder: Encoder,
+        mask_ratio: float = 0.75,
+        decoder_depth: int | None = None,
+        decoder_width: int | None = None,
+        augmentation: keras.layers.Layer | None = None,
+        seed: int = 0,
+        name: str = "mae",
         **kwargs,
     ):
         super().__init__(encoder, seed=seed, augmentation=augmentation, name=name, **kwargs)
@@ -66,7 +71,9 @@ class MAE(ObjectiveModel):
             layer.build((None, None, self.decoder.width))
         super().build(images_shape)
 
-    def masked(self, images, order, training=False):
+    def masked(
+        self, images: Num[Array, "B H W C"], order: Int[Array, "B N"], training: bool = False
+    ) -> Float[Array, "B m d"]:
         """Encode and decode the images, and return the outputs at the masked patches: (B, m, decoder_width).
 
         Args:
@@ -78,7 +85,7 @@ class MAE(ObjectiveModel):
         tokens = self.narrow(self.encoder.encode(tokens, training=training))  # (B, 1 + N - m, decoder_width)
         return self.decoder.only_unseen(tokens, masked, training=training)
 
-    def objective(self, batch, training):
+    def objective(self, batch: Batch, training: bool) -> tuple[Float[Array, ""], dict[str, Array]]:
         """Compute the mean squared error of the masked patches' normalised pixels (section 3)."""
         images = batch.images  # (B, H, W, C)
         order = self.split(images)  # (B, N)
@@ -87,7 +94,7 @@ class MAE(ObjectiveModel):
         predicted = self.pixels(self.masked(images, order, training))  # (B, m, P)
         return ops.mean(losses.reconstruct(predicted, targets)), {}
 
-    def paint(self, images, order):
+    def paint(self, images: Num[Array, "B H W C"], order: Int[Array, "B N"]) -> Float[Array, "B H W C"]:
         """Images (B, H, W, C) in 0..1 with predicted pixels where they are masked, at the true brightness and contrast
         of each patch."""
         patches = gather(to_patches(normalise(images), self.encoder.patch_size), order)  # (B, N, P)

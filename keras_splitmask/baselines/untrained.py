@@ -1,7 +1,11 @@
 """No pre-training at all: what every other method must be better than."""
 
+from __future__ import annotations
+
 import keras
 
+from keras_splitmask.backend.typing import Array, Float, Num
+from keras_splitmask.encoder import Encoder
 from keras_splitmask.training.inputs import CheckedModel
 
 
@@ -13,7 +17,7 @@ class Untrained(CheckedModel):
         encoder: an `Encoder`.
     """
 
-    def __init__(self, encoder, name="untrained", **kwargs):
+    def __init__(self, encoder: Encoder, name: str = "untrained", **kwargs):
         super().__init__(name=name, **kwargs)
         self.encoder = encoder
         self.build((None, *encoder.image_shape))
@@ -21,7 +25,7 @@ class Untrained(CheckedModel):
     def build(self, images_shape):
         self.built = True
 
-    def call(self, images, training=None):
+    def call(self, images: Num[Array, "B H W C"], training: bool | None = None) -> dict[str, Float[Array, "B ..."]]:
         """Images (B, H, W, C) to the encoder's answer."""
         return self.encoder(images, training=training)
 

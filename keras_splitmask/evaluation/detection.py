@@ -1,11 +1,16 @@
 """Evaluate detections by COCO's average precision, and map them to the pixels of the original image."""
 
+from __future__ import annotations
+
 import contextlib
 import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from keras_splitmask.backend.optional import optional
+from keras_splitmask.backend.typing import Array, Bool, Num
 
 KINDS = {"boxes": "bbox", "masks": "segm"}  # and what pycocotools calls them
 AREAS = {
@@ -15,7 +20,7 @@ AREAS = {
 }  # places of COCO's ranges of area: below 32 x 32 pixels, below 96 x 96, above
 
 
-def average_precision(truth, predictions, kind="boxes"):
+def average_precision(truth: dict, predictions: Iterable[dict], kind: str = "boxes") -> dict[str, Any]:
     """Compute COCO's average precision with pycocotools, of the 100 best detections per class and image.
 
     Args:
@@ -143,7 +148,7 @@ def _checked(prediction, class_count):
     )
 
 
-def to_original(answer, factor, height, width):
+def to_original(answer: Mapping[str, Array], factor: float, height: int, width: int) -> dict[str, Any]:
     """Map the detections of one image to the pixels of the original image.
 
     Args:
@@ -159,14 +164,19 @@ def to_original(answer, factor, height, width):
     boxes = np.asarray(answer["boxes"], "float32") / factor
     cut = np.clip(boxes, 0, np.array([height, width, height, width], "float32"))
     kept = np.flatnonzero((np.asarray(answer["labels"]) >= 0) & (cut[:, 2:] > cut[:, :2]).all(axis=1))
-    original = {"boxes": cut[kept], **{name: np.asarray(answer[name])[kept] for name in ("scores", "labels")}}
+    original: dict[str, Any] = {
+        "boxes": cut[kept],
+        **{name: np.asarray(answer[name])[kept] for name in ("scores", "labels")},
+    }
     if "masks" in answer:
         # A mask fills its whole box, also what lies beyond the border.
         original["masks"] = [encode_mask(paste_mask(answer["masks"][i], boxes[i], height, width)) for i in kept]
     return original
 
 
-def paste_mask(mask, box, height, width):
+def paste_mask(
+    mask: Num[Array, "S S"], box: Num[Array, " 4"] | Sequence[float], height: int, width: int
+) -> Bool[Array, "height width"]:
     """A mask (S, S) of probabilities inside a box (4,) as a mask (height, width) bool of the image that the box lies
     in.
 
@@ -185,12 +195,12 @@ def paste_mask(mask, box, height, width):
     return pasted
 
 
-def encode_mask(mask):
+def encode_mask(mask: Num[Array, "height width"] | Bool[Array, "height width"]) -> dict[str, Any]:
     """Encode a mask (height, width) bool as COCO's RLE, {"size": [height, width], "counts": str}, fit for JSON."""
     encoded = optional("pycocotools.mask", "coco").encode(np.asfortranarray(mask, "uint8"))
     return {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
 
 
-def decode_mask(encoded):
+def decode_mask(encoded: dict[str, Any]) -> Bool[Array, "height width"]:
     """Decode COCO's RLE to a mask (height, width) bool."""
     return optional("pycocotools.mask", "coco").decode(encoded).astype(bool)

@@ -1,9 +1,13 @@
 """Linear classifiers on frozen features, one for every block of an encoder, trained at once."""
 
+from __future__ import annotations
+
 import keras
 import numpy as np
 from keras import ops
 
+from keras_splitmask.backend.typing import Array, Float, Int, Num
+from keras_splitmask.encoder import Encoder
 from keras_splitmask.evaluation.neighbours import standardise
 
 
@@ -38,14 +42,21 @@ class _Heads(keras.layers.Layer):
         return ops.einsum("blf,lfc->blc", features, self.kernel) + self.bias
 
 
-def block_features(encoder, images, batch_size=256):
+def block_features(encoder: Encoder, images: Num[Array, "M H W C"], batch_size: int = 256) -> Float[Array, "M L F"]:
     """Features of every block of an encoder on images (M, H, W, C): (M, L, 2D) float32 NumPy."""
     return np.asarray(_BlockFeatures(encoder).predict(images, batch_size=batch_size, verbose=0), "float32")
 
 
 def linear_probe(
-    features, labels, test_features, test_labels, epochs=50, batch_size=256, learning_rate=1e-2, weight_decay=1e-4
-):
+    features: Float[Array, "M L F"],
+    labels: Int[Array, " M"],
+    test_features: Float[Array, "Q L F"],
+    test_labels: Int[Array, " Q"],
+    epochs: int = 50,
+    batch_size: int = 256,
+    learning_rate: float = 1e-2,
+    weight_decay: float = 1e-4,
+) -> Float[Array, " L"]:
     """Test accuracy of a linear classifier on the features of each block.
 
     Features are standardised; the classifiers start from zero and follow AdamW along a cosine to 0.

@@ -1,9 +1,18 @@
 """Classify by the nearest neighbours of frozen features (kNN)."""
 
+from __future__ import annotations
+
+from typing import Any
+
+import keras
 import numpy as np
 
+from keras_splitmask.backend.typing import Array, Float, Int, Num
 
-def extract(encoder, images, batch_size=256, key="pooled"):
+
+def extract(
+    encoder: keras.Model, images: Num[Array, "B H W C"], batch_size: int = 256, key: str = "pooled"
+) -> Float[Array, "B ..."]:
     """Compute features of images (B, H, W, C), one batch at a time: (B, D) float32 NumPy."""
     parts = []
     for start in range(0, len(images), batch_size):
@@ -19,7 +28,7 @@ def extract(encoder, images, batch_size=256, key="pooled"):
     return np.concatenate(parts)
 
 
-def standardise(bank, *others):
+def standardise(bank: Float[Array, "M ..."], *others) -> list[Float[Array, "_ ..."]]:
     """Centre each feature on the bank (M, D) and divide by its standard deviation there; likewise the others.
 
     Features of a masked auto-encoder share a large common part, which would make all cosines alike.
@@ -28,7 +37,13 @@ def standardise(bank, *others):
     return [((x - mean) / std).astype("float32") for x in (bank, *others)]
 
 
-def weighted_knn(bank, bank_labels, queries=None, k=20, temperature=0.07):
+def weighted_knn(
+    bank: Float[Array, "M D"],
+    bank_labels: Int[Array, " M"],
+    queries: Float[Array, "Q D"] | None = None,
+    k: int = 20,
+    temperature: float = 0.07,
+) -> Int[Array, " Q"]:
     """Classify by a vote of the k nearest neighbours by cosine, weighted exp(cosine / temperature).
 
     As in DINO (Caron et al., 2021, appendix F.1).
@@ -75,15 +90,17 @@ class NeighbourProbe:
         last: steps of the whole run; a measurement is always made at its end.
     """
 
-    def __init__(self, encoder, images, labels, every=1, last=None):
+    def __init__(
+        self, encoder: keras.Model, images: Num[Array, "M H W C"], labels: Any, every: int = 1, last: int | None = None
+    ):
         self.encoder = encoder
         self.images = images
         self.labels = np.asarray(labels)
         self.every = every
         self.last = last
-        self.before = None
+        self.before: int | None = None
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> dict[str, float]:
         """Return {"knn_accuracy": float}, or nothing between measurements."""
         if self.before is not None and step - self.before < self.every and step != self.last:
             return {}

@@ -1,12 +1,17 @@
 """Draw detections and label maps beside the truth, in colours that also colour-blind people can distinguish."""
 
+from __future__ import annotations
+
 import functools
 import itertools
 import math
+import os
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from keras_splitmask.backend.optional import optional
+from keras_splitmask.backend.typing import Array, UInt8
 from keras_splitmask.evaluation.detection import decode_mask, paste_mask
 
 # In pixels: the longer side of a picture, the gap between two, the margin around all, and the height of letters.
@@ -35,7 +40,7 @@ OKLAB = (
 
 
 @functools.cache
-def palette(count):
+def palette(count: int) -> UInt8[Array, "count 3"]:
     """Choose colours of classes, (count, 3) uint8, always the same.
 
     Each new colour is as far as possible from all before and from grey, black and white. The distance is the smallest
@@ -44,7 +49,8 @@ def palette(count):
     candidates = np.stack(np.meshgrid(*[np.linspace(0, 255, 16)] * 3), axis=-1).reshape(-1, 3)
     lightness = _seen(candidates)[0, :, 0]
     candidates = candidates[(lightness > 0.42) & (lightness < 0.95)]  # neither dark nor pale
-    seen, nearest = _seen(candidates), np.inf  # (sights, candidates, 3)
+    seen = _seen(candidates)  # (sights, candidates, 3)
+    nearest = np.full(len(candidates), np.inf)
     colours = [*np.array(FIRST[:count], float)]
     for taken in (*colours, np.array(GREY), np.zeros(3), np.full(3, 255)):
         nearest = np.minimum(nearest, _distance(seen, taken))
@@ -67,7 +73,15 @@ def _seen(colours):
     return np.cbrt(sights @ np.array(CONES).T) @ np.array(OKLAB).T
 
 
-def save_detections(path, images, truths, predictions, classes, limit=6, least_score=0.3):
+def save_detections(
+    path: str | os.PathLike,
+    images: Iterable,
+    truths: Iterable[dict],
+    predictions: Iterable[dict],
+    classes: Sequence[str],
+    limit: int = 6,
+    least_score: float = 0.3,
+) -> None:
     """Draw the objects of a few images into a PNG file: the true ones on the left, the predicted ones on the right.
 
     Args:
@@ -84,7 +98,14 @@ def save_detections(path, images, truths, predictions, classes, limit=6, least_s
     _sheet(rows, ("truth", f"predicted with a score of {least_score:g} or more")).save(path)
 
 
-def save_label_maps(path, images, truths, predictions, classes, limit=6):
+def save_label_maps(
+    path: str | os.PathLike,
+    images: Iterable,
+    truths: Iterable,
+    predictions: Iterable,
+    classes: Sequence[str],
+    limit: int = 6,
+) -> None:
     """Draw a few images, their true and their predicted label maps side by side into a PNG file.
 
     A legend names the classes that occur.

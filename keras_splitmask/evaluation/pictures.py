@@ -1,20 +1,27 @@
 """Draw what a model inpaints: the original, what it sees, what it predicts, and the true words."""
 
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import keras
 import numpy as np
 from keras import ops
 
+from keras_splitmask.backend.typing import Array, Float, Num, UInt8
 from keras_splitmask.patches import to_images, to_patches, to_pixels
 
 COLUMNS = ("original", "half A", "half B", "from A", "from B", "true words")
 MASKED_COLUMNS = ("original", "masked", "predicted")
 
 
-def has_picture(model):
+def has_picture(model: keras.Model) -> bool:
     """Return whether a model can be drawn: a `SplitMask` with a tokenizer, or a model with a method `paint`."""
     return hasattr(model, "paint") or getattr(model, "inpaint_weight", 0) > 0
 
 
-def inpainting_panels(model, images):
+def inpainting_panels(model: keras.Model, images: Num[Array, "B H W C"]) -> Float[Array, "B 6 H W C"]:
     """Draw what a SplitMask model sees and predicts, as six panels for each image.
 
     Args:
@@ -51,7 +58,7 @@ def inpainting_panels(model, images):
     return np.stack([original, half[0::2], half[1::2], filled[0::2], filled[1::2], true], axis=1)
 
 
-def masked_panels(model, images):
+def masked_panels(model: keras.Model, images: Num[Array, "B H W C"]) -> Float[Array, "B 3 H W C"]:
     """Draw what a `BEiT` or an `MAE` model sees and predicts, as three panels for each image.
 
     Args:
@@ -74,7 +81,9 @@ def masked_panels(model, images):
     )
 
 
-def sheet(rows, titles, tile=112, gap=4):
+def sheet(
+    rows: Float[Array, "B K H W C"], titles: Sequence[str], tile: int = 112, gap: int = 4
+) -> UInt8[Array, "height width 3"]:
     """Lay images (B, K, H, W, C) in 0..1 out as a picture of B rows and K titled columns: (height, width, 3) uint8.
 
     Of images with more than three channels the first three are shown, of two the first.
@@ -100,7 +109,7 @@ def sheet(rows, titles, tile=112, gap=4):
     return np.asarray(image)
 
 
-def save_inpainting(path, model, images):
+def save_inpainting(path: str | os.PathLike, model: keras.Model, images: Num[Array, "B H W C"]) -> None:
     """Draw `inpainting_panels` or `masked_panels`, as the model needs it, of images (B, H, W, C) into a PNG file."""
     from PIL import Image
 

@@ -1,9 +1,14 @@
 """Write a run on one page, or several beside each other: an HTML file that needs no other files."""
 
+from __future__ import annotations
+
 import base64
 import html
 import json
+import os
 import pathlib
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from keras_splitmask.evaluation import curves
 from keras_splitmask.evaluation.metrics import latest, read_metrics
@@ -49,7 +54,7 @@ pre{background:var(--card);padding:.8em;border-radius:.4em;white-space:pre-wrap;
 """
 
 
-def write_report(workdir, report=print):
+def write_report(workdir: str | os.PathLike, report: Callable[[str], Any] = print) -> None:
     """Write report.html into a run folder, from its metrics.jsonl, data.json, result.json, pictures and run.flags.
 
     Files that are missing or unreadable are omitted. Without matplotlib there are no curves, and `report` is called
@@ -59,7 +64,9 @@ def write_report(workdir, report=print):
     _write(workdir / "report.html", workdir.resolve().name, _sections(workdir, report))
 
 
-def write_comparison(path, workdirs, report=print):
+def write_comparison(
+    path: str | os.PathLike, workdirs: Iterable[str | os.PathLike], report: Callable[[str], Any] = print
+) -> None:
     """Write a page with the curves of several runs over steps and over minutes, their results and their flags.
 
     Args:

@@ -1,9 +1,13 @@
 """Evaluate label maps by their overlap with the truth, and predict label maps of images of any size."""
 
+from __future__ import annotations
+
 import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from keras_splitmask.backend.typing import Array, Float, UInt8
 from keras_splitmask.data.resizing import resize
 
 
@@ -23,7 +27,7 @@ class ConfusionMatrix:
             images.
     """
 
-    def __init__(self, classes, ignore=255):
+    def __init__(self, classes: int, ignore: int = 255):
         self.classes = classes
         self.ignore = ignore
         self.counts = np.zeros((classes, classes), "int64")
@@ -55,23 +59,23 @@ class ConfusionMatrix:
         self.counts += np.bincount(pairs, minlength=self.counts.size).reshape(self.counts.shape)
 
     @property
-    def iou(self):
+    def iou(self) -> Float[Array, " K"]:
         """Intersection over union of each class (classes,) float64, NaN of those that are neither in the truth nor
         predicted."""
         return _ratio(np.diag(self.counts), self.counts.sum(axis=0) + self.counts.sum(axis=1) - np.diag(self.counts))
 
     @property
-    def mean_iou(self):
+    def mean_iou(self) -> float:
         """Mean of `iou` over the classes that are in the truth or predicted."""
         return _mean(self.iou)
 
     @property
-    def mean_accuracy(self):
+    def mean_accuracy(self) -> float:
         """Mean over the classes in the truth of the fraction of their pixels that are correct."""
         return _mean(_ratio(np.diag(self.counts), self.counts.sum(axis=1)))
 
     @property
-    def pixel_accuracy(self):
+    def pixel_accuracy(self) -> float:
         """Fraction of all pixels that are correct."""
         return float(_ratio(np.trace(self.counts), self.counts.sum()))
 
@@ -85,7 +89,9 @@ def _mean(values):
     return float(known.mean()) if known.size else float("nan")
 
 
-def segment_whole(predict, image, image_shape):
+def segment_whole(
+    predict: Callable, image: UInt8[Array, "height width C"], image_shape: Sequence[int]
+) -> UInt8[Array, "height width"]:
     """Predict a label map of an image in one pass, resized to the input of the model.
 
     Args:
@@ -100,7 +106,13 @@ def segment_whole(predict, image, image_shape):
     return best_class(logits, image.shape[:2])
 
 
-def segment_sliding(predict, image, image_shape, stride=None, batch_size=4):
+def segment_sliding(
+    predict: Callable,
+    image: UInt8[Array, "height width C"],
+    image_shape: Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    batch_size: int = 4,
+) -> UInt8[Array, "height width"]:
     """Predict a label map of an image with overlapping windows, whose probabilities are averaged.
 
     The image is resized, its aspect kept, so that it just covers one window.
@@ -139,7 +151,8 @@ def segment_sliding(predict, image, image_shape, stride=None, batch_size=4):
         tuple(slice(start, start + part) for start, part in zip(corner, window, strict=True))
         for corner in itertools.product(*starts)
     ]
-    total, looks = 0, np.zeros((*sides, 1), "float32")
+    total: Array = None  # made when the number of classes is known
+    looks = np.zeros((*sides, 1), "float32")
     for first in range(0, len(places), batch_size):
         batch = places[first : first + batch_size]
         full = batch + batch[-1:] * (batch_size - len(batch))  # of one shape, so that a compiling backend compiles once

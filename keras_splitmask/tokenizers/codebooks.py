@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,12 +11,10 @@ from keras import ops
 
 from keras_splitmask.backend import chunks
 from keras_splitmask.backend.layers import argmax
+from keras_splitmask.backend.typing import Array, Float, Int, Num
 from keras_splitmask.patches import denormalise, grid_shape, normalise, to_images, to_patches
 from keras_splitmask.seeds import check_seed
 from keras_splitmask.training.pixels import check_pixels
-
-if TYPE_CHECKING:
-    from keras_splitmask.backend.typing import Array, Float, Int, Num
 
 
 class Codebook(keras.layers.Layer):
@@ -34,7 +33,16 @@ class Codebook(keras.layers.Layer):
 
     learns = False  # whether `fit` must be called before the words mean anything
 
-    def __init__(self, image_shape, patch_size, vocabulary=8192, resolution=None, seed=0, name="tokenizer", **kwargs):
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        patch_size: int,
+        vocabulary: int = 8192,
+        resolution: str | None = None,
+        seed: int = 0,
+        name: str = "tokenizer",
+        **kwargs,
+    ):
         # float32 always, so that the targets do not depend on the precision of training.
         super().__init__(**{"trainable": False, **kwargs, "name": name, "dtype": "float32"})
         if vocabulary < 2:
@@ -67,7 +75,7 @@ class Codebook(keras.layers.Layer):
         raise NotImplementedError
 
     @property
-    def fitted(self):
+    def fitted(self) -> bool:
         """Return whether `fit` was called, on this tokenizer or on the one that was saved."""
         self._fitted = self._fitted or bool(ops.any(self.mean_patches != 0))
         return self._fitted
@@ -104,7 +112,7 @@ class Codebook(keras.layers.Layer):
         """Map patches (..., d), as `word_patches` returns them, to words (...) int32; their length has no influence."""
         return argmax(ops.matmul(patches, ops.transpose(self.vectors)))
 
-    def same_words(self, other):
+    def same_words(self, other: Any) -> bool:
         """Return whether another tokenizer maps every patch to the same word, for images of any size."""
         if type(self) is not type(other):
             return False
@@ -113,7 +121,13 @@ class Codebook(keras.layers.Layer):
             ops.convert_to_numpy(self.vectors), ops.convert_to_numpy(other.vectors)
         )
 
-    def fit(self, images, max_patches=100_000, batch_size=256, report=lambda line: None):
+    def fit(
+        self,
+        images: Any,
+        max_patches: int = 100_000,
+        batch_size: int = 256,
+        report: Callable[[str], Any] = lambda line: None,
+    ) -> Codebook:
         """Learn from at most `max_patches` patches of images (B, H, W, C); the paper uses 3 million for k-means.
 
         Args:
@@ -137,7 +151,7 @@ class Codebook(keras.layers.Layer):
         per_image = self.grid[0] * self.grid[1]
         take = min(per_image, max(1, max_patches // len(images)))
         chosen = rng.permutation(len(images))[: max(1, max_patches // take)]
-        patches = np.empty((len(chosen), take, self.dimension), "float16")
+        patches: Array = np.empty((len(chosen), take, self.dimension), "float16")
         for start in range(0, len(chosen), batch_size):
             if start and start // 20_000 != (start - batch_size) // 20_000:
                 report(f"{start} of {len(chosen)} images read")
@@ -219,7 +233,9 @@ class KMeans(Codebook):
         return centroids
 
 
-def pick_patches(patches, image_of_patch, count, rng):
+def pick_patches(
+    patches: Float[Array, "M d"], image_of_patch: Int[Array, " M"], count: int, rng: np.random.Generator
+) -> Float[Array, "V d"]:
     """Pick `count` random patches (count, d) float32 of (M, d), each from a different image if there are enough.
 
     Args:

@@ -3,10 +3,16 @@
 The weights come from a file of the user: `encoder.pkl` as published, or the same arrays in a .safetensors or .npz.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 
+from keras_splitmask.backend.typing import Array, Float, Int, Num
 from keras_splitmask.interchange.weight_files import open_weights
 from keras_splitmask.misfits import misfits
 from keras_splitmask.patches import grid_shape, to_images, to_patches, to_pixels
@@ -39,7 +45,16 @@ class Dalle(keras.layers.Layer):
         ValueError: if an argument is out of range, or images have another shape.
     """
 
-    def __init__(self, image_shape, patch_size, vocabulary=8192, hidden=256, decoder=False, name="tokenizer", **kwargs):
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        patch_size: int,
+        vocabulary: int = 8192,
+        hidden: int = 256,
+        decoder: bool = False,
+        name: str = "tokenizer",
+        **kwargs,
+    ):
         super().__init__(**{"trainable": False, **kwargs, "name": name, "dtype": "float32"})
         if vocabulary < 2:
             raise ValueError(f"Expected a vocabulary of at least two words, received vocabulary={vocabulary}.")
@@ -98,25 +113,25 @@ class Dalle(keras.layers.Layer):
             getattr(tokenizer, half).load({name: stored.read() for name, stored in found[half].items()})
         return tokenizer
 
-    def call(self, images):
+    def call(self, images: Num[Array, "B H W C"]) -> Int[Array, "B N"]:
         logits = self.logits(images)
         ids = ops.cast(ops.argmax(logits, axis=-1), "int32")  # (B, rows, columns)
         return ops.reshape(ids, (-1, self.grid[0] * self.grid[1]))
 
-    def encoder_pixels(self, images):
+    def encoder_pixels(self, images: Num[Array, "B H W C"]) -> Float[Array, "B h w C"]:
         """Resize images (B, H, W, C) to the input of the dVAE: (B, 8 rows, 8 columns, C) float32 in 0..1."""
         if tuple(images.shape[1:]) != self.image_shape:
             raise ValueError(f"Expected images of {self.image_shape}, received {tuple(images.shape[1:])}.")
         return _resize(to_pixels(images), self._to_dvae)
 
-    def logits(self, images):
+    def logits(self, images: Num[Array, "B H W C"]) -> Float[Array, "B rows columns V"]:
         """Map images (B, H, W, C) to logits (B, rows, columns, V) float32."""
         x = self.encoder_pixels(images)
         if self.image_shape[-1] == 1:
             x = ops.repeat(x, 3, axis=-1)
         return self.encoder((1 - 2 * MARGIN) * x + MARGIN)
 
-    def same_words(self, other):
+    def same_words(self, other: Any) -> bool:
         """Return whether another tokenizer has the same dVAE and patch size.
 
         Its words may still differ, since a word also depends on the pixels around its patch.
@@ -127,7 +142,13 @@ class Dalle(keras.layers.Layer):
         pairs = zip(self.encoder.weights, other.encoder.weights, strict=True)
         return mine == theirs and all(np.array_equal(*map(ops.convert_to_numpy, pair)) for pair in pairs)
 
-    def fit(self, images, max_patches=10_000, batch_size=16, report=lambda line: None):
+    def fit(
+        self,
+        images: Any,
+        max_patches: int = 10_000,
+        batch_size: int = 16,
+        report: Callable[[str], Any] = lambda line: None,
+    ) -> Dalle:
         """Learn the mean patch of each word from images (B, H, W, C), which `draw` shows if there is no decoder.
 
         The words themselves do not change. At most `max_patches` patches are read; words not among them stay grey.
@@ -148,7 +169,7 @@ class Dalle(keras.layers.Layer):
         self.mean_patches.assign(np.where(counts > 0, sums / np.maximum(counts, 1), 0.5).astype("float32"))
         return self
 
-    def draw(self, ids):
+    def draw(self, ids: Int[Array, "B N"]) -> Float[Array, "B H W C"]:
         """Draw words (B, N) as images (B, H, W, C) float32 in 0..1: by the decoder, or else by the mean patches."""
         if self.decoder:
             words = ops.one_hot(ops.reshape(ids, (-1, *self.grid)), self.vocabulary)

@@ -3,12 +3,17 @@
 The convolutions keep their published names, so that published weights can be loaded by name.
 """
 
+from __future__ import annotations
+
 import itertools
 import math
+from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
 from keras import ops
+
+from keras_splitmask.backend.typing import Array, Float
 
 BLOCKS = 2  # in a group; there are four groups
 DECODER_INPUT = 128  # width at which the decoder begins, whatever its other widths
@@ -25,11 +30,12 @@ class Network(keras.layers.Layer):
         between: the change of size between groups, a function of an array (B, rows, columns, D).
     """
 
-    def __init__(self, convolutions, between, **kwargs):
+    def __init__(self, convolutions: dict[str, tuple[int, int, int]], between: Callable, **kwargs):
         super().__init__(trainable=False, dtype="float32", **kwargs)
         self.convolutions = convolutions
         self.between = between
-        self.kernels, self.biases = {}, {}
+        self.kernels: dict[str, keras.Variable] = {}
+        self.biases: dict[str, keras.Variable] = {}
 
     def build(self, x_shape):
         rng = np.random.default_rng(0)
@@ -46,7 +52,7 @@ class Network(keras.layers.Layer):
             self.biases[name] = self.add_weight(shape=(n_out,), initializer="zeros", trainable=False, name=f"{path}_b")
         self.built = True
 
-    def call(self, x):
+    def call(self, x: Float[Array, "B h w C"]) -> Float[Array, "B rows columns D"]:
         x = self._convolve("blocks.input", x)
         gain = 1 / (4 * BLOCKS) ** 2
         for group, block in itertools.product(range(1, 5), range(1, BLOCKS + 1)):
@@ -64,20 +70,20 @@ class Network(keras.layers.Layer):
     def _convolve(self, name, x):
         return ops.conv(x, self.kernels[name], padding="same", data_format="channels_last") + self.biases[name]
 
-    def load(self, arrays):
+    def load(self, arrays: Mapping[str, Array]) -> None:
         """Assign arrays in the published layout, {"NAME.w" or "NAME.b": array}, kernels (out, in, side, side)."""
         for name in self.convolutions:
             self.kernels[name].assign(arrays[f"{name}.w"].transpose(2, 3, 1, 0))
             self.biases[name].assign(arrays[f"{name}.b"])
 
 
-def encoder_convolutions(hidden, vocabulary):
+def encoder_convolutions(hidden: int, vocabulary: int) -> dict[str, tuple[int, int, int]]:
     """The convolutions of the encoder, from images (B, 8 rows, 8 columns, 3) to logits (B, rows, columns, V)."""
     widths = [hidden, hidden, 2 * hidden, 4 * hidden, 8 * hidden]
     return _convolutions((hidden, 3, 7), widths, (3, 3, 3, 1), (vocabulary, 8 * hidden, 1))
 
 
-def decoder_convolutions(hidden, vocabulary):
+def decoder_convolutions(hidden: int, vocabulary: int) -> dict[str, tuple[int, int, int]]:
     """The convolutions of the decoder, from words (B, rows, columns, V) to the mean and spread of pixels (..., 6)."""
     widths = [DECODER_INPUT, 8 * hidden, 4 * hidden, 2 * hidden, hidden]
     return _convolutions((DECODER_INPUT, vocabulary, 1), widths, (1, 3, 3, 3), (6, hidden, 1))
@@ -97,9 +103,9 @@ def _convolutions(first, widths, sides, last):
     return {**convolutions, "blocks.output.conv": last}
 
 
-def halve(x):
+def halve(x: Float[Array, "B h w D"]) -> Float[Array, "B h//2 w//2 D"]:
     return ops.max_pool(x, (2, 2), (2, 2), data_format="channels_last")
 
 
-def double(x):
+def double(x: Float[Array, "B h w D"]) -> Float[Array, "B 2*h 2*w D"]:
     return ops.repeat(ops.repeat(x, 2, axis=1), 2, axis=2)

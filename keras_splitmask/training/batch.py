@@ -1,6 +1,10 @@
 """The input of one step of training or evaluation."""
 
+from __future__ import annotations
+
 import typing
+
+from keras_splitmask.backend.typing import Array
 
 
 class Batch(typing.NamedTuple):
@@ -13,6 +17,6 @@ class Batch(typing.NamedTuple):
         weights: (B,) float, the weight of each image in the loss; None without.
     """
 
-    images: object
-    labels: object = None
-    weights: object = None
+    images: Array
+    labels: Array = None
+    weights: Array = None

@@ -1,11 +1,16 @@
 """Boxes (..., 4) of [top, left, bottom, right] in pixels: which anchors stand for which objects, and which answers are
 kept."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from keras import ops
 
+from keras_splitmask.backend.typing import Array, Float, Int, Num
 from keras_splitmask.training.pixels import problem_of_classes, shape_text
 
 MOST_ANCHORS = 2**22  # of 100 bytes each while they are made; 4096x4096 pixels have 2**20 positions of stride 4
@@ -13,7 +18,7 @@ LARGEST_SCALE = 1000 / 16  # by which a delta may enlarge a box, so that no expo
 PART = 100  # boxes to ignore that are compared with all candidates at a time
 
 
-def problem_of_targets(targets, classes, names=("boxes", "labels")):
+def problem_of_targets(targets: Any, classes: int, names: Sequence[str] = ("boxes", "labels")) -> str | None:
     """What is wrong with the objects that a detector is to learn, in a line, or None: all of `names` must be there, and
     classes known."""
     missing = [name for name in names if not isinstance(targets, dict) or name not in targets]
@@ -28,21 +33,21 @@ def problem_of_targets(targets, classes, names=("boxes", "labels")):
     return problem_of_classes(labels, classes, (-1,))
 
 
-def iou(a, b):
+def iou(a: Float[Array, "#B n 4"], b: Float[Array, "#B m 4"]) -> Float[Array, "#B n m"]:
     """Intersection over union of boxes (B, n, 4) and (B, m, 4): (B, n, m); 0 with boxes of no size."""
     overlap = intersection(a, b)
     union = area(a)[:, :, None] + area(b)[:, None, :] - overlap
     return ops.where(overlap > 0, overlap / ops.where(union > 0, union, 1.0), 0.0)
 
 
-def intersection(a, b):
+def intersection(a: Float[Array, "#B n 4"], b: Float[Array, "#B m 4"]) -> Float[Array, "#B n m"]:
     """Areas that boxes (B, n, 4) and (B, m, 4) have in common: (B, n, m)."""
     corner = ops.maximum(a[:, :, None, :2], b[:, None, :, :2])
     sides = ops.maximum(ops.minimum(a[:, :, None, 2:], b[:, None, :, 2:]) - corner, 0.0)
     return sides[..., 0] * sides[..., 1]
 
 
-def largest_share(candidates, boxes):
+def largest_share(candidates: Float[Array, "#B n 4"], boxes: Float[Array, "#B m 4"]) -> Float[Array, "#B n"]:
     """The share of each candidate (B, n, 4) that lies in that of the boxes (B, m, 4) which holds most of it: (B, n)."""
     most = 0.0
     for first in range(0, boxes.shape[1], PART):
@@ -51,18 +56,23 @@ def largest_share(candidates, boxes):
     return ops.where(own > 0, most / ops.where(own > 0, own, 1.0), 0.0)
 
 
-def area(boxes):
+def area(boxes: Float[Array, "*axes 4"]) -> Float[Array, "*axes"]:
     """Areas (...) of boxes (..., 4)."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def clip(boxes, image_shape):
+def clip(boxes: Float[Array, "*axes 4"], image_shape: Sequence[int]) -> Float[Array, "*axes 4"]:
     """Boxes (..., 4) cut off at the borders of the image."""
     height, width = image_shape[:2]
     return ops.minimum(ops.maximum(boxes, 0.0), np.array([height, width, height, width], "float32"))
 
 
-def anchors(image_shape, strides, sizes, ratios=(0.5, 1.0, 2.0)):
+def anchors(
+    image_shape: Sequence[int],
+    strides: Iterable[int],
+    sizes: Iterable[Sequence[float]],
+    ratios: Sequence[float] = (0.5, 1.0, 2.0),
+) -> Float[Array, "A 4"]:
     """The boxes that a detector's answers are relative to: (A, 4) float32, level by level, row by row, at each place
     size by size.
 
@@ -87,13 +97,21 @@ def anchors(image_shape, strides, sizes, ratios=(0.5, 1.0, 2.0)):
     for stride, level_sizes in zip(strides, sizes, strict=True):
         grid = [(np.arange(-(-side // stride)) + 0.5) * stride for side in image_shape[:2]]
         centres = np.stack(np.meshgrid(*grid, indexing="ij"), axis=-1).reshape(-1, 1, 2)
-        halves = [(size * ratio**0.5 / 2, size / ratio**0.5 / 2) for size in level_sizes for ratio in ratios]
-        halves = np.array(halves)[None]  # (1, sizes x ratios, 2)
+        sides = [(size * ratio**0.5 / 2, size / ratio**0.5 / 2) for size in level_sizes for ratio in ratios]
+        halves = np.array(sides)[None]  # (1, sizes x ratios, 2)
         levels.append(np.concatenate([centres - halves, centres + halves], axis=-1).reshape(-1, 4))
     return np.concatenate(levels).astype("float32")
 
 
-def match(candidates, boxes, labels, low, high, best_too=False, ignored=None):
+def match(
+    candidates: Float[Array, "_ A 4"],
+    boxes: Float[Array, "B M 4"],
+    labels: Int[Array, "B M"],
+    low: float,
+    high: float,
+    best_too: bool = False,
+    ignored: Float[Array, "B I 4"] | None = None,
+) -> tuple[Int[Array, "B A"], Int[Array, "B A"]]:
     """Match each candidate with an object.
 
     Args:
@@ -126,19 +144,21 @@ def match(candidates, boxes, labels, low, high, best_too=False, ignored=None):
     return ops.cast(nearest, "int32"), ops.cast(kind, "int32")
 
 
-def take(x, indices):
+def take(x: Num[Array, "B n *D"], indices: Int[Array, "B m"]) -> Num[Array, "B m *D"]:
     """Rows of x (B, n, ...) by number (B, m): (B, m, ...)."""
     return ops.take_along_axis(x, ops.reshape(indices, (-1, indices.shape[1]) + (1,) * (len(x.shape) - 2)), axis=1)
 
 
-def top(x, count):
+def top(x: Float[Array, "B n"], count: int) -> tuple[Float[Array, "B K"], Int[Array, "B K"]]:
     """The largest of x (B, n), sorted, and their numbers: both (B, count). By sorting, since TensorFlow cannot read
     what JAX exports of `top_k`."""
     indices = ops.argsort(-ops.stop_gradient(x), axis=1)[:, :count]
     return ops.take_along_axis(x, indices, axis=1), indices
 
 
-def encode(boxes, anchors, variance=(0.1, 0.1, 0.2, 0.2)):
+def encode(
+    boxes: Float[Array, "B A 4"], anchors: Float[Array, "_ A 4"], variance: Sequence[float] = (0.1, 0.1, 0.2, 0.2)
+) -> Float[Array, "B A 4"]:
     """Boxes (B, A, 4) as deltas (B, A, 4) to anchors (B or 1, A, 4): of the centres and of the logarithms of the sides,
     over `variance`.
 
@@ -151,7 +171,12 @@ def encode(boxes, anchors, variance=(0.1, 0.1, 0.2, 0.2)):
     return ops.divide(ops.concatenate(deltas, axis=-1), np.array(variance, "float32"))
 
 
-def decode(deltas, anchors, image_shape, variance=(0.1, 0.1, 0.2, 0.2)):
+def decode(
+    deltas: Float[Array, "*axes 4"],
+    anchors: Float[Array, "... 4"],
+    image_shape: Sequence[int],
+    variance: Sequence[float] = (0.1, 0.1, 0.2, 0.2),
+) -> Float[Array, "*axes 4"]:
     """The inverse of `encode`, cut off at the borders of the image."""
     deltas = ops.multiply(deltas, np.array(variance, "float32"))
     own_centre, own_size = _centre_and_size(anchors)
@@ -164,7 +189,9 @@ def _centre_and_size(boxes):
     return (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
 
 
-def suppress(boxes, scores, groups, count, threshold):
+def suppress(
+    boxes: Float[Array, "B n 4"], scores: Float[Array, "B n"], groups: Num[Array, "B n"], count: int, threshold: float
+) -> tuple[Int[Array, "B K"], Float[Array, "B K"]]:
     """Non-maximum suppression: the best, then the best of those that overlap it by no more than `threshold`, and so on.
 
     Static in shape and without random access, so that it compiles on every backend and for every accelerator.
@@ -201,7 +228,14 @@ def suppress(boxes, scores, groups, count, threshold):
     return chosen, best_scores
 
 
-def keep_best(boxes, scores, count, threshold, least, candidates=1000):
+def keep_best(
+    boxes: Float[Array, "B A ..."],
+    scores: Float[Array, "B A classes"],
+    count: int,
+    threshold: float,
+    least: float,
+    candidates: int = 1000,
+) -> dict[str, Num[Array, "B K ..."]]:
     """What a detector answers: of its boxes and what each may be, the best that do not overlap others of their class.
 
     Args:

@@ -1,5 +1,10 @@
 """The base class of models with classes: their names, and what they need to take images of any file."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from keras_splitmask.encoder import Encoder
 from keras_splitmask.training.objective_model import ObjectiveModel
 
 
@@ -18,7 +23,14 @@ class ClassModel(ObjectiveModel):
         ValueError: if there are not as many names as classes, a name is no text or occurs twice, or the range is none.
     """
 
-    def __init__(self, encoder, classes, class_names=None, value_range=None, **kwargs):
+    def __init__(
+        self,
+        encoder: Encoder,
+        classes: int,
+        class_names: Sequence[str] | None = None,
+        value_range: Sequence[float] | None = None,
+        **kwargs,
+    ):
         super().__init__(encoder, **kwargs)
         self.classes = classes
         self.class_names = None if class_names is None else _check_names(class_names, classes)

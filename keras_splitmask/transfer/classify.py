@@ -1,10 +1,17 @@
 """Classify images with an encoder: one linear map of the pooled patches."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_splitmask import losses
 from keras_splitmask.backend import distribution
+from keras_splitmask.backend.typing import Array, Bool, Float, Num
+from keras_splitmask.encoder import Encoder
+from keras_splitmask.training.batch import Batch
 from keras_splitmask.training.pixels import problem_of_absence, problem_of_classes, shape_text
 from keras_splitmask.transfer.class_model import ClassModel
 
@@ -33,17 +40,17 @@ class Classifier(ClassModel):
 
     def __init__(
         self,
-        encoder,
-        classes,
-        frozen=False,
-        augmentation=None,
-        seed=0,
-        accumulate=1,
-        crop_ratio=1.0,
-        name="classifier",
+        encoder: Encoder,
+        classes: int,
+        frozen: bool = False,
+        augmentation: keras.layers.Layer | None = None,
+        seed: int = 0,
+        accumulate: int = 1,
+        crop_ratio: float = 1.0,
+        name: str = "classifier",
         **kwargs,
     ):
-        options = {"seed": seed, "augmentation": augmentation, "accumulate": accumulate, "name": name}
+        options: dict[str, Any] = {"seed": seed, "augmentation": augmentation, "accumulate": accumulate, "name": name}
         super().__init__(encoder, classes, **options, **kwargs)
         if classes < 2:
             raise ValueError(f"Expected at least two classes, received classes={classes}.")
@@ -73,11 +80,11 @@ class Classifier(ClassModel):
     def trainable_weights(self):
         return self.head.trainable_weights if self.frozen else super().trainable_weights
 
-    def call(self, images, training=None):
+    def call(self, images: Num[Array, "B H W C"], training: bool | None = None) -> Float[Array, "B K"]:
         pooled = self.encoder(images, training=training and not self.frozen)["pooled"]
         return self.head(ops.stop_gradient(pooled) if self.frozen and training else pooled)
 
-    def problem_of_labels(self, labels):
+    def problem_of_labels(self, labels: Any) -> str | None:
         if problem := problem_of_absence(labels, self):
             return problem
         if self._compile_loss is not None:
@@ -93,7 +100,7 @@ class Classifier(ClassModel):
             )
         return None if self._mixed(labels.shape) else problem_of_classes(labels, self.classes)
 
-    def objective(self, batch, training):
+    def objective(self, batch: Batch, training: bool) -> tuple[Float[Array, ""], dict[str, Array]]:
         """Compute the loss of labels (B,) int or (B, classes), and return what the metrics need."""
         images, labels, weights = batch
         logits = self(images, training=training)  # (B, classes)
@@ -117,7 +124,9 @@ class Classifier(ClassModel):
         loss, _ = losses.classify(logits, labels)
         return ops.mean(loss if weights is None else loss * ops.cast(ops.reshape(weights, (-1,)), loss.dtype))
 
-    def update_metrics(self, outputs, data, finite=True):
+    def update_metrics(
+        self, outputs: dict[str, Array], data: Any, finite: Bool[Array, ""] | bool = True
+    ) -> dict[str, Array]:
         """Update the model's metrics, and the metrics of `compile`, which a skipped step leaves as they were."""
         logs = super().update_metrics(outputs, data, finite)
         if self._compile_metrics is None:

@@ -1,6 +1,8 @@
 """Our pyramid as a backbone that KerasCV's heads take. Needs keras-cv, and is imported where a head of it is made
 alone."""
 
+from __future__ import annotations
+
 import keras
 
 from keras_splitmask.backend.optional import optional
@@ -32,7 +34,7 @@ class ViTBackbone(keras_cv.models.Backbone):  # type: ignore[name-defined]
         return cls(**{**config, "pyramid": keras.saving.deserialize_keras_object(config["pyramid"])})
 
 
-def check_channels_last():
+def check_channels_last() -> None:
     """Refuse to build KerasCV's own parts where Keras is set to put channels first, which they would follow. Raises
     ValueError."""
     if (order := keras.config.image_data_format()) != "channels_last":

@@ -1,13 +1,15 @@
 """KerasCV's heads of segmentation on a plain Vision Transformer. Needs keras-cv, so it is imported only
 when a head is made."""
 
+from __future__ import annotations
+
 import keras
 
 from keras_splitmask.backend.keras_private import layers_of
 from keras_splitmask.transfer.kerascv_backbone import ViTBackbone, check_channels_last, keras_cv
 
 
-def deeplab(pyramid, classes, width, drop):
+def deeplab(pyramid: keras.layers.Layer, classes: int, width: int, drop: float) -> keras.Model:
     """DeepLabV3+ (Chen et al., 2018): a model from pixels (B, H, W, C) float32 in 0..1 to logits (B, H, W, classes)
     float32.
 
@@ -32,7 +34,7 @@ def deeplab(pyramid, classes, width, drop):
     )
 
 
-def segformer(pyramid, classes, width, drop):
+def segformer(pyramid: keras.layers.Layer, classes: int, width: int, drop: float) -> keras.Model:
     """SegFormer (Xie et al., 2021): a model from pixels (B, H, W, C) float32 in 0..1 to logits (B, H, W, classes).
 
     Args:

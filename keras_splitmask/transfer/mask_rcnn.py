@@ -1,10 +1,17 @@
 """Mask R-CNN (He et al., 2017) on a plain Vision Transformer: objects, their boxes and their outlines."""
 
+from __future__ import annotations
+
+import math
+from typing import Any
+
 import keras
-import numpy as np
 from keras import ops
 
 from keras_splitmask.backend import distribution
+from keras_splitmask.backend.typing import Array, Bool, Float, Num
+from keras_splitmask.encoder import Encoder
+from keras_splitmask.training.batch import Batch
 from keras_splitmask.training.pixels import problem_of_absence
 from keras_splitmask.transfer import boxes, regions
 from keras_splitmask.transfer.class_model import ClassModel
@@ -54,26 +61,26 @@ class MaskRCNN(ClassModel):
 
     def __init__(
         self,
-        encoder,
-        classes,
-        neck="blocks",
-        width=256,
-        masks=True,
-        anchor_scale=8.0,
-        proposals=1000,
-        samples=512,
-        hidden=1024,
-        max_detections=100,
-        score_threshold=0.05,
-        iou_threshold=0.5,
-        augmentation=None,
-        seed=0,
-        accumulate=1,
-        name="mask_rcnn",
+        encoder: Encoder,
+        classes: int,
+        neck: str = "blocks",
+        width: int = 256,
+        masks: bool = True,
+        anchor_scale: float = 8.0,
+        proposals: int = 1000,
+        samples: int = 512,
+        hidden: int = 1024,
+        max_detections: int = 100,
+        score_threshold: float = 0.05,
+        iou_threshold: float = 0.5,
+        augmentation: keras.layers.Layer | None = None,
+        seed: int = 0,
+        accumulate: int = 1,
+        name: str = "mask_rcnn",
         **kwargs,
     ):
         logged = ["proposal_loss", "class_loss", "box_loss"] + ["mask_loss"] * masks
-        options = {"seed": seed, "augmentation": augmentation, "accumulate": accumulate, "name": name}
+        options: dict[str, Any] = {"seed": seed, "augmentation": augmentation, "accumulate": accumulate, "name": name}
         super().__init__(encoder, classes, logged=logged, **options, **kwargs)
         if min(classes, proposals) < 1 or samples < 4:
             raise ValueError(
@@ -92,7 +99,7 @@ class MaskRCNN(ClassModel):
         self.feature_pyramid = FeaturePyramid(width, LEVELS, pooled=True, dtype=policy)
         self.proposal_head = ProposalHead(width, dtype=policy, name="proposal_head")
         self.region_head = RegionHead(classes, width, hidden, dtype=policy, name="region_head")
-        self.mask_head = MaskHead(classes, width, dtype=policy, name="mask_head") if masks else None
+        self.mask_head: keras.layers.Layer = MaskHead(classes, width, dtype=policy, name="mask_head") if masks else None
         self.build((None, *encoder.image_shape))
 
     def build(self, images_shape):
@@ -102,11 +109,12 @@ class MaskRCNN(ClassModel):
                 head.build(None)
         super().build(images_shape)
 
-    def call(self, images, training=None):
+    def call(self, images: Num[Array, "B H W C"], training: bool | None = None) -> dict[str, Num[Array, "B K ..."]]:
         """Images (B, H, W, C) to "boxes" (B, K, 4), "scores" (B, K), "labels" (B, K) int32, -1 where there are no more
         objects, and "masks" (B, K, 28, 28) float32, probabilities inside each box."""
         maps = self.feature_pyramid(self.pyramid(images, training=training))
-        candidates, there = self.propose(*self.proposal_head(maps), before=1000)
+        logits, deltas = self.proposal_head(maps)
+        candidates, there = self.propose(logits, deltas, before=1000)
         logits, deltas = self.region_head(regions.align(maps, candidates, BOX_BINS))
         found = boxes.decode(
             deltas, candidates[:, :, None], self.encoder.image_shape, NEAR_REGION
@@ -118,7 +126,9 @@ class MaskRCNN(ClassModel):
             answer["masks"] = ops.sigmoid(self.mask_head(regions.align(maps, best["boxes"], MASK_BINS), best["labels"]))
         return answer
 
-    def propose(self, logits, deltas, before):
+    def propose(
+        self, logits: Float[Array, "B A"], deltas: Float[Array, "B A 4"], before: int
+    ) -> tuple[Float[Array, "B R 4"], Bool[Array, "B R"]]:
         """Propose regions (B, R, 4), and whether each is valid (B, R) bool.
 
         Args:
@@ -136,7 +146,7 @@ class MaskRCNN(ClassModel):
         scores = ops.sigmoid(ops.stop_gradient(logits)) * ops.cast(boxes.area(found) > 0, "float32")
         chosen, first = [], 0
         for number, stride in enumerate(LEVELS.values()):
-            count = RATIOS * np.prod([-(-side // stride) for side in self.encoder.image_shape[:2]])
+            count = RATIOS * math.prod([-(-side // stride) for side in self.encoder.image_shape[:2]])
             best, places = boxes.top(scores[:, first : first + count], min(before, count))
             chosen.append((best, boxes.take(found[:, first : first + count], places), ops.full_like(places, number)))
             first += count
@@ -145,12 +155,12 @@ class MaskRCNN(ClassModel):
         kept, scores = boxes.suppress(found, scores, levels, min(self.proposals, scores.shape[1]), 0.7)
         return ops.where((scores > 0)[..., None], boxes.take(found, kept), 0.0), scores > 0
 
-    def problem_of_labels(self, targets):
+    def problem_of_labels(self, targets: Any) -> str | None:
         return problem_of_absence(targets, self) or boxes.problem_of_targets(
             targets, self.classes, ("boxes", "labels", *["masks"] * self.masks)
         )
 
-    def objective(self, batch, training):
+    def objective(self, batch: Batch, training: bool) -> tuple[Float[Array, ""], dict[str, Array]]:
         """Compute the loss of the objects' boxes (B, M, 4), labels (B, M) and masks (B, M, S, S), and its parts."""
         images, targets, _ = batch
         maps = self.feature_pyramid(self.pyramid(images, training=training))
@@ -172,8 +182,9 @@ class MaskRCNN(ClassModel):
         )
         outputs["class_loss"], outputs["box_loss"] = self._region_losses(maps, candidates, objects, labels, there)
         if self.masks:
-            first = [x[:, :quota] for x in (candidates, objects, labels, nearest)]  # where the positive ones are
-            outputs["mask_loss"] = self._mask_loss(maps, *first, targets["masks"])
+            # The positive ones come first.
+            candidates, objects, labels, nearest = (x[:, :quota] for x in (candidates, objects, labels, nearest))
+            outputs["mask_loss"] = self._mask_loss(maps, candidates, objects, labels, nearest, targets["masks"])
         return sum(outputs.values()), outputs
 
     def _keys(self, like):

@@ -1,9 +1,12 @@
 """The three heads of Mask R-CNN: proposals, boxes with their classes, and masks."""
 
+from __future__ import annotations
+
 import keras
 from keras import ops
 
 from keras_splitmask.backend.layers import Dense
+from keras_splitmask.backend.typing import Array, Float, Int
 from keras_splitmask.transfer.pyramid import STRIDES, Enlarge
 
 LEVELS = {**STRIDES, "P6": 64}
@@ -16,7 +19,7 @@ class ProposalHead(keras.layers.Layer):
     """Feature maps of all levels to whether there is an object (B, A), as logits, and the deltas (B, A, 4) of its box,
     both float32."""
 
-    def __init__(self, width, **kwargs):
+    def __init__(self, width: int, **kwargs):
         super().__init__(**kwargs)
         self.width = width
         small, policy = keras.initializers.RandomNormal(stddev=0.01), self.dtype_policy
@@ -30,7 +33,7 @@ class ProposalHead(keras.layers.Layer):
         for layer in (self.hidden, self.logits, self.deltas):
             layer.build((None, None, None, self.width))
 
-    def call(self, maps):
+    def call(self, maps: dict[str, Float[Array, "B _ _ D"]]) -> tuple[Float[Array, "B A"], Float[Array, "B A 4"]]:
         hidden = [self.hidden(maps[level]) for level in LEVELS]
         logits = [ops.reshape(self.logits(x), (-1, x.shape[1] * x.shape[2] * RATIOS)) for x in hidden]
         deltas = [ops.reshape(self.deltas(x), (-1, x.shape[1] * x.shape[2] * RATIOS, 4)) for x in hidden]
@@ -45,7 +48,7 @@ class RegionHead(keras.layers.Layer):
     """Regions (B, R, 7, 7, D) to logits (B, R, classes + 1), the last for background, and deltas (B, R, classes, 4),
     both float32."""
 
-    def __init__(self, classes, width, hidden, **kwargs):
+    def __init__(self, classes: int, width: int, hidden: int, **kwargs):
         super().__init__(**kwargs)
         self.classes, self.width, self.hidden = classes, width, hidden
         policy = self.dtype_policy
@@ -62,7 +65,7 @@ class RegionHead(keras.layers.Layer):
         for layer in (self.both[1], self.logits, self.deltas):
             layer.build((None, None, self.hidden))
 
-    def call(self, x):
+    def call(self, x: Float[Array, "B R 7 7 D"]) -> tuple[Float[Array, "B R logits"], Float[Array, "B R K 4"]]:
         count = x.shape[1]
         x = ops.reshape(x, (-1, count, BOX_BINS**2 * self.width))
         for layer in self.both:
@@ -79,7 +82,7 @@ class MaskHead(keras.layers.Layer):
     """Regions (B, R, 14, 14, D) and their labels (B, R) to the logits (B, R, 28, 28) float32 of the mask of such an
     object."""
 
-    def __init__(self, classes, width, **kwargs):
+    def __init__(self, classes: int, width: int, **kwargs):
         super().__init__(**kwargs)
         self.classes, self.width = classes, width
         policy = self.dtype_policy
@@ -102,7 +105,7 @@ class MaskHead(keras.layers.Layer):
         for layer in (*self.hidden, self.enlarge, self.logits):
             layer.build((None, None, None, self.width))
 
-    def call(self, x, labels):
+    def call(self, x: Float[Array, "B R 14 14 D"], labels: Int[Array, "B R"]) -> Float[Array, "B R 28 28"]:
         count = x.shape[1]
         x = ops.reshape(x, (-1, MASK_BINS, MASK_BINS, self.width))
         for layer in self.hidden:

@@ -1,15 +1,21 @@
 """A plain Vision Transformer as the backbone of dense heads: its features at strides of 4 to 32 pixels."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
 import keras
 from keras import ops
 
 from keras_splitmask.backend.layers import Dense, LayerNormalization
+from keras_splitmask.backend.typing import Array, Float, Num
+from keras_splitmask.encoder import Encoder
 
 STRIDES = {"P2": 4, "P3": 8, "P4": 16, "P5": 32}
 NECKS = ("blocks", "simple")
 
 
-def tapped_blocks(depth):
+def tapped_blocks(depth: int) -> list[int]:
     """Choose the four blocks to take features from, numbered from 1: of 12 the 4th, 6th, 8th and 12th (XCiT, section
     4.3, and BEiT)."""
     return [max(1, round(depth * share)) for share in (1 / 3, 1 / 2, 2 / 3, 1)]
@@ -19,7 +25,7 @@ def tapped_blocks(depth):
 class Enlarge(keras.layers.Layer):
     """A transposed convolution of 2x2 pixels with a stride of 2, (B, h, w, D) to (B, 2h, 2w, D): one matrix product."""
 
-    def __init__(self, width, **kwargs):
+    def __init__(self, width: int, **kwargs):
         super().__init__(**kwargs)
         self.width = width
         self.project = Dense(4 * width, dtype=self.dtype_policy, name="project")
@@ -27,7 +33,7 @@ class Enlarge(keras.layers.Layer):
     def build(self, shape):
         self.project.build(shape)
 
-    def call(self, x):
+    def call(self, x: Float[Array, "B h w C"]) -> Float[Array, "B 2*h 2*w D"]:
         height, width = x.shape[1:3]
         x = ops.reshape(self.project(x), (-1, height, width, 2, 2, self.width))
         return ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, 2 * height, 2 * width, self.width))
@@ -52,7 +58,14 @@ class Pyramid(keras.layers.Layer):
         levels: names of `STRIDES` to return.
     """
 
-    def __init__(self, encoder, neck="blocks", levels=tuple(STRIDES), name="pyramid", **kwargs):
+    def __init__(
+        self,
+        encoder: Encoder,
+        neck: str = "blocks",
+        levels: Sequence[str] = tuple(STRIDES),
+        name: str = "pyramid",
+        **kwargs,
+    ):
         super().__init__(name=name, **kwargs)
         if neck not in NECKS:
             raise ValueError(f"Expected neck to be one of {', '.join(NECKS)}, received {neck!r}.")
@@ -104,7 +117,7 @@ class Pyramid(keras.layers.Layer):
             layer.build(shape)
         self.built = True
 
-    def call(self, images, training=None):
+    def call(self, images: Num[Array, "B H W C"], training: bool | None = None) -> dict[str, Float[Array, "B _ _ D"]]:
         tokens, states = self.encoder.encode_by_block(self.encoder.embed(images), training=training)
         # The last block's tokens have the encoder's own norm, which was learnt with it.
         normed = {tap: norm(states[tap]) for tap, norm in self.norms.items()} | {self._last: tokens}
@@ -142,7 +155,9 @@ class FeaturePyramid(keras.layers.Layer):
             made from its coarsest by convolutions of stride 2, or with `pooled=True` by taking every other pixel.
     """
 
-    def __init__(self, width, levels, pooled=False, name="feature_pyramid", **kwargs):
+    def __init__(
+        self, width: int, levels: Iterable[str], pooled: bool = False, name: str = "feature_pyramid", **kwargs
+    ):
         super().__init__(name=name, **kwargs)
         self.width = width
         self.levels = tuple(levels)
@@ -171,7 +186,7 @@ class FeaturePyramid(keras.layers.Layer):
         for i, layer in enumerate(self.coarser.values()):
             layer.build((None, None, None, self.width if i else shapes[self.own[-1]][-1]))
 
-    def call(self, maps):
+    def call(self, maps: dict[str, Float[Array, "B _ _ C"]]) -> dict[str, Float[Array, "B _ _ D"]]:
         answer, above = {}, None
         # From coarse to fine, each level adds the enlarged coarser one to its own (section 3).
         for level in reversed(self.own):

@@ -1,16 +1,21 @@
 """Regions of interest: which of many candidates to learn from, what a pyramid holds inside them, and the masks that
 belong there."""
 
+from __future__ import annotations
+
 import numpy as np
 from keras import ops
 
+from keras_splitmask.backend.typing import Array, Bool, Float, Int, Num
 from keras_splitmask.transfer import boxes
 from keras_splitmask.transfer.pyramid import STRIDES
 
 CANONICAL = 224  # side of a region that is looked at on P4 (Lin et al., 2017, equation 1)
 
 
-def sample(kind, keys, count, quota):
+def sample(
+    kind: Int[Array, "B n"], keys: Float[Array, "B n"], count: int, quota: int
+) -> tuple[Int[Array, "B m"], Bool[Array, "B m"]]:
     """Draw `count` candidates at random, at most `quota` of them for objects.
 
     Args:
@@ -28,7 +33,7 @@ def sample(kind, keys, count, quota):
     return ops.cast(chosen, "int32"), keys >= 0
 
 
-def levels_of(regions):
+def levels_of(regions: Float[Array, "B R 4"]) -> Int[Array, "B R"]:
     """The level of the pyramid to look at for regions (B, R, 4): 0 for P2 to 3 for P5, (B, R) int32."""
     side = ops.sqrt(ops.maximum(boxes.area(regions), 1e-6))
     return (
@@ -39,7 +44,9 @@ def levels_of(regions):
     )
 
 
-def align(maps, regions, size, samples=2):
+def align(
+    maps: dict[str, Float[Array, "B _ _ D"]], regions: Float[Array, "B R 4"], size: int, samples: int = 2
+) -> Float[Array, "B R s s D"]:
     """RoIAlign (He et al., 2017, section 3): resample each region of a pyramid to size x size bins.
 
     Each bin is the mean of `samples` x `samples` points, at which the map is interpolated. Regions have no gradient.
@@ -115,7 +122,12 @@ def _lines(low, high, stride, limit, count):
     return (ops.cast(before, "int32"), 1 - share), (ops.cast(after, "int32"), share)
 
 
-def masks_in(regions, objects, masks, size):
+def masks_in(
+    regions: Float[Array, "B R 4"],
+    objects: Float[Array, "B R 4"],
+    masks: Num[Array, "B R S S"] | Bool[Array, "B R S S"],
+    size: int,
+) -> Float[Array, "B R s s"]:
     """The part of objects' masks that is in regions, at another resolution.
 
     Args:

@@ -1,11 +1,17 @@
 """KerasCV's RetinaNet on a plain Vision Transformer."""
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_splitmask.backend.typing import Array, Float, Num
+from keras_splitmask.encoder import Encoder
 from keras_splitmask.patches import to_pixels
+from keras_splitmask.training.batch import Batch
 from keras_splitmask.training.pixels import problem_of_absence
 from keras_splitmask.transfer import boxes
 from keras_splitmask.transfer.class_model import ClassModel
@@ -28,7 +34,7 @@ class Levels(FeaturePyramid):
 class PredictionHead(keras.layers.Layer):
     """RetinaNet's head as in KerasCV, with convolutions of another width: (B, h, w, D) to (B, h, w, outputs)."""
 
-    def __init__(self, outputs, width, bias=0.0, depth=3, **kwargs):
+    def __init__(self, outputs: int, width: int, bias: float = 0.0, depth: int = 3, **kwargs):
         super().__init__(**kwargs)
         self.outputs, self.width, self.bias, self.depth = outputs, width, bias, depth
         options = {
@@ -48,7 +54,7 @@ class PredictionHead(keras.layers.Layer):
         for layer in (*self.hidden, self.last):
             layer.build((None, None, None, self.width))
 
-    def call(self, x):
+    def call(self, x: Float[Array, "B h w D"]) -> Float[Array, "B h w K"]:
         for layer in self.hidden:
             x = layer(x)
         return self.last(x)
@@ -63,7 +69,7 @@ class PredictionHead(keras.layers.Layer):
         }
 
 
-def focal_loss(truth, logits):
+def focal_loss(truth: Float[Array, "*axes"], logits: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
     """Compute the focal loss of each logit, truth 0 or 1, with the paper's constants.
 
     NaN gives NaN, while Keras' own loss raises an error on torch.
@@ -103,23 +109,23 @@ class RetinaNet(ClassModel):
 
     def __init__(
         self,
-        encoder,
-        classes,
-        neck="blocks",
-        width=KERASCV_WIDTH,
-        anchor_scale=4.0,
-        max_detections=100,
-        score_threshold=0.05,
-        iou_threshold=0.5,
-        augmentation=None,
-        seed=0,
-        accumulate=1,
-        name="retinanet",
+        encoder: Encoder,
+        classes: int,
+        neck: str = "blocks",
+        width: int = KERASCV_WIDTH,
+        anchor_scale: float = 4.0,
+        max_detections: int = 100,
+        score_threshold: float = 0.05,
+        iou_threshold: float = 0.5,
+        augmentation: keras.layers.Layer | None = None,
+        seed: int = 0,
+        accumulate: int = 1,
+        name: str = "retinanet",
         **kwargs,
     ):
         from keras_splitmask.transfer.kerascv_backbone import ViTBackbone, keras_cv
 
-        options = {"seed": seed, "augmentation": augmentation, "accumulate": accumulate, "name": name}
+        options: dict[str, Any] = {"seed": seed, "augmentation": augmentation, "accumulate": accumulate, "name": name}
         super().__init__(encoder, classes, logged=["class_loss", "box_loss"], **options, **kwargs)
         if classes < 1:
             raise ValueError(f"Expected at least one class, received classes={classes}.")
@@ -156,12 +162,14 @@ class RetinaNet(ClassModel):
             "box_head": PredictionHead(9 * 4, self.width, dtype=self.dtype_policy, name="box_head"),
         }
 
-    def predictions(self, images, training=None):
+    def predictions(
+        self, images: Num[Array, "B H W C"], training: bool | None = None
+    ) -> tuple[Float[Array, "B A 4"], Float[Array, "B A K"]]:
         """Map images (B, H, W, C) to deltas (B, A, 4) and logits (B, A, classes), both float32."""
         answer = self.network({"images": to_pixels(images)}, training=training)
         return ops.cast(answer["box"], "float32"), ops.cast(answer["classification"], "float32")
 
-    def call(self, images, training=None):
+    def call(self, images: Num[Array, "B H W C"], training: bool | None = None) -> dict[str, Num[Array, "B K ..."]]:
         """Map images (B, H, W, C) to "boxes" (B, K, 4), "scores" (B, K) and "labels" (B, K) int32, padded with -1."""
         deltas, logits = self.predictions(images, training=training)
         found = boxes.decode(deltas, ops.convert_to_tensor(self.anchors), self.encoder.image_shape)
@@ -170,10 +178,10 @@ class RetinaNet(ClassModel):
         )
         return {name: best[name] for name in ("boxes", "scores", "labels")}
 
-    def problem_of_labels(self, targets):
+    def problem_of_labels(self, targets: Any) -> str | None:
         return problem_of_absence(targets, self) or boxes.problem_of_targets(targets, self.classes)
 
-    def objective(self, batch, training):
+    def objective(self, batch: Batch, training: bool) -> tuple[Float[Array, ""], dict[str, Array]]:
         """Compute the loss of the objects' boxes (B, M, 4) and labels (B, M), and its two parts."""
         images, targets, _ = batch
         deltas, logits = self.predictions(images, training)

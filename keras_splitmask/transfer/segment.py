@@ -1,9 +1,16 @@
 """Segment images with an encoder: the class of every pixel."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
+from keras_splitmask.backend.typing import Array, Float, Int, Num
+from keras_splitmask.encoder import Encoder
 from keras_splitmask.patches import to_pixels
+from keras_splitmask.training.batch import Batch
 from keras_splitmask.training.pixels import problem_of_absence, problem_of_classes, shape_text
 from keras_splitmask.transfer.class_model import ClassModel
 from keras_splitmask.transfer.pyramid import STRIDES, Pyramid
@@ -14,7 +21,9 @@ IGNORE = 255  # the label of pixels without a class
 AUXILIARY_WIDTH = 256  # at most
 
 
-def pixel_cross_entropy(logits, labels):
+def pixel_cross_entropy(
+    logits: Float[Array, "B H W K"], labels: Num[Array, "B H W"]
+) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
     """Compute the cross entropy of all pixels with a class.
 
     Args:
@@ -62,22 +71,22 @@ class Segmenter(ClassModel):
 
     def __init__(
         self,
-        encoder,
-        classes,
-        head="upernet",
-        neck="blocks",
-        width=512,
-        auxiliary_weight=0.4,
-        drop=0.1,
-        augmentation=None,
-        seed=0,
-        accumulate=1,
-        name="segmenter",
+        encoder: Encoder,
+        classes: int,
+        head: str = "upernet",
+        neck: str = "blocks",
+        width: int = 512,
+        auxiliary_weight: float = 0.4,
+        drop: float = 0.1,
+        augmentation: keras.layers.Layer | None = None,
+        seed: int = 0,
+        accumulate: int = 1,
+        name: str = "segmenter",
         **kwargs,
     ):
         second = head == "upernet" and auxiliary_weight > 0
         logged = ["pixel_accuracy", "auxiliary_loss"] if second else ["pixel_accuracy"]
-        options = {"seed": seed, "augmentation": augmentation, "accumulate": accumulate, "name": name}
+        options: dict[str, Any] = {"seed": seed, "augmentation": augmentation, "accumulate": accumulate, "name": name}
         super().__init__(encoder, classes, logged=logged, **options, **kwargs)
         self._check(classes, head, accumulate)
         self.head = head
@@ -129,7 +138,7 @@ class Segmenter(ClassModel):
             self.auxiliary.build(shapes["P4"])
         super().build(images_shape)
 
-    def call(self, images, training=None):
+    def call(self, images: Num[Array, "B H W C"], training: bool | None = None) -> Float[Array, "B H W K"]:
         return self._answers(images, training, auxiliary=False)[0]
 
     def _answers(self, images, training, auxiliary):
@@ -143,7 +152,7 @@ class Segmenter(ClassModel):
             answers.append(self.auxiliary(maps["P4"], training=training))
         return [enlarge(logits, images.shape[1:3]) for logits in answers]
 
-    def problem_of_labels(self, labels):
+    def problem_of_labels(self, labels: Any) -> str | None:
         if problem := problem_of_absence(labels, self):
             return problem
         if (
@@ -155,7 +164,7 @@ class Segmenter(ClassModel):
             return f"Expected label maps (B, {height}, {width}) of the images' size, received {shape_text(labels)}."
         return problem_of_classes(labels, self.classes, (IGNORE,))
 
-    def objective(self, batch, training):
+    def objective(self, batch: Batch, training: bool) -> tuple[Float[Array, ""], dict[str, Array]]:
         """Compute the cross entropy of label maps (B, H, W) int32."""
         images, labels, _ = batch
         # A batch norm moves its averages while it computes, before it is known whether the step is skipped. Keras'
@@ -174,7 +183,7 @@ class Segmenter(ClassModel):
             loss = loss + self.auxiliary_weight * outputs["auxiliary_loss"]
         return loss, outputs
 
-    def after_step(self, step, outputs):
+    def after_step(self, step: Int[Array, ""] | int, outputs: dict[str, Array]) -> None:
         for name, v in self._moving_averages().items():
             v.assign(outputs[name])
 

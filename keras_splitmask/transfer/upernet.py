@@ -1,12 +1,15 @@
 """UPerNet (Xiao et al., 2018, "Unified Perceptual Parsing for Scene Understanding"): a pyramid of feature maps to the
 class of each pixel."""
 
+from __future__ import annotations
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_splitmask.backend.drop_path import DropPath, seed_of
 from keras_splitmask.backend.layers import Dense, LayerNormalization
+from keras_splitmask.backend.typing import Array, Float
 
 BINS = (1, 2, 3, 6)  # of the pyramid pooling (Zhao et al., 2017, section 3.2)
 
@@ -18,7 +21,7 @@ def enlarge(x, size):
     return ops.image.resize(x, size, interpolation="bilinear", antialias=False, data_format="channels_last")
 
 
-def pooling_matrix(size, bins):
+def pooling_matrix(size: int, bins: int) -> Float[Array, "bins size"]:
     """Make the matrix (bins, size) float32 that averages a line over `bins` intervals of about equal length.
 
     The intervals overlap if `size` is not divisible by `bins`.
@@ -30,7 +33,7 @@ def pooling_matrix(size, bins):
     return matrix
 
 
-def pool(x, bins):
+def pool(x: Float[Array, "B h w D"], bins: int) -> Float[Array, "B bins bins D"]:
     """Average a map (B, h, w, D) of any size over bins: (B, bins, bins, D).
 
     It uses matrix products, which every backend compiles and exports.
@@ -50,7 +53,7 @@ class ConvNorm(keras.layers.Layer):
     depend on its batch.
     """
 
-    def __init__(self, width, side, **kwargs):
+    def __init__(self, width: int, side: int, **kwargs):
         super().__init__(**kwargs)
         self.width = width
         self.side = side
@@ -73,7 +76,7 @@ class ConvNorm(keras.layers.Layer):
         self.convolution.build((None, None, None, shape[-1]))
         self.norm.build((None, None, None, self.width))
 
-    def call(self, x):
+    def call(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h w D"]:
         return ops.relu(self.norm(self.convolution(x)))
 
     def get_config(self):
@@ -87,7 +90,7 @@ class PixelClassifier(keras.layers.Layer):
     UPerNet ends with it. By itself it is the auxiliary head (Long et al., 2015, as Zhao et al., 2017, use it).
     """
 
-    def __init__(self, classes, width, drop=0.1, **kwargs):
+    def __init__(self, classes: int, width: int, drop: float = 0.1, **kwargs):
         super().__init__(**kwargs)
         self.classes = classes
         self.width = width
@@ -103,7 +106,7 @@ class PixelClassifier(keras.layers.Layer):
         self.fuse.build(shape)
         self.classify.build((None, None, None, self.width))
 
-    def call(self, x, training=None):
+    def call(self, x: Float[Array, "B h w C"], training: bool | None = None) -> Float[Array, "B h w K"]:
         return ops.cast(self.classify(self.drop_channels(self.fuse(x), training=training)), "float32")
 
     def get_config(self):
@@ -124,7 +127,7 @@ class UPerNet(keras.layers.Layer):
         drop: dropout rate of the channels before the classifier.
     """
 
-    def __init__(self, classes, width=512, drop=0.1, name="upernet", **kwargs):
+    def __init__(self, classes: int, width: int = 512, drop: float = 0.1, name: str = "upernet", **kwargs):
         super().__init__(name=name, **kwargs)
         self.classes = classes
         self.width = width
@@ -146,7 +149,7 @@ class UPerNet(keras.layers.Layer):
             self.smooths[level].build((None, None, None, width))
         self.classifier.build((None, None, None, len(shapes) * width))
 
-    def call(self, maps, training=None):
+    def call(self, maps: dict[str, Float[Array, "B _ _ C"]], training: bool | None = None) -> Float[Array, "B h w K"]:
         *finer, coarsest = maps
         above = self._scene(maps[coarsest])
         answers = [above]
