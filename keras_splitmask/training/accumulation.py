@@ -4,15 +4,22 @@ A loss that compares images (`compares`) still sees the whole batch: a first pas
 a second pass the gradients with all of these vectors at hand.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_splitmask.backend import chunks, distribution
+from keras_splitmask.backend.typing import Array, Float
 from keras_splitmask.training.watching import check_parts
 
 
-def accumulate(model, data, gradients_of, vectors_of):
+def accumulate(
+    model: keras.Model, data: tuple, gradients_of: Callable, vectors_of: Callable
+) -> tuple[Float[Array, ""], dict[str, Array], list[Array]]:
     """Compute the loss, the outputs and the gradients of a batch, micro-batch by micro-batch.
 
     Args:

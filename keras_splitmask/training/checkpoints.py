@@ -8,6 +8,8 @@ Whatever else lies under a checkpoint's name (a damaged file, one of another ste
 counted: it is renamed to `step-0000000020.checkpoint.damaged`, and never deleted.
 """
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import itertools
@@ -18,8 +20,12 @@ import pathlib
 import re
 import stat
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
+
+from keras_splitmask.backend.typing import Array
 
 PATTERN = re.compile(r"step-(\d{10})\.checkpoint")
 _WHOLE: set[tuple] = set()  # stamps of files that this process has written or checked
@@ -29,7 +35,15 @@ class Damaged(ValueError):
     """A checkpoint that is not what was written."""
 
 
-def save(folder, step, arrays, note=None, keep=2, keep_every=None, report=print):
+def save(
+    folder: str | os.PathLike,
+    step: int,
+    arrays: Mapping[str, Array],
+    note: Any = None,
+    keep: int = 2,
+    keep_every: int | None = None,
+    report: Callable[[str], Any] = print,
+) -> pathlib.Path:
     """Write a checkpoint, and delete the older ones that are not kept.
 
     Args:
@@ -87,14 +101,14 @@ def save(folder, step, arrays, note=None, keep=2, keep_every=None, report=print)
     return path
 
 
-def steps(folder):
+def steps(folder: str | os.PathLike) -> list[int]:
     """Steps of the checkpoints in a folder by their names, whole or damaged, in rising order."""
     folder = pathlib.Path(folder)
     found = [PATTERN.fullmatch(path.name) for path in folder.iterdir()] if folder.is_dir() else []
     return sorted(int(match[1]) for match in found if match)
 
 
-def load(path):
+def load(path: str | os.PathLike) -> tuple[int, Any, dict[str, Array]]:
     """A checkpoint's step, note and arrays by name.
 
     Raises:
@@ -110,7 +124,9 @@ def load(path):
     return step, note, arrays
 
 
-def load_newest(folder, report=print):
+def load_newest(
+    folder: str | os.PathLike, report: Callable[[str], Any] = print
+) -> tuple[int, Any, dict[str, Array]] | None:
     """The newest checkpoint of a folder that is whole, as `load` gives it; None if there is none.
 
     What is not whole is reported and moved aside.
@@ -250,7 +266,7 @@ def _prune(folder, step, keep, keep_every, report):
             move(path, "damaged", "is not whole")
 
 
-def move_aside(path, word):
+def move_aside(path: pathlib.Path, word: str) -> str | None:
     """Rename a file that does not count. Return its new name, or None if it cannot be renamed."""
     names = itertools.chain([f"{path.name}.{word}"], (f"{path.name}.{word}-{i}" for i in itertools.count(2)))
     name = next(name for name in names if not os.path.lexists(path.with_name(name)))

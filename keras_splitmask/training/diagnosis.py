@@ -1,6 +1,9 @@
 """Find the cause of a training step that was skipped: which tensor was the first that is NaN or infinite."""
 
+from __future__ import annotations
+
 import functools
+from typing import Any
 
 import keras
 from keras import ops
@@ -10,7 +13,7 @@ from keras_splitmask.training import steps
 from keras_splitmask.training.seeded import seeded_objective
 
 
-def first_bad_tensor(model, batch, step):
+def first_bad_tensor(model: keras.Model, batch: Any, step: int) -> str | None:
     """Compute a training step again with the current weights, and describe its first tensor that is not finite.
 
     Args:
@@ -27,7 +30,7 @@ def first_bad_tensor(model, batch, step):
     bad = next((name for name, value in named.items() if not all(map(_is_finite, keras.tree.flatten(value)))), None)
     if bad:
         return bad
-    outputs = []
+    outputs: list[str] = []
     layers = layers_of(model, include_self=False)
     for layer in layers:
         object.__setattr__(layer, "call", _watched(layer, outputs))

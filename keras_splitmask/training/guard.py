@@ -1,18 +1,23 @@
 """The guard of a training step: if the loss or a gradient is NaN or infinite, the step changes no weight."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import keras
 from keras import ops
 
 from keras_splitmask.backend.adamw import global_norm
+from keras_splitmask.backend.typing import Array, Float
 
 
-def gradient_norm(model, gradients):
+def gradient_norm(model: keras.Model, gradients: Sequence[Array]) -> Float[Array, ""]:
     """Norm of all gradients together, float32, of the loss before any loss scaling; NaN or infinite if one gradient
     is."""
     return global_norm(gradients) / ops.cast(model.optimizer.scale_loss(ops.ones(())), "float32")
 
 
-def skip(model):
+def skip(model: keras.Model) -> None:
     """Count the step without moving a weight; in float16, halve the scale of the loss."""
     optimizer = model.optimizer
     optimizer.iterations.assign_add(1)

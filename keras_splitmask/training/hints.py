@@ -1,5 +1,7 @@
 """Recognise known failures by the metrics of a run: collapse, one dominant word, waiting for data, divergence."""
 
+from __future__ import annotations
+
 KNOWN = {
     "collapse": "collapse: the features hardly differ between images.",
     "words": "one word dominates: most patches have the same visual word.",
@@ -14,7 +16,7 @@ REMEDIES = {
 }
 
 
-def hints(past, remedies=None):
+def hints(past: list[dict], remedies: dict[str, str] | None = None) -> list[str]:
     """Lines for the screen about the newest interval.
 
     Args:

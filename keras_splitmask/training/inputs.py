@@ -1,10 +1,13 @@
 """The check of what the models are given: images and options that would be learnt from wrongly are refused in one
 line."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import inspect
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,7 +18,7 @@ from keras_splitmask.training.pixels import check_pixels, images_of
 from keras_splitmask.training.watching import Look, admitted, problem_within
 
 
-def check_tokenizer(tokenizer, encoder):
+def check_tokenizer(tokenizer: keras.layers.Layer, encoder: keras.layers.Layer) -> None:
     """Refuse a tokenizer built for other images or patches than the encoder: its words would belong to other patches.
 
     Raises:
@@ -31,7 +34,7 @@ def check_tokenizer(tokenizer, encoder):
         )
 
 
-def check_fitted(tokenizer):
+def check_fitted(tokenizer: keras.layers.Layer) -> None:
     """Refuse a tokenizer of this library that learns its words from images and has seen none. Raises ValueError."""
     if getattr(tokenizer, "learns", False) and not tokenizer.fitted:
         raise ValueError(
@@ -120,10 +123,10 @@ class CheckedModel(keras.Model):
         layers = {name: keras.saving.deserialize_keras_object(config[name]) for name in nested}
         return cls(**{**config, **layers})
 
-    def check_ready(self):
+    def check_ready(self) -> None:
         """Raise ValueError if what training needs was not done beforehand."""
 
-    def problem_of_labels(self, labels):
+    def problem_of_labels(self, labels: Any) -> str | None:
         """Describe in a line what is wrong with labels for `fit`, or return None."""
 
     def _check_learns(self):

@@ -1,16 +1,21 @@
 """Make a run resumable at any moment: save checkpoints regularly, and one more when it is asked to stop."""
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import math
 import signal
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_splitmask.backend import distribution
 from keras_splitmask.backend.devices import Devices
+from keras_splitmask.backend.typing import Array
 from keras_splitmask.training import checkpoints, model_state
 from keras_splitmask.training.log import ADVICE
 
@@ -69,7 +74,7 @@ class Checkpoints(keras.callbacks.Callback):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def resume(self, model, report=print):
+    def resume(self, model: keras.Model, report: Callable[[str], Any] = print) -> int:
         """Load the newest complete checkpoint, if there is one, into a compiled model.
 
         Returns:
@@ -153,7 +158,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.ended = time.monotonic()
         self.cost = self.ended - began
 
-    def write(self, arrays):
+    def write(self, arrays: Mapping[str, Array]) -> None:
         """Write a checkpoint of these arrays. An OSError is reported, and the run goes on."""
         note = {**self.note, "log": self.log.state()} if self.log else self.note
         checkpoints.save(self.folder, self.step, arrays, note, keep_every=self.keep_every, report=_say)
@@ -208,7 +213,7 @@ class Checkpoints(keras.callbacks.Callback):
         raise SystemExit(STATUS)
 
 
-def stopping_signals():
+def stopping_signals() -> list[signal.Signals]:
     """List the signals that ask a run to stop, except those that are ignored."""
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
     return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
@@ -223,7 +228,7 @@ def failed_write(error):
     return error
 
 
-def remedy(error):
+def remedy(error: BaseException) -> str:
     """Write a sentence that says what to do about an error in writing."""
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return "Make room on that disk." if full else "Check that folder and its permissions."

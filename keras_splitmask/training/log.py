@@ -1,7 +1,11 @@
 """Log a run: a line on the screen and a line of metrics.jsonl per interval."""
 
+from __future__ import annotations
+
 import math
 import time
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import keras
 
@@ -71,7 +75,7 @@ class RunLog(keras.callbacks.Callback):
         self.waited = 0.0  # seconds of this interval
         self.measured = True
 
-    def timed(self, batches, measured=True):
+    def timed(self, batches: Iterable, measured: bool = True) -> Iterator[tuple]:
         """Yield the batches for `fit` as tuples, and measure how long `fit` waits for them.
 
         The time is not measured if another thread takes the batches."""
@@ -151,14 +155,14 @@ class RunLog(keras.callbacks.Callback):
             yield step, total > before or not math.isfinite(float(logs["loss"])), total
             before = total
 
-    def state(self):
+    def state(self) -> dict[str, Any]:
         """Return the state for the log of a process that resumes after this step, as JSON."""
         state = {"skipped_steps": self.skipped, "lost_since": self.lost_since, "counted": self.counted}
         for step, lost, total in self._steps():
             state |= {"lost_since": (state["lost_since"] or step) if lost else None, "counted": total}
         return state
 
-    def close(self):
+    def close(self) -> None:
         """End the log: try again to write the lines that could not be written, and say how many are lost."""
         if self.file:
             self.file.close()

@@ -1,9 +1,12 @@
 """The file metrics.jsonl: each step's line once, in order, and whole, whatever the disk does."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
 import pathlib
+from typing import Any
 
 from keras_splitmask.training import checkpoints
 
@@ -30,13 +33,13 @@ class MetricsFile:
         if os.path.lexists(self.path):
             self._read(start)
 
-    def append(self, values):
+    def append(self, values: dict[str, Any]) -> None:
         """Add a line, a dictionary with `step`, and write it with all that wait."""
         self.past.append(values)
         self.waiting += 1
         self.flush()
 
-    def flush(self):
+    def flush(self) -> None:
         """Try to write what waits. The first failure is reported, and its end."""
         try:
             self._write()
@@ -52,7 +55,7 @@ class MetricsFile:
                 self.report(f"{self.path} could be written again; no line is missing")
             self.failing = False
 
-    def close(self):
+    def close(self) -> None:
         """Try once more, and report how many lines are lost if that fails too."""
         if self.waiting:
             self.flush()

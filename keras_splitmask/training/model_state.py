@@ -1,9 +1,16 @@
 """All state of a compiled model by name, which is what a checkpoint holds."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import keras
+
+from keras_splitmask.backend.typing import Array
 from keras_splitmask.misfits import misfits, shapes_of
 
 
-def variables_of(model):
+def variables_of(model: keras.Model) -> dict[str, keras.Variable]:
     """All state of a compiled model by path: weights, optimizer, tokenizer and random state, but no metrics."""
     named = [(v.path, v) for v in model.weights if v.name != "seed_generator_state"]
     # Keras numbers generators and optimizers by their order of creation: "adamw_1/encoder_norm_gamma_momentum".
@@ -24,7 +31,7 @@ def variables_of(model):
     return dict(named)
 
 
-def restore(variables, arrays, name="The checkpoint"):
+def restore(variables: Mapping[str, keras.Variable], arrays: Mapping[str, Array], name: str = "The checkpoint") -> None:
     """Give variables the values of a checkpoint, all of them or none.
 
     Args:

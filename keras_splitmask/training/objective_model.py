@@ -1,11 +1,18 @@
 """The base class of all models that this library trains: a subclass says what it minimises, all else is inherited."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_splitmask.backend import distribution
+from keras_splitmask.backend.typing import Array, Bool, Float, Int, Num
 from keras_splitmask.seeds import check_seed
 from keras_splitmask.training import diagnosis, seeded, steps
+from keras_splitmask.training.batch import Batch
 from keras_splitmask.training.inputs import CheckedModel
 
 
@@ -34,7 +41,15 @@ class ObjectiveModel(CheckedModel):
     own_step = own_loss = True
     compares = False  # whether `objective` compares images of a batch with each other; then `compared` is defined
 
-    def __init__(self, encoder, logged=(), seed=0, augmentation=None, accumulate=1, **kwargs):
+    def __init__(
+        self,
+        encoder: keras.layers.Layer,
+        logged: Sequence[str] = (),
+        seed: int = 0,
+        augmentation: keras.layers.Layer | None = None,
+        accumulate: int = 1,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         if accumulate < 1:
             raise ValueError(f"Expected accumulate of at least 1, received accumulate={accumulate}.")
@@ -48,7 +63,7 @@ class ObjectiveModel(CheckedModel):
 
     train_step, test_step = steps.train_step, steps.test_step
 
-    def objective(self, batch, training):
+    def objective(self, batch: Batch, training: bool) -> tuple[Float[Array, ""], dict[str, Array]]:
         """Compute the loss of a batch. Subclasses define it.
 
         Args:
@@ -61,12 +76,12 @@ class ObjectiveModel(CheckedModel):
         """
         raise NotImplementedError(f"{type(self).__name__} must define `objective(batch, training)`.")
 
-    def compared(self, batch, training):
+    def compared(self, batch: Batch, training: bool) -> Float[Array, "B ..."]:
         """Compute the vectors (B, ...) that `objective` compares across the batch, and takes from
         `distribution.across_batch`. Needed if `compares`."""
         raise NotImplementedError(f"{type(self).__name__} must define `compared(batch, training)`.")
 
-    def after_step(self, step, outputs):
+    def after_step(self, step: Int[Array, ""] | int, outputs: dict[str, Array]) -> None:
         """Assign to variables that are not trained, such as a teacher's, after the optimizer has moved the others.
 
         A step that is skipped does not call it.
@@ -81,15 +96,17 @@ class ObjectiveModel(CheckedModel):
         seeded.seed_layers(self, 0)
         self.built = True
 
-    def call(self, images, training=None):
+    def call(self, images: Num[Array, "B H W C"], training: bool | None = None) -> Any:
         """Images (B, H, W, C) to the output of the encoder, which is kept when training is over."""
         return self.encoder(images, training=training)
 
-    def first_bad_tensor(self, batch, step):
+    def first_bad_tensor(self, batch: Any, step: int) -> str | None:
         """Describe the first tensor of a training step that is not finite, or return None. See `training.diagnosis`."""
         return diagnosis.first_bad_tensor(self, batch, step)
 
-    def update_metrics(self, outputs, data, finite=True):
+    def update_metrics(
+        self, outputs: dict[str, Array], data: Any, finite: Bool[Array, ""] | bool = True
+    ) -> dict[str, Array]:
         """Update the metrics that `outputs` names, weighted by the number of images; skip values that are not finite.
 
         Args:

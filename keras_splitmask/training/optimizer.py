@@ -1,7 +1,11 @@
 """AdamW as BEiT uses it: which weights decay, how the learning rate moves, and how it falls towards the first
 layers."""
 
+from __future__ import annotations
+
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -17,12 +21,12 @@ DECAY_RULES = (
 )
 
 
-def decays(path, rules=DECAY_RULES):
+def decays(path: str, rules: Sequence[tuple[str, bool]] = DECAY_RULES) -> bool | None:
     """Return whether the weight of this path decays; None if no rule claims it."""
     return next((decay for pattern, decay in rules if re.search(pattern, path)), None)
 
 
-def layer_of(path, depth):
+def layer_of(path: str, depth: int) -> int:
     """Number the layer of a weight: 0 for the encoder's embeddings, i for its block i, depth + 1 for all others."""
     if re.search(r"(^|/)encoder/(patch_embedding|cls_token|extra_tokens)", path):
         return 0
@@ -50,13 +54,13 @@ class LayerwiseAdamW(FusedAdamW):
 
     def __init__(
         self,
-        learning_rate,
-        layer_decay=1.0,
-        depth=0,
-        weight_decay=0.004,
-        frozen=None,
-        frozen_steps=0,
-        name="layerwise_adamw",
+        learning_rate: Any,
+        layer_decay: float = 1.0,
+        depth: int = 0,
+        weight_decay: Any = 0.004,
+        frozen: str | None = None,
+        frozen_steps: int = 0,
+        name: str = "layerwise_adamw",
         **kwargs,
     ):
         if isinstance(weight_decay, dict):  # of a saved optimizer
@@ -81,7 +85,7 @@ class LayerwiseAdamW(FusedAdamW):
             )
         super().build(variables)
 
-    def scale(self, variable):
+    def scale(self, variable: keras.Variable) -> float:
         """The factor of the learning rate for this weight."""
         return (
             self.layer_decay ** (self.depth + 1 - layer_of(variable.path, self.depth)) if self.layer_decay < 1 else 1.0
@@ -139,21 +143,21 @@ class LayerwiseAdamW(FusedAdamW):
 
 
 def adamw(
-    learning_rate,
-    steps,
+    learning_rate: float,
+    steps: int,
     *,
-    warmup=None,
-    floor=1e-5,
-    weight_decay=0.05,
-    clip_norm=3.0,
-    layer_decay=1.0,
-    depth=0,
-    beta_2=0.999,
-    clip_each=False,
-    frozen=None,
-    frozen_steps=0,
-    schedule="cosine",
-):
+    warmup: int | None = None,
+    floor: float = 1e-5,
+    weight_decay: float | Sequence[float] = 0.05,
+    clip_norm: float | None = 3.0,
+    layer_decay: float = 1.0,
+    depth: int = 0,
+    beta_2: float = 0.999,
+    clip_each: bool = False,
+    frozen: str | None = None,
+    frozen_steps: int = 0,
+    schedule: str = "cosine",
+) -> LayerwiseAdamW:
     """AdamW with linear warm-up, a cosine and clipping, by BEiT's numbers, which are SplitMask's (section 5.1 of the
     paper).
 
@@ -181,6 +185,7 @@ def adamw(
     schedule = SCHEDULES[schedule](learning_rate, steps, warmup, min(floor, learning_rate))
     if isinstance(weight_decay, (tuple, list)):
         weight_decay = WarmupCosine(weight_decay[0], steps, floor=weight_decay[1])
+    clip: dict[str, Any] = {"clipnorm" if clip_each else "global_clipnorm": clip_norm}
     return LayerwiseAdamW(
         schedule,
         layer_decay=layer_decay,
@@ -188,7 +193,7 @@ def adamw(
         weight_decay=weight_decay,
         frozen=frozen,
         frozen_steps=frozen_steps,
-        **{"clipnorm" if clip_each else "global_clipnorm": clip_norm},
+        **clip,
         # PyTorch's default, with which the papers' models were trained; that of Keras is 1e-7.
         epsilon=1e-8,
         beta_2=beta_2,

@@ -1,21 +1,27 @@
 """Which numbers are pixels, and which are classes: of any library's arrays, in one line each that says what to do."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
+
+from keras_splitmask.backend.typing import Array, Int
 
 SAFE = ("uint8", "uint16", "bool")  # dtypes whose range is known
 LOOKED_AT = 256  # images of an array, spread over it
 TOLERANCE = 0.01  # around 0..1, for the rounding of resizing
 
 
-def dtype_name(tensor):
+def dtype_name(tensor: Array) -> str:
     """The name of the dtype of any library's tensor, such as "float32"."""
     return getattr(tensor.dtype, "name", None) or str(tensor.dtype).rpartition(".")[2]
 
 
-def problem_of_dtype(name):
+def problem_of_dtype(name: str) -> str | None:
     """Describe in a line what is wrong with every image of this dtype, or return None."""
     if name in SAFE or name == "int32" or name.startswith(("float", "bfloat")):
         return None
@@ -25,7 +31,7 @@ def problem_of_dtype(name):
     )
 
 
-def problem_of(images, numbers=None, finite=True):
+def problem_of(images: Array, numbers: Int[Array, " B"] | None = None, finite: bool = True) -> str | None:
     """What is wrong with the pixels of images (B, H, W, C), of any library and of these numbers, in a line, or None."""
     name = dtype_name(images)
     if problem := problem_of_dtype(name):
@@ -81,7 +87,7 @@ def to_array(tensor):
     return array.astype("float32") if dtype_name(array) == "bfloat16" else array
 
 
-def check_pixels(images, numbers=None, finite=True):
+def check_pixels(images: Any, numbers: Int[Array, " B"] | None = None, finite: bool = True) -> None:
     """Refuse images (B, H, W, C), or a structure of such, that are no pixels as `patches.to_pixels` takes them.
 
     Args:
@@ -98,14 +104,14 @@ def check_pixels(images, numbers=None, finite=True):
             raise ValueError(problem)
 
 
-def problem_of_absence(labels, model):
+def problem_of_absence(labels: Any, model: keras.Model) -> str | None:
     """Describe missing labels of a model that learns from labels, in one line; None if there are labels."""
     if labels is not None:
         return None
     return f"Expected images and labels, from which {type(model).__name__} learns, received none; give both."
 
 
-def problem_of_classes(labels, classes, others=()):
+def problem_of_classes(labels: Array, classes: int, others: Sequence[int] = ()) -> str | None:
     """What is wrong with class numbers of any shape and library, in a line, or None. `others` are numbers that stand
     for no class."""
     values = to_array(labels)
@@ -120,12 +126,12 @@ def problem_of_classes(labels, classes, others=()):
     )
 
 
-def shape_text(x):
+def shape_text(x: Any) -> str:
     """The shape of an array for a message, or the type of what is none."""
     return str(tuple(x.shape)) if hasattr(x, "shape") else f"a {type(x).__name__}"
 
 
-def leaves(images):
+def leaves(images: Any) -> list[Array]:
     return [x for x in keras.tree.flatten(images) if hasattr(x, "dtype") and hasattr(x, "shape")]
 
 

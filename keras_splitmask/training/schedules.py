@@ -1,23 +1,27 @@
 """Schedules of the learning rate and the weight decay."""
 
+from __future__ import annotations
+
 import math
 
 import keras
 from keras import ops
+
+from keras_splitmask.backend.typing import Array, Float, Num
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     """Linear from 0 to `peak` over `warmup` steps, then along half a cosine to `floor` at step `steps`."""
 
-    def __init__(self, peak, steps, warmup=0, floor=0.0):
+    def __init__(self, peak: float, steps: int, warmup: int = 0, floor: float = 0.0):
         if not 0 <= warmup < steps:
             raise ValueError(
                 f"Expected fewer steps of warm-up than steps in all, received warmup={warmup}, steps={steps}."
             )
         self.peak, self.steps, self.warmup, self.floor = peak, steps, warmup, floor
 
-    def __call__(self, step):
+    def __call__(self, step: Num[Array, ""] | float) -> Float[Array, ""]:
         step = ops.cast(step, "float32")
         # `where` computes both branches, so without a warm-up this one must not divide by zero.
         rise = self.peak * step / max(1, self.warmup)

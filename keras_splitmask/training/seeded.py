@@ -1,17 +1,21 @@
 """The random numbers of a step: a function of the model's seed and the step's number, so that a resumed run repeats
 them."""
 
+from __future__ import annotations
+
 import zlib
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_splitmask.backend.typing import Array, Float, Int
 from keras_splitmask.training.batch import Batch
 
 DRAWS_PER_STEP = 64  # more than any layer draws from one generator in one step
 
 
-def seed_layers(model, step):
+def seed_layers(model: keras.Model, step: Int[Array, ""] | int) -> None:
     """Set the state of each random layer of a model.
 
     Args:
@@ -25,7 +29,9 @@ def seed_layers(model, step):
         state.assign(ops.stack([ops.cast(stream, state.dtype), ops.cast(step, state.dtype) * DRAWS_PER_STEP]))
 
 
-def seeded_objective(model, data, step, training):
+def seeded_objective(
+    model: keras.Model, data: Any, step: Int[Array, ""] | int, training: bool
+) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Compute `model.objective` with the random numbers of this step.
 
     Args:
@@ -46,7 +52,7 @@ def seeded_objective(model, data, step, training):
     return model.objective(batch, training)
 
 
-def seeded_vectors(model, data, step):
+def seeded_vectors(model: keras.Model, data: Any, step: Int[Array, ""] | int) -> Float[Array, "B ..."]:
     """Compute the vectors (B, ...) that `model.objective` compares across the batch, as in a training step of this
     number."""
     return model.compared(_seeded_batch(model, data, step, True), True)

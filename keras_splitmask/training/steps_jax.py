@@ -1,19 +1,26 @@
 """The training step on JAX: a function of the values of all variables, so each value is passed in and returned."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 
+from keras_splitmask.backend.typing import Array, Float, Int
 from keras_splitmask.training.accumulation import accumulate
 from keras_splitmask.training.guard import gradient_norm, skip
 from keras_splitmask.training.seeded import seeded_objective, seeded_vectors
 
 
-def compute_gradients(model, data, step):
+def compute_gradients(
+    model: keras.Model, data: Any, step: Int[Array, ""] | int
+) -> tuple[Float[Array, ""], dict[str, Array], list[Array]]:
     """The loss, a scalar, the outputs of the objective, and the gradient of each trainable variable."""
-    state = [
+    trainable, fixed, optimizer = (
         [v.value for v in variables]
         for variables in (model.trainable_variables, model.non_trainable_variables, model.optimizer.variables)
-    ]
-    return _gradients_in(model, *state, data, step)[:3]
+    )
+    return _gradients_in(model, trainable, fixed, optimizer, data, step)[:3]
 
 
 def _gradients_in(model, trainable, fixed, optimizer, data, step=None):

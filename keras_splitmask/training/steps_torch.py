@@ -1,11 +1,20 @@
 """The training step on PyTorch."""
 
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_splitmask.backend.typing import Array, Float, Int
 from keras_splitmask.training.accumulation import accumulate
 from keras_splitmask.training.guard import gradient_norm, skip
 from keras_splitmask.training.seeded import seeded_objective, seeded_vectors
 
 
-def compute_gradients(model, data, step):
+def compute_gradients(
+    model: keras.Model, data: Any, step: Int[Array, ""] | int
+) -> tuple[Float[Array, ""], dict[str, Array], list[Array]]:
     """Compute the loss, a scalar, the outputs of the objective, and the gradient of each trainable variable or None."""
     if model.accumulate == 1:
         return _gradients_at_once(model, data, step)

@@ -1,5 +1,7 @@
 """Batches on their way to a model: the first of them is looked at, and none is used up for it."""
 
+from __future__ import annotations
+
 import copy
 import math
 import re
@@ -40,7 +42,7 @@ def _problem_of_parts(count, images=None, devices=1):
     )
 
 
-def problem_within(message):
+def problem_within(message: str) -> str | None:
     """The problem that `check_parts` states in the message of an error of TensorFlow's, in a line, or None."""
     found = re.search(r"Expected a number of images in each batch that is a multiple of accumulate[^.\n]*\.", message)
     return found and found[0]
@@ -87,7 +89,7 @@ class Look:
         if self.problem:
             raise ValueError(self.problem)
 
-    def check_count(self, images, last=0):
+    def check_count(self, images: int | None, last: int = 0) -> None:
         """Raise ValueError if batches of `images` images, or a `last` smaller one, do not suit the model.
 
         They must be divisible into parts, and have two images if the loss compares images.
