@@ -12,14 +12,18 @@ import typing
 import jaxtyping
 import keras
 import numpy as np
-from beartype import BeartypeConf
+from beartype import BeartypeConf, BeartypeHintOverrides
 from beartype.door import is_bearable
 from keras import ops
 
 from keras_splitmask.backend import typing as names
 
 NAMES = {name: getattr(jaxtyping, name, getattr(names, name)) for name in names.__all__} | {"Array": names.Array}
-NUMBERS = BeartypeConf(is_pep484_tower=True)  # an int is a float, too
+# An int is a float, too, and a number of NumPy is what it is: the library takes all of these.
+INTS = int | np.integer
+NUMBERS = BeartypeConf(
+    hint_overrides=BeartypeHintOverrides({int: INTS, float: float | np.floating | INTS, bool: bool | np.bool_})
+)
 CHECKED = []  # names of the functions that are checked
 
 

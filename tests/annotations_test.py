@@ -28,6 +28,22 @@ def pair(x: Float[Array, "B ..."], name: str | None = None) -> tuple[Float[Array
     return ops.concatenate([x, x]), len(x.shape)
 
 
+@checked
+def scaled(count: int, factor: float = 1.0, sizes: tuple[int, ...] = (), exact: bool = False) -> float:
+    return count * factor
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert scaled(3, 2) == scaled(np.int64(3), np.float32(2), (np.int32(1), 2), np.bool_(True)) == 6
+    assert scaled(np.uint8(3), np.int64(2)) == 6
+    with pytest.raises(TypeError, match="scaled: count "):
+        scaled(np.float32(3))
+    with pytest.raises(TypeError, match="scaled: sizes "):
+        scaled(3, 2, (np.float32(1),))
+    with pytest.raises(TypeError, match="scaled: exact "):
+        scaled(3, 2, (), np.int64(1))
+
+
 @pytest.mark.backend
 def test_calls_that_keep_to_their_annotations_pass():
     tokens, places = np.ones((2, 5, 3), "float32"), np.zeros((2, 4), "int32")

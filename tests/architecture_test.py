@@ -32,6 +32,7 @@ USES_DATA = {"prediction"}  # which brings models and images together
 ABOVE_THE_ORDER = {
     f"keras_splitmask/{name}.py"
     for name in (
+        "training/batch",
         "training/inputs",
         "training/objective_model",
         "training/pixels",

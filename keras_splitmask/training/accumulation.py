@@ -7,6 +7,7 @@ a second pass the gradients with all of these vectors at hand.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,13 +19,13 @@ from keras_splitmask.training.watching import check_parts
 
 
 def accumulate(
-    model: keras.Model, data: tuple, gradients_of: Callable, vectors_of: Callable
+    model: keras.Model, data: Any, gradients_of: Callable, vectors_of: Callable
 ) -> tuple[Float[Array, ""], dict[str, Array], list[Array]]:
     """Compute the loss, the outputs and the gradients of a batch, micro-batch by micro-batch.
 
     Args:
         model: an `ObjectiveModel`; its `accumulate` is the number of micro-batches.
-        data: the batch, a tuple of (B, ...) tensors.
+        data: the batch, (B, ...) tensors, alone or in a tuple or dictionary.
         gradients_of: a function from a micro-batch to its loss, outputs and gradients.
         vectors_of: a function from a micro-batch to the vectors that the loss compares.
     """

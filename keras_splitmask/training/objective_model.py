@@ -28,7 +28,7 @@ class ObjectiveModel(CheckedModel):
     docs/add_a_method.md adds a method in twenty lines.
 
     Args:
-        encoder: an `Encoder`; `call` returns its output.
+        encoder: an `Encoder`; `call` returns its output. None for a model that has none and defines `call`.
         logged: names of the scalars in the outputs of `objective` whose means are metrics.
         seed: int, decides all random numbers together with the number of the step.
         augmentation: a layer from images to the images that `objective` is given in training; None for none.
@@ -43,7 +43,7 @@ class ObjectiveModel(CheckedModel):
 
     def __init__(
         self,
-        encoder: keras.layers.Layer,
+        encoder: keras.layers.Layer | None,
         logged: Sequence[str] = (),
         seed: int = 0,
         augmentation: keras.layers.Layer | None = None,
@@ -56,7 +56,7 @@ class ObjectiveModel(CheckedModel):
         self.seed = check_seed(seed)
         # The random streams of a step are numbered in this order.
         self.augmentation = augmentation
-        self.encoder = encoder
+        self.encoder: Any = encoder
         self.accumulate = accumulate
         self.logged_means = [keras.metrics.Mean(name=name) for name in (*logged, "gradient_norm")]
         self.skipped_steps = keras.metrics.Sum(name="skipped_steps")
