@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_splitmask.backend import distribution
-from keras_splitmask.backend.typing import Array, Float, Num
+from keras_splitmask.backend.typing import Array, Float, Num, Shaped
 from keras_splitmask.patches import to_pixels
 from keras_splitmask.seeds import check_seed
 
@@ -167,7 +167,7 @@ class Augment(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(self.seed)
         self.built = True
 
-    def call(self, images: Num[Array, "B H W C"], training: bool | None = None) -> Num[Array, "B H W C"]:
+    def call(self, images: Shaped[Array, "B H W C"], training: bool | None = None) -> Shaped[Array, "B H W C"]:
         if not training:
             return images
         x = to_pixels(images)

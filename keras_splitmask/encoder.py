@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_splitmask.backend.drop_path import DropPath, seed_of
 from keras_splitmask.backend.layers import Dense, LayerNormalization, attention, call, gelu
-from keras_splitmask.backend.typing import Array, Float, Num
+from keras_splitmask.backend.typing import Array, Float, Shaped
 from keras_splitmask.patches import PatchEmbedding
 from keras_splitmask.training.inputs import CheckedModel
 
@@ -170,7 +170,9 @@ class Encoder(CheckedModel):
             layer.build((None, None, self.width))
         self.built = True
 
-    def embed(self, images: Num[Array, "B H W C"], table: Float[Array, "N D"] | None = None) -> Float[Array, "B N D"]:
+    def embed(
+        self, images: Shaped[Array, "B H W C"], table: Float[Array, "N D"] | None = None
+    ) -> Float[Array, "B N D"]:
         """Images to tokens with positions; see `PatchEmbedding` for images of another size."""
         return self.patch_embedding(images, table=table)
 
@@ -194,7 +196,7 @@ class Encoder(CheckedModel):
         return self.norm(by_block[self.blocks[-1].name]), by_block
 
     def call(
-        self, images: Num[Array, "B H W C"], training: bool | None = None, every_block: bool = False
+        self, images: Shaped[Array, "B H W C"], training: bool | None = None, every_block: bool = False
     ) -> dict[str, Float[Array, "B ..."]]:
         tokens, by_block = self.encode_by_block(self.embed(images), training=training)
         features = {

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_splitmask.backend.layers import Dense
-from keras_splitmask.backend.typing import Array, Float, Int, Num
+from keras_splitmask.backend.typing import Array, Float, Int, Num, Shaped
 from keras_splitmask.training.pixels import dtype_name, problem_of_dtype
 
 # Mean and standard deviation of ImageNet's pixels, as in BEiT and DeiT. They hold for three channels; other images are
@@ -40,7 +40,7 @@ def grid_shape(image_shape: Sequence[int], patch_size: int) -> tuple[int, int]:
     return height // patch_size, width // patch_size
 
 
-def to_pixels(images: Num[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+def to_pixels(images: Shaped[Array, "B H W C"]) -> Float[Array, "B H W C"]:
     """Convert images, uint8, uint16 or float, to float32 pixels in 0..1. Floats must already be."""
     # Torch cannot compute with uint16, so Keras converts such images to int32.
     if problem := problem_of_dtype(dtype_name(images)):
@@ -57,7 +57,7 @@ def pixel_statistics(channels: int) -> tuple[Float[Array, " C"], Float[Array, " 
     return np.array(mean, "float32"), np.array(std, "float32")
 
 
-def normalise(images: Num[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+def normalise(images: Shaped[Array, "B H W C"]) -> Float[Array, "B H W C"]:
     """Convert images to float32 pixels with about zero mean and unit variance in each channel."""
     mean, std = pixel_statistics(images.shape[-1])
     return ops.divide(ops.subtract(to_pixels(images), mean), std)
@@ -69,7 +69,7 @@ def denormalise(pixels: Float[Array, "*axes C"]) -> Float[Array, "*axes C"]:
     return ops.clip(ops.add(ops.multiply(pixels, std), mean), 0.0, 1.0)
 
 
-def to_patches(images: Num[Array, "B H W C"], patch_size: int) -> Num[Array, "B N P"]:
+def to_patches(images: Shaped[Array, "B H W C"], patch_size: int) -> Shaped[Array, "B N P"]:
     """Cut images into patches, row by row; P = patch_size * patch_size * C."""
     height, width, channels = images.shape[1:]
     rows, columns = grid_shape((height, width, channels), patch_size)
@@ -140,7 +140,7 @@ class PatchEmbedding(keras.layers.Layer):
         """The vectors of the positions with these indices."""
         return ops.take(self.position_table(), indices, axis=0)
 
-    def call(self, images: Num[Array, "B H W C"], table: Float[Array, "N D"] | None = None) -> Float[Array, "B N D"]:
+    def call(self, images: Shaped[Array, "B H W C"], table: Float[Array, "N D"] | None = None) -> Float[Array, "B N D"]:
         """`table` holds the positions of another grid, for images of that grid; the layer's own by default."""
         if table is None and tuple(images.shape[1:]) != self.image_shape:
             raise ValueError(

@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_splitmask.backend import distribution
 from keras_splitmask.backend.layers import gather_rows
-from keras_splitmask.backend.typing import Array, Int, Num
+from keras_splitmask.backend.typing import Array, Int, Num, Shaped
 from keras_splitmask.seeds import check_seed
 
 # Each covers 8% to 38% of the grid. Twelve covered half of it in all of 20,000 draws, on grids from 2x30 to 14x14.
@@ -71,7 +71,7 @@ class Split(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(self.seed)
         self.built = True
 
-    def call(self, images: Num[Array, "B ..."]) -> Int[Array, "B N"]:
+    def call(self, images: Shaped[Array, "B ..."]) -> Int[Array, "B N"]:
         """Draw an order of patches, int32, for images. Only their number matters."""
         keys = self._uniform((ops.shape(images)[0], self.count))  # (B, N)
         if self.kind == "block":

@@ -8,7 +8,7 @@ from keras import ops
 from keras_splitmask import losses
 from keras_splitmask.backend.distribution import across_batch
 from keras_splitmask.backend.linear_cross_entropy import linear_cross_entropy
-from keras_splitmask.backend.typing import Array, Float, Int, Num
+from keras_splitmask.backend.typing import Array, Float, Int, Shaped
 from keras_splitmask.decoder import Decoder
 from keras_splitmask.encoder import Encoder
 from keras_splitmask.split import Split, gather
@@ -107,7 +107,7 @@ class SplitMask(ObjectiveModel):
             check_fitted(self.tokenizer)
 
     def branches(
-        self, images: Num[Array, "B H W C"], order: Int[Array, "B N"], training: bool = False
+        self, images: Shaped[Array, "B H W C"], order: Int[Array, "B N"], training: bool = False
     ) -> tuple[Float[Array, "2*B t D"] | None, Float[Array, "2*B m D"]]:
         """Pass both halves of each image, in an order from `split`, through encoder and decoder (Figure 4).
 

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_splitmask.backend.layers import Dense
 from keras_splitmask.backend.linear_cross_entropy import linear_cross_entropy
-from keras_splitmask.backend.typing import Array, Float, Int, Num
+from keras_splitmask.backend.typing import Array, Float, Int, Shaped
 from keras_splitmask.encoder import Encoder
 from keras_splitmask.split import Split, gather, masked_count
 from keras_splitmask.training.batch import Batch
@@ -72,7 +72,7 @@ class BEiT(ObjectiveModel):
         check_fitted(self.tokenizer)
 
     def masked(
-        self, images: Num[Array, "B H W C"], order: Int[Array, "B N"], training: bool = False
+        self, images: Shaped[Array, "B H W C"], order: Int[Array, "B N"], training: bool = False
     ) -> Float[Array, "B m D"]:
         """Encode the images, and return the outputs at the masked patches: (B, m, D).
 
@@ -99,7 +99,7 @@ class BEiT(ObjectiveModel):
         loss, accuracy = linear_cross_entropy(hidden, kernel, bias, targets)
         return loss, {"inpaint_loss": loss, "inpaint_accuracy": accuracy, "word_perplexity": ids}
 
-    def paint(self, images: Num[Array, "B H W C"], order: Int[Array, "B N"]) -> Float[Array, "B H W C"]:
+    def paint(self, images: Shaped[Array, "B H W C"], order: Int[Array, "B N"]) -> Float[Array, "B H W C"]:
         """Images (B, H, W, C) in 0..1 with predicted words drawn where they are masked; elsewhere they mean nothing."""
         words = ops.argmax(self.words(self.masked(images, order)), axis=-1)  # (B, m)
         ids = ops.concatenate([ops.cast(words, "int32"), ops.zeros_like(order[:, self.masked_count :])], axis=1)

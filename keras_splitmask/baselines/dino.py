@@ -11,7 +11,7 @@ from keras import ops
 from keras_splitmask import losses
 from keras_splitmask.backend.distribution import gather_batch, mean_of_batch
 from keras_splitmask.backend.layers import Dense, gelu
-from keras_splitmask.backend.typing import Array, Float, Int, Num
+from keras_splitmask.backend.typing import Array, Float, Int, Shaped
 from keras_splitmask.encoder import Encoder
 from keras_splitmask.patches import grid_shape
 from keras_splitmask.resampling import resampling_matrix
@@ -175,7 +175,7 @@ class DINO(ObjectiveModel):
         learned = {id(v) for v in self.trainable_variables}
         return [v for v in self.variables if id(v) not in learned]
 
-    def call(self, images: Num[Array, "B H W C"], training: bool | None = None) -> dict[str, Float[Array, "B ..."]]:
+    def call(self, images: Shaped[Array, "B H W C"], training: bool | None = None) -> dict[str, Float[Array, "B ..."]]:
         """Compute the output of the teacher's encoder for images (B, H, W, C)."""
         return self.encoder(images, training=training)
 
@@ -252,7 +252,7 @@ def _learned(layer):
     return [weight for weight in layer.weights if weight.name != "seed_generator_state"]
 
 
-def one_batch(crops: Num[Array, "B k H W C"]) -> Num[Array, "k*B H W C"]:
+def one_batch(crops: Shaped[Array, "B k H W C"]) -> Shaped[Array, "k*B H W C"]:
     """Flatten crops (B, k, h, w, C) to (kB, h, w, C), grouped by image.
 
     So on several devices the crops stay on the device of their image.

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_splitmask import losses
 from keras_splitmask.backend.layers import Dense
-from keras_splitmask.backend.typing import Array, Float, Int, Num
+from keras_splitmask.backend.typing import Array, Float, Int, Shaped
 from keras_splitmask.decoder import Decoder
 from keras_splitmask.encoder import Encoder
 from keras_splitmask.patches import denormalise, normalise, to_images, to_patches
@@ -72,7 +72,7 @@ class MAE(ObjectiveModel):
         super().build(images_shape)
 
     def masked(
-        self, images: Num[Array, "B H W C"], order: Int[Array, "B N"], training: bool = False
+        self, images: Shaped[Array, "B H W C"], order: Int[Array, "B N"], training: bool = False
     ) -> Float[Array, "B m d"]:
         """Encode and decode the images, and return the outputs at the masked patches: (B, m, decoder_width).
 
@@ -94,7 +94,7 @@ class MAE(ObjectiveModel):
         predicted = self.pixels(self.masked(images, order, training))  # (B, m, P)
         return ops.mean(losses.reconstruct(predicted, targets)), {}
 
-    def paint(self, images: Num[Array, "B H W C"], order: Int[Array, "B N"]) -> Float[Array, "B H W C"]:
+    def paint(self, images: Shaped[Array, "B H W C"], order: Int[Array, "B N"]) -> Float[Array, "B H W C"]:
         """Images (B, H, W, C) in 0..1 with predicted pixels where they are masked, at the true brightness and contrast
         of each patch."""
         patches = gather(to_patches(normalise(images), self.encoder.patch_size), order)  # (B, N, P)

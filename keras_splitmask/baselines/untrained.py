@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from keras_splitmask.backend.typing import Array, Float, Num
+from keras_splitmask.backend.typing import Array, Float, Shaped
 from keras_splitmask.encoder import Encoder
 from keras_splitmask.training.inputs import CheckedModel
 
@@ -25,7 +25,7 @@ class Untrained(CheckedModel):
     def build(self, images_shape):
         self.built = True
 
-    def call(self, images: Num[Array, "B H W C"], training: bool | None = None) -> dict[str, Float[Array, "B ..."]]:
+    def call(self, images: Shaped[Array, "B H W C"], training: bool | None = None) -> dict[str, Float[Array, "B ..."]]:
         """Images (B, H, W, C) to the encoder's answer."""
         return self.encoder(images, training=training)
 

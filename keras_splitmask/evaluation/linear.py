@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_splitmask.backend.typing import Array, Float, Int, Num
+from keras_splitmask.backend.typing import Array, Float, Int, Shaped
 from keras_splitmask.encoder import Encoder
 from keras_splitmask.evaluation.neighbours import standardise
 
@@ -42,7 +42,7 @@ class _Heads(keras.layers.Layer):
         return ops.einsum("blf,lfc->blc", features, self.kernel) + self.bias
 
 
-def block_features(encoder: Encoder, images: Num[Array, "M H W C"], batch_size: int = 256) -> Float[Array, "M L F"]:
+def block_features(encoder: Encoder, images: Shaped[Array, "M H W C"], batch_size: int = 256) -> Float[Array, "M L F"]:
     """Features of every block of an encoder on images (M, H, W, C): (M, L, 2D) float32 NumPy."""
     return np.asarray(_BlockFeatures(encoder).predict(images, batch_size=batch_size, verbose=0), "float32")
 

@@ -7,11 +7,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_splitmask.backend.typing import Array, Float, Int, Num
+from keras_splitmask.backend.typing import Array, Float, Int, Shaped
 
 
 def extract(
-    encoder: keras.Model, images: Num[Array, "B H W C"], batch_size: int = 256, key: str = "pooled"
+    encoder: keras.Model, images: Shaped[Array, "B H W C"], batch_size: int = 256, key: str = "pooled"
 ) -> Float[Array, "B ..."]:
     """Compute features of images (B, H, W, C), one batch at a time: (B, D) float32 NumPy."""
     parts = []
@@ -91,7 +91,12 @@ class NeighbourProbe:
     """
 
     def __init__(
-        self, encoder: keras.Model, images: Num[Array, "M H W C"], labels: Any, every: int = 1, last: int | None = None
+        self,
+        encoder: keras.Model,
+        images: Shaped[Array, "M H W C"],
+        labels: Any,
+        every: int = 1,
+        last: int | None = None,
     ):
         self.encoder = encoder
         self.images = images

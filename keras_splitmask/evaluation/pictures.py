@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_splitmask.backend.typing import Array, Float, Num, UInt8
+from keras_splitmask.backend.typing import Array, Float, Shaped, UInt8
 from keras_splitmask.patches import to_images, to_patches, to_pixels
 
 COLUMNS = ("original", "half A", "half B", "from A", "from B", "true words")
@@ -21,7 +21,7 @@ def has_picture(model: keras.Model) -> bool:
     return hasattr(model, "paint") or getattr(model, "inpaint_weight", 0) > 0
 
 
-def inpainting_panels(model: keras.Model, images: Num[Array, "B H W C"]) -> Float[Array, "B 6 H W C"]:
+def inpainting_panels(model: keras.Model, images: Shaped[Array, "B H W C"]) -> Float[Array, "B 6 H W C"]:
     """Draw what a SplitMask model sees and predicts, as six panels for each image.
 
     Args:
@@ -58,7 +58,7 @@ def inpainting_panels(model: keras.Model, images: Num[Array, "B H W C"]) -> Floa
     return np.stack([original, half[0::2], half[1::2], filled[0::2], filled[1::2], true], axis=1)
 
 
-def masked_panels(model: keras.Model, images: Num[Array, "B H W C"]) -> Float[Array, "B 3 H W C"]:
+def masked_panels(model: keras.Model, images: Shaped[Array, "B H W C"]) -> Float[Array, "B 3 H W C"]:
     """Draw what a `BEiT` or an `MAE` model sees and predicts, as three panels for each image.
 
     Args:
@@ -109,7 +109,7 @@ def sheet(
     return np.asarray(image)
 
 
-def save_inpainting(path: str | os.PathLike, model: keras.Model, images: Num[Array, "B H W C"]) -> None:
+def save_inpainting(path: str | os.PathLike, model: keras.Model, images: Shaped[Array, "B H W C"]) -> None:
     """Draw `inpainting_panels` or `masked_panels`, as the model needs it, of images (B, H, W, C) into a PNG file."""
     from PIL import Image
 

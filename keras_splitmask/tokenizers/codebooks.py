@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_splitmask.backend import chunks
 from keras_splitmask.backend.layers import argmax
-from keras_splitmask.backend.typing import Array, Float, Int, Num
+from keras_splitmask.backend.typing import Array, Float, Int, Shaped
 from keras_splitmask.patches import denormalise, grid_shape, normalise, to_images, to_patches
 from keras_splitmask.seeds import check_seed
 from keras_splitmask.training.pixels import check_pixels
@@ -84,7 +84,7 @@ class Codebook(keras.layers.Layer):
         """Learn a codebook (V, d) from patches (M, d) float16 of several images; None keeps the present one."""
         return None
 
-    def word_patches(self, images: Num[Array, "B H W C"]) -> Float[Array, "B N d"]:
+    def word_patches(self, images: Shaped[Array, "B H W C"]) -> Float[Array, "B N d"]:
         """Cut images (B, H, W, C) into normalised patches (B, N, d) float32 at the resolution of the codebook."""
         self._check_shape(images.shape)
         x = normalise(images)
@@ -99,7 +99,7 @@ class Codebook(keras.layers.Layer):
         if None not in shape[1:] and tuple(shape[1:]) != self.image_shape:
             raise ValueError(f"Expected images of {self.image_shape}, received {tuple(shape[1:])}.")
 
-    def call(self, images: Num[Array, "B H W C"]) -> Int[Array, "B N"]:
+    def call(self, images: Shaped[Array, "B H W C"]) -> Int[Array, "B N"]:
         patches = self.word_patches(images)  # (B, N, d)
 
         def words(carry, part):

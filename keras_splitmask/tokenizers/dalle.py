@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_splitmask.backend.typing import Array, Float, Int, Num
+from keras_splitmask.backend.typing import Array, Float, Int, Shaped
 from keras_splitmask.interchange.weight_files import open_weights
 from keras_splitmask.misfits import misfits
 from keras_splitmask.patches import grid_shape, to_images, to_patches, to_pixels
@@ -113,18 +113,18 @@ class Dalle(keras.layers.Layer):
             getattr(tokenizer, half).load({name: stored.read() for name, stored in found[half].items()})
         return tokenizer
 
-    def call(self, images: Num[Array, "B H W C"]) -> Int[Array, "B N"]:
+    def call(self, images: Shaped[Array, "B H W C"]) -> Int[Array, "B N"]:
         logits = self.logits(images)
         ids = ops.cast(ops.argmax(logits, axis=-1), "int32")  # (B, rows, columns)
         return ops.reshape(ids, (-1, self.grid[0] * self.grid[1]))
 
-    def encoder_pixels(self, images: Num[Array, "B H W C"]) -> Float[Array, "B h w C"]:
+    def encoder_pixels(self, images: Shaped[Array, "B H W C"]) -> Float[Array, "B h w C"]:
         """Resize images (B, H, W, C) to the input of the dVAE: (B, 8 rows, 8 columns, C) float32 in 0..1."""
         if tuple(images.shape[1:]) != self.image_shape:
             raise ValueError(f"Expected images of {self.image_shape}, received {tuple(images.shape[1:])}.")
         return _resize(to_pixels(images), self._to_dvae)
 
-    def logits(self, images: Num[Array, "B H W C"]) -> Float[Array, "B rows columns V"]:
+    def logits(self, images: Shaped[Array, "B H W C"]) -> Float[Array, "B rows columns V"]:
         """Map images (B, H, W, C) to logits (B, rows, columns, V) float32."""
         x = self.encoder_pixels(images)
         if self.image_shape[-1] == 1:

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from keras_splitmask.backend import distribution
-from keras_splitmask.backend.typing import Array, Bool, Float, Int, Num
+from keras_splitmask.backend.typing import Array, Bool, Float, Int, Shaped
 from keras_splitmask.seeds import check_seed
 from keras_splitmask.training import diagnosis, seeded, steps
 from keras_splitmask.training.batch import Batch
@@ -96,7 +96,7 @@ class ObjectiveModel(CheckedModel):
         seeded.seed_layers(self, 0)
         self.built = True
 
-    def call(self, images: Num[Array, "B H W C"], training: bool | None = None) -> Any:
+    def call(self, images: Shaped[Array, "B H W C"], training: bool | None = None) -> Any:
         """Images (B, H, W, C) to the output of the encoder, which is kept when training is over."""
         return self.encoder(images, training=training)
 

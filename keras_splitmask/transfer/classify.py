@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_splitmask import losses
 from keras_splitmask.backend import distribution
-from keras_splitmask.backend.typing import Array, Bool, Float, Num
+from keras_splitmask.backend.typing import Array, Bool, Float, Shaped
 from keras_splitmask.encoder import Encoder
 from keras_splitmask.training.batch import Batch
 from keras_splitmask.training.pixels import problem_of_absence, problem_of_classes, shape_text
@@ -80,7 +80,7 @@ class Classifier(ClassModel):
     def trainable_weights(self):
         return self.head.trainable_weights if self.frozen else super().trainable_weights
 
-    def call(self, images: Num[Array, "B H W C"], training: bool | None = None) -> Float[Array, "B K"]:
+    def call(self, images: Shaped[Array, "B H W C"], training: bool | None = None) -> Float[Array, "B K"]:
         pooled = self.encoder(images, training=training and not self.frozen)["pooled"]
         return self.head(ops.stop_gradient(pooled) if self.frozen and training else pooled)
 

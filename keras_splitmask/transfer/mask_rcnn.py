@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from keras_splitmask.backend import distribution
-from keras_splitmask.backend.typing import Array, Bool, Float, Num
+from keras_splitmask.backend.typing import Array, Bool, Float, Num, Shaped
 from keras_splitmask.encoder import Encoder
 from keras_splitmask.training.batch import Batch
 from keras_splitmask.training.pixels import problem_of_absence
@@ -109,7 +109,7 @@ class MaskRCNN(ClassModel):
                 head.build(None)
         super().build(images_shape)
 
-    def call(self, images: Num[Array, "B H W C"], training: bool | None = None) -> dict[str, Num[Array, "B K ..."]]:
+    def call(self, images: Shaped[Array, "B H W C"], training: bool | None = None) -> dict[str, Num[Array, "B K ..."]]:
         """Images (B, H, W, C) to "boxes" (B, K, 4), "scores" (B, K), "labels" (B, K) int32, -1 where there are no more
         objects, and "masks" (B, K, 28, 28) float32, probabilities inside each box."""
         maps = self.feature_pyramid(self.pyramid(images, training=training))

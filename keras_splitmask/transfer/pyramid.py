@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_splitmask.backend.layers import Dense, LayerNormalization
-from keras_splitmask.backend.typing import Array, Float, Num
+from keras_splitmask.backend.typing import Array, Float, Shaped
 from keras_splitmask.encoder import Encoder
 
 STRIDES = {"P2": 4, "P3": 8, "P4": 16, "P5": 32}
@@ -117,7 +117,9 @@ class Pyramid(keras.layers.Layer):
             layer.build(shape)
         self.built = True
 
-    def call(self, images: Num[Array, "B H W C"], training: bool | None = None) -> dict[str, Float[Array, "B _ _ D"]]:
+    def call(
+        self, images: Shaped[Array, "B H W C"], training: bool | None = None
+    ) -> dict[str, Float[Array, "B _ _ D"]]:
         tokens, states = self.encoder.encode_by_block(self.encoder.embed(images), training=training)
         # The last block's tokens have the encoder's own norm, which was learnt with it.
         normed = {tap: norm(states[tap]) for tap, norm in self.norms.items()} | {self._last: tokens}

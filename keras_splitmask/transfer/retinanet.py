@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_splitmask.backend.typing import Array, Float, Num
+from keras_splitmask.backend.typing import Array, Float, Num, Shaped
 from keras_splitmask.encoder import Encoder
 from keras_splitmask.patches import to_pixels
 from keras_splitmask.training.batch import Batch
@@ -163,13 +163,13 @@ class RetinaNet(ClassModel):
         }
 
     def predictions(
-        self, images: Num[Array, "B H W C"], training: bool | None = None
+        self, images: Shaped[Array, "B H W C"], training: bool | None = None
     ) -> tuple[Float[Array, "B A 4"], Float[Array, "B A K"]]:
         """Map images (B, H, W, C) to deltas (B, A, 4) and logits (B, A, classes), both float32."""
         answer = self.network({"images": to_pixels(images)}, training=training)
         return ops.cast(answer["box"], "float32"), ops.cast(answer["classification"], "float32")
 
-    def call(self, images: Num[Array, "B H W C"], training: bool | None = None) -> dict[str, Num[Array, "B K ..."]]:
+    def call(self, images: Shaped[Array, "B H W C"], training: bool | None = None) -> dict[str, Num[Array, "B K ..."]]:
         """Map images (B, H, W, C) to "boxes" (B, K, 4), "scores" (B, K) and "labels" (B, K) int32, padded with -1."""
         deltas, logits = self.predictions(images, training=training)
         found = boxes.decode(deltas, ops.convert_to_tensor(self.anchors), self.encoder.image_shape)

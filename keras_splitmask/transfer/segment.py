@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_splitmask.backend.typing import Array, Float, Int, Num
+from keras_splitmask.backend.typing import Array, Float, Int, Num, Shaped
 from keras_splitmask.encoder import Encoder
 from keras_splitmask.patches import to_pixels
 from keras_splitmask.training.batch import Batch
@@ -138,7 +138,7 @@ class Segmenter(ClassModel):
             self.auxiliary.build(shapes["P4"])
         super().build(images_shape)
 
-    def call(self, images: Num[Array, "B H W C"], training: bool | None = None) -> Float[Array, "B H W K"]:
+    def call(self, images: Shaped[Array, "B H W C"], training: bool | None = None) -> Float[Array, "B H W K"]:
         return self._answers(images, training, auxiliary=False)[0]
 
     def _answers(self, images, training, auxiliary):
