@@ -1,5 +1,5 @@
-"""`python -m tests`: tests/style.py, then every test on torch, which starts fastest, and on TensorFlow and JAX those that
-depend on the backend. Arguments go to pytest; with any, the style is not checked."""
+"""`python -m tests`: tests/style.py, then every test on torch, which starts fastest, and on TensorFlow and JAX those
+that depend on the backend. Arguments go to pytest; with any, the style is not checked."""
 
 import os
 import pathlib

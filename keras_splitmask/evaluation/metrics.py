@@ -1,9 +1,15 @@
 """Read the metrics.jsonl of a run, and average what it measured over intervals of different lengths."""
 
+from __future__ import annotations
+
 import json
+import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
+
+from keras_splitmask.backend.typing import Array, Float, Num
 
 # Measured at a step; every other number is the mean over the steps of its interval.
 AT_A_STEP = (
@@ -19,7 +25,7 @@ AT_A_STEP = (
 )
 
 
-def read_metrics(path):
+def read_metrics(path: str | os.PathLike) -> list[dict]:
     """Read the lines of a metrics.jsonl as dictionaries; skip broken lines and those without a step."""
     lines = []
     for text in pathlib.Path(path).read_text(errors="replace").splitlines():
@@ -32,7 +38,7 @@ def read_metrics(path):
     return lines
 
 
-def series(lines, name, axis="step"):
+def series(lines: Sequence[dict], name: str, axis: str = "step") -> Float[Array, "3 n"]:
     """Return the values of a metric.
 
     Args:
@@ -51,7 +57,7 @@ def series(lines, name, axis="step"):
     return np.array(rows, float).reshape(-1, 3).T
 
 
-def mean_between(lines, name, start, stop):
+def mean_between(lines: Sequence[dict], name: str, start: float, stop: float) -> float | None:
     """Mean of a metric over the intervals that end in a part of the run, weighted by their numbers of steps.
 
     Args:
@@ -67,7 +73,7 @@ def mean_between(lines, name, start, stop):
     return float(np.average(values[inside], weights=weights[inside])) if inside.any() else None
 
 
-def latest(lines, name):
+def latest(lines: Sequence[dict], name: str) -> float | None:
     """The newest value of a metric; of one that is a mean, the mean over at least as many steps as a whole interval.
 
     So a last interval that is shorter counts no more than it should. None if the metric was not measured.
@@ -83,7 +89,7 @@ def latest(lines, name):
     return float(np.average(values[first:], weights=weights[first:]))
 
 
-def smoothed(weights, values, steps):
+def smoothed(weights: Num[Array, " n"], values: Num[Array, " n"], steps: float) -> Float[Array, " n"]:
     """Running mean of a curve, in which each interval counts by its number of steps.
 
     Args:
