@@ -4,9 +4,10 @@
     python recipes/export.py --init_from=runs/quickstart --layout=vit --output=runs/quickstart/vit
     python recipes/export.py --init_from=runs/found --what=model --output=runs/found/detector
 
-The first command writes a SavedModel, which needs only TensorFlow. `tf.saved_model.load(PATH).serve(images)` takes
-images (B, H, W, C) uint8 for any B. It returns a dictionary of "pooled" (B, D), "cls" (B, D) and "feature_map" (B,
-rows, columns, D), all float32. Preprocessing is included.
+The first command writes a SavedModel, which needs only TensorFlow to run. It is written on the tensorflow or jax
+backend, with TensorFlow installed; for a run of the torch backend add --backend=tensorflow.
+`tf.saved_model.load(PATH).serve(images)` takes images (B, H, W, C) uint8 for any B. It returns a dictionary of "pooled"
+(B, D), "cls" (B, D) and "feature_map" (B, rows, columns, D), all float32. Preprocessing is included.
 
 The second writes a folder for `ViTModel.from_pretrained(PATH)` of Hugging Face's transformers. The layouts deit, beit
 and mae are for `DeiTModel`, `BeitModel` and `ViTMAEModel`. The layout timm is for
@@ -39,7 +40,7 @@ flags.DEFINE_enum(
     "layout",
     "saved_model",
     ["saved_model", "vit", "deit", "beit", "mae", "timm"],
-    "Format to write. Most libraries read vit.",
+    "Format to write. Most libraries read vit. saved_model needs TensorFlow, and --backend=tensorflow or jax.",
 )
 flags.DEFINE_enum("what", "encoder", ["encoder", "model"], "The encoder, or the whole detector or segmenter.")
 
@@ -154,9 +155,10 @@ def main():
     if os.path.lexists(output):
         raise commandline.BadInput(f"Expected an --output that does not exist yet, received {output}.")
     if FLAGS.layout == "saved_model" and keras.backend.backend() == "torch":
+        other = ", or --layout=vit, which needs no TensorFlow" if FLAGS.what == "encoder" else ""
         raise commandline.BadInput(
-            "SavedModels are written on the tensorflow or jax backend; any run can be exported with"
-            " --backend=tensorflow."
+            "A SavedModel is written on the tensorflow or jax backend, with TensorFlow installed. Use"
+            f" --backend=tensorflow{other}."
         )
     model, function = load()
     write = write_saved_model if FLAGS.layout == "saved_model" else write_layout

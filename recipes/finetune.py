@@ -135,6 +135,7 @@ common_flags.fraction(
 )
 flags.DEFINE_string("data_dir", None, "Folder where tfds stores its data.")
 flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines of the log.")
+common_flags.save_every()
 flags.DEFINE_integer("workers", 2, "Threads that read images. Raise it if the log says that training waits for data.")
 flags.adopt_module_key_flags(splits)
 flags.adopt_module_key_flags(value_range)
@@ -232,7 +233,7 @@ def main(devices, run):
     model = build_classifier(encoder, source, steps)
     announce(sets, judged[0], val, steps)
 
-    checkpoints = run.checkpoints(model, devices=devices, advice=trouble.advice())
+    checkpoints = run.checkpoints(model, every=FLAGS.save_every, devices=devices, advice=trouble.advice())
     run.start(source)
     sets.write(run)
     sets.save_record()

@@ -63,6 +63,10 @@ def vote(bank, queries, labels, judged_labels):
     bank, queries = evaluation.standardise(bank, queries)
     result = {}
     for number in FLAGS.neighbours:
+        if int(number) > len(bank):
+            print(
+                f"There are only {len(bank)} training images for --neighbours={number}; all of them vote.", flush=True
+            )
         accuracy = float((evaluation.weighted_knn(bank, labels, queries, int(number)) == judged_labels).mean())
         result[f"knn_accuracy_{number}" if result else "knn_accuracy"] = accuracy
         print(f"kNN {number:<6} {accuracy:.2%}", flush=True)
@@ -82,7 +86,7 @@ def judge(run=None):
         encoder = ks.Encoder.from_config(encoder.get_config())
     shape = encoder.image_shape
     train = image_sets.open_split(FLAGS.dataset, "train", shape[-1])
-    print(f"{FLAGS.dataset}: {train.summary()}", flush=True)
+    image_sets.say(f"{FLAGS.dataset}: {train.summary()}")
     sets = splits.open_splits(run, train)
     train, judged, split = sets.train, sets.judged, sets.split
     images, labels = image_sets.read(train, "train", shape, FLAGS.train_limit)

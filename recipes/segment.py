@@ -7,11 +7,13 @@ masks:DIR holds DIR/SPLIT/images and DIR/SPLIT/labels, where SPLIT is train, val
 numbers, with the names of the images. tfds:scene_parse150 is ADE20k. DIR/classes.json may name the classes, in one of
 these forms:
 
-    {"classes": ["sky", "road"]}               sky is 0, road is 1; 255 is ignored
+    {"classes": ["sky", "road"]}               sky is 0, road is 1; 255 is ignored, but see below
     {"classes": ["sky", "road"], "void": 0}    0 is ignored, sky is 1, road is 2; several numbers as [0, 9]
     {"0": "background", "255": "cell"}         each class by its number
 
-Without it, the classes are "0" to the largest number. Label maps of only 0 and 255 are read as classes 0 and 1.
+Without it, the classes are "0" to the largest number, and 255 is ignored. A line says in how many label maps 255 occurs
+and is ignored. In binary masks it is a class: where the label maps of the train split hold only 0 and 255, and no
+classes.json or one with a list of at most two names, 255 is the second class, and a line says so.
 """
 
 import functools

@@ -42,6 +42,9 @@ class AnnotatedSource(Source):
     def keeps_depth(self, i):
         return self.pictures.keeps_depth(i)
 
+    def by_depth(self):
+        return self.pictures.by_depth()
+
     def read_pixels(self, i, plan=None):
         """See `Source`. An image that was turned or resized after it was annotated raises ValueError."""
 

@@ -17,8 +17,8 @@ HEADER = 4096  # bytes that are read for it; NumPy's own takes 128
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those of NumPy; others take minutes to unpack what is small
 
 
-def read_shape(file, size, value_range=None):
-    """Read (height, width, channels) of the array in a binary file of `size` bytes.
+def read_form(file, size, value_range=None):
+    """Read (height, width, channels) and the dtype of the array in a binary file of `size` bytes.
 
     Raises:
         ValueError: if the array is not an image that `conversion.to_uint8` takes, is cut short, or would take too much
@@ -30,7 +30,7 @@ def read_shape(file, size, value_range=None):
         raise ValueError(f"pixels as {reason}, not uint8, uint16 or float in 0..1")
     if is_channels_first(shape):
         raise ValueError(f"an array of shape {shape}, which seems to be (C, H, W); transpose it by (1, 2, 0)")
-    return *shape, *(1,) * (3 - len(shape))
+    return (*shape, *(1,) * (3 - len(shape))), dtype
 
 
 def read_array(content):

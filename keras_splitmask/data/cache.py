@@ -9,6 +9,7 @@ import numpy as np
 from keras_splitmask.data import packs
 from keras_splitmask.data.arrays import ArraySource
 from keras_splitmask.data.labels import some
+from keras_splitmask.data.reasons import reason_of
 from keras_splitmask.data.resizing import resize
 from keras_splitmask.data.sources import Selection, part_of
 
@@ -38,7 +39,7 @@ class CachedSource(Selection):
         try:
             pixels = np.frombuffer(self.records[i], "uint8").reshape(self.shapes[i])
         except Exception as error:  # a checksum that does not match, a shorter file: a RuntimeError of many lines
-            reason = f"Expected the cached {self.name(i)} to be intact, received {' '.join(str(error).split())[:200]}."
+            reason = f"Expected the cached {self.name(i)} to be intact, received {reason_of(error)[:200]}."
             self.note_broken(
                 i, reason, "It is read from its own file instead; remove the cache to have it packed again."
             )

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import pathlib
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from keras_splitmask.data.stored_numbers import LARGEST
 IGNORE = 255
 BINARY = {0, IGNORE}
 COUNTED = 64  # most classes to assume without classes.json if 255 occurs too
+NUMBERED = '{"0": "background", "255": "cell"}'
 FORMS = '{"classes": ["sky", "road"], "void": 255} or {"0": "sky", "7": "road"}'
 
 
@@ -23,12 +25,14 @@ class Numbering:
         meaning: (65536,) int16: the class of each number, 255 to ignore it, -1 if it has no meaning.
         note: a line for the user about unusual numbers, or empty.
         assumed: whether 255 is ignored because nothing says what it is.
+        path: path of classes.json, which may be missing.
     """
 
     classes: list
     meaning: np.ndarray
     note: str = ""
     assumed: bool = False
+    path: pathlib.Path | None = None
 
     def check_ignored(self, numbers, place):
         """Raise ValueError if 255 is ignored by default, but half of the label maps or more look like binary masks.
@@ -47,6 +51,16 @@ class Numbering:
                 f" {len(numbers)} in {place / 'labels'}{', and ' + _joined(others) + ' in others' if others else ''};"
                 f" correct those, or write {place.parent / 'classes.json'} as {FORMS}."
             )
+
+    def note_ignored(self, count):
+        """Write the note for the user if 255 occurs in `count` label maps and is ignored by default, or empty."""
+        if not (self.assumed and count):
+            return ""
+        maps = "1 label map" if count == 1 else f"{count} label maps"
+        return (
+            f"255 occurs in {maps} and is ignored by default; if it is a class, give the number of each class in"
+            f' {self.path}, as in {NUMBERED}; if not, add "void": 255 there'
+        )
 
     def unknown(self, numbers):
         """List the numbers that have no meaning."""
@@ -89,8 +103,8 @@ def numbering(path, expected, numbers):
             f" {path.parent}, as masks with soft edges have; resize masks to the nearest pixel, or write {path} as"
             f" {FORMS}."
         )
-    assumed = void is None
-    void = {IGNORE} if assumed else void
+    assumed = IGNORE not in (void or ())
+    void = {IGNORE} if void is None else void
     if isinstance(classes, list):
         # Names take the numbers from 0 on, without those to ignore.
         free = (number for number in itertools.count() if number not in void)
@@ -101,9 +115,8 @@ def numbering(path, expected, numbers):
             f"Expected 2 to {IGNORE} classes, received {len(names)} in {path.parent}; name them in {path} as {FORMS}."
         )
     of_number, void = {number: label for label, number in enumerate(classes)}, void - classes.keys()
-    return Numbering(
-        names, _meaning(of_number, void), _note(classes, void, numbers, path), assumed and IGNORE not in classes
-    )
+    note, assumed = _note(classes, void, numbers, path), assumed and IGNORE not in classes
+    return Numbering(names, _meaning(of_number, void), note, assumed, path)
 
 
 def _counted(numbers):

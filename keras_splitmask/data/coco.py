@@ -14,6 +14,11 @@ from keras_splitmask.data.annotated import (
 from keras_splitmask.data.segmentations import turn_outline
 from keras_splitmask.data.turning import turn_points, upright
 
+FEW_BOXES = 8  # fewer say nothing about the form of all
+BEYOND = 0.5  # smallest fraction of boxes beyond their image at which a file is refused
+BEYOND_AS_CORNERS = 0.25  # the same where the boxes lie inside their image as [left, top, right, bottom]
+CORNERS = 0.98  # fraction of the boxes that must do so
+
 
 @dataclasses.dataclass(frozen=True)
 class Objects:
@@ -143,7 +148,7 @@ class CocoSource(DetectionSource):
     def __init__(self, pictures, images, index_of, turns, file, others, left_out, digest):
         super().__init__(pictures, coco_files.categories_by_id(file["categories"], "the file"), left_out)
         self.images, self.index_of, self.turns, self.digest = images, index_of, turns, digest
-        self.clipped = self.beyond = 0
+        self.clipped = self.boxes = self.beyond = self.corners = 0
         self._annotations = [[] for _ in images]
         for number, annotation in enumerate(file["annotations"]):
             image = coco_files.reference(annotation, "image_id")
@@ -164,14 +169,40 @@ class CocoSource(DetectionSource):
         if i is None:
             raise ValueError("an unknown image")
         size = self.images[i]["height"], self.images[i]["width"]
+        self._count(coco_files.box_of(annotation), *size)
         cleaned, flaw = coco_files.clean(annotation, self._known, *size)
         if flaw:
             self.left_out[f"the outline of {name}"] = f"{flaw}; its box is kept"
-        left, top, width, height = coco_files.box_of(annotation)
         self.clipped += cleaned["bbox"] != annotation["bbox"]
-        # One pixel more is rounding. More in most boxes means that they are [left, top, right, bottom].
-        self.beyond += left + width > size[1] + 1 or top + height > size[0] + 1
         self._annotations[i].append(_turned(cleaned, size, self.turns[i]) if i in self.turns else cleaned)
+
+    def _count(self, box, height, width):
+        """Count a box of the file, whether it reaches beyond its image, and whether it would not if it were [left,
+        top, right, bottom]. One pixel more is rounding."""
+        if box is None or min(box[2:]) <= 0:
+            return
+        self.boxes += 1
+        self.beyond += box[0] + box[2] > width + 1 or box[1] + box[3] > height + 1
+        self.corners += 0 <= box[0] < box[2] <= width + 1 and 0 <= box[1] < box[3] <= height + 1
+
+    def check_boxes(self, path):
+        """Raise ValueError if many boxes of the file reach beyond their images, and so are no boxes of COCO's form.
+
+        Those of people who are partly outside of the picture may do so. Hence half of the boxes must, or a quarter if
+        all would be good corners.
+        """
+        corners = self.corners >= CORNERS * self.boxes
+        if self.boxes < FEW_BOXES or self.beyond < (BEYOND_AS_CORNERS if corners else BEYOND) * self.boxes:
+            return
+        remedy = (
+            "they seem to be [left, top, right, bottom]; write right - left and bottom - top as the last two numbers"
+            if corners
+            else "correct the boxes, or the width and height of the images"
+        )
+        raise ValueError(
+            f"Expected boxes as [left, top, width, height] in pixels, received {self.beyond} of {self.boxes} boxes that"
+            f" reach beyond their images in {path}; {remedy}."
+        )
 
     def size(self, i):
         return upright((self.images[i]["height"], self.images[i]["width"]), self.turns.get(i, 1))
@@ -192,9 +223,9 @@ class CocoSource(DetectionSource):
             f"{len(self)} images, {counts.count(0)} of them without objects; {sum(counts)} objects of"
             f" {len(self.classes)} classes, {self.clipped} of them cut at the border"
         )
-        return "; ".join([line, *self._remarks(sum(counts))]) + left_out_text(self.left_out)
+        return "; ".join([line, *self._remarks()]) + left_out_text(self.left_out)
 
-    def _remarks(self, count):
+    def _remarks(self):
         """Phrases about the file that a user should know."""
         remarks = {
             f"categories of one name are one class ({', '.join(self.merged[:3])})": self.merged,
@@ -204,7 +235,7 @@ class CocoSource(DetectionSource):
             f"{len(self.turns)} annotations of images turned as their EXIF tags say": self.turns,
             f"{self.crowds} crowds, which are ignored": self.crowds,
             f"{self.beyond} boxes reach beyond their image, although COCO's are [left, top, width, height]": (
-                2 * self.beyond > count
+                2 * self.beyond > self.boxes
             ),
             self.unused: self.unused,
         }

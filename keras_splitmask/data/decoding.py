@@ -11,6 +11,7 @@ from keras_splitmask.backend.optional import optional
 from keras_splitmask.data import arrayfile, bounds, jpeg, netpbm
 from keras_splitmask.data.bounds import is_grey
 from keras_splitmask.data.conversion import to_uint8 as to_uint8  # what read_pixels leaves to do
+from keras_splitmask.data.reasons import reason_of
 from keras_splitmask.data.values import WrongSize
 
 # The formats that are read. Pillow knows more, but some of those run other programs (EPS) or are not images (MPEG).
@@ -64,9 +65,8 @@ def read_pixels(content, name, plan=None):
     except (ImportError, WrongSize):
         raise
     except Exception as error:  # damaged files raise errors of many types: OSError, SyntaxError, struct.error...
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
-            f"Expected a readable image, received {name} ({reason}); repair or remove the file."
+            f"Expected a readable image, received {name} ({reason_of(error)}); repair or remove the file."
         ) from error
 
 

@@ -26,7 +26,8 @@ def open_detection(
     Boxes are cut to their images. Annotations without a box in the image, or of an unknown image or category, are left
     out; so are missing images. `summary()` counts them and `left_out` names each. Images without objects stay. If an
     outline cannot be used, its box stays. An image may be listed under several ids: their objects are joined.
-    Categories of the same name are one class.
+    Categories of the same name are one class. A file whose boxes are fractions, or [left, top, right, bottom], is
+    refused.
 
     Args:
         dataset: one of the above.
@@ -89,6 +90,7 @@ def _open_coco(place, split, channels, report, max_bad_fraction):
     } | twice.keys()
     left_out = {**left_out, **others, **{f"the image of id {number}": reason for number, reason in twice.items()}}
     source = CocoSource(pictures, images, places, turns, file, unused, left_out, hashlib.sha256(content).hexdigest())
+    source.check_boxes(path)
     if not any(source.annotations(i) for i in range(len(source))):
         raise ValueError(
             f"Expected objects in {path}, received none that can be used: {source.summary()}; correct the file."

@@ -66,6 +66,12 @@ class FolderSource(Source):
     def keeps_depth(self, i):
         return keeps_depth(self._content(i))
 
+    def by_depth(self):
+        deep, groups = set(self.scan.deep), ([], [])
+        for i, path in enumerate(self.paths):
+            groups[path in deep].append(i)
+        return [group for group in groups if group]
+
     def _content(self, i):
         path = os.path.join(self.scan.root, self.paths[i])
         if os.path.exists(path) and not os.path.isfile(path):  # opening a FIFO would wait forever

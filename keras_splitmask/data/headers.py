@@ -2,10 +2,10 @@
 
 import os
 
-from keras_splitmask.backend.optional import optional
-from keras_splitmask.data import arrayfile, bounds, jpeg
-from keras_splitmask.data.bounds import MAX_PIXELS, is_grey
-from keras_splitmask.data.decoding import SAMPLE_FORMAT, open_picture
+from keras_splitmask.data import arrayfile, bounds, jpeg, netpbm
+from keras_splitmask.data.bounds import is_grey
+from keras_splitmask.data.decoding import SAMPLE_FORMAT, is_cut_to_8_bits, is_deep, open_picture
+from keras_splitmask.data.reasons import reason_of
 
 MAX_CHECKED = 16_000_000  # pixels; a file that seems cut short is decoded to make sure, unless it is larger
 HEADER = 1 << 20  # bytes of a JPEG that are searched for its header
@@ -21,12 +21,12 @@ SEVERAL = (
 SAMPLES_PER_PIXEL, EXTRA_SAMPLES = 277, 338  # tags of a TIFF
 
 
-def read_header(path, value_range=None, several=None):
+def read_header(path, value_range=None, several=None, deep=None):
     """Return (height, width, channels) of an image file as stored, or a reason (str) to leave it out.
 
     Channels are 1 or 3 for a picture, and any number for an .npy or .npz file of one array (H, W) or (H, W, C), whose
     type must be one that `conversion.to_uint8` takes with that `value_range`. A picture of several pages or frames is
-    added to the list `several`.
+    added to the list `several`; a file with more than 8 bits for each value to the list `deep`.
     """
     try:
         size = os.path.getsize(path)
@@ -36,25 +36,19 @@ def read_header(path, value_range=None, several=None):
             start = file.read(len(arrayfile.NUMPY))
             file.seek(0)
             if start.startswith((arrayfile.NUMPY, arrayfile.ZIP)):
-                return arrayfile.read_shape(file, size, value_range)
-            bounds.check_unopened(file, size)
-            shape, more = _picture(file, size)
-            if more and several is not None:
-                several.append(path)
+                shape, dtype = arrayfile.read_form(file, size, value_range)
+                more, has_deep_values = False, dtype.itemsize > 1
+            else:
+                bounds.check_unopened(file, size)
+                shape, more, has_deep_values = _picture(file, size)
+            for holds, paths in ((more, several), (has_deep_values, deep)):
+                if holds and paths is not None:
+                    paths.append(path)
             return shape
     except ImportError:
         raise
     except Exception as error:  # a damaged header raises whatever its reader stumbles over
-        return _reason(error)
-
-
-def _reason(error):
-    Image = optional("PIL.Image", "data")
-    if isinstance(error, Image.DecompressionBombError):
-        return f"more than {MAX_PIXELS // 10**6} million pixels"
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "not an image of a known format"
-    return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
+        return reason_of(error)
 
 
 def _picture(file, size):
@@ -64,6 +58,7 @@ def _picture(file, size):
             raise ValueError("colours in LAB, which Pillow does not convert; save it in RGB")
         if image.format == "TIFF":
             _check_samples(image, channels)
+        has_deep_values = is_deep(image.mode) or is_cut_to_8_bits(image) or netpbm.is_deep(image)
         _check_memory(image, file, size)
         if height * width <= MAX_CHECKED and _seems_cut_short(file, size, image):
             image.draft(
@@ -71,7 +66,7 @@ def _picture(file, size):
             )  # at an eighth of the resolution where it is a JPEG, which is enough to find its end
             image.load()
         more = image.format in SEVERAL and getattr(image, "is_animated", False)
-    return (height, width, channels), more
+    return (height, width, channels), more, has_deep_values
 
 
 def _check_memory(image, file, size):

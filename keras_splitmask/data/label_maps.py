@@ -87,11 +87,13 @@ class FolderSegmentationSource(SegmentationSource):
         paths: path of the label map of each image, relative to `root`.
         sizes: (height, width) of each label map, as stored.
         turns: {index: EXIF orientation} of images that are turned when they are read, but whose label maps are not.
+        with_255: number of label maps in which 255 occurs.
     """
 
-    def __init__(self, pictures, numbered, left_out, root, paths, sizes, turns):
+    def __init__(self, pictures, numbered, left_out, root, paths, sizes, turns, with_255=0):
         super().__init__(pictures, numbered.classes, numbered.meaning, left_out)
         self.numbered, self.root, self.paths, self.sizes, self.turns = numbered, root, paths, sizes, turns
+        self.with_255 = with_255
 
     def size(self, i):
         return upright(self.sizes[i], self.turns.get(i, 1))
@@ -109,9 +111,10 @@ class FolderSegmentationSource(SegmentationSource):
         return [self.pictures.fingerprint, stamps, self.classes, known.tolist(), self._numbers[known].tolist()]
 
     def summary(self):
-        """Extend `AnnotatedSource.summary` by the note on the numbers."""
+        """Extend `AnnotatedSource.summary` by the notes on the numbers."""
         turned = f"; {len(self.turns)} label maps turned as the EXIF tags of their images say" if self.turns else ""
-        return f"{super().summary()}{turned}{'. ' + self.numbered.note.rstrip('.') if self.numbered.note else ''}"
+        notes = self.numbered.note.rstrip("."), self.numbered.note_ignored(self.with_255)
+        return ". ".join([f"{super().summary()}{turned}", *filter(None, notes)])
 
 
 class TfdsSegmentationSource(SegmentationSource):
@@ -209,6 +212,13 @@ def _open_masks(root, split, channels, report, expected, max_bad_fraction):
     stems = {path: os.path.splitext(path)[0] for path in (*found.images, *found.left_out)}
     sizes = {path: looked[stem][1] for path, stem in stems.items() if stem in looked}
     pictures, turned, unfit, others = annotated_images(found, sizes, channels, report)
+    # The reason of a label map that is left out counts for its image, too.
+    unread_stems = {os.path.splitext(path.removeprefix("labels/"))[0] for path in unread}
+    others = {
+        name: others[name]
+        for path, stem in stems.items()
+        if (name := printable(path)) in others and stem not in unread_stems
+    }
     others.update(
         {printable(f"labels/{looked[stem][0]}"): "no image" for stem in sorted(looked.keys() - set(stems.values()))}
     )
@@ -220,9 +230,10 @@ def _open_masks(root, split, channels, report, expected, max_bad_fraction):
             f"Expected label maps with pixels of a class in {folder / 'labels'}, received pixels to ignore only; label"
             " some."
         )
-    paths, stored, _ = zip(*used, strict=True)
+    paths, stored, numbers = zip(*used, strict=True)
+    with_255 = sum(IGNORE in of_map for of_map in numbers)
     turns = {i: turned[path] for i, path in enumerate(pictures.paths) if path in turned}
-    return FolderSegmentationSource(pictures, numbered, left_out, folder / "labels", paths, stored, turns)
+    return FolderSegmentationSource(pictures, numbered, left_out, folder / "labels", paths, stored, turns, with_255)
 
 
 def _folders(root):

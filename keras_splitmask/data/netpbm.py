@@ -13,6 +13,12 @@ def stored(image):
     return (tile.offset, tile.args[1]) if tile and tile.codec_name == "ppm" else None
 
 
+def is_deep(image):
+    """Return whether Pillow's image, not loaded yet, has binary values that `read` returns as uint16."""
+    place = stored(image)
+    return place is not None and place[1] > 255
+
+
 def is_text(image):
     """Return whether the values of Pillow's image are written as text."""
     return image.format == "PPM" and bool(image.tile) and image.tile[0].codec_name == "ppm_plain"

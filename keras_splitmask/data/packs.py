@@ -6,6 +6,7 @@ are ever removed, and only by one process at a time.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ import numpy as np
 from keras_splitmask.backend.optional import optional
 
 VERSION = 2
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 INDEX = "index.json"
 LOCK = ".keras_splitmask.lock"
 RECORDS = re.compile(r"images-[0-9a-f]{12}-\d+\.array_record")
@@ -50,6 +52,9 @@ def make(folder, key, source, images, report):
     Raises:
         ValueError: if no image can be read, or the folder cannot be written to. The folder then stays unchanged.
     """
+    if os.path.lexists(folder) and not folder.is_dir():
+        what = "a broken link" if folder.is_symlink() else "a file"
+        raise ValueError(f"Expected a folder for the cache, received {folder}, which is {what}; choose another path.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder, report) as locked:
@@ -66,7 +71,7 @@ def make(folder, key, source, images, report):
             place.mkdir(exist_ok=True)
             _write(place, key, source, images(), locked)
     except OSError as error:
-        raise _unwritable(folder, error.strerror or str(error)) from error
+        raise _unwritable(folder, error.strerror or str(error), error.errno in FULL) from error
     found = _load(place, key, len(source))
     if not found:
         raise _unwritable(place, "something else than was written when reading it again")
@@ -215,9 +220,10 @@ def _writing(path):
         raise _unwritable(path.parent, str(error)) from error
 
 
-def _unwritable(folder, reason):
-    reason = " ".join(reason.split(";")[0].split())
-    return ValueError(f"Expected to write into {folder}, received {reason}; make room, or choose another folder.")
+def _unwritable(folder, reason, full=True):
+    """An error for a folder that cannot be written to; `full`: whether the disk may be full."""
+    reason, room = " ".join(reason.split(";")[0].split()), "make room, or " if full else ""
+    return ValueError(f"Expected to write into {folder}, received {reason}; {room}choose another folder.")
 
 
 def _flush(path):

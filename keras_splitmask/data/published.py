@@ -8,6 +8,7 @@ import numpy as np
 from keras_splitmask.backend.optional import optional
 from keras_splitmask.data.decoding import keeps_depth, open_picture, read_pixels
 from keras_splitmask.data.labels import check_labels
+from keras_splitmask.data.reasons import reason_of
 from keras_splitmask.data.sources import SPLITS, NoSuchSplit, Source, part_of
 from keras_splitmask.data.tfrecord import TfRecords
 
@@ -63,9 +64,8 @@ class TfdsSource(Source):
         try:
             return self.records[i]
         except Exception as error:  # each file format has its own error for a damaged record
-            reason = " ".join(str(error).split())
             raise ValueError(
-                f"Expected a readable record, received {self.name(i)} ({reason}); prepare the data set again."
+                f"Expected a readable record, received {self.name(i)} ({reason_of(error)}); prepare the data set again."
             ) from error
 
     def size(self, i, feature="image"):
@@ -80,7 +80,7 @@ class TfdsSource(Source):
             raise
         except Exception as error:  # a damaged header raises whatever its reader stumbles over
             raise ValueError(
-                f"Expected a readable image, received {self.name(i)} ({error}); prepare the data set again."
+                f"Expected a readable image, received {self.name(i)} ({reason_of(error)}); prepare the data set again."
             ) from error
 
     def keeps_depth(self, i):

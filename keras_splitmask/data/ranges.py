@@ -1,10 +1,11 @@
 """Report if the values of a data set use only a small part of their range."""
 
-import math
+import collections
+import dataclasses
 
 import numpy as np
 
-from keras_splitmask.data.values import check_pixels, is_final
+from keras_splitmask.data.values import check_pixels, is_final, suggested_range
 
 LOOKED_AT = 8  # images, spread over the set
 SIDE = 256  # pixels of them that are looked at, in rows and in columns
@@ -15,38 +16,72 @@ OUTLIERS = 0.1  # percent of the values at either end that do not count: a dead 
 CLIPPED = 0.01  # fraction of the values outside of the range that is worth a line
 
 
+@dataclasses.dataclass(frozen=True)
+class _Look:
+    """What was seen of the values of one image: its index, their type, the ends of their range without outliers, and
+    the fraction that lies outside of the full range."""
+
+    index: int
+    dtype: np.dtype
+    low: float
+    high: float
+    outside: float
+
+
 def report_range(source, place):
     """Report in a line if the values of a source fill a small part of their range, or are clipped by its `value_range`.
 
-    Costs one small read where all is well; the same images are looked at every time.
+    Images of another depth or type are judged by themselves: 12 bits in 16-bit files are dark, also beside 8-bit files.
+    Costs a small read of one or a few images; the same images are looked at every time.
 
     Args:
         source: a `Source`.
         place: name of the data set, for the line.
     """
-    for line in _lines(source, place):
-        source.report(line)
+    groups = source.by_depth()
+    for indices in groups:
+        looks = collections.defaultdict(list)
+        for look in _looks(source, indices):
+            looks[look.dtype].append(look)
+        images = f"{place}, {len(indices)} of {len(source)} images" if len(groups) > 1 else place
+        for of_type in looks.values():
+            for line in _lines(source, of_type, images):
+                source.report(line)
 
 
-def _lines(source, place):
-    low, high, outside, looked_at = math.inf, -math.inf, [], None
-    for i in np.unique(np.linspace(0, len(source) - 1, min(LOOKED_AT, len(source))).astype(int)).tolist():
-        values = _values(source, i)
+def _looks(source, indices):
+    """Look at a few images of one depth. One image is enough where 8 bits fill their range."""
+    found = []
+    for k in np.unique(np.linspace(0, len(indices) - 1, min(LOOKED_AT, len(indices))).astype(int)).tolist():
+        values = _values(source, indices[k])
         if values is None:
             continue
-        looked_at = i
         dtype = values.dtype.newbyteorder("=")
         full = _full_range(dtype, source.value_range)
-        outside.append(np.mean((values < full[0]) | (values > full[1])))
-        ends = np.percentile(values, (OUTLIERS, 100 - OUTLIERS))
-        low, high = min(low, float(ends[0])), max(high, float(ends[1]))
-        if source.value_range is None and high - low >= SPARSE * (full[1] - full[0]):
-            return []
+        ends = np.percentile(values, (OUTLIERS, 100 - OUTLIERS)).tolist()
+        found.append(_Look(indices[k], dtype, *ends, float(np.mean((values < full[0]) | (values > full[1])))))
+        if dtype.itemsize == 1 and source.value_range is None and _fills(found[-1], full):
+            break
+    return found
+
+
+def _fills(look, full):
+    return look.high - look.low >= SPARSE * (full[1] - full[0])
+
+
+def _lines(source, looks, place):
+    """List the lines about images of one depth and type."""
+    dtype = looks[0].dtype
+    full = _full_range(dtype, source.value_range)
+    if source.value_range is None and any(_fills(look, full) for look in looks):
+        return []
+    low, high = min(look.low for look in looks), max(look.high for look in looks)
     if low >= high:  # blank images say nothing
         return []
-    if dtype == np.uint8 and high - low < SPARSE * 255 and not source.keeps_depth(looked_at):
+    if dtype == np.uint8 and high - low < SPARSE * 255 and not source.keeps_depth(looks[0].index):
         return [_cut(high - low, place)]
-    return list(_notes(low, high, float(np.mean(outside)), full, dtype, source.value_range, place))
+    outside = float(np.mean([look.outside for look in looks]))
+    return list(_notes(low, high, outside, full, dtype, source.value_range, place))
 
 
 def _values(source, i):
@@ -82,7 +117,7 @@ def _notes(low, high, outside, full, dtype, value_range, place):
         yield (
             f"{place}: the values go from {seen}, a small part of the {whole} of {of}, which leaves"
             f" {round(255 * fraction) + 1} of 256 grey levels. Name their range, such as"
-            f" value_range={_suggested(low, high, dtype)}, to use all."
+            f" value_range={suggested_range(low, high, dtype)}, to use all."
         )
 
 
@@ -92,18 +127,3 @@ def _cut(spread, place):
         f"{place}: colour of 16 bits is read with 8 bits, of which the values fill a small part: {round(spread) + 1} of"
         " 256 levels. A value_range cannot restore the others; save the images as .npy files of uint16 first."
     )
-
-
-def _suggested(low, high, dtype):
-    """low,high: a range that holds the values, in round numbers: for integers of 12 bits 0,4095."""
-    low = 0 if 0 <= low < high / 10 else -_rounded_up(-low)
-    bits = 2 ** math.ceil(math.log2(high + 1)) - 1 if dtype.kind == "u" and high > 0 else high
-    return f"{low:.6g},{bits if 0.9 * bits < high < bits else _rounded_up(high):.6g}"
-
-
-def _rounded_up(value):
-    """The next number of two digits."""
-    if not value:
-        return value
-    unit = 10.0 ** (math.floor(math.log10(abs(value))) - 1)
-    return math.ceil(value / unit - 1e-9) * unit

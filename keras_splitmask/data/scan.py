@@ -19,7 +19,7 @@ THREADS = 8
 INTERVAL = 2.0  # seconds between two reports
 NAMED = 3  # files named in a message
 COMPARED = 16  # files to compare, to see whether a folder was moved
-VERSION = 2  # of the JSON file
+VERSION = 3  # of the JSON file
 ESCAPED = re.compile(
     r"\\([\\nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"
 )  # what `printable` may write for one character
@@ -37,6 +37,7 @@ class Scan:
         files: relative path: (bytes, time of change in ns) of the images and of the files left out.
         not_entered: relative path: reason, of folders that hold no data.
         several: relative paths of images with several pages or frames; only the first is read.
+        deep: relative paths of images with more than 8 bits for each value.
     """
 
     root: str
@@ -46,6 +47,7 @@ class Scan:
     files: dict
     not_entered: dict = dataclasses.field(default_factory=dict)
     several: list = dataclasses.field(default_factory=list)
+    deep: list = dataclasses.field(default_factory=list)
 
     def check(self, max_bad_fraction):
         """Raise ValueError if there is no image, or too many files are left out. Hidden files do not count."""
@@ -127,15 +129,16 @@ def scan(root, record=None, report=None, frozen=False, value_range=None):
             images[path] = before.images[path]
         else:  # files left out are read again: they are few, and another run may be able to use them
             todo.append(path)
-    several = [os.path.join(root, path) for path in (before.several if before else ()) if path in images]
-    for path, header in zip(
-        todo, _headers(root, todo, report or (lambda line: None), value_range, several), strict=True
-    ):
+    several, deep = (
+        [os.path.join(root, path) for path in known if path in images]
+        for known in ((before.several, before.deep) if before else ((), ()))
+    )
+    headers = _headers(root, todo, report or (lambda line: None), value_range, several, deep)
+    for path, header in zip(todo, headers, strict=True):
         (left_out if isinstance(header, str) else images)[path] = header
     in_order = (dict(sorted(facts.items())) for facts in (images, left_out))
-    found = Scan(
-        root, *in_order, seen.others, files, seen.not_entered, sorted(os.path.relpath(path, root) for path in several)
-    )
+    several, deep = (sorted(os.path.relpath(path, root) for path in paths) for paths in (several, deep))
+    found = Scan(root, *in_order, seen.others, files, seen.not_entered, several, deep)
     if record and found != before:
         write(found.facts(), record)
     return found
@@ -148,18 +151,18 @@ def scan_files(paths, report=None, value_range=None):
         paths: paths of files, each listed once.
         report, value_range: see `scan`.
     """
-    files, left_out, several = {}, {}, []
+    files, left_out, several, deep = {}, {}, [], []
     for path in paths:
         try:
             files[path] = _stamp(path)
         except ValueError as error:
             left_out[path] = str(error)
     todo = list(files)
-    headers = zip(todo, _headers("", todo, report or (lambda line: None), value_range, several), strict=True)
+    headers = zip(todo, _headers("", todo, report or (lambda line: None), value_range, several, deep), strict=True)
     images = {
         path: header for path, header in headers if not isinstance(header, str) or left_out.update({path: header})
     }
-    return Scan("", images, left_out, 0, files, {}, sorted(several))
+    return Scan("", images, left_out, 0, files, {}, sorted(several), sorted(deep))
 
 
 def printable(name):
@@ -240,15 +243,15 @@ def _stamp(path):
     return found.st_size, found.st_mtime_ns
 
 
-def _headers(root, paths, report, value_range, several):
+def _headers(root, paths, report, value_range, several, deep):
     """Yield (height, width, channels) of each file in order, or the reason to leave it out.
 
-    See `read_header` for `several`.
+    See `read_header` for `several` and `deep`.
     """
     started = said = time.monotonic()
     with ThreadPoolExecutor(THREADS) as pool:
         for i, header in enumerate(
-            pool.map(lambda path: read_header(os.path.join(root, path), value_range, several), paths)
+            pool.map(lambda path: read_header(os.path.join(root, path), value_range, several, deep), paths)
         ):
             yield header
             if time.monotonic() - said > INTERVAL:

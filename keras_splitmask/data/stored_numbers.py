@@ -10,6 +10,7 @@ import numpy as np
 from keras_splitmask.data import bounds, netpbm
 from keras_splitmask.data.arrayfile import NUMPY
 from keras_splitmask.data.decoding import is_cut_to_8_bits, open_picture
+from keras_splitmask.data.reasons import reason_of
 
 LOSSLESS = ("BMP", "DIB", "GIF", "PNG", "PPM", "TIFF")
 MODES = ("1", "L", "P", "I", "I;16", "I;16B")  # Pillow's, of images of numbers: grey of 1 to 32 bits, and palettes
@@ -37,8 +38,7 @@ def read_numbers(content, name):
     except ImportError:
         raise
     except Exception as error:  # a damaged file raises whatever its decoder stumbles over
-        reason = " ".join(str(error).split()) or type(error).__name__
-        expected = f"Expected a readable label map, received {name} ({reason})"
+        expected = f"Expected a readable label map, received {name} ({reason_of(error)})"
         raise ValueError(f"{expected}; repair or remove the file.") from error
     return numbers if numbers.dtype in ("uint8", "uint16") else numbers.astype("uint16")
 

@@ -1,5 +1,7 @@
 """Check pixel values: their type, their range and their layout."""
 
+import math
+
 import numpy as np
 
 
@@ -19,7 +21,8 @@ def check_pixels(pixels, name, value_range=None):
     if pixels.dtype.kind == "i" and pixels.dtype.itemsize <= 4 and value_range is None and pixels.size:
         raise ValueError(
             f"Expected grey values from 0 to 65535, received {pixels.min()} to {pixels.max()} as"
-            f" {pixels.dtype.newbyteorder('=')} in {name}; name their range as value_range (low, high)."
+            f" {pixels.dtype.newbyteorder('=')} in {name}; name their range, such as"
+            f" value_range={suggested_range(pixels.min(), pixels.max(), pixels.dtype)}."
         )
     if reason := wrong_type(pixels.dtype, value_range):
         raise ValueError(
@@ -33,10 +36,30 @@ def check_pixels(pixels, name, value_range=None):
     if value_range is not None and not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError(f"Expected finite pixels, received {low:.4g} to {high:.4g} in {name}; replace or remove them.")
     if value_range is None and (low < 0 or high > 1):
-        raise ValueError(
-            f"Expected float pixels in 0..1, received {low:.4g} to {high:.4g} in {name}; rescale them, or name their"
-            " range as value_range (low, high)."
-        )
+        remedy = "replace or remove them"
+        if np.isfinite(low) and np.isfinite(high):
+            remedy = (
+                f"rescale them, or name their range, such as value_range={suggested_range(low, high, pixels.dtype)}"
+            )
+        raise ValueError(f"Expected float pixels in 0..1, received {low:.4g} to {high:.4g} in {name}; {remedy}.")
+
+
+def suggested_range(low, high, dtype):
+    """Write low,high: a range that holds these values, in round numbers: for integers of 12 bits 0,4095."""
+    low, high = float(low), float(high)
+    low = 0 if 0 <= low < high / 10 or low >= high else -_rounded_up(-low)
+    if dtype.kind == "f" and low == 0 and 1 < high <= 255:
+        return "0,255"
+    bits = 2 ** math.ceil(math.log2(high + 1)) - 1 if dtype.kind == "u" and high > 0 else high
+    return f"{low:.6g},{bits if 0.9 * bits < high < bits else _rounded_up(high):.6g}"
+
+
+def _rounded_up(value):
+    """The next number of two digits."""
+    if not value:
+        return value
+    unit = 10.0 ** (math.floor(math.log10(abs(value))) - 1)
+    return math.ceil(value / unit - 1e-9) * unit
 
 
 def is_channels_first(shape):
@@ -60,7 +83,7 @@ def wrong_type(dtype, value_range=None):
     if dtype.kind in "iu" and value_range is not None:
         return None
     if dtype.kind in "iu" and dtype.itemsize <= 4:
-        return f"{dtype.newbyteorder('=')} without a value_range (low, high)"
+        return f"{dtype.newbyteorder('=')} without value_range=LOW,HIGH"
     return str(dtype)
 
 
@@ -77,7 +100,8 @@ def check_range(value_range):
     except (TypeError, ValueError):
         low = high = np.nan
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        received = ",".join(map(str, value_range)) if isinstance(value_range, (list, tuple)) else value_range
         raise ValueError(
-            f"Expected value_range as two numbers, low and high, such as 0,4095, received {value_range!r}."
+            f"Expected value_range as two numbers, the first less than the second, such as 0,4095, received {received}."
         )
     return low, high

@@ -101,7 +101,7 @@ class Look:
         if self.several and images == 1:
             self.problem = (
                 "Expected batches of at least two images, since the match loss compares images, received batches of"
-                " one; raise the batch size, or build the model with match_weight=0."
+                " one; raise the batch size, or set match_weight=0."
             )
             raise ValueError(self.problem)
 

@@ -11,7 +11,7 @@ import traceback
 
 from absl import flags
 
-from recipes.shared import children, flagfiles, help, noise, paths, screen
+from recipes.shared import children, flag_names, flagfiles, help, noise, paths, screen
 
 BACKENDS = ("tensorflow", "jax", "torch")
 _signals = []  # signals that asked to stop
@@ -118,14 +118,13 @@ def _line_for_user(error):
     raised_in = pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     library = sys.modules.get("keras_splitmask")
     ours = library and raised_in.is_relative_to(pathlib.Path(library.__file__).parent)
-    if isinstance(error, (flags.Error, BadInput)) or (
-        ours and isinstance(error, (ValueError, ImportError, FloatingPointError))
-    ):
+    if isinstance(error, (flags.Error, BadInput)):
         return " ".join(str(error).split())
+    if ours and isinstance(error, (ValueError, ImportError, FloatingPointError)):
+        return flag_names.with_flags(" ".join(str(error).split()))
     # TensorFlow wraps an error of the input pipeline in a message of its own.
-    return next(
-        (line.split("ValueError: ", 1)[1] for line in str(error).splitlines() if "ValueError: Expected " in line), None
-    )
+    lines = (line.split("ValueError: ", 1)[1] for line in str(error).splitlines() if "ValueError: Expected " in line)
+    return flag_names.with_flags(next(lines, "")) or None
 
 
 def _choose_backend():

@@ -51,3 +51,13 @@ def seed_and_jit():
         None,
         "Compile the step with XLA on TensorFlow, which changes the random numbers. Default: only on accelerators.",
     )
+
+
+def save_every():
+    flags.DEFINE_integer(
+        "save_every",
+        None,
+        lower_bound=1,
+        help="Steps between checkpoints, which are written at lines of the log. Default: as often as 2% of the time"
+        " allows.",
+    )

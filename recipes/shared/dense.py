@@ -81,6 +81,7 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("pictures", 6, lower_bound=0, help="Images in the picture at the end. 0 for no picture.")
 flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines of the log.")
+common_flags.save_every()
 common_flags.fraction(
     "max_bad_fraction",
     0.5,
@@ -100,13 +101,13 @@ def open_sets(open_set):
 
     options = {
         "data_dir": FLAGS.data_dir,
-        "report": lambda line: print(line, flush=True),
+        "report": image_sets.say,
         "max_bad_fraction": FLAGS.max_bad_fraction,
     }
     options["value_range"] = value_range.given()
     channels = FLAGS.channels or 3
     source = open_set(FLAGS.dataset, "train", channels=channels, **options)
-    print(f"{FLAGS.dataset}: {source.summary()}", flush=True)
+    image_sets.say(f"{FLAGS.dataset}: {source.summary()}")
     splits = [FLAGS.judge] if FLAGS.judge else ["val", "test"]
     for split in splits:
         try:
@@ -115,7 +116,7 @@ def open_sets(open_set):
         except data.NoSuchSplit:
             if split == splits[-1]:
                 raise
-    print(f"{split}: {judged.summary()}", flush=True)
+    image_sets.say(f"{split}: {judged.summary()}")
     return source, judged
 
 
@@ -176,7 +177,7 @@ def train(devices, run, model, source, judged, batches, judge, finish):
         f" {'from ' + FLAGS.init_from if FLAGS.init_from else 'from scratch'}"
     )
     print(f"{len(source)} images of {len(source.classes)} classes, {weights}, {steps} steps", flush=True)
-    checkpoints = run.checkpoints(model, devices=devices, advice=trouble.advice())
+    checkpoints = run.checkpoints(model, every=FLAGS.save_every, devices=devices, advice=trouble.advice())
     run.start(source)
     image_sets.save_record(source, judged)
     measures = [

@@ -3,10 +3,14 @@
 import difflib
 import os
 import pathlib
+import re
 
 from absl import flags
 
+from recipes.shared import paths
+
 LARGEST = 1 << 20  # bytes
+FIRST_LINE = "# Relative paths begin in "  # of a run.flags, followed by a folder
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "flags"
 
 
@@ -15,6 +19,8 @@ def expanded(arguments, around=()):
 
     If there is no such file, PATH may be the name of one that comes with the project: "paper/mae", "paper/mae.flags" or
     "recipes/flags/paper/mae.flags".
+
+    Relative paths in the run.flags of a run begin in the folder that its first line names, if that still exists.
 
     `around` holds the real paths of the files that the arguments come from.
 
@@ -66,4 +72,15 @@ def _content(path, around):
         raise flags.Error(f"Expected a text file with one flag per line, received --flagfile={path}.")
     text = content.decode("utf-8-sig", "surrogateescape")  # a path may contain bytes that are not UTF-8
     lines = [line.strip() for line in text.split("\n")]
-    return expanded([line for line in lines if line and not line.startswith(("#", "//"))], (*around, real))
+    lines = _begun_in(text.split("\n", 1)[0], [line for line in lines if line and not line.startswith(("#", "//"))])
+    return expanded(lines, (*around, real))
+
+
+def _begun_in(first, lines):
+    """Let the relative paths in lines of flags begin in the folder that the first line of their file names, if it names
+    another than the current one."""
+    folder = first.removeprefix(FIRST_LINE)
+    if folder == first or not os.path.isdir(folder) or os.path.samefile(folder, os.curdir):
+        return lines
+    matches = [(line, re.fullmatch(r"--(\w+)=(.*)", line)) for line in lines]
+    return [f"--{found[1]}={paths.begun_in(folder, found[1], found[2])}" if found else line for line, found in matches]

@@ -4,7 +4,7 @@ import os
 
 from absl import flags
 
-from recipes.shared import commandline, value_range, workdir
+from recipes.shared import commandline, flag_names, value_range, workdir
 
 FLAGS = flags.FLAGS
 NAMED = 5  # largest number of classes in a message
@@ -23,11 +23,11 @@ def open_images(run, channels, amount=None):
         channels=channels,
         record=run.home / workdir.DATA if run.has(workdir.DATA) else None,
         max_bad_fraction=FLAGS.max_bad_fraction,
-        report=_say,
+        report=say,
         frozen=run.resumed,
         value_range=value_range.given(),
     )
-    _say(f"{FLAGS.dataset}: {source.summary()}")
+    say(f"{FLAGS.dataset}: {source.summary()}")
     return data.subset_of(source, amount, FLAGS.seed) if amount else source
 
 
@@ -36,11 +36,12 @@ def packed(source, image_shape):
     from keras_splitmask import data
 
     short_side = round(min(image_shape[:2]) * 8 / 7)  # 256 for 224
-    return data.cached(source, short_side, FLAGS.cache, _say, max(1, FLAGS.workers)) if FLAGS.cache else source
+    return data.cached(source, short_side, FLAGS.cache, say, max(1, FLAGS.workers)) if FLAGS.cache else source
 
 
-def _say(line):
-    print(line, flush=True)
+def say(line):
+    """Print a line of the library, with its arguments as flags."""
+    print(flag_names.with_flags(line), flush=True)
 
 
 def open_split(dataset, split, channels):
@@ -53,7 +54,7 @@ def open_split(dataset, split, channels):
         FLAGS.data_dir,
         channels,
         max_bad_fraction=FLAGS.max_bad_fraction,
-        report=_say,
+        report=say,
         value_range=value_range.given(),
     )
 
@@ -83,7 +84,7 @@ def say_absent(train, source, split):
     names = train.classes or [str(label) for label in range(train.class_count)]
     if (absent := np.setdiff1d(train.labels, source.labels)).size:
         classes = "1 class" if len(absent) == 1 else f"{len(absent)} classes"
-        _say(f"{split} has no image of {classes} ({', '.join(names[label] for label in absent[:NAMED])})")
+        say(f"{split} has no image of {classes} ({', '.join(names[label] for label in absent[:NAMED])})")
 
 
 def read(source, split, shape, limit=None, ratio=1.0):
@@ -100,7 +101,7 @@ def read(source, split, shape, limit=None, ratio=1.0):
                 f"Expected at most {FLAGS.max_bad_fraction:.0%} of the {split} images to be unreadable, received {lost}"
                 f" of {wanted}; {first}"
             )
-        _say(f"{split}: skipped {lost} of {wanted} images, which cannot be read")
+        say(f"{split}: skipped {lost} of {wanted} images, which cannot be read")
     return images, labels
 
 
@@ -126,7 +127,7 @@ def read_probe(shape):
         raise commandline.BadInput(
             f"Expected --probe to differ from the training images, received {FLAGS.probe} for both."
         )
-    _say(f"probe, {split}: {source.summary()}")
+    say(f"probe, {split}: {source.summary()}")
     return source, read(source, "probe", shape, FLAGS.probe_limit)
 
 

@@ -7,7 +7,7 @@ import time
 
 from absl import flags
 
-from recipes.shared import commandline, value_range
+from recipes.shared import commandline, flag_names, value_range
 
 # These change the result.
 flags.DEFINE_multi_string(
@@ -59,10 +59,14 @@ def open_images(channels, own_range=None):
     if FLAGS.images == ["sample"]:
         source = data.open_source("sample", "test", channels=channels)
     else:
-        source = data.open_images(FLAGS.images, channels, given, FLAGS.array, lambda line: print(line, flush=True))
+        source = data.open_images(FLAGS.images, channels, given, FLAGS.array, _say)
     left_out = f"; {len(source.left_out)} files cannot be used" if source.left_out else ""
     print(f"{', '.join(FLAGS.images[:3])}: {len(source)} images{left_out}", flush=True)
     return source
+
+
+def _say(line):
+    print(flag_names.with_flags(line), flush=True)
 
 
 def typed(*options):

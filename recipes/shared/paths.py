@@ -8,6 +8,7 @@ FLAGS = flags.FLAGS
 PATHS = ("cache", "dalle_weights", "data_dir", "images", "init_from", "json", "labelled", "output", "split", "subset")
 PATHS += ("workdir",)
 DATASETS = ("cifar10", "dataset", "probe")  # as KIND:PATH
+OR_OTHER = ("labelled", "split", "subset")  # flags that hold a path, or a number or a name
 KINDS = ("coco", "folder", "masks", "npy", "npz")  # other kinds are followed by a name
 
 
@@ -48,6 +49,24 @@ def paths_of(name):
     return [os.path.realpath(_parts(name, text)[1]) for text in texts if name in PATHS or _parts(name, text)[0]]
 
 
+def begun_in(folder, name, value):
+    """Let the relative paths in the value of a flag begin in a folder. Other values stay, such as --subset=10%."""
+    if name not in (*PATHS, *DATASETS) or (name in OR_OTHER and not os.path.isfile(os.path.join(folder, value))):
+        return value
+    return ",".join(_begun_in(folder, name, text) for text in _listed(name, value))
+
+
+def _begun_in(folder, name, text):
+    kind, path = _parts(name, text)
+    if (name in DATASETS and not kind) or not path or path.startswith("~"):
+        return text
+    return kind + os.path.normpath(os.path.join(folder, path))
+
+
+def _listed(name, value):
+    return value.split(",") if name == "dalle_weights" else [value]
+
+
 def same(name, before, now, folder, moved):
     """Return whether two values of a flag mean the same.
 
@@ -70,5 +89,5 @@ def _seen_from(home, paths):
 
 
 def _real_paths(name, text, folder):
-    parts = [_parts(name, part) for part in (text.split(",") if name == "dalle_weights" else [text])]
+    parts = [_parts(name, part) for part in _listed(name, text)]
     return [(kind, os.path.realpath(os.path.join(folder, os.path.expanduser(path)))) for kind, path in parts]

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from recipes.shared import methods, value_range
+from recipes.shared import common_flags, methods, value_range
 
 # These change the result.
 
@@ -338,14 +338,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("workers", 2, "Threads that read images. Raise it if the log says that training waits for data.")
 
 # Checkpoints.
-flags.DEFINE_integer(
-    "save_every",
-    None,
-    lower_bound=1,
-    help=(
-        "Steps between checkpoints, which are written at lines of the log. Default: as often as 2% of the time allows."
-    ),
-)
+common_flags.save_every()
 flags.DEFINE_integer(
     "keep_every",
     None,

@@ -7,9 +7,9 @@ import sys
 from absl import flags
 
 from recipes.shared import commandline, paths
+from recipes.shared.flagfiles import FIRST_LINE
 
 FLAGS = flags.FLAGS
-FIRST_LINE = "# Relative paths begin in "
 UNRECORDED = {"overwrite", "strategy", "devices", "model_devices", "time", "dry_run"}  # flags that run.flags lacks
 
 

@@ -90,7 +90,7 @@ def open_splits(run, train, amount=None, fraction=None, validate=False):
     division = {}
     if before or path:
         division = data.read_division(train, before or path)
-        _say(f"divided as {before or path} lists: {_counts(division)}")
+        image_sets.say(f"divided as {before or path} lists: {_counts(division)}")
     elif not own and FLAGS.judge != "train" and not isinstance(refused.get(FLAGS.judge), data.NoLabels):
         if run and run.resumed:
             raise commandline.BadInput("This run began with all images to train on; keep --judge=train.")
@@ -106,7 +106,7 @@ def open_splits(run, train, amount=None, fraction=None, validate=False):
     if fraction and not before:
         train, val = data.divided(train, fraction, FLAGS.seed, LEAST)
         division = {**division, "val": val}
-        _say(f"{len(val)} of {len(train) + len(val)} training images are set aside as val")
+        image_sets.say(f"{len(val)} of {len(train) + len(val)} training images are set aside as val")
     if division:
         division = {**division, "train": train}
     for name, source in (("val", val), (split, judged)):
@@ -156,13 +156,15 @@ def _divide(train, share, refused):
     rest, drawn = data.divided(train, share, FLAGS.seed, first=first)
     division = {"train": rest, "test": drawn}
     reason = "has a test split without labels" if isinstance(refused.get("test"), data.NoLabels) else "is not divided"
-    _say(
+    image_sets.say(
         f"{FLAGS.dataset} {reason}: {share:.0%} of each class is drawn to evaluate on, by --seed={FLAGS.seed}"
         f" ({_counts(division)}). The choice is saved in {SPLIT_FILE} of --workdir; --split chooses another."
     )
     if count := int((first != np.arange(len(first))).sum()):
         one = "1 image is a copy of another, and stays on its side"
-        _say(one if count == 1 else f"{count} images are copies of others, and stay on the same side as those")
+        image_sets.say(
+            one if count == 1 else f"{count} images are copies of others, and stay on the same side as those"
+        )
     image_sets.say_absent(train, drawn, "test")
     return division
 
@@ -177,7 +179,7 @@ def _warn_of_copies(train, source, split):
         them = (
             "1 image is a copy of a training image" if count == 1 else f"{count} images are copies of training images"
         )
-        _say(f"{split}: {them}, so its accuracy says less about new images")
+        image_sets.say(f"{split}: {them}, so its accuracy says less about new images")
 
 
 def _judged(train, division, own, refused):
@@ -195,13 +197,9 @@ def _judged(train, division, own, refused):
         source = own[split]
     skipped = refused.get("test") if split == "val" and not FLAGS.judge else None
     lack = "has no labels" if isinstance(skipped, data.NoLabels) else "is missing"
-    _say(f"evaluated on {split}{f', since test {lack}' if skipped else ''}: {source.summary()}")
+    image_sets.say(f"evaluated on {split}{f', since test {lack}' if skipped else ''}: {source.summary()}")
     return source, split
 
 
 def _counts(division):
     return ", ".join(f"{split} {len(part)}" for split, part in division.items())
-
-
-def _say(line):
-    print(line, flush=True)

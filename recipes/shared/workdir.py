@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import json
 import os
 import pathlib
 import shutil
@@ -24,6 +25,7 @@ FREE = {"workdir", "overwrite", "backend", "strategy", "devices", "model_devices
 FREE |= {"pictures", "probe", "probe_limit", "probe_every", "save_every", "keep_every", "rewind", "max_bad_fraction"}
 FLAGS_FILE, METRICS, DATA = "run.flags", "metrics.jsonl", "data.json"
 CHECKPOINTS = "checkpoints"
+RESULTS = ("model.keras", "result.json", "probe.json", "report.html", "pictures")  # besides METRICS and CHECKPOINTS
 
 
 @contextlib.contextmanager
@@ -34,7 +36,7 @@ def opened(host=0, free=(), auto=()):
     are None unless given; a run that resumes takes them from its run.flags.
 
     Raises:
-        BadInput: if the folder holds a run with other flags, and --overwrite was not given.
+        BadInput: if the folder holds a run with other flags that has trained, and --overwrite was not given.
         SystemExit: if the folder holds this run, and it is finished.
     """
     with held(host) as run:
@@ -103,16 +105,18 @@ class Run:
             raise commandline.BadInput(
                 f"File not found: {before}, which lists the flags of the checkpoints; choose another --workdir."
             )
+        # A start that failed before its first step is no run: it is replaced, whatever its flags.
+        replaced = FLAGS.overwrite or not has_results(self.home)
         other = run_flags.differences(before, self.home, __name__, free) if before.is_file() else []
         # A folder of images that was only moved, with the same files in it, is the same data.
         if "--dataset" in other and self._data_moved():
             other.remove("--dataset")
-        if not FLAGS.overwrite and (unknown := [name for name in other if name.removeprefix("--") not in FLAGS]):
+        if not replaced and (unknown := [name for name in other if name.removeprefix("--") not in FLAGS]):
             raise commandline.BadInput(
                 f"Expected a new --workdir, received {self.home}, which holds a run of another recipe or version with"
                 f" {', '.join(unknown[:3])}; choose another folder."
             )
-        if other and not FLAGS.overwrite:
+        if other and not replaced:
             raise commandline.BadInput(
                 f"Expected a new --workdir, received {self.home}, which holds a run with other values of"
                 f" {_first(other)}. Choose another folder, use the values in {before}, or replace that run with"
@@ -146,7 +150,7 @@ class Run:
             for path in map(pathlib.Path, paths.paths_of(name)):
                 if any(file.resolve().is_relative_to(path) for file in files):
                     raise commandline.BadInput(
-                        f"--overwrite would delete --{name}={path} in {self.home}; choose another --workdir."
+                        f"The run would delete --{name}={path} in {self.home}; choose another --workdir."
                     )
         for path in sorted((self.home / CHECKPOINTS).glob("*.checkpoint")):
             if path not in files:
@@ -223,6 +227,20 @@ class Run:
         if self.resumed and checkpoints.resume(model):
             print(f"resumed at step {checkpoints.step}", flush=True)
         return checkpoints
+
+
+def has_results(home):
+    """Return whether a folder holds more of a run than what its start writes: run.flags, data.json, subset.txt and what
+    was measured before the first step."""
+    if any((home / name).exists() for name in RESULTS) or any((home / CHECKPOINTS).glob("*")):
+        return True
+    try:
+        lines = (home / METRICS).read_bytes().split(b"\n")[:-1]
+        return any(json.loads(line)["step"] for line in lines)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, KeyError, TypeError):  # not a log of this version
+        return True
 
 
 def _check_folder(folder):

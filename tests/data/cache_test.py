@@ -384,9 +384,11 @@ def test_an_index_that_cannot_be_written_leaves_nothing(folder, tmp_path, monkey
 def test_a_folder_that_cannot_be_made_is_refused(folder, tmp_path):
     (tmp_path / "cache").write_bytes(b"mine")
     with pytest.raises(
-        ValueError, match="Expected to write into .*/cache, received File exists; make room, or choose another folder"
+        ValueError, match="Expected a folder for the cache, received .*/cache, which is a file; choose another path"
     ):
         cached(opened(folder), 20, tmp_path / "cache")
+    with pytest.raises(ValueError, match="into .*/cache/within, received Not a directory; choose another folder.$"):
+        cached(opened(folder), 20, tmp_path / "cache" / "within")
     assert (tmp_path / "cache").read_bytes() == b"mine"
 
 

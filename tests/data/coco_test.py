@@ -310,26 +310,6 @@ def test_exchanged_sizes_are_noticed_at_the_start(tmp_path):
         open_detection(write(tmp_path / "all", images=images), "train")
 
 
-def test_boxes_of_other_conventions_are_noticed(tmp_path):
-    with pytest.raises(
-        ValueError,
-        match="Expected boxes in pixels, received numbers of at most 1 in all 2 boxes of .*; multiply them by",
-    ):
-        open_detection(
-            write(tmp_path, [{**OBJECT, "bbox": box} for box in ([0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1])]), "train"
-        )
-    with pytest.raises(ValueError, match="received numbers of at most 1 in 2 of 3 boxes"):
-        open_detection(
-            write(
-                tmp_path, [{**OBJECT, "bbox": box} for box in ([0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1.002], [0, 0, 1, 1])]
-            ),
-            "train",
-        )
-    corners = [[20, 10, 59, 39], [40, 20, 50, 30], [1, 2, 4, 5]]  # [left, top, right, bottom]
-    summary = open_detection(write(tmp_path, [{**OBJECT, "bbox": box} for box in corners]), "train").summary()
-    assert "2 boxes reach beyond their image, although COCO's are [left, top, width, height]" in summary
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

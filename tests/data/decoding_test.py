@@ -12,6 +12,7 @@ from keras_splitmask.data import decoding, jpeg, open_source
 from keras_splitmask.data.conversion import fit_channels, to_uint8
 from keras_splitmask.data.decoding import read_pixels
 from keras_splitmask.data.headers import read_header
+from keras_splitmask.data.stored_numbers import read_numbers
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 
@@ -285,6 +286,18 @@ def test_white_as_zero_in_sixteen_bits(tmp_path):
     if Image.open(tmp_path / "a.tif").tag_v2[262] != 0:
         pytest.skip("this Pillow does not write such files")
     assert read_pixels((tmp_path / "a.tif").read_bytes(), "a.tif")[0, :, 0].tolist() == [65535, 65278, 32767, 0]
+
+
+@pytest.mark.parametrize(
+    "content", [b"nothing of an image", b"GIF89a", b"\x89PNG\r\n\x1a\n" + bytes(40), b"II*\0garbage.."]
+)
+def test_the_reason_why_a_file_cannot_be_read_is_in_plain_words(content):
+    for read in (read_pixels, read_numbers):
+        with pytest.raises(ValueError, match="Expected a readable .*, received a.png ") as error:
+            read(content, "a.png")
+        assert "object at 0x" not in str(error.value) and "BytesIO" not in str(error.value)
+    with pytest.raises(ValueError, match="received a.png .not an image of a known format.; repair or remove"):
+        read_pixels(b"nothing of an image", "a.png")
 
 
 def test_the_first_frame_of_several(tmp_path):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from keras_splitmask.data import batches, cached, open_detection, open_source, subset_of
 from keras_splitmask.data.conversion import to_uint8
+from keras_splitmask.data.headers import read_header
 from keras_splitmask.data.stored_numbers import read_numbers
 
 
@@ -84,6 +85,50 @@ def test_one_white_pixel_hides_no_dark_image(tmp_path, twelve_bits):
     assert len(opened(place(tmp_path, "npy", twelve_bits))[1]) == 1
 
 
+def mixture(folder, dark, others):
+    """The name of a folder in which one image of 16 bits in ten holds `dark`, and the others of 8 bits `others`."""
+    folder.mkdir()
+    for i in range(40):
+        Image.fromarray(dark if i % 10 == 3 else others).save(folder / f"{i:02}.png")
+    return f"folder:{folder}"
+
+
+def test_images_of_each_depth_are_judged_separately(tmp_path, twelve_bits, rng):
+    eight = rng.integers(0, 256, (64, 64), "uint8")
+    name = mixture(tmp_path / "a", twelve_bits, eight)
+    source, (line,) = opened(name, record=tmp_path / "data.json")
+    assert line.startswith(f"{name}, 4 of 40 images: the values go from 4.095 to 4090.9")
+    assert "a small part of the 0 to 65535 of uint16" in line
+    assert line.endswith(" value_range=0,4095, to use all.")
+    assert source.scan.deep == ["03.png", "13.png", "23.png", "33.png"]
+    assert opened(name, record=tmp_path / "data.json")[1] == [line]  # known from data.json, without the headers
+    named, lines = opened(name, value_range=(0, 4095))
+    assert not lines and len(np.unique(named.image(3))) == 256 and np.array_equal(named.image(0)[..., 0], eight)
+    assert not opened(mixture(tmp_path / "b", twelve_bits * 16, eight))[1]
+    (line,) = opened(mixture(tmp_path / "c", twelve_bits * 16, eight // 8))[1]
+    assert "36 of 40 images" in line and "of uint8" in line
+
+
+def test_deep_images_of_two_types_are_judged_separately(tmp_path, twelve_bits):
+    (tmp_path / "a").mkdir()
+    for i in range(4):
+        Image.fromarray(twelve_bits).save(tmp_path / "a" / f"{i}.png")
+        np.save(tmp_path / "a" / f"{i}.npy", np.linspace(0, 1, 64 * 64, dtype="float32").reshape(64, 64))
+    (line,) = opened(f"folder:{tmp_path / 'a'}")[1]
+    assert "0 to 65535 of uint16" in line
+
+
+@pytest.mark.parametrize("form", ["png", "tif", "npy", "pgm", "ppm"])
+def test_the_depth_of_a_file_is_read_from_its_header(tmp_path, form):
+    path = tmp_path / f"a.{form}"
+    if form in ("pgm", "ppm"):
+        path.write_bytes((b"P5" if form == "pgm" else b"P6") + b" 2 2 4095\n" + bytes(24 if form == "ppm" else 8))
+    else:
+        deep_colour(path, np.zeros((2, 2, 3), "uint16"))
+    deep = []
+    assert read_header(path, deep=deep) == (2, 2, 1 if form == "pgm" else 3) and deep == [path]
+
+
 def deep_colour(path, values):
     """Write colours (H, W, 3) uint16 as a TIFF, a PNG or an .npy file; Pillow writes none."""
     height, width = values.shape[:2]
@@ -147,7 +192,9 @@ def test_a_label_map_of_deep_colour_is_refused(tmp_path, form):
 def test_clipped_values_are_reported(tmp_path):
     values = np.linspace(-1024, 3071, 64 * 64).reshape(64, 64).astype("int16")  # as of a computed tomography
     name = place(tmp_path, "npy", values)
-    with pytest.raises(ValueError, match=r"received -1024 to 3071 as int16 in .*; name their range as value_range"):
+    with pytest.raises(
+        ValueError, match="received -1024 to 3071 as int16 in .*; name their range, such as value_range=-1100,3100"
+    ):
         open_source(name)
     source, lines = opened(name, value_range=(-1024, 3071))
     assert not lines and np.array_equal(source.image(0)[..., 0], np.round((values + 1024.0) / 4095 * 255))
@@ -167,7 +214,8 @@ def test_other_types_with_a_range_that_is_named(tmp_path, dtype):
         open_source(f"folder:{folder}", value_range=(0, 255)).image(0)[..., 0].ravel(), np.arange(256)
     )
     if "int" in dtype:
-        with pytest.raises(ValueError, match="without a value_range" if "32" in dtype else f"{dtype}, not uint8"):
+        reason = "without value_range=LOW,HIGH" if "32" in dtype else f"{dtype}, not uint8"
+        with pytest.raises(ValueError, match=reason):
             open_source(f"folder:{folder}", max_bad_fraction=0.5)
 
 
@@ -202,9 +250,30 @@ def test_the_cache_and_a_subset_keep_the_range(tmp_path, twelve_bits):
     assert next(iter(batches(source, (64, 64, 1), 2, "none", workers=0))).max() == 255
 
 
-@pytest.mark.parametrize("wrong", [(4095, 0), (0, 0), (0,), "ab", (0, float("nan")), (0, 1, 2)])
-def test_invalid_ranges_are_refused(wrong):
-    with pytest.raises(ValueError, match="Expected value_range as two numbers, low and high, such as 0,4095, received"):
+@pytest.mark.parametrize(("high", "suggested"), [(255, "0,255"), (243.5, "0,255"), (4095, "0,4100")])
+def test_floats_beyond_1_are_refused_with_their_range(tmp_path, high, suggested):
+    name = place(tmp_path, "npy", np.linspace(0, high, 64, dtype="float32").reshape(8, 8))
+    with pytest.raises(ValueError, match=rf"; rescale them, or name their range, such as value_range={suggested}\.$"):
+        open_source(name).image(0)
+    assert open_source(name, value_range=suggested.split(",")).image(0).max() > 240
+
+
+@pytest.mark.parametrize(
+    ("wrong", "received"),
+    [
+        ((4095, 0), "4095,0"),
+        (["0", "0"], "0,0"),
+        ((0,), "0"),
+        ("ab", "ab"),
+        ((0, float("nan")), "0,nan"),
+        ([0, 1, 2], "0,1,2"),
+    ],
+)
+def test_invalid_ranges_are_refused(wrong, received):
+    with pytest.raises(
+        ValueError,
+        match=f"value_range as two numbers, the first less than the second, such as 0,4095, received {received}.$",
+    ):
         open_source("sample", value_range=wrong)
     with pytest.raises(ValueError, match="Expected value_range as two numbers"):
         open_detection("coco:nowhere", "train", value_range=wrong)

@@ -164,12 +164,12 @@ def test_only_changed_files_are_read_again(tmp_path, monkeypatch):
     assert second == scan(root) and scan(tmp_path / "a", record).root == str(root)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 1}', '{"version": 2, "root": "elsewhere"}', "\xff"])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 1}', '{"version": 3, "root": "elsewhere"}', "\xff"])
 def test_a_damaged_record_is_written_again(tmp_path, content):
     root, record = images(tmp_path / "a", 3), tmp_path / "data.json"
     first = scan(root)
     record.write_text(content, encoding="latin-1")
-    assert scan(root, record) == first and json.loads(record.read_text())["version"] == 2
+    assert scan(root, record) == first and json.loads(record.read_text())["version"] == 3
 
 
 def test_a_resumed_run_keeps_its_images(tmp_path):

@@ -160,3 +160,41 @@ def test_a_disk_that_fails_ends_in_a_line_and_a_status_to_try_again(
         == f"probe.py: [Errno {number}] {os.strerror(number)}: 'result.json'. {remedy}, then run the same command"
         " again.\n"
     )
+
+
+def test_relative_paths_of_a_run_begin_where_it_was_started(tmp_path, monkeypatch):
+    lines = [
+        "--dataset=folder:photos",
+        "--probe=npz:../a.npz",
+        "--init_from=/there/run",
+        "--cache=~/cache",
+        "--subset=10%",
+        "--labelled=names.txt",
+        "--split=block",
+        "--dalle_weights=a.pkl,b.pkl",
+        "--size=vit_micro",
+        "--nojit",
+        "--workdir=runs/a",
+    ]
+    start, run = tmp_path / "start", tmp_path / "start" / "runs" / "a"
+    run.mkdir(parents=True)
+    (start / "names.txt").write_text("1.png")
+    (run / "run.flags").write_text("\n".join([f"{flagfiles.FIRST_LINE}{start}", *lines]))
+    monkeypatch.chdir(start)
+    assert flagfiles.expanded(["--flagfile=runs/a/run.flags"]) == lines
+    monkeypatch.chdir(run)
+    moved = [
+        f"--dataset=folder:{start}/photos",
+        f"--probe=npz:{tmp_path}/a.npz",
+        *lines[2:5],
+        f"--labelled={start}/names.txt",
+        "--split=block",
+        f"--dalle_weights={start}/a.pkl,{start}/b.pkl",
+        *lines[8:10],
+        f"--workdir={start}/runs/a",
+    ]
+    assert flagfiles.expanded(["--flagfile=run.flags", "--seed=3"]) == [*moved, "--seed=3"]
+    (tmp_path / "plain.flags").write_text("# My flags\n" + "\n".join(lines))  # those of the user begin here
+    assert flagfiles.expanded([f"--flagfile={tmp_path / 'plain.flags'}"]) == lines
+    (run / "run.flags").write_text("\n".join([f"{flagfiles.FIRST_LINE}{tmp_path / 'gone'}", *lines]))
+    assert flagfiles.expanded(["--flagfile=run.flags"]) == lines

@@ -218,6 +218,7 @@ def test_label_maps_and_their_export(here, sets, tmp_path, lines):
     Image.fromarray(np.full(SHAPE[:2], 5, "uint8")).save(maps / "val" / "labels" / "1.png")
     flip_a_bit(maps / "val" / "images" / "2.png")
     given = (*SMALL, f"--dataset=masks:{maps}", f"--workdir={workdir}", "--head_width=16", "--inference=slide")
+    given += ("--save_every=3",)
     end = here("segment", *given)
     assert end.status == 0, end.err
     judged = json.loads((workdir / "data.json").read_text())["splits"]["judged"]
@@ -229,6 +230,7 @@ def test_label_maps_and_their_export(here, sets, tmp_path, lines):
     result = json.loads((workdir / "result.json").read_text())
     assert result["classes"] == ["rest", "box"] and {"mean_iou", "pixel_accuracy", "iou/rest", "iou/box"} <= set(result)
     assert "mean_iou" in lines(workdir / "metrics.jsonl")[2] and (workdir / "pictures" / "label_maps.png").exists()
+    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["step-0000000003.checkpoint"]
     if keras.backend.backend() == "torch":
         return
     end = here("export", f"--init_from={workdir}", "--what=model", f"--output={tmp_path / 'saved'}")

@@ -35,7 +35,7 @@ def test_the_encoder_of_a_run_answers_without_keras(here, command, pretrained, p
     given = (f"--init_from={pretrained}", f"--output={saved}")
     if keras.backend.backend() == "torch":
         end = here("export", *given)
-        assert end.status == 2 and "SavedModels are written on the tensorflow or jax backend" in end.err
+        assert end.status == 2 and "A SavedModel is written on the tensorflow or jax backend" in end.err
         end = command("export", *given, "--backend=tensorflow")
     else:
         end = here("export", *given)

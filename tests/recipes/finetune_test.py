@@ -75,7 +75,7 @@ def test_by_the_command(command, pretrained, arrays, tmp_path):
 
 
 def test_with_the_papers_augmentation(here, tmp_path, lines):
-    given = (*FROM_SCRATCH, "--steps=3", "--log_every=1", "--seed=2")
+    given = (*FROM_SCRATCH, "--steps=3", "--log_every=1", "--seed=2", "--save_every=3")
     more = ("--rand_augment=9", "--random_erasing=0.25", "--repeats=3", "--mixup=0.8", "--cutmix=1")
     runs = {
         name: here("finetune", *given, *flags, f"--workdir={tmp_path / name}")
@@ -84,6 +84,8 @@ def test_with_the_papers_augmentation(here, tmp_path, lines):
     assert all(end.status == 0 for end in runs.values()), runs
     losses = {name: [line.get("loss") for line in lines(tmp_path / name / "metrics.jsonl")] for name in runs}
     assert losses["more"] == losses["again"] != losses["plain"]
+    saved = [path.name for path in (tmp_path / "more" / "checkpoints").iterdir()]
+    assert saved == ["step-0000000003.checkpoint"]  # --save_every
     assert len((tmp_path / "more" / "subset.txt").read_text().splitlines()) == 20
 
 

@@ -168,7 +168,7 @@ def test_one_method_goes_on_from_another(here, tmp_path):
         ),
         (
             ["--method=beit", "--mask_ratio=0.01"],
-            "Expected a mask_ratio in (0, 1) that masks at least one patch, received mask_ratio=0.01 of 4",
+            "Expected a --mask_ratio in (0, 1) that masks at least one patch, received --mask_ratio=0.01 of 4",
         ),
         (
             ["--method=mae", "--mae_decoder_width=40"],

@@ -407,12 +407,12 @@ def test_a_finished_run_is_not_replaced_unasked(here, refused, tmp_path, lines):
         (["--flagfile=nowhere.flags"], "nowhere.flags"),
         (
             ["--image_size=30"],
-            "received 30x30 pixels and patch_size=4; resize the images to 32x32 or choose another patch size",
+            "received 30x30 pixels and --patch_size=4; resize the images to 32x32 or choose another patch size",
         ),
         (["--image_size=8by8"], "Expected --image_size as 32 or 48x80 (height x width), received '8by8'"),
         (
             ["--batch_size=10001"],
-            "Expected a batch size from 1 to 10000, the number of images, received batch_size=10001",
+            "Expected a batch size from 1 to 10000, the number of images, received --batch_size=10001",
         ),
         (["--keep=0"], "Expected keep in (0, 0.5], the fraction of patches that one branch sees, received keep=0.0"),
         (["--keep=0.6"], "Expected keep in (0, 0.5], the fraction of patches that one branch sees, received keep=0.6"),

@@ -21,7 +21,7 @@ def test_the_range_of_pre_training_is_that_of_fine_tuning(here, tmp_path, rng):
         "--value_range=0,70",
         f"--workdir={tmp_path / 'clipped'}",
     )
-    assert plain.status == 0 and "lie outside value_range=0,70 and are clipped" in plain.out
+    assert plain.status == 0 and "lie outside --value_range=0,70 and are clipped" in plain.out
     end = here(
         "pretrain",
         *given,
@@ -52,10 +52,11 @@ def test_the_range_of_pre_training_is_that_of_fine_tuning(here, tmp_path, rng):
         "--value_range=0,65535",
     )
     assert end.status == 0 and "--value_range=0,65535 differs from the run of --init_from, which has 0,4095" in end.out
-    assert "a small part of the 0 to 65535 of value_range" in end.out
+    assert "a small part of the 0 to 65535 of --value_range" in end.out
 
     end = here("probe", f"--dataset=npz:{tmp_path / 'deep.npz'}", f"--init_from={run}", "--value_range=white")
     assert (
         end.status == 2
-        and "Expected value_range as two numbers, low and high, such as 0,4095, received ('white',)" in end.err
+        and "Expected --value_range as two numbers, the first less than the second, such as 0,4095, received white."
+        in end.err
     )

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from recipes.shared import paths, record, screen
+from recipes.shared.workdir import has_results
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMALL = (
@@ -130,7 +131,7 @@ def test_only_what_is_recorded_is_removed(here, refused, arrays, pretrained, tmp
             f"../outside/a.txt\n{outside / 'a.txt'}\nlinked/b.txt\n\udc80garbage".encode(errors="replace").decode()
         )
     given = (*one_step(arrays, workdir), "--pictures=0", "--overwrite")
-    assert "--overwrite would delete --init_from=" in refused("pretrain", *given, f"--init_from={workdir}")
+    assert "The run would delete --init_from=" in refused("pretrain", *given, f"--init_from={workdir}")
     end = here("pretrain", *given)
     assert end.status == 0, end.err
     left = content(workdir)
@@ -141,6 +142,52 @@ def test_only_what_is_recorded_is_removed(here, refused, arrays, pretrained, tmp
     assert (workdir / "report.html.1").is_symlink() and not (workdir / "report.html").is_symlink()
     assert sorted(name for name in left if name.endswith(".checkpoint")) == ["checkpoints/step-0000000001.checkpoint"]
     assert "pictures/inpainting_kmeans.png" not in left and "model.keras" in left
+
+
+def test_a_start_that_failed_is_replaced_by_one_with_other_flags(here, refused, arrays, tmp_path, lines):
+    """SplitMask compares the images of a batch, so it refuses batches of one, after the folder was begun."""
+    workdir = tmp_path / "run"
+    data = f"--dataset=npz:{arrays}", f"--workdir={workdir}"
+    given = *data, "--size=vit_micro", "--vocabulary=8", "--steps=2", "--log_every=1", "--pictures=0"
+    end = here("pretrain", *given, f"--probe=npz:{arrays}", "--batch_size=1")
+    assert end.status == 2 and end.err.endswith(
+        "received batches of one; raise the batch size, or set --match_weight=0.\n"
+    )
+    begun = set(content(workdir))
+    assert {"run.files", "run.flags", "data.json"} <= begun <= {"run.files", "run.flags", "data.json", "metrics.jsonl"}
+    make(workdir, {"notes.txt": "mine", "checkpoints.txt": "mine"})
+    shutil.copytree(workdir, tmp_path / "other")
+    end = here("pretrain", *given, "--batch_size=4")
+    assert end.status == 0, end.err
+    log = lines(workdir / "metrics.jsonl")
+    assert [line["step"] for line in log][-2:] == [1, 2] and not any("knn" in key for line in log for key in line)
+    assert "--batch_size=4" in (workdir / "run.flags").read_text()
+    assert (workdir / "notes.txt").read_text() == (workdir / "checkpoints.txt").read_text() == "mine"
+    assert "other values of --batch_size" in refused("pretrain", *given, "--batch_size=2")  # now it is a run
+
+    # Another program may replace it too.
+    given = f"--dataset=npz:{arrays}", f"--workdir={tmp_path / 'other'}", "--batch_size=4", "--steps=1"
+    end = here("finetune", *given, "--size=vit_micro", "--patch_size=16", "--image_size=48x80")
+    assert end.status == 0, end.err
+    assert (tmp_path / "other" / "result.json").is_file() and (tmp_path / "other" / "notes.txt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, False),
+        ({"run.flags": "--seed=1\n", "data.json": "{}", "subset.txt": "a", "metrics.jsonl": ""}, False),
+        ({"metrics.jsonl": '{"step": 0, "knn": 0.5}\n{"step": 1'}, False),  # cut off
+        ({"metrics.jsonl": '{"step": 0, "knn": 0.5}\n{"step": 1}\n'}, True),
+        ({"metrics.jsonl": "epoch 1\n"}, True),
+        ({"checkpoints/step-0000000001.checkpoint": ""}, True),
+        ({"checkpoints/step-0000000001.damaged": ""}, True),
+        ({"probe.json": "{}"}, True),
+        ({"model.keras": ""}, True),
+    ],
+)
+def test_what_is_a_run(tmp_path, files, expected):
+    assert has_results(make(tmp_path, files)) == expected
 
 
 def test_a_foreign_checkpoint_is_not_taken_for_one_of_the_run(refused, arrays, pretrained, tmp_path):
