@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +17,8 @@ from keras_splitmask.backend.typing import Array, Float, Int, Shaped
 from keras_splitmask.patches import denormalise, grid_shape, normalise, to_images, to_patches
 from keras_splitmask.seeds import check_seed
 from keras_splitmask.training.pixels import check_pixels
+
+SILENCE = 20  # seconds between two lines about the progress of k-means
 
 
 class Codebook(keras.layers.Layer):
@@ -221,8 +225,11 @@ class KMeans(Codebook):
 
     def _learn(self, patches, image_of_patch, rng, report, rounds=10):
         centroids = pick_patches(patches, image_of_patch, self.vocabulary, rng)
+        reported = -math.inf
         for i in range(rounds):
-            report(f"k-means of {len(patches)} patches, round {i + 1} of {rounds}")
+            if time.monotonic() - reported > SILENCE:
+                report(f"k-means of {len(patches)} patches, round {i + 1} of {rounds}")
+                reported = time.monotonic()
             sums, counts = _sums(patches, lambda part, centroids=centroids: _nearest(part, centroids), self.vocabulary)
             # A centroid without a patch starts again from a random patch.
             centroids = np.where(

@@ -81,7 +81,7 @@ def test_by_the_command_in_float32_for_any_run(here, command, make_images, tmp_p
         (["--output={tmp}/saved"], "Expected --init_from: Run folder, .keras file"),
         (["--init_from={run}"], "Expected --output: Folder to write"),
         (["--init_from={run}", "--output={tmp}"], "Expected an --output that does not exist yet, received"),
-        (["--init_from={tmp}", "--output={tmp}/saved"], "there is no file"),
+        (["--init_from={tmp}", "--output={tmp}/saved", "--layout=vit"], "there is no file"),
     ],
 )
 def test_bad_input_ends_in_one_line(refused, pretrained, tmp_path, flags, message):

@@ -213,6 +213,7 @@ def test_validation_batches_are_checked_and_training_progress_is_kept(model, mak
     assert float(model.w) == pytest.approx(-6 * images.mean() / 255, rel=1e-4)
 
 
+@pytest.mark.tensorflow
 def test_tensorflows_own_batches_are_watched_with_several_steps_at_once_and_under_strategies(make_images):
     import tensorflow as tf
 

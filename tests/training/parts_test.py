@@ -81,6 +81,7 @@ def test_parts_must_be_alike(in_parts, make_images):
         in_parts.train_on_batch(images[:6])
 
 
+@pytest.mark.tensorflow
 def test_a_last_batch_whose_size_tensorflow_does_not_know_is_refused_in_one_line(in_parts, make_images):
     import tensorflow as tf
 
