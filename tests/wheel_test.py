@@ -1,14 +1,21 @@
 """The wheel: what is in it, and that the command works from it, in environments where nothing else is installed."""
 
+import csv
+import json
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
+import tarfile
+import time
 import zipfile
 
+import keras
 import pytest
 
 from recipes import splitmask
+from tests import pages
 from tests.running import ROOT
 
 EXTRAS = {"tf": ("tensorflow", ()), "jax": ("jax", ()), "torch": ("torch", ("torch==2.13.0",))}  # backend, versions
@@ -87,5 +94,69 @@ def test_it_pretrains_in_an_empty_environment(wheel, tmp_path, extra):
         code = "import keras_splitmask, keras; print(keras.backend.backend())"
         end = subprocess.run([environment / "bin" / "python", "-c", code], env=env, capture_output=True, text=True)
         assert end.stdout == f"{backend}\n", end.stderr
+    finally:
+        shutil.rmtree(environment)  # gigabytes
+
+
+PHOTOS = ROOT.parent / "shared" / "data" / "grocery.tar"
+CLASSES, LONGEST = ("Apple", "Juice", "Milk"), 15 * 60  # seconds, without installing
+SHORT = {"pretrain": ["--time=4min"], "finetune": ["--epochs=20", "--batch_size=32"]}
+
+
+def unpack_photos(folder):
+    """Real photographs in the folders that README names; returns {name of a new file: its class}."""
+    truth = {}
+    with tarfile.open(PHOTOS) as archive:
+        for member in archive.getmembers():
+            parts = pathlib.PurePosixPath(member.name).parts
+            if not member.isfile() or len(parts) != 4:
+                continue
+            _, split, label, name = parts
+            targets = [f"photos/{label}/{name}"] if split == "train" else []
+            if label in CLASSES and split == "train":
+                targets.append(f"labelled/{label}/{name}")
+            if label in CLASSES and split == "test" and label not in truth.values():
+                truth[f"{label}.jpg"] = label
+                targets.append(f"new/{label}.jpg")
+            for target in targets:
+                (folder / target).parent.mkdir(parents=True, exist_ok=True)
+                (folder / target).write_bytes(archive.extractfile(member).read())
+    return truth
+
+
+@pytest.mark.endurance
+@pytest.mark.skipif(not PHOTOS.is_file(), reason=f"{PHOTOS} with photographs is not there")
+def test_readme_leads_from_photos_to_answers(wheel, tmp_path):
+    """README's commands for own photos, in an environment where only the wheel is installed, on this backend."""
+    extra, (backend, versions) = next((e, v) for e, v in EXTRAS.items() if v[0] == keras.backend.backend())
+    environment, elsewhere = tmp_path / "environment", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    truth = unpack_photos(elsewhere)
+    photos = sum(path.is_file() for path in (elsewhere / "photos").rglob("*"))
+    commands = pages.commands_of(ROOT / "README.md")
+    commands = commands[next(i for i, (_, words) in enumerate(commands) if "--dataset=folder:photos" in words) :]
+    assert [name for name, _ in commands] == ["pretrain", "finetune", "predict", "embed", "export"]
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("KERAS", "PYTHON", "TF_"))}
+    try:
+        pip = [environment / "bin" / "pip", "install", "--quiet", f"{wheel}[{extra},data,report]", *versions]
+        subprocess.run(pip, env=env, check=True)
+        began = time.monotonic()
+        for name, words in commands:
+            command = [environment / "bin" / "splitmask", name, *words, *SHORT.get(name, [])]
+            end = subprocess.run(command, cwd=elsewhere, env=env, capture_output=True, text=True)
+            assert end.returncode == 0, end.stderr
+            print(f"{time.monotonic() - began:6.0f} s  {name}", flush=True)
+        assert time.monotonic() - began < LONGEST
+        with open(elsewhere / "runs/predictions/predictions.csv", newline="") as file:
+            found = {row["file"]: row["class"] for row in csv.DictReader(file)}
+        assert set(found) == set(truth) and set(found.values()) <= set(CLASSES)
+        result = json.loads((elsewhere / "runs/tuned/result.json").read_text())
+        assert result["classes"] == sorted(CLASSES) and result["test_top1"] > result["commonest_class_top1"]
+        code = "import keras_splitmask as ks; f = lambda run: ks.embed_images(ks.load(run), 'new')[1]['pooled'];"
+        code += "import numpy as np; print(len(np.load('runs/features.npz')['names']));"
+        code += "print(abs(f('runs/photos') - f('runs/encoder')).max() < 1e-3)"
+        end = subprocess.run([environment / "bin" / "python", "-c", code], cwd=elsewhere, env=env, capture_output=True)
+        assert end.stdout.decode().split() == [str(photos), "True"], end.stderr.decode()
     finally:
         shutil.rmtree(environment)  # gigabytes
