@@ -29,6 +29,8 @@ NOT_IMPORTED = {  # what a file needs besides its imports
 DATA = {
     "keras_splitmask/data/arrays": ":sample",
     "tests/architecture_test": ":checkout",
+    "tests/docs_test": ":checkout",
+    "tests/examples_test": ":checkout",
     "tests/style_test": ":checkout",
 }  # files that a target reads
 
