@@ -40,7 +40,7 @@ def grid_shape(image_shape: Sequence[int], patch_size: int) -> tuple[int, int]:
     return height // patch_size, width // patch_size
 
 
-def to_pixels(images: Shaped[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+def to_pixels(images: Shaped[Array, "..."]) -> Float[Array, "..."]:
     """Convert images, uint8, uint16 or float, to float32 pixels in 0..1. Floats must already be."""
     # Torch cannot compute with uint16, so Keras converts such images to int32.
     if problem := problem_of_dtype(dtype_name(images)):

@@ -4,8 +4,10 @@ A call that returns is checked: a function that refuses what it got has its own 
 type alone, so that those of all backends and Keras' symbolic ones pass as what they are.
 """
 
+import contextlib
 import functools
 import inspect
+import random
 import sys
 import typing
 
@@ -60,6 +62,17 @@ def seen(value):
     return Seen(value) if isinstance(value, tensors) or ops.is_tensor(value) else value
 
 
+@contextlib.contextmanager
+def random_numbers_kept():
+    """Leave Python's random numbers as they were: beartype draws one to look at an item of a list, and Keras draws its
+    seeds from them."""
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
 def checked(function):
     """The function, which raises TypeError where a call did not keep to its annotations."""
     signature = inspect.signature(function)
@@ -74,7 +87,7 @@ def checked(function):
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         values = {**bound.arguments, "return": answer}
-        with jaxtyping.jaxtyped("context"):
+        with jaxtyping.jaxtyped("context"), random_numbers_kept():
             for name, hint in hints.items():
                 value = values[name]
                 if not any(is_bearable(x, hint, conf=NUMBERS) for x in (seen(value), value)):

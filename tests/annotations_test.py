@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import random
 
 import keras
 import numpy as np
@@ -45,6 +46,12 @@ def test_numbers_of_numpy_are_numbers():
 
 
 @pytest.mark.backend
+def test_a_check_draws_no_random_number():
+    state = random.getstate()
+    scaled(3, 2, tuple(range(100)))  # of which beartype looks at one, by chance
+    assert random.getstate() == state
+
+
 def test_calls_that_keep_to_their_annotations_pass():
     tokens, places = np.ones((2, 5, 3), "float32"), np.zeros((2, 4), "int32")
     assert rows(ops.convert_to_tensor(tokens), places).shape == (2, 4, 3)
