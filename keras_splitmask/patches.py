@@ -40,7 +40,7 @@ def grid_shape(image_shape: Sequence[int], patch_size: int) -> tuple[int, int]:
     return height // patch_size, width // patch_size
 
 
-def to_pixels(images: Shaped[Array, "..."]) -> Float[Array, "..."]:
+def to_pixels(images: Shaped[Array, "*axes"]) -> Float[Array, "*axes"]:
     """Convert images, uint8, uint16 or float, to float32 pixels in 0..1. Floats must already be."""
     # Torch cannot compute with uint16, so Keras converts such images to int32.
     if problem := problem_of_dtype(dtype_name(images)):
@@ -57,7 +57,7 @@ def pixel_statistics(channels: int) -> tuple[Float[Array, " C"], Float[Array, " 
     return np.array(mean, "float32"), np.array(std, "float32")
 
 
-def normalise(images: Shaped[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+def normalise(images: Shaped[Array, "*axes C"]) -> Float[Array, "*axes C"]:
     """Convert images to float32 pixels with about zero mean and unit variance in each channel."""
     mean, std = pixel_statistics(images.shape[-1])
     return ops.divide(ops.subtract(to_pixels(images), mean), std)
