@@ -93,6 +93,7 @@ def test_flags_in_the_text_exist():
         assert not [name for name in names if not {name, name.removeprefix("no")} & known], page.name
 
 
+@pytest.mark.endurance
 def test_readme_runs_as_printed(here, folders):
     run_page(here, "README.md")
     with open("runs/predictions/predictions.csv", newline="") as file:
