@@ -124,7 +124,12 @@ def test_replicas_may_share_a_batch_unevenly_or_have_no_image_of_it(python):
 
 
 @pytest.mark.parametrize(
-    ("methods", "devices"), [("splitmask,dino,beit", "mirrored:2"), ("splitmask", "mirrored:4"), (DENSE, "mirrored:2")]
+    ("methods", "devices"),
+    [
+        ("splitmask,dino,beit", "mirrored:2"),
+        pytest.param("splitmask", "mirrored:4", marks=pytest.mark.endurance),
+        pytest.param(DENSE, "mirrored:2", marks=pytest.mark.endurance),  # which are traced for minutes
+    ],
 )
 def test_tensorflow_replicas_equal_one_device(python, methods, devices):
     lines = python(SCRIPT, methods, f"{devices},one:1").splitlines()

@@ -276,7 +276,6 @@ def scenes(tmp_path_factory):
 DENSE = ("--size=vit_micro", "--patch_size=16", "--image_size=64x96", "--batch_size=2", "--head_width=16")
 
 
-@pytest.mark.backend
 def test_objects_have_the_average_precision_of_the_evaluation(here, scenes, tmp_path):
     pytest.importorskip("pycocotools")
     run, output = tmp_path / "run", tmp_path / "out"
@@ -319,7 +318,7 @@ def coco_ap(truth, results, kind):
     return count.stats[0]
 
 
-@pytest.mark.parametrize("inference", [pytest.param("whole", marks=pytest.mark.backend), "slide"])
+@pytest.mark.parametrize("inference", ["whole", "slide"])
 def test_label_maps_have_the_iou_of_the_evaluation(here, scenes, tmp_path, inference):
     run, output = tmp_path / "run", tmp_path / "out"
     given = (*DENSE, f"--dataset=masks:{scenes}", f"--inference={inference}", "--steps=30", "--judge_every=50")
