@@ -8,6 +8,7 @@ from absl import flags
 
 from recipes.shared import (
     commandline,
+    feature_pictures,
     fitting,
     hardware,
     image_sets,
@@ -132,6 +133,8 @@ def finish(run, model, source, probed, probe):
     if FLAGS.pictures and evaluation.has_picture(model):
         images, _ = probe or data.read_all(source, model.encoder.image_shape, limit=FLAGS.pictures)
         draw(run, model, images)
+    if FLAGS.pictures:
+        feature_pictures.draw(run, model.encoder, source, count_steps(len(source)) * FLAGS.batch_size)
     image_sets.save_record(source, probed, "probe")  # again, with files that broke during the run
     run.write_report()
     run.save_model(model)

@@ -26,6 +26,7 @@ PROGRAMS = {
     "detect": "Train a detector of boxes and masks.",
     "segment": "Train a segmenter, which classifies every pixel.",
     "export": "Export a model for use without this library.",
+    "report": "Compare the curves and results of runs on one page.",
     "reproduce": "Reproduce the paper's tables.",
 }
 

@@ -9,6 +9,7 @@ PACKAGES = {  # of each extra in pyproject.toml, without those that are for some
     "cv": "keras-cv==0.9.0",
     "coco": "pycocotools",
     "report": "matplotlib",
+    "tensorboard": "tensorboard",
 }
 
 

@@ -2,6 +2,7 @@
 
 from keras_splitmask.evaluation.classification import classification_metrics, save_confusion, save_mistakes
 from keras_splitmask.evaluation.detection import average_precision, decode_mask, encode_mask, paste_mask, to_original
+from keras_splitmask.evaluation.feature_map import save_feature_map, save_neighbours
 from keras_splitmask.evaluation.linear import block_features, linear_probe
 from keras_splitmask.evaluation.metrics import read_metrics
 from keras_splitmask.evaluation.neighbours import NeighbourProbe, extract, standardise, weighted_knn
@@ -46,8 +47,10 @@ __all__ = [
     "read_metrics",
     "save_confusion",
     "save_detections",
+    "save_feature_map",
     "save_inpainting",
     "save_label_maps",
+    "save_neighbours",
     "save_mistakes",
     "save_sheet",
     "segment_sliding",

@@ -54,14 +54,16 @@ pre{background:var(--card);padding:.8em;border-radius:.4em;white-space:pre-wrap;
 """
 
 
-def write_report(workdir: str | os.PathLike, report: Callable[[str], Any] = print) -> None:
+def write_report(
+    workdir: str | os.PathLike, report: Callable[[str], Any] = print, output: str | os.PathLike | None = None
+) -> None:
     """Write report.html into a run folder, from its metrics.jsonl, data.json, result.json, pictures and run.flags.
 
     Files that are missing or unreadable are omitted. Without matplotlib there are no curves, and `report` is called
-    with a line that says what to install.
+    with a line that says what to install. `output` is another path to write to.
     """
     workdir = pathlib.Path(workdir)
-    _write(workdir / "report.html", workdir.resolve().name, _sections(workdir, report))
+    _write(pathlib.Path(output or workdir / "report.html"), workdir.resolve().name, _sections(workdir, report))
 
 
 def write_comparison(

@@ -30,6 +30,7 @@ class RunLog(keras.callbacks.Callback):
         remedies: sentences that say what to do about the hints; see `hints`.
         explain: a function of the number of a skipped step, from 1 on, that returns a line about its cause.
         state: the result of `state()` at step `start`. Default: as the file says.
+        loggers: functions that are called with each new line, a dictionary, besides.
 
     Raises:
         FloatingPointError: in `fit`, if no loss or no gradient was finite in `patience` steps in a row, or in more than
@@ -49,6 +50,7 @@ class RunLog(keras.callbacks.Callback):
         advice=ADVICE,
         remedies=None,
         state=None,
+        loggers=(),
     ):
         super().__init__()
         self.steps = steps
@@ -60,6 +62,7 @@ class RunLog(keras.callbacks.Callback):
         self.patience = patience
         self.advice = advice
         self.remedies = remedies or {}
+        self.loggers = loggers
         self.start = start
         self.file = MetricsFile(path, start) if path else None
         self.past = self.file.past if self.file else []
@@ -177,6 +180,8 @@ class RunLog(keras.callbacks.Callback):
         values = {name: value for name, value in values.items() if not isinstance(value, float) or math.isfinite(value)}
         rounded = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in values.items()}
         (self.file or self.past).append(rounded)
+        for logger in self.loggers:
+            logger(rounded)
         print(self._line(values), flush=True)
         for line in hints(self.past, self.remedies):
             print(f"  {line}", flush=True)

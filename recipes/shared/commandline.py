@@ -28,7 +28,7 @@ flags.DEFINE_enum(
 )
 FLAGS = flags.FLAGS
 # Flags of shared modules that run.flags lists beside the recipe's own.
-SHARED = ("workdir", "overwrite", "backend", "precision", "strategy", "devices", "model_devices")
+SHARED = ("workdir", "overwrite", "backend", "precision", "strategy", "devices", "model_devices", "logger")
 REMEDIES = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Make room") | dict.fromkeys(
     (errno.EIO, errno.EROFS, errno.ESTALE), "Check that disk"
 )

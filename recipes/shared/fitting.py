@@ -1,14 +1,12 @@
 """Training in intervals of the log, resumed where a run stopped."""
 
 import contextlib
-import time
 
 from absl import flags
 
-from recipes.shared import commandline, screen
+from recipes.shared import commandline, progress
 
 FLAGS = flags.FLAGS
-TIMED = 2  # steps that are timed to say how long the run will take, after the first, which compiles
 
 
 def jit():
@@ -50,8 +48,7 @@ def fit(model, batches, steps, interval, log, checkpoints):
     """
     if not steps:
         log.on_train_begin()
-    forecast = _forecast(steps - checkpoints.step)
-    with contextlib.closing(log), checkpoints.listening():
+    with contextlib.closing(log), checkpoints.listening(), progress.shown(steps, log) as shown:
         commandline.stop_if_asked()
         while (start := checkpoints.step) < steps:
             length = min(interval - start % interval, steps - start)
@@ -63,29 +60,9 @@ def fit(model, batches, steps, interval, log, checkpoints):
                 feed,
                 steps_per_epoch=length,
                 epochs=epochs,
-                callbacks=[log, checkpoints, forecast],
+                callbacks=[log, checkpoints, shown],
                 verbose=0,
                 shuffle=False,
             )
         if checkpoints.saved < steps:
             checkpoints.save()
-
-
-def _forecast(steps):
-    """Return a callback that prints, once two steps are timed, how long all of them will take."""
-    import keras
-
-    ends = []
-
-    def note(batch, logs):
-        if len(ends) > TIMED:
-            return
-        if len(ends) in (0, TIMED):
-            keras.ops.convert_to_numpy(next(iter(logs.values())))  # wait for the device
-        ends.append(time.monotonic())
-        if len(ends) == TIMED + 1:
-            at_once = FLAGS.steps_per_execution if "steps_per_execution" in FLAGS else 1
-            seconds = (ends[-1] - ends[0]) / (TIMED * at_once)
-            print(f"time      about {screen.in_words(seconds * steps)} for {steps} steps", flush=True)
-
-    return keras.callbacks.LambdaCallback(on_train_batch_end=note)

@@ -5,7 +5,7 @@ import sys
 
 from absl import flags
 
-from recipes.shared import commandline, workdir
+from recipes.shared import commandline, event_files, workdir
 
 flags.DEFINE_enum(
     "strategy",
@@ -41,6 +41,7 @@ def spread(main, one_host=False, free=(), auto=()):
 
     def spread_main():
         commandline.require("dataset", "workdir")
+        event_files.check()
         from keras_splitmask.backend.devices import start_devices
 
         devices = start_devices(FLAGS.strategy, FLAGS.devices, FLAGS.model_devices)

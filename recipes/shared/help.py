@@ -22,11 +22,12 @@ FIRST = {
     "detect": "init_from dataset workdir image_size head size patch_size batch_size epochs pictures",
     "segment": "init_from dataset workdir image_size head size patch_size batch_size epochs pictures",
     "export": "init_from output layout what backend",
+    "report": "runs output backend precision flagfile",
     "reproduce": "table scale seeds rows columns list workdir backend cifar10 data_dir",
 }
 # The subjects in their order. A flag that has another subject in one program is written program.flag.
 SUBJECTS = {
-    "The run": "workdir overwrite flagfile time dry_run seed",
+    "The run": "runs report.output workdir overwrite flagfile time dry_run seed",
     "Images": "dataset images array subset labelled image_size channels value_range augmentation scale crop_ratio"
     " max_objects max_bad_fraction cache data_dir",
     "Encoder": "init_from size patch_size positions drop_path frozen random",
@@ -43,7 +44,7 @@ SUBJECTS = {
     "Comparisons": "duplicates threshold outliers embed.neighbours near",
     "Evaluation": "finetune.split probe.split val judge judge_every judge_limit inference train_limit test_limit"
     " neighbours features probe probe_limit probe_every",
-    "Log and pictures": "log_every pictures",
+    "Log and pictures": "log_every logger pictures",
     "Checkpoints": "save_every keep_every rewind",
     "Memory, speed and devices": "backend precision accumulate workers jit steps_per_execution strategy devices"
     " model_devices",

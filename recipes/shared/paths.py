@@ -6,7 +6,7 @@ from absl import flags
 
 FLAGS = flags.FLAGS
 PATHS = ("cache", "dalle_weights", "data_dir", "images", "init_from", "json", "labelled", "output", "split", "subset")
-PATHS += ("workdir",)
+PATHS += ("runs", "workdir")
 DATASETS = ("cifar10", "dataset", "probe")  # as KIND:PATH
 OR_OTHER = ("labelled", "split", "subset")  # flags that hold a path, or a number or a name
 KINDS = ("coco", "folder", "masks", "npy", "npz")  # other kinds are followed by a name

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from recipes.shared import workdir
+from recipes.shared import event_files, workdir
 
 FLAGS = flags.FLAGS
 
@@ -62,6 +62,7 @@ def log(run, model, source, batches, steps, checkpoints, measures=(), shift=0, r
         )
 
     options = {"advice": advice(), "remedies": remedies(), "state": checkpoints.note.get("log")}
+    options["loggers"] = event_files.loggers(run, checkpoints.step)
     checkpoints.log = ks.training.RunLog(
         run.folder / workdir.METRICS,
         steps,

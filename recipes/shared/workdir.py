@@ -22,7 +22,17 @@ flags.DEFINE_bool(
 FLAGS = flags.FLAGS
 # A run may resume with other values of these.
 FREE = {"workdir", "overwrite", "backend", "strategy", "devices", "model_devices", "accumulate", "workers", "data_dir"}
-FREE |= {"pictures", "probe", "probe_limit", "probe_every", "save_every", "keep_every", "rewind", "max_bad_fraction"}
+FREE |= {
+    "pictures",
+    "probe",
+    "probe_limit",
+    "probe_every",
+    "save_every",
+    "keep_every",
+    "rewind",
+    "max_bad_fraction",
+    "logger",
+}
 FLAGS_FILE, METRICS, DATA = "run.flags", "metrics.jsonl", "data.json"
 CHECKPOINTS = "checkpoints"
 RESULTS = ("model.keras", "result.json", "probe.json", "report.html", "pictures")  # besides METRICS and CHECKPOINTS
