@@ -1,5 +1,7 @@
 """Draw a two-dimensional map of features, and the nearest neighbours of a few images."""
 
+from __future__ import annotations
+
 import collections
 import os
 from collections.abc import Sequence
