@@ -4,6 +4,9 @@
     python recipes/report.py --runs=runs/first
 
 The second command writes the report of one run again, such as after matplotlib was installed or while the run goes on.
+
+A run is named by its folder. The colour of a run is the same in all charts. A curve is a mean over steps, in which each
+interval of the log counts by its number of steps; the pale curve behind it has the values of the log themselves.
 """
 
 import os
