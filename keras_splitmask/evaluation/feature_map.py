@@ -55,22 +55,22 @@ def save_feature_map(path: str | os.PathLike, features: npt.ArrayLike, groups: S
     from matplotlib.figure import Figure
 
     points, fractions = principal_components(directions(features))
-    groups = np.array(["images"] * len(points) if groups is None else groups, dtype=object)
-    names = [name for name, _ in collections.Counter(groups).most_common(COLOURED)]
+    group_of = np.array(["images"] * len(points) if groups is None else list(groups), dtype=object)
+    names = [name for name, _ in collections.Counter(group_of.tolist()).most_common(COLOURED)]
     figure = Figure(figsize=(8.4, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    others = ~np.isin(groups, names)
+    others = ~np.isin(group_of, names)
     if others.any():
-        axes.scatter(*points[others].T, s=9, c="#b8b8b8", label=f"{len(set(groups[others]))} other groups")
+        axes.scatter(*points[others].T, s=9, c="#b8b8b8", label=f"{len(set(group_of[others]))} other groups")
     for name, colour in zip(names, palette(len(names)) / 255, strict=True):
         axes.scatter(
-            *points[groups == name].T, s=18, color=colour, linewidth=0.3, edgecolor="#404040", label=_short(name)
+            *points[group_of == name].T, s=18, color=colour, linewidth=0.3, edgecolor="#404040", label=_short(name)
         )
-    for set_label, number, fraction in zip((axes.set_xlabel, axes.set_ylabel), (1, 2), fractions, strict=True):
-        set_label(f"principal component {number}, {fraction:.0%} of the variance")
+    labels = [f"principal component {i + 1}, {fraction:.0%} of the variance" for i, fraction in enumerate(fractions)]
+    axes.set(xlabel=labels[0], ylabel=labels[1])
     axes.grid(alpha=0.25)
-    if len(set(groups)) > 1:
+    if len(set(group_of)) > 1:
         figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     figure.savefig(path, format="png", dpi=110)
 
@@ -94,7 +94,7 @@ def save_neighbours(
         nearest: number of neighbours.
     """
     vectors = directions(features)
-    order = range(0, len(images), max(1, len(images) // count))
+    order = list(range(0, len(images), max(1, len(images) // count)))
     if groups is not None and len(set(groups)) > 1:
         first = list({group: i for i, group in reversed(list(enumerate(groups)))}.values())[::-1]
         order = [*first[:: max(1, len(first) // count)], *order]
