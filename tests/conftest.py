@@ -15,9 +15,9 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiling takes most of the tests' time on JAX
 # What one test has compiled, others and their processes read: two fifths of JAX' time.
-CACHE = tempfile.mkdtemp(prefix="keras-splitmask-jax-")
-atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE)
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"keras-splitmask-{os.getpid()}")
+)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # GPUs round the factors of float32 products to ten bits otherwise.
@@ -33,6 +33,9 @@ from keras_splitmask.tokenizers.dvae import decoder_convolutions, encoder_convol
 from tests import annotations, running
 
 annotations.watch()
+atexit.register(
+    shutil.rmtree, os.path.join(tempfile.gettempdir(), f"keras-splitmask-{os.getpid()}"), ignore_errors=True
+)
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 EAGERLY = keras.backend.backend() != "jax"
 
