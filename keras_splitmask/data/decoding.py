@@ -10,7 +10,8 @@ import numpy as np
 from keras_splitmask.backend.optional import optional
 from keras_splitmask.data import arrayfile, bounds, jpeg, netpbm
 from keras_splitmask.data.bounds import is_grey
-from keras_splitmask.data.conversion import to_uint8 as to_uint8  # what read_pixels leaves to do
+from keras_splitmask.data.conversion import fit_channels as fit_channels  # what read_pixels leaves to do
+from keras_splitmask.data.conversion import to_uint8 as to_uint8
 from keras_splitmask.data.reasons import reason_of
 from keras_splitmask.data.values import WrongSize
 
