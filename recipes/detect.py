@@ -70,7 +70,7 @@ def build_model(encoder, class_names):
     import keras_splitmask as ks
 
     options = {"neck": FLAGS.neck, "width": FLAGS.head_width, "seed": FLAGS.seed, "accumulate": FLAGS.accumulate}
-    options |= {"class_names": class_names, "value_range": value_range.given()}
+    options |= {"class_names": class_names, "value_range": value_range.numbers()}
     given = {
         name: FLAGS[name].value for name in ("anchor_scale", "samples", "proposals") if FLAGS[name].value is not None
     }

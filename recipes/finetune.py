@@ -147,7 +147,7 @@ def build_classifier(encoder, source, steps):
 
     import keras_splitmask as ks
 
-    prepared = {"crop_ratio": FLAGS.crop_ratio, "value_range": value_range.given()}
+    prepared = {"crop_ratio": FLAGS.crop_ratio, "value_range": value_range.numbers()}
     model = ks.transfer.Classifier(
         encoder, source.class_count, FLAGS.frozen, seed=FLAGS.seed, class_names=source.classes, **prepared
     )

@@ -131,7 +131,7 @@ def main(devices, run):
         "seed": FLAGS.seed,
         "accumulate": FLAGS.accumulate,
         "class_names": source.classes,
-        "value_range": value_range.given(),
+        "value_range": value_range.numbers(),
     }
     model = transfer.Segmenter(encoder, len(source.classes), FLAGS.head, FLAGS.neck, FLAGS.head_width, **options)
     dense.train(devices, run, model, source, judged, batches, judge, finish)

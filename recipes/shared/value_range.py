@@ -22,7 +22,7 @@ def settle():
     if FLAGS.value_range is None and before:
         FLAGS.value_range = before.split(",")
         print(f"--value_range={before}, as in the run of --init_from", flush=True)
-    elif FLAGS.value_range is not None and [float(value) for value in before.split(",") if value] != _numbers():
+    elif FLAGS.value_range is not None and tuple(float(value) for value in before.split(",") if value) != numbers():
         print(
             f"--value_range={','.join(FLAGS.value_range)} differs from the run of --init_from, which has"
             f" {before or 'none'}.",
@@ -35,8 +35,9 @@ def given():
     return tuple(FLAGS.value_range) if FLAGS.value_range else None
 
 
-def _numbers():
+def numbers():
+    """Return (low, high) as floats; None for the range of the type, or if they are no numbers."""
     try:
-        return [float(value) for value in FLAGS.value_range]
+        return tuple(float(value) for value in FLAGS.value_range) if FLAGS.value_range else None
     except ValueError:  # refused when the data is opened
         return None

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 
+import keras
 import numpy as np
 import pytest
 
@@ -23,6 +24,7 @@ COUNT = 30
 def encoder(tmp_path_factory):
     """The file of an untrained encoder: its features tell images apart, too."""
     path = tmp_path_factory.mktemp("models") / "encoder.keras"
+    keras.utils.set_random_seed(0)
     ks.Encoder((16, 24, 3), 8, 24, 2, 2).save(path)
     return path
 

@@ -235,7 +235,7 @@ def test_memory_does_not_grow_with_the_images(tuned):
         assert sum(len(found) for _, found, _ in ks.prediction.predictions(predictor, source)) == count
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 1.5 * peaks[0]
+    assert peaks[1] - peaks[0] < 120 * 64 * 64 * 3 / 4  # a quarter of what is read more
 
 
 def test_by_the_command(command, tuned, photos):
