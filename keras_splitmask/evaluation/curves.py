@@ -67,7 +67,9 @@ def charts(runs, axis="step"):
             groups = {}
             for name in names:
                 head = title if len(names) == 1 else label_of(name)
-                groups[head[0].upper() + head[1:]] = [(run, name, lines) for run, lines in runs.items()]
+                groups[head.capitalize() if head.islower() else head] = [
+                    (run, name, lines) for run, lines in runs.items()
+                ]
         for head, curves in groups.items():
             curves = [(place, *curve) for place, curve in enumerate(curves)]
             measured = [curve for curve in curves if len(metrics.series(curve[3], curve[2], axis)[0])]
@@ -127,8 +129,7 @@ def _dress(axes, label, unit):
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(TEXT)
-    axes.yaxis.get_major_formatter().set_powerlimits((-3, 5))
-    axes.yaxis.get_offset_text().set_color(TEXT)
+    axes.yaxis.set_major_formatter(lambda value, position: f"{value:.6g}")  # no factor above the axis
 
 
 def _figure(width, height):
