@@ -42,12 +42,10 @@ def build_model(source, image_shape, augmentation, steps):
 
 
 def measure(source, image_shape, augmentation, batches, devices):
-    """Time a training step. With --time, set --steps to what fits into it; with --dry_run, end the program."""
+    """Time a training step, and print how long the run will take. With --time, set --steps to what fits into it."""
     import keras
 
-    if not methods.chosen().trains:
-        raise SystemExit(0)
-    model = build_model(source, image_shape, augmentation, 2 * settings.TIMED)
+    model = build_model(source, image_shape, augmentation, 2 * settings.executions(1) * settings.TIMED)
     fit_words(model, source, max(FLAGS.vocabulary or 0, 1000))
     seconds = settings.seconds_of_a_step(model, batches, devices)
     keras.utils.set_random_seed(FLAGS.seed)  # as if nothing had been measured
@@ -55,8 +53,6 @@ def measure(source, image_shape, augmentation, batches, devices):
         FLAGS.steps = settings.steps_in(settings.seconds_of(FLAGS.time), seconds)
     steps = count_steps(len(source))
     print(f"time      {screen.in_words(steps * seconds)} for {steps} steps of {seconds:.2g} s", flush=True)
-    if FLAGS.dry_run:
-        raise SystemExit(0)
 
 
 def count_steps(images):
@@ -170,8 +166,10 @@ def main(devices, run):
     batches(0)  # stop at bad options before anything is written
     probed, probe = image_sets.read_probe(image_shape)
     source = image_sets.packed(source, image_shape)
-    if FLAGS.dry_run or (FLAGS.time and FLAGS.steps is None):  # a run that resumes knows its steps
+    if method.trains and (FLAGS.dry_run or (FLAGS.time and FLAGS.steps is None)):  # a run that resumes knows its steps
         measure(source, image_shape, augmentation, batches, devices)
+    if FLAGS.dry_run:
+        raise SystemExit(0)
     steps = count_steps(len(source))
     model = build_model(source, image_shape, augmentation, steps)
     announce(source, model, steps, devices)

@@ -19,6 +19,7 @@ def of_training(facts, values, share):
         values: {name: value} of the flags: method, size, image_size, patch_size, and those of the method.
         share: images that are computed at a time.
     """
+    from keras_splitmask.baselines import dino
     from keras_splitmask.encoder import SIZES
 
     width, depth, heads = SIZES.get(values["size"], SIZES["vit_base"])
@@ -26,7 +27,8 @@ def of_training(facts, values, share):
     patches = max(1, (height // patch) * (width_of_image // patch))
     words = values.get("vocabulary") or 0
     each = 2 if facts.half_precision else 4
-    passes = _passes(values, patches, width, depth)
+    small = math.prod(side // patch for side in dino.local_size(values["image_size"], patch))
+    passes = _passes(values, patches, small, width, depth)
     kept = sum(
         count * blocks * (VALUES[facts.backend] * tokens * size + 2 * heads * tokens**2) * each
         for count, tokens, blocks, size in passes
@@ -41,8 +43,13 @@ def of_training(facts, values, share):
     return (0 if facts.accelerator else START[facts.backend]) + of_weights + share * kept + (CHUNK if words else 0)
 
 
-def _passes(values, patches, width, depth):
-    """What goes through the encoder and the decoder for one image: [(count, tokens, blocks, width)]."""
+def _passes(values, patches, small, width, depth):
+    """List what goes through the encoder and the decoder for one image: [(count, tokens, blocks, width)].
+
+    `patches` and `small` are the patches of an image and of DINO's small crops.
+    """
+    from keras_splitmask.baselines import mae
+
     method = values["method"]
     if method == "splitmask":
         decoder = values.get("decoder_depth", 2)
@@ -52,9 +59,10 @@ def _passes(values, patches, width, depth):
         ]
     if method == "mae":
         seen = 1 + round(patches * (1 - (values.get("mask_ratio") or 0.75)))
-        return [(1, seen, depth, width), (1, 1 + patches, min(8, max(1, round(depth * 2 / 3))), width)]
+        blocks, narrow = mae.decoder_size(depth, width)
+        blocks, narrow = values.get("mae_decoder_depth") or blocks, values.get("mae_decoder_width") or narrow
+        return [(1, seen, depth, width), (1, 1 + patches, blocks, narrow)]
     if method == "dino":  # the teacher keeps nothing for a gradient
-        small = max(1, round(patches * (96 / 224) ** 2))
         return [(2, 1 + patches, depth, width), (values.get("local_crops") or 0, 1 + small, depth, width)]
     return [(1, 1 + patches, depth, width)]
 

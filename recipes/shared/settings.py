@@ -22,8 +22,8 @@ LINES = (
 )
 AUTO = tuple(name for line in LINES for name in line)
 UNITS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
-FEW_STEPS = 1_000  # 500 taught nothing on 1,562 photographs, where 2,000 gained 13 points; see also docs/sample.md
-TIMED = 2  # steps, after as many to warm up
+TIMED = 2  # executions of steps, after as many to warm up
+OF_METHODS = ("mask_ratio", "decoder_depth", "local_crops", "mae_decoder_depth", "mae_decoder_width")
 
 
 def settle_flags():
@@ -34,7 +34,7 @@ def settle_flags():
             f"Expected --time without --steps and --epochs, received --time={FLAGS.time}; leave the others out."
         )
     if FLAGS.time:
-        seconds_of(FLAGS.time)
+        seconds_of(FLAGS.time)  # stop at a bad one
 
 
 def settle(source, devices, resumed=False):
@@ -48,13 +48,18 @@ def settle(source, devices, resumed=False):
     Raises:
         BadInput: if training would take more memory than there is.
     """
+    if FLAGS.time and devices.hosts > 1:
+        raise commandline.BadInput(
+            f"Expected --time on one host, received {devices.hosts} hosts, which would time steps differently; give"
+            " --steps instead."
+        )
     facts = facts_of(source, devices)
     given = {name: FLAGS[name].value for name in AUTO if name != "learning_rate" and methods.reads(name)}
     given |= {"image_size": image_sets.image_size(), "method": FLAGS.method, "epochs": FLAGS.epochs}
-    given |= {name: FLAGS[name].value for name in ("mask_ratio", "decoder_depth", "local_crops")}
+    given |= {name: FLAGS[name].value for name in OF_METHODS}
     if not methods.chosen().trains or FLAGS.epochs is not None or FLAGS.time:
         given.pop("steps")
-    if FLAGS.init_from and methods.chosen().trains:
+    if FLAGS.init_from and methods.chosen().trains and None in (given["size"], given["patch_size"]):
         given |= _of_encoder(given)
     if FLAGS.tokenizer == "dalle":
         given["vocabulary"] = given["vocabulary"] or 8192
@@ -63,6 +68,8 @@ def settle(source, devices, resumed=False):
         if made.values.get(name) is not None and FLAGS[name].value is None:
             FLAGS[name].value = _text(made.values[name]) if name == "image_size" else made.values[name]
     reasons = dict(made.reasons)
+    if "steps" in reasons:
+        FLAGS.steps = executions(FLAGS.steps)
     if methods.chosen().trains and FLAGS.learning_rate is None:
         FLAGS.learning_rate, reasons["learning_rate"] = methods.learning_rate(), f"for batches of {FLAGS.batch_size}"
     say(reasons)
@@ -77,6 +84,7 @@ def facts_of(source, devices):
     from keras_splitmask.backend.devices import accelerator, accelerator_memory
 
     height, width = source.typical_size
+    found = accelerator_memory() if accelerator() else memory.at_hand()
     return auto.Facts(
         images=len(source),
         height=height,
@@ -85,7 +93,7 @@ def facts_of(source, devices):
         backend=keras.backend.backend(),
         accelerator=accelerator(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        memory=accelerator_memory() if accelerator() else memory.at_hand(),
+        memory=found if devices.hosts == 1 else math.inf,  # hosts that differ in it would divide a batch differently
         replicas=devices.replicas,
         half_precision=FLAGS.precision != "float32",
     )
@@ -144,20 +152,27 @@ def seconds_of(text):
     return sum(float(number) * UNITS[unit] for number, unit in parts)
 
 
+def executions(steps):
+    """Round a number of steps down to whole executions (--steps_per_execution), at least one."""
+    return max(1, steps // FLAGS.steps_per_execution) * FLAGS.steps_per_execution
+
+
 def seconds_of_a_step(model, batches, devices):
     """Measure the time of a training step on a model that is thrown away afterwards."""
     import keras
 
-    ends = []
+    ends, count = [], executions(1) * TIMED
     note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: ends.append(time.monotonic()))
     feed = devices.dataset_for_fit(lambda: (batch if isinstance(batch, tuple) else (batch,) for batch in batches(0)))
-    model.fit(feed, steps_per_epoch=TIMED, epochs=2, callbacks=[note], verbose=0, shuffle=False)
-    return (ends[1] - ends[0]) / TIMED
+    model.fit(feed, steps_per_epoch=count, epochs=2, callbacks=[note], verbose=0, shuffle=False)
+    return (ends[1] - ends[0]) / count
 
 
 def steps_in(seconds, of_a_step):
     """The steps that fit into a time. Says so if they are too few to teach anything."""
-    steps = max(1, int(0.95 * seconds / of_a_step))  # the rest for the words, checkpoints and the report
+    from keras_splitmask.evaluation.verdict import FEW_STEPS
+
+    steps = executions(int(0.95 * seconds / of_a_step))  # the rest for the words, checkpoints and the report
     if steps < FEW_STEPS:
         print(
             f"warning   {screen.in_words(seconds)} are enough for {steps} steps. Fewer than {FEW_STEPS} rarely teach"

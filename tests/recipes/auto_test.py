@@ -214,3 +214,37 @@ def test_what_does_not_fit_into_memory_is_refused_with_the_flags_that_fit(photos
     end = run_here("pretrain", *given, "--steps=1")
     assert end.status == 2 and re.search(r"Add --size=vit_\w+( --accumulate=\d+)?\.", end.err), end.err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "given, more",
+    [
+        ({"method": "mae", "mae_decoder_depth": 8, "mae_decoder_width": 512}, {"method": "mae"}),
+        ({"method": "dino", "local_crops": 8}, {"method": "dino", "local_crops": 0}),
+        ({"method": "splitmask", "decoder_depth": 8}, {"method": "splitmask", "decoder_depth": 2}),
+    ],
+)
+def test_larger_decoders_and_more_crops_need_more_memory(given, more):
+    values = {"size": "vit_micro", "image_size": (96, 96), "patch_size": 12, "prototypes": 64}
+    large, small = (memory.of_training(LAPTOP, {**values, **one}, 64) for one in (given, more))
+    assert large > 1.1 * small
+
+
+def test_a_method_that_takes_no_steps_ends_at_a_dry_run_and_ignores_a_time(photos, tmp_path):
+    given = (f"--dataset=folder:{photos}", f"--workdir={tmp_path / 'run'}", "--method=random", "--pictures=0")
+    end = run_here("pretrain", *given, "--dry_run")
+    assert not end.status and not (tmp_path / "run").exists(), end.err
+    end = run_here("pretrain", *given, "--time=1h")
+    assert not end.status and (tmp_path / "run" / "model.keras").exists(), end.err
+
+
+def test_a_run_goes_on_without_the_encoder_that_it_started_from(photos, tmp_path):
+    given = (f"--dataset=folder:{photos}", "--log_every=1", "--pictures=0")
+    assert not run_here("pretrain", *given, f"--workdir={tmp_path / 'first'}", "--steps=1", "--size=vit_tiny").status
+    given = (*given, f"--workdir={tmp_path / 'run'}", "--steps=2", f"--init_from={tmp_path / 'first'}")
+    assert not run_here("pretrain", *given).status
+    assert flags_of(tmp_path / "run")["size"] == "vit_tiny"  # as the encoder is
+    (tmp_path / "run" / "model.keras").unlink()
+    (tmp_path / "first" / "model.keras").unlink()
+    end = run_here("pretrain", *given)
+    assert not end.status and "resumed at step 2" in end.out, end.err
