@@ -161,7 +161,7 @@ def predict_into(folder, record, predictor, source, writer):
         record.add(name)
     finish = writer.write(records, left_out)
     if left_out:
-        with prediction_files.csv_file(folder / LEFT_OUT, ["file", "reason"]) as rows:
+        with writing.csv_file(folder / LEFT_OUT, ["file", "reason"]) as rows:
             rows.writerows(left_out.items())
     draw(folder, record, part, indices, source, writer)
     finish()

@@ -17,6 +17,7 @@ from recipes.shared import (
     screen,
     settings,
     trouble,
+    visual_words,
 )
 
 flags.adopt_module_key_flags(pretrain_flags)
@@ -46,7 +47,7 @@ def measure(source, image_shape, augmentation, batches, devices):
     import keras
 
     model = build_model(source, image_shape, augmentation, 2 * settings.executions(1) * settings.TIMED)
-    fit_words(model, source, max(FLAGS.vocabulary or 0, 1000))
+    visual_words.fit_words(model, source, max(FLAGS.vocabulary or 0, 1000))
     seconds = settings.seconds_of_a_step(model, batches, devices)
     keras.utils.set_random_seed(FLAGS.seed)  # as if nothing had been measured
     if FLAGS.steps is None and FLAGS.epochs is None:
@@ -75,23 +76,11 @@ def count_steps(images):
     return steps
 
 
-def fit_words(model, source, patches=None, report=lambda line: None):
-    """Fit the tokenizer, if the method has one, to this many patches of the images; 100,000 by default."""
-    from keras_splitmask import data
-
-    if not (FLAGS.tokenizer and model.tokenizer):
-        return
-    # At most 25 patches of an image, for variety, and not many fewer, since decoding takes most of the time.
-    limit = max(FLAGS.vocabulary, (patches or 100_000) // 25)
-    images = data.Reader(source, model.encoder.image_shape, limit, workers=max(1, FLAGS.workers))
-    model.tokenizer.fit(images, **({"max_patches": patches} if patches else {}), report=report)
-
-
 def initialise(model, source):
     """Prepare a new run: fit the tokenizer to the images, and load the weights of --init_from."""
     import keras_splitmask as ks
 
-    fit_words(model, source, FLAGS.fit_patches, lambda line: print(line, flush=True))
+    visual_words.fit_words(model, source, FLAGS.fit_patches, lambda line: print(line, flush=True))
     if FLAGS.init_from:
         print(ks.interchange.initialise(model, FLAGS.init_from), flush=True)
         methods.chosen().after_loading(model)

@@ -48,7 +48,7 @@ def test_numbers_of_numpy_are_numbers():
 @pytest.mark.backend
 def test_a_check_draws_no_random_number():
     state = random.getstate()
-    scaled(3, 2, tuple(range(100)))  # of which beartype looks at one, by chance
+    scaled(3, 2, tuple(range(100)))  # beartype looks at one of them, by chance
     assert random.getstate() == state
 
 

@@ -111,8 +111,8 @@ def save_mistakes(path, images, labels, scores, class_names, limit=24, title="")
     for axes, i in zip(figure.axes, chosen, strict=False):
         shape = images.shape[-1]
         axes.imshow(images[i] if shape == 3 else images[i][..., 0], cmap="gray", vmin=0, vmax=255)
-        told = f"{_short(class_names[labels[i]])}\n{_short(class_names[predicted[i]])} {best[i]:.0%}"
-        axes.set_title(told, fontsize=7, loc="left", pad=2)
+        heading = f"{_short(class_names[labels[i]])}\n{_short(class_names[predicted[i]])} {best[i]:.0%}"
+        axes.set_title(heading, fontsize=7, loc="left", pad=2)
     figure.suptitle(f"{title}true class, then predicted class and score", fontsize=9, ha="left", x=0.01)
     figure.savefig(path, format="png", dpi=120)
     return len(chosen)

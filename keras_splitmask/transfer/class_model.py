@@ -51,8 +51,8 @@ def _check_names(names, classes):
         raise ValueError(f"Expected class_names as text, received {wrong[0]!r}; write it as str.")
     if len(names) != classes or len(set(names)) != classes:
         raise ValueError(
-            f"Expected {classes} different class_names, one for each class, received {len(names)}, of which"
-            f" {len(set(names))} differ."
+            f"Expected {classes} different class_names, one for each class, received {len(names)} names,"
+            f" {len(set(names))} of them different."
         )
     return names
 

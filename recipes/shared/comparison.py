@@ -2,7 +2,7 @@
 
 import pathlib
 
-from recipes.shared import commandline, prediction_files
+from recipes.shared import commandline, writing
 
 ROWS, COLUMNS, TILES = 12, 8, 40  # groups in a picture, images of a group, images of a list
 QUERY = (213, 94, 0)
@@ -47,7 +47,7 @@ class Comparison:
 
         groups, nearest, best = evaluation.near_duplicates(self.vectors, threshold)
         path = self.path("duplicates.csv")
-        with prediction_files.csv_file(path, ["group", "file", "most_similar", "similarity"]) as rows:
+        with writing.csv_file(path, ["group", "file", "most_similar", "similarity"]) as rows:
             for number, group in enumerate(groups, 1):
                 for i in group:
                     rows.writerow([number, self.names[i], self.names[nearest[i]], f"{best[i]:.4f}"])
@@ -68,7 +68,7 @@ class Comparison:
         odd = evaluation.oddness(self.vectors, near)
         order = (-odd).argsort(kind="stable")
         path = self.path("outliers.csv")
-        with prediction_files.csv_file(path, ["rank", "file", "distance"]) as rows:
+        with writing.csv_file(path, ["rank", "file", "distance"]) as rows:
             rows.writerows([rank, self.names[i], f"{odd[i]:.4f}"] for rank, i in enumerate(order, 1))
         first = ", ".join(self.names[i] for i in order[:3])
         print(f"outliers: {first} are farthest from their {min(near, len(odd) - 1)} nearest neighbours", flush=True)
@@ -99,7 +99,7 @@ class Comparison:
         )
         found = [(i, s) for i, s in zip(indices, similarities, strict=True) if self.names[i] != own][:near]
         path = self.path("neighbours.csv")
-        with prediction_files.csv_file(path, ["rank", "file", "similarity"]) as rows:
+        with writing.csv_file(path, ["rank", "file", "similarity"]) as rows:
             rows.writerows([rank, self.names[i], f"{s:.4f}"] for rank, (i, s) in enumerate(found, 1))
         first = ", ".join(f"{self.names[i]} {s:.3f}" for i, s in found[:3])
         print(f"neighbours of {file}: {first}", flush=True)

@@ -7,10 +7,9 @@ from collections.abc import Callable
 
 from absl import flags
 
-from recipes.shared import commandline
+from recipes.shared import commandline, visual_words
 
 FLAGS = flags.FLAGS
-TOKENIZERS = {"random_projection": "RandomProjection", "random_patches": "RandomPatches", "kmeans": "KMeans"}
 TOKENIZER_FLAGS = {"tokenizer", "dalle_weights", "dalle_sha256", "vocabulary", "fit_patches", "word_resolution"}
 # BEiT's values, which the paper uses for SplitMask. `Method.defaults` has those of the other methods' authors.
 DEFAULTS = {
@@ -74,7 +73,7 @@ def build_splitmask(encoder, source, steps, **shared):
 
     return ks.SplitMask(
         encoder,
-        build_tokenizer(encoder) if FLAGS.inpaint_weight else None,
+        visual_words.build_tokenizer(encoder) if FLAGS.inpaint_weight else None,
         keep=FLAGS.keep,
         split=FLAGS.split,
         decoder_depth=FLAGS.decoder_depth,
@@ -88,7 +87,9 @@ def build_splitmask(encoder, source, steps, **shared):
 def build_beit(encoder, source, steps, **shared):
     import keras_splitmask as ks
 
-    return ks.baselines.BEiT(encoder, build_tokenizer(encoder), split=FLAGS.split, **mask_ratio_if_given(), **shared)
+    return ks.baselines.BEiT(
+        encoder, visual_words.build_tokenizer(encoder), split=FLAGS.split, **mask_ratio_if_given(), **shared
+    )
 
 
 def build_mae(encoder, source, steps, **shared):
@@ -271,32 +272,3 @@ def settle_flags():
         FLAGS[name].value = None
     for name, value in {**DEFAULTS, **chosen().defaults}.items():
         FLAGS[name].value = value if FLAGS[name].value is None else FLAGS[name].value
-
-
-def build_tokenizer(encoder):
-    """Build the tokenizer of the flags for the encoder's images; not fitted."""
-    import keras_splitmask as ks
-
-    if FLAGS.tokenizer != "dalle":
-        if FLAGS.dalle_weights or FLAGS.dalle_sha256:
-            raise commandline.BadInput(
-                f"Expected --tokenizer=dalle with --dalle_weights, received --tokenizer={FLAGS.tokenizer}."
-            )
-        make = getattr(ks.tokenizers, TOKENIZERS[FLAGS.tokenizer])
-        return make(encoder.image_shape, FLAGS.patch_size, FLAGS.vocabulary, FLAGS.word_resolution, FLAGS.seed)
-    commandline.require("dalle_weights")
-    if FLAGS.word_resolution:
-        raise commandline.BadInput("--tokenizer=dalle does not read --word_resolution; leave it out.")
-    if len(FLAGS.dalle_weights) not in (1, 2):
-        raise commandline.BadInput(
-            f"Expected --dalle_weights=ENCODER_FILE[,DECODER_FILE], received {len(FLAGS.dalle_weights)} files."
-        )
-    tokenizer = ks.tokenizers.Dalle.from_files(
-        encoder.image_shape, FLAGS.patch_size, *FLAGS.dalle_weights, sha256=FLAGS.dalle_sha256
-    )
-    if tokenizer.vocabulary != FLAGS.vocabulary:
-        raise commandline.BadInput(
-            f"Expected --vocabulary={tokenizer.vocabulary}, the number of words in {FLAGS.dalle_weights[0]},"
-            f" received {FLAGS.vocabulary}."
-        )
-    return tokenizer

@@ -1,9 +1,6 @@
 """The files of predictions, for each kind of model: CSV, JSON and PNG."""
 
 import collections
-import contextlib
-import csv
-import json
 import pathlib
 
 from recipes.shared import writing
@@ -16,28 +13,6 @@ def number(value):
     import numpy as np
 
     return float(str(np.float32(value)))
-
-
-@contextlib.contextmanager
-def csv_file(path, columns):
-    """Yield a writer of rows, whose first row is written, for a file that is complete or not there."""
-    with writing.aside(path, f"{path.name}.part") as part, open(part, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        yield writer
-
-
-def _write_json(path, head, items):
-    """Write a JSON object, one line per name, whose last member is a list of one line per item. With an empty `head`
-    the list alone. Items are not kept in memory."""
-    with writing.aside(path, f"{path.name}.part") as part, open(part, "w", encoding="ascii") as file:
-        file.write("{\n" if head else "")
-        for name, value in head.items():
-            file.write(f"{json.dumps(name)}: {json.dumps(value)},\n")
-        file.write('"images": [' if head else "[")
-        for i, item in enumerate(items):
-            file.write(("," if i else "") + "\n" + json.dumps(item))
-        file.write("\n]" + ("\n}\n" if head else "\n"))
 
 
 class Writer:
@@ -112,12 +87,12 @@ class ClassWriter(Writer):
 
     def write(self, records, left_out):
         columns = [name for i in range(1, self.top + 1) for name in (f"class_{i}", f"score_{i}")]
-        with csv_file(self.folder / "predictions.csv", ["file", "class", "score", *columns[2:]]) as rows:
+        with writing.csv_file(self.folder / "predictions.csv", ["file", "class", "score", *columns[2:]]) as rows:
             for record in records():
                 best = record.get("top", [record])
                 rows.writerow([record["file"], *(one[name] for one in best for name in ("class", "score"))])
         head = {"classes": self.class_names, "left_out": left_out}
-        return lambda: _write_json(self.folder / "predictions.json", head, records())
+        return lambda: writing.write_items(self.folder / "predictions.json", head, records())
 
     def files(self):
         return ["predictions.csv"]
@@ -182,7 +157,7 @@ class ObjectWriter(Writer):
                 yield {"image_id": record["id"], "category_id": category, **kept}
 
     def write(self, records, left_out):
-        with csv_file(
+        with writing.csv_file(
             self.folder / "predictions.csv", ["file", "class", "score", "left", "top", "width", "height"]
         ) as rows:
             for record in records():
@@ -193,8 +168,8 @@ class ObjectWriter(Writer):
             {"id": record["id"], "file_name": record["file"], "height": record["height"], "width": record["width"]}
             for record in records()
         )
-        _write_json(self.folder / "images.json", {"categories": categories, "left_out": left_out}, images)
-        return lambda: _write_json(self.folder / "predictions.json", {}, self._results(records))
+        writing.write_items(self.folder / "images.json", {"categories": categories, "left_out": left_out}, images)
+        return lambda: writing.write_items(self.folder / "predictions.json", {}, self._results(records))
 
     def files(self):
         return ["predictions.csv", "images.json"]
@@ -280,7 +255,7 @@ class MapWriter(Writer):
         return f"pixels: {shares}"
 
     def write(self, records, left_out):
-        with csv_file(
+        with writing.csv_file(
             self.folder / "predictions.csv", ["file", "label_map", "height", "width", *self.class_names]
         ) as rows:
             for record in records():
@@ -295,7 +270,7 @@ class MapWriter(Writer):
                 kept = {name: record[name] for name in ("file", "label_map", "height", "width")}
                 yield {**kept, "fractions": self._fractions(record)}
 
-        return lambda: _write_json(self.folder / "predictions.json", head, rewritten())
+        return lambda: writing.write_items(self.folder / "predictions.json", head, rewritten())
 
     def files(self):
         return ["predictions.csv", "classes.json"]

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from recipes.shared import common_flags, methods, value_range
+from recipes.shared import common_flags, method_flags, methods, value_range
 
 # These change the result.
 
@@ -74,162 +74,6 @@ flags.DEFINE_string(
     "init_from",
     None,
     "Start from the encoder of a run folder, a .keras file, or a .safetensors file or folder of Hugging Face or timm.",
-)
-
-# Visual words.
-flags.DEFINE_enum(
-    "tokenizer",
-    None,
-    ["random_projection", "random_patches", "kmeans", "dalle"],
-    "How visual words are assigned to patches. kmeans uses its words most evenly; random_projection needs no"
-    " fitting; dalle is the slowest and was trained on other images. Default: auto, kmeans. [splitmask, beit]",
-)
-flags.DEFINE_integer(
-    "vocabulary",
-    None,
-    "Number of visual words. 8192 in the paper; 512 are enough for tens of thousands of small images, and"
-    " cheaper. Default: auto, 512, or 8192 from 100,000 images on. [splitmask, beit]",
-)
-flags.DEFINE_integer(
-    "fit_patches",
-    None,
-    lower_bound=1,
-    help=(
-        "Patches from which kmeans and random_patches are fitted and the mean patch of each word is computed."
-        " Raise it for large vocabularies; 3000000 in the paper. Default: 100000, for dalle 10000. [splitmask,"
-        " beit]"
-    ),
-)
-flags.DEFINE_enum(
-    "word_resolution",
-    None,
-    ["half", "full"],
-    "Resolution at which words are assigned. Default: half if patches are even and have 8 pixels or more, else"
-    " full. [splitmask, beit]",
-)
-flags.DEFINE_list(
-    "dalle_weights",
-    None,
-    "ENCODER_FILE[,DECODER_FILE] of --tokenizer=dalle: .pkl, .safetensors or .npz. Download"
-    " https://cdn.openai.com/dall-e/encoder.pkl, and decoder.pkl for pictures. [splitmask, beit]",
-)
-flags.DEFINE_string(
-    "dalle_sha256",
-    None,
-    "Expected SHA-256 checksum of the encoder file in --dalle_weights. Default: not checked. [splitmask, beit]",
-)
-
-# SplitMask.
-flags.DEFINE_float(
-    "keep",
-    None,
-    "Fraction of the patches that each half sees, in (0, 0.5]. Default: auto, 0.5; 0.25 below 10,000 images of at least"
-    " 196 patches, as in the paper. [splitmask]",
-)
-flags.DEFINE_enum(
-    "split",
-    "block",
-    ["block", "random"],
-    "How patches are assigned to the halves, or masked: in blocks (harder, the paper's default) or one by one."
-    " [splitmask, beit]",
-)
-flags.DEFINE_integer("decoder_depth", 2, lower_bound=0, help="Blocks of the decoder. [splitmask]")
-flags.DEFINE_float("inpaint_weight", 1.0, "Weight of the inpainting loss. 0 skips its computation. [splitmask]")
-flags.DEFINE_float("match_weight", 1.0, "Weight of the match loss. 0 skips its computation. [splitmask]")
-flags.DEFINE_float(
-    "temperature", 0.2, "Temperature of the match loss; lower values push images apart harder. [splitmask]"
-)
-
-# BEiT and MAE.
-flags.DEFINE_float(
-    "mask_ratio",
-    None,
-    "Fraction of the patches to mask. Default: 0.4 for beit, 0.75 for mae, as in their papers. [beit, mae]",
-)
-flags.DEFINE_integer(
-    "mae_decoder_depth",
-    None,
-    lower_bound=1,
-    help="Blocks of the decoder. Default: two thirds of the encoder's, at most 8. [mae]",
-)
-flags.DEFINE_integer(
-    "mae_decoder_width",
-    None,
-    lower_bound=32,
-    help="Width of the decoder, a multiple of 32. Default: two thirds of the encoder's, at most 512. [mae]",
-)
-
-# DeiT.
-flags.DEFINE_float("label_smoothing", 0.1, "Probability that is spread evenly over all classes. [deit]")
-flags.DEFINE_float("mixup", 0.8, "Alpha of mixup. 0 disables it. [deit]")
-flags.DEFINE_float("cutmix", 1.0, "Alpha of CutMix. 0 disables it. [deit]")
-flags.DEFINE_float(
-    "rand_augment", 9.0, lower_bound=0, upper_bound=10, help="Magnitude of RandAugment. 0 disables it. [deit]"
-)
-flags.DEFINE_float(
-    "random_erasing",
-    0.25,
-    lower_bound=0,
-    upper_bound=1,
-    help="Probability that a rectangle of an image is erased. [deit]",
-)
-flags.DEFINE_integer(
-    "repeats",
-    3,
-    lower_bound=1,
-    help=(
-        "Repeated augmentation: each image appears this many times per batch, each time with new augmentation. [deit]"
-    ),
-)
-
-# DINO.
-flags.DEFINE_integer(
-    "local_crops",
-    8,
-    lower_bound=0,
-    help=(
-        "Small crops of each image, in addition to two large ones. Fewer are cheaper, and teach less per step. [dino]"
-    ),
-)
-flags.DEFINE_integer(
-    "prototypes",
-    None,
-    lower_bound=1,
-    help=(
-        "Outputs of the projection head. 65536 in the paper; fewer are enough for small data sets, and much cheaper."
-        " Default: auto, 4096, or 65536 from 100,000 images on. [dino]"
-    ),
-)
-flags.DEFINE_float(
-    "teacher_momentum",
-    None,
-    lower_bound=0,
-    upper_bound=1,
-    help=(
-        "Momentum of the teacher at the first step; it rises to 1. Default: auto, 0.996, or 0.9995 for 100,000 steps or"
-        " more with batches of 256 or fewer. [dino]"
-    ),
-)
-flags.DEFINE_float(
-    "teacher_temperature",
-    0.04,
-    lower_bound=0.001,
-    help=(
-        "Temperature of the teacher. Raise it, up to 0.07, if too few prototypes are used. Lower it if the loss"
-        " does not fall. [dino]"
-    ),
-)
-flags.DEFINE_float(
-    "frozen_epochs",
-    1.0,
-    lower_bound=0,
-    help="Epochs in which the head's last layer is frozen. Raise it if the loss does not fall. [dino]",
-)
-flags.DEFINE_float(
-    "final_weight_decay",
-    0.4,
-    lower_bound=0,
-    help="Weight decay at the end of the run; it rises from --weight_decay along a half cosine. [dino]",
 )
 
 # Optimization.
@@ -380,3 +224,4 @@ flags.DEFINE_integer(
 )
 
 flags.adopt_module_key_flags(value_range)
+flags.adopt_module_key_flags(method_flags)

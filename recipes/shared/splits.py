@@ -133,7 +133,7 @@ def _own_splits(train, both):
 
 
 def _split_flag():
-    """Parse --split to (path, fraction), of which at most one is given."""
+    """Parse --split to (path, fraction); at least one of them is None."""
     text = FLAGS.split
     if not text or os.path.isfile(text):
         return text or None, None

@@ -10,7 +10,7 @@ import tempfile
 
 from absl import flags
 
-from recipes.shared import commandline, noise, paths, run_flags, writing
+from recipes.shared import commandline, paths, run_flags, workdir_checks, writing
 from recipes.shared.record import InUse, Record
 
 flags.DEFINE_string("workdir", None, "Folder of the run: a new or empty folder, or that of a run to resume.")
@@ -67,7 +67,7 @@ def held(host=0):
     folder = pathlib.Path(FLAGS.workdir)
     record, made = None, []
     try:
-        _check_folder(folder)
+        workdir_checks.check_folder(folder)
         if not host:
             made = writing.make_folders(folder)
             record = Record(folder)
@@ -107,7 +107,7 @@ class Run:
 
     def decide(self, free, auto=()):
         """Decide whether the run in the folder resumes or is replaced, and stop if it must not be touched."""
-        _check_data(self.home)
+        workdir_checks.check_data(self.home)
         before = self.home / FLAGS_FILE
         taken = run_flags.take(before, auto)
         begun = any((self.home / CHECKPOINTS).glob("*.checkpoint"))
@@ -251,55 +251,6 @@ def has_results(home):
         return False
     except (OSError, ValueError, KeyError, TypeError):  # not a log of this version
         return True
-
-
-def _check_folder(folder):
-    """Stop unless the folder is new, empty or that of a run. It may hold a file that this process prints into."""
-    from keras_splitmask.data import run_folders
-
-    if not os.path.lexists(folder):
-        return
-    if not folder.is_dir():
-        raise commandline.BadInput(
-            f"Expected --workdir to be a folder, received {folder}, which is"
-            f" {'a broken link' if folder.is_symlink() else 'a file'}."
-        )
-    names = [name for name in sorted(os.listdir(folder)) if not _is_own_output(folder / name)]
-    record = folder / run_folders.RECORD
-    if run_folders.is_record(record) or (
-        names == [record.name] and record.is_file() and not record.stat().st_size
-    ):  # killed when it began
-        return
-    if names:
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        raise commandline.BadInput(
-            f"Expected --workdir to be a new or empty folder, or that of a run, received {folder}, which contains"
-            f" {', '.join(names[:3])}{more}; choose another folder."
-        )
-
-
-def _is_own_output(path):
-    """Return whether stdout or stderr goes to this file."""
-    for descriptor in (1, noise.direct or 2):
-        with contextlib.suppress(OSError):
-            if os.path.samestat(os.stat(path), os.fstat(descriptor)):
-                return True
-    return False
-
-
-def _check_data(home):
-    """Stop if --workdir or --cache is a folder of the data, which would then no longer be read as data."""
-    cache = paths.paths_of("cache")
-    for name in paths.DATASETS:
-        if os.path.realpath(home) in paths.paths_of(name):
-            raise commandline.BadInput(f"Expected --workdir to differ from --{name}, received {home} for both.")
-        if cache and any(
-            os.path.isdir(path) and pathlib.Path(path).is_relative_to(cache[0]) for path in paths.paths_of(name)
-        ):
-            raise commandline.BadInput(
-                f"Expected --cache to be apart from the images, received {FLAGS.cache}, which contains those of"
-                f" --{name}; choose another folder."
-            )
 
 
 def _temporary_folder():

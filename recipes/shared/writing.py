@@ -1,6 +1,7 @@
 """Files that are written completely or not at all."""
 
 import contextlib
+import csv
 import json
 import os
 
@@ -26,6 +27,28 @@ def write_text(path, text):
 def write_json(path, values):
     """Write values as JSON, indented."""
     write_text(path, json.dumps(values, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def csv_file(path, columns):
+    """Yield a writer of rows, whose first row is written, for a file that is complete or not there."""
+    with aside(path, f"{path.name}.part") as part, open(part, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        yield writer
+
+
+def write_items(path, head, items):
+    """Write a JSON object, one line per name, whose last member is a list of one line per item. With an empty `head`
+    the list alone. Items are not kept in memory."""
+    with aside(path, f"{path.name}.part") as part, open(part, "w", encoding="ascii") as file:
+        file.write("{\n" if head else "")
+        for name, value in head.items():
+            file.write(f"{json.dumps(name)}: {json.dumps(value)},\n")
+        file.write('"images": [' if head else "[")
+        for i, item in enumerate(items):
+            file.write(("," if i else "") + "\n" + json.dumps(item))
+        file.write("\n]" + ("\n}\n" if head else "\n"))
 
 
 def make_folders(folder):

@@ -9,7 +9,7 @@ from keras_splitmask.data.arrays import ArraySource
 
 
 def arrays(*sizes):
-    """A source with so many images of each class, each of its own value."""
+    """A source with a given number of images of each class, each of its own value."""
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
     images = np.arange(len(labels), dtype="uint16")[:, None, None] * np.ones((4, 4), "uint16")
     return ArraySource(images, labels)

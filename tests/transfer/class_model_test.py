@@ -46,13 +46,13 @@ def test_thousands_of_names_are_saved_and_read(make_encoder, tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"class_names": ["a", "b"]}, "Expected 3 different class_names, one for each class, received 2, of which 2"),
+        ({"class_names": ["a", "b"]}, "Expected 3 different class_names, one for each class, received 2 names, 2 of"),
         (
             {"class_names": ["a", "b", "a"]},
-            "Expected 3 different class_names, one for each class, received 3, of which",
+            "Expected 3 different class_names, one for each class, received 3 names,",
         ),
         ({"class_names": ["a", "b", 3]}, "Expected class_names as text, received 3; write it as str."),
-        ({"class_names": "abc"}, "received 1, of which 1 differ"),
+        ({"class_names": "abc"}, "received 1 names, 1 of them different"),
         ({"value_range": (1, 0)}, "Expected value_range of two finite numbers, low below high, received (1.0, 0.0)."),
         ({"value_range": (0, float("inf"))}, "Expected value_range of two finite numbers"),
         ({"value_range": 3}, "Expected value_range as two numbers (low, high), received 3."),
