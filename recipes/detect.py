@@ -167,11 +167,10 @@ def finish(model, source, run, values):
 
 
 def main(devices, run):
-    import keras
-
     from keras_splitmask import data
+    from keras_splitmask.backend.keras_private import set_random_seed
 
-    keras.utils.set_random_seed(FLAGS.seed)
+    set_random_seed(FLAGS.seed)
     encoder = dense.build_encoder(positions=FLAGS.positions)
     source, judged = dense.open_sets(data.open_detection)
     mask_size = MASK_SIZE if FLAGS.head == "maskrcnn" and FLAGS.masks else None

@@ -203,12 +203,11 @@ def announce(sets, images, val, steps):
 
 
 def main(devices, run):
-    import keras
-
     import keras_splitmask as ks
     from keras_splitmask import data
+    from keras_splitmask.backend.keras_private import set_random_seed
 
-    keras.utils.set_random_seed(FLAGS.seed)
+    set_random_seed(FLAGS.seed)
     encoder = encoders.load_encoder()
     channels = encoder.image_shape[-1] if encoder else FLAGS.channels
     sets = splits.open_splits(run, image_sets.open_images(run, channels), FLAGS.labelled, FLAGS.val, validate=True)

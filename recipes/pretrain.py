@@ -44,12 +44,12 @@ def build_model(source, image_shape, augmentation, steps):
 
 def measure(source, image_shape, augmentation, batches, devices):
     """Time a training step, and print how long the run will take. With --time, set --steps to what fits into it."""
-    import keras
+    from keras_splitmask.backend.keras_private import set_random_seed
 
     model = build_model(source, image_shape, augmentation, 2 * settings.executions(1) * settings.TIMED)
     visual_words.fit_words(model, source, max(FLAGS.vocabulary or 0, 1000))
     seconds = settings.seconds_of_a_step(model, batches, devices)
-    keras.utils.set_random_seed(FLAGS.seed)  # as if nothing had been measured
+    set_random_seed(FLAGS.seed)  # as if nothing had been measured
     if FLAGS.steps is None and FLAGS.epochs is None:
         FLAGS.steps = settings.steps_in(settings.seconds_of(FLAGS.time), seconds)
     steps = count_steps(len(source))
@@ -127,11 +127,10 @@ def finish(run, model, source, probed, probe):
 
 
 def main(devices, run):
-    import keras
-
     from keras_splitmask import evaluation
+    from keras_splitmask.backend.keras_private import set_random_seed
 
-    keras.utils.set_random_seed(FLAGS.seed)
+    set_random_seed(FLAGS.seed)
     method = methods.chosen()
     source = image_sets.open_images(run, FLAGS.channels, FLAGS.subset)
     settings.settle(source, devices, run.resumed)

@@ -79,8 +79,9 @@ def judge(run=None):
 
     import keras_splitmask as ks
     from keras_splitmask import evaluation
+    from keras_splitmask.backend.keras_private import set_random_seed
 
-    keras.utils.set_random_seed(FLAGS.seed)
+    set_random_seed(FLAGS.seed)
     encoder = ks.interchange.load_encoder(FLAGS.init_from, print, dtype=keras.config.dtype_policy())
     if FLAGS.random:
         encoder = ks.Encoder.from_config(encoder.get_config())

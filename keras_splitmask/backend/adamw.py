@@ -11,11 +11,12 @@ KerasAdamW = type(keras.optimizers.AdamW.__new__(keras.optimizers.AdamW))
 
 def global_norm(tensors):
     """Norm of all tensors together, a float32 scalar; None counts for nothing."""
-    tensors = [ops.cast(x, "float32") for x in tensors if x is not None]
+    tensors = [x for x in tensors if x is not None]
     if keras.backend.backend() == "torch":
         import torch
 
-        return torch.nn.utils.get_total_norm(tensors)
+        return torch.nn.utils.get_total_norm([x.float() for x in tensors])
+    tensors = [ops.cast(x, "float32") for x in tensors]
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

@@ -4,14 +4,18 @@ Keras may rename them in any version. tests/backend/keras_private_test.py then s
 where it is used and what for; it also fails if the library uses a private part that is not in this table.
 """
 
+import sys
 import typing
+
+import keras
 
 
 class Part(typing.NamedTuple):
     """A private attribute or method of a Keras object.
 
     Attributes:
-        owner: the object that has it: "model", "optimizer", "variable", or "fit" for a name in the code of `fit`.
+        owner: the object that has it: "model", "optimizer", "variable", "lazy" for Keras' stand-in for TensorFlow, or
+            "fit" for a name in the code of `fit`.
         name: its name.
         file: the library's file that uses it, from keras_splitmask on.
         reason: what would not work without it.
@@ -38,6 +42,7 @@ PARTS = (
     Part("model", "_symbolic_build", CLASSIFIER, "builds the loss and the metrics of `compile` for the labels at hand"),
     Part("model", "_compile_loss", CLASSIFIER, "computes the loss of `compile` inside our step"),
     Part("model", "_compile_metrics", CLASSIFIER, "updates the metrics of `compile` inside our step"),
+    Part("lazy", "_available", "backend/keras_private.py", "seeds TensorFlow only where it computes"),
     Part("optimizer", "_apply_weight_decay", OPTIMIZER, "decays the weights that DECAY_RULES names"),
     Part("optimizer", "_backend_update_step", OPTIMIZER, "gives each layer a learning rate of its own"),
     Part("optimizer", "_clip_gradients", OPTIMIZER, "clips by a norm that is computed in one pass"),
@@ -51,3 +56,21 @@ PARTS = (
 def layers_of(model, include_self=True):
     """All layers of a model, those within other layers too; with the model itself by default."""
     return list(model._flatten_layers(include_self=include_self))
+
+
+def lazy_tensorflow():
+    """Keras' stand-in for TensorFlow, which imports it at first use."""
+    return sys.modules["keras.src.utils.module_utils"].tensorflow
+
+
+def set_random_seed(seed):
+    """`keras.utils.set_random_seed`, which on torch and JAX would import TensorFlow to seed it, too: 5 to 10 s of each
+    start. Nothing here draws from TensorFlow's generator under another backend."""
+    tensorflow = lazy_tensorflow()
+    before = tensorflow._available
+    if keras.backend.backend() != "tensorflow":
+        tensorflow._available = False
+    try:
+        keras.utils.set_random_seed(seed)
+    finally:
+        tensorflow._available = before

@@ -38,13 +38,20 @@ def attention(qkv, start=0):
 
     Only the tokens from index `start` on are queries; all tokens are keys and values.
     """
-    if keras.backend.backend() != "tensorflow":
-        # The gradient of a slice is a full tensor of zeros on torch, that of unstack is not.
+    if keras.backend.backend() == "torch":
+        import torch
+
+        # By torch's own function, which reads the parts of qkv where they lie. Keras' copies each of them first. The
+        # gradient of a slice is a full tensor of zeros, that of unbind is not.
+        query, key, value = (x.transpose(1, 2) for x in qkv.unbind(2))  # (B, heads, n, d)
+        query = query[:, :, start:] if start else query
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+    if keras.backend.backend() == "jax":
         query, key, value = ops.unstack(qkv, 3, axis=2)
         query = query[:, start:] if start else query
         # JAX refuses to differentiate cuDNN's attention of an odd number of tokens. Keras would log that for each
         # block, and then do without it.
-        odd = keras.backend.backend() == "jax" and (query.shape[1] % 2 or key.shape[1] % 2)
+        odd = query.shape[1] % 2 or key.shape[1] % 2
         return ops.dot_product_attention(query, key, value, flash_attention=False if odd else None)
     import tensorflow as tf
 

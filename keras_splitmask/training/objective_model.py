@@ -117,13 +117,15 @@ class ObjectiveModel(CheckedModel):
         Returns:
             The results of these metrics by name.
         """
-        images = ops.cast(distribution.size(data), "float32")
+        count = distribution.size(data)
+        known = finite is True and isinstance(count, int)  # as on torch, whose steps are run by Python
         finite = ops.cast(finite, "float32")
-        valid = finite * images
+        valid = finite * ops.cast(count, "float32")
         updated = [metric for metric in self.metrics if metric.name in outputs]
         for metric in updated:
             value = outputs[metric.name]
-            metric.update_state(ops.where(valid > 0, value, ops.zeros_like(value)), sample_weight=valid)
+            value = value if known else ops.where(valid > 0, value, ops.zeros_like(value))
+            metric.update_state(value, sample_weight=valid)
         if "gradient_norm" in outputs:
             # Keras adds up the counts of all replicas.
             self.skipped_steps.update_state((1.0 - finite) / distribution.replicas())

@@ -49,8 +49,8 @@ def train_step(self, data):
     loss, outputs, gradients = compute_gradients(self, data, step)
     with torch.no_grad():
         norm = gradient_norm(self, gradients)
-        finite = torch.isfinite(loss) & torch.isfinite(norm)
-        # Reading `finite` waits for the device, once a step.
+        # Making it a bool waits for the device, once a step.
+        finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
         if finite:
             self.optimizer.apply(gradients, self.trainable_variables)
             self.after_step(step, outputs)

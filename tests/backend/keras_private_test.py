@@ -5,9 +5,10 @@ import inspect
 import sys
 
 import keras
+import numpy as np
 import pytest
 
-from keras_splitmask.backend.keras_private import PARTS
+from keras_splitmask.backend.keras_private import PARTS, lazy_tensorflow, set_random_seed
 from tests.architecture import LIBRARY, ROOT, imports_of, name_of, tree_of
 
 
@@ -18,7 +19,8 @@ def owners():
     model.build((None, 2))
     model.compile("adamw", "mse", metrics=["mae"])
     model.optimizer.build(model.trainable_variables)
-    return {"model": model, "optimizer": model.optimizer, "variable": model.trainable_variables[0]}
+    owners = {"model": model, "optimizer": model.optimizer, "variable": model.trainable_variables[0]}
+    return {**owners, "lazy": lazy_tensorflow()}
 
 
 def is_there(owners, part):
@@ -57,3 +59,18 @@ def test_each_is_used_in_its_file_only(owners):
     used = {(name_of(path), name) for path in files for name in private_names(path, names)}
     assert used - listed == set()
     assert [name for file, name in listed if name not in (ROOT / file).read_text()] == []
+
+
+@pytest.mark.backend
+def test_the_seed_is_keras_without_tensorflow(monkeypatch):
+    draws = []
+    for set_seed in (keras.utils.set_random_seed, set_random_seed):
+        set_seed(3)
+        draws.append([*np.random.rand(2), *keras.ops.convert_to_numpy(keras.random.uniform((2,)))])
+    assert draws[0] == draws[1]
+    if keras.backend.backend() != "tensorflow":
+        lazy = lazy_tensorflow()
+        monkeypatch.setattr(lazy, "_available", None)
+        monkeypatch.setattr(lazy, "initialize", lambda: pytest.fail("TensorFlow was imported."))
+        set_random_seed(3)
+        assert lazy._available is None
