@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import keras
@@ -17,14 +18,8 @@ def compute_gradients(
     model: keras.Model, data: Any, step: Int[Array, ""] | int
 ) -> tuple[Float[Array, ""], dict[str, Array], list[Array]]:
     """Compute the loss, a scalar, the outputs of the objective, and the gradient of each trainable variable or None."""
-    if model.accumulate == 1:
-        return _gradients_at_once(model, data, step)
-    return accumulate(
-        model,
-        data,
-        lambda part: _gradients_at_once(model, part, step),
-        lambda part: seeded_vectors(model, part, step),
-    )
+    gradients_of, vectors_of = partial(_gradients_at_once, model, step=step), partial(seeded_vectors, model, step=step)
+    return accumulate(model, data, gradients_of, vectors_of)
 
 
 def _gradients_at_once(model, data, step):

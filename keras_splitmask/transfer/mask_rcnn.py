@@ -54,9 +54,8 @@ class MaskRCNN(ClassModel):
             are objects.
         hidden: width of the second stage.
         max_detections, score_threshold, iou_threshold: see `boxes.keep_best`.
-        augmentation: an `Augment` of colours only, for the images of a training step.
-        seed: decides all random numbers of training, together with the number of the step.
-        **kwargs: `class_names` and `value_range`, see `ClassModel`; and arguments of `keras.Model`.
+        **kwargs: `class_names` and `value_range`, see `ClassModel`; `seed`, `accumulate` and `augmentation`, which may
+            change colours only, see `ObjectiveModel`; and arguments of `keras.Model`.
     """
 
     def __init__(
@@ -73,15 +72,11 @@ class MaskRCNN(ClassModel):
         max_detections: int = 100,
         score_threshold: float = 0.05,
         iou_threshold: float = 0.5,
-        augmentation: keras.layers.Layer | None = None,
-        seed: int = 0,
-        accumulate: int = 1,
         name: str = "mask_rcnn",
         **kwargs,
     ):
         logged = ["proposal_loss", "class_loss", "box_loss"] + ["mask_loss"] * masks
-        options: dict[str, Any] = {"seed": seed, "augmentation": augmentation, "accumulate": accumulate, "name": name}
-        super().__init__(encoder, classes, logged=logged, **options, **kwargs)
+        super().__init__(encoder, classes, logged=logged, name=name, **kwargs)
         if min(classes, proposals) < 1 or samples < 4:
             raise ValueError(
                 f"Expected classes and proposals of at least 1, samples of at least 4, received {classes=},"
@@ -93,7 +88,7 @@ class MaskRCNN(ClassModel):
         self.anchors = boxes.anchors(
             encoder.image_shape, LEVELS.values(), [[anchor_scale * stride] for stride in LEVELS.values()]
         )[None]
-        self.draws = keras.random.SeedGenerator(seed)
+        self.draws = keras.random.SeedGenerator(self.seed)
         policy = self.dtype_policy
         self.pyramid = Pyramid(encoder, neck, dtype=policy)
         self.feature_pyramid = FeaturePyramid(width, LEVELS, pooled=True, dtype=policy)

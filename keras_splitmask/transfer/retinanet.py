@@ -99,9 +99,8 @@ class RetinaNet(ClassModel):
         anchor_scale: side of a level's smallest anchors in units of its stride; 4 in the paper. Lower it for small
             objects.
         max_detections, score_threshold, iou_threshold: see `boxes.keep_best`.
-        augmentation: an `Augment` of colours only, for the images of a training step.
-        seed: decides all random numbers of training, together with the number of the step.
-        **kwargs: `class_names` and `value_range`, see `ClassModel`; and arguments of `keras.Model`.
+        **kwargs: `class_names` and `value_range`, see `ClassModel`; `seed`, `accumulate` and `augmentation`, which may
+            change colours only, see `ObjectiveModel`; and arguments of `keras.Model`.
 
     Raises:
         ImportError: without the package keras-cv.
@@ -117,16 +116,12 @@ class RetinaNet(ClassModel):
         max_detections: int = 100,
         score_threshold: float = 0.05,
         iou_threshold: float = 0.5,
-        augmentation: keras.layers.Layer | None = None,
-        seed: int = 0,
-        accumulate: int = 1,
         name: str = "retinanet",
         **kwargs,
     ):
         from keras_splitmask.transfer.kerascv_backbone import ViTBackbone, keras_cv
 
-        options: dict[str, Any] = {"seed": seed, "augmentation": augmentation, "accumulate": accumulate, "name": name}
-        super().__init__(encoder, classes, logged=["class_loss", "box_loss"], **options, **kwargs)
+        super().__init__(encoder, classes, logged=["class_loss", "box_loss"], name=name, **kwargs)
         if classes < 1:
             raise ValueError(f"Expected at least one class, received classes={classes}.")
         if any(side % 32 for side in encoder.image_shape[:2]):
