@@ -39,7 +39,9 @@ def by_parts(function, carry, xs, width):
     images, count = xs[0].shape[:2]
     # In a TensorFlow graph the number of images may be unknown, so a usual one is assumed.
     images, at_once = (images or 32, TABLE_ON_CPU) if on_cpu() else (images or 128, TABLE)
+    # Each device holds the table of its own images only.
     images //= devices_of_batch()
+    # Only numbers that divide `count`: a scan takes parts of one shape.
     parts = next(
         n for n in range(1, count + 1) if count % n == 0 and (n == count or images * (count // n) * width <= at_once)
     )
@@ -71,6 +73,7 @@ def scan(function, carry, xs):
     if keras.backend.backend() == "jax":
         return ops.scan(function, carry, keras.tree.map_structure(ops.convert_to_tensor, xs))
     stacked = []
+    # `stacked[-1:]`: the carry alone does not wait for the outputs of the part before.
     for i in range(keras.tree.flatten(xs)[0].shape[0]):
         with control_after((carry, stacked[-1:])):
             carry, outputs = function(carry, keras.tree.map_structure(lambda x, i=i: x[i], xs))

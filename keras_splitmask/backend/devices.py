@@ -14,6 +14,7 @@ STRATEGIES = {
 }
 # How the weights of transformer blocks are divided: each pair of products needs one sum over the devices (Shoeybi et
 # al., 2019).
+# The columns of qkv are not ordered by heads, so queries, keys and values are gathered besides.
 LAYOUTS = {
     r".*block_\d+/(attention/qkv|expand)/kernel": (None, "model"),
     r".*block_\d+/(attention/qkv|expand)/bias": ("model",),
@@ -52,6 +53,7 @@ class Devices:
 
         parts = self.replicas // self.hosts
 
+        # One after the other: a strategy takes an element for each of its replicas.
         def shares():
             for batch in make_batches():
                 for i in range(parts):
@@ -62,6 +64,7 @@ class Devices:
         # With their size, shapes are static, so the step is traced once.
         spec = keras.tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), next(shares()))
         dataset = tf.data.Dataset.from_generator(shares, output_signature=spec)
+        # The batches are this host's already; `experimental_distribute_dataset` would divide them once more.
         return (
             self.strategy.distribute_datasets_from_function(lambda context: dataset)
             if self.strategy
@@ -72,6 +75,7 @@ class Devices:
         """Return whether the flag is set on any host. All hosts must call this together."""
         if self.hosts == 1:
             return flag
+        # In float: a sum of flags is above 0 if one is set.
         if self.strategy:
             import tensorflow as tf
 
@@ -110,6 +114,7 @@ def accelerator_memory():
         import torch
 
         return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else math.inf
+    # TensorFlow tells what it has taken, not what a device has left.
     return math.inf
 
 
@@ -156,6 +161,7 @@ def _start_jax(strategy, count, model_devices):
         with contextlib.suppress(RuntimeError):  # JAX is at work already, with the devices that it found
             jax.config.update("jax_num_cpu_devices", count)
     if int(os.environ.get("KERAS_DISTRIBUTION_NUM_PROCESSES", 1)) > 1:
+        # Before the first question about devices, with which JAX would start without the other hosts.
         keras.distribution.initialize()
     hosts = jax.process_count()
     here = _first(jax.local_devices(), count)
@@ -173,6 +179,7 @@ def _start_jax(strategy, count, model_devices):
         raise ValueError(
             f"Expected model_devices to divide the {len(here)} devices of a host, received model_devices={share}."
         )
+    # auto_shard_dataset=False in both: each host reads only its own rows.
     if strategy == "model_parallel":
         mesh = keras.distribution.DeviceMesh((len(chosen) // share, share), ("batch", "model"), names)
         layouts = keras.distribution.LayoutMap(mesh)
@@ -209,6 +216,7 @@ def _start_tensorflow(strategy, count):
             resolver.cluster_spec().num_tasks("worker") if resolver.cluster_spec() else 1,
             made,
         )
+    # "local": the TPU of this machine, as on a Cloud TPU VM.
     if strategy == "tpu":
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver("local")
         tf.config.experimental_connect_to_cluster(resolver)

@@ -87,6 +87,7 @@ def shared(data):
     if replica and not replica.merge_call(_known_to_be_equal, args=(batch,)):
         number, count = replica.replica_id_in_sync_group, replica.num_replicas_in_sync
         images = ops.convert_to_tensor(size(data))
+        # Each replica fills in its own size, so the sum is the list of all.
         sizes = replica.all_reduce("SUM", images * ops.one_hot(number, count, dtype="int32"))
         _thread.share = _Share(images, ops.sum(ops.where(ops.arange(count) < number, sizes, 0)), ops.sum(sizes))
     try:
@@ -97,6 +98,7 @@ def shared(data):
 
 def _known_to_be_equal(strategy, batches):
     """Return whether it is known before the step runs that all replicas' batches have the same size."""
+    # Shapes, not values: all replicas must decide alike, and before the step runs.
     sizes = {batch.shape[0] for batch in strategy.experimental_local_results(batches)}
     return len(sizes) == 1 and None not in sizes
 
@@ -104,6 +106,7 @@ def _known_to_be_equal(strategy, batches):
 def _share(count, each=None):
     """Locate this replica's `count` rows among those of all replicas. An image has `each` rows."""
     if share := getattr(_thread, "share", None):
+        # Without `each` it follows from the rows; a replica without an image has none of either.
         return share.rows(count // ops.maximum(share.images, 1) if each is None else each)
     replica = _replica()
     return (
@@ -118,7 +121,9 @@ def weighted(loss):
     share = getattr(_thread, "share", None)
     if share is None:
         return loss
+    # Times the number of replicas, since the mean over replicas divides by it.
     weight = ops.cast(share.images * replicas(), loss.dtype) / ops.cast(share.total, loss.dtype)
+    # The mean of no images is NaN, for which the whole step would be skipped.
     return ops.where(share.images > 0, loss, 0.0) * weight
 
 
@@ -157,6 +162,7 @@ def mean_of_batch(x, each=1):
     replica = _replica()
     if not replica:
         return ops.mean(x, axis=0)
+    # A sum over replicas, divided by all rows: the mean of means is another number where shares differ.
     total = _share(ops.shape(x)[0], each).total
     return replica.all_reduce("SUM", ops.sum(x, axis=0)) / ops.cast(total, x.dtype)
 
@@ -191,7 +197,9 @@ def whole_batch(x):
     part = getattr(_thread, "part", None)
     if not part or part.vectors is None:
         return x
+    # The value stays x, and its gradient counts `count` times.
     x = x + (part.count - 1) * (x - ops.stop_gradient(x))
+    # The current part's vectors are those just computed, with their gradient; the others come from the first pass.
     own = ops.reshape(ops.equal(ops.arange(part.count), part.index), (1, -1) + (1,) * (len(x.shape) - 1))
     vectors = ops.where(own, ops.expand_dims(x, 1), ops.cast(part.vectors, x.dtype))
     return ops.reshape(vectors, (-1, *x.shape[1:]))
@@ -211,11 +219,13 @@ def across_batch(x):
 def uniform(shape, low=0.0, high=1.0, seed=None):
     """`keras.random.uniform` in float32 for a batch (B, ...). A row's numbers do not depend on how the batch is
     divided."""
+    # float32 in every precision: in float16 many numbers would be equal, and an order made by sorting them biased.
     replica, part = _replica(), getattr(_thread, "part", None)
     if not replica and not part:
         return keras.random.uniform(shape, low, high, dtype="float32", seed=seed)
     rows = shape[0] * (part.count if part else 1)  # of this replica
     share = _share(rows)
+    # Every replica draws for the global batch, with the same seed, and keeps the numbers of its own rows.
     drawn = keras.random.uniform((share.total, *shape[1:]), low, high, dtype="float32", seed=seed)
     drawn = drawn[share.start : share.start + rows]
     if part:  # an image may have several rows

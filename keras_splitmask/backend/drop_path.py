@@ -11,6 +11,7 @@ from keras_splitmask.seeds import check_seed
 
 def seed_of(name):
     """A seed (31 bits) made from a name, so that layers with different names draw different numbers."""
+    # Not `hash`, which Python salts anew in each process. 31 bits, since Keras keeps seeds as int32 on torch.
     return zlib.crc32(name.encode()) >> 1
 
 
@@ -33,7 +34,9 @@ class DropPath(keras.layers.Layer):
             raise ValueError(f"Expected a drop path rate in [0, 1), received rate={rate}.")
         self.rate = rate
         self.noise_shape = None if noise_shape is None else tuple(noise_shape)
+        # None stays None in the configuration, so that a copy of another name draws other numbers.
         self.seed = None if seed is None else check_seed(seed)
+        # With one seed for all, the blocks of an encoder would drop the same images.
         self.seed_generator = keras.random.SeedGenerator(seed_of(self.name) if seed is None else self.seed)
         self.built = True
 
@@ -42,6 +45,7 @@ class DropPath(keras.layers.Layer):
             return x
         noise_shape = self.noise_shape or (None,) + (1,) * (len(x.shape) - 1)
         shape = [size if noise is None else noise for size, noise in zip(ops.shape(x), noise_shape, strict=True)]
+        # Not `keras.layers.Dropout`, whose numbers depend on how replicas and micro-batches divide the batch.
         kept = distribution.uniform(tuple(shape), seed=self.seed_generator) >= self.rate
         return x * ops.cast(kept, x.dtype) / (1 - self.rate)
 

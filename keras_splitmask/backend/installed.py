@@ -6,6 +6,7 @@ import os
 import pathlib
 import sys
 
+# In the order of preference; TensorFlow is Keras' own default, too.
 BACKENDS = ("tensorflow", "jax", "torch")
 HOME = pathlib.Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
 
@@ -21,6 +22,7 @@ def check():
     """
     if "keras" in sys.modules:  # its backend is imported
         return
+    # Only looked for: importing a backend takes seconds.
     installed = [name for name in BACKENDS if importlib.util.find_spec(name)]
     chosen, by = _chosen()
     if chosen in BACKENDS and chosen not in installed:

@@ -54,6 +54,7 @@ def accumulate(
         return sums, {"loss": loss, **outputs}
 
     if model.compares:
+        # A scan must carry something; this one has nothing to add up.
         _, vectors = chunks.scan(compare, ops.zeros(()), np.arange(count))  # (k, B / k, ...)
         vectors = ops.stop_gradient(ops.swapaxes(vectors, 0, 1))
     zeros = [ops.zeros(v.shape, v.dtype) for v in model.trainable_variables]
@@ -63,4 +64,5 @@ def accumulate(
         name: ops.reshape(x, (-1, *x.shape[2:])) if len(x.shape) > 2 else ops.mean(x, axis=0)
         for name, x in outputs.items()
     }
+    # The micro-batches are equal, so the mean of their gradients is the gradient of the batch's mean loss.
     return outputs.pop("loss"), outputs, [s / count for s in sums]

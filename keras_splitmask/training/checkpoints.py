@@ -146,6 +146,7 @@ def load_newest(
 
 
 def _path_of(folder, step):
+    # Ten digits, so that names sort as the steps do.
     return pathlib.Path(folder) / f"step-{step:010d}.checkpoint"
 
 

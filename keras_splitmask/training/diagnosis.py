@@ -26,6 +26,7 @@ def first_bad_tensor(model: keras.Model, batch: Any, step: int) -> str | None:
         Its name in words, such as "the gradient of encoder/norm/gamma", or None if all is finite.
     """
     data = batch if isinstance(batch, tuple) else (batch,)
+    # In the order of the computation: what is not finite first is the cause, and all that follows its effect.
     named = {"the images": data[0], **{f"the weight {v.path}": v for v in model.trainable_variables}}
     bad = next((name for name, value in named.items() if not all(map(_is_finite, keras.tree.flatten(value)))), None)
     if bad:
@@ -33,6 +34,7 @@ def first_bad_tensor(model: keras.Model, batch: Any, step: int) -> str | None:
     outputs: list[str] = []
     layers = layers_of(model, include_self=False)
     for layer in layers:
+        # An attribute of the object hides the method of its class; deleting it brings the method back.
         object.__setattr__(layer, "call", _watched(layer, outputs))
     try:
         seeded_objective(model, data, step, training=True)

@@ -20,8 +20,10 @@ def gradient_norm(model: keras.Model, gradients: Sequence[Array]) -> Float[Array
 def skip(model: keras.Model) -> None:
     """Count the step without moving a weight; in float16, halve the scale of the loss."""
     optimizer = model.optimizer
+    # The number of a step decides its random numbers, so a step that is skipped must count, too.
     optimizer.iterations.assign_add(1)
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        # As Keras does after an overflow: the scale doubles again only after enough good steps in a row.
         optimizer.step_counter.assign(0)
         # Not below 1: from 0, where halving ends, no doubling leads back.
         optimizer.dynamic_scale.assign(ops.maximum(optimizer.dynamic_scale / 2, 1.0))

@@ -36,6 +36,7 @@ def _met(name, past):
     if not past:
         return False
     now = past[-1]
+    # What a method does not log is taken as healthy.
     if name == "collapse":  # 1 where the features are spread evenly over the sphere
         return now.get("feature_std", 1.0) < 0.05
     if name == "words":

@@ -71,6 +71,7 @@ def _checked(name):
 
     @functools.wraps(method)
     def checked(self, *arguments, **options):
+        # So arguments are found by name, however they were passed.
         bound = signature.bind(self, *arguments, **options)
         given = bound.arguments
         if given.get("kwargs", {}).get("_use_cached_eval_dataset"):  # `fit` validates, and has checked the data
@@ -81,6 +82,7 @@ def _checked(name):
             with _values_kept(self):
                 return method(*bound.args, **bound.kwargs)
         except Exception as error:
+            # A refusal inside a data pipeline arrives wrapped in an error of the backend, with pages of its own text.
             if problem := next((look.problem for look in looks if look.problem), None) or problem_within(str(error)):
                 raise ValueError(problem) from None
             raise
@@ -113,6 +115,8 @@ class CheckedModel(keras.Model):
 
     def __call__(self, images, *arguments, **options):
         if self.takes_pixels and isinstance(images, np.ndarray) and images.ndim:
+            # Only NumPy's arrays: the values of a traced tensor are not known, and looking at a device's tensor would
+            # wait.
             check_pixels(images[:: max(1, len(images) // 8)], finite=False)  # a few, which takes no time
         return super().__call__(images, *arguments, **options)
 
@@ -135,6 +139,7 @@ class CheckedModel(keras.Model):
                 f"Expected a {type(self).__name__} with weights to learn, received one with none; set `trainable ="
                 " True` before `compile`."
             )
+        # Integers have no gradient.
         modes = {layer.quantization_mode for layer in layers_of(self)} - {None}
         if modes:
             raise ValueError(
@@ -155,6 +160,7 @@ class CheckedModel(keras.Model):
                     " compile it without."
                 )
         optimizer = bound.arguments.get("optimizer")
+        # In float16 it may be within a LossScaleOptimizer.
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)
         if self.own_step and (count := getattr(optimizer, "gradient_accumulation_steps", None)):
             raise ValueError(
@@ -172,6 +178,7 @@ class CheckedModel(keras.Model):
     def compile_from_config(self, config):
         """Compile a loaded model as the saved one was; Keras would not, since `compile` is overridden."""
         self.compile(**keras.saving.deserialize_keras_object(config))
+        # As Keras does: the optimizer's state can be loaded only once its variables are there.
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
@@ -210,6 +217,7 @@ class CheckedModel(keras.Model):
             given.get("validation_split") or 0.0,
         )
         if (data := given.get("validation_data")) is not None:
+            # Keras, too, takes the batch size of training if the validation has none of its own.
             size, labels = given.get("validation_batch_size") or given.get("batch_size"), None
             if isinstance(data, (tuple, list)) and len(data) > 1:
                 labels = data[1]

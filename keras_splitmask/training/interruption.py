@@ -69,6 +69,8 @@ class Checkpoints(keras.callbacks.Callback):
         before = {number: signal.signal(number, self._on_signal) for number in stopping_signals()}
         try:
             yield
+            # Libraries may swallow the SystemExit of the handler, as Python does within __del__. So the signal is
+            # looked at again.
             self._stop_if_asked()
         finally:
             for number, handler in before.items():
@@ -83,6 +85,7 @@ class Checkpoints(keras.callbacks.Callback):
         Raises:
             ValueError: naming the variables that are missing, left over or of another shape.
         """
+        # The moments exist only then, and each array of the checkpoint needs its variable.
         model.optimizer.build(model.trainable_variables)
         found = checkpoints.load_newest(self.folder, report)
         if found is None:
@@ -101,6 +104,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.training = True
         self.before = self.step
         variables = self._metric_variables()
+        # Where the model now has other metrics, the interval begins with new ones.
         if self.metrics and {name: v.shape for name, v in self.metrics.items()} == {
             name: tuple(v.shape) for name, v in variables.items()
         }:
@@ -111,10 +115,13 @@ class Checkpoints(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.step = self.before + batch + 1  # an execution may be of several steps
         if (
+            # Several hosts agree at the end of an epoch only.
             self.signal is not None and self.devices.hosts == 1 and batch + 1 != self.params.get("steps")
         ):  # at the end of an interval, its line is logged first
+            # On JAX `fit` keeps the values apart from the model's variables within an epoch.
             if hasattr(self.model, "jax_state_sync"):
                 self.model.jax_state_sync()
+            # With the metrics, so that after the restart the means of the interval are those of all its steps.
             self.save(within=True)
             self._stop()
 
@@ -126,6 +133,7 @@ class Checkpoints(keras.callbacks.Callback):
         )
         if due:
             self.save()
+        # Every host must ask in every epoch: a collective that one of them leaves out hangs the others.
         if self.devices.any_host(self.signal is not None):
             self.signal = self.signal or signal.SIGTERM
         self._stop_if_asked()
@@ -195,6 +203,7 @@ class Checkpoints(keras.callbacks.Callback):
         now = time.monotonic()
         if self.signal is not None and now - self.asked < SAME:
             return
+        # A second signal, or one before the first step, does not wait for the end of a step.
         if self.signal is not None or not self.training:
             self.signal = number
             self._stop()
@@ -230,12 +239,14 @@ def failed_write(error):
 
 def remedy(error: BaseException) -> str:
     """Write a sentence that says what to do about an error in writing."""
+    # EDQUOT: the user's quota is used up. EFBIG: larger than the file system or the shell's limit allows.
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return "Make room on that disk." if full else "Check that folder and its permissions."
 
 
 def _say(line):
     """Print a line, also within a signal handler. If the terminal is gone, as after SIGHUP, only the line is lost."""
+    # RuntimeError: the signal came in the middle of another print. ValueError: stdout is closed.
     with contextlib.suppress(OSError, RuntimeError, ValueError):
         print(line, flush=True)
 

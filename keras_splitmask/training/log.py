@@ -94,6 +94,7 @@ class RunLog(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.began = self.began or time.monotonic()
+        # The measures of the untrained encoder, which those that follow are compared with.
         if self.step == 0 and not self.past:
             self._write({"step": 0, "epoch": 0.0, **self._measure()})
 
@@ -110,6 +111,7 @@ class RunLog(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         seconds = time.monotonic() - self.interval_began
         values = {name: float(value) for name, value in (logs or {}).items()}
+        # Rounded: with several replicas it is a sum of fractions.
         skipped = round(values.pop("skipped_steps", 0))
         self._stop_if_lost(skipped, values["loss"])
         self.skipped += skipped
@@ -126,6 +128,7 @@ class RunLog(keras.callbacks.Callback):
         if self.measured:
             values["data_wait_fraction"] = min(1.0, self.waited / seconds)
         values["seconds"] = self.earlier + time.monotonic() - self.began
+        # After the speed, since the measures take time of their own.
         values.update(self._measure())
         if self.skipped:
             values["skipped_steps"] = self.skipped
@@ -177,6 +180,7 @@ class RunLog(keras.callbacks.Callback):
         return values
 
     def _write(self, values):
+        # JSON has neither NaN nor infinity.
         values = {name: value for name, value in values.items() if not isinstance(value, float) or math.isfinite(value)}
         rounded = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in values.items()}
         (self.file or self.past).append(rounded)

@@ -67,11 +67,13 @@ class MetricsFile:
 
     def _write(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        # O_NONBLOCK: a pipe that nobody reads would make `open` wait for ever.
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o666)
         try:
             size = os.fstat(descriptor).st_size
             if size < self.size:  # removed or emptied since
                 self.size, self.waiting = 0, len(self.past)
+            # What follows the last whole line is of a write that failed, or of another program.
             if size != self.size:
                 os.ftruncate(descriptor, self.size)
             while self.waiting:
@@ -136,4 +138,5 @@ def _parse(line):
         values = json.loads(line, parse_constant=int)  # a ValueError for NaN and Infinity, which are no JSON
     except (ValueError, RecursionError):
         return None
+    # Not isinstance, since True is an int, too.
     return values if isinstance(values, dict) and type(values.get("step")) is int else None

@@ -42,6 +42,7 @@ def restore(variables: Mapping[str, keras.Variable], arrays: Mapping[str, Array]
     Raises:
         ValueError: naming the first variables that are missing, left over or of another shape.
     """
+    # Before the first assignment: a model that is half restored would train on without a word.
     if wrong := misfits(arrays, shapes_of(variables)):
         raise ValueError(f"{name} does not fit the model: {wrong}.")
     for name, variable in variables.items():

@@ -93,6 +93,8 @@ class ObjectiveModel(CheckedModel):
 
     def build(self, images_shape):
         """Create the weights. Subclasses build their layers, then call this method, which seeds them as for step 0."""
+        # Subclasses call `build` in their constructor, since the encoder knows the shape of images. So all weights
+        # exist before the first batch, and a checkpoint can be loaded.
         seeded.seed_layers(self, 0)
         self.built = True
 
@@ -120,12 +122,15 @@ class ObjectiveModel(CheckedModel):
         count = distribution.size(data)
         known = finite is True and isinstance(count, int)  # as on torch, whose steps are run by Python
         finite = ops.cast(finite, "float32")
+        # By images, so that a smaller last batch counts for less.
         valid = finite * ops.cast(count, "float32")
         updated = [metric for metric in self.metrics if metric.name in outputs]
         for metric in updated:
             value = outputs[metric.name]
+            # A weight of 0 is not enough: 0 times NaN is NaN.
             value = value if known else ops.where(valid > 0, value, ops.zeros_like(value))
             metric.update_state(value, sample_weight=valid)
+        # Evaluation has no gradient, and skips nothing.
         if "gradient_norm" in outputs:
             # Keras adds up the counts of all replicas.
             self.skipped_steps.update_state((1.0 - finite) / distribution.replicas())
@@ -145,6 +150,7 @@ class ObjectiveModel(CheckedModel):
 
     def _get_metrics_result_or_logs(self, logs):
         """What Keras returns of an epoch or an evaluation: the metrics of all replicas that a step has, by name."""
+        # By name, since `get_metrics_result` also has the metrics that this kind of step does not update.
         results = self.get_metrics_result()
         return {name: results.get(name, value) for name, value in logs.items()}
 

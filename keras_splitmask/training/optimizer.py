@@ -14,6 +14,7 @@ from keras_splitmask.backend.adamw import FusedAdamW, global_norm
 from keras_splitmask.training.schedules import SCHEDULES, WarmupCosine
 
 # Every weight must be claimed by one of these rules, the first that fits its path; (pattern, whether it decays).
+# BEiT's code decays its mask token, which its list of exceptions misses; here it is treated as the cls token.
 DECAY_RULES = (
     (r"(^|/)(bias|beta|gamma)$", False),
     (r"(^|/)(positions|cls_token|extra_tokens|mask_token)$", False),
@@ -30,6 +31,7 @@ def layer_of(path: str, depth: int) -> int:
     """Number the layer of a weight: 0 for the encoder's embeddings, i for its block i, depth + 1 for all others."""
     if re.search(r"(^|/)encoder/(patch_embedding|cls_token|extra_tokens)", path):
         return 0
+    # As in BEiT's code: embeddings have number 0, the last norm and the head depth + 1.
     block = re.search(r"(^|/)encoder/block_(\d+)/", path)
     return int(block.group(2)) if block else depth + 1
 
@@ -95,6 +97,7 @@ class LayerwiseAdamW(FusedAdamW):
 
     def _moves(self, variable):
         """Return 0.0 in the first steps for a frozen weight, and 1.0 otherwise."""
+        # DINO's code keeps the last layer of its head still in the first epoch.
         return ops.cast(self.iterations >= self.frozen_steps, "float32") if self._is_frozen(variable) else 1.0
 
     def _is_frozen(self, variable):
@@ -107,6 +110,7 @@ class LayerwiseAdamW(FusedAdamW):
         return self.weight_decay(self.iterations) if callable(self.weight_decay) else self.weight_decay
 
     def _apply_weight_decay(self, variables):
+        # torch's kernel decays the weights, too.
         if self.decays_in_update:
             return
         rate = self.learning_rate * self._decay()
@@ -118,6 +122,7 @@ class LayerwiseAdamW(FusedAdamW):
         # The moments of a frozen weight follow its gradients all the same: from zero, their correction by the number of
         # steps would have gone by when it is let go, and its first moves be several times too long.
         kinds = [self._kinds[v.path] for v in variables]
+        # torch's kernel takes one rate and one decay in a call, so weights that share both are updated together.
         for kind in sorted(set(kinds)):
             group = [(g, v) for g, v, k in zip(gradients, variables, kinds, strict=True) if k == kind]
             rate = learning_rate * kind[0] * self._moves(group[0][1])
@@ -126,6 +131,7 @@ class LayerwiseAdamW(FusedAdamW):
     def _clip_gradients(self, gradients):
         if not self.global_clipnorm:
             return super()._clip_gradients(gradients)
+        # Exactly 1 where the norm is within the limit, without a branch.
         scale = self.global_clipnorm / ops.maximum(global_norm(gradients), self.global_clipnorm)
         if keras.backend.backend() == "torch":
             import torch
@@ -186,6 +192,7 @@ def adamw(
     # A floor above the peak would make a run with a small learning rate end with a larger one.
     schedule = SCHEDULES[schedule](learning_rate, steps, warmup, min(floor, learning_rate))
     if isinstance(weight_decay, (tuple, list)):
+        # The "floor" may lie above the peak: the half cosine then rises.
         weight_decay = WarmupCosine(weight_decay[0], steps, floor=weight_decay[1])
     clip: dict[str, Any] = {"clipnorm" if clip_each else "global_clipnorm": clip_norm}
     return LayerwiseAdamW(

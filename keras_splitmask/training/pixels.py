@@ -42,11 +42,14 @@ def problem_of(images: Array, numbers: Int[Array, " B"] | None = None, finite: b
     values = to_array(images[::step] if step else images)
     low, high = float(values.min()), float(values.max())  # NaN if one is
     if name == "int32":
+        # uint16 arrives as int32 from Keras on torch. Up to 255 it may as well be 8 bits, which would come out black.
         return None if low >= 0 and 255 < high <= 65535 else _problem_of_integers(low, high)
+    # A difference is finite only if both are, and NaN makes both NaN.
     if not math.isfinite(high - low) and not finite:
         values = values[np.isfinite(values)]
         low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     if not math.isfinite(high - low):
+        # The first image that is not all finite: argmin finds the first False.
         first = int(np.argmin(np.isfinite(values).reshape(len(values), -1).all(axis=1))) * step if step else 0
         return (
             f"Expected finite pixels, received NaN or infinity in image {first if numbers is None else numbers[first]};"
@@ -68,6 +71,7 @@ def _problem_of_integers(low, high):
 def _advice(low, high):
     if low < -0.5 and low >= -1 - TOLERANCE and high <= 1 + TOLERANCE:
         return "undo the scaling to -1..1 ((images + 1) / 2) or pass uint8"
+    # A little beyond 0..1, as bicubic resizing leaves pixels.
     if low >= -0.5 and high <= 1.5:
         return "clip them to 0..1 (numpy.clip(images, 0, 1))"
     if low < 0 or high > 65535:
@@ -82,6 +86,7 @@ def _advice(low, high):
 def to_array(tensor):
     if hasattr(tensor, "detach"):  # torch's
         tensor = tensor.detach().cpu()
+        # torch gives NumPy no bfloat16.
         tensor = (tensor.float() if dtype_name(tensor) == "bfloat16" else tensor).numpy()
     array = np.asarray(tensor)
     return array.astype("float32") if dtype_name(array) == "bfloat16" else array

@@ -32,6 +32,7 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
 
     def _share(self, step):
         """The fraction of the steps after the warm-up that are done."""
+        # Beyond `steps` the rate stays at the floor.
         return ops.clip((step - self.warmup) / (self.steps - self.warmup), 0.0, 1.0)
 
     def get_config(self):
@@ -44,6 +45,7 @@ class WarmupLinear(WarmupCosine):
     segmentation."""
 
     def _after_warmup(self, step):
+        # A polynomial of power 1, as in BEiT's configuration for ADE20k.
         return self.peak + (self.floor - self.peak) * self._share(step)
 
 
@@ -54,6 +56,7 @@ class WarmupSteps(WarmupCosine):
     Usual for detection."""
 
     def _after_warmup(self, step):
+        # The "3x" schedule of detectors: epochs 27 and 33 of 36.
         drops = sum(ops.cast(step >= self.steps * share, "float32") for share in (27 / 36, 33 / 36))
         return ops.maximum(self.peak * 0.1**drops, self.floor)
 

@@ -12,6 +12,7 @@ from keras import ops
 from keras_splitmask.backend.typing import Array, Float, Int
 from keras_splitmask.training.batch import Batch
 
+# Keras adds 1 to a generator's second number with each draw. Each step begins this far from the one before.
 DRAWS_PER_STEP = 64  # more than any layer draws from one generator in one step
 
 

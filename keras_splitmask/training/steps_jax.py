@@ -36,6 +36,7 @@ def _gradients_in(model, trainable, fixed, optimizer, data, step=None):
     def gradients_of(part):
         return _gradients_at_once(model, trainable, fixed, optimizer, part, step)[:3]
 
+    # `fixed` stays as it was: what a micro-batch assigns are seeds, and each step sets them itself.
     return (*accumulate(model, data, gradients_of, vectors_of), fixed)
 
 
@@ -64,11 +65,14 @@ def train_step(self, state, data):
     finite = jax.numpy.isfinite(loss) & jax.numpy.isfinite(norm)
     new_trainable, new_optimizer = self.optimizer.stateless_apply(optimizer, gradients, trainable)
     with _scope(self, new_trainable, fixed, optimizer) as scope:
+        # With the optimizer's old values: this step's number, not the next one's.
         self.after_step(self.optimizer.iterations.value, outputs)
     new_fixed = _values(scope, self.non_trainable_variables, fixed)
+    # What nothing was assigned to is the same object, and needs no choice.
     fixed = [
         old if new is old else jax.numpy.where(finite, new, old) for new, old in zip(new_fixed, fixed, strict=True)
     ]
+    # `finite` is traced, so Python cannot branch on it: both states are computed, and one is chosen.
     trainable = [jax.numpy.where(finite, new, old) for new, old in zip(new_trainable, trainable, strict=True)]
     with _scope(self, optimizer=optimizer) as scope:
         skip(self)
@@ -83,6 +87,7 @@ def test_step(self, state, data):
     """Evaluate a batch, as Keras calls it. Returns the metrics by name and the new state."""
     trainable, fixed, metrics = state
     with _scope(self, trainable, fixed):
+        # Always as step 0, so that two evaluations of the same weights agree.
         loss, outputs = seeded_objective(self, data, 0, training=False)
     logs, metrics = _update_metrics_in(self, metrics, {"loss": loss, **outputs}, data)
     return logs, (trainable, fixed, metrics)

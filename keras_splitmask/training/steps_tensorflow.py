@@ -42,6 +42,8 @@ def train_step(self, data):
     step = tf.identity(self.optimizer.iterations)
     with distribution.shared(data):
         loss, outputs, gradients = compute_gradients(self, data, step)
+    # Before the guard: all replicas must take the step, or none.
+    # Clipping needs the mean, too; Keras' optimizer later sums the gradients of the replicas once more.
     loss, *gradients = distribution.average([loss, *gradients])
     norm = gradient_norm(self, gradients)
     finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
@@ -50,6 +52,7 @@ def train_step(self, data):
         self.optimizer.apply(distribution.keep_on_first_replica(gradients), self.trainable_variables)
         self.after_step(step, outputs)
 
+    # What `move` needs is passed as arguments: where replicas meet, each must be given its own values.
     distribution.cond_across_replicas(finite, move, lambda *_: skip(self), gradients, step, outputs)
     outputs = {"loss": loss, "gradient_norm": norm, **outputs}
     return distribution.logs_for_keras(self.update_metrics(outputs, data, finite))
@@ -58,5 +61,6 @@ def train_step(self, data):
 def test_step(self, data):
     """Evaluate a batch, as Keras calls it. Returns the metrics by name."""
     with distribution.shared(data):
+        # Always as step 0, so that two evaluations of the same weights agree.
         loss, outputs = seeded_objective(self, data, 0, training=False)
     return distribution.logs_for_keras(self.update_metrics({"loss": loss, **outputs}, data))

@@ -20,6 +20,7 @@ def compute_gradients(
     import torch
 
     gradients_of, vectors_of = partial(_gradients_at_once, model, step=step), partial(seeded_vectors, model, step=step)
+    # The sums need no graph. Each micro-batch enables its own, and frees it in `backward`.
     with torch.no_grad():
         return accumulate(model, data, gradients_of, vectors_of)
 
@@ -42,6 +43,7 @@ def train_step(self, data):
 
     step = int(self.optimizer.iterations)
     loss, outputs, gradients = compute_gradients(self, data, step)
+    # The update is no part of what is differentiated.
     with torch.no_grad():
         norm = gradient_norm(self, gradients)
         # Making it a bool waits for the device, once a step.
@@ -56,5 +58,6 @@ def train_step(self, data):
 
 def test_step(self, data):
     """Evaluate a batch, as Keras calls it. Returns the metrics by name."""
+    # Always as step 0, so that two evaluations of the same weights agree.
     loss, outputs = seeded_objective(self, data, 0, training=False)
     return self.update_metrics({"loss": loss, **outputs}, data)

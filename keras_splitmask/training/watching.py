@@ -28,6 +28,7 @@ def check_parts(data, count):
         return data
     import tensorflow as tf
 
+    # The identities make what follows wait for the assertion: a reshape would fail in words of its own.
     with tf.control_dependencies([tf.debugging.assert_equal(images % count, 0, message=_problem_of_parts(count))]):
         return tf.nest.map_structure(lambda x: x if x is None else tf.identity(x), data)
 
@@ -139,6 +140,7 @@ def watched(data, look):
         return _LookedAt(data, look)
     if isinstance(data, types.GeneratorType):
         return look.over(data)
+    # By name: importing a library only to know its classes would load it.
     kinds = {(c.__module__.split(".")[0], c.__name__) for c in type(data).__mro__}
     if ("tensorflow", "DatasetV2") in kinds:
         return _watched_dataset(data, look)
@@ -147,6 +149,7 @@ def watched(data, look):
     if kinds & {("grain", "MapDataset"), ("grain", "IterDataset")}:
         return data.map(look)
     if kinds & {("grain", "DataLoader"), ("torch", "DataLoader")}:
+        # Keras recognises a loader by its classes, so the view is of a subclass of the same name.
         view = copy.copy(data)
         view.__class__ = type("DataLoader", (type(data),), {"__iter__": lambda self: look.over(data)})
         return view
@@ -177,6 +180,7 @@ def _watched_dataset(dataset, look):
     @tf.autograph.experimental.do_not_convert
     def passing(number, batch):
         images = [x for x in tf.nest.flatten(images_of(batch)) if isinstance(x, tf.Tensor)]
+        # In the first batch only: a call of Python in every batch would slow the pipeline down.
         checked = tf.cond(tf.equal(number, 0), lambda: tf.numpy_function(seen, images, tf.bool), lambda: True)
         with tf.control_dependencies([checked]):
             return tf.nest.map_structure(lambda x: x if x is None else tf.identity(x), batch)
@@ -191,6 +195,7 @@ def admitted(data, look, size=None, steps=None, labels=None, held_back=0.0):
     if not arrays or not all(hasattr(x, "dtype") and hasattr(x, "shape") for x in arrays):
         return watched(data, look)
     count = int((arrays[0].shape[0] if len(arrays[0].shape) else 0) * (1 - held_back))
+    # 32 is Keras' default for arrays.
     size = size or (math.ceil(count / steps) if steps else 32)
     if not count:
         raise ValueError("Expected at least one image, received none.")

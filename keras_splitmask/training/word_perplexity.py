@@ -24,9 +24,11 @@ class WordPerplexity(keras.metrics.Metric):
         ids = ops.reshape(ids, (-1,))
         counted = ops.ones_like(ids, "float32")
         counted = counted if sample_weight is None else counted * ops.cast(sample_weight > 0, "float32")
+        # With the number of words given, since JAX needs static shapes.
         self.counts.assign(self.counts + ops.segment_sum(counted, ids, self.vocabulary))
 
     def result(self) -> Float[Array, ""]:
         """The perplexity, a float32 scalar."""
         probabilities = self.counts / ops.maximum(ops.sum(self.counts), 1.0)
+        # 0 times the logarithm of 0 would be NaN.
         return ops.exp(-ops.sum(probabilities * ops.log(probabilities + 1e-12)))
