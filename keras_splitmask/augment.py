@@ -104,6 +104,7 @@ class AugmentViews(keras.layers.Layer):
 def _augmented(layer, crops):
     """Augment each of the crops (B, k, h, w, C) on its own; float32 in 0..1."""
     shape = tuple(crops.shape[1:])
+    # Without crops, the -1 below would have no definite value.
     if not shape[0]:
         return ops.cast(crops, "float32")
     crops = ops.reshape(crops, (-1, *shape[1:]))
@@ -111,6 +112,8 @@ def _augmented(layer, crops):
     return ops.reshape(crops, (-1, *shape))
 
 
+# Not by Keras' own layers: RandomGaussianBlur draws one deviation for a whole batch, Solarization's threshold cannot be
+# fixed, and RandomColorJitter adds brightness instead of scaling it. None of them draws a fraction of the images.
 @keras.saving.register_keras_serializable("keras_splitmask")
 class Augment(keras.layers.Layer):
     """Augment images (B, H, W, C), uint8 or uint16 or float in 0..1, to views (B, H, W, C) float32 in 0..1.
@@ -174,12 +177,14 @@ class Augment(keras.layers.Layer):
         if self.flip:
             x = ops.where(self._uniform(x) < 0.5, ops.flip(x, axis=2), x)
         x = self._recolour(x)
+        # All images are changed and some are chosen: how many is not known while a step is compiled.
         if any(self.jitter) and self.jitter_share:
             x = ops.where(self._uniform(x) < self.jitter_share, self._jittered(x), x)
         return x
 
     def _recolour(self, x):
         """Greyscale, solarisation and blur of some of the images, or of each image at most one."""
+        # With one_of, each change has a part of 0..1 of its own, and one number decides among them.
         low, draw = 0.0, self._uniform(x) if self.one_of else None
         for fraction, change in ((self.grey, grey), (self.solarise, solarise), (self.blur, self._blurred)):
             if fraction:
@@ -192,6 +197,7 @@ class Augment(keras.layers.Layer):
         return blur(x, self._uniform(x, *BLUR_RADIUS))
 
     def _jittered(self, x):
+        # In a fixed order. torchvision draws one for each image, which a compiled step for a whole batch cannot.
         brightness, contrast, saturation, hue = self.jitter
         coloured = x.shape[-1] == 3
         if brightness:

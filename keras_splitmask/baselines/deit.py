@@ -66,6 +66,7 @@ class DeiT(ObjectiveModel):
 
         A mixed image counts as correct if the predicted class is the class with the larger share in the mixture.
         """
+        # By the cls token, as in DeiT; `transfer.Classifier` takes the mean of the patches, as BEiT does.
         logits = self.head(self.encoder(batch.images, training=training)["cls"])  # (B, classes)
         loss, hits = losses.classify(logits, batch.labels)
         return ops.mean(loss), {"accuracy": ops.mean(hits)}

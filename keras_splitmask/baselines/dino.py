@@ -57,6 +57,7 @@ class DINOHead(keras.layers.Layer):
         tokens = gelu(self.expand(tokens))  # (..., 2048)
         tokens = gelu(self.hidden(tokens))
         tokens = losses.unit(self.bottleneck(tokens))  # (..., 256)
+        # Weight normalisation in float32 in every precision, hence autocast=False above.
         kernel = self.kernel * ops.rsqrt(ops.sum(self.kernel * self.kernel, axis=0, keepdims=True) + 1e-12)
         return ops.matmul(ops.cast(tokens, self.compute_dtype), ops.cast(kernel, self.compute_dtype))
 
@@ -134,9 +135,11 @@ class DINO(ObjectiveModel):
         self.teacher_temperatures = tuple(teacher_temperatures)
         self.teacher_warmup = teacher_warmup
         self.head = DINOHead(encoder.width, prototypes, dtype=self.dtype_policy, name="head")
+        # Another name: paths tell the student's weights from the teacher's in checkpoints.
         self.student = Encoder.from_config({**encoder.get_config(), "name": "student"})
         self.student_head = DINOHead(encoder.width, prototypes, dtype=self.dtype_policy, name="student_head")
         local_grid = grid_shape((*self.local_shape, encoder.image_shape[-1]), encoder.patch_size)
+        # Matrices: XLA on TensorFlow cannot resize with antialiasing.
         self.resampling = [
             resampling_matrix(old, new, "bicubic").astype("float32")
             for old, new in zip(encoder.grid, local_grid, strict=True)
@@ -144,6 +147,7 @@ class DINO(ObjectiveModel):
         self.build((None, *encoder.image_shape))
 
     def build(self, images_shape):
+        # Variables, since `objective` is not told the number of the step; autocast=False keeps them in float32.
         first = keras.initializers.Constant(self.teacher_temperatures[0])
         self.teacher_temperature = self.add_weight(
             shape=(), initializer=first, trainable=False, autocast=False, name="temperature"
@@ -195,6 +199,7 @@ class DINO(ObjectiveModel):
         """
         views = batch.images
         large = one_batch(views["global"])  # (2B, H, W, C)
+        # training=False: the teacher has no drop path.
         features = self.encoder(large, training=False)["cls"]  # (2B, D)
         answers = self.head(features)  # (2B, K)
         answers = ops.cast(ops.stop_gradient(answers), "float32")
@@ -210,9 +215,14 @@ class DINO(ObjectiveModel):
         logits = self.student_head(tokens)  # (B, 2 + k, K)
         loss = ops.mean(losses.distil(logits, targets, self.temperature))
 
+        # DINO can collapse in two ways: to an entropy of 0, where one prototype always wins, and to log(K), where all
+        # are equally likely.
         entropy = -ops.mean(ops.sum(targets * ops.log(targets + 1e-12), axis=-1))
         everyone, _ = gather_batch(losses.unit(features), each=2)  # (2G, D)
+        # 1 for unit vectors spread evenly over the sphere, where each coordinate has a variance of 1 / D; 0 for
+        # collapse.
         spread = ops.mean(ops.std(everyone, axis=0)) * self.encoder.width**0.5
+        # `teacher_mean` is not logged: `after_step` moves the centre by it.
         return loss, {"teacher_entropy": entropy, "feature_std": spread, "teacher_mean": mean_of_batch(answers, each=2)}
 
     def momentum_at(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
@@ -231,6 +241,7 @@ class DINO(ObjectiveModel):
         for student, teacher in self._pairs():
             teacher.assign(teacher + (1 - momentum) * (student - teacher))  # exact where both are equal
         self.centre.assign(self.centre_momentum * self.centre + (1 - self.centre_momentum) * outputs["teacher_mean"])
+        # `objective` reads it in the next step.
         self.teacher_temperature.assign(self.teacher_temperature_at(step + 1))
 
     def get_config(self):

@@ -15,11 +15,13 @@ from keras_splitmask.split import Split, gather, masked_count
 from keras_splitmask.training.batch import Batch
 from keras_splitmask.training.objective_model import ObjectiveModel
 
+# 512 / 16 in MAE's code.
 HEAD = 32  # width of a head in the decoder
 
 
 def decoder_size(depth: int, width: int) -> tuple[int, int]:
     """Choose the decoder's size, (depth, width): two thirds of the encoder's, at most the paper's (8, 512)."""
+    # Two thirds of ViT-B's 12 blocks of 768 are the paper's 8 blocks of 512.
     return min(8, max(1, round(depth * 2 / 3))), min(512, max(1, round(width * 2 / 3 / HEAD)) * HEAD)
 
 
@@ -89,6 +91,7 @@ class MAE(ObjectiveModel):
         """Compute the mean squared error of the masked patches' normalised pixels (section 3)."""
         images = batch.images  # (B, H, W, C)
         order = self.split(images)  # (B, N)
+        # `losses.reconstruct` normalises each patch once more, by itself, which the paper found better.
         targets = to_patches(normalise(images), self.encoder.patch_size)  # (B, N, P)
         targets = gather(targets, order[:, : self.masked_count])  # (B, m, P)
         predicted = self.pixels(self.masked(images, order, training))  # (B, m, P)

@@ -95,6 +95,7 @@ class Codebook(keras.layers.Layer):
         if self.shrink > 1:
             height, width, channels = self.image_shape
             x = ops.reshape(x, (-1, height // 2, 2, width // 2, 2, channels))
+            # BEiT's tokenizer sees the same crop at 112 pixels; the paper's 192 numbers are 8x8 pixels of that.
             x = ops.mean(x, axis=(2, 4))  # (B, H / 2, W / 2, C)
         return to_patches(x, self.patch_size // self.shrink)
 
@@ -155,6 +156,7 @@ class Codebook(keras.layers.Layer):
         per_image = self.grid[0] * self.grid[1]
         take = min(per_image, max(1, max_patches // len(images)))
         chosen = rng.permutation(len(images))[: max(1, max_patches // take)]
+        # float16: the paper's 3 million patches of 192 numbers then take 1.2 GB.
         patches: Array = np.empty((len(chosen), take, self.dimension), "float16")
         for start in range(0, len(chosen), batch_size):
             if start and start // 20_000 != (start - batch_size) // 20_000:
@@ -224,6 +226,7 @@ class KMeans(Codebook):
         return _random_directions(self.seed, shape, dtype)
 
     def _learn(self, patches, image_of_patch, rng, report, rounds=10):
+        # Euclidean, and `fit` scales the result: the paper does not say whether its k-means is spherical.
         centroids = pick_patches(patches, image_of_patch, self.vocabulary, rng)
         reported = -math.inf
         for i in range(rounds):
@@ -279,6 +282,7 @@ def _pieces(patches, size=4096):
 
 def _nearest(patches, centroids):
     """Index of the nearest centroid (V, d) for each patch (M, d), by Euclidean distance."""
+    # |x - c|^2 = |x|^2 - 2 (x c - |c|^2 / 2), so the nearest c has the largest x c - |c|^2 / 2.
     closeness = patches @ centroids.T
     closeness -= (centroids**2).sum(axis=1) / 2
     return np.argmax(closeness, axis=1)

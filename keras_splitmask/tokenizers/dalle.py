@@ -55,6 +55,7 @@ class Dalle(keras.layers.Layer):
         name: str = "tokenizer",
         **kwargs,
     ):
+        # float32 always, so that the targets do not depend on the precision of training.
         super().__init__(**{"trainable": False, **kwargs, "name": name, "dtype": "float32"})
         if vocabulary < 2:
             raise ValueError(f"Expected a vocabulary of at least two words, received vocabulary={vocabulary}.")
@@ -83,6 +84,7 @@ class Dalle(keras.layers.Layer):
             self.decoder.build((None, *self.grid, self.vocabulary))
         else:
             shape = (self.vocabulary, STRIDE * STRIDE * self.image_shape[-1])
+            # Grey until `fit` has seen a patch of a word. "portraits" is the name in checkpoints, as in codebooks.py.
             self.mean_patches = self.add_weight(
                 shape=shape, initializer=keras.initializers.Constant(0.5), trainable=False, name="portraits"
             )
@@ -114,6 +116,7 @@ class Dalle(keras.layers.Layer):
         return tokenizer
 
     def call(self, images: Shaped[Array, "B H W C"]) -> Int[Array, "B N"]:
+        # Not kept for each image: with augmentation, every view has words of its own.
         logits = self.logits(images)
         ids = ops.cast(ops.argmax(logits, axis=-1), "int32")  # (B, rows, columns)
         return ops.reshape(ids, (-1, self.grid[0] * self.grid[1]))
@@ -158,6 +161,7 @@ class Dalle(keras.layers.Layer):
         per_image = self.grid[0] * self.grid[1]
         sums, counts = np.zeros(self.mean_patches.shape), np.zeros((self.vocabulary, 1))
         count = min(len(images), max(1, max_patches // per_image))
+        # Spread over the images, which may be sorted by class.
         chosen = np.linspace(0, len(images) - 1, count).round().astype(int)
         for start in range(0, count, batch_size):
             batch = np.asarray(images[chosen[start : start + batch_size]])
@@ -173,6 +177,7 @@ class Dalle(keras.layers.Layer):
         """Draw words (B, N) as images (B, H, W, C) float32 in 0..1: by the decoder, or else by the mean patches."""
         if self.decoder:
             words = ops.one_hot(ops.reshape(ids, (-1, *self.grid)), self.vocabulary)
+            # The first three channels are the means of the pixels' distribution, the other three its spread.
             x = (ops.sigmoid(self.decoder(words)[..., :3]) - MARGIN) / (1 - 2 * MARGIN)
             if self.image_shape[-1] == 1:
                 x = ops.mean(x, axis=-1, keepdims=True)
@@ -190,6 +195,7 @@ class Dalle(keras.layers.Layer):
 
 def _resizing(old, new):
     """The matrices that resize rows and columns; None if the sizes are the same."""
+    # BEiT resizes this view by Lanczos; these matrices are bilinear, with antialiasing.
     return (
         [resampling_matrix(*sides, "bilinear").astype("float32") for sides in zip(old, new, strict=True)]
         if old != new

@@ -54,6 +54,7 @@ class Network(keras.layers.Layer):
 
     def call(self, x: Float[Array, "B h w C"]) -> Float[Array, "B rows columns D"]:
         x = self._convolve("blocks.input", x)
+        # The published "post_gain": 1 over the squared number of blocks.
         gain = 1 / (4 * BLOCKS) ** 2
         for group, block in itertools.product(range(1, 5), range(1, BLOCKS + 1)):
             if group > 1 and block == 1:
@@ -62,6 +63,7 @@ class Network(keras.layers.Layer):
             y = x
             for i in range(1, 5):
                 y = self._convolve(f"{path}.res_path.conv_{i}", ops.relu(y))
+            # A convolution where the width changes, else the identity.
             if f"{path}.id_path" in self.kernels:
                 x = self._convolve(f"{path}.id_path", x)
             x = x + gain * y
@@ -85,6 +87,7 @@ def encoder_convolutions(hidden: int, vocabulary: int) -> dict[str, tuple[int, i
 
 def decoder_convolutions(hidden: int, vocabulary: int) -> dict[str, tuple[int, int, int]]:
     """The convolutions of the decoder, from words (B, rows, columns, V) to the mean and spread of pixels (..., 6)."""
+    # The 1x1 convolution comes first in a block of the decoder, and last in one of the encoder.
     widths = [DECODER_INPUT, 8 * hidden, 4 * hidden, 2 * hidden, hidden]
     return _convolutions((DECODER_INPUT, vocabulary, 1), widths, (1, 3, 3, 3), (6, hidden, 1))
 
@@ -96,6 +99,7 @@ def _convolutions(first, widths, sides, last):
             path, n_in = f"blocks.group_{group}.block_{block}", before if block == 1 else width
             if n_in != width:
                 convolutions[f"{path}.id_path"] = (width, n_in, 1)
+            # Within a block the width is a quarter.
             channels = (n_in, width // 4, width // 4, width // 4, width)
             convolutions.update(
                 {f"{path}.res_path.conv_{i + 1}": (channels[i + 1], channels[i], sides[i]) for i in range(4)}

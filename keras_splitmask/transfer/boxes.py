@@ -84,6 +84,7 @@ def anchors(
     Raises:
         ValueError: if there are more than `MOST_ANCHORS`.
     """
+    # Rounded up, as the sides of the maps are.
     places = sum(
         len(own) * math.prod(-(-side // stride) for side in image_shape[:2])
         for stride, own in zip(strides, sizes, strict=True)
@@ -97,6 +98,7 @@ def anchors(
     for stride, level_sizes in zip(strides, sizes, strict=True):
         grid = [(np.arange(-(-side // stride)) + 0.5) * stride for side in image_shape[:2]]
         centres = np.stack(np.meshgrid(*grid, indexing="ij"), axis=-1).reshape(-1, 1, 2)
+        # Of every ratio the same area, size^2.
         sides = [(size * ratio**0.5 / 2, size / ratio**0.5 / 2) for size in level_sizes for ratio in ratios]
         halves = np.array(sides)[None]  # (1, sizes x ratios, 2)
         levels.append(np.concatenate([centres - halves, centres + halves], axis=-1).reshape(-1, 4))
@@ -130,6 +132,7 @@ def match(
         The number of the object (B, A) int32, and +1, 0 or -1 (B, A) int32 for object, background and neither.
     """
     boxes, labels = ops.convert_to_tensor(boxes), ops.convert_to_tensor(labels)
+    # -1 for rows that are padding: below every threshold, and below no overlap at all.
     overlap = ops.where((labels >= 0)[:, None, :], iou(candidates, boxes), -1.0)  # (B, A, M)
     nearest, best = ops.argmax(overlap, axis=-1), ops.max(overlap, axis=-1)
     kind = ops.where(best >= high, 1, ops.where(best < low, 0, -1))
@@ -137,6 +140,7 @@ def match(
         kind = ops.where((kind == 0) & (largest_share(candidates, ops.convert_to_tensor(ignored)) >= low), -1, kind)
     if best_too:
         top = ops.max(overlap, axis=1, keepdims=True)  # of each object (B, 1, M)
+        # Several candidates may be equally near, but for rounding.
         tops = (overlap >= top - 1e-6) & (top > 0)
         chosen = ops.any(tops, axis=-1)
         nearest = ops.where(chosen, ops.argmax(ops.where(tops, overlap, -2.0), axis=-1), nearest)
@@ -168,6 +172,8 @@ def encode(
     centre, size = _centre_and_size(boxes)
     own_centre, own_size = _centre_and_size(anchors)
     deltas = [(centre - own_centre) / own_size, ops.log(ops.maximum(size, 1e-3) / own_size)]
+    # The variances bring the four deltas to about the same size.
+    # By `ops`: NumPy's array would try to compute the quotient itself, which fails for a tensor on a GPU.
     return ops.divide(ops.concatenate(deltas, axis=-1), np.array(variance, "float32"))
 
 
@@ -217,12 +223,14 @@ def suppress(
         best = ops.argmax(left, axis=1, keepdims=True)  # (B, 1)
         score = ops.take_along_axis(left, best, axis=1)
         overlap = iou(take(boxes, best), boxes)[:, 0]  # (B, n)
+        # By its number, too: a box of no size overlaps nothing, not even itself.
         itself = ops.arange(left.shape[1]) == ops.cast(best, "int32")
         left = ops.where((overlap > threshold) | itself, 0.0, left)
         here = places == k
         return left, ops.where(here, ops.cast(best, "int32"), chosen), ops.where(here, score, best_scores)
 
     left = ops.where(scores > 0, scores, 0.0)
+    # Made from a tensor of the batch, whose size may be known only in the step.
     nothing = ops.zeros_like(left[:, :1]) * ops.zeros((1, count))  # (B, K)
     _, chosen, best_scores = ops.fori_loop(0, count, choose, (left, ops.cast(nothing, "int32"), nothing))
     return chosen, best_scores

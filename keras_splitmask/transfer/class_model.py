@@ -46,6 +46,7 @@ class ClassModel(ObjectiveModel):
 
 
 def _check_names(names, classes):
+    # A text would be taken for a list of letters.
     names = [names] if isinstance(names, str) else list(names)
     if wrong := [name for name in names if not isinstance(name, str)]:
         raise ValueError(f"Expected class_names as text, received {wrong[0]!r}; write it as str.")

@@ -67,6 +67,7 @@ class Classifier(ClassModel):
         self.head.build((None, self.encoder.width))
         super().build(images_shape)
 
+    # Not `encoder.trainable = False`, which would freeze the encoder in every other model that holds it.
     @property
     def trainable_variables(self):
         return self.head.trainable_variables if self.frozen else super().trainable_variables
@@ -108,6 +109,7 @@ class Classifier(ClassModel):
             loss = self._cross_entropy(logits, labels, weights)
         else:
             loss = self._compile_loss(labels, logits, weights) * distribution.replicas()  # which Keras divides by
+        # (B, 1) or (B, classes): Keras' metrics were built for these.
         outputs = {
             "logits": logits,
             "labels": ops.reshape(labels, (-1, self.classes if self._mixed(labels.shape) else 1)),
@@ -131,6 +133,8 @@ class Classifier(ClassModel):
         logs = super().update_metrics(outputs, data, finite)
         if self._compile_metrics is None:
             return logs
+        # Keras' metrics have no switch to leave a step out, so their values are put back. Evaluation passes True: no
+        # copies.
         variables = self._compile_metrics.variables if finite is not True else []
         before = [ops.copy(v) for v in variables]
         weights = ops.reshape(outputs["weights"], (-1,)) if "weights" in outputs else None

@@ -28,6 +28,7 @@ def deeplab(pyramid: keras.layers.Layer, classes: int, width: int, drop: float) 
             " take another head."
         )
     check_channels_last()
+    # KerasCV's own rates; only width and dropout are chosen here.
     pooling = keras_cv.layers.SpatialPyramidPooling([6, 12, 18], width, dropout=drop)
     return _without_softmax(
         keras_cv.models.DeepLabV3Plus(ViTBackbone(pyramid), classes, spatial_pyramid_pooling=pooling)
@@ -56,6 +57,7 @@ def segformer(pyramid: keras.layers.Layer, classes: int, width: int, drop: float
 def _without_softmax(model):
     """Make the model return logits: probabilities near 0 would lose precision in the loss."""
     answering = [layer for layer in layers_of(model) if getattr(layer, "activation", None) is keras.activations.softmax]
+    # Exactly one: another version of KerasCV with more of them fails here.
     (layer,) = answering
     layer.activation = keras.activations.linear
     return model

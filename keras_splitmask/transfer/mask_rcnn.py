@@ -85,6 +85,7 @@ class MaskRCNN(ClassModel):
         self.neck, self.width, self.masks = neck, width, masks
         self.anchor_scale, self.proposals, self.samples, self.hidden = anchor_scale, proposals, samples, hidden
         self.max_detections, self.score_threshold, self.iou_threshold = max_detections, score_threshold, iou_threshold
+        # One size on each level: by default 8 strides, the 32 pixels on P2 to 512 on P6 of Lin et al., 2017.
         self.anchors = boxes.anchors(
             encoder.image_shape, LEVELS.values(), [[anchor_scale * stride] for stride in LEVELS.values()]
         )[None]
@@ -162,14 +163,17 @@ class MaskRCNN(ClassModel):
         logits, deltas = self.proposal_head(maps)
         outputs = {"proposal_loss": self._proposal_loss(logits, deltas, targets)}
         candidates, there = self.propose(logits, deltas, before=2000)
+        # True boxes are candidates, too: at first the proposals hardly meet an object.
         candidates = ops.concatenate([candidates, targets["boxes"]], axis=1)
         there = ops.concatenate([there, targets["labels"] >= 0], axis=1)
+        # Objects from an IoU of 0.5 on (Girshick, 2015).
         nearest, kind = boxes.match(
             candidates, targets["boxes"], targets["labels"], 0.5, 0.5, ignored=targets.get("ignored")
         )
         quota = round(self.samples * POSITIVE_SHARE)
         chosen, there = regions.sample(ops.where(there, kind, -1), self._keys(kind), self.samples, quota)
         candidates, nearest = boxes.take(candidates, chosen), boxes.take(nearest, chosen)
+        # Below, the number `classes` stands for background.
         positive = there & (boxes.take(kind, chosen) > 0)  # (B, samples)
         objects, labels = (
             boxes.take(targets["boxes"], nearest),
@@ -190,13 +194,17 @@ class MaskRCNN(ClassModel):
         equation 1)."""
         anchors = ops.convert_to_tensor(self.anchors)
         there = targets["boxes"], targets["labels"]
+        # Ren et al., 2015, section 3.1.2: objects from an IoU of 0.7 on, background below 0.3.
         nearest, kind = boxes.match(anchors, *there, 0.3, 0.7, best_too=True, ignored=targets.get("ignored"))
         chosen, there = regions.sample(kind, self._keys(kind), ANCHORS, POSITIVE_ANCHORS)
         positive = there & (boxes.take(kind, chosen) > 0)
         anchors = boxes.take(ops.broadcast_to(anchors, ops.shape(deltas)), chosen)
         goals = boxes.encode(boxes.take(targets["boxes"], boxes.take(nearest, chosen)), anchors, NEAR_ANCHOR)
         logits = boxes.take(logits, chosen)
+        # The binary cross entropy of a logit x, log(1 + exp(x)) - x t, without overflow.
         entropy = ops.softplus(logits) - logits * ops.cast(positive, "float32")
+        # Smooth L1 with its bend at 1/9 is Huber's loss over delta = 1/9. Keras averages the four coordinates, hence
+        # the 4.
         huber = 4 * keras.losses.huber(goals, boxes.take(deltas, chosen), delta=1 / 9)
         return _mean_over(there, ops.where(there, entropy, 0.0) + ops.where(positive, huber * 9, 0.0))
 
@@ -204,6 +212,7 @@ class MaskRCNN(ClassModel):
         logits, deltas = self.region_head(regions.align(maps, candidates, BOX_BINS))
         entropy = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
         positive = there & (labels < self.classes)
+        # Each class has a box of its own, and only that of the true class learns.
         own = ops.one_hot(ops.where(positive, labels, -1), self.classes)[..., None]
         goals = boxes.encode(
             objects,

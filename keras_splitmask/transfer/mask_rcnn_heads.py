@@ -9,8 +9,10 @@ from keras_splitmask.backend.layers import Dense
 from keras_splitmask.backend.typing import Array, Float, Int
 from keras_splitmask.transfer.pyramid import STRIDES, Enlarge
 
+# P6 is for proposals only; regions are read from P2 to P5.
 LEVELS = {**STRIDES, "P6": 64}
 RATIOS = 3  # anchors at each position
+# Bins along a side of a region (He et al., 2017, Figure 4).
 BOX_BINS, MASK_BINS = 7, 14
 
 
@@ -23,6 +25,7 @@ class ProposalHead(keras.layers.Layer):
         super().__init__(**kwargs)
         self.width = width
         small, policy = keras.initializers.RandomNormal(stddev=0.01), self.dtype_policy
+        # channels_last is named, since keras.json may say channels_first.
         self.hidden = keras.layers.Conv2D(
             width, 3, padding="same", data_format="channels_last", activation="relu", dtype=policy, name="hidden"
         )
@@ -53,6 +56,7 @@ class RegionHead(keras.layers.Layer):
         self.classes, self.width, self.hidden = classes, width, hidden
         policy = self.dtype_policy
         self.both = [Dense(hidden, dtype=policy, name=f"hidden_{i + 1}") for i in range(2)]
+        # Deviations of 0.01 for the classes and 0.001 for the boxes, as in Fast R-CNN (Girshick, 2015).
         self.logits = Dense(
             classes + 1, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01), dtype=policy, name="logits"
         )
@@ -86,6 +90,7 @@ class MaskHead(keras.layers.Layer):
         super().__init__(**kwargs)
         self.classes, self.width = classes, width
         policy = self.dtype_policy
+        # Four convolutions and one enlargement (He et al., 2017, Figure 4).
         self.hidden = [
             keras.layers.Conv2D(
                 width,
@@ -111,6 +116,7 @@ class MaskHead(keras.layers.Layer):
         for layer in self.hidden:
             x = layer(x)
         logits = self.logits(ops.relu(self.enlarge(x)))  # (B R, 28, 28, classes)
+        # -1 stands for no object, whose mask nobody reads.
         own = ops.one_hot(ops.reshape(ops.maximum(labels, 0), (-1,)), self.classes, dtype=logits.dtype)
         logits = ops.sum(logits * own[:, None, None], axis=-1)
         return ops.cast(ops.reshape(logits, (-1, count, 2 * MASK_BINS, 2 * MASK_BINS)), "float32")

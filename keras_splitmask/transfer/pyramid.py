@@ -88,6 +88,7 @@ class Pyramid(keras.layers.Layer):
             for t in sorted(set(self.taps.values()))
             if t != self._last
         }
+        # With patches of 16 pixels, P2 is enlarged twice and P3 once; P4 stays, and P5 is pooled.
         self.ladders = {
             level: self._ladder(level, side // stride, width, policy)
             for level, stride in STRIDES.items()
@@ -123,6 +124,7 @@ class Pyramid(keras.layers.Layer):
         tokens, states = self.encoder.encode_by_block(self.encoder.embed(images), training=training)
         # The last block's tokens have the encoder's own norm, which was learnt with it.
         normed = {tap: norm(states[tap]) for tap, norm in self.norms.items()} | {self._last: tokens}
+        # Without cls; extra tokens are not among those that the encoder returns.
         maps = {tap: ops.reshape(x[:, 1:], (-1, *self.encoder.grid, self.encoder.width)) for tap, x in normed.items()}
         return {level: self._resized(level, maps[tap]) for level, tap in self.taps.items()}
 
@@ -166,10 +168,12 @@ class FeaturePyramid(keras.layers.Layer):
         self.pooled = pooled
 
     def build(self, shapes):
+        # The convolutions name channels_last, since keras.json may say channels_first.
         policy = self.dtype_policy
         self.own = [level for level in self.levels if level in shapes]
         more = [level for level in self.levels if level not in shapes and not self.pooled]
         self.lateral = {level: Dense(self.width, dtype=policy, name=f"{level}_lateral") for level in self.own}
+        # A 3x3 convolution against the aliasing of the enlarged maps (Lin et al., 2017, section 3).
         self.smooth = {
             level: keras.layers.Conv2D(
                 self.width, 3, padding="same", data_format="channels_last", dtype=policy, name=f"{level}_smooth"

@@ -28,6 +28,7 @@ def sample(
     """
     objects, best = ops.where(kind > 0, keys, -1.0), min(quota, keys.shape[1])
     least = boxes.top(objects, best)[0][:, -1:]  # of the chosen objects (B, 1); -1 if there is room for all
+    # From 2 up, so that the chosen objects come before all background, whose keys are at most 1.
     keys = ops.where((kind > 0) & (keys >= least), 2.0 + keys, ops.where(kind == 0, keys, -1.0))
     keys, chosen = boxes.top(keys, min(count, keys.shape[1]))
     return ops.cast(chosen, "int32"), keys >= 0
@@ -64,6 +65,7 @@ def align(
     count, levels = regions.shape[1], levels_of(regions)
     sides = [maps[level].shape[1:3] for level in STRIDES]
     starts = np.cumsum([0] + [height * width for height, width in sides])
+    # The maps of all levels as one table, so that one look-up serves regions of every level.
     flat = ops.concatenate(
         [
             ops.reshape(maps[level], (-1, height * width, maps[level].shape[-1]))
@@ -114,6 +116,7 @@ def _lines(low, high, stride, limit, count):
     """`count` lines at even distances between `low` and `high` (B, R): twice the line of the map next to each, and the
     share that it has."""
     steps = (ops.arange(count, dtype="float32") + 0.5) / count
+    # The centre of pixel i lies at i + 0.5.
     places = (low[..., None] + (high - low)[..., None] * steps) / stride - 0.5
     places = ops.minimum(ops.maximum(places, 0.0), limit - 1)  # (B, R, count)
     before = ops.floor(places)
@@ -147,6 +150,7 @@ def masks_in(
         low, high = regions[..., i], regions[..., i + 2]
         start, length = objects[..., i], ops.maximum(objects[..., i + 2] - objects[..., i], 1e-3)
         places = (low[..., None] + (high - low)[..., None] * steps - start[..., None]) / length[..., None] * side - 0.5
+        # Linear interpolation as a matrix: the weight of a line falls to 0 within one line.
         return ops.maximum(1 - ops.abs(places[..., None] - pixels), 0.0)
 
     found = shares(0) @ ops.cast(masks, "float32") @ ops.swapaxes(shares(1), -1, -2)

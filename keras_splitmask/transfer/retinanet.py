@@ -17,7 +17,9 @@ from keras_splitmask.transfer import boxes
 from keras_splitmask.transfer.class_model import ClassModel
 from keras_splitmask.transfer.pyramid import FeaturePyramid, Pyramid
 
+# From P3 to P7: the paper leaves P2 out.
 STRIDES = (8, 16, 32, 64, 128)
+# Three sizes in each octave, as in the paper; with three ratios they make the nine anchors of a position.
 SCALES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
 KERASCV_WIDTH = 256  # of KerasCV's feature pyramid and heads, which cannot be changed
 
@@ -37,6 +39,7 @@ class PredictionHead(keras.layers.Layer):
     def __init__(self, outputs: int, width: int, bias: float = 0.0, depth: int = 3, **kwargs):
         super().__init__(**kwargs)
         self.outputs, self.width, self.bias, self.depth = outputs, width, bias, depth
+        # channels_last is named, since keras.json may say channels_first.
         options = {
             "padding": "same",
             "data_format": "channels_last",
@@ -138,6 +141,7 @@ class RetinaNet(ClassModel):
         sizes = [[anchor_scale * stride * scale for scale in SCALES] for stride in STRIDES]
         self.anchors = boxes.anchors(encoder.image_shape, STRIDES, sizes)[None]  # (1, A, 4)
         backbone = ViTBackbone(Pyramid(encoder, neck, ("P3", "P4", "P5"), dtype=self.dtype_policy))
+        # "yxyx": boxes as everywhere in this library, top, left, bottom, right.
         self.network = keras_cv.models.RetinaNet(backbone, classes, "yxyx", **self._parts())
         self.build((None, *encoder.image_shape))
 
@@ -182,6 +186,8 @@ class RetinaNet(ClassModel):
         deltas, logits = self.predictions(images, training)
         anchors = ops.convert_to_tensor(self.anchors)
         there = targets["boxes"], targets["labels"]
+        # Thresholds of the paper. KerasCV does not give every object its nearest anchor; small ones would then have
+        # none.
         nearest, kind = boxes.match(anchors, *there, 0.4, 0.5, best_too=True, ignored=targets.get("ignored"))  # (B, A)
         labels = ops.where(kind > 0, boxes.take(targets["labels"], nearest), -1)
         focal = focal_loss(ops.one_hot(labels, self.classes), logits)  # (B, A, classes)

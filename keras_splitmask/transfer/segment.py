@@ -130,6 +130,7 @@ class Segmenter(ClassModel):
             keras.config.set_dtype_policy(before)
 
     def build(self, images_shape):
+        # Rounded up, as the sides of pooled maps are.
         grids = {level: [-(-side // stride) for side in images_shape[1:3]] for level, stride in STRIDES.items()}
         shapes = {level: (None, *grid, self.encoder.width) for level, grid in grids.items()}
         if self.head == "upernet":

@@ -26,6 +26,7 @@ def pooling_matrix(size: int, bins: int) -> Float[Array, "bins size"]:
 
     The intervals overlap if `size` is not divisible by `bins`.
     """
+    # The intervals of PyTorch's adaptive average pooling.
     matrix = np.zeros((bins, size), "float32")
     for i in range(bins):
         start, end = i * size // bins, -(-(i + 1) * size // bins)
@@ -58,6 +59,7 @@ class ConvNorm(keras.layers.Layer):
         self.width = width
         self.side = side
         policy = self.dtype_policy
+        # channels_last is named, since keras.json may say channels_first.
         if side == 1:
             self.convolution = Dense(width, dtype=policy, name="convolution")  # the same, and faster on torch
         else:
@@ -97,6 +99,7 @@ class PixelClassifier(keras.layers.Layer):
         self.drop = drop
         policy = self.dtype_policy
         self.fuse = ConvNorm(width, 3, dtype=policy, name="fuse")
+        # Seeded by the head's name: by default it would be the layer's own, which is the same in both heads.
         self.drop_channels = DropPath(
             drop, noise_shape=(None, 1, 1, None), seed=seed_of(self.name), dtype=policy, name="drop_channels"
         )
