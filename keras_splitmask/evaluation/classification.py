@@ -25,6 +25,7 @@ def classification_metrics(labels, predicted, classes, commonest=None):
         predicting `commonest`; and "confusion" (classes, classes) int64, [true, predicted].
     """
     labels, predicted = np.asarray(labels), np.asarray(predicted)
+    # No class is called -1, so no image is ignored; for label maps that number is 255.
     matrix = ConfusionMatrix(classes, ignore=-1)
     matrix.add(labels, predicted)
     counts = matrix.counts.sum(axis=1)
@@ -55,6 +56,7 @@ def save_confusion(path, counts, class_names, title=""):
     """
     figure, axes = _figure()
     counts = np.asarray(counts)
+    # A class that neither occurs nor is predicted would be an empty row.
     shown = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
     if len(shown) > MOST_CLASSES:
         wrong = counts.sum(axis=1) + counts.sum(axis=0) - 2 * np.diag(counts)
@@ -107,6 +109,7 @@ def save_mistakes(path, images, labels, scores, class_names, limit=24, title="")
     figure, _ = _figure(rows, columns)
     figure.set_size_inches(columns * TILE + 0.3, rows * (TILE + 0.55) + 0.4)
     for axes in figure.axes:
+        # Also where the last row stays empty.
         axes.axis("off")
     for axes, i in zip(figure.axes, chosen, strict=False):
         shape = images.shape[-1]

@@ -125,6 +125,7 @@ def _dress(axes, label, unit):
     axes.yaxis.set_major_locator(ticker.MaxNLocator(5, steps=(1, 2, 2.5, 5, 10)))
     axes.grid(color="#808080", alpha=0.25, linewidth=0.6)
     axes.tick_params(colors=TEXT, length=3)
+    # The background is the page's, light or dark.
     axes.patch.set_visible(False)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
@@ -149,9 +150,11 @@ def _svg(figure, title):
     import matplotlib
 
     file = io.StringIO()
+    # Text stays text, in the font of the page. By the salt and without a date, equal runs give equal files.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
     text = file.getvalue()
+    # Without the head of an XML file, which may not stand within a page.
     text = text[text.index("<svg") :].replace(TEXT, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'(<g) id="[^"]*"', r"\1", text)  # another figure of the page has the same

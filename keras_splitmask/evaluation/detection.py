@@ -42,6 +42,7 @@ def average_precision(truth: dict, predictions: Iterable[dict], kind: str = "box
     detections = _detections(truth, predictions, [category["id"] for category in categories], kind)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         count = evaluator(_index(truth, objects), _index(truth, detections), KINDS[kind])
+        # COCO also counts the best 1 and 10 detections, which no figure here uses.
         count.params.maxDets = [100]
         count.evaluate()
         count.accumulate()
@@ -197,6 +198,7 @@ def paste_mask(
 
 def encode_mask(mask: Num[Array, "height width"] | Bool[Array, "height width"]) -> dict[str, Any]:
     """Encode a mask (height, width) bool as COCO's RLE, {"size": [height, width], "counts": str}, fit for JSON."""
+    # COCO's RLE runs down the columns, so pycocotools takes Fortran's order only.
     encoded = optional("pycocotools.mask", "coco").encode(np.asfortranarray(mask, "uint8"))
     return {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
 

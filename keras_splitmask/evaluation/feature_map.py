@@ -32,6 +32,7 @@ def principal_components(features, count=2):
     found = min(count, len(lengths))
     points, fractions = np.zeros((len(centred), count)), np.zeros(count)
     points[:, :found] = left[:, :found] * lengths[:found]
+    # The features of all images may be equal.
     fractions[:found] = lengths[:found] ** 2 / max(float((lengths**2).sum()), 1e-300)
     return points, fractions
 
@@ -61,6 +62,7 @@ def save_feature_map(path: str | os.PathLike, features: npt.ArrayLike, groups: S
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     others = ~np.isin(group_of, names)
+    # First, so that the coloured points lie above.
     if others.any():
         axes.scatter(*points[others].T, s=9, c="#b8b8b8", label=f"{len(set(group_of[others]))} other groups")
     for name, colour in zip(names, palette(len(names)) / 255, strict=True):
@@ -94,11 +96,14 @@ def save_neighbours(
         nearest: number of neighbours.
     """
     vectors = directions(features)
+    # Spread over the images, which may be sorted.
     order = list(range(0, len(images), max(1, len(images) // count)))
     if groups is not None and len(set(groups)) > 1:
+        # In reverse: of the images of a group, the dictionary keeps the last that it is given.
         first = list({group: i for i, group in reversed(list(enumerate(groups)))}.values())[::-1]
         order = [*first[:: max(1, len(first) // count)], *order]
     chosen = list(dict.fromkeys(order))[:count]
+    # One more, since every image is nearest to itself.
     indices, cosines = most_similar(vectors, vectors[chosen], nearest + 1)
 
     def cell(i, words):

@@ -39,6 +39,8 @@ class _Heads(keras.layers.Layer):
         self.bias = self.add_weight(shape=(shape[1], self.classes), initializer="zeros", name="bias")
 
     def call(self, features):
+        # AdamW scales the gradient of each weight by itself. So the classifiers do not influence each other, although
+        # their losses are averaged.
         return ops.einsum("blf,lfc->blc", features, self.kernel) + self.bias
 
 
@@ -68,6 +70,7 @@ def linear_probe(
     Returns:
         (L,) float, the accuracy of each classifier on the test set.
     """
+    # Epochs and weight decay are those of BEiT's probe; the learning rate is ours.
     features, test_features = standardise(features, test_features)
     batch_size = min(batch_size, len(features))
     classes = int(max(labels.max(), test_labels.max())) + 1
@@ -89,6 +92,7 @@ def linear_probe(
     order = np.random.default_rng(0)
     for _ in range(epochs):
         chosen = order.permutation(len(features))
+        # Shuffled by NumPy, so that the order is the same on every backend.
         model.fit(features[chosen], every[chosen], batch_size=batch_size, shuffle=False, verbose=0)
     logits = np.asarray(model.predict(test_features, batch_size=1024, verbose=0))  # (Q, L, classes)
     return (logits.argmax(axis=-1) == np.asarray(test_labels)[:, None]).mean(axis=0)

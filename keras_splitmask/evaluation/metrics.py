@@ -52,6 +52,7 @@ def series(lines: Sequence[dict], name: str, axis: str = "step") -> Float[Array,
     rows, before = [], 0
     for line in lines:
         if _is_number(line.get(name)) and _is_number(line.get(axis, 0)):
+            # At least 1: no step comes before the line of step 0.
             rows.append((line.get(axis, 0), max(1, line["step"] - before), line[name]))
         before = line["step"]
     return np.array(rows, float).reshape(-1, 3).T
@@ -105,9 +106,11 @@ def smoothed(weights: Num[Array, " n"], values: Num[Array, " n"], steps: float) 
         kept = np.exp(-length / steps)
         total = kept * total + (1 - kept) * value
         weight = kept * weight + (1 - kept)
+        # The mean starts from 0; the weight corrects that, as in Adam.
         means.append(total / weight)
     return np.array(means)
 
 
 def _is_number(value):
+    # True is an int, too, and JSON of other programs may hold NaN.
     return isinstance(value, (int, float)) and not isinstance(value, bool) and np.isfinite(value)

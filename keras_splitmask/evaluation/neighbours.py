@@ -70,6 +70,7 @@ def weighted_knn(
         if queries is None:
             rows = np.arange(len(cosines))
             cosines[rows, start + rows] = -np.inf
+        # Not sorted: for a vote it only matters which ones are nearest.
         nearest = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
         near = np.take_along_axis(cosines, nearest, axis=1)
         weights = np.exp((near - near.max(axis=1, keepdims=True)) / temperature)  # at most 1, whatever the temperature
@@ -110,5 +111,6 @@ class NeighbourProbe:
         if self.before is not None and step - self.before < self.every and step != self.last:
             return {}
         self.before = step
+        # Against itself, each image left out in turn: so twenty labelled images are enough.
         (features,) = standardise(extract(self.encoder, self.images))
         return {"knn_accuracy": float((weighted_knn(features, self.labels) == self.labels).mean())}

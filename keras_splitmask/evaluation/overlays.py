@@ -68,6 +68,7 @@ def _distance(seen, colour):
 def _seen(colours):
     """Convert colours (n, 3) in 0..255 to Oklab (sights, n, 3), as normal and colour-blind vision see them."""
     shares = colours / 255
+    # sRGB to linear light; colour blindness and Oklab are defined on that.
     linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
     sights = np.clip(np.einsum("sij,nj->sni", np.array(SIGHTS), linear), 0, 1)
     return np.cbrt(sights @ np.array(CONES).T) @ np.array(OKLAB).T
@@ -144,6 +145,7 @@ def draw_classes(image, labels, count):
     labels = np.asarray(labels)
     labels = np.where((labels >= 0) & (labels < count), labels, count)
     colours = np.concatenate([palette(count), np.array([GREY], "uint8")])[labels]
+    # The nearest pixel: between two classes there is no third.
     return Image.blend(photograph, Image.fromarray(colours).resize(photograph.size, Image.Resampling.NEAREST), 0.65)
 
 
@@ -167,6 +169,7 @@ def draw_objects(image, objects, classes, least_score):
     corners = boxes.round().astype(int).tolist()
     for i in drawn:
         top, left, bottom, right = corners[i]
+        # Pillow refuses a rectangle whose right side is left of the other.
         draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=colours[labels[i]], width=2)
     for i in drawn:
         score = "" if scores is None else f" {scores[i]:.2f}"
@@ -182,6 +185,7 @@ def _write_tag(picture, tags, box, text, colour):
     font, draw = font_of_pictures(), optional("PIL.ImageDraw", "data").Draw(picture)
     top, left, bottom, right = box
     wide, high = math.ceil(font.getlength(text)) + 6, TEXT + 4
+    # Best above the box on the left, where it hides nothing of the object.
     corners = itertools.product((top - high, top, bottom - high, bottom), (left, right - wide))
     corners = [(max(0, min(y, picture.height - high)), max(0, min(x, picture.width - wide))) for y, x in corners]
 

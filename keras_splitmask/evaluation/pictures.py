@@ -39,6 +39,7 @@ def inpainting_panels(model: keras.Model, images: Shaped[Array, "B H W C"]) -> F
     logits = model.decoder.words(hidden)  # (2B, N - n, V)
     unseen, words = ops.convert_to_numpy(unseen), ops.convert_to_numpy(ops.argmax(logits, axis=-1))
     ids = np.zeros((len(unseen), split.count), "int32")
+    # By index: a product with a matrix of zeros and ones would round the numbers of words on accelerators.
     np.put_along_axis(ids, unseen, words, axis=1)  # (2B, N), 0 where the patch was seen
     hidden_mask = np.zeros((*ids.shape, 1), bool)
     np.put_along_axis(hidden_mask, unseen[..., None], True, axis=1)  # (2B, N, 1)
@@ -91,6 +92,7 @@ def sheet(
     from PIL import Image, ImageDraw
 
     count, columns, height, width, channels = rows.shape
+    # A whole factor, so that every pixel stays a square.
     scale = max(1, round(tile / max(height, width)))
     cell = (height * scale, width * scale)
     header = 16

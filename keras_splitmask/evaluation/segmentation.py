@@ -139,6 +139,7 @@ def segment_sliding(
         raise ValueError(
             f"Expected stride to be at least 1 and at most the window's {window}, received {stride}; correct it."
         )
+    # Of both factors the larger: the other side then has room for more than one window.
     factor = max(side / given for side, given in zip(window, image.shape, strict=False))
     sides = tuple(max(side, round(given * factor)) for side, given in zip(window, image.shape, strict=False))
     image, original = resize(image, sides), image.shape[:2]

@@ -62,6 +62,7 @@ def near_duplicates(vectors, threshold):
     order = np.argsort(group, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(group[order])) + 1) if count else []
     groups = sorted((part.tolist() for part in parts if len(part) > 1), key=len, reverse=True)
+    # Rounding may give a cosine above 1.
     return groups, nearest, np.minimum(best, 1)
 
 

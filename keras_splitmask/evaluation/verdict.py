@@ -74,6 +74,7 @@ def waited(lines, flags, result):
     seconds, _, fractions = series(lines, "data_wait_fraction", "seconds")
     if len(seconds) < 2:
         return None
+    # Weighted by their seconds: the first intervals, with the compilation, are longer than the others.
     lengths = [max(0.0, now - before) for before, now in zip([0.0, *seconds], seconds, strict=False)]
     share = sum(f * n for f, n in zip(fractions, lengths, strict=True)) / (sum(lengths) or 1)
     if share > WAITED:
@@ -93,6 +94,7 @@ def few_steps(lines, flags, result):
 def neighbours(lines, flags, result):
     """Nearest neighbours classify better or no better than before training."""
     steps, _, values = series(lines, "knn_accuracy")
+    # Without a measurement before the first step there is nothing to compare with.
     if len(values) < 2 or steps[0]:
         return None
     first, last = values[0], values[-1]
@@ -108,6 +110,7 @@ def trend(lines, flags, result):
     """The run was still improving at its end, or had levelled off."""
     names = (*VALIDATED, "mean_iou", "ap", "loss")
     name = next((name for name in names if len(series(lines, name)[0]) >= 8), None)
+    # The middles of the last two parts lie a quarter of the run apart.
     parts = [mean_between(lines, name, *part) for part in ((0, 0.15), (0.6, 0.75), (0.85, 1))] if name else [None]
     if None in parts:
         return None
@@ -142,6 +145,7 @@ def overfit(lines, flags, result):
 
 def worth(lines, flags, result):
     """A classifier is better or no better than always naming the commonest class."""
+    # The trained model's: best_ is of another model, commonest_ of none.
     split, top1 = next(
         (
             (key.removesuffix("_top1"), value)
@@ -168,6 +172,7 @@ def never_found(lines, flags, result):
         return NOTE, f"{len(missed)} of {len(recall)} classes are never recognised: {', '.join(missed[:5])}{more}."
 
 
+# Of verdicts of one kind, the page has this order.
 RULES = (
     diverged,
     skipped,

@@ -50,8 +50,10 @@ def read_batches(read, count, batch_size, start=0, workers=2):
             submit(1)
             images = {index: image for index, (image, reason) in pairs.items() if reason is None}
             yield number, images, {index: reason for index, (_, reason) in pairs.items() if reason is not None}
+            # A generator keeps its variables while it waits: without this, two more batches would stay in memory.
             del pairs, images
     finally:
+        # The caller may stop early; what has not begun is then not read.
         pool.shutdown(cancel_futures=True)
 
 

@@ -74,6 +74,7 @@ def embed_images(model, images, features=("pooled",), batch_size=BATCH_SIZE, cro
     """
     embedding = Embedding(encoder_of(model), features, batch_size, crop_ratio)
     if not isinstance(images, Source):
+        # The range that the model was trained with, if it knows one.
         value_range = value_range or getattr(model, "value_range", None)
         images = open_images(images, embedding.shape[-1], value_range)
     names, parts = [], {name: [] for name in embedding.features}

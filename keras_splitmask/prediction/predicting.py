@@ -107,6 +107,7 @@ class Detection(Predictor):
         found = []
         for i, (_, factor, size) in enumerate(images):
             output = {name: value[i] for name, value in outputs.items()}
+            # -1 stands for no object, and `to_original` leaves those out.
             output["labels"] = np.where(output["scores"] >= self.least_score, output["labels"], -1)
             objects = to_original(output, factor, *size)
             names = [self.class_names[label] for label in objects["labels"]]
@@ -160,6 +161,7 @@ def predictor_for(model, batch_size=None, **options):
             f"Expected a classifier, a detector or a segmenter, received a {type(model).__name__}, which has no"
             " classes; fine-tune it first, or embed the images."
         )
+    # None stands for an option that was not given, as with flags.
     given = {name: value for name, value in options.items() if value is not None}
     known = {"classes": {"crop_ratio"}, "objects": {"least_score"}, "label_maps": {"inference"}}[kind.kind]
     if wrong := sorted(given.keys() - known):
@@ -222,6 +224,7 @@ def predict_images(model, images, batch_size=None, value_range=None, workers=2, 
     """
     predictor = predictor_for(model, batch_size, **options)
     if not isinstance(images, Source):
+        # The range that the model was trained with, if it knows one.
         value_range = value_range or getattr(model, "value_range", None)
         images = open_images(images, predictor.shape[-1], value_range)
     found, left_out = [], dict(images.left_out)
