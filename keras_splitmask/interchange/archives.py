@@ -53,6 +53,7 @@ def load_archive(file):
         nbytes, arrays = stored_arrays(archive.read("model.weights.h5"))
     if not isinstance(config, dict) or "class_name" not in config:
         raise ValueError("it holds no model.")
+    # A list, since `_objects` checks as it is walked through.
     found = list(_objects({**config, "compile_config": None}))  # the compile configuration is not used
     if len(found) > OBJECTS:
         raise ValueError(f"it holds {len(found)} objects within each other, expected up to {OBJECTS}.")
@@ -84,6 +85,7 @@ def bounded_weights(nbytes):
     def counted(layer, shape=None, initializer=None, dtype=None, *arguments, **options):
         nonlocal left
         if threading.get_ident() == thread:
+            # operator.index refuses what is no whole number.
             sides = [operator.index(side) for side in shape or ()]
             kind = keras.backend.standardize_dtype(dtype or layer.variable_dtype)
             left -= max(math.prod(sides), 0) * ITEM_BYTES.get(kind, 8)
@@ -91,6 +93,8 @@ def bounded_weights(nbytes):
                 raise ValueError("it describes more weights than it holds.")
         return add_weight(layer, shape, initializer, dtype, *arguments, **options)
 
+    # The method is replaced in the class, so for all threads; one load at a time, and `counted` lets other threads
+    # pass.
     with _PATCHED:
         keras.layers.Layer.add_weight = counted
         try:
@@ -118,10 +122,12 @@ def stored_arrays(content):
         while pending:
             group = pending.pop()
             for name in group:
+                # Soft and external links may lead to other files, or in circles.
                 if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                     raise ValueError(f"its weights hold a link, {name}.")
                 item = group[name]
                 address = h5py.h5o.get_info(item.id).addr
+                # Else a small file could hold one array under thousands of names.
                 if address in seen:
                     raise ValueError(f"its weights hold {name} under two names.")
                 seen.add(address)
@@ -173,6 +179,7 @@ def _objects(node):
 
 def _class_of(node):
     """Return the class of this library that a configuration names."""
+    # A registered name of ours only: without one, Keras imports whatever module the file names.
     kind, own = node.get("class_name"), node.get("registered_name")
     if not isinstance(node.get("config"), dict) or not isinstance(kind, str) or own != f"keras_splitmask>{kind}":
         raise ValueError(f"it holds a {kind!s:.60} of {node.get('module')!s:.60}, which is not of this library.")
@@ -204,6 +211,7 @@ def _fits(value, default):
 
     Without a default, it must be a number or a list.
     """
+    # First, since True is an int, too.
     if isinstance(default, bool):
         return isinstance(value, bool)
     if isinstance(default, int):

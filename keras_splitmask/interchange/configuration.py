@@ -49,6 +49,7 @@ def read_stated(file):
 def _size(file, name, value):
     """A number that config.json states, or (height, width)."""
     pair = STATED[name] in ("image_size", "patch_size")
+    # One number stands for both sides.
     numbers = tuple(value) if pair and isinstance(value, list) else (value,) * (1 + pair)
     kind, most = (float, 1.0) if STATED[name] == "epsilon" else (int, LARGEST)
     if len(numbers) != 1 + pair or not all(
@@ -78,6 +79,7 @@ def _json(path):
 
 def _check_function(file, config, options):
     """Raise ValueError for a model that is not equivalent to ours, if its weights do not show that."""
+    # Shapes do not show an activation, a rotation or another kind of attention, so their names are refused.
     kind = config.get("model_type")
     if kind is not None and kind not in sorted(MODEL_TYPES):
         raise ValueError(

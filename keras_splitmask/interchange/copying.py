@@ -65,6 +65,7 @@ def copy_weights(source, target):
     weights = named_weights(new)
     if wrong := misfits(arrays, shapes_of(weights)):
         raise ValueError(f"The weights do not fit: {wrong}.")
+    # No shape shows the number of heads: other heads would load, and compute something else.
     if old.heads != new.heads:
         raise ValueError(f"The weights do not fit: they have {old.heads} attention heads, expected {new.heads}.")
     fresh = {}
@@ -93,6 +94,7 @@ def _fit_encoder(old, new):
     """The arrays of the old encoder resized to fit the new one, and {name: how} of those that were resized."""
     arrays, resized = arrays_of(old), {}
     table, kernel, bias = (f"patch_embedding/{name}" for name in ("positions", "project/kernel", "project/bias"))
+    # A calculated table is calculated for the new grid, not resized.
     if new.positions != "learned":
         arrays[table] = ops.convert_to_numpy(new.patch_embedding.position_table())
         if (old.positions, old.grid) != (new.positions, new.grid):
@@ -105,6 +107,7 @@ def _fit_encoder(old, new):
         arrays[kernel] = resample_patches(arrays[kernel], old.patch_size, new.patch_size)
         notes.append(f"patches of {old.patch_size} to {new.patch_size} pixels")
     if channels[0] != channels[1]:
+        # The normalisation of pixels depends on their channels, and is part of what the bias stands for.
         arrays[kernel], arrays[bias] = change_channels(arrays[kernel], arrays[bias], *channels)
         notes.append(f"{channels[0]} to {channels[1]} channels of equal weight")
         resized[bias] = ", ".join(notes)
@@ -123,11 +126,13 @@ def _fit_decoder(source, target):
     if old != new:
         arrays["decoder/positions"] = resample_table(arrays["decoder/positions"], old, new)
         resized["decoder/positions"] = f"{_size(old)} to {_size(new)} patches"
+    # The number of a word means nothing to another tokenizer.
     words = {name for name in {**arrays, **weights} if name.startswith("decoder/words/")}
     theirs, mine = (getattr(model, "tokenizer", None) for model in (source, target))
     if words <= set(arrays) & set(weights) and theirs and mine and mine.same_words(theirs):
         words = set()
     arrays = {name: array for name, array in arrays.items() if name not in words}
+    # A decoder that does not fit is no error: only the encoder is kept after pre-training.
     if wrong := misfits(arrays, {name: weight.shape for name, weight in weights.items() if name not in words}):
         return {}, {}, dict.fromkeys(weights, wrong)
     return arrays, resized, {name: "another tokenizer" for name in weights if name in words}
@@ -136,6 +141,7 @@ def _fit_decoder(source, target):
 def named_weights(layer):
     """Map the path of each weight below a layer to the weight, without the state of random generators."""
     weights = [w for w in layer.weights if w.name != "seed_generator_state"]
+    # Paths begin with the name of the model, which differs between models.
     return {w.path.split("/", 1)[-1]: w for w in weights}
 
 

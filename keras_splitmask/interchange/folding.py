@@ -47,6 +47,7 @@ def fold_scales(arrays, depth, folded):
             if scale in arrays and all(
                 name in arrays and arrays[name].shape[-1:] == arrays[scale].shape for name in names
             ):
+                # s (W x + b) = (s W) x + s b, of each output.
                 factor = arrays.pop(scale)
                 for name in names:
                     arrays[name] = arrays[name] * factor

@@ -62,6 +62,7 @@ def load_model(path):
         )
     try:
         return load_archive(file)
+    # Of many types: Keras and HDF5 raise whatever they stumble over.
     except Exception as error:
         raise ValueError(f"{file} is not a model that keras_splitmask can read: {_reason(error)}") from error
 
@@ -70,6 +71,7 @@ def _reason(error):
     """The cause of an error in one line of at most 300 characters."""
     if isinstance(error, TypeError) and error.__context__:  # Keras hides the cause behind two errors of its own
         error = error.__context__
+    # "A total of": how Keras begins where arrays and variables do not fit.
     line = printable((str(error).splitlines() or [type(error).__name__])[0])
     return "its weights do not match its configuration." if line.startswith("A total of ") else line
 
@@ -148,6 +150,7 @@ def save_encoder(encoder, folder, layout="vit"):
 def _source(path):
     """The model at a path, and its `WeightReport` if it comes from another library."""
     path = pathlib.Path(path).expanduser()
+    # A folder with a model of ours is ours, whatever lies beside it.
     file = reading.find(path) if not (path / MODEL_FILE).is_file() else None
     if file is None:
         return load_model(path), None

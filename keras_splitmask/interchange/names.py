@@ -28,6 +28,7 @@ TIMM = {
     "extra_tokens": ["dist_token", "reg_token"],
     "patch_embedding/positions": ["pos_embed"],
     "patch_embedding/project": ["patch_embed.proj"],
+    # fc_norm: of models that pool by the mean, and normalise that.
     "norm": ["norm", "fc_norm"],
     "block_{}/norm_attention": ["blocks.{}.norm1"],
     "block_{}/attention/qkv": ["blocks.{}.attn.qkv"],
@@ -110,9 +111,11 @@ CLASSES = {
             "layer_scale_init_value": 0.0,
         },
     ),
+    # ViTMAEModel drops patches whenever it is called, so it is told to drop none.
     "mae": ("ViTMAEModel", {"model_type": "vit_mae", "qkv_bias": True, "mask_ratio": 0.0}),
 }
 LAYOUTS = (*CLASSES, "timm")
+# timm_wrapper: what transformers calls a model of timm.
 MODEL_TYPES = {config["model_type"] for _, config in CLASSES.values()} | {"timm_wrapper"}
 
 

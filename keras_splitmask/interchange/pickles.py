@@ -18,6 +18,7 @@ CONTAINERS = {"collections.OrderedDict": OrderedDict, "builtins.set": set, "__bu
 MADE: dict[str, Callable] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": set, "EMPTY_TUPLE": tuple}
 MADE |= {"NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+# Instructions whose argument is the value itself.
 WRITTEN = {
     "INT",
     "BININT",
@@ -88,6 +89,7 @@ class Machine:
             self.stack.append(argument)
         elif name in TUPLES:
             self.stack[-TUPLES[name] :] = [tuple(self.stack[-TUPLES[name] :])]
+        # PUT names its place in the memo; MEMOIZE takes the next one.
         elif name == "MEMOIZE" or name.endswith("PUT"):
             self.memo[len(self.memo) if argument is None else argument] = self.stack[-1]
         elif name.endswith("GET"):
@@ -147,6 +149,7 @@ class Machine:
         self.stack.append(Name(full))
 
     def _make(self, name, arguments):
+        # A text in a pickle is a plain str; only `_name` makes a Name, of what it has checked.
         if type(name) is not Name or type(arguments) is not tuple:
             raise ValueError("its pickle makes an object of what is no class")
         if name not in CONTAINERS:

@@ -114,8 +114,10 @@ def _by_table(file, given):
         prefixes = [
             name.removesuffix(cls_token) for name in given if re.search(rf"(^|\.){re.escape(cls_token)}$", name)
         ]
+        # One cls token exactly: with two, as in a model of text and images, it is not clear which is meant.
         if len(prefixes) == 1 and any(f"{prefixes[0]}{block.format(0)}.weight" in given for block in blocks):
             arrays = {name.removeprefix(prefixes[0]): array for name, array in given.items()}
+            # Without the prefix, two names could become one.
             if len(arrays) == len(given):
                 return table, arrays
     raise ValueError(
@@ -134,6 +136,7 @@ def _by_our_names(file, table, given):
             pairs = [names_of(ours.format(i + 1), theirs.format(i)) for theirs in alternatives]
             for name, their_name in next((p for p in pairs if any(theirs in given for _, theirs in p)), ()):
                 if their_name in given:
+                    # Popped, so that what remains is what belongs to no encoder.
                     arrays[name] = _as_keras(given.pop(their_name).read())
     if len(arrays) < WEIGHTS_OF_BLOCK * depth:  # do not build all blocks only to list what is missing
         raise ValueError(
@@ -180,6 +183,7 @@ def _sizes(file, arrays, depth, stated):
             f" {getattr(kernel, 'shape', None)}."
         )
     width, channels, patch_size, _ = kernel.shape
+    # config.json may be that of another model, so both must say the same.
     shapes_say = {"width": width, "depth": depth, "channels": channels, "patch_size": (patch_size, patch_size)}
     if wrong := [
         f"{name} {stated[name]} for {shapes_say[name]}"
@@ -247,6 +251,7 @@ def _grid(file, positions, extra, image_size, patch_size):
 def _assumed(file, arguments, stated, epsilon):
     """Fill in what no file states, and list these assumptions."""
     width, channels, notes = arguments["width"], arguments["image_shape"][-1], []
+    # Shapes do not show the number of heads. In the published sizes, but for HEADS, a head is 64 wide.
     if "heads" not in stated and width not in HEADS and width % 64:
         raise ValueError(
             f"Expected {CONFIG} beside the weights to state num_attention_heads, received none, and a width of {width},"

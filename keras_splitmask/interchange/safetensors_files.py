@@ -57,6 +57,7 @@ def arrays_in(path, file, size):
         storage = Storage(None, dtype, count)
         arrays[name] = view(path, name, storage, None, 8 + length + first, (0, shape, strides))
     spans.sort()
+    # Overlapping arrays would let a small file describe many large ones.
     for (_, end, before), (start, _, name) in itertools.pairwise(spans):
         if start < end:
             raise ValueError(f"{before} and {name} overlap")

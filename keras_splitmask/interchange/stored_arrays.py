@@ -89,6 +89,7 @@ def view(path, name, storage, member, start, layout):
         line = np.frombuffer(data, storage.dtype)
         if line.dtype.kind == "u":
             line = (line.astype("<u4") << 16).view("<f4")  # bfloat16 is the upper half of a float32
+        # as_strided checks nothing. That the view lies within its numbers was checked above, by `span`.
         return np.lib.stride_tricks.as_strided(line, shape, [step * line.itemsize for step in strides], writeable=False)
 
     return StoredArray(path, name, shape, count * itemsize, load)

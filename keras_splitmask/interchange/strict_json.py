@@ -41,6 +41,7 @@ def _finite(text):
 
 
 def _without_repetition(pairs):
+    # Python keeps the last of two equal names; another program may keep the first, and check that.
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]

@@ -37,8 +37,10 @@ def open_weights(path, sha256=None):
         file.seek(0)
         start = file.read(9)
         file.seek(0)
+        # A zip archive: an .npz, or a file of torch 1.6 or later.
         if start.startswith(b"PK"):
             arrays = _in_zip(path, size)
+        # A .safetensors file: eight bytes of length, then the header.
         elif start[8:] == b"{":
             arrays = safetensors_files.arrays_in(path, file, size)
         else:
@@ -57,6 +59,7 @@ def _in_zip(path, size):
                 raise ValueError(f"{name} in it is compressed; write it with np.savez or torch.save, which do not")
         if sum(info.file_size for info in members.values()) > size:
             raise ValueError("its members overlap")
+        # torch.save writes one data.pkl, in a folder.
         programs = [name for name in members if name.endswith("/data.pkl")]
         if len(programs) == 1:
             return torch_files.arrays_in_zip(path, archive, members, programs[0])
@@ -67,6 +70,7 @@ def _in_npy(path, archive, info):
     headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     with archive.open(info) as member:
         shape, _, dtype = headers[np.lib.format.read_magic(member)](member)
+    # By the header only, so that no array of objects, which is a pickle, is ever read.
     if dtype.str not in NPY_DTYPES:
         raise ValueError(f"{info.filename} holds {dtype}, expected float32 or float16")
     nbytes = count_of(info.filename, shape) * dtype.itemsize

@@ -32,6 +32,8 @@ def write(folder, arguments, arrays, layout):
     _check(arguments, layout)
     content = _by_their_names(arguments, arrays, layout)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the folder, since a rename must stay on one file system; and one folder deeper, since only its owner may
+    # enter a temporary one.
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         aside = pathlib.Path(temporary, folder.name)
         aside.mkdir()
