@@ -48,6 +48,7 @@ class AnnotatedSource(Source):
     def read_pixels(self, i, plan=None):
         """See `Source`. An image that was turned or resized after it was annotated raises ValueError."""
 
+        # Called with the size in the file, before any pixel is decoded.
         def checked(height, width):
             check_size(self.size(i), (height, width), self.name(i))
             return plan(height, width) if plan else ((0, 0, height, width), (height, width))
@@ -63,6 +64,7 @@ class AnnotatedSource(Source):
             try:
                 sample = read(i)
             except ValueError as error:
+                # Not replaced by another image, as in training: that one would count twice.
                 self.note_broken(i, str(error), "It is left out of the metrics.")
                 continue
             yield sample
@@ -100,6 +102,7 @@ def check_size(annotated, size, name):
 def check_classes(classes, expected, place):
     """Raise ValueError unless the data set has the expected classes: names, or those of a source."""
     expected = getattr(expected, "classes", expected)
+    # In another order, each number would be another class.
     if expected is not None and list(expected) != classes:
         missing, others = (
             [name for name in one if name not in other] for one, other in ((expected, classes), (classes, expected))

@@ -39,6 +39,7 @@ def read_array(content):
         start = file.read(HEADER)
         shape, fortran, dtype, offset = _header(start, size)
         if content.startswith(ZIP):
+            # Not all of the member: an array needs no more bytes than its header says.
             content = start + file.read(offset + dtype.itemsize * math.prod(shape) - len(start))
     array = np.frombuffer(content, dtype, math.prod(shape), offset)
     array = array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
@@ -56,6 +57,7 @@ def mapped(path, member):
             member.header_offset + 26
         )  # the lengths of its name and of an extra field, which come before its bytes
         start = file.seek(sum(struct.unpack("<HH", file.read(4))), os.SEEK_CUR)
+        # NumPy maps .npy files only; a member of an .npz it reads whole.
         shape, fortran, dtype = _form(file)
         if file.tell() - start + dtype.itemsize * math.prod(shape) > member.file_size:
             raise ValueError("an array that is cut short")

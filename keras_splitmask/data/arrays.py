@@ -35,6 +35,7 @@ class ArraySource(Source):
         self.images = images if images.ndim == 4 else images[..., None]  # (B, H, W, C)
         self.split = split
         self.channels = channels or self.images.shape[-1]
+        # One pixel, for the error if these channels cannot be converted.
         fit_channels(np.empty((1, 1, self.images.shape[-1]), "uint8"), self.channels, place)
         for start in range(0, len(images), 1024):  # in pieces: the file may be larger than memory
             self._check(slice(start, start + 1024), place)
@@ -60,6 +61,7 @@ class ArraySource(Source):
         return part_of(self.images[i], plan)
 
     def identity(self):
+        # Of the values: a file of other images, of the same shape and uncompressed, has the same size.
         sums = [zlib.crc32(self.images[start : start + 1024].tobytes()) for start in range(0, len(self), 1024)]
         return [self.images.shape, str(self.images.dtype), sums]
 

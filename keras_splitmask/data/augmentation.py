@@ -17,6 +17,7 @@ def crop_box(height, width, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
     """
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
+        # On a logarithmic scale, so that 3:4 and 4:3 are equally likely.
         aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
         box_height, box_width = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
         if 0 < box_height <= height and 0 < box_width <= width:

@@ -86,6 +86,7 @@ def check_picture(image, size):
         )
     grey, depth = is_grey(image.mode), DEPTHS.get(image.mode, 1)
     decoding = EXTRA.get(image.format, 0) + IN_PILLOW.get(image.mode, 4) + (1 if grey else 3) * depth
+    # What decoding takes or what follows it, whichever is more.
     strip = _strip(image) if image.format == "TIFF" else 0
     _check(image.height, image.width, image.height * image.width * max(decoding, LATER) + strip + COPIES * size)
 

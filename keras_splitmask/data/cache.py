@@ -108,6 +108,7 @@ def _images(source, short_side, report, workers):
             return None
 
     with ThreadPoolExecutor(workers) as pool:
+        # A piece at a time: a pool begins with all that it is given, and would keep what is read too early.
         for start in range(0, len(source), AT_ONCE):
             for i, image in enumerate(pool.map(small, range(start, min(start + AT_ONCE, len(source)))), start):
                 if image is not None:

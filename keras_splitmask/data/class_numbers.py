@@ -87,6 +87,7 @@ def numbering(path, expected, numbers):
         classes, void = read_classes(path)
     else:
         classes, void = list(expected) if expected is not None else ["0", "1"] if binary else _counted(numbers), None
+    # Masks of 0 and 255: if 255 were ignored, as it is by default, so would be the object itself.
     if isinstance(classes, list) and binary and len(classes) in (1, 2):
         if void:
             raise ValueError(
@@ -124,6 +125,7 @@ def _counted(numbers):
 
 
 def _meaning(of_number, void):
+    # A table of all numbers, by which a label map is translated at once.
     meaning = np.full(LARGEST + 1, -1, "int16")
     meaning[[IGNORE, *void]] = IGNORE
     # Classes last: a class may have the number 255.
@@ -201,6 +203,7 @@ def _by_number(facts):
         found = {_number(value): key for key, value in facts.items()}
     else:
         return None
+    # None if two keys are one number, such as "7" and "07".
     return dict(sorted(found.items())) if len(found) == len(facts) else None
 
 

@@ -169,6 +169,7 @@ class CocoSource(DetectionSource):
         if i is None:
             raise ValueError("an unknown image")
         size = self.images[i]["height"], self.images[i]["width"]
+        # All boxes are counted, also those that `clean` refuses.
         self._count(coco_files.box_of(annotation), *size)
         cleaned, flaw = coco_files.clean(annotation, self._known, *size)
         if flaw:
@@ -245,6 +246,7 @@ class CocoSource(DetectionSource):
 def _turned(annotation, size, turn):
     """Turn an annotation of an image as stored, with this (height, width), to the upright image."""
     left, top, width, height = annotation["bbox"]
+    # Of a turned box, the first corner need not be the one at the top left.
     corners = turn_points([(left, top), (left + width, top + height)], size, turn)
     (left, top), (right, bottom) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
     annotation = {**annotation, "bbox": [left, top, right - left, bottom - top]}

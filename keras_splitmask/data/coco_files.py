@@ -56,6 +56,7 @@ def _check_unit(annotations, path):
     """Raise ValueError if most boxes are in fractions of their images' sides instead of pixels."""
     boxes = [box for box in (box_of(annotation) for annotation in annotations) if box]
     parts = sum(0 < max(box) <= 1 for box in boxes)
+    # By the majority: a single box above 1 must not let the others pass.
     if 2 * parts > len(boxes):
         which = f"all {parts} boxes" if parts == len(boxes) else f"{parts} of {len(boxes)} boxes"
         raise ValueError(
@@ -67,6 +68,7 @@ def _check_unit(annotations, path):
 def number(value):
     """Convert an id or a length, or its text, to an int. Other text stays; anything else becomes None."""
     if isinstance(value, str):
+        # 64 bits have up to 19 digits; more would be no id.
         return int(value) if value.isascii() and value.isdigit() and len(value) < 20 else value or None
     # Above 2**53, a float stands for more than one integer.
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:

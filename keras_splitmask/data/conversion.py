@@ -56,6 +56,7 @@ def fit_channels(image, channels, name):
     if (received, channels) == (1, 3):
         return np.repeat(image, 3, axis=-1)
     if (received, channels) == (3, 1):
+        # In pieces, since the product with the weights is in float32.
         grey = np.empty((*image.shape[:2], 1), "uint8")
         rows = max(1, AT_ONCE // max(1, image[:1].size))
         for start in range(0, len(image), rows):

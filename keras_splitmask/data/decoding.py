@@ -87,6 +87,7 @@ def _formats():
     Image = optional("PIL.Image", "data")
     # The scan has limits of its own, and Pillow raises an error above its second limit.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    # Loads all of Pillow's formats; before that it knows the common ones only.
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 

@@ -76,9 +76,12 @@ def _open_objects(name, split, channels, data_dir):
 def _open_coco(place, split, channels, report, max_bad_fraction):
     path, folder = coco_files.find(Path(os.path.expanduser(place)), split)
     content, file = coco_files.load(path)
+    # Before the scan, which may take minutes: an error of the file should come first.
     coco_files.categories_by_id(file["categories"], path)
     found = scan(folder, report=report)
+    # With the files that were left out, so that an unreadable image is not called missing.
     entries, twice = _by_path(coco_files.images_by_id(file["images"], path), {*found.images, *found.left_out})
+    # The first entry of a file stands for all: `_by_path` has left out those of another size.
     sizes = {path: (of_path[0]["height"], of_path[0]["width"]) for path, of_path in entries.items()}
     pictures, turned, left_out, others = annotated_images(found, sizes, channels, report)
     check_left_out(len(left_out), len(sizes), {**left_out, **others}, folder, max_bad_fraction)
@@ -89,6 +92,7 @@ def _open_coco(place, split, channels, report, max_bad_fraction):
         entry["id"] for of_path in entries.values() for entry in of_path if entry["id"] not in places
     } | twice.keys()
     left_out = {**left_out, **others, **{f"the image of id {number}": reason for number, reason in twice.items()}}
+    # The checksum is part of the fingerprint: the same images with other annotations are other data.
     source = CocoSource(pictures, images, places, turns, file, unused, left_out, hashlib.sha256(content).hexdigest())
     source.check_boxes(path)
     if not any(source.annotations(i) for i in range(len(source))):

@@ -38,6 +38,7 @@ def copies(*sources):
 
         return key
 
+    # From cheap to expensive: only files of one size are opened, and only those that begin alike are read whole.
     for key in map(of_all, zip(*(source.content_keys() for source in sources), strict=True)):
         groups = [same for group in groups for same in _same(group, key)]
     for group in groups:
@@ -79,15 +80,18 @@ def divided(source, fraction, seed=0, least=2, first=None):
     if not 0 < fraction < 1:
         raise ValueError(f"Expected a fraction of the images above 0 and below 1, received {fraction}.")
     first = copies(source) if first is None else first
+    # Copies that lie in folders of two classes are drawn with the class of the first.
     sizes, labels = np.bincount(first, minlength=len(source)), np.asarray(source.labels)[first]
     rng, drawn = generator("division", seed), np.zeros(len(source), bool)  # by the first of the copies
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
+        # Never all images of a class: some must stay on the other side.
         count = min(max(round(len(members) * fraction), int(len(members) >= least)), len(members) - 1)
         groups, taken = rng.permutation(np.unique(first[members])), 0
         for group in groups:
             if taken + sizes[group] <= count:
                 drawn[group], taken = True, taken + sizes[group]
+        # Every group of copies is larger than the count: the smallest is drawn.
         if count and not taken and len(groups) > 1:
             drawn[groups[np.argmin(sizes[groups])]] = True
     drawn = drawn[first]
@@ -126,6 +130,7 @@ def read_division(source, path):
             source, or lists none to train on.
     """
     try:
+        # "utf-8-sig": spreadsheets write a byte order mark.
         text = pathlib.Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig")
         header, *rows = [row for row in csv.reader(io.StringIO(text), strict=True) if row]
     except (OSError, ValueError, csv.Error) as error:  # ValueError: other bytes than UTF-8, or no line at all

@@ -35,6 +35,7 @@ class FolderSource(Source):
         self.scan = _of_depth(found, self.channels)
         self.record = record
         self.beside = beside or {}
+        # The record of the scan does not know yet what this number of channels leaves out.
         if self.scan is not found:
             self.save_record()
         self.paths = list(self.scan.images)
@@ -103,6 +104,7 @@ class FolderSource(Source):
         ]
 
     def identity(self):
+        # Sizes and times of change: reading every file would take too long.
         return [(path, *self.scan.files[path]) for path in self.paths]
 
     @property
@@ -201,6 +203,7 @@ def open_folder(
             f"Expected images in {printable(found.root)}, received none; add some, or use another split than {split}."
         )
     found.check(max_bad_fraction)
+    # Once, with the first of the splits, since it is the same for all.
     beside = what_is_beside(root, folders) if split == next(iter(folders), None) else {}
     source = FolderSource(found, channels, record, beside)
     source.scan.check(max_bad_fraction)  # again, without the images of other depths

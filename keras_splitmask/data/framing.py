@@ -25,6 +25,7 @@ class Frame:
     def show(self, part, image_shape):
         """The part (h, w, C) uint8 of an image, which may be read at another resolution, as the batch shows it:
         `image_shape` uint8."""
+        # Compiled steps need one shape, so images are padded. The paper's detectors resize them to sides of their own.
         shown = np.zeros(image_shape, "uint8")
         shown[: self.size[0], : self.size[1]] = self._turned(resize(part, self.size))
         return shown
@@ -32,6 +33,7 @@ class Frame:
     def show_labels(self, labels, room, padding):
         """A label map (H, W) as the batch shows it, by nearest neighbour: (*room, ) of the same type."""
         top, left, height, width = self.box
+        # What lies under the centre of each new pixel, (i + 1/2) length / n, in integers.
         rows, columns = (
             (np.arange(n) * 2 + 1) * length // (2 * n) for n, length in zip(self.size, (height, width), strict=True)
         )
@@ -88,6 +90,7 @@ def drawn(height, width, room, rng, scale):
 
 def _span(side, end, factor, rng):
     """Along one axis of an image: where the part begins, how long it is, and how long it is shown."""
+    # What fills the room at this factor, or the whole side if that is shorter.
     length = min(side, max(1, round(end / factor)))
     shown = end if length < side else min(end, max(1, round(side * factor)))
     return int(rng.integers(side - length + 1)), length, shown
@@ -105,4 +108,5 @@ def letterbox(image, image_shape):
         image.
     """
     size, room = image.shape[:2], image_shape[:2]
+    # The factor itself, the same for both axes, not the quotients of the rounded sides.
     return whole(*size, room).show(image, image_shape), fitting(*size, room)

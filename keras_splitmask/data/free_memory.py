@@ -17,6 +17,7 @@ def _free_in_machine():
 def _free_in_group(root="/sys/fs/cgroup"):
     """What the control group of the process and those around it leave (version 2, or version 1 as in a container)."""
     try:
+        # The line 0::/PATH is that of version 2.
         own = pathlib.Path("/proc/self/cgroup").read_text().rpartition("0::")[2].split("\n")[0]
     except OSError:
         return math.inf

@@ -94,6 +94,7 @@ def _check_samples(image, channels):
 
 
 def _seems_cut_short(file, size, image):
+    # Pillow opens a file without a word, though its pixels are missing.
     if any(tile.offset >= size for tile in image.tile):
         return True
     if image.format not in END:

@@ -72,6 +72,7 @@ def open_images(images, channels, value_range=None, array=None, report=None):
 def _opened(images, channels, value_range, array, report):
     if isinstance(images, (str, os.PathLike)):
         images = [images]
+    # `__array__`: the tensors of other libraries.
     if isinstance(images, np.ndarray) or hasattr(images, "__array__"):
         return ArraySource(
             _batch(np.asarray(images), channels), None, None, channels, "the array", "images", value_range
@@ -88,8 +89,10 @@ def _opened(images, channels, value_range, array, report):
             raise ValueError(f"File or folder not found: {printable(path)}, which {what}. Check the path.")
     if len(paths) == 1 and os.path.isdir(paths[0]):
         found = scan(paths[0], report=report, value_range=value_range)
+        # What cannot be read is listed, and the other images are predicted all the same.
         found.check(max_bad_fraction=1.0)
         return _files(found, channels, paths[0])
+    # By itself it may hold many images; among other paths, an array is one image.
     if len(paths) == 1 and paths[0].lower().endswith(ARRAYS):
         content, name = read_array(paths[0], array)
         return ArraySource(_batch(content, channels), None, None, channels, paths[0], name, value_range)
@@ -98,6 +101,7 @@ def _opened(images, channels, value_range, array, report):
 
 def _batch(array, channels):
     """One image (H, W) or (H, W, C) as a batch of one; other arrays unchanged."""
+    # Three axes are one image (H, W, C) if the last can be channels; otherwise the first counts images.
     fitting = {channels, 1, 3} if channels in (1, 3) else {channels}
     return array[None] if array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in fitting) else array
 
@@ -117,6 +121,7 @@ def _all_files(paths):
 
 def _listed(file):
     try:
+        # A path on Linux need not be UTF-8.
         lines = [line.strip() for line in file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()]
     except OSError as error:
         raise ValueError(f"The list {printable(str(file))} cannot be read ({error.strerror}).") from error

@@ -55,6 +55,7 @@ def look(content):
             found.samples = sum(across * down for across, down in sides) / max(1, largest)
             found.buffered = marker in PROGRESSIVE
         elif marker == START_OF_SCAN:
+            # A first scan of some components only: the decoder keeps all coefficients until the others have come.
             found.buffered |= segment[:1] != bytes([components])
             found.whole = True
     check_block(exif)
@@ -63,6 +64,7 @@ def look(content):
 
 def count_scans(content):
     """Count the scans that begin in some bytes of a file."""
+    # Among coded pixels a byte 0xFF is followed by 0, so this pair is a marker.
     return content.count(bytes((0xFF, START_OF_SCAN)))
 
 

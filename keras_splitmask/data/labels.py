@@ -33,6 +33,7 @@ def check_labels(labels, count, place, classes=None):
         labels = _from_rows(labels, place)
     if labels.dtype.kind in "US":
         return _from_names(text(labels, place), names, place)
+    # Whole floats are accepted: some programs store every number as one.
     if labels.dtype.kind not in "iufb" or not np.all(np.isfinite(labels)) or np.any(labels != labels.astype("int64")):
         raise ValueError(
             f"Expected labels as integers from 0 on or as text, received {labels.dtype} in {place}; number the classes."
@@ -102,6 +103,7 @@ def _check_range(labels, names, place):
             f"Expected labels below {len(names)}, the names of classes, received {labels.max():.0f} in {place}; add its"
             " name."
         )
+    # A head has an output for each number up to the largest, so ids of a database would ask for millions.
     if labels.max() >= max(MOST_CLASSES, 10 * len(np.unique(labels))):
         raise ValueError(
             f"Expected labels that count the classes from 0 on, received {labels.max():.0f} in {place}; number them"

@@ -20,6 +20,7 @@ class MultiCrop:
 
     local: int
     local_size: tuple
+    # The scales of DINO's code.
     global_scale: tuple = (0.4, 1.0)
     local_scale: tuple = (0.05, 0.4)
 

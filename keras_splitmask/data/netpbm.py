@@ -31,6 +31,7 @@ def read(content, image, offset, largest):
         ValueError: if the file is cut short.
     """
     full = 65535 if largest > 255 else 255
+    # A table of all possible values, so that not every pixel is scaled by itself.
     table = np.round(np.minimum(np.arange(full + 1), largest) * (full / largest)).astype(
         "uint16" if largest > 255 else "uint8"
     )

@@ -79,6 +79,7 @@ def open_source(
         "tfds": functools.partial(open_tfds, data_dir=data_dir),
     }
     kind, _, place = dataset.partition(":")
+    # The sample stands alone; every other kind has something behind its colon.
     if kind not in kinds or bool(place) == (kind == "sample"):
         raise ValueError(
             f"Expected a dataset sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME, received {dataset!r}."

@@ -18,6 +18,7 @@ import numpy as np
 
 from keras_splitmask.backend.optional import optional
 
+# Of the index; what another version packed is packed again.
 VERSION = 2
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 INDEX = "index.json"
@@ -72,6 +73,7 @@ def make(folder, key, source, images, report):
             _write(place, key, source, images(), locked)
     except OSError as error:
         raise _unwritable(folder, error.strerror or str(error), error.errno in FULL) from error
+    # Read back, as a later run would.
     found = _load(place, key, len(source))
     if not found:
         raise _unwritable(place, "something else than was written when reading it again")
@@ -133,6 +135,7 @@ def _fits(index, key, count):
         and shapes.dtype.kind == indices.dtype.kind == "i"
         and shapes.shape == (len(indices), 3)
         and bool((shapes > 0).all() and (shapes[:, 2] == key["channels"]).all())
+        # In float64: the product of a damaged shape could overflow int64, to a small number.
         and shapes.astype("float64").prod(axis=1).sum() <= index["bytes"]
         and bool(indices[0] >= 0 and indices[-1] < count and (np.diff(indices) > 0).all())
     )
@@ -163,6 +166,7 @@ def _write(place, key, source, images, locked):
     """Write the records, then the index that makes them valid. The previous pack stays valid until then."""
     if locked:
         _remove(place, PART)  # left by a process that was killed
+    # A new name each time: the previous index keeps its own records until it is replaced.
     name = f"images-{key['fingerprint'][:12]}-{time.time_ns()}"
     records, aside = place / f"{name}.array_record.part", place / f"{name}.json.part"
     index = {**key, "file": f"{name}.array_record", "indices": [], "shapes": []}
@@ -250,6 +254,7 @@ def _alone(folder, report):
     finally:
         if descriptor is not None:
             with contextlib.suppress(OSError):
+                # Removed while it is still locked: once it is not, it may be another's.
                 os.unlink(path)
             os.close(descriptor)
 
@@ -262,9 +267,11 @@ def _lock(path, report):
         return None
     waited = False
     while True:
+        # Neither through a link nor into a pipe, which could wait for ever.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waited else fcntl.LOCK_NB))
+            # The file may have been removed while this process waited, and a lock on a removed file keeps nobody out.
             if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
                 return descriptor
         except BlockingIOError:

@@ -62,6 +62,7 @@ def mixed_batches(source, image_shape, batch_size, mix, crop="crop", flip=False,
     rows = slice(order.rows.start, order.rows.stop)
 
     def batch(step):
+        # The mixing has random numbers of its own, for the batch, apart from those of its images.
         images, labels = read(step, rows=range(batch_size))
         return tuple(
             array[rows] for array in mix_batch(images, labels, generator("batch", order.seed, step), **arguments)
@@ -107,6 +108,7 @@ def _reader(source, image_shape, order, crop, flip, image_transform, labels):
         source.check_labelled()
 
     def augmented(index, step, row):
+        # By the row in the whole batch: hosts that share a batch draw what one host would.
         rng = generator("image", order.seed, step, row)
         image = read_resized(source, index, image_shape[:2], functools.partial(CROPS[crop], rng=rng))
         image = flip_image(image, rng) if flip else image

@@ -43,6 +43,7 @@ class TfdsSource(Source):
     def name(self, i):
         return f"{self.split}[{i}]"
 
+    # Reads all records once, so only if labels are asked for.
     @functools.cached_property
     def labels(self):
         if not self._labelled:

@@ -79,6 +79,7 @@ def _operations():
     def enhanced(kind):
         return lambda x, s, sign: kind(x).enhance(max(0.1, 1 + 0.9 * s * sign))
 
+    # At a strength of 1 the changes are timm's largest: 30 degrees, a shear of 0.3, 45% of a side, 110 of 255.
     return {
         "auto_contrast": lambda x, s, sign: ops.autocontrast(x),
         "equalize": lambda x, s, sign: ops.equalize(x),

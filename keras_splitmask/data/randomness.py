@@ -6,6 +6,7 @@ from keras_splitmask.seeds import check_seed
 
 # Purposes of random numbers. Each needs streams of its own, since NumPy's generators of (seed, step) and
 # (seed, step, 0) are the same.
+# New ones come last: the place of a purpose is part of its streams, so another order would change all runs.
 PURPOSES = ("order", "image", "batch", "replacement", "subset", "limit", "division")
 
 

@@ -40,6 +40,7 @@ def read_all(source, image_shape, limit=None, ratio=1.0, workers=2):
             source.note_broken(int(reader.indices[i]), str(error), "It is skipped.")
 
     with ThreadPoolExecutor(workers) as pool:
+        # A list, since an error of a thread is raised only when its result is asked for.
         list(pool.map(fill, range(len(reader))))
     if not readable.any():
         raise ValueError(

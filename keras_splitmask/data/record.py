@@ -16,5 +16,6 @@ def write(facts, path):
     with open(aside, "w", encoding="ascii") as file:
         file.write(json.dumps(facts, indent=1 if len(facts.get("files", ())) < LONG else None))
         file.flush()
+        # Else the new name could hold an empty file after a power cut.
         os.fsync(file.fileno())
     os.replace(aside, path)

@@ -41,6 +41,7 @@ def _by_cykooz(cykooz, image, size):
     filter = cykooz.ResizeAlg.convolution(cykooz.FilterType.catmull_rom)  # what Pillow calls bicubic
     resized = cykooz.ImageData(size[1], size[0], kind)
     # One resizer per image, since threads may not share one; it costs 1 us.
+    # use_alpha=False: of four channels the last is no transparency, by which the others would be weighted.
     cykooz.Resizer().resize(
         cykooz.ImageData(width, height, kind, image.tobytes()), resized, cykooz.ResizeOptions(filter, use_alpha=False)
     )

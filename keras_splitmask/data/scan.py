@@ -109,6 +109,7 @@ def scan(root, record=None, report=None, frozen=False, value_range=None):
     """
     root = os.fspath(root)
     before = _load(record)
+    # The record of another folder says nothing about this one, unless it is that folder, moved.
     if before and os.path.realpath(before.root) != os.path.realpath(root) and not (frozen and _is_at(before, root)):
         before = None
     if frozen and before:
@@ -159,6 +160,7 @@ def scan_files(paths, report=None, value_range=None):
             left_out[path] = str(error)
     todo = list(files)
     headers = zip(todo, _headers("", todo, report or (lambda line: None), value_range, several, deep), strict=True)
+    # `update` returns None: what has a reason is noted there, and is not among the images.
     images = {
         path: header for path, header in headers if not isinstance(header, str) or left_out.update({path: header})
     }

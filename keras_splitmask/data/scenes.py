@@ -61,6 +61,7 @@ def detection_batches(
             "Expected objects with a segmentation, received none that has one; leave mask_size out, or draw them."
         )
     _note_unused(source, max_objects, mask_size)
+    # One number for the whole source, since a compiling backend needs arrays of one shape.
     max_ignored = min(source.most_objects or max_objects, MAX_IGNORED)
 
     def read(index, rng):
@@ -131,6 +132,7 @@ def _targets(objects, frame, max_objects, max_ignored, mask_size):
     visible = frame.visible(objects.boxes)
     boxes = frame.place(visible)  # (n, 4)
     sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
+    # How much of an object is left is judged in the image; how small it is, in the batch.
     is_target = (_areas(visible) >= MIN_FRACTION * _areas(objects.boxes)) & (sides >= MIN_SIDE) & ~objects.crowd
     if mask_size:
         is_target &= np.array([outline is not None for outline in objects.segmentations], bool)

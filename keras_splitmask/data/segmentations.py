@@ -128,6 +128,7 @@ def turn_outline(outline, size, turn):
         return [turn_points(polygon, size, turn).ravel().tolist() for polygon in outline]
     turned = turn_labels(_whole(outline), turn)
     flat = turned.T.ravel()
+    # COCO's run lengths begin with a run of 0, which may be empty.
     ends = np.flatnonzero(np.diff(flat, prepend=0))
     return {"size": list(turned.shape), "counts": np.diff([0, *ends, flat.size]).tolist()}
 

@@ -55,6 +55,7 @@ class Source:
         self.left_out = {}
         self.broken = {}
         self.report = lambda line: None
+        # Several threads read the images of a batch, and may find the same one broken.
         self._lock = threading.Lock()
 
     def __len__(self):
@@ -214,6 +215,7 @@ class Selection(Source):
         self.source = source
         self.indices = indices
         for name in ("channels", "value_range", "classes", "left_out", "broken", "report", "unlabelled", "_lock"):
+            # The dictionaries themselves, not copies: what one of both finds broken, the other knows.
             setattr(self, name, getattr(source, name))
 
     def __len__(self):

@@ -24,6 +24,7 @@ def split_folders(root, report=None):
     """
     root, named = Path(root), collections.defaultdict(list)
     for name in _names(root):
+        # A run may lie among the images, in a folder called test.
         if name.lower() in SPLIT_OF and (root / name).is_dir() and not what_is_written(root / name):
             named[SPLIT_OF[name.lower()]].append(name)
     names = [name for of_split in named.values() for name in of_split]
@@ -63,6 +64,7 @@ def named_as_splits(root):
 
 def _is_split(root, names, split):
     """Return whether the folders `names`, all of the same split, are no class."""
+    # A class has its images directly in its folder; a split has folders of classes.
     if split == "train" and not any(
         _is_image(root / name / inside) for name in names for inside in _names(root / name)
     ):

@@ -63,6 +63,7 @@ def _picture(content):
         bounds.check_picture(image, len(content))
         if image.format == "PNG":
             image.verify()  # the checksums, which Pillow does not look at when it decodes
+    # Opened again, since `verify` uses Pillow's image up.
     with open_picture(io.BytesIO(content)) as image:
         numbers = _as_stored(image, content)
         numbers = numbers if image.mode in MODES else _grey(numbers, image.mode)
@@ -126,6 +127,7 @@ def look(path, shape):
             stored = read_file(path, "")
             return stored.shape, numbers_in(stored)
     except ValueError as error:
+        # Only the reason: whoever lists it names the file, too.
         return str(error).partition("(")[2].rpartition(")")[0]
 
 

@@ -52,6 +52,7 @@ def _drawn(source, count, seed, divide):
 
 def _equal(sizes, count, rng):
     """Divide `count` images equally over classes of `sizes` (K,), as far as each has enough: (K,)."""
+    # The largest number per class with which all classes together have at most `count` images.
     level = bisect.bisect_right(range(sizes.max() + 1), count, key=lambda level: np.minimum(sizes, level).sum()) - 1
     wanted = np.minimum(sizes, level)
     wanted[rng.permutation(np.flatnonzero(sizes > level))[: count - wanted.sum()]] += (
@@ -65,6 +66,7 @@ def _proportional(sizes, count, rng):
     wanted = np.maximum(1, sizes * count // sizes.sum())
     while wanted.sum() > count:  # rounding up to one image per class exceeded the count
         wanted[np.argmax(wanted)] -= 1
+    # The random numbers decide between equal remainders only.
     missing = np.argsort(-(sizes * count / sizes.sum() - wanted) - rng.random(len(sizes)) * 1e-9)[
         : count - wanted.sum()
     ]

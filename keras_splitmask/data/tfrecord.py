@@ -44,12 +44,14 @@ class TfRecords:
 
 
 def _opened(path):
+    # Unbuffered: at random places, what a buffer reads ahead is not needed.
     return open(path, "rb", buffering=0) if os.path.exists(path) else path.open("rb")  # the latter in a bucket
 
 
 def _places(path):
     """Find the offsets of the records of a file (n,) int64. Each record starts with its length."""
     with _opened(path) as file:
+        # Some kinds of files return nothing from `seek`.
         size, place, places = file.seek(0, os.SEEK_END) or file.tell(), 0, []
         while place < size:
             file.seek(place)

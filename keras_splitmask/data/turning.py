@@ -61,6 +61,7 @@ def turn_labels(labels, turn):
 
 def turn_points(points, size, turn):
     """Points (n, 2) of x, y in a stored image of this (height, width) as those of the upright one, of another shape."""
+    # width - x, not width - 1 - x: points lie between pixels, whose corners have whole numbers.
     (height, width), (x, y) = size, np.reshape(points, (-1, 2)).astype("float64").T
     turned = {
         2: (width - x, y),

@@ -48,8 +48,10 @@ def suggested_range(low, high, dtype):
     """Write low,high: a range that holds these values, in round numbers: for integers of 12 bits 0,4095."""
     low, high = float(low), float(high)
     low = 0 if 0 <= low < high / 10 or low >= high else -_rounded_up(-low)
+    # Floats up to 255 are 8-bit numbers, whatever the largest of these is.
     if dtype.kind == "f" and low == 0 and 1 < high <= 255:
         return "0,255"
+    # Just below 2^n - 1, the values are numbers of n bits.
     bits = 2 ** math.ceil(math.log2(high + 1)) - 1 if dtype.kind == "u" and high > 0 else high
     return f"{low:.6g},{bits if 0.9 * bits < high < bits else _rounded_up(high):.6g}"
 
@@ -64,6 +66,7 @@ def _rounded_up(value):
 
 def is_channels_first(shape):
     """Return whether an image of this shape (H, W, C) seems to be (C, H, W): a square behind 1 or 3."""
+    # PyTorch's layout. (3, 4, 4) may as well be an image of three rows.
     return len(shape) == 3 and shape[0] in (1, 3) and shape[1] == shape[2] >= 8
 
 

@@ -45,6 +45,7 @@ class Walk:
         extension = os.path.splitext(name.lower())[1]
         if extension not in EXTENSIONS + UNREAD:
             self.others += 1
+        # Before the other hidden files, since these begin with a dot, too.
         elif name.startswith("._"):
             self.left_out[path] = "what macOS notes about a file, no image"
         elif name.startswith("."):
@@ -79,6 +80,7 @@ def walk(root, skip=()):
                 real_paths[path] = real
                 entered[real] += 1
                 wanted.append(name)
+        # In place: os.walk enters what remains in its list.
         subdirectories[:] = wanted
         for name in names:
             found.sort(inside + name, name)
