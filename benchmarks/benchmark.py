@@ -97,6 +97,7 @@ def build_model(method="splitmask", kind=None, **options):
     image_shape = (*image_sets.image_size(), FLAGS.channels)
     tokenizer = ks.tokenizers.RandomProjection(image_shape, FLAGS.patch_size, FLAGS.vocabulary)
     encoder = ks.Encoder.from_size(FLAGS.size, image_shape, FLAGS.patch_size)
+    # split="random" in all: so the steps by hand and MAE draw their patches.
     if method == "splitmask":
         model = (kind or ks.SplitMask)(encoder, tokenizer, keep=FLAGS.keep, split="random", **options)
     else:
@@ -154,6 +155,7 @@ def losses(model, plain, images):
     from keras_splitmask.training import Batch
 
     state = model.split.seed_generator.state
+    # `objective` draws the order again: from the same state it is the same.
     before = ops.convert_to_numpy(state)
     order = ops.convert_to_numpy(model.split(images))  # (B, N)
     state.assign(before)
@@ -184,6 +186,7 @@ def rows_of(seconds, work, peak):
         middle = statistics.median(taken)
         row = {"step": name, "ms": 1e3 * middle, "images_per_second": FLAGS.batch_size / middle}
         if FLAGS.beside:
+            # Within a round, since the speed of a machine changes from one to the next.
             ratios = [one / other for one, other in zip(taken, seconds[FLAGS.beside[0]], strict=True)]
             row.update(ratio=statistics.median(ratios), ratio_min=min(ratios), ratio_max=max(ratios))
         rows.append({**row, "gflops": work[name] / middle / 1e9, "share_of_peak": work[name] / middle / peak})

@@ -139,6 +139,7 @@ class Plain:
             loss, gradients = jax.value_and_grad(objective)(state["weights"], vectors, images, order, setting)
             return adamw(state, gradients, setting), loss
 
+        # Donated, as Keras does: the new state takes the memory of the old one.
         self.compiled = jax.jit(step, donate_argnums=0)
 
     def loss(self, images, order):
@@ -149,4 +150,5 @@ class Plain:
         all are done."""
         for _ in range(count):
             self.state, loss = self.compiled(self.state, self.vectors, images, order)
+        # JAX returns before it has computed.
         return float(jax.block_until_ready((self.state, loss))[1])

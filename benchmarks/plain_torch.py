@@ -110,6 +110,7 @@ class Plain:
         self.optimizer = torch.optim.AdamW(
             groups, betas=(setting.beta_1, setting.beta_2), eps=setting.epsilon, fused=True
         )
+        # LambdaLR multiplies AdamW's default rate, 1e-3.
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: learning_rate(step, setting) / 1e-3
         )
@@ -141,4 +142,5 @@ class Plain:
         all are done."""
         for _ in range(count):
             loss = self.step(images, order)
+        # Reading the loss waits for the device.
         return float(loss)

@@ -53,6 +53,7 @@ class Rival:
                 "use_absolute_position_embeddings": True,
                 "use_relative_position_bias": False,
             }
+            # drop_path_rate: by default theirs has some, and ours has none here.
             made = transformers.BeitForMaskedImageModeling(
                 transformers.BeitConfig(**config(model), **own, drop_path_rate=0.0)
             )
@@ -66,6 +67,7 @@ class Rival:
 
     def step(self, images):
         """One step on images (B, H, W, C) uint8; their words are drawn, which costs BEiT nothing."""
+        # Scaled to -1..1, whatever their own preprocessing is: the values do not change the time.
         x = torch.as_tensor(images).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         arguments = {}
         if self.vocabulary:

@@ -44,6 +44,8 @@ def forward_flops(model, images):
 def block(rows, width, tokens, queries=None):
     """Count the FLOP of a transformer block. Only the last `queries` tokens are queries; by default all are."""
     queries = queries or tokens
+    # Products with D x D matrices: keys and values of all tokens; of the queries 2 in the attention and 8 in the MLP.
+    # Then two products with the table of attention, of queries x tokens x D each.
     return rows * width * (2 * (2 * tokens + 10 * queries) * width + 4 * queries * tokens)
 
 
@@ -63,6 +65,7 @@ def peak_flops():
         return time.perf_counter() - start
 
     side = 1024
+    # Until a product takes 20 ms, of which starting it is a small part.
     while side < 16384 and product(side) < 0.02:
         side *= 2
     return 2 * side**3 / min(product(side) for _ in range(3))
@@ -72,6 +75,7 @@ def peak_memory():
     """Peak memory in bytes by name: of the process, and of the accelerator, if there is one."""
     import keras
 
+    # In bytes on macOS, in kilobytes elsewhere.
     found = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)}
     if keras.backend.backend() == "jax":
         import jax

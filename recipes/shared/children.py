@@ -25,6 +25,7 @@ def run(command):
 
 def end_with_parent():
     """Send SIGTERM to this process when its parent ends, even by SIGKILL, if `run` started it."""
+    # Removed, since processes that this one starts have another stdin.
     if os.environ.pop(WATCHED, None):
         threading.Thread(target=_watch, daemon=True).start()
 

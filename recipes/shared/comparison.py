@@ -94,6 +94,7 @@ class Comparison:
         features = embedding.compute([image])[key]
         vectors, query_vectors = evaluation.directions(self.features, features)
         own = self._same_file(file)
+        # One more if the image is in the set, since it is most similar to itself.
         indices, similarities = (
             x[0] for x in evaluation.most_similar(vectors, query_vectors, near + (own is not None))
         )

@@ -170,6 +170,7 @@ def train(devices, run, model, source, judged, batches, judge, finish):
     takes the metrics over all images, and returns those for result.json.
     """
     steps = count_steps(source)
+    # A multiple of --log_every, since measures are taken where a line is logged.
     every = FLAGS.judge_every or max(1, steps // 5 // FLAGS.log_every) * FLAGS.log_every
     compile_model(model, steps)
     weights = (

@@ -22,6 +22,7 @@ def load_encoder(**changes):
         raise commandline.BadInput(f"--init_from={FLAGS.init_from} already sets the size; leave --size out.")
     changes = {"drop_path": FLAGS.drop_path, "dtype": keras.config.dtype_policy(), **changes}
     reports = []
+    # First as it is, since only the file says its size; then again, if it is to be another.
     encoder = load_encoder(FLAGS.init_from, reports.append, **changes)
     shape = (*(image_sets.image_size() or encoder.image_shape[:2]), FLAGS.channels or encoder.image_shape[-1])
     patch_size = FLAGS.patch_size or encoder.patch_size

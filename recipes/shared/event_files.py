@@ -46,6 +46,7 @@ def loggers(run, start):
             if events is None:
                 events = RecordWriter(open(path, "wb"))
                 first = [{"file_version": "brain.Event:2"}]
+                # With a session's start, TensorBoard drops what it has read of this step and later ones.
                 first += [{"step": start + 1, "session_log": event_pb2.SessionLog(status=1)}] * bool(start)  # a start
             for values in (*first, {"step": step, **content}):
                 events.write(event_pb2.Event(wall_time=time.time(), **values).SerializeToString())

@@ -64,6 +64,7 @@ class Parts:
         self.journal = journal.Journal(self.path)
         self.bytes = {name: 4 * math.prod(shape) for name, shape in sizes.items()}  # of an image
         self.files = {name: open(path, "ab") for name, path in self.paths.items()}
+        # A kill may have come between two files: what counts are the batches that all of them have.
         there = min(os.path.getsize(path) // self.bytes[name] for name, path in self.paths.items())
         rows, whole = 0, 0
         for batch in self.journal:
@@ -79,6 +80,7 @@ class Parts:
         for name, values in features.items():
             self.files[name].write(values.astype("<f4").tobytes())
             self.files[name].flush()
+        # Last: a batch counts once it is in the journal.
         self.journal.add({"batch": number, "names": names, "left_out": left_out})
 
     def close(self):
@@ -117,6 +119,7 @@ class Parts:
         import numpy as np
 
         with zipfile.ZipFile(path, "w") as archive:
+            # zip64, since the size of a member is not known before it is written.
             with archive.open("names.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, np.array(names, str), allow_pickle=False)
             for name in self.sizes:

@@ -35,6 +35,7 @@ def adamw(steps, depth, **options):
         warmup=round(FLAGS.warmup * steps),
         floor=FLAGS.min_learning_rate,
         weight_decay=FLAGS.weight_decay,
+        # From scratch there is nothing to keep, so all blocks learn alike.
         layer_decay=FLAGS.layer_decay if FLAGS.init_from else 1.0,
         depth=depth,
         **options,
@@ -49,10 +50,12 @@ def fit(model, batches, steps, interval, log, checkpoints):
     if not steps:
         log.on_train_begin()
     with contextlib.closing(log), checkpoints.listening(), progress.shown(steps, log) as shown:
+        # A signal may have come before, while a library swallowed the exception.
         commandline.stop_if_asked()
         while (start := checkpoints.step) < steps:
             length = min(interval - start % interval, steps - start)
             epochs = (steps - start) // interval if length == interval else 1
+            # Under a strategy, TensorFlow's own threads take the batches, so `fit` does not wait where this looks.
             feed = checkpoints.devices.dataset_for_fit(
                 lambda: log.timed(batches(start), measured=checkpoints.devices.strategy is None)
             )

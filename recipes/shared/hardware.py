@@ -50,6 +50,7 @@ def spread(main, one_host=False, free=(), auto=()):
                 f"Expected one host, received {devices.hosts}. Run this recipe on one host, which may have several"
                 " devices."
             )
+        # With --batch_size left to be chosen, the recipe divides it later.
         if FLAGS.batch_size is not None:
             divide(FLAGS.batch_size, devices.replicas)
         if devices.host:

@@ -113,6 +113,7 @@ def read_probe(shape):
     if not FLAGS.probe:
         return None, None
     refused = []
+    # Of a set that is divided, its training images come last: the encoder may be learning from them.
     for split in ("test", "val", "train"):
         try:
             source = open_split(FLAGS.probe, split, shape[-1])

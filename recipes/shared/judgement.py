@@ -29,6 +29,7 @@ def finish(run, model, sets, judged, measure, steps):
     images, labels = judged
     names = model.class_names or [str(i) for i in range(model.classes)]
     scores = validation.scores_of(model, images)
+    # Of the training images: the class that one would guess without looking at the others.
     commonest = int(np.bincount(sets.train.labels, minlength=model.classes).argmax())
     metrics = evaluation.classification_metrics(labels, scores.argmax(axis=1), model.classes, commonest)
     recall = {name: float(value) for name, value in zip(names, metrics["recall"], strict=True)}

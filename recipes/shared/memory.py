@@ -35,6 +35,7 @@ def of_training(facts, values, share):
     )
     images = height * width_of_image * facts.channels
     kept += 4 * images * PIXELS
+    # A block has 12 D^2 weights, 4 in its attention and 8 in its MLP; the decoder has two blocks.
     weights = 12 * depth * width**2 + 2 * 12 * width**2 + width * (words + patch**2 * facts.channels + patches)
     if values["method"] == "dino":
         weights = 2 * weights + 2 * (values.get("prototypes") or 0) * 256

@@ -157,6 +157,7 @@ def dino_optimizer(source):
     return {
         "weight_decay": (FLAGS.weight_decay, FLAGS.final_weight_decay),
         "clip_each": True,
+        # The prototypes, which DINO's code keeps still in the first epoch.
         "frozen": "student_head/kernel$",
         "frozen_steps": round(FLAGS.frozen_epochs * len(source) / FLAGS.batch_size),
     }
@@ -240,6 +241,7 @@ def learning_rate():
         return FLAGS.learning_rate
     if (rate := chosen().rate) is not None:
         return rate * FLAGS.batch_size
+    # BEiT's 1.5e-3 at a batch of 2048, in proportion. The paper says nothing of small batches; 5e-4 is our choice.
     return max(5e-4, 1.5e-3 * FLAGS.batch_size / 2048)
 
 

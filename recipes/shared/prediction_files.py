@@ -12,6 +12,7 @@ def number(value):
     """A float32 as the shortest number that is the same float32."""
     import numpy as np
 
+    # As 0.1, where float(value) would be 0.10000000149011612.
     return float(str(np.float32(value)))
 
 
@@ -68,6 +69,7 @@ class ClassWriter(Writer):
 
     def to_record(self, index, result):
         order = (-result["scores"]).argsort(kind="stable")[: self.top]
+        # The predicted class first, also where rounding gave another one the same score.
         order = [result["label"], *(int(i) for i in order if i != result["label"])][: self.top]
         best = [{"class": self.class_names[i], "label": i, "score": number(result["scores"][i])} for i in order]
         more = {"top": best} if self.top > 1 else {}
@@ -186,6 +188,7 @@ class MapWriter(Writer):
         super().__init__(predictor, source, folder)
         fits = class_numbers and len(class_numbers) == len(self.class_names)
         self.numbers = class_numbers if fits else list(range(len(self.class_names)))
+        # a.jpg and a.png of one folder would both become a.png.
         self.stems = collections.Counter(map(self._stem, range(len(source)))) if folder else {}
 
     def _stem(self, index):

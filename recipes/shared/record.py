@@ -85,6 +85,7 @@ class Record:
     def files(self):
         """List the existing files of the run. Links are not followed."""
         home = os.path.realpath(self.folder)
+        # With the unfinished forms, which a killed run leaves behind.
         forms = [form for name in self.names for form in (name, f"{name}.part", name.replace(".checkpoint", ".part"))]
         paths = [self.folder / form for form in dict.fromkeys(forms)]
         return [
@@ -115,6 +116,7 @@ class Record:
 def _locked(path):
     """Open the file, creating it if needed, and lock it where the file system can. Returns the descriptor."""
     while True:
+        # Not through a link, which may lead to a file of the user's.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
         try:
             _lock(descriptor, path)

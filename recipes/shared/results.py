@@ -39,8 +39,10 @@ def opened(folder, settings, last, clear=lambda: None):
         _check_folder(folder)
         made = writing.make_folders(folder)
         record = Record(folder)
+        # As JSON returns them, to be compared: tuples become lists.
         settings = json.loads(json.dumps(settings))
         before = _before(folder, record)
+        # With --overwrite, complete results of the same settings are computed again; others go on.
         if before is not None and (before != settings or (FLAGS.overwrite and record.has(last))):
             _check_overwrite(folder, before, settings)
             clear()

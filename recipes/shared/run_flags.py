@@ -10,6 +10,7 @@ from recipes.shared import commandline, paths
 from recipes.shared.flagfiles import FIRST_LINE
 
 FLAGS = flags.FLAGS
+# They say where and for how long a run computes, not what.
 UNRECORDED = {"overwrite", "strategy", "devices", "model_devices", "time", "dry_run"}  # flags that run.flags lacks
 
 

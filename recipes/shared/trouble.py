@@ -54,6 +54,7 @@ def log(run, model, source, batches, steps, checkpoints, measures=(), shift=0, r
     batch_size = batch_size or FLAGS.batch_size
 
     def explain(step):
+        # The batch of that step is read again, since its images follow from the number of the step.
         tensor = model.first_bad_tensor(next(iter(batches(step - 1))), step - 1) or "its loss or gradient"
         names = data.names_of(source, batch_size, FLAGS.seed, step - 1 + shift, repeats)
         return (

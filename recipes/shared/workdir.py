@@ -217,6 +217,7 @@ class Run:
         from keras_splitmask.interchange import MODEL_FILE
 
         name = name or MODEL_FILE
+        # "part-" in front, since Keras saves this format only to names that end in .keras.
         part = self.file(f"part-{name}")
         with writing.aside(self.file(name), part.name):
             model.save(part)

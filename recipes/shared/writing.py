@@ -12,6 +12,7 @@ def aside(path, name):
     part = path.with_name(name)
     try:
         yield part
+        # A reader sees the old file or the new one, never half of one.
         os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -32,6 +33,7 @@ def write_json(path, values):
 @contextlib.contextmanager
 def csv_file(path, columns):
     """Yield a writer of rows, whose first row is written, for a file that is complete or not there."""
+    # newline="": the writer of csv ends its lines by itself.
     with aside(path, f"{path.name}.part") as part, open(part, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
