@@ -1,8 +1,16 @@
 """Measure a classifier on labelled images, and draw its confusions and mistakes."""
 
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from keras_splitmask.backend.optional import optional
+from keras_splitmask.backend.typing import Array, UInt8
 from keras_splitmask.evaluation.segmentation import ConfusionMatrix
 
 MOST_CLASSES = 40  # in a picture of confusions
@@ -10,7 +18,9 @@ TILE = 1.7  # inches of a side of a picture of a mistake
 LONGEST = 24  # characters of a name in a picture
 
 
-def classification_metrics(labels, predicted, classes, commonest=None):
+def classification_metrics(
+    labels: npt.ArrayLike, predicted: npt.ArrayLike, classes: int, commonest: int | None = None
+) -> dict[str, Any]:
     """Compute metrics of predicted classes.
 
     Args:
@@ -39,7 +49,7 @@ def classification_metrics(labels, predicted, classes, commonest=None):
     }
 
 
-def save_confusion(path, counts, class_names, title=""):
+def save_confusion(path: str | os.PathLike, counts: npt.ArrayLike, class_names: Sequence[str], title: str = "") -> None:
     """Draw a confusion matrix as a PNG: a row is a true class, a column what was predicted for it.
 
     Cells are coloured by the fraction of the row and show the number of images. Of more than 40 classes, those with
@@ -70,7 +80,7 @@ def save_confusion(path, counts, class_names, title=""):
         colour = "white" if fractions[row, column] > 0.5 else "black"
         number = counts[shown[row], shown[column]]
         axes.text(column, row, number, ha="center", va="center", color=colour, fontsize=7)
-    names = [_short(class_names[i]) for i in shown]
+    names = [_short(class_names[int(i)]) for i in shown]
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set(xlabel="predicted class", ylabel="true class")
@@ -79,7 +89,15 @@ def save_confusion(path, counts, class_names, title=""):
     figure.savefig(path, format="png", dpi=120)
 
 
-def save_mistakes(path, images, labels, scores, class_names, limit=24, title=""):
+def save_mistakes(
+    path: str | os.PathLike,
+    images: UInt8[Array, "B H W C"],
+    labels: npt.ArrayLike,
+    scores: npt.ArrayLike,
+    class_names: Sequence[str],
+    limit: int = 24,
+    title: str = "",
+) -> int:
     """Draw the images of the surest mistakes as a PNG, each with its true class, its predicted class and the score.
 
     Args:

@@ -1,8 +1,11 @@
 """Draw the curves of one run or of several as SVG, for a page with a light or a dark background."""
 
+from __future__ import annotations
+
 import html
 import io
 import re
+from collections.abc import Mapping, Sequence
 
 from keras_splitmask.backend.optional import optional
 from keras_splitmask.evaluation import metrics
@@ -38,12 +41,12 @@ ROW = 0.19  # inches of a row of the legend
 MEMORY = 0.03  # of the run, over which a curve is smoothed
 
 
-def label_of(name):
+def label_of(name: str) -> str:
     """Write the name of a metric in words."""
     return LABELS.get(name, name.replace("_", " "))
 
 
-def charts(runs, axis="step"):
+def charts(runs: Mapping[str, Sequence[dict]], axis: str = "step") -> list[tuple[str, str]]:
     """Draw the curves of runs.
 
     Args:
@@ -58,8 +61,8 @@ def charts(runs, axis="step"):
         ImportError: without matplotlib.
     """
     drawn = []
-    for title, unit, names in CHARTS:
-        names = names.split()
+    for title, unit, listed in CHARTS:
+        names = listed.split()
         if len(runs) == 1:
             ((_, lines),) = runs.items()
             groups = {title: [(label_of(name), name, lines) for name in names]}
@@ -71,8 +74,8 @@ def charts(runs, axis="step"):
                     (run, name, lines) for run, lines in runs.items()
                 ]
         for head, curves in groups.items():
-            curves = [(place, *curve) for place, curve in enumerate(curves)]
-            measured = [curve for curve in curves if len(metrics.series(curve[3], curve[2], axis)[0])]
+            placed = [(place, *curve) for place, curve in enumerate(curves)]
+            measured = [curve for curve in placed if len(metrics.series(curve[3], curve[2], axis)[0])]
             if measured:
                 drawn.append((head, _chart(head, unit, measured, axis)))
     return drawn

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_splitmask.backend.optional import optional
+from keras_splitmask.backend.typing import Array, Float
 from keras_splitmask.evaluation.overlays import palette
 from keras_splitmask.evaluation.sheets import framed, save_sheet, thumbnail
 from keras_splitmask.evaluation.similarity import directions, most_similar
@@ -19,7 +20,9 @@ LONGEST = 28  # characters of a group's name in the legend
 SIDE = 120  # pixels of a picture of a neighbour
 
 
-def principal_components(features, count=2):
+def principal_components(
+    features: npt.ArrayLike, count: int = 2
+) -> tuple[Float[Array, "N count"], Float[Array, " count"]]:
     """Project features (N, D) onto the directions in which they vary most.
 
     Returns:

@@ -6,9 +6,11 @@ import functools
 import itertools
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from keras_splitmask.backend.optional import optional
 from keras_splitmask.backend.typing import Array, UInt8
@@ -127,7 +129,7 @@ def save_label_maps(
     _sheet(rows, ("image", "truth", "predicted"), legend).save(path)
 
 
-def draw_plain(image):
+def draw_plain(image: UInt8[Array, "height width C"]) -> Any:
     """Convert an image (height, width, C) to a picture whose longer side is `PANEL`.
 
     It shows the first three channels, or the first of two.
@@ -138,7 +140,7 @@ def draw_plain(image):
     return Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def draw_classes(image, labels, count):
+def draw_classes(image: UInt8[Array, "height width C"], labels: npt.ArrayLike, count: int) -> Any:
     """Draw the colours of a label map (height, width) over the image in grey."""
     Image, ImageOps = optional("PIL.Image", "data"), optional("PIL.ImageOps", "data")
     photograph = ImageOps.autocontrast(draw_plain(image).convert("L"), cutoff=1).convert("RGB")
@@ -149,10 +151,14 @@ def draw_classes(image, labels, count):
     return Image.blend(photograph, Image.fromarray(colours).resize(photograph.size, Image.Resampling.NEAREST), 0.65)
 
 
-def draw_objects(image, objects, classes, least_score):
+def draw_objects(
+    image: UInt8[Array, "height width C"], objects: Mapping[str, Any], classes: Sequence[str], least_score: float
+) -> Any:
     """Draw boxes, names, scores and masks over an image, the smallest objects in front."""
     Image, ImageDraw = optional("PIL.Image", "data"), optional("PIL.ImageDraw", "data")
-    picture, masks, scores = draw_plain(image), objects.get("masks"), objects.get("scores")
+    picture = draw_plain(image)
+    masks: Any = objects.get("masks")
+    scores: Any = objects.get("scores")
     width, height = picture.size
     scale = np.array([height / image.shape[0], width / image.shape[1]] * 2)
     boxes, labels = np.asarray(objects["boxes"], float).reshape(-1, 4) * scale, np.asarray(objects["labels"])
@@ -165,7 +171,8 @@ def draw_objects(image, objects, classes, least_score):
         else:
             mask = Image.fromarray(paste_mask(masks[i], boxes[i], height, width))
         picture.paste(Image.blend(picture, Image.new("RGB", picture.size, colours[labels[i]]), 0.45), mask=mask)
-    draw, tags = ImageDraw.Draw(picture), []
+    draw = ImageDraw.Draw(picture)
+    tags: list[tuple[int, int, int]] = []
     corners = boxes.round().astype(int).tolist()
     for i in drawn:
         top, left, bottom, right = corners[i]

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from keras_splitmask.backend.typing import Array, Float, UInt8
 from keras_splitmask.data.resizing import resize
@@ -32,7 +33,7 @@ class ConfusionMatrix:
         self.ignore = ignore
         self.counts = np.zeros((classes, classes), "int64")
 
-    def add(self, truth, predicted):
+    def add(self, truth: npt.ArrayLike, predicted: npt.ArrayLike) -> None:
         """Count the pixels of label maps, arrays of integers of one shape."""
         truth, predicted = np.asarray(truth), np.asarray(predicted)
         if truth.shape != predicted.shape:
@@ -172,7 +173,7 @@ def _softmax(logits):
     return shares / shares.sum(axis=-1, keepdims=True)
 
 
-def best_class(logits, size):
+def best_class(logits: Float[Array, "H W classes"], size: Sequence[int]) -> UInt8[Array, "height width"]:
     """Find the class with the highest of the logits (H, W, classes), bilinearly resized to `size`: (*size) uint8.
 
     Row by row: all logits of a large image with many classes would take gigabytes.

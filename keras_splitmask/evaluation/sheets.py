@@ -1,11 +1,17 @@
 """Contact sheets: small pictures in rows, each with a few words below it."""
 
+from __future__ import annotations
+
 import itertools
 import math
+import os
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from keras_splitmask.backend.optional import optional
+from keras_splitmask.backend.typing import Array, UInt8
 from keras_splitmask.evaluation.overlays import GAP, MARGIN, TEXT, font_of_pictures
 
 LINE = TEXT + 5  # pixels from one line of text to the next
@@ -14,7 +20,7 @@ INK, PALE = (20, 20, 20), (110, 110, 110)
 FRAME = 4
 
 
-def thumbnail(image, side=144):
+def thumbnail(image: UInt8[Array, "H W C"], side: int = 144) -> Any:
     """Draw an image (H, W, C) uint8 with its longer side at `side` pixels. Small images keep their pixels visible.
 
     Of more than three channels the first three are shown, of two the first.
@@ -26,7 +32,7 @@ def thumbnail(image, side=144):
     return Image.fromarray(np.ascontiguousarray(image)).resize((width, height), way)
 
 
-def side_by_side(*pictures):
+def side_by_side(*pictures) -> Any:
     """Join pictures of one height."""
     Image = optional("PIL.Image", "data")
     width = sum(picture.width for picture in pictures) + GAP * (len(pictures) - 1)
@@ -37,7 +43,12 @@ def side_by_side(*pictures):
     return joined
 
 
-def save_sheet(path, rows, title="", legend=()):
+def save_sheet(
+    path: str | os.PathLike,
+    rows: Sequence[Sequence[tuple[Any, Sequence[str]]]],
+    title: str = "",
+    legend: Sequence[tuple[str, Sequence[int]]] = (),
+) -> None:
     """Write pictures in rows into a PNG file.
 
     Args:
@@ -93,7 +104,7 @@ def _legend_spots(legend, width):
     return spots
 
 
-def shortened(text, room):
+def shortened(text: str, room: float) -> str:
     """A text that fits into `room` pixels, without its beginning if it is too long: the end of a path says more."""
     if _length(text) <= room:
         return text
@@ -101,7 +112,7 @@ def shortened(text, room):
     return "…" + text[next(fitting) :]
 
 
-def framed(picture, colour=(213, 94, 0)):
+def framed(picture: Any, colour: Sequence[int] = (213, 94, 0)) -> Any:
     """A picture with a coloured frame around it, inside of its size."""
     picture = picture.copy()
     optional("PIL.ImageDraw", "data").Draw(picture).rectangle(

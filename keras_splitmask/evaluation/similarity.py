@@ -4,21 +4,27 @@ Similarity is the cosine of two feature vectors, centred and scaled as `standard
 pairs are computed one after the other, so that 100,000 images need no more memory than their features and one block.
 """
 
-import numpy as np
+from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_splitmask.backend.typing import Array, Float, Int
 from keras_splitmask.evaluation.neighbours import standardise
 
 BLOCK = 1 << 24  # similarities that are computed at once, 64 MB
 FEWEST = 16  # images; of fewer, mean and standard deviation say little, and vectors are compared as they are
 
 
-def directions(features, *others):
+def directions(features: npt.ArrayLike, *others) -> Any:
     """Prepare features (N, D) for comparison: (N, D) float32 of length 1; and others (M, D) likewise.
 
     The mean and the standard deviation are those of the first. With fewer than 16 images they are not used.
     """
     vectors = [np.asarray(x, "float32") for x in (features, *others)]
-    if len(features) >= FEWEST:
+    if len(vectors[0]) >= FEWEST:
         vectors = standardise(*vectors)
     vectors = [_unit(x) for x in vectors]
     return vectors if others else vectors[0]
@@ -37,7 +43,9 @@ def _blocks(rows, columns):
         yield start, rows[start : start + step] @ columns.T
 
 
-def near_duplicates(vectors, threshold):
+def near_duplicates(
+    vectors: Float[Array, "N D"], threshold: float
+) -> tuple[list[list[int]], Int[Array, " N"], Float[Array, " N"]]:
     """Group images whose similarity is `threshold` or more. Of a chain of such pairs all are in one group.
 
     Args:
@@ -66,7 +74,7 @@ def near_duplicates(vectors, threshold):
     return groups, nearest, np.minimum(best, 1)
 
 
-def oddness(vectors, k=10):
+def oddness(vectors: Float[Array, "N D"], k: int = 10) -> Float[Array, " N"]:
     """Mean distance, 1 - cosine, of each image to its k nearest neighbours: (N,) float32. Outliers have the largest.
 
     Raises:
@@ -83,7 +91,9 @@ def oddness(vectors, k=10):
     return odd
 
 
-def most_similar(vectors, query, count):
+def most_similar(
+    vectors: Float[Array, "N D"], query: Float[Array, "Q D"], count: int
+) -> tuple[Int[Array, "Q _"], Float[Array, "Q _"]]:
     """Find the images that are most similar to each query.
 
     Args:

@@ -1,7 +1,13 @@
 """Say in plain words how a run went, from its metrics: rules that each look at one thing."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from keras_splitmask.evaluation.metrics import latest, mean_between, series
 
+Judgement = tuple[str, str]  # "good", "bad" or "note", and a sentence or two
 GOOD, BAD, NOTE = "good", "bad", "note"
 FEW_STEPS = 800  # of pre-training: 500 taught nothing on 1,562 photographs, 800 and 900 gained points in docs/sample.md
 COLLAPSED = 0.05  # spread of the features, which is 1 where they are even
@@ -13,7 +19,9 @@ GAP = 0.2  # between the accuracy on the training images and on others
 VALIDATED = ("val_accuracy", "test_accuracy")
 
 
-def judge(lines, flags=None, result=None):
+def judge(
+    lines: Sequence[dict], flags: Mapping[str, str] | None = None, result: Mapping[str, Any] | None = None
+) -> list[Judgement]:
     """Judge a run.
 
     Args:
@@ -24,31 +32,33 @@ def judge(lines, flags=None, result=None):
     Returns:
         List of pairs: "good", "bad" or "note", and a sentence or two. What is bad comes first.
     """
-    found = [rule(lines, flags or {}, result or {}) for rule in RULES]
-    found = [pair for pair in found if pair]
+    judged = [rule(lines, flags or {}, result or {}) for rule in RULES]
+    found = [pair for pair in judged if pair]
     order = (BAD, GOOD, NOTE)
     return sorted(found, key=lambda pair: order.index(pair[0])) or [(NOTE, "There are too few measurements to judge.")]
 
 
-def diverged(lines, flags, result):
+def diverged(lines: Sequence[dict], flags: Mapping[str, str], result: Mapping[str, Any]) -> Judgement | None:
     """The loss rose above where it began."""
     _, _, losses = series(lines, "loss")
     end = latest(lines, "loss")
-    if len(losses) > 1 and losses[0] > 0 and end > DIVERGED * losses[0]:
+    if len(losses) > 1 and end is not None and end > DIVERGED * losses[0] > 0:
         return BAD, (
             f"Diverged: the loss rose from {losses[0]:.3g} to {end:.3g}. Lower the learning rate or lengthen the"
             " warm-up."
         )
+    return None
 
 
-def skipped(lines, flags, result):
+def skipped(lines: Sequence[dict], flags: Mapping[str, str], result: Mapping[str, Any]) -> Judgement | None:
     """Steps had no finite loss or gradient."""
     count = lines[-1].get("skipped_steps", 0) if lines else 0
     if count:
         return BAD, f"{count} of {lines[-1]['step']} steps were skipped, since their loss or gradient was not finite."
+    return None
 
 
-def collapsed(lines, flags, result):
+def collapsed(lines: Sequence[dict], flags: Mapping[str, str], result: Mapping[str, Any]) -> Judgement | None:
     """The features hardly differ between images."""
     spread = latest(lines, "feature_std")
     if spread is not None and spread < COLLAPSED:
@@ -56,9 +66,10 @@ def collapsed(lines, flags, result):
             f"Collapsed: the features hardly differ between images (spread {spread:.3f}, where 1 is even). Lower the"
             " learning rate, or raise the batch size."
         )
+    return None
 
 
-def few_words(lines, flags, result):
+def few_words(lines: Sequence[dict], flags: Mapping[str, str], result: Mapping[str, Any]) -> Judgement | None:
     """Few visual words are in use."""
     words, vocabulary = latest(lines, "word_perplexity"), flags.get("vocabulary", "")
     if words is None or not vocabulary.isdigit() or words >= max(3.0, FEW_WORDS * int(vocabulary)):
@@ -69,7 +80,7 @@ def few_words(lines, flags, result):
     )
 
 
-def waited(lines, flags, result):
+def waited(lines: Sequence[dict], flags: Mapping[str, str], result: Mapping[str, Any]) -> Judgement | None:
     """Training waited for the data."""
     seconds, _, fractions = series(lines, "data_wait_fraction", "seconds")
     if len(seconds) < 2:
@@ -82,16 +93,18 @@ def waited(lines, flags, result):
             f"Data-bound: {share:.0%} of the time went into waiting for images. Read them with more workers, or pack"
             " them once."
         )
+    return None
 
 
-def few_steps(lines, flags, result):
+def few_steps(lines: Sequence[dict], flags: Mapping[str, str], result: Mapping[str, Any]) -> Judgement | None:
     """Pre-training was too short to teach much."""
     steps = lines[-1]["step"] if lines else 0
     if 0 < steps < FEW_STEPS and any("feature_std" in line for line in lines):
         return BAD, f"Too few steps: {steps:,}. Fewer than {FEW_STEPS:,} rarely teach anything. More steps would pay."
+    return None
 
 
-def neighbours(lines, flags, result):
+def neighbours(lines: Sequence[dict], flags: Mapping[str, str], result: Mapping[str, Any]) -> Judgement | None:
     """Nearest neighbours classify better or no better than before training."""
     steps, _, values = series(lines, "knn_accuracy")
     # Without a measurement before the first step there is nothing to compare with.
@@ -106,15 +119,16 @@ def neighbours(lines, flags, result):
     )
 
 
-def trend(lines, flags, result):
+def trend(lines: Sequence[dict], flags: Mapping[str, str], result: Mapping[str, Any]) -> Judgement | None:
     """The run was still improving at its end, or had levelled off."""
     names = (*VALIDATED, "mean_iou", "ap", "loss")
     name = next((name for name in names if len(series(lines, name)[0]) >= 8), None)
-    # The middles of the last two parts lie a quarter of the run apart.
-    parts = [mean_between(lines, name, *part) for part in ((0, 0.15), (0.6, 0.75), (0.85, 1))] if name else [None]
-    if None in parts:
+    if name is None:
         return None
-    first, before, last = parts
+    # The middles of the last two parts lie a quarter of the run apart.
+    first, before, last = (mean_between(lines, name, *part) for part in ((0, 0.15), (0.6, 0.75), (0.85, 1)))
+    if first is None or before is None or last is None:
+        return None
     gain, late = (first - last, before - last) if name == "loss" else (last - first, last - before)
     word = "loss" if name == "loss" else name.replace("_", " ")
     if gain <= 0:
@@ -132,7 +146,7 @@ def trend(lines, flags, result):
     return NOTE, f"Improving slowly: {late / gain:.0%} of what the {word} gained came in the last quarter."
 
 
-def overfit(lines, flags, result):
+def overfit(lines: Sequence[dict], flags: Mapping[str, str], result: Mapping[str, Any]) -> Judgement | None:
     """A classifier knows its training images far better than others."""
     trained = latest(lines, "train_accuracy")
     others = next((latest(lines, name) for name in VALIDATED if latest(lines, name) is not None), None)
@@ -141,9 +155,10 @@ def overfit(lines, flags, result):
             f"Overfit: {trained:.1%} of the training images are classified correctly, {others:.1%} of others. More"
             " images, more augmentation or fewer steps help."
         )
+    return None
 
 
-def worth(lines, flags, result):
+def worth(lines: Sequence[dict], flags: Mapping[str, str], result: Mapping[str, Any]) -> Judgement | None:
     """A classifier is better or no better than always naming the commonest class."""
     # The trained model's: best_ is of another model, commonest_ of none.
     split, top1 = next(
@@ -163,13 +178,16 @@ def worth(lines, flags, result):
     return GOOD, f"{top1:.1%} of the {split} images are classified correctly. {other}"
 
 
-def never_found(lines, flags, result):
+def never_found(lines: Sequence[dict], flags: Mapping[str, str], result: Mapping[str, Any]) -> Judgement | None:
     """A classifier never recognises some classes."""
     recall = result.get("recall")
-    missed = [name for name, value in recall.items() if value == 0] if isinstance(recall, dict) else []
+    if not isinstance(recall, dict):
+        return None
+    missed = [name for name, value in recall.items() if value == 0]
     if missed:
         more = " and others" if len(missed) > 5 else ""
         return NOTE, f"{len(missed)} of {len(recall)} classes are never recognised: {', '.join(missed[:5])}{more}."
+    return None
 
 
 # Of verdicts of one kind, the page has this order.
