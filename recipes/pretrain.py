@@ -12,6 +12,7 @@ from recipes.shared import (
     fitting,
     hardware,
     image_sets,
+    inpainting_pictures,
     methods,
     pretrain_flags,
     screen,
@@ -101,23 +102,15 @@ def announce(source, model, steps, devices):
     )
 
 
-def draw(run, model, images):
-    """Save the inpainting picture of a few images, evenly spread over `images`."""
-    from keras_splitmask import evaluation
+def finish(run, model, source, probed, drawn):
+    """Write the pictures, the report and the model at the end of a run.
 
-    path = run.file(f"pictures/inpainting_{FLAGS.tokenizer or FLAGS.method}.png")
-    evaluation.save_inpainting(path, model, images[:: max(1, len(images) // FLAGS.pictures)][: FLAGS.pictures])
-    print(f"picture   {path}")
-
-
-def finish(run, model, source, probed, probe):
-    """Write the picture, the report and the model at the end of a run; `probed` is the source of `probe`'s images."""
+    `probed` is the source of the probe's images, and `drawn` its `InpaintingPictures`; both may be None.
+    """
     import keras_splitmask as ks
-    from keras_splitmask import data, evaluation
 
-    if FLAGS.pictures and evaluation.has_picture(model):
-        images, _ = probe or data.read_all(source, model.encoder.image_shape, limit=FLAGS.pictures)
-        draw(run, model, images)
+    if drawn:
+        drawn.finish()
     if FLAGS.pictures:
         feature_pictures.draw(run, model.encoder, source, count_steps(len(source)) * FLAGS.batch_size)
     image_sets.save_record(source, probed, "probe")  # again, with files that broke during the run
@@ -177,10 +170,14 @@ def main(devices, run):
         if probe
         else []
     )
+    drawn = None
+    if FLAGS.pictures and evaluation.has_picture(model):
+        drawn = inpainting_pictures.InpaintingPictures(run, model, source, probe, steps)
+        measures.append(drawn)
     log = trouble.log(run, model, source, batches, steps, checkpoints, measures, shift, FLAGS.repeats or 1)
     fitting.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
     with checkpoints.finishing():
-        finish(run, model, source, probed, probe)
+        finish(run, model, source, probed, drawn)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,13 @@ from keras_splitmask.evaluation.overlays import (
     save_detections,
     save_label_maps,
 )
-from keras_splitmask.evaluation.pictures import has_picture, inpainting_panels, masked_panels, save_inpainting
+from keras_splitmask.evaluation.pictures import (
+    has_picture,
+    inpainting_panels,
+    inpainting_strips,
+    masked_panels,
+    save_inpainting,
+)
 from keras_splitmask.evaluation.report import write_comparison, write_report
 from keras_splitmask.evaluation.segmentation import ConfusionMatrix, best_class, segment_sliding, segment_whole
 from keras_splitmask.evaluation.sheets import framed, save_sheet, side_by_side, thumbnail
@@ -36,6 +42,7 @@ __all__ = [
     "extract",
     "framed",
     "inpainting_panels",
+    "inpainting_strips",
     "masked_panels",
     "has_picture",
     "linear_probe",

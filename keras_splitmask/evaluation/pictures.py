@@ -9,11 +9,16 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_splitmask.backend.typing import Array, Float, Shaped, UInt8
+from keras_splitmask.backend.typing import Array, Float, Int, Shaped, UInt8
+from keras_splitmask.evaluation.sheets import thumbnail
 from keras_splitmask.patches import to_images, to_patches, to_pixels
+from keras_splitmask.split import Split
 
 COLUMNS = ("original", "half A", "half B", "from A", "from B", "true words")
 MASKED_COLUMNS = ("original", "masked", "predicted")
+OVER_TIME = {"original": "original", "half A": "seen", "masked": "seen", "true words": "true_words"}  # names of strips
+PREDICTED = ("from A", "predicted")  # columns that change while a model learns
+SIDE, GAP = 112, 4  # pixels of an image of a strip, and between two
 
 
 def has_picture(model: keras.Model) -> bool:
@@ -21,19 +26,22 @@ def has_picture(model: keras.Model) -> bool:
     return hasattr(model, "paint") or getattr(model, "inpaint_weight", 0) > 0
 
 
-def inpainting_panels(model: keras.Model, images: Shaped[Array, "B H W C"]) -> Float[Array, "B 6 H W C"]:
+def inpainting_panels(
+    model: keras.Model, images: Shaped[Array, "B H W C"], order: Int[Array, "B N"] | None = None
+) -> Float[Array, "B 6 H W C"]:
     """Draw what a SplitMask model sees and predicts, as six panels for each image.
 
     Args:
         model: a `SplitMask` whose `inpaint_weight` is not 0.
         images: (B, H, W, C).
+        order: (B, N) int32, the order of the patches; by default the model's split draws one.
 
     Returns:
         (B, 6, H, W, C) float32 in 0..1, in the order of `COLUMNS`. In a prediction, seen patches are pixels and unseen
         ones words.
     """
     encoder, tokenizer, split = model.encoder, model.tokenizer, model.split
-    order = split(images)  # (B, N)
+    order = split(images) if order is None else order  # (B, N)
     unseen = split.unseen(order)  # (2B, N - n)
     _, hidden = model.branches(images, order)
     logits = model.decoder.words(hidden)  # (2B, N - n, V)
@@ -59,17 +67,21 @@ def inpainting_panels(model: keras.Model, images: Shaped[Array, "B H W C"]) -> F
     return np.stack([original, half[0::2], half[1::2], filled[0::2], filled[1::2], true], axis=1)
 
 
-def masked_panels(model: keras.Model, images: Shaped[Array, "B H W C"]) -> Float[Array, "B 3 H W C"]:
+def masked_panels(
+    model: keras.Model, images: Shaped[Array, "B H W C"], order: Int[Array, "B N"] | None = None
+) -> Float[Array, "B 3 H W C"]:
     """Draw what a `BEiT` or an `MAE` model sees and predicts, as three panels for each image.
 
     Args:
         model: a model with `split`, `masked_count` and `paint`.
         images: (B, H, W, C).
+        order: (B, N) int32, the order of the patches; by default the model's split draws one.
 
     Returns:
         (B, 3, H, W, C) float32 in 0..1, in the order of `MASKED_COLUMNS`. In a prediction, seen patches are pixels.
     """
-    encoder, order = model.encoder, model.split(images)  # (B, N)
+    encoder = model.encoder
+    order = model.split(images) if order is None else order  # (B, N)
     masked = ops.convert_to_numpy(order)[:, : model.masked_count, None]
     mask = np.zeros((*order.shape, 1), bool)
     np.put_along_axis(mask, masked, True, axis=1)  # (B, N, 1)
@@ -115,9 +127,41 @@ def save_inpainting(path: str | os.PathLike, model: keras.Model, images: Shaped[
     """Draw `inpainting_panels` or `masked_panels`, as the model needs it, of images (B, H, W, C) into a PNG file."""
     from PIL import Image
 
-    picture = (
-        sheet(masked_panels(model, images), MASKED_COLUMNS)
-        if hasattr(model, "paint")
-        else sheet(inpainting_panels(model, images), COLUMNS)
-    )
-    Image.fromarray(picture).save(path)
+    Image.fromarray(sheet(*_panels(model, images))).save(path)
+
+
+def inpainting_strips(
+    model: keras.Model, images: Shaped[Array, "B H W C"]
+) -> tuple[dict[str, UInt8[Array, "height width 3"]], UInt8[Array, "height width 3"]]:
+    """Draw strips, each of the same images one below another, to compare what a model predicts as it learns.
+
+    The patches that are seen are the same at each call, and no random number of the model is used, so that a run is the
+    same with and without these pictures.
+
+    Args:
+        model: a model that `has_picture`.
+        images: (B, H, W, C).
+
+    Returns:
+        A dictionary of the strips that do not change, "original", "seen" and, of a model with half A and half B,
+        "true_words"; and the strip that the model predicts of what is not seen. Each is (height, width, 3) uint8.
+    """
+    config = {**model.split.get_config(), "seed": 0}
+    rows, titles = _panels(model, images, Split.from_config(config)(images))
+    strips = {title: _strip(column) for title, column in zip(titles, rows.swapaxes(0, 1), strict=True)}
+    (predicted,) = (strips[title] for title in PREDICTED if title in strips)
+    return {name: strips[title] for title, name in OVER_TIME.items() if title in strips}, predicted
+
+
+def _panels(model, images, order=None):
+    """The panels (B, K, H, W, C) that the model needs, and their titles."""
+    if hasattr(model, "paint"):
+        return masked_panels(model, images, order), MASKED_COLUMNS
+    return inpainting_panels(model, images, order), COLUMNS
+
+
+def _strip(images):
+    """Images (B, H, W, C) in 0..1 one below another, each with its longer side at `SIDE` pixels."""
+    shown = [np.asarray(thumbnail(image, SIDE)) for image in np.round(np.clip(images, 0, 1) * 255).astype("uint8")]
+    gap = np.full((GAP, *shown[0].shape[1:]), 255, "uint8")
+    return np.concatenate([part for image in shown for part in (image, gap)][:-1])

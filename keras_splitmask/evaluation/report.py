@@ -49,6 +49,9 @@ figure{margin:0}figcaption{font-weight:600}svg{width:100%;height:auto;display:bl
 img{max-width:max(100%,44em);height:auto;background:#fff;border-radius:.3em}.picture{overflow-x:auto}
 table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.15em .5em;border-bottom:1px solid var(--line)}
 td.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.strips{display:grid;gap:.6em;grid-template-columns:repeat(auto-fill,minmax(min(6.5em,29%),1fr))}
+.strips figcaption{font-weight:400;font-size:.85em;text-align:center}.strips img{width:100%;max-width:9em;margin:auto;
+display:block}
 .scroll{max-height:26em;overflow:auto}meter{width:100%;min-width:6em}
 pre{background:var(--card);padding:.8em;border-radius:.4em;white-space:pre-wrap;font-size:.85em}
 """
@@ -116,6 +119,7 @@ def _sections(workdir, report):
             f'<h2>Verdict</h2><ul class="verdict">{judged}</ul>',
             _curves({workdir.name: lines}, "step", "Curves", report),
             _results(result),
+            _over_time(workdir / "pictures" / "over_time"),
             _pictures(workdir / "pictures"),
             _data(_json(workdir / "data.json")),
             f"<h2>Flags</h2><pre>{html.escape(text)}</pre>",
@@ -179,15 +183,38 @@ def _side_by_side(title, runs, columns):
     return f'<h2>{title}</h2><div class="scroll"><table><tr><th></th>{head}</tr>{rows}</table></div>'
 
 
+def _over_time(folder):
+    """What a run inpainted of the same images as it learnt: a strip of each step."""
+    steps = sorted(folder.glob("step-*.png"))
+    if not steps:
+        return ""
+    known = [folder / f"{name}.png" for name in ("original", "seen", "true_words")]
+    first, second, last = ([path] if path.is_file() else [] for path in known)
+    figures = "".join(
+        f"<figure>{_image(path, label)}<figcaption>{label}</figcaption></figure>"
+        for path in (*first, *second, *steps, *last)
+        for label in [_label(path.stem)]
+    )
+    return f'<h2>Inpainting over time</h2><div class="strips">{figures}</div>'
+
+
+def _label(name):
+    """Write the name of a strip in words, such as "step 1,000"."""
+    word, _, number = name.partition("-")
+    return html.escape(f"{word} {int(number):,}" if number.isdigit() else word.replace("_", " "))
+
+
 def _pictures(folder):
     found = []
     for path in sorted(folder.glob("*.png")):
         title = html.escape(TITLES.get(path.stem, path.stem.replace("_", " ").capitalize()))
-        data = base64.b64encode(path.read_bytes()).decode()
-        found.append(
-            f'<h2>{title}</h2><div class="picture"><img alt="{title}" src="data:image/png;base64,{data}"></div>'
-        )
+        found.append(f'<h2>{title}</h2><div class="picture">{_image(path, title)}</div>')
     return "\n".join(found)
+
+
+def _image(path, title):
+    """A PNG file inside the page."""
+    return f'<img alt="{title}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
 
 
 def _data(record):

@@ -220,7 +220,7 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines of the log.")
 flags.DEFINE_integer(
-    "pictures", 8, lower_bound=0, help="Images in the inpainting picture after the run. 0 for no picture."
+    "pictures", 8, lower_bound=0, help="Images in the inpainting picture after the run. 0 for no pictures at all."
 )
 
 flags.adopt_module_key_flags(value_range)

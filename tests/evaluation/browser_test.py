@@ -8,6 +8,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from keras_splitmask.evaluation import save_feature_map, write_comparison, write_report
 
@@ -25,6 +26,7 @@ for (const width of %s) {
     const style = view.getComputedStyle(frame.contentDocument.body);
     const letters = [...frame.contentDocument.querySelectorAll("svg text")].map(text => text.getBoundingClientRect());
     measured.push({width: view.innerWidth, wide: root.scrollWidth, charts: root.querySelectorAll("svg").length,
+      strips: [...root.querySelectorAll(".strips figure")].map(strip => strip.getBoundingClientRect().toJSON()),
       colour: style.color, background: style.backgroundColor,
       right: Math.max(...letters.map(box => box.right)), smallest: Math.min(...letters.map(box => box.height))});
     document.body.dataset.measured = JSON.stringify(measured);
@@ -51,6 +53,10 @@ def pages(tmp_path_factory):
     (runs[0] / "data.json").write_text(json.dumps(record))
     rng = np.random.default_rng(0)
     save_feature_map(runs[0] / "pictures" / "feature_map.png", rng.standard_normal((40, 5)), ["cat", "dog"] * 20)
+    (runs[0] / "pictures" / "over_time").mkdir()
+    for name in ("original", "seen", "true_words", *(f"step-{10**i:010d}" for i in range(3, 8))):
+        picture = Image.fromarray(rng.integers(0, 256, (460, 112, 3), "uint8"))
+        picture.save(runs[0] / "pictures" / "over_time" / f"{name}.png")
     write_report(runs[0])
     write_comparison(folder / "both.html", runs)
     return folder, [runs[0] / "report.html", folder / "both.html"]
@@ -88,5 +94,9 @@ def test_pages_fit_and_are_readable(pages, dark, which, tmp_path):
         assert found["wide"] <= found["width"], found  # nothing to scroll sideways
         assert found["right"] <= found["width"] and found["smallest"] >= 9, found  # letters of the charts
         assert found["charts"] >= 5, found
+        assert len(found["strips"]) == (8 if which == 0 else 0)
+        assert all(strip["width"] >= 80 and strip["right"] <= found["width"] for strip in found["strips"]), found
+        tops = {strip["top"] for strip in found["strips"]}
+        assert len(tops) <= (1 if found["width"] == 1400 else 3), tops  # beside each other on a screen
         lights = [sum(map(int, re.findall(r"\d+", found[name])[:3])) / 765 for name in ("background", "colour")]
         assert lights[0] < 0.15 < 0.8 < lights[1] if dark else lights[1] < 0.2 < 0.9 < lights[0], found

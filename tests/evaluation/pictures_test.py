@@ -9,6 +9,7 @@ from keras_splitmask.evaluation.pictures import (
     MASKED_COLUMNS,
     has_picture,
     inpainting_panels,
+    inpainting_strips,
     masked_panels,
     save_inpainting,
     sheet,
@@ -124,3 +125,36 @@ def test_the_file_has_the_size_it_should(make_model, make_images, tmp_path, chan
     save_inpainting(tmp_path / "picture.png", model, make_images(2, (16, 8, channels)))
     with Image.open(tmp_path / "picture.png") as picture:
         assert picture.format == "PNG" and picture.size == (6 * (7 * 8 + 4) - 4, 16 + 2 * (7 * 16 + 4))  # 112 / 16 = 7
+
+
+@pytest.mark.backend
+def test_strips_show_the_same_patches_at_each_call_and_leave_the_random_numbers_alone(make_model, make_images):
+    model, images = make_model(image_shape=(28, 28, 3), patch_size=7), np.clip(make_images(3, (28, 28, 3)), 0, 126)
+    model.tokenizer.fit(images)
+    seed = ops.convert_to_numpy(model.split.seed_generator.state)
+    fixed, predicted = inpainting_strips(model, images)
+    again, later = inpainting_strips(model, images)
+    np.testing.assert_array_equal(ops.convert_to_numpy(model.split.seed_generator.state), seed)
+    assert list(fixed) == ["original", "seen", "true_words"]
+    assert all((fixed[name] == again[name]).all() for name in fixed) and (predicted == later).all()
+    side, height = 112, 3 * 112 + 2 * 4  # 112 / 28 = 4 pixels for each, and gaps of 4
+    for strip in (*fixed.values(), predicted):
+        assert strip.shape == (height, side, 3) and strip.dtype == np.uint8
+    for i in range(3):
+        part = slice(i * (side + 4), i * (side + 4) + side)
+        assert (fixed["original"][part] == images[i].repeat(4, axis=0).repeat(4, axis=1)).all()
+    seen = (fixed["seen"] != 128).all(axis=-1)  # which no pixel of the images is
+    assert 0.3 < seen.mean() < 0.6 and (predicted[seen] == fixed["original"][seen]).all()
+
+    hidden = ~seen
+    hidden[side : side + 4] = hidden[2 * side + 4 : 2 * side + 8] = False
+    kernel = model.decoder.words.kernel
+    kernel.assign(-ops.convert_to_tensor(kernel))  # as if the model had learnt
+    _, changed = inpainting_strips(model, images)
+    assert (changed[seen] == predicted[seen]).all() and (changed[hidden] != predicted[hidden]).any()
+
+
+def test_strips_of_one_masked_view_and_of_wide_grey_images(make_encoder, make_images):
+    mae = ks.baselines.MAE(make_encoder((16, 8, 1)), decoder_depth=1)
+    fixed, predicted = inpainting_strips(mae, make_images(2, (16, 8, 1)))
+    assert list(fixed) == ["original", "seen"] and predicted.shape == (2 * 112 + 4, 56, 3)

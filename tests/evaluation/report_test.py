@@ -1,3 +1,4 @@
+import base64
 import json
 import re
 import sys
@@ -66,6 +67,23 @@ def test_pictures_are_inside_the_page(tmp_path):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "confusion.png").write_bytes(b"abc")
     assert '<img alt="Confusion matrix" src="data:image/png;base64,YWJj">' in page_of(tmp_path)
+
+
+def test_strips_are_shown_in_the_order_of_the_steps(tmp_path):
+    write_run(tmp_path, [{"step": 1, "loss": 3.0}])
+    assert "over time" not in page_of(tmp_path)
+    folder = tmp_path / "pictures" / "over_time"
+    folder.mkdir(parents=True)
+    for name in ("step-0000010000", "step-0000000250", "true_words", "original", "other"):
+        (folder / f"{name}.png").write_bytes(name.encode())
+    page = page_of(tmp_path)
+    found = re.findall(
+        '<figure><img alt="(.*?)" src="data:image/png;base64,(.*?)"><figcaption>(.*?)</figcaption>', page
+    )
+    assert [label for label, _, _ in found] == ["original", "step 250", "step 10,000", "true words"]
+    assert [caption for _, _, caption in found] == [label for label, _, _ in found]
+    assert base64.b64decode(found[1][1]) == b"step-0000000250"
+    assert page.count("Inpainting over time") == 1
 
 
 def test_results_of_the_whole_and_of_each_class(tmp_path):

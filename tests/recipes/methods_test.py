@@ -68,8 +68,11 @@ def test_a_run_of_a_baseline_is_stopped_resumed_and_of_use(
     assert told[0] == told[1] and [line["step"] for line in told[0]] == [0, 3, 6]
     assert set(told[0][-1]) == KEYS - TIMES | OWN[method]
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "run"))
-    assert [path.name for path in (tmp_path / "run").glob("pictures/*")] == ([picture] if picture else [])
+    assert [path.name for path in (tmp_path / "run").glob("pictures/*.png")] == ([picture] if picture else [])
     if picture:
+        over_time = [sorted(tmp_path.glob(f"{run}/pictures/over_time/*")) for run in ("whole", "run")]
+        assert [path.stem for path in over_time[0]] == ["original", "seen", "step-0000000003", "step-0000000006"]
+        assert [path.read_bytes() for path in over_time[0]] == [path.read_bytes() for path in over_time[1]]
         with Image.open(tmp_path / "run" / "pictures" / picture) as drawn:
             assert drawn.size == (3 * 84 - 4, 16 + 8 * 52)  # three columns and eight rows of 48x80, at their own size
 
