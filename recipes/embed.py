@@ -19,7 +19,7 @@ import pathlib
 
 from absl import flags
 
-from recipes.shared import commandline, comparison, feature_files, new_images, results, screen, writing
+from recipes.shared import commandline, comparison, earlier, feature_files, new_images, results, screen, writing
 
 # These change the result.
 flags.DEFINE_string(
@@ -55,13 +55,20 @@ FLAGS = flags.FLAGS
 
 
 def load_embedding():
-    """Load the encoder of --init_from: a `prediction.Embedding`."""
+    """Load the encoder of --init_from: a `prediction.Embedding`, which prepares images as a classifier there does."""
     import keras
 
     import keras_splitmask as ks
 
-    encoder = ks.interchange.load_encoder(FLAGS.init_from, print, dtype=keras.config.dtype_policy())
-    batch_size, ratio = FLAGS.batch_size or ks.prediction.embedding.BATCH_SIZE, FLAGS.crop_ratio or 1.0
+    reports, policy = [], keras.config.dtype_policy()
+    model = ks.load(FLAGS.init_from, reports.append)
+    encoder = model if isinstance(model, ks.Encoder) else getattr(model, "encoder", None)
+    if encoder is None or encoder.dtype_policy.name != policy.name:
+        encoder = ks.interchange.load_encoder(FLAGS.init_from, reports.append, dtype=policy)
+    if reports:
+        print(reports[-1])
+    batch_size = FLAGS.batch_size or ks.prediction.embedding.BATCH_SIZE
+    ratio = FLAGS.crop_ratio or earlier.crop_ratio(FLAGS.init_from, model) or 1.0
     return ks.prediction.Embedding(encoder, FLAGS.features, batch_size, ratio)
 
 

@@ -1,7 +1,7 @@
 """Fine-tune an encoder on labelled images, or train one from scratch with the same budget.
 
 python recipes/finetune.py --init_from=runs/quickstart --dataset=sample --labelled=1000 --workdir=runs/tuned
-python recipes/finetune.py --size=vit_micro --patch_size=4 --dataset=sample --labelled=1000 --workdir=runs/scratch
+python recipes/finetune.py --dataset=sample --labelled=1000 --workdir=runs/scratch
 python recipes/finetune.py --init_from=runs/pretrained --dataset=folder:photos --workdir=runs/tuned
 
 A folder has a subfolder for each class, or subfolders train and test (or val) with those in them. If it is not divided,
@@ -20,6 +20,7 @@ from recipes.shared import (
     hardware,
     image_sets,
     judgement,
+    labelled_settings,
     splits,
     trouble,
     validation,
@@ -53,8 +54,8 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "image_size",
     None,
-    "Image size in pixels: 224, or 48x80 (height x width). Default: that of --init_from. From scratch: 224;"
-    " for arrays and the sample their own size.",
+    "Image size in pixels: 224, or 48x80 (height x width). Default: that of --init_from. From scratch: auto, the size"
+    " of the images, but at most 112 on CPUs and 224 on GPUs.",
 )
 flags.DEFINE_integer(
     "channels",
@@ -72,17 +73,33 @@ flags.DEFINE_string(
 )
 
 # Encoder.
-common_flags.encoder()
-flags.DEFINE_integer("patch_size", None, lower_bound=1, help="Side of a patch in pixels. Default: that of --init_from.")
+common_flags.encoder(" Default: auto, vit_micro on CPUs and vit_small on GPUs.")
+flags.DEFINE_integer(
+    "patch_size",
+    None,
+    lower_bound=1,
+    help="Side of a patch in pixels. Default: that of --init_from. From scratch: auto, about an eighth of the image"
+    " size on CPUs and a fourteenth on GPUs.",
+)
 common_flags.drop_path()
 flags.DEFINE_bool("frozen", False, "Train only the head.")
 
 # Optimization.
 flags.DEFINE_integer(
-    "batch_size", 128, lower_bound=1, help="Images per step. If there are fewer training images, a step takes all."
+    "batch_size",
+    None,
+    lower_bound=1,
+    help="Images per step. If there are fewer training images, a step takes all. Default: auto, about an eighth of the"
+    " images, from 16 to 64 on CPUs and to 128 on each GPU, and less if memory is short.",
 )
-flags.DEFINE_float("epochs", 100, lower_bound=0, help="Passes over the data. Small data sets need more.")
-flags.DEFINE_integer("steps", None, lower_bound=1, help="Optimizer steps. Default: as --epochs says.")
+flags.DEFINE_float("epochs", None, lower_bound=0, help="Passes over the data, in place of --steps.")
+flags.DEFINE_integer(
+    "steps",
+    None,
+    lower_bound=1,
+    help="Optimizer steps. Default: auto, 100 epochs, but at least 500 steps, and at most 3,000 on CPUs and 20,000 on"
+    " GPUs.",
+)
 flags.DEFINE_float(
     "learning_rate",
     1e-3,
@@ -212,6 +229,8 @@ def main(devices, run):
     channels = encoder.image_shape[-1] if encoder else FLAGS.channels
     sets = splits.open_splits(run, image_sets.open_images(run, channels), FLAGS.labelled, FLAGS.val, validate=True)
     source = sets.train
+    labelled_settings.settle(sets, encoder, devices, run.resumed)
+    hardware.divide(FLAGS.batch_size, devices.replicas)
     encoder = encoder or encoders.fresh_encoder(image_sets.image_shape(source))
     shape = encoder.image_shape
     judged = image_sets.read(sets.judged, sets.split, shape, ratio=FLAGS.crop_ratio)
@@ -247,4 +266,6 @@ def main(devices, run):
 
 
 if __name__ == "__main__":
-    commandline.run(hardware.spread(main, one_host=True, free={"judge"}), value_range.settle)
+    commandline.run(
+        hardware.spread(main, one_host=True, free={"judge"}, auto=labelled_settings.AUTO), value_range.settle
+    )

@@ -72,10 +72,8 @@ def load_predictor():
         raise _no_head("an encoder of another library")
     model = ks.interchange.load_model(FLAGS.init_from)
     options = {name: FLAGS[name].value for name in ("crop_ratio", "least_score", "inference")}
-    if isinstance(model, ks.transfer.Classifier):  # in models of earlier versions only the flags of the run say it
-        options["crop_ratio"] = (
-            FLAGS.crop_ratio or float(earlier.flag_of_run(FLAGS.init_from, "crop_ratio") or 0) or None
-        )
+    if isinstance(model, ks.transfer.Classifier):
+        options["crop_ratio"] = FLAGS.crop_ratio or earlier.crop_ratio(FLAGS.init_from, model)
     if isinstance(model, ks.transfer.Segmenter):
         options["inference"] = FLAGS.inference or earlier.flag_of_run(FLAGS.init_from, "inference") or None
     try:

@@ -3,13 +3,13 @@
     python recipes/probe.py --init_from=runs/quickstart --dataset=sample --workdir=runs/quickstart-probe
     python recipes/probe.py --init_from=runs/photos --dataset=folder:labelled
 
-The features of all blocks are kept in memory: 8 x images x blocks x width bytes, or 4 GB for 100,000 images and ViT-S.
-Use --train_limit if that is too much.
+The features of all blocks are kept in memory, up to four times: 32 x images x blocks x width bytes, or 15 GB for
+100,000 images and ViT-S. If that is too much, probe stops before it starts, and names a --train_limit that fits.
 """
 
 from absl import flags
 
-from recipes.shared import commandline, common_flags, image_sets, screen, splits, value_range, workdir
+from recipes.shared import auto, commandline, common_flags, image_sets, memory, screen, splits, value_range, workdir
 
 # These change the result.
 flags.DEFINE_string(
@@ -73,6 +73,22 @@ def vote(bank, queries, labels, judged_labels):
     return result
 
 
+def check_memory(encoder, train, judged):
+    """Stop if the images and their features do not fit into memory, with limits that do."""
+    import keras
+
+    limits = FLAGS.train_limit, FLAGS.test_limit
+    counts = [min(len(source), limit or len(source)) for source, limit in zip((train, judged), limits, strict=True)]
+    sizes, there = (encoder.width, encoder.depth, encoder.heads), memory.at_hand()
+    needed, each = memory.of_probe(keras.backend.backend(), sizes, encoder.image_shape, counts)
+    if fewer := auto.fewer(there, needed, counts, each):
+        raise commandline.BadInput(
+            f"Expected the features to fit into {auto.SHARE_OF_MEMORY:.0%} of the {there / 1e9:.1f} GB of memory at"
+            f" hand, which would take about {needed / 1e9:.1f} GB. Add"
+            f" {' '.join(f'--{name}={value}' for name, value in fewer.items())}."
+        )
+
+
 def judge(run=None):
     """Evaluate the encoder and print its accuracies. Returns them by name, and the `Splits`."""
     import keras
@@ -90,6 +106,7 @@ def judge(run=None):
     image_sets.say(f"{FLAGS.dataset}: {train.summary()}")
     sets = splits.open_splits(run, train)
     train, judged, split = sets.train, sets.judged, sets.split
+    check_memory(encoder, train, judged)
     images, labels = image_sets.read(train, "train", shape, FLAGS.train_limit)
     judged_images, judged_labels = image_sets.read(judged, split, shape, FLAGS.test_limit)
     print(f"{len(images)} labelled images, {len(judged_images)} to evaluate on", flush=True)

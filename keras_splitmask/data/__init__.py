@@ -4,7 +4,7 @@ from keras_splitmask.data.augmentation import CROPS, center_box, crop_box, flip,
 from keras_splitmask.data.cache import cached
 from keras_splitmask.data.coco import DetectionSource, Objects
 from keras_splitmask.data.detection_sets import open_detection
-from keras_splitmask.data.division import copies, divided, read_division, write_division
+from keras_splitmask.data.division import copies, divided, joined, read_division, read_groups, write_division
 from keras_splitmask.data.framing import letterbox
 from keras_splitmask.data.images import open_images
 from keras_splitmask.data.label_maps import SegmentationSource, open_segmentation
@@ -40,6 +40,7 @@ __all__ = [
     "detection_batches",
     "divided",
     "flip",
+    "joined",
     "letterbox",
     "mix",
     "mixed_batches",
@@ -50,6 +51,7 @@ __all__ = [
     "open_source",
     "read_all",
     "read_division",
+    "read_groups",
     "segmentation_batches",
     "subset_of",
     "view_batches",

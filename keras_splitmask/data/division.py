@@ -57,18 +57,65 @@ def _same(indices, key):
     return [group for group in found.values() if len(group) > 1]
 
 
+def read_groups(path):
+    """Read which images belong together, such as near-duplicates or photographs of one object.
+
+    Args:
+        path: of a CSV file with the columns group and file, as `embed --duplicates` writes it. Others are ignored.
+
+    Returns:
+        The groups, a list of lists of names. A name may be in several groups.
+
+    Raises:
+        ValueError: if the file cannot be read, or has no such columns.
+    """
+    header, *rows = _rows_of(path, "groups")
+    if not {"group", "file"} <= set(header) or any(len(row) != len(header) for row in rows):
+        raise ValueError(f"Expected the columns group and file in {path}, received {','.join(header)}.")
+    groups = collections.defaultdict(list)
+    for row in rows:
+        groups[row[header.index("group")]].append(row[header.index("file")])
+    return list(groups.values())
+
+
+def joined(first, names, groups):
+    """Join groups of images that share an image.
+
+    Args:
+        first: (B,) int64, as `copies` returns it.
+        names: the names of the B images.
+        groups: lists of names; those that are not among `names` are ignored.
+
+    Returns:
+        (B,) int64: for each image the index of the first one in its group, which may be its own. Groups that have an
+        image or a copy of one in common are one group.
+    """
+    first, index = np.array(first), {name: i for i, name in enumerate(names)}
+
+    def root(i):
+        while first[i] != i:
+            first[i] = i = first[first[i]]
+        return i
+
+    for group in groups:
+        roots = {root(index[name]) for name in group if name in index}
+        for i in roots:
+            first[i] = min(roots)
+    return np.array([root(i) for i in range(len(first))], "int64")
+
+
 def divided(source, fraction, seed=0, least=2, first=None):
     """Divide a labelled source in two: a fraction of each class is drawn by the seed.
 
     Copies of an image are drawn together, so that none is on both sides. A class of `least` images or more gives at
-    least one, and keeps at least one, unless all of them are copies.
+    least one, and keeps at least one, unless all of them are copies. A group counts for the class of its first image.
 
     Args:
         source: a `Source` with labels.
         fraction: of the images of each class, between 0 and 1.
         seed: of what is drawn.
         least: smallest number of images of a class that gives any if the fraction alone would be less than one.
-        first: what `copies` returns, if it is known.
+        first: what `copies` or `joined` returns, if it is known: which images are drawn together.
 
     Returns:
         Two `Subset`s: the images that were not drawn, and those that were.
@@ -129,12 +176,7 @@ def read_division(source, path):
         ValueError: if the file cannot be read, has other columns, names an image twice or one that is not in the
             source, or lists none to train on.
     """
-    try:
-        # "utf-8-sig": spreadsheets write a byte order mark.
-        text = pathlib.Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig")
-        header, *rows = [row for row in csv.reader(io.StringIO(text), strict=True) if row]
-    except (OSError, ValueError, csv.Error) as error:  # ValueError: other bytes than UTF-8, or no line at all
-        raise ValueError(f"Expected a CSV file that lists a split, received {path} ({error}).") from error
+    header, *rows = _rows_of(path, "a split")
     if header != COLUMNS or any(len(row) != 2 for row in rows):
         raise ValueError(
             f"Expected the columns name,split in {path}, received {','.join(header)}; see a run's split.csv."
@@ -155,3 +197,14 @@ def read_division(source, path):
     if "train" not in parts:
         raise ValueError(f"Expected images of the split train in {path}, received none.")
     return {split: Subset(source, np.array(sorted(parts[split]))) for split in SPLITS if split in parts}
+
+
+def _rows_of(path, what):
+    """The rows of a CSV file that are not empty, with the header first."""
+    try:
+        # "utf-8-sig": spreadsheets write a byte order mark.
+        text = pathlib.Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig")
+        header, *rows = [row for row in csv.reader(io.StringIO(text), strict=True) if row]
+    except (OSError, ValueError, csv.Error) as error:  # ValueError: other bytes than UTF-8, or no line at all
+        raise ValueError(f"Expected a CSV file that lists {what}, received {path} ({error}).") from error
+    return header, *rows

@@ -57,13 +57,14 @@ class Embedding:
             yield number, list(images), self.compute(list(images.values())) if images else {}, unreadable
 
 
-def embed_images(model, images, features=("pooled",), batch_size=BATCH_SIZE, crop_ratio=1.0, value_range=None):
+def embed_images(model, images, features=("pooled",), batch_size=BATCH_SIZE, crop_ratio=None, value_range=None):
     """Compute features of new images of any size, in memory.
 
     Args:
         model: an `Encoder`, or a model that has one.
         images: a folder, files or arrays, see `data.open_images`; or a `Source`.
-        features, batch_size, crop_ratio: see `Embedding`.
+        features, batch_size: see `Embedding`.
+        crop_ratio: see `Embedding`. By default that of the model if it is a `Classifier`, or 1.
         value_range: see `data.open_source`.
 
     Returns:
@@ -72,6 +73,7 @@ def embed_images(model, images, features=("pooled",), batch_size=BATCH_SIZE, cro
     Raises:
         ValueError: if no image can be read.
     """
+    crop_ratio = crop_ratio or getattr(model, "crop_ratio", 1.0)
     embedding = Embedding(encoder_of(model), features, batch_size, crop_ratio)
     if not isinstance(images, Source):
         # The range that the model was trained with, if it knows one.

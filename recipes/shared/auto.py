@@ -1,7 +1,7 @@
-"""The `auto` values of pretrain.py's flags: what the images and the machine suggest, and why.
+"""The `auto` values of the flags of pretrain.py and finetune.py: what the images and the machine suggest, and why.
 
-`plan` is a pure function of the facts and of the flags that were given. `TABLE` holds its numbers. The paper's values
-are in flags/paper.
+`plan` and `plan_labelled` are pure functions of the facts and of the flags that were given. `TABLE` holds their
+numbers. The paper's values are in flags/paper.
 """
 
 import dataclasses
@@ -17,7 +17,14 @@ TABLE = {
     "batch_size": (64, 256),
     "steps": (3_000, 20_000),  # at least
     "epochs": (0, 100),  # at least
+    # Of finetune.py, from a pre-trained encoder as from scratch.
+    "labelled_batch_size": (64, 128),  # at most
+    "labelled_steps": (3_000, 20_000),  # at most
 }
+LABELLED_EPOCHS = 100
+LABELLED_STEPS = 500  # at least
+LABELLED_BATCH = 16  # at least, if there are as many images
+BATCHES_PER_EPOCH = 8  # of finetune.py, at least, unless the batch would be smaller than that
 ENCODER = {"few cores": "vit_micro", "many cores": "vit_tiny", "accelerator": "vit_small"}
 MANY_CORES = 16
 SMALLEST_PATCH = 4  # pixels; a smaller one has too few values for a word
@@ -84,9 +91,8 @@ def plan(facts, given):
             values[name], reasons[name] = value, reason
 
     device = int(facts.accelerator)
-    of_device = "for a GPU or TPU" if facts.accelerator else f"for {facts.cores} CPU core{'s' * (facts.cores > 1)}"
-    kind = "accelerator" if facts.accelerator else "many cores" if facts.cores >= MANY_CORES else "few cores"
-    choose("size", ENCODER[kind], of_device)
+    of_device = _of_device(facts)
+    choose("size", ENCODER[_kind(facts)], of_device)
     _choose_image(facts, values, choose, device)
     height, width = values["image_size"]
     patches = (height // values["patch_size"]) * (width // values["patch_size"])
@@ -120,6 +126,56 @@ def plan(facts, given):
     return Plan(values, reasons, needed(facts, {**values, "accumulate": parts}))
 
 
+def plan_labelled(facts, given):
+    """Choose a value for each flag of finetune.py in `given` that is None.
+
+    Args:
+        facts: `Facts`. Its images are those to train on.
+        given: {name: value}, where None stands for auto: batch_size; steps, unless epochs are given; and size,
+            image_size and patch_size. A pre-trained encoder has no size, but encoder, its (width, depth, heads), and
+            the other two are its own. frozen and evaluated are those of `memory.of_training`.
+
+    Returns:
+        `Plan`. It may need more memory than there is; see `fits`.
+    """
+    values, reasons = {"method": "finetune", **given}, {}
+
+    def choose(name, value, reason):
+        if name in given and given[name] is None:
+            values[name], reasons[name] = value, reason
+
+    device = int(facts.accelerator)
+    of_device = _of_device(facts)
+    choose("size", ENCODER[_kind(facts)], of_device)
+    _choose_image(facts, values, choose, device)
+    _choose_labelled_batch(facts, values, choose, device, of_device)
+    by_epochs = round(LABELLED_EPOCHS * facts.images / values["batch_size"])
+    most = TABLE["labelled_steps"][device]
+    if by_epochs > most:
+        choose("steps", most, f"what the machine has time for, {of_device}")
+    else:
+        few = by_epochs < LABELLED_STEPS
+        choose(
+            "steps",
+            max(LABELLED_STEPS, by_epochs),
+            "the fewest that teach enough" if few else f"{LABELLED_EPOCHS} epochs",
+        )
+    return Plan(values, reasons, needed(facts, values))
+
+
+def _choose_labelled_batch(facts, values, choose, device, of_device):
+    """A batch of finetune.py: several in an epoch, none larger than the set, and half as large until it fits."""
+    largest = TABLE["labelled_batch_size"][device]
+    batch = min(largest, max(LABELLED_BATCH, _power_of_two(facts.images / BATCHES_PER_EPOCH)))
+    batch = min(batch * max(1, facts.replicas), facts.images)
+    batch = max(facts.replicas, batch // facts.replicas * facts.replicas)
+    reason = of_device if batch == largest * facts.replicas else f"for {facts.images} images"
+    fitting = batch
+    while fitting % (2 * facts.replicas) == 0 and not _fits(facts, {**values, "batch_size": fitting}):
+        fitting //= 2
+    choose("batch_size", fitting, reason if fitting == batch else "to fit into memory")
+
+
 def needed(facts, values):
     """Estimate the bytes that training with these values takes, of one device."""
     share = math.ceil(values["batch_size"] / (facts.replicas * (values.get("accumulate") or 1)))
@@ -131,14 +187,49 @@ def fits(facts, made):
 
 
 def smaller(facts, made):
-    """List flags, as {name: value}, with which a run fits into memory that does not; empty if none was found."""
-    batch = made.values["batch_size"]
-    for size in (made.values["size"], "vit_small", "vit_tiny", "vit_micro"):
+    """List flags, as {name: value}, with which a run fits into memory that does not; empty if none was found.
+
+    A batch is computed in parts, or for finetune.py, which takes no parts, it is smaller. A pre-trained encoder stays.
+    """
+    batch, changes = made.values["batch_size"], {}
+    for size in (made.values["size"], "vit_small", "vit_tiny", "vit_micro") if "size" in made.values else (None,):
         for part in range(int(math.log2(max(1, batch // facts.replicas))) + 1):
-            tried = {**made.values, "size": size, "accumulate": 2**part}
-            if batch % (facts.replicas * 2**part) == 0 and needed(facts, tried) <= SHARE_OF_MEMORY * facts.memory:
-                return {name: tried[name] for name in ("size", "accumulate") if tried[name] != made.values.get(name)}
+            changes = {"size": size} if size else {}
+            changes |= {"accumulate": 2**part} if "accumulate" in made.values else {"batch_size": batch >> part}
+            if batch % (facts.replicas << part) == 0 and _fits(facts, {**made.values, **changes}):
+                return {name: value for name, value in changes.items() if value != made.values.get(name)}
     return {}
+
+
+def fewer(at_hand, needed_bytes, counts, each):
+    """List flags of probe.py, as {name: value}, with which it fits into memory; empty if it does.
+
+    Args:
+        at_hand: bytes of memory.
+        needed_bytes, each: what `memory.of_probe` returns.
+        counts: numbers of images to train on and to evaluate on.
+    """
+    room = SHARE_OF_MEMORY * at_hand
+    if needed_bytes <= room:
+        return {}
+    sizes = [count * size for count, size in zip(counts, each, strict=True)]
+    room = max(0, room - (needed_bytes - sum(sizes)))  # for images
+    evaluated = min(counts[1], int(max(room / 2, room - sizes[0]) / each[1]))
+    trained = min(counts[0], int((room - evaluated * each[1]) / each[0]))
+    limits = {"train_limit": trained, "test_limit": evaluated}
+    return {name: max(1, limit) for (name, limit), count in zip(limits.items(), counts, strict=True) if limit < count}
+
+
+def _fits(facts, values):
+    return needed(facts, values) <= SHARE_OF_MEMORY * facts.memory
+
+
+def _kind(facts):
+    return "accelerator" if facts.accelerator else "many cores" if facts.cores >= MANY_CORES else "few cores"
+
+
+def _of_device(facts):
+    return "for a GPU or TPU" if facts.accelerator else f"for {facts.cores} CPU core{'s' * (facts.cores > 1)}"
 
 
 def _choose_image(facts, values, choose, device):
@@ -186,7 +277,7 @@ def _choose_steps(facts, values, choose, device, of_device):
 def _parts(facts, values):
     """The smallest number of micro-batches, a power of two, with which a batch fits into memory; or the largest."""
     parts, share = 1, values["batch_size"] // facts.replicas
-    while share % (2 * parts) == 0 and needed(facts, {**values, "accumulate": parts}) > SHARE_OF_MEMORY * facts.memory:
+    while share % (2 * parts) == 0 and not _fits(facts, {**values, "accumulate": parts}):
         parts *= 2
     return parts
 

@@ -10,8 +10,8 @@ def fraction(name, default, text):
     flags.DEFINE_float(name, default, text, lower_bound=0, upper_bound=1)
 
 
-def encoder():
-    """Define --init_from and --size."""
+def encoder(default=""):
+    """Define --init_from and --size; `default` describes the default of --size."""
     flags.DEFINE_string(
         "init_from",
         None,
@@ -19,7 +19,7 @@ def encoder():
         " encoder. Default: train from scratch.",
     )
     flags.DEFINE_string(
-        "size", None, "Encoder to train from scratch: vit_micro, vit_tiny, vit_small, vit_base or vit_large."
+        "size", None, f"Encoder to train from scratch: vit_micro, vit_tiny, vit_small, vit_base or vit_large.{default}"
     )
 
 

@@ -21,6 +21,14 @@ def result_of_run(path, name):
         return None
 
 
+def crop_ratio(path, model):
+    """The fraction of an image's side that a model was evaluated on; None if it knows none.
+
+    Classifiers of earlier versions do not hold it: only the flags of their run say it.
+    """
+    return float(flag_of_run(path, "crop_ratio") or 0) or getattr(model, "crop_ratio", None)
+
+
 def _folder(path):
     path = pathlib.Path(path).expanduser()
     return path if path.is_dir() else path.parent

@@ -42,8 +42,8 @@ SUBJECTS = {
     " class_weight",
     "Predictions": "top least_score",
     "Comparisons": "duplicates threshold outliers embed.neighbours near",
-    "Evaluation": "finetune.split probe.split val judge judge_every judge_limit inference train_limit test_limit"
-    " neighbours features probe probe_limit probe_every",
+    "Evaluation": "finetune.split probe.split groups val judge judge_every judge_limit inference train_limit"
+    " test_limit neighbours features probe probe_limit probe_every",
     "Log and pictures": "log_every logger pictures",
     "Checkpoints": "save_every keep_every rewind",
     "Memory, speed and devices": "backend precision accumulate workers jit steps_per_execution strategy devices"

@@ -149,6 +149,5 @@ def image_size():
 
 
 def image_shape(source):
-    """Return (height, width, channels) of the encoder's input: --image_size, or an array's own size, or 224."""
-    own_size = FLAGS.dataset.split(":")[0] in ("sample", "npz", "npy")
-    return *(image_size() or (source.image_shape[:2] if own_size else (224, 224))), source.image_shape[-1]
+    """Return (height, width, channels) of the encoder's input: --image_size, and the channels of a source."""
+    return *image_size(), source.image_shape[-1]

@@ -1,4 +1,4 @@
-"""The memory that pre-training takes, estimated from the shapes, and the memory that the machine has."""
+"""The memory that training an encoder takes, estimated from the shapes, and the memory that the machine has."""
 
 import math
 import os
@@ -9,6 +9,7 @@ VALUES = {"torch": 20, "jax": 38, "tensorflow": 27}  # kept for the gradient, fo
 PIXELS = 9  # copies of a batch of images in float32: augmentation and patches
 COPIES_OF_WEIGHTS = 5  # weights, gradient, two moments, a checkpoint being written, and what an update makes
 CHUNK = 64e6  # bytes: what the words' head holds at once
+COPIES_OF_FEATURES = (4, 3)  # of the images that probe.py trains on, and of those that it evaluates on
 
 
 def of_training(facts, values, share):
@@ -16,13 +17,14 @@ def of_training(facts, values, share):
 
     Args:
         facts: see `auto.Facts`.
-        values: {name: value} of the flags: method, size, image_size, patch_size, and those of the method.
+        values: {name: value} of the flags: method, size, image_size, patch_size, and those of the method. In place of
+            size, encoder may hold its (width, depth, heads). evaluated is the number of images that are kept in memory.
         share: images that are computed at a time.
     """
     from keras_splitmask.baselines import dino
     from keras_splitmask.encoder import SIZES
 
-    width, depth, heads = SIZES.get(values["size"], SIZES["vit_base"])
+    width, depth, heads = values.get("encoder") or SIZES.get(values.get("size"), SIZES["vit_base"])
     (height, width_of_image), patch = values["image_size"], values["patch_size"]
     patches = max(1, (height // patch) * (width_of_image // patch))
     words = values.get("vocabulary") or 0
@@ -33,15 +35,17 @@ def of_training(facts, values, share):
         count * blocks * (VALUES[facts.backend] * tokens * size + 2 * heads * tokens**2) * each
         for count, tokens, blocks, size in passes
     )
-    images = height * width_of_image * facts.channels
-    kept += 4 * images * PIXELS
+    pixels = height * width_of_image * facts.channels
+    kept += 4 * pixels * PIXELS
     # A block has 12 D^2 weights, 4 in its attention and 8 in its MLP; the decoder has two blocks.
     weights = 12 * depth * width**2 + 2 * 12 * width**2 + width * (words + patch**2 * facts.channels + patches)
     if values["method"] == "dino":
         weights = 2 * weights + 2 * (values.get("prototypes") or 0) * 256
         kept += (2 + (values.get("local_crops") or 0)) * (values.get("prototypes") or 0) * 4 * 4
-    of_weights = 4 * weights * COPIES_OF_WEIGHTS
-    return (0 if facts.accelerator else START[facts.backend]) + of_weights + share * kept + (CHUNK if words else 0)
+    constant = 4 * weights * COPIES_OF_WEIGHTS + (CHUNK if words else 0)
+    if not facts.accelerator:
+        constant += START[facts.backend] + pixels * values.get("evaluated", 0)
+    return constant + share * kept
 
 
 def _passes(values, patches, small, width, depth):
@@ -65,7 +69,26 @@ def _passes(values, patches, small, width, depth):
         return [(1, seen, depth, width), (1, 1 + patches, blocks, narrow)]
     if method == "dino":  # the teacher keeps nothing for a gradient
         return [(2, 1 + patches, depth, width), (values.get("local_crops") or 0, 1 + small, depth, width)]
-    return [(1, 1 + patches, depth, width)]
+    # A frozen encoder keeps nothing for a gradient, but computes one block after the other.
+    return [(1, 1 + patches, 1 if values.get("frozen") else depth, width)]
+
+
+def of_probe(backend, encoder, image_shape, counts):
+    """Estimate the bytes of the machine's memory that probe.py takes, with the features of all blocks.
+
+    Args:
+        backend: name of the Keras backend.
+        encoder: its (width, depth, heads).
+        image_shape: (height, width, channels).
+        counts: numbers of images to train on and to evaluate on.
+
+    Returns:
+        The bytes for all images together, and those for one image to train on and one to evaluate on.
+    """
+    width, depth, _ = encoder
+    each = [math.prod(image_shape) + copies * 8 * depth * width for copies in COPIES_OF_FEATURES]
+    constant = START[backend] + 2 * 4 * 12 * depth * width**2
+    return constant + sum(count * size for count, size in zip(counts, each, strict=True)), each
 
 
 def at_hand():

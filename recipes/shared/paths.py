@@ -5,7 +5,19 @@ import os
 from absl import flags
 
 FLAGS = flags.FLAGS
-PATHS = ("cache", "dalle_weights", "data_dir", "images", "init_from", "json", "labelled", "output", "split", "subset")
+PATHS = (
+    "cache",
+    "dalle_weights",
+    "data_dir",
+    "groups",
+    "images",
+    "init_from",
+    "json",
+    "labelled",
+    "output",
+    "split",
+    "subset",
+)
 PATHS += ("runs", "workdir")
 DATASETS = ("cifar10", "dataset", "probe")  # as KIND:PATH
 OR_OTHER = ("labelled", "split", "subset")  # flags that hold a path, or a number or a name

@@ -66,7 +66,7 @@ def settle(source, devices, resumed=False):
     made = auto.plan(facts, given)
     for name in AUTO:
         if made.values.get(name) is not None and FLAGS[name].value is None:
-            FLAGS[name].value = _text(made.values[name]) if name == "image_size" else made.values[name]
+            FLAGS[name].value = text_of(made.values[name]) if name == "image_size" else made.values[name]
     reasons = dict(made.reasons)
     if "steps" in reasons:
         FLAGS.steps = executions(FLAGS.steps)
@@ -74,7 +74,7 @@ def settle(source, devices, resumed=False):
         FLAGS.learning_rate, reasons["learning_rate"] = methods.learning_rate(), f"for batches of {FLAGS.batch_size}"
     say(reasons)
     if not resumed:
-        _check_memory(facts, made)
+        check_memory(facts, made)
 
 
 def facts_of(source, devices):
@@ -124,7 +124,12 @@ def _of_encoder(given):
     return {"size": given["size"] or size, "patch_size": given["patch_size"] or encoder.patch_size}
 
 
-def _check_memory(facts, made):
+def check_memory(facts, made):
+    """Print the memory that a run needs, and refuse what does not fit, with flags that do.
+
+    Raises:
+        BadInput: see above.
+    """
     needed, there = made.memory / 1e9, facts.memory / 1e9
     at_hand = f"of {there:.1f} GB at hand" if math.isfinite(there) else "; how much there is, the backend does not say"
     print(f"memory    about {needed:.1f} GB {at_hand}", flush=True)
@@ -183,6 +188,7 @@ def steps_in(seconds, of_a_step):
     return steps
 
 
-def _text(size):
+def text_of(size):
+    """Write (height, width) as --image_size takes it."""
     height, width = size
     return str(height) if height == width else f"{height}x{width}"

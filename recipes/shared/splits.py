@@ -14,6 +14,12 @@ flags.DEFINE_string(
     "Divide a --dataset that has no split test or val: a fraction of each class to evaluate on (0.2), or a CSV file of"
     " the columns name and split, as a run's split.csv is. Copies of an image stay on one side. Default: 0.2.",
 )
+flags.DEFINE_string(
+    "groups",
+    None,
+    "CSV file of the columns group and file, such as embed --duplicates writes: the images of a group stay on one side"
+    " when --dataset is divided, and when --val sets images aside. Groups with an image in common are one group.",
+)
 
 # These do not change the trained weights.
 flags.DEFINE_enum(
@@ -87,6 +93,7 @@ def open_splits(run, train, amount=None, fraction=None, validate=False):
             f"Expected --split={FLAGS.split} with a --dataset that is not divided, received {FLAGS.dataset}, which has"
             f" the split {' and '.join(own)}; leave --split out."
         )
+    groups = _read_groups(train, not (own or path or FLAGS.judge == "train") or fraction) if not before else []
     division = {}
     if before or path:
         division = data.read_division(train, before or path)
@@ -94,7 +101,7 @@ def open_splits(run, train, amount=None, fraction=None, validate=False):
     elif not own and FLAGS.judge != "train" and not isinstance(refused.get(FLAGS.judge), data.NoLabels):
         if run and run.resumed:
             raise commandline.BadInput("This run began with all images to train on; keep --judge=train.")
-        division = _divide(train, share or FRACTION, refused)
+        division = _divide(train, share or FRACTION, refused, groups)
     train, own = division.get("train", train), own | {name: division[name] for name in division if name != "train"}
     judged, split = _judged(train, division, own, refused)
     val = own.get("val") if validate and split != "val" else None
@@ -104,7 +111,7 @@ def open_splits(run, train, amount=None, fraction=None, validate=False):
     if fraction is not None:
         val = division.get("val") if fraction and before else None
     if fraction and not before:
-        train, val = data.divided(train, fraction, FLAGS.seed, LEAST)
+        train, val = data.divided(train, fraction, FLAGS.seed, LEAST, _together(train, groups))
         division = {**division, "val": val}
         image_sets.say(f"{len(val)} of {len(train) + len(val)} training images are set aside as val")
     if division:
@@ -146,13 +153,45 @@ def _split_flag():
     return None, share
 
 
-def _divide(train, share, refused):
+def _read_groups(train, drawn):
+    """Read --groups, and print how many images it lists. `drawn` is whether images are drawn to evaluate on."""
+    from keras_splitmask import data
+
+    if not FLAGS.groups:
+        return []
+    if not drawn:
+        raise commandline.BadInput(
+            f"Expected --groups with a --dataset that is divided here, or with --val, received {FLAGS.dataset}, of"
+            " which no images are drawn to evaluate on; leave --groups out."
+        )
+    groups, names = data.read_groups(FLAGS.groups), {train.name(i) for i in range(len(train))}
+    listed = list(dict.fromkeys(name for group in groups for name in group))
+    missing = [name for name in listed if name not in names]
+    if listed and len(missing) == len(listed):
+        raise commandline.BadInput(
+            f"Expected names of images in --groups={FLAGS.groups}, such as {train.name(0)}, received"
+            f" {', '.join(missing[:3])}; list the images of {FLAGS.dataset}."
+        )
+    are = "is" if len(missing) == 1 else "are"
+    others = f"; {len(missing)} more {are} not in {FLAGS.dataset}, such as {missing[0]}" if missing else ""
+    image_sets.say(f"--groups lists {len(listed) - len(missing)} of the images{others}")
+    return groups
+
+
+def _together(train, groups):
+    """(B,) the index of the first image that each image must stay with: its copies, and those of --groups."""
+    from keras_splitmask import data
+
+    return data.joined(data.copies(train), [train.name(i) for i in range(len(train))], groups)
+
+
+def _divide(train, share, refused, groups):
     """Divide the train split by --seed. Returns {split: source}."""
     import numpy as np
 
     from keras_splitmask import data
 
-    first = data.copies(train)
+    first = _together(train, groups)
     rest, drawn = data.divided(train, share, FLAGS.seed, first=first)
     division = {"train": rest, "test": drawn}
     reason = "has a test split without labels" if isinstance(refused.get("test"), data.NoLabels) else "is not divided"
@@ -161,10 +200,9 @@ def _divide(train, share, refused):
         f" ({_counts(division)}). The choice is saved in {SPLIT_FILE} of --workdir; --split chooses another."
     )
     if count := int((first != np.arange(len(first))).sum()):
-        one = "1 image is a copy of another, and stays on its side"
-        image_sets.say(
-            one if count == 1 else f"{count} images are copies of others, and stay on the same side as those"
-        )
+        one = f"1 image is a copy of another{' or in its group' if groups else ''}, and stays on its side"
+        several = f"{count} images are copies of others{' or in their groups' if groups else ''}"
+        image_sets.say(one if count == 1 else f"{several}, and stay on the same side as those")
     image_sets.say_absent(train, drawn, "test")
     return division
 

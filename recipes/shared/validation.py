@@ -4,7 +4,7 @@ from absl import flags
 
 FLAGS = flags.FLAGS
 BEST = "best.keras"
-BATCH = 256
+BATCH = 64  # images at a time, which need less memory than a training step on a few
 
 
 def scores_of(model, images):

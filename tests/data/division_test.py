@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_splitmask.data import Subset, copies, divided, open_source, read_division, write_division
+from keras_splitmask.data import (
+    Subset,
+    copies,
+    divided,
+    joined,
+    open_source,
+    read_division,
+    read_groups,
+    write_division,
+)
 from keras_splitmask.data.arrays import ArraySource
 
 
@@ -138,3 +147,39 @@ def test_a_list_may_use_the_other_names_of_splits_and_leave_images_out(tmp_path,
         "train": ["a/0.png", "a/1.png"],
         "val": ["b/3.png"],
     }
+
+
+def test_groups_that_share_an_image_are_one(tmp_path):
+    path = tmp_path / "features.duplicates.csv"
+    path.write_text("group,file,most_similar\n1,e,b\n1,b,e\n2,d,c\n2,c,d\n3,c,x\n3,b,x\n4,x,y\n4,y,x\n5,a,x\n5,x,a\n")
+    groups = read_groups(path)
+    assert groups == [["e", "b"], ["d", "c"], ["c", "b"], ["x", "y"], ["a", "x"]]
+    # f is a copy of a, and g one of d.
+    assert joined([0, 1, 2, 3, 4, 0, 3, 7], list("abcdefgh"), groups).tolist() == [0, 1, 1, 1, 1, 0, 1, 7]
+    assert joined(np.arange(4), list("abcd"), []).tolist() == [0, 1, 2, 3]
+
+
+def test_images_of_a_group_stay_on_one_side():
+    source = arrays(30, 30)
+    names = [source.name(i) for i in range(len(source))]
+    groups = [names[start : start + 4] for start in range(0, 60, 4)]
+    first = joined(copies(source), names, groups)
+    assert first.tolist() == [4 * (i // 4) for i in range(60)]
+    for seed in range(5):
+        rest, drawn = divided(source, 0.3, seed, first=first)
+        assert 8 <= len(drawn) <= 18 and not {i // 4 for i in rest.indices} & {i // 4 for i in drawn.indices}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "Expected a CSV file that lists groups, received"),
+        ("file,similarity\na,1\n", "Expected the columns group and file in .*, received file,similarity"),
+        ("group,file\n1\n", "Expected the columns group and file in"),
+    ],
+)
+def test_a_list_of_groups_that_is_none_is_refused(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "groups.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_groups(tmp_path / "groups.csv")

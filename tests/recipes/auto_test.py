@@ -1,4 +1,4 @@
-"""The values that pretrain.py chooses: of the pure function, and on the way from a folder to a run."""
+"""The values that pretrain.py and finetune.py choose: of the pure functions, and on the way from a folder to a run."""
 
 import dataclasses
 import itertools
@@ -248,3 +248,72 @@ def test_a_run_goes_on_without_the_encoder_that_it_started_from(photos, tmp_path
     (tmp_path / "first" / "model.keras").unlink()
     end = run_here("pretrain", *given)
     assert not end.status and "resumed at step 2" in end.out, end.err
+
+
+LABELLED = {"batch_size": None, "steps": None, "frozen": False, "evaluated": 0}
+SCRATCH = {**LABELLED, **dict.fromkeys(("size", "image_size", "patch_size"))}
+TUNED = {**LABELLED, "encoder": (384, 12, 6), "image_size": (224, 224), "patch_size": 16}
+
+
+@pytest.mark.parametrize(
+    "images, machine, expected",
+    [
+        (8, LAPTOP, (8, 500)),  # no batch is larger than the set
+        (50, LAPTOP, (16, 500)),
+        (400, LAPTOP, (32, 1250)),  # 100 epochs
+        (1500, LAPTOP, (64, 2344)),
+        (20_000, LAPTOP, (64, 3000)),  # ten epochs are what two cores have time for
+        (1500, GPU, (128, 1172)),
+        (100_000, GPU, (128, 20_000)),
+        (100_000, dataclasses.replace(GPU, replicas=4), (512, 19_531)),
+        (50, dataclasses.replace(GPU, replicas=4), (48, 500)),
+    ],
+)
+def test_batches_and_steps_on_labels_follow_from_the_number_of_images(images, machine, expected):
+    facts = dataclasses.replace(machine, images=images)
+    for given in (SCRATCH, TUNED):
+        made = auto.plan_labelled(facts, given)
+        assert (made.values["batch_size"], made.values["steps"]) == expected
+        assert auto.fits(facts, made)
+    assert "size" not in made.values and made.values["image_size"] == (224, 224)
+
+
+def test_an_encoder_from_scratch_is_that_of_pretrain():
+    for facts in (LAPTOP, GPU, dataclasses.replace(LAPTOP, height=48, width=80, cores=64)):
+        made = auto.plan_labelled(facts, SCRATCH)
+        names = ("size", "image_size", "patch_size")
+        assert [made.values[name] for name in names] == [chosen(facts)[name] for name in names]
+        assert set(made.reasons) == {*names, "batch_size", "steps"}
+    typed = {"size": "vit_base", "image_size": (64, 64), "patch_size": 16, "batch_size": 7, "steps": 9}
+    made = auto.plan_labelled(LAPTOP, {**SCRATCH, **typed})
+    assert {name: made.values[name] for name in typed} == typed and not made.reasons
+    epochs = {name: value for name, value in SCRATCH.items() if name != "steps"}
+    assert "steps" not in auto.plan_labelled(LAPTOP, epochs).values
+
+
+def test_a_batch_of_labelled_images_is_halved_until_it_fits():
+    facts = dataclasses.replace(LAPTOP, memory=5 * GB)
+    made = auto.plan_labelled(facts, TUNED)
+    assert auto.fits(facts, made) and made.values["batch_size"] < 64
+    assert made.reasons["batch_size"] == "to fit into memory"
+    typed = auto.plan_labelled(facts, {**TUNED, "batch_size": 64})
+    assert not auto.fits(facts, typed) and auto.smaller(facts, typed) == {"batch_size": made.values["batch_size"]}
+    assert auto.plan_labelled(facts, {**TUNED, "batch_size": 64, "frozen": True}).memory < typed.memory / 3
+    large = {**SCRATCH, "size": "vit_large", "batch_size": 64}
+    changes = auto.smaller(facts, auto.plan_labelled(facts, large))
+    assert changes and set(changes) <= {"size", "batch_size"}
+    assert auto.fits(facts, auto.plan_labelled(facts, {**large, **changes}))
+    few, many = (auto.plan_labelled(facts, {**TUNED, "batch_size": 8, "evaluated": n}).memory for n in (0, 10_000))
+    assert many - few == 10_000 * 224 * 224 * 3  # they are kept in memory
+
+
+def test_a_probe_that_does_not_fit_is_limited_to_what_does():
+    encoder, shape = (384, 12, 6), (224, 224, 3)
+    for at_hand, counts in itertools.product((3 * GB, 8 * GB, 16 * GB), ((50_000, 10_000), (1000, 60_000), (90, 10))):
+        needed, each = memory.of_probe("torch", encoder, shape, counts)
+        limits = auto.fewer(at_hand, needed, counts, each)
+        assert bool(limits) == (needed > 0.8 * at_hand)
+        fitting = [limits.get(name, count) for name, count in zip(("train_limit", "test_limit"), counts, strict=True)]
+        room = 0.8 * at_hand - memory.of_probe("torch", encoder, shape, fitting)[0]
+        assert room >= 0 and all(1 <= a <= b for a, b in zip(fitting, counts, strict=True))
+        assert not limits or room < sum(each)  # and no fewer than need be

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import keras_splitmask as ks
+from keras_splitmask.data import free_memory
 
 FROM_SCRATCH = (
     "--size=vit_micro",
@@ -149,8 +150,7 @@ def test_a_run_that_diverges_stops_and_saves_no_model(here, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--dataset=sample"], "Expected --size: Encoder to train from scratch"),
-        (["--dataset=sample", "--size=vit_micro"], "Expected --patch_size: Side of a patch"),
+        (["--dataset=sample", "--size=vit_micro", "--patch_size=5", "--image_size=28"], "patch_size=5"),
         ([*FROM_SCRATCH, "--init_from={run}"], "already sets the size; leave --size out."),
         (["--dataset=sample", "--init_from={run}", "--patch_size=5"], "patch_size=5"),
         (["--dataset=sample", "--init_from={run}"], "Expected an image of 5 channels, received 1"),
@@ -342,6 +342,31 @@ def test_a_folder_that_is_not_divided_is_divided(here, tmp_path, rng):
     assert not (tmp_path / "all" / "split.csv").exists()
 
 
+def test_groups_stay_on_one_side(here, refused, tmp_path, rng):
+    given, table = noise(tmp_path / "set", rng, a=12, b=12), tmp_path / "groups.csv"
+    groups = [{f"{name}/{i}.png" for i in range(start, start + 3)} for name in "ab" for start in range(0, 12, 3)]
+    rows = [f"{number},{name}" for number, group in enumerate(groups) for name in sorted(group)]
+    # Groups 0 and 1 share an image, and one image is not in the folder.
+    table.write_text("\n".join(["group,file", *rows, "0,a/3.png", "8,a/gone.png", "8,b/0.png"]))
+    groups = [groups[0] | groups[1], *groups[2:]]
+    for seed in (0, 1):
+        workdir = tmp_path / f"run{seed}"
+        given_groups = (f"--groups={table}", "--val=0.3", f"--seed={seed}")
+        end = here("finetune", given, *FOLDERS, *given_groups, f"--workdir={workdir}")
+        assert end.status == 0 and not end.err
+        assert f"--groups lists 24 of the images; 1 more is not in folder:{tmp_path}/set, such as a/gone" in end.out
+        assert "17 images are copies of others or in their groups, and stay" in end.out
+        division = splits_of(workdir / "split.csv")
+        assert set(division) == {"train", "val", "test"} and sum(map(len, division.values())) == 24
+        assert all(any(group <= names for names in division.values()) for group in groups), division
+    assert f"--groups={table}" in (tmp_path / "run0" / "run.flags").read_text()
+    line = refused("finetune", given, *FOLDERS, f"--groups={table}", "--judge=train", f"--workdir={tmp_path / 'no'}")
+    assert "Expected --groups with a --dataset that is divided here, or with --val" in line
+    table.write_text("group,file\n1,set/a/0.png\n1,set/a/1.png\n")
+    line = refused("finetune", given, *FOLDERS, f"--groups={table}", f"--workdir={tmp_path / 'no'}")
+    assert "such as a/0.png, received set/a/0.png, set/a/1.png; list the images of folder:" in line
+
+
 def test_test_images_without_labels_are_no_reason_to_stop(here, tmp_path, rng):
     given = noise(tmp_path / "set", rng, train__a=10, train__b=10, test=4)  # as of a competition
     end = here("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'run'}")
@@ -450,3 +475,44 @@ def test_the_end_names_commands_and_draws_pictures(here, tmp_path):
     end = here("export", *shlex.split(export))
     assert end.status == 0, end.err
     assert ks.load(tmp_path / "a run-vit").image_shape == (8, 8, 3)
+
+
+@pytest.mark.backend
+def test_from_scratch_encoder_batch_and_steps_are_chosen_and_resumed(here, refused, tmp_path, rng, stop_at_step):
+    for name in "ab":
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i in range(8):
+            pixels = rng.integers(0, 256, (32, 32, 3), "uint8")
+            Image.fromarray(pixels).save(tmp_path / "set" / name / f"{i}.png")
+    given = (f"--dataset=folder:{tmp_path / 'set'}", "--log_every=1", "--save_every=1", "--epochs=6")
+    options = (*given, f"--workdir={tmp_path / 'run'}")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at_step(3, patch)
+        end = here("finetune", *options)
+    assert end.status == 75, end.err
+    assert "chosen    --image_size=32 --patch_size=4 (" in end.out and "about 8 x 8 patches" in end.out
+    assert "chosen    --size=vit_micro (for " in end.out and "chosen    --batch_size=12 (for 12 images)" in end.out
+    assert re.search(r"^memory    about \d\.\d GB of \d+\.\d GB at hand$", end.out, re.M)
+    flags = (tmp_path / "run" / "run.flags").read_text()
+    chosen = ("--image_size=32", "--patch_size=4", "--size=vit_micro", "--batch_size=12", "--epochs=6.0")
+    assert set(chosen) <= set(flags.split("\n")) and "--steps" not in flags
+
+    Image.new("RGB", (500, 500)).save(tmp_path / "set" / "a" / "0.png")  # a new folder like this would get another plan
+    end = here("finetune", *options)
+    assert end.status == 0 and "resumed at step" in end.out and "chosen" not in end.out, end.err
+    assert (tmp_path / "run" / "run.flags").read_text() == flags
+    model = ks.load(tmp_path / "run")
+    assert model.encoder.image_shape == (32, 32, 3) and model.encoder.patch_size == 4
+
+    tuned = (*given[:2], f"--init_from={tmp_path / 'run'}", "--steps=1", f"--workdir={tmp_path / 'tuned'}")
+    end = here("finetune", *tuned)
+    assert end.status == 0 and "chosen    --batch_size=12" in end.out and "--size" not in end.out, end.err
+    assert "--size" not in (tmp_path / "tuned" / "run.flags").read_text()
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_it_starts(refused, tmp_path, rng, monkeypatch):
+    monkeypatch.setattr(free_memory, "free_memory", lambda: 1e9)
+    given = (noise(tmp_path / "set", rng, a=40, b=40), "--size=vit_base", "--image_size=224", "--batch_size=32")
+    line = refused("finetune", *given, f"--workdir={tmp_path / 'run'}")
+    assert re.search(r"Expected training to fit into 80% of the .* Add --size=vit_\w+( --batch_size=\d+)?\.", line)
+    assert not (tmp_path / "run").exists()

@@ -100,6 +100,29 @@ def test_the_probabilities_are_the_models(tuned, photos):
     assert [one["name"].split("/")[0] for one in found] == [NAMES[label] for label in labels]
 
 
+def test_features_and_the_head_give_the_scores_of_predict(here, tuned, photos, tmp_path):
+    """embed.py prepares images as the classifier was evaluated, with its --crop_ratio."""
+    model, output = ks.interchange.load_model(tuned), tmp_path / "features.npz"
+    expected = ks.predict_images(model, photos / "test")
+    given = (f"--init_from={tuned}", f"--images={photos / 'test'}")
+    assert here("embed", *given, f"--output={output}").status == 0
+    assert here("embed", *given, f"--output={tmp_path / 'whole.npz'}", "--crop_ratio=1").status == 0
+    with np.load(output) as content, np.load(tmp_path / "whole.npz") as whole:
+        names, pooled = content["names"].tolist(), content["pooled"]
+        assert np.abs(pooled - whole["pooled"]).max() > 1e-3
+    kernel, bias = model.head.get_weights()
+    scores = np.exp(pooled @ kernel + bias)
+    scores /= scores.sum(axis=1, keepdims=True)
+    assert names == [one["name"] for one in expected]
+    np.testing.assert_allclose(scores, [one["scores"] for one in expected], atol=1e-5)
+    np.testing.assert_allclose(ks.embed_images(model, photos / "test")[1]["pooled"], pooled, atol=1e-5)
+
+    assert here("predict", *given, f"--output={tmp_path / 'found'}", "--top=3").status == 0
+    rows = rows_of(tmp_path / "found" / "predictions.csv")
+    assert [row["class"] for row in rows] == [NAMES[label] for label in scores.argmax(axis=1)]
+    np.testing.assert_allclose([float(row["score"]) for row in rows], scores.max(axis=1), atol=1e-4)
+
+
 def test_files_lists_and_arrays_give_the_same(here, tuned, photos, tmp_path):
     paths = sorted(str(path) for path in (photos / "test").rglob("*.png"))[:5]
     (tmp_path / "list.txt").write_text("\n".join(paths[2:]) + "\n")

@@ -1,8 +1,15 @@
 import json
+import os
+import pathlib
+import re
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
+
+from keras_splitmask.data import free_memory
+from recipes.shared import memory
 
 
 @pytest.mark.backend
@@ -140,3 +147,13 @@ def test_a_set_that_is_not_divided_is_divided(here, pretrained, tmp_path, rng):
     assert again.status == 0 and "24 labelled images, 6 to evaluate on" in again.out
     end = here("probe", *given, "--split=0.5")
     assert "14 labelled images, 16 to evaluate on" in end.out  # 7.5 of each class are 8
+
+
+def test_features_that_do_not_fit_into_memory_are_refused_with_a_limit(refused, pretrained, arrays, monkeypatch):
+    given = (f"--init_from={pretrained}", f"--dataset=npz:{arrays}")
+    at_hand = (memory.START[keras.backend.backend()] + 600_000) / 0.8
+    page, pages = os.sysconf("SC_PAGE_SIZE"), pathlib.Path("/proc/self/statm")
+    monkeypatch.setattr(free_memory, "free_memory", lambda: at_hand - page * int(pages.read_text().split()[1]))
+    line = refused("probe", *given)
+    found = re.search(r"Expected the features to fit into 80% of .* Add --train_limit=(\d+) --test_limit=(\d+)", line)
+    assert found and all(1 <= int(number) < 24 for number in found.groups()), line
