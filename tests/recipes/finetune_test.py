@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 import keras_splitmask as ks
-from keras_splitmask.data import free_memory
 
 FROM_SCRATCH = (
     "--size=vit_micro",
@@ -475,44 +474,3 @@ def test_the_end_names_commands_and_draws_pictures(here, tmp_path):
     end = here("export", *shlex.split(export))
     assert end.status == 0, end.err
     assert ks.load(tmp_path / "a run-vit").image_shape == (8, 8, 3)
-
-
-@pytest.mark.backend
-def test_from_scratch_encoder_batch_and_steps_are_chosen_and_resumed(here, refused, tmp_path, rng, stop_at_step):
-    for name in "ab":
-        (tmp_path / "set" / name).mkdir(parents=True)
-        for i in range(8):
-            pixels = rng.integers(0, 256, (32, 32, 3), "uint8")
-            Image.fromarray(pixels).save(tmp_path / "set" / name / f"{i}.png")
-    given = (f"--dataset=folder:{tmp_path / 'set'}", "--log_every=1", "--save_every=1", "--epochs=6")
-    options = (*given, f"--workdir={tmp_path / 'run'}")
-    with pytest.MonkeyPatch.context() as patch:
-        stop_at_step(3, patch)
-        end = here("finetune", *options)
-    assert end.status == 75, end.err
-    assert "chosen    --image_size=32 --patch_size=4 (" in end.out and "about 8 x 8 patches" in end.out
-    assert "chosen    --size=vit_micro (for " in end.out and "chosen    --batch_size=12 (for 12 images)" in end.out
-    assert re.search(r"^memory    about \d\.\d GB of \d+\.\d GB at hand$", end.out, re.M)
-    flags = (tmp_path / "run" / "run.flags").read_text()
-    chosen = ("--image_size=32", "--patch_size=4", "--size=vit_micro", "--batch_size=12", "--epochs=6.0")
-    assert set(chosen) <= set(flags.split("\n")) and "--steps" not in flags
-
-    Image.new("RGB", (500, 500)).save(tmp_path / "set" / "a" / "0.png")  # a new folder like this would get another plan
-    end = here("finetune", *options)
-    assert end.status == 0 and "resumed at step" in end.out and "chosen" not in end.out, end.err
-    assert (tmp_path / "run" / "run.flags").read_text() == flags
-    model = ks.load(tmp_path / "run")
-    assert model.encoder.image_shape == (32, 32, 3) and model.encoder.patch_size == 4
-
-    tuned = (*given[:2], f"--init_from={tmp_path / 'run'}", "--steps=1", f"--workdir={tmp_path / 'tuned'}")
-    end = here("finetune", *tuned)
-    assert end.status == 0 and "chosen    --batch_size=12" in end.out and "--size" not in end.out, end.err
-    assert "--size" not in (tmp_path / "tuned" / "run.flags").read_text()
-
-
-def test_what_does_not_fit_into_memory_is_refused_before_it_starts(refused, tmp_path, rng, monkeypatch):
-    monkeypatch.setattr(free_memory, "free_memory", lambda: 1e9)
-    given = (noise(tmp_path / "set", rng, a=40, b=40), "--size=vit_base", "--image_size=224", "--batch_size=32")
-    line = refused("finetune", *given, f"--workdir={tmp_path / 'run'}")
-    assert re.search(r"Expected training to fit into 80% of the .* Add --size=vit_\w+( --batch_size=\d+)?\.", line)
-    assert not (tmp_path / "run").exists()
