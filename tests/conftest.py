@@ -1,6 +1,7 @@
 """What the tests share: a small model, images for it, and scripts in a process of their own."""
 
 import atexit
+import gc
 import json
 import os
 import pathlib
@@ -29,6 +30,7 @@ import pytest
 from keras import ops
 
 import keras_splitmask as ks
+from keras_splitmask.backend.keras_private import set_random_seed
 from keras_splitmask.tokenizers.dvae import decoder_convolutions, encoder_convolutions
 from tests import annotations, running
 
@@ -38,6 +40,23 @@ atexit.register(
 )
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 EAGERLY = keras.backend.backend() != "jax"
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
+def pytest_collection_modifyitems(items):
+    """What is `long` runs every day on torch, which traces and compiles nothing."""
+    for item in items:
+        if keras.backend.backend() != "torch" and item.get_closest_marker("long"):
+            item.add_marker("endurance")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def what_stays_is_not_looked_through_again():
+    """What modules, traces and compiled steps keep for good is millions of objects on JAX. The garbage collector would
+    visit them again and again."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +73,7 @@ def signals_are_heard():
 @pytest.fixture(autouse=True)
 def fresh_state():
     """Every test starts from the same random weights, and in float32."""
-    keras.utils.set_random_seed(0)
+    set_random_seed(0)
     keras.config.set_dtype_policy("float32")
     yield
     keras.config.set_dtype_policy("float32")

@@ -76,6 +76,7 @@ def test_what_one_would_use_instead(here, tmp_path, compiled_soon, flags):
 
 
 @pytest.mark.backend
+@pytest.mark.long
 def test_in_half_precision_beside_a_compiled_step_and_with_parts(here, tmp_path, compiled_soon):
     """What docs/speed.md says to run on a GPU, but for its size and for what Hugging Face has."""
     parts = (
@@ -138,7 +139,11 @@ def test_work_is_counted_by_hand(python):
 
 @pytest.mark.backend
 @pytest.mark.parametrize(
-    "flags", [["--patch_size=2", "--keep=0.25"], ["--image_size=16x24", "--patch_size=8", "--keep=0.3"]]
+    "flags",
+    [
+        pytest.param(["--patch_size=2", "--keep=0.25"], marks=pytest.mark.long),
+        ["--image_size=16x24", "--patch_size=8", "--keep=0.3"],
+    ],
 )
 def test_it_is_the_same_at_other_settings(here, flags):
     with mock.patch.object(ks.SplitMask, "fit", side_effect=InterruptedError("equal")):
@@ -186,6 +191,7 @@ print(before, *benchmark.losses(model, plain, images))
 
 
 @pytest.mark.backend
+@pytest.mark.long
 def test_ten_steps_by_hand_end_where_ten_of_ours_end(python):
     backend = keras.backend.backend()
     before, ours, by_hand = map(float, python("-c", TEN_STEPS, backend, *SMALL, backend=backend).split())

@@ -23,8 +23,11 @@ def patches(images):
     return split.reshape(batch, -1, 16 * channels)
 
 
+LONG = [pytest.param(*one, marks=pytest.mark.long) for one in (((16, 16, 1), 0.5), ((12, 20, 5), 0.5))]
+
+
 @pytest.mark.backend
-@pytest.mark.parametrize(("image_shape", "keep"), [((16, 16, 1), 0.5), ((16, 8, 3), 0.25), ((12, 20, 5), 0.5)])
+@pytest.mark.parametrize(("image_shape", "keep"), [((16, 8, 3), 0.25), *LONG])
 def test_the_columns_are_what_they_say(make_model, make_images, image_shape, keep):
     model = make_model(image_shape=image_shape, keep=keep)
     # No patch of a colour that stands for what is not seen, and none of one brightness.
@@ -72,6 +75,7 @@ def test_words_stand_where_they_were_predicted(make_model, make_images):
 
 
 @pytest.mark.backend
+@pytest.mark.long
 def test_predictions_are_drawn_at_masked_patches(make_encoder, make_images):
     image_shape = (12, 20, 3)
     images = np.clip(make_images(3, image_shape), 0, 126)

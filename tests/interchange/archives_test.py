@@ -229,7 +229,8 @@ def test_a_configuration_of_more_than_the_file_holds(members, refused, tmp_path)
     for name, config in hostile_configurations(json.loads(members["config.json"])["config"]).items():
         started = time.process_time()
         refused(write(tmp_path / "hostile.keras", {**members, "config.json": json.dumps(config)}))
-        assert time.process_time() - started < 5, name
+        # Below 5 s when nothing else runs. A file that gets through takes minutes.
+        assert time.process_time() - started < 30, name
 
 
 VALUES = [

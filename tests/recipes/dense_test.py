@@ -111,6 +111,7 @@ def sets(tmp_path_factory):
 
 
 @pytest.mark.backend
+@pytest.mark.long
 def test_boxes_and_masks_with_mask_rcnn(here, sets, tmp_path, lines):
     workdir = tmp_path / "found"
     given = (
@@ -212,6 +213,7 @@ def test_boxes_with_kerascv_from_a_run_and_its_export(here, sets, tmp_path):
 
 
 @pytest.mark.backend
+@pytest.mark.long
 def test_label_maps_and_their_export(here, sets, tmp_path, lines):
     workdir, maps = tmp_path / "segmented", tmp_path / "maps"
     shutil.copytree(sets / "maps", maps)

@@ -38,7 +38,10 @@ GIVEN += (f"--steps={STEPS}", "--log_every=1", f"--save_every={EVERY}", "--drop_
 
 def counts(variable, few, many):
     """The short form of a test for every day, and its full count for -m endurance."""
-    return [few, pytest.param(int(os.environ.get(variable, many)), marks=pytest.mark.endurance)]
+    return [
+        pytest.param(few, marks=pytest.mark.long),
+        pytest.param(int(os.environ.get(variable, many)), marks=pytest.mark.endurance),
+    ]
 
 
 class Forks:

@@ -105,6 +105,7 @@ def test_every_way_to_learn_runs(here, tmp_path, lines, flags, absent):
 
 
 @pytest.mark.backend
+@pytest.mark.long
 def test_words_of_dalle(here, dvae, tmp_path, lines):
     encoder, decoder = dvae(vocabulary=16)
     for weights in (f"{encoder}", f"{encoder},{decoder}"):

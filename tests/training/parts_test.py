@@ -9,7 +9,7 @@ import keras_splitmask as ks
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("method", ["splitmask", "dino"])
+@pytest.mark.parametrize("method", ["splitmask", pytest.param("dino", marks=pytest.mark.long)])
 def test_a_batch_in_parts_takes_the_same_step(make_encoder, make_images, method):
     """Same loss, same gradients: after two steps of SGD the same weights. Drop path and augmentation draw as for the
     whole batch."""

@@ -10,7 +10,6 @@ from keras_splitmask.transfer.mask_rcnn import MaskRCNN
 
 pytestmark = pytest.mark.backend
 SHAPE = (64, 96, 3)
-SLOW_ON_JAX = pytest.mark.endurance if keras.backend.backend() == "jax" else pytest.mark.backend  # takes minutes
 
 
 def make(classes=2, **options):
@@ -147,7 +146,7 @@ def test_without_masks_it_is_faster_rcnn(scenes):
     assert set(model(images)) == {"boxes", "scores", "labels"} and model.mask_head is None
 
 
-@SLOW_ON_JAX
+@pytest.mark.long
 def test_a_saved_model_is_the_same_and_so_is_an_exported_one(scenes, check_saved_and_exported):
     model, images = make(score_threshold=0.1), scenes(2)[0]
     check_saved_and_exported(model, images)
