@@ -256,6 +256,7 @@ def _headers(root, paths, report, value_range, several, deep):
             pool.map(lambda path: read_header(os.path.join(root, path), value_range, several, deep), paths)
         ):
             yield header
-            if time.monotonic() - said > INTERVAL:
+            # Less and less often, so that minutes do not fill the screen.
+            if time.monotonic() - said > max(INTERVAL, (said - started) / 2):
                 said = time.monotonic()
                 report(f"looking at {printable(root)}: {i + 1} of {len(paths)} files, {said - started:.0f} s")

@@ -46,4 +46,5 @@ def fit_words(model, source, patches=None, report=lambda line: None):
     # At most 25 patches of an image, for variety, and not many fewer, since decoding takes most of the time.
     limit = max(FLAGS.vocabulary, (patches or 100_000) // 25)
     images = data.Reader(source, model.encoder.image_shape, limit, workers=max(1, FLAGS.workers))
+    report(f"words     reading {min(limit, len(source))} images to make them from")
     model.tokenizer.fit(images, **({"max_patches": patches} if patches else {}), report=report)

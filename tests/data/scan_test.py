@@ -192,7 +192,7 @@ def test_progress_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "INTERVAL", 0.0)
     lines = []
     scan(images(tmp_path / "a", 5), report=lines.append)
-    assert lines and re.fullmatch(r"looking at .*a: 5 of 5 files, 0 s", lines[-1])
+    assert re.fullmatch(r"looking at .*a: 1 of 5 files, 0 s", lines[0])
 
 
 def test_a_folder_that_cannot_be_entered_is_listed(tmp_path, monkeypatch):

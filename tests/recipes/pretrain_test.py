@@ -359,6 +359,7 @@ def test_a_run_that_diverges_stops_and_saves_no_model(here, tmp_path, lines):
         "checkpoints",
         "data.json",
         "metrics.jsonl",
+        "pictures",
         "run.files",
         "run.flags",
     ]
