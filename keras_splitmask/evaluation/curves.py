@@ -37,6 +37,7 @@ LABELS = {"knn_accuracy": "kNN accuracy", "ap": "AP", "ap50": "AP50", "mask_ap":
 COLOURS = ("#2b83ba", "#d55e00", "#009e73", "#b35c9e", "#9a7d0a", "#7f7f7f", "#8c6bd0", "#b0563a")
 TEXT = "#010203"  # becomes the colour of the page's text
 WIDTH, HEIGHT = 4.4, 2.2  # inches of the axes with their labels
+SMALL = 8.5  # points; the page's font may be wider than the one the layout is made for
 ROW = 0.19  # inches of a row of the legend
 MEMORY = 0.03  # of the run, over which a curve is smoothed
 
@@ -91,7 +92,7 @@ def _chart(title, unit, curves, axis):
     height = HEIGHT + 0.1 + ROW * rows
     figure = _figure(WIDTH, height)
     bottom = (height - HEIGHT + 0.42) / height
-    axes = figure.add_axes((0.145, bottom, 0.835, 1 - bottom - 0.06 / height))
+    axes = figure.add_axes((0.195, bottom, 0.785, 1 - bottom - 0.06 / height))
     for (place, _, name, lines), text in zip(curves, shown, strict=True):
         positions, weights, values = metrics.series(lines, name, axis)
         latest = metrics.latest(lines, name) * percent
@@ -115,6 +116,7 @@ def _chart(title, unit, curves, axis):
         borderpad=0,
         handlelength=1.4,
         labelspacing=0.25,
+        fontsize=SMALL,
     )
     return _svg(figure, title)
 
@@ -127,7 +129,7 @@ def _dress(axes, label, unit):
     axes.xaxis.set_major_locator(ticker.MaxNLocator(6, steps=(1, 2, 2.5, 5, 10), integer=label == "step"))
     axes.yaxis.set_major_locator(ticker.MaxNLocator(5, steps=(1, 2, 2.5, 5, 10)))
     axes.grid(color="#808080", alpha=0.25, linewidth=0.6)
-    axes.tick_params(colors=TEXT, length=3)
+    axes.tick_params(colors=TEXT, length=3, labelsize=SMALL)
     # The background is the page's, light or dark.
     axes.patch.set_visible(False)
     for side, spine in axes.spines.items():
