@@ -4,6 +4,8 @@ python recipes/pretrain.py --flagfile=recipes/flags/quickstart.flags
 python recipes/pretrain.py --dataset=folder:photos --workdir=runs/photos
 """
 
+import shlex
+
 from absl import flags
 
 from recipes.shared import (
@@ -61,16 +63,16 @@ def count_steps(images):
     """Return the optimizer steps of the whole run, for this number of images."""
     import keras
 
-    if not methods.chosen().trains:
-        return 0
-    steps = FLAGS.steps or max(1, round(FLAGS.epochs * images / FLAGS.batch_size))
+    trains = methods.chosen().trains
+    steps = (FLAGS.steps or max(1, round(FLAGS.epochs * images / FLAGS.batch_size))) if trains else 0
     at_once = FLAGS.steps_per_execution
-    if steps % at_once or FLAGS.log_every % at_once:
+    FLAGS.log_every = FLAGS.log_every or settings.executions(min(50, steps // 20))
+    if trains and (steps % at_once or FLAGS.log_every % at_once):
         raise commandline.BadInput(
             f"Expected --steps_per_execution to divide --log_every={FLAGS.log_every} and the {steps} steps of the run,"
             f" received {at_once}."
         )
-    if at_once > 1 and keras.backend.backend() == "torch":
+    if trains and at_once > 1 and keras.backend.backend() == "torch":
         raise commandline.BadInput(
             f"Expected --steps_per_execution=1 on torch, where Keras runs one step at a time, received {at_once}."
         )
@@ -117,6 +119,18 @@ def finish(run, model, source, probed, drawn):
     run.write_report()
     run.save_model(model)
     print(f"model     {run.folder / ks.interchange.MODEL_FILE}\nreport    {run.folder / 'report.html'}")
+    _show_next(run, source)
+
+
+def _show_next(run, source):
+    """Print commands for what usually comes next."""
+    kind, _, path = FLAGS.dataset.partition(":")
+    given = f"--init_from={shlex.quote(str(run.home))}"
+    labelled = shlex.quote(FLAGS.dataset) if source.classes else "folder:LABELLED"
+    images = shlex.quote({"folder": path, "sample": "sample"}.get(kind, "FOLDER"))
+    tuned, features = (shlex.quote(f"{run.home}-{end}") for end in ("tuned", "features.npz"))
+    print(f"next      {screen.program('finetune')} {given} --dataset={labelled} --workdir={tuned}")
+    print(f"          {screen.program('embed')} {given} --images={images} --output={features} --duplicates", flush=True)
 
 
 def main(devices, run):

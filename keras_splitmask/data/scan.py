@@ -59,10 +59,10 @@ class Scan:
                 " remove them, or raise max_bad_fraction."
             )
         if not self.images:
-            others = f" but for {self.others} other files" if self.others else ""
+            others = f" with {self.others} other file{'s' * (self.others > 1)}" if self.others else ", which is empty"
             left_out = f"; left out is {reasons(self.left_out)}" if self.left_out else ""
             raise ValueError(
-                f"Expected images ({' '.join(EXTENSIONS)}) in {printable(self.root)}, received an empty"
+                f"Expected images ({' '.join(EXTENSIONS)}) in {printable(self.root)}, received a"
                 f" folder{others}{left_out}; correct the path."
             )
 

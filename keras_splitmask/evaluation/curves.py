@@ -32,7 +32,14 @@ CHARTS = (
     ("Time spent waiting for data", "%", "data_wait_fraction"),
 )
 AXES = {"step": ("step", 1.0), "seconds": ("minutes", 1 / 60)}
-LABELS = {"knn_accuracy": "kNN accuracy", "ap": "AP", "ap50": "AP50", "mask_ap": "mask AP", "mean_iou": "mean IoU"}
+LABELS = {
+    "data_wait_fraction": "waiting",
+    "knn_accuracy": "kNN accuracy",
+    "ap": "AP",
+    "ap50": "AP50",
+    "mask_ap": "mask AP",
+    "mean_iou": "mean IoU",
+}
 # Each has a contrast of at least 3 with both backgrounds of the page.
 COLOURS = ("#2b83ba", "#d55e00", "#009e73", "#b35c9e", "#9a7d0a", "#7f7f7f", "#8c6bd0", "#b0563a")
 TEXT = "#010203"  # becomes the colour of the page's text

@@ -207,7 +207,10 @@ def _label(name):
 def _pictures(folder):
     found = []
     for path in sorted(folder.glob("*.png")):
-        title = html.escape(TITLES.get(path.stem, path.stem.replace("_", " ").capitalize()))
+        named = (
+            "Inpainting at the end" if path.stem.startswith("inpainting") else path.stem.replace("_", " ").capitalize()
+        )
+        title = html.escape(TITLES.get(path.stem, named))
         found.append(f'<h2>{title}</h2><div class="picture">{_image(path, title)}</div>')
     return "\n".join(found)
 

@@ -99,9 +99,9 @@ def plan(facts, given):
     few, many = f"for fewer than {MANY_IMAGES:,} images", f"for {MANY_IMAGES:,} images or more"
     some = facts.images >= MANY_IMAGES
     choose("tokenizer", "kmeans", "uses its words most evenly")
-    choose(
-        "vocabulary", min(WORDS[some], _power_of_two(facts.images * patches / PATCHES_PER_WORD)), many if some else few
-    )
+    words = _power_of_two(facts.images * patches / PATCHES_PER_WORD)
+    of_words = f"at least {PATCHES_PER_WORD} patches for each word" if words < WORDS[some] else many if some else few
+    choose("vocabulary", min(WORDS[some], words), of_words)
     choose("prototypes", PROTOTYPES[some], many if some else few)
     scarce = facts.images < FEW_IMAGES and patches >= 14 * 14
     choose(

@@ -99,8 +99,11 @@ def test_arrays_of_every_kind(tmp_path):
         ({"dataset": "sample", "channels": 0}, "Expected channels to be at least 1, received channels=0"),
         ({"dataset": "sample", "channels": 4}, "Expected an image of 4 channels, received 1 in .*; only grey and RGB"),
         ({"dataset": "folder:{}/nowhere"}, "Folder not found: .*nowhere. Check the path"),
-        ({"dataset": "folder:{}/empty"}, "Expected images .*jpg.* in .*empty, received an empty folder; correct"),
-        ({"dataset": "folder:{}/texts"}, "received an empty folder but for 1 other files; correct"),
+        (
+            {"dataset": "folder:{}/empty"},
+            "Expected images .*jpg.* in .*empty, received a folder, which is empty; correct",
+        ),
+        ({"dataset": "folder:{}/texts"}, "received a folder with 1 other file; correct"),
         (
             {"dataset": "folder:{}/images", "split": "test"},
             "Expected a folder test in .*, received one that is not divided",

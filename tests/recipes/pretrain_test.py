@@ -421,7 +421,7 @@ def test_a_finished_run_is_not_replaced_unasked(here, refused, tmp_path, lines):
             ["--dataset=imagenet"],
             "Expected a dataset sample, folder:PATH, npz:PATH, npy:PATH or tfds:NAME, received 'imagenet'",
         ),
-        (["--dataset=folder:{}/empty"], "received an empty folder; correct the path"),
+        (["--dataset=folder:{}/empty"], "received a folder, which is empty; correct the path"),
         (["--dataset=npz:{}/nan.npz"], "Expected finite pixels, received NaN in train[1] of"),
         (
             ["--dataset=npz:{}/plain.npz", "--probe=npz:{}/../{}/unlabelled.npz", "--batch_size=2"],
