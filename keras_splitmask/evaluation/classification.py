@@ -12,6 +12,7 @@ import numpy.typing as npt
 from keras_splitmask.backend.optional import optional
 from keras_splitmask.backend.typing import Array, UInt8
 from keras_splitmask.evaluation.segmentation import ConfusionMatrix
+from keras_splitmask.evaluation.sheets import save_figure
 
 MOST_CLASSES = 40  # in a picture of confusions
 TILE = 1.7  # inches of a side of a picture of a mistake
@@ -86,7 +87,7 @@ def save_confusion(path: str | os.PathLike, counts: npt.ArrayLike, class_names: 
     axes.set(xlabel="predicted class", ylabel="true class")
     axes.set_title(title, fontsize=10)
     figure.colorbar(drawn, ax=axes, fraction=0.04, pad=0.02, label="fraction of the true class")
-    figure.savefig(path, format="png", dpi=120)
+    save_figure(figure, path, format="png", dpi=120)
 
 
 def save_mistakes(
@@ -135,7 +136,7 @@ def save_mistakes(
         heading = f"{_short(class_names[labels[i]])}\n{_short(class_names[predicted[i]])} {best[i]:.0%}"
         axes.set_title(heading, fontsize=7, loc="left", pad=2)
     figure.suptitle(f"{title}true class, then predicted class and score", fontsize=9, ha="left", x=0.01)
-    figure.savefig(path, format="png", dpi=120)
+    save_figure(figure, path, format="png", dpi=120)
     return len(chosen)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from keras_splitmask.backend.optional import optional
 from keras_splitmask.evaluation import metrics
+from keras_splitmask.evaluation.sheets import save_figure
 
 # Title, unit and metrics of each chart. The unit "%" is for fractions.
 CHARTS = (
@@ -164,7 +165,7 @@ def _svg(figure, title):
     file = io.StringIO()
     # Text stays text, in the font of the page. By the salt and without a date, equal runs give equal files.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
-        figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
+        save_figure(figure, file, format="svg", metadata={"Date": None}, transparent=True)
     text = file.getvalue()
     # Without the head of an XML file, which may not stand within a page.
     text = text[text.index("<svg") :].replace(TEXT, "currentColor")

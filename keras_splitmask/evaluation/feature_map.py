@@ -12,7 +12,7 @@ import numpy.typing as npt
 from keras_splitmask.backend.optional import optional
 from keras_splitmask.backend.typing import Array, Float
 from keras_splitmask.evaluation.overlays import palette
-from keras_splitmask.evaluation.sheets import framed, save_sheet, thumbnail
+from keras_splitmask.evaluation.sheets import framed, save_figure, save_sheet, thumbnail
 from keras_splitmask.evaluation.similarity import directions, most_similar
 
 COLOURED = 12  # groups that have a colour of their own
@@ -77,7 +77,7 @@ def save_feature_map(path: str | os.PathLike, features: npt.ArrayLike, groups: S
     axes.grid(alpha=0.25)
     if len(set(group_of)) > 1:
         figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-    figure.savefig(path, format="png", dpi=110)
+    save_figure(figure, path, format="png", dpi=110)
 
 
 def save_neighbours(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -119,3 +120,13 @@ def framed(picture: Any, colour: Sequence[int] = (213, 94, 0)) -> Any:
         (0, 0, picture.width - 1, picture.height - 1), outline=colour, width=FRAME
     )
     return picture
+
+
+def save_figure(figure: Any, file: str | os.PathLike | Any, **options) -> None:
+    """Write a figure of matplotlib without its warnings about letters that its font lacks, such as Chinese ones.
+
+    They are drawn as boxes. `options` are those of `Figure.savefig`.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
+        figure.savefig(file, **options)

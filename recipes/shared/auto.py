@@ -99,7 +99,7 @@ def plan(facts, given):
     few, many = f"for fewer than {MANY_IMAGES:,} images", f"for {MANY_IMAGES:,} images or more"
     some = facts.images >= MANY_IMAGES
     choose("tokenizer", "kmeans", "uses its words most evenly")
-    words = _power_of_two(facts.images * patches / PATCHES_PER_WORD)
+    words = max(2, _power_of_two(facts.images * patches / PATCHES_PER_WORD))  # one word would say nothing
     of_words = f"at least {PATCHES_PER_WORD} patches for each word" if words < WORDS[some] else many if some else few
     choose("vocabulary", min(WORDS[some], words), of_words)
     choose("prototypes", PROTOTYPES[some], many if some else few)

@@ -64,6 +64,7 @@ def settle(source, devices, resumed=False):
     if FLAGS.tokenizer == "dalle":
         given["vocabulary"] = given["vocabulary"] or 8192
     made = auto.plan(facts, given)
+    _check_images(facts, made)
     for name in AUTO:
         if made.values.get(name) is not None and FLAGS[name].value is None:
             FLAGS[name].value = text_of(made.values[name]) if name == "image_size" else made.values[name]
@@ -112,6 +113,24 @@ def say(reasons):
         why = list(dict.fromkeys(reasons[name] for name in names if name in reasons))
         if chosen:
             print(f"chosen    {' '.join(chosen)} ({'; '.join(why)})", flush=True)
+
+
+def _check_images(facts, made):
+    """Refuse one image alone, which could be compared with no other, and images so small that all of one is a single
+    patch, unless --batch_size or --image_size was given."""
+    if (
+        facts.images < 2
+        and "batch_size" in made.reasons
+        and made.values["method"] == "splitmask"
+        and FLAGS.match_weight
+    ):
+        raise commandline.BadInput("Expected at least two images, which are compared, received one; add images.")
+    patch = made.values["patch_size"]
+    if "image_size" in made.reasons and made.values["image_size"] == (patch, patch):
+        raise commandline.BadInput(
+            f"Expected images of several patches, received images of {facts.height}x{facts.width} pixels, which are"
+            f" one patch of {patch}x{patch} each. Enlarge them with --image_size=32."
+        )
 
 
 def _of_encoder(given):

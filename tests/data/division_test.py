@@ -119,7 +119,7 @@ def test_what_is_written_is_read(tmp_path, rng):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "Expected a CSV file that lists a split, received"),
+        (None, "File not found: "),
         ("", "Expected a CSV file that lists a split, received"),
         ("a/0.png,train\n", "Expected the columns name,split in"),
         ("name,split\na/0.png,train\na/1.png,judge\n", "Expected the splits train, val or test in .*, received judge"),
@@ -173,7 +173,7 @@ def test_images_of_a_group_stay_on_one_side():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "Expected a CSV file that lists groups, received"),
+        (None, "File not found: "),
         ("file,similarity\na,1\n", "Expected the columns group and file in .*, received file,similarity"),
         ("group,file\n1\n", "Expected the columns group and file in"),
     ],

@@ -35,6 +35,15 @@ def test_confusions_are_drawn_dark_where_they_are_many(tmp_path):
     assert max(Image.open(path).size) < 3000
 
 
+def test_names_in_letters_that_the_font_lacks_are_drawn_without_a_warning(tmp_path, rng, recwarn):
+    pytest.importorskip("matplotlib")
+    names = ["\u732b", "\u72ac"]
+    save_confusion(tmp_path / "confusion.png", [[9, 1], [0, 10]], names, "test, 20 images")
+    images = rng.integers(0, 256, (2, 8, 8, 3), "uint8")
+    assert save_mistakes(tmp_path / "mistakes.png", images, [0, 1], [[0.2, 0.8], [0.7, 0.3]], names) == 2
+    assert not [str(warning.message) for warning in recwarn]
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
 def test_the_surest_mistakes_are_drawn(tmp_path, rng, channels):
     pytest.importorskip("matplotlib")

@@ -85,7 +85,7 @@ def test_all_kinds_of_images_get_values_that_work(machine):
         assert 1 <= (rows // patch) * (columns // patch) <= 30**2, note
         batch, parts = made.values["batch_size"], made.values["accumulate"]
         assert batch <= max(images, facts.replicas) and batch % (facts.replicas * parts) == 0, note
-        assert made.values["vocabulary"] <= max(1, images * (rows // patch) * (columns // patch)), note
+        assert 2 <= made.values["vocabulary"] <= max(2, images * (rows // patch) * (columns // patch)), note
         assert auto.fits(facts, made), note
 
 
@@ -193,6 +193,20 @@ def test_a_dry_run_says_what_it_takes_and_leaves_nothing(photos, tmp_path):
     assert not end.status, end.err
     assert re.search(r"^time      .+ for 3000 steps of \S+ s$", end.out, re.M), end.out
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (3, 5)])
+def test_images_of_a_single_patch_are_refused_with_a_size_that_works(tmp_path, height, width):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(2):
+        Image.fromarray(np.full((height, width), 100 * i, "uint8")).save(folder / f"{i}.png")
+    given = ("pretrain", f"--dataset=folder:{folder}", f"--workdir={tmp_path / 'run'}", "--steps=1")
+    end = run_here(*given)
+    assert end.status and f"{height}x{width} pixels" in end.err and not (tmp_path / "run").exists(), end.err
+    (advice,) = re.findall(r"--image_size=\d+", end.err)
+    end = run_here(*given, advice)
+    assert not end.status, end.err
 
 
 def test_a_run_is_held_to_a_time(photos, tmp_path):
