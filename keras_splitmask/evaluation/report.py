@@ -20,7 +20,7 @@ TITLES = {
     "feature_map": "Map of the features",
     "neighbours": "Nearest neighbours",
     "detections": "Detections",
-    "label_maps": "Label maps",
+    "inpainting": "Inpainting at the end",
 }
 TILES = ("step", "epoch", "loss", "inpaint_accuracy", "match_accuracy", "knn_accuracy", "val_accuracy", "seconds")
 LISTED = 50  # files that are named with the reason why they were left out
@@ -207,10 +207,8 @@ def _label(name):
 def _pictures(folder):
     found = []
     for path in sorted(folder.glob("*.png")):
-        named = (
-            "Inpainting at the end" if path.stem.startswith("inpainting") else path.stem.replace("_", " ").capitalize()
-        )
-        title = html.escape(TITLES.get(path.stem, named))
+        kind = "inpainting" if path.stem.startswith("inpainting") else path.stem
+        title = html.escape(TITLES.get(kind, kind.replace("_", " ").capitalize()))
         found.append(f'<h2>{title}</h2><div class="picture">{_image(path, title)}</div>')
     return "\n".join(found)
 
