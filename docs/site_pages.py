@@ -1,19 +1,29 @@
-"""Hooks of mkdocs.yml: README becomes the first page, and links to files outside docs/ become plain text."""
+"""Hooks of mkdocs.yml: README becomes the first page, and the notebook a page with its pictures. Links to files outside
+docs/ become plain text."""
 
 import pathlib
 import posixpath
 import re
 
 from mkdocs.structure.files import File
+from nbconvert import MarkdownExporter
 
 README = pathlib.Path(__file__).resolve().parents[1] / "README.md"
+NOTEBOOK = "notebook"
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)")
 
 
 def on_files(files, config):
-    """Add the first page, made of README."""
-    text = README.read_text(encoding="utf-8").replace("](docs/", "](")
+    """Add the first page, made of README, and the notebook's page and pictures."""
+    text = README.read_text(encoding="utf-8").replace("](docs/", "](").replace(f"{NOTEBOOK}.ipynb)", f"{NOTEBOOK}.md)")
     files.append(File.generated(config, "index.md", content=text))
+    path = pathlib.Path(config["docs_dir"]) / f"{NOTEBOOK}.ipynb"
+    text, found = MarkdownExporter().from_filename(
+        str(path), resources={"unique_key": NOTEBOOK, "output_files_dir": f"{NOTEBOOK}_pictures"}
+    )
+    files.append(File.generated(config, f"{NOTEBOOK}.md", content=text))
+    for name, content in found["outputs"].items():
+        files.append(File.generated(config, name, content=content))
     return files
 
 

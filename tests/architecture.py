@@ -31,6 +31,7 @@ DATA = {
     "tests/architecture_test": ":checkout",
     "tests/docs_test": ":checkout",
     "tests/examples_test": ":checkout",
+    "tests/notebook_test": ":checkout",
     "tests/style_test": ":checkout",
 }  # files that a target reads
 
