@@ -10,6 +10,9 @@ training, and test only at the end; best.keras is then the model with the highes
 the last one.
 """
 
+import random
+import time
+
 from absl import flags
 
 from recipes.shared import (
@@ -21,7 +24,9 @@ from recipes.shared import (
     image_sets,
     judgement,
     labelled_settings,
+    screen,
     splits,
+    time_limit,
     trouble,
     validation,
     value_range,
@@ -99,6 +104,12 @@ flags.DEFINE_integer(
     lower_bound=1,
     help="Optimizer steps. Default: auto, 100 epochs, but at least 500 steps, and at most 3,000 on CPUs and 20,000 on"
     " GPUs.",
+)
+flags.DEFINE_string(
+    "time",
+    None,
+    "Train for about this long, such as 20min, in place of --steps: a few steps are timed first. The time includes the"
+    " evaluations during training.",
 )
 flags.DEFINE_float(
     "learning_rate",
@@ -196,6 +207,39 @@ def weighted(batches, source):
     return batches.map(lambda batch: (*batch, batch[1] @ weights))
 
 
+def settle_flags():
+    """Complete the flags before the images are known, and check --time."""
+    value_range.settle()
+    if FLAGS.time and (FLAGS.steps or FLAGS.epochs is not None):
+        raise commandline.BadInput(
+            f"Expected --time without --steps and --epochs, received --time={FLAGS.time}; leave the others out."
+        )
+    if FLAGS.time:
+        time_limit.seconds_of(FLAGS.time)  # stop at a bad one
+
+
+def steps_in_time(encoder, source, batches, images, devices):
+    """The steps that fit into --time, by a few steps of a copy of the encoder, and an evaluation of the images."""
+    state = random.getstate()  # Keras draws its seeds from it; the run is the same as with these --steps
+    model = build_classifier(type(encoder).from_config(encoder.get_config()), source, time_limit.MODEL_STEPS)
+    seconds = time_limit.seconds_of_a_step(model, batches, devices)
+    validation.scores_of(model, images)  # the first time compiles
+    began = time.monotonic()
+    validation.scores_of(model, images)
+    evaluation = time.monotonic() - began
+    random.setstate(state)
+    total = time_limit.seconds_of(FLAGS.time)
+    steps = time_limit.steps_in(total, seconds)
+    for _ in range(2):  # fewer steps may have fewer evaluations
+        steps = time_limit.steps_in(total, seconds, min(validation.times(steps) * evaluation, total / 2))
+    print(
+        f"time      {screen.in_words(steps * seconds)} for {steps} steps of {seconds:.2g} s, and evaluations of"
+        f" {evaluation:.2g} s: {validation.times(steps)}",
+        flush=True,
+    )
+    return steps
+
+
 def announce(sets, images, val, steps):
     """Print what is trained on what, and what the accuracy of the log is measured on."""
     source = sets.train
@@ -247,6 +291,8 @@ def main(devices, run):
 
     batches(0)  # stop at bad options before anything is written
     sets.train = source = image_sets.packed(source, shape)
+    if FLAGS.time and not FLAGS.steps:  # a run that resumes knows its steps
+        FLAGS.steps = steps_in_time(encoder, source, batches, (val or judged)[0], devices)
     steps = FLAGS.steps or max(1, round(FLAGS.epochs * len(source) / batch_size))
     model = build_classifier(encoder, source, steps)
     announce(sets, judged[0], val, steps)
@@ -267,5 +313,5 @@ def main(devices, run):
 
 if __name__ == "__main__":
     commandline.run(
-        hardware.spread(main, one_host=True, free={"judge"}, auto=labelled_settings.AUTO), value_range.settle
+        hardware.spread(main, one_host=True, free={"judge", "time"}, auto=labelled_settings.AUTO), settle_flags
     )

@@ -19,6 +19,7 @@ from recipes.shared import (
     pretrain_flags,
     screen,
     settings,
+    time_limit,
     trouble,
     visual_words,
 )
@@ -49,12 +50,12 @@ def measure(source, image_shape, augmentation, batches, devices):
     """Time a training step, and print how long the run will take. With --time, set --steps to what fits into it."""
     from keras_splitmask.backend.keras_private import set_random_seed
 
-    model = build_model(source, image_shape, augmentation, 2 * settings.executions(1) * settings.TIMED)
+    model = build_model(source, image_shape, augmentation, time_limit.MODEL_STEPS)
     visual_words.fit_words(model, source, max(FLAGS.vocabulary or 0, 1000))
-    seconds = settings.seconds_of_a_step(model, batches, devices)
+    seconds = time_limit.seconds_of_a_step(model, batches, devices)
     set_random_seed(FLAGS.seed)  # as if nothing had been measured
     if FLAGS.steps is None and FLAGS.epochs is None:
-        FLAGS.steps = settings.steps_in(settings.seconds_of(FLAGS.time), seconds)
+        FLAGS.steps = settings.steps_in(time_limit.seconds_of(FLAGS.time), seconds)
     steps = count_steps(len(source))
     print(f"time      {screen.in_words(steps * seconds)} for {steps} steps of {seconds:.2g} s", flush=True)
 

@@ -1,23 +1,34 @@
-"""Reproduce the paper's tables cell by cell, and print the results beside the paper's numbers.
+"""Compare methods on your own images, or reproduce the paper's tables, and print the results.
 
-    python recipes/reproduce.py --table=ablation --scale=small --list
+    python recipes/reproduce.py --dataset=folder:photos --time=30min --seeds=0,1,2 --workdir=runs/compared
     python recipes/reproduce.py --table=ablation --scale=small --seeds=0,1,2
+
+--dataset gives each method of --methods equal minutes (--time) or equal steps of pre-training (--steps). pretrain
+chooses encoder, image size, patch size and batch size once, for all methods. Each result is that of fine-tuning, on
+images that no run learns from. The table is printed, drawn and written to --workdir as comparison.md, .csv, .json and
+.png.
+
+--table runs a table of the paper, and prints the paper's numbers beside the results.
 
 A cell is a pre-training run and its evaluation, each in its own folder in --workdir. Tables share the runs that they
 have in common. Run the same command again to resume; finished runs are not repeated.
 """
 
+import functools
 import pathlib
 import re
+import shlex
 import statistics
-import time
 
 from absl import flags
 
-from recipes.shared import children, commandline, record, screen, tables, workdir
+from recipes.shared import cells, commandline, method_results, own_images, screen, tables, time_limit, workdir
 
 flags.DEFINE_enum(
-    "table", None, sorted({name for scale in tables.TABLES.values() for name in scale}), "Which table to reproduce."
+    "table",
+    None,
+    sorted({name for scale in tables.TABLES.values() for name in scale}),
+    "Which table of the paper to reproduce.",
 )
 flags.DEFINE_enum(
     "scale",
@@ -25,13 +36,15 @@ flags.DEFINE_enum(
     sorted(tables.TABLES),
     "small: minutes per cell on two cores, with the sample and CIFAR-10. paper: the paper's scale, days on many GPUs.",
 )
-flags.DEFINE_list("seeds", ["0"], "Each cell is run once with each of these seeds.")
+flags.DEFINE_list("seeds", ["0"], "Each cell is run once with each of these seeds. Three or more show the spread.")
 flags.DEFINE_list("rows", None, "Names of the rows to run. Default: all.")
 flags.DEFINE_list("columns", None, "Names of the columns to run. Default: all.")
 flags.DEFINE_bool("list", False, "Show the commands of the cells and the results so far, and run nothing.")
 flags.DEFINE_string("cifar10", "tfds:cifar10", "CIFAR-10 for the small tables, named as --dataset.")
 flags.DEFINE_string("data_dir", None, "Folder where tfds stores its data.")
+flags.adopt_module_key_flags(own_images)
 FLAGS = flags.FLAGS
+OF_TABLES = ("table", "scale", "rows", "columns", "cifar10")
 FLAGS.set_default("workdir", "runs/reproduce")
 
 
@@ -58,17 +71,12 @@ def slug(recipe, arguments, seed):
     return re.sub(r"[^\w=.+-]+", "-", "_".join([recipe, *words, f"seed={seed}"]))
 
 
-def command_of(folder, recipe, arguments):
-    shared = [
-        f"--{name}={FLAGS[name].value}"
-        for name in ("backend", "precision", "data_dir")
-        if FLAGS[name].value is not None
-    ]
-    arguments = [
+def arguments_of(arguments):
+    """Fill in where the flag files and CIFAR-10 are."""
+    return [
         text.replace("=recipes/flags/", f"={screen.RECIPES}/flags/").replace("tfds:cifar10", FLAGS.cifar10)
         for text in arguments
     ]
-    return [*screen.arguments_of(recipe), *arguments, *shared, f"--workdir={folder}"]
 
 
 def measured(row, column, seed):
@@ -88,7 +96,7 @@ def chosen(given, parts, flag):
     return [part for part in parts if not given or part.name in given]
 
 
-def cells(table, seeds):
+def selected(table, seeds):
     """List row, column and seed of each selected cell. Seeds come one after the other, so that a table fills early."""
     rows, columns = chosen(FLAGS.rows, table.rows, "--rows"), chosen(FLAGS.columns, table.columns, "--columns")
     return [
@@ -96,32 +104,14 @@ def cells(table, seeds):
     ]
 
 
-def run(table, seeds):
-    """Run the missing cells, and return the number of commands that failed."""
-    failed = []
-    for row, column, seed in cells(table, seeds):
-        if measured(row, column, seed) is not None:
-            continue
-        for made in commands(row, column, seed):
-            if made[0] in failed:
-                break
-            if (made[0] / "model.keras").exists():  # a finished run
-                continue
-            print(f"\n{row.name}, {column.name}, seed {seed}: {made[1]} in {made[0]}", flush=True)
-            _wait_for(made[0])
-            status = children.run(command_of(*made))
-            if status:
-                print(f"ended with status {status}", flush=True)
-                failed.append(made[0])
-                break
-    return len(failed)
-
-
-def _wait_for(folder, seconds=60):
-    """Wait until a run's folder is free: after a kill of reproduce.py, the run may still be saving its checkpoint."""
-    until = time.monotonic() + seconds
-    while record.is_held(folder) and time.monotonic() < until:
-        time.sleep(0.1)
+def cell_of(row, column, seed):
+    """Return the `cells.Cell` of a row and a column for a seed."""
+    made = tuple(
+        cells.Command(folder, recipe, functools.partial(arguments_of, arguments))
+        for folder, recipe, arguments in commands(row, column, seed)
+    )
+    title = f"{row.name}, {column.name}, seed {seed}"
+    return cells.Cell(title, made, lambda: measured(row, column, seed) is not None)
 
 
 def text_of(table, seeds):
@@ -154,7 +144,7 @@ def print_table(table, seeds):
 
 def show(table, seeds):
     """Print the commands of the cells and the results so far."""
-    for row, column, seed in cells(table, seeds):
+    for row, column, seed in selected(table, seeds):
         value = measured(row, column, seed)
         print(f"{row.name}, {column.name}, seed {seed}: {'missing' if value is None else round(value, column.digits)}")
         for made in commands(row, column, seed):
@@ -162,9 +152,102 @@ def show(table, seeds):
     print_table(table, seeds)
 
 
-def main():
-    commandline.require("table")
-    if FLAGS.table not in tables.TABLES[FLAGS.scale]:
+def reproduce_table(seeds):
+    """Run the cells of --table, or show them with --list."""
+    table = tables.TABLES[FLAGS.scale][FLAGS.table]
+    if FLAGS.list:
+        show(table, seeds)
+        return
+    with workdir.held() as home:
+        failed = cells.run([cell_of(*place) for place in selected(table, seeds)])
+        name = f"{FLAGS.scale}_{FLAGS.table}.md"
+        home.write_text(name, print_table(table, seeds))
+        print(f"table     {home.folder / name}")
+    check_all_ran(failed)
+
+
+def check_all_ran(failed):
+    if failed:
+        raise commandline.BadInput(
+            f"{failed} {'run' if failed == 1 else 'runs'} failed, see above. Run the same command to try again."
+        )
+
+
+def results_of(seeds):
+    """List the results of --methods on --dataset so far, method by method."""
+    found = [own_images.result(method, seed) for method in FLAGS.methods for seed in seeds]
+    return [result for result in found if result]
+
+
+def title(dataset):
+    """Say what was compared, in one line."""
+    budget = f"{FLAGS.time} for each method" if FLAGS.time else f"{FLAGS.steps} steps of pre-training"
+    labelled = f", {FLAGS.labelled} labelled images" if FLAGS.labelled else ""
+    return f"{dataset}: {budget}{labelled}"
+
+
+def compare(seeds):
+    """Run the methods on --dataset, or show their runs with --list."""
+    own_images.check_settings()
+    made = [own_images.cell(method, seed) for seed in seeds for method in FLAGS.methods]
+    if FLAGS.list:
+        for cell in made:
+            print(f"{cell.title}: {'finished' if cell.done() else 'missing'}")
+            print("".join(f"  {command.text()}\n" for command in cell.commands), end="")
+        print(f"\n{title(FLAGS.dataset)}\n\n{method_results.text_of(FLAGS.methods, results_of(seeds))}")
+        return
+    with workdir.held() as home:
+        if own_images.settings_before() is None:
+            own_images.divide(home)
+            home.write_json(f"{own_images.RESULTS}.json", {"settings": own_images.settings()})
+        missing = sum(not cell.done() for cell in made)
+        if FLAGS.time and missing:
+            total = screen.in_words(missing * time_limit.seconds_of(FLAGS.time))
+            print(f"{missing} times {FLAGS.time} are {total}, and the starts of the runs besides", flush=True)
+        failed = cells.run(made)
+        report(home, results_of(seeds))
+    check_all_ran(failed)
+
+
+def report(home, results):
+    """Print, write and draw the results, and say what to do next."""
+    table = method_results.text_of(FLAGS.methods, results)
+    print(f"\n{title(FLAGS.dataset)}\n\n{table}")
+    method_results.write(home, own_images.RESULTS, own_images.settings(), table, results)
+    if not results:
+        return
+    try:
+        method_results.draw(home.file(f"{own_images.RESULTS}.png"), results, title(pathlib.Path(FLAGS.dataset).name))
+        print(f"picture   {home.folder / own_images.RESULTS}.png")
+    except ImportError as error:
+        print(f"no picture: {error}")
+    print(f"table     {home.folder / own_images.RESULTS}.md, .csv and .json")
+    from keras_splitmask.evaluation.verdict import FEW_STEPS
+
+    uneven = [method_results.uneven(results)] if FLAGS.time else []
+    for line in filter(None, [*method_results.advice(results, FEW_STEPS), *uneven]):
+        print(f"result    {line}")
+    kind, _, path = FLAGS.dataset.partition(":")
+    images = {"folder": path, "sample": "sample"}.get(kind, "FOLDER")
+    runs = ",".join(one["folder"] for one in results if one["seed"] == results[0]["seed"])
+    output = shlex.quote(f"{FLAGS.workdir}-predictions")
+    curves = shlex.quote(str(home.folder / "curves.html"))
+    print(f"next      {screen.program('report')} --runs={shlex.quote(runs)} --output={curves}")
+    given = f"--init_from={shlex.quote(method_results.best_run(results))} --images={shlex.quote(images)}"
+    print(f"          {screen.program('predict')} {given} --output={output}", flush=True)
+
+
+def check_flags():
+    """Stop if flags contradict each other."""
+    if not FLAGS.table and not FLAGS.dataset:
+        raise commandline.BadInput("Expected --dataset=folder:PATH for your own images, or --table, received neither.")
+    if FLAGS.table and FLAGS.dataset:
+        raise commandline.BadInput("Expected --dataset or --table, received both; leave one out.")
+    other = [name for name in (own_images.OWN if FLAGS.table else OF_TABLES) if FLAGS[name].present]
+    if other:
+        given = "table" if FLAGS.table else "dataset"
+        raise commandline.BadInput(f"--{other[0]} does not go with --{given}; leave one out.")
+    if FLAGS.table and FLAGS.table not in tables.TABLES[FLAGS.scale]:
         raise commandline.BadInput(
             f"Expected --table among {', '.join(tables.TABLES[FLAGS.scale])} at --scale={FLAGS.scale}, received"
             f" {FLAGS.table}."
@@ -173,21 +256,17 @@ def main():
         raise commandline.BadInput(
             f"Expected --seeds as numbers from 0 on, such as 0,1,2, received {','.join(FLAGS.seeds)!r}."
         )
-    table, seeds = tables.TABLES[FLAGS.scale][FLAGS.table], [int(seed) for seed in FLAGS.seeds]
+    if FLAGS.dataset:
+        own_images.check_flags()
+
+
+def main():
+    check_flags()
+    seeds = list(dict.fromkeys(map(int, FLAGS.seeds)))
+    (reproduce_table if FLAGS.table else compare)(seeds)
     if FLAGS.list:
-        show(table, seeds)
         screen.check_result()
-        return
-    with workdir.held() as home:
-        failed = run(table, seeds)
-        name = f"{FLAGS.scale}_{FLAGS.table}.md"
-        home.write_text(name, print_table(table, seeds))
-        print(f"table     {home.folder / name}")
-    if failed:
-        raise commandline.BadInput(
-            f"{failed} {'run' if failed == 1 else 'runs'} failed, see above. Run the same command to try again."
-        )
 
 
 if __name__ == "__main__":
-    commandline.run(main)
+    commandline.run(main, computes=False)

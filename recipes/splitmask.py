@@ -27,7 +27,7 @@ PROGRAMS = {
     "segment": "Train a segmenter, which classifies every pixel.",
     "export": "Export a model for use without this library.",
     "report": "Compare the curves and results of runs on one page.",
-    "reproduce": "Reproduce the paper's tables.",
+    "reproduce": "Compare methods on your own images, or reproduce the paper's tables.",
 }
 
 

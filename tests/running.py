@@ -91,7 +91,7 @@ def parsed_here(name, *arguments):
         try:
             recipe = types.SimpleNamespace(**runpy.run_path(script, run_name="recipe"))
             flags.FLAGS(sys.argv)
-            if "recipes.shared.methods" in sys.modules:
+            if "method" in flags.FLAGS:
                 sys.modules["recipes.shared.methods"].settle_flags()
             recipe.flags = flags.FLAGS
             yield recipe

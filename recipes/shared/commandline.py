@@ -38,8 +38,10 @@ class BadInput(ValueError):
     """A bad value from the user. Only its message is shown, in one line."""
 
 
-def run(main, settle_flags=lambda: None):
+def run(main, settle_flags=lambda: None, computes=True):
     """Parse the flags, complete them by `settle_flags()`, choose the backend and run `main()`.
+
+    A program that `computes` gets Keras with the number format of --precision; for others, Keras is not imported here.
 
     Bad input ends in one line and exit status 2. A full or failing disk, SIGTERM, Ctrl-C and a closed terminal end in
     one line and status 75.
@@ -61,6 +63,8 @@ def run(main, settle_flags=lambda: None):
             settle_flags()
             with noise.dropped():
                 _choose_backend()
+                if computes:
+                    _set_precision()
                 main()
         except Exception as error:
             remedy = REMEDIES.get(error.errno) if isinstance(error, OSError) else None
@@ -142,6 +146,9 @@ def _choose_backend():
         raise BadInput(f"The backend {backend} is not installed. Use {others}, or run: pip install {backend}")
     FLAGS.backend = os.environ["KERAS_BACKEND"] = backend  # run.flags lists it
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
+
+
+def _set_precision():
     import keras
 
     keras.config.set_dtype_policy("float32" if FLAGS.precision == "float32" else f"mixed_{FLAGS.precision}")

@@ -23,7 +23,7 @@ FIRST = {
     "segment": "init_from dataset workdir image_size head size patch_size batch_size epochs pictures",
     "export": "init_from output layout what backend",
     "report": "runs output backend precision flagfile",
-    "reproduce": "table scale seeds rows columns list workdir backend cifar10 data_dir",
+    "reproduce": "dataset methods time steps seeds labelled workdir table scale list",
 }
 # The subjects in their order. A flag that has another subject in one program is written program.flag.
 SUBJECTS = {
@@ -49,6 +49,7 @@ SUBJECTS = {
     "Memory, speed and devices": "backend precision accumulate workers jit steps_per_execution strategy devices"
     " model_devices",
     "Export": "layout what output",
+    "Comparison of methods": "methods pretrain_fraction pretrain_flags finetune_flags",
     "Tables": "table seeds rows columns list cifar10",
 }
 FLAGFILE = flags.Flag(

@@ -32,12 +32,15 @@ def finish(run, model, sets, judged, measure, steps):
     # Of the training images: the class that one would guess without looking at the others.
     commonest = int(np.bincount(sets.train.labels, minlength=model.classes).argmax())
     metrics = evaluation.classification_metrics(labels, scores.argmax(axis=1), model.classes, commonest)
+    counts = np.bincount(labels, minlength=model.classes)
     recall = {name: float(value) for name, value in zip(names, metrics["recall"], strict=True)}
     result = {
         f"{sets.split}_top1": metrics["top1"],
         "balanced_accuracy": metrics["balanced_accuracy"],
         "commonest_class_top1": metrics["commonest_class_top1"],
         "commonest_class": names[commonest],
+        "majority_class": names[counts.argmax()],  # of the images to evaluate on
+        "majority_class_top1": float(counts.max() / len(labels)),
         "train_images": len(sets.train),
         f"{sets.split}_images": len(images),
         **_best(run, sets.split, judged, measure),

@@ -24,7 +24,7 @@ def settle(sets, encoder, devices, resumed=False):
     facts = settings.facts_of(sets.train, devices)
     given = {"batch_size": FLAGS.batch_size, "frozen": FLAGS.frozen}
     given["evaluated"] = sum(len(source) for source in (sets.judged, sets.val) if source)
-    if FLAGS.epochs is None:
+    if FLAGS.epochs is None and not FLAGS.time:
         given["steps"] = FLAGS.steps
     if encoder:
         given["encoder"] = (encoder.width, encoder.depth, encoder.heads)

@@ -2,12 +2,10 @@
 
 import math
 import os
-import re
-import time
 
 from absl import flags
 
-from recipes.shared import auto, commandline, image_sets, memory, methods, screen
+from recipes.shared import auto, commandline, image_sets, memory, methods, screen, time_limit
 
 FLAGS = flags.FLAGS
 # Flags whose default is auto, in the lines in which they are said. A run that resumes takes them from its run.flags.
@@ -21,8 +19,6 @@ LINES = (
     ("prototypes", "teacher_momentum"),
 )
 AUTO = tuple(name for line in LINES for name in line)
-UNITS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
-TIMED = 2  # executions of steps, after as many to warm up
 OF_METHODS = ("mask_ratio", "decoder_depth", "local_crops", "mae_decoder_depth", "mae_decoder_width")
 
 
@@ -34,7 +30,7 @@ def settle_flags():
             f"Expected --time without --steps and --epochs, received --time={FLAGS.time}; leave the others out."
         )
     if FLAGS.time:
-        seconds_of(FLAGS.time)  # stop at a bad one
+        time_limit.seconds_of(FLAGS.time)  # stop at a bad one
 
 
 def settle(source, devices, resumed=False):
@@ -70,7 +66,7 @@ def settle(source, devices, resumed=False):
             FLAGS[name].value = text_of(made.values[name]) if name == "image_size" else made.values[name]
     reasons = dict(made.reasons)
     if "steps" in reasons:
-        FLAGS.steps = executions(FLAGS.steps)
+        FLAGS.steps = time_limit.executions(FLAGS.steps)
     if methods.chosen().trains and FLAGS.learning_rate is None:
         FLAGS.learning_rate, reasons["learning_rate"] = methods.learning_rate(), f"for batches of {FLAGS.batch_size}"
     say(reasons)
@@ -164,44 +160,16 @@ def check_memory(facts, made):
     )
 
 
-def seconds_of(text):
-    """Parse --time, such as 2h, 90min or 1h30min, to seconds.
-
-    Raises:
-        BadInput: if it is no time.
-    """
-    parts = re.findall(r"(\d+(?:\.\d+)?)\s*(min|[smhd])", text.lower())
-    if not parts or "".join(number + unit for number, unit in parts) != re.sub(r"\s", "", text.lower()):
-        raise commandline.BadInput(f"Expected --time as 2h, 90min or 1h30min, received {text!r}.")
-    return sum(float(number) * UNITS[unit] for number, unit in parts)
-
-
-def executions(steps):
-    """Round a number of steps down to whole executions (--steps_per_execution), at least one."""
-    return max(1, steps // FLAGS.steps_per_execution) * FLAGS.steps_per_execution
-
-
-def seconds_of_a_step(model, batches, devices):
-    """Measure the time of a training step on a model that is thrown away afterwards."""
-    import keras
-
-    ends, count = [], executions(1) * TIMED
-    note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: ends.append(time.monotonic()))
-    feed = devices.dataset_for_fit(lambda: (batch if isinstance(batch, tuple) else (batch,) for batch in batches(0)))
-    model.fit(feed, steps_per_epoch=count, epochs=2, callbacks=[note], verbose=0, shuffle=False)
-    return (ends[1] - ends[0]) / count
-
-
 def steps_in(seconds, of_a_step):
     """The steps that fit into a time. Says so if they are too few to teach anything."""
     from keras_splitmask.evaluation.verdict import FEW_STEPS
 
-    steps = executions(int(0.95 * seconds / of_a_step))  # the rest for the words, checkpoints and the report
+    steps = time_limit.steps_in(seconds, of_a_step)
     if steps < FEW_STEPS:
+        least = screen.in_words(FEW_STEPS * of_a_step / time_limit.USED)
         print(
             f"warning   {screen.in_words(seconds)} are enough for {steps} steps. Fewer than {FEW_STEPS} rarely teach"
-            f" anything: allow {screen.in_words(FEW_STEPS * of_a_step / 0.95)}, or choose smaller images or a smaller"
-            " encoder.",
+            f" anything: allow {least}, or choose smaller images or a smaller encoder.",
             flush=True,
         )
     return steps

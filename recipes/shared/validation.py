@@ -5,6 +5,7 @@ from absl import flags
 FLAGS = flags.FLAGS
 BEST = "best.keras"
 BATCH = 64  # images at a time, which need less memory than a training step on a few
+TIMES = 10  # of a run in which the accuracy is measured, about
 
 
 def scores_of(model, images):
@@ -16,8 +17,18 @@ def scores_of(model, images):
     return (scores / scores.sum(axis=1, keepdims=True)).astype("float32")
 
 
+def steps_between(steps):
+    """The steps from one measurement to the next in a run: a multiple of --log_every."""
+    return max(1, steps // TIMES // FLAGS.log_every) * FLAGS.log_every
+
+
+def times(steps):
+    """How often the accuracy is measured in a run of this many steps."""
+    return -(-steps // steps_between(steps))
+
+
 class Validation:
-    """Measure the accuracy about ten times in a run, for a `RunLog`; optionally keep the best model as best.keras.
+    """Measure the accuracy about `TIMES` times in a run, for a `RunLog`; optionally keep the best model as best.keras.
 
     Args:
         run: the `workdir.Run`.
@@ -38,7 +49,7 @@ class Validation:
         self.labels = labels
         self.name = f"{split}_accuracy"
         self.steps = steps
-        self.every = max(1, steps // 10 // FLAGS.log_every) * FLAGS.log_every
+        self.every = steps_between(steps)
         self.keep = keep
         self.best = None
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from keras_splitmask.data import free_memory
-from recipes.shared import auto, commandline, memory, settings
+from recipes.shared import auto, commandline, memory, time_limit
 from tests.running import run_here
 
 GB = 1e9
@@ -146,13 +146,13 @@ def test_the_estimate_is_near_what_was_measured(row):
     "text, seconds", [("2h", 7200), ("90min", 5400), ("1h30m", 5400), ("1.5 h", 5400), ("45s", 45), ("1d", 86400)]
 )
 def test_a_time_is_read(text, seconds):
-    assert settings.seconds_of(text) == seconds
+    assert time_limit.seconds_of(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "2", "h", "2x", "2h 3", "-1h"])
 def test_what_is_no_time_is_refused(text):
     with pytest.raises(commandline.BadInput, match="Expected --time as 2h, 90min or 1h30min"):
-        settings.seconds_of(text)
+        time_limit.seconds_of(text)
 
 
 @pytest.fixture

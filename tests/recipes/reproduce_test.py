@@ -102,7 +102,7 @@ def test_bad_input_ends_in_one_line(refused, tmp_path):
             "Expected --rows among BEiT: no / yes / no, yes / yes / no, yes / no / yes, yes / yes / yes, received no.",
         ),
         (["--table=ablation", "--seeds=one"], "Expected --seeds as numbers from 0 on, such as 0,1,2, received 'one'."),
-        ([], "Expected --table: <ablation|"),
+        ([], "Expected --dataset=folder:PATH for your own images, or --table, received neither."),
     ):
         assert message in refused("reproduce", *given, f"--workdir={tmp_path / 'runs'}")
 

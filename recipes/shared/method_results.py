@@ -1,0 +1,180 @@
+"""The results of methods that were compared: a table, files, a picture, and what to do next."""
+
+import statistics
+
+from recipes.shared import writing
+
+COLUMNS = ("top1", "balanced_accuracy", "pretrain_steps", "finetune_steps", "pretrain_seconds", "finetune_seconds")
+UNEVEN = 0.15  # difference of minutes that is worth a line
+FEW_SEEDS = 3  # with fewer, differences are not told apart from chance
+
+
+def summaries(results):
+    """Summarise the results of each method over its seeds.
+
+    Args:
+        results: a list of what `own_images.result` returns.
+
+    Returns:
+        List of {"method": name, "seeds": [...], and for each of `COLUMNS` {"mean", "min", "max"}}, in the order in
+        which the methods come first.
+    """
+    found = []
+    for method in dict.fromkeys(one["method"] for one in results):
+        own = [one for one in results if one["method"] == method]
+        summary = {"method": method, "seeds": [one["seed"] for one in own]}
+        for name in COLUMNS:
+            values = [one[name] for one in own]
+            summary[name] = {"mean": statistics.fmean(values), "min": min(values), "max": max(values)}
+        found.append(summary)
+    return found
+
+
+def text_of(methods, results):
+    """Format the table in Markdown: the means over the seeds, and the least and the greatest value.
+
+    Args:
+        methods: names of the methods; one without results is missing.
+        results: see `summaries`.
+    """
+    by_name = {summary["method"]: summary for summary in summaries(results)}
+    several = any(len(summary["seeds"]) > 1 for summary in by_name.values())
+    rows = [("method", "top-1 %", "balanced %", "steps", "minutes", *(("seeds",) if several else ()))]
+    for method in methods:
+        if method not in by_name:
+            rows.append((method, "missing", *[""] * (len(rows[0]) - 2)))
+            continue
+        one = by_name[method]
+        steps = " + ".join(f"{one[name]['mean']:.0f}" for name in ("pretrain_steps", "finetune_steps"))
+        parts = [one[name]["mean"] / 60 for name in ("pretrain_seconds", "finetune_seconds")]
+        minutes = f"{parts[0]:.1f} + {parts[1]:.1f} = {sum(parts):.1f}"
+        percents = [_percent(one[name]) for name in ("top1", "balanced_accuracy")]
+        rows.append((method, *percents, steps, minutes, *((str(len(one["seeds"])),) if several else ())))
+    if results:
+        name = chance(results)[1].replace("|", r"\|")
+        rows.append((f"always {name!r}", f"{100 * chance(results)[0]:.1f}", *[""] * (len(rows[0]) - 2)))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines) + "\n"
+
+
+def _percent(value):
+    mean, least, most = (100 * value[name] for name in ("mean", "min", "max"))
+    return f"{mean:.1f}" if least == most else f"{mean:.1f} ({least:.1f} to {most:.1f})"
+
+
+def best_run(results):
+    """Return the folder of the first seed of the method with the highest mean."""
+    best = max(summaries(results), key=lambda one: one["top1"]["mean"])["method"]
+    return next(one["folder"] for one in results if one["method"] == best)
+
+
+def chance(results):
+    """The accuracy of always naming the commonest class of the images to evaluate on, and the name of that class."""
+    return results[0]["majority_class_top1"], results[0]["majority_class"]
+
+
+def write(run, name, settings, table, results):
+    """Write the table as Markdown, the results as CSV with a row for each run, and both with the settings as JSON.
+
+    Args:
+        run: the `workdir.Run`.
+        name: of the files, without their endings.
+        settings: {name: value}.
+        table: see `text_of`.
+        results: see `summaries`.
+    """
+    run.write_text(f"{name}.md", table)
+    columns = list(results[0]) if results else []
+    with writing.csv_file(run.file(f"{name}.csv"), columns) as rows:
+        rows.writerows([one[column] for column in columns] for one in results)
+    run.write_json(f"{name}.json", {"settings": settings, "methods": summaries(results), "runs": results})
+
+
+def draw(path, results, title):
+    """Draw the accuracy of each method as a PNG: a dot for each seed, their mean, and a line at chance.
+
+    Raises:
+        ImportError: without matplotlib.
+    """
+    from keras_splitmask.backend.optional import optional
+
+    optional("matplotlib", "report")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    found = summaries(results)
+    figure = Figure(figsize=(7, 1.6 + 0.45 * len(found)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for row, one in enumerate(found):
+        mean, least, most = (100 * one["top1"][name] for name in ("mean", "min", "max"))
+        values = [100 * other["top1"] for other in results if other["method"] == one["method"]]
+        axes.plot([least, most], [row, row], color="#2b83ba", linewidth=2, alpha=0.5)
+        axes.scatter(values, [row] * len(values), s=28, facecolor="white", edgecolor="#2b83ba", zorder=2)
+        axes.scatter([mean], [row], s=70, marker="|", linewidth=2.5, color="#d55e00", zorder=3)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # over the line at chance
+        place = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center", "fontsize": 8, "bbox": box}
+        axes.annotate(f"{mean:.1f}", (mean, row), **place)
+    value, name = chance(results)
+    name = name.replace("$", r"\$")  # which would begin a formula
+    axes.axvline(100 * value, color="#7f7f7f", linestyle="--", label=f"always {name}, the commonest class")
+    axes.set_yticks(range(len(found)), [one["method"] for one in found])
+    axes.set_ylim(len(found) - 0.5, -0.7)
+    axes.set_xlim(0, 1.1 * max(axes.get_xlim()[1], 1))
+    axes.set_xlabel(f"top-1 accuracy on {results[0]['images']} {results[0]['split']} images (%)")
+    axes.set_title(title.replace("$", r"\$"), fontsize=9, loc="left")
+    axes.grid(axis="x", color="#808080", alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    figure.legend(loc="outside lower left", fontsize=8, frameon=False)
+    figure.savefig(path, format="png", dpi=120)
+
+
+def advice(results, few_steps):
+    """Say in a few sentences what the results mean, and what would make them clearer.
+
+    Args:
+        results: see `summaries`.
+        few_steps: steps of pre-training below which little is learnt.
+    """
+    found = sorted(summaries(results), key=lambda one: -one["top1"]["mean"])
+    if not found:
+        return []
+    best, lines = found[0], []
+    rivals = [one["method"] for one in found[1:] if one["top1"]["max"] >= best["top1"]["min"]]
+    if best["top1"]["mean"] <= chance(results)[0]:
+        lines.append("No method is better than always naming the commonest class: allow more time or more labels.")
+    elif len(found) > 1:
+        ahead = f"{best['method']} has the highest mean."
+        if min(len(one["seeds"]) for one in found) < FEW_SEEDS:
+            ahead += " Fewer than three seeds do not show whether that is chance: add --seeds=0,1,2."
+        elif rivals:
+            ahead += f" Its range overlaps with that of {' and '.join(rivals)}: that may be chance. Add seeds or time."
+        else:
+            ahead += " Its worst seed is better than the best of every other method."
+        lines.append(ahead)
+    short = [one["method"] for one in found if 0 < one["pretrain_steps"]["mean"] < few_steps]
+    if short:
+        lines.append(
+            f"{' and '.join(short)}: fewer than {few_steps} steps of pre-training rarely teach anything. Allow more."
+        )
+    elif best["method"] == "scratch" and len(found) > 1:
+        lines.append("No pre-training is ahead of none: allow more time, or use more images without labels.")
+    return lines
+
+
+def uneven(results):
+    """Say so if the minutes of the methods differ much, as on a machine that others use too; "" if they do not."""
+    minutes = [
+        (one["pretrain_seconds"]["mean"] + one["finetune_seconds"]["mean"], one["method"]) for one in summaries(results)
+    ]
+    if not minutes or max(minutes)[0] <= (1 + UNEVEN) * min(minutes)[0]:
+        return ""
+    return (
+        f"The minutes are not equal: {max(minutes)[1]} took {max(minutes)[0] / min(minutes)[0]:.1f} times as long as"
+        f" {min(minutes)[1]}. The machine was slower or faster than when steps were timed. Run again while nothing else"
+        " runs on it, or with --steps."
+    )
