@@ -474,39 +474,3 @@ def test_the_end_names_commands_and_draws_pictures(here, tmp_path):
     end = here("export", *shlex.split(export))
     assert end.status == 0, end.err
     assert ks.load(tmp_path / "a run-vit").image_shape == (8, 8, 3)
-
-
-def test_a_time_takes_the_place_of_epochs(here, refused, tmp_path, lines):
-    given = ("finetune", *FROM_SCRATCH, "--log_every=2", f"--workdir={tmp_path / 'timed'}")
-    end = here(*given, "--time=2s")
-    assert end.status == 0, end.err
-    flags = dict(
-        line[2:].partition("=")[::2] for line in (tmp_path / "timed" / "run.flags").read_text().splitlines()[1:]
-    )
-    steps = int(flags["steps"])
-    said = re.search(rf"^time      .+ for {steps} steps of (\S+) s, and evaluations of (\S+) s: (\d+)$", end.out, re.M)
-    step, evaluations = float(said[1]), float(said[2]) * int(said[3])
-    # Two figures of each are printed, and one evaluation more or less may have been planned.
-    room = 1.9 - evaluations
-    assert 0.9 * (room - 1.5 * float(said[2])) / step - 1 <= steps <= 1.1 * (room + 1.5 * float(said[2])) / step + 1, (
-        end.out
-    )
-    assert sum("test_accuracy" in line for line in lines(tmp_path / "timed" / "metrics.jsonl")) == int(said[3])
-    # What was measured leaves no trace.
-    again = here("finetune", f"--flagfile={tmp_path / 'timed' / 'run.flags'}", f"--workdir={tmp_path / 'again'}")
-    assert again.status == 0, again.err
-    first, second = (
-        [
-            (line["step"], line.get("loss"), line.get("test_accuracy"))
-            for line in lines(tmp_path / run / "metrics.jsonl")
-        ]
-        for run in ("timed", "again")
-    )
-    assert first == second and len(first) > 1
-    (tmp_path / "timed" / "model.keras").unlink()  # as if it had been killed at the end
-    resumed = here(*given, "--time=2s")
-    assert resumed.status == 0 and f"resumed at step {steps}" in resumed.out and "evaluations of" not in resumed.out
-    for more in ("--steps=3", "--epochs=100"):
-        line = refused("finetune", *FROM_SCRATCH, f"--workdir={tmp_path / 'b'}", "--time=2s", more)
-        assert "Expected --time without --steps and --epochs, received --time=2s; leave the others out." in line
-    assert "Expected --time as 2h" in refused("finetune", *FROM_SCRATCH, f"--workdir={tmp_path / 'b'}", "--time=2")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recipes.shared import method_results, time_limit
+from recipes.shared import method_results
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHOSEN = {"size": "vit_micro", "patch_size": "4", "image_size": "16", "batch_size": "4"}
@@ -253,25 +253,6 @@ def test_the_table_holds_the_numbers_of_the_runs(here, photos, tmp_path, forked,
     forked.unlink()
     again = here(*command)
     assert again.status == 0 and not forked.exists() and cells_of(again.out, "mae") == cells_of(end.out, "mae")
-
-
-def test_equal_minutes_are_divided_as_values_say():
-    assert time_limit.divided(1000, 0) == (0, 1000)  # from scratch
-    assert time_limit.divided(1000, 0.75) == (750, 250)  # before pre-training
-    assert time_limit.divided(1000, 0.75, 0.95 * 750) == pytest.approx((750, 250))  # as forecast
-    assert time_limit.divided(1000, 0.75, 0.95 * 600) == pytest.approx((750, 400))  # steps were faster
-    assert time_limit.divided(1000, 0.75, 0.95 * 800) == pytest.approx((750, 200))
-    assert time_limit.divided(1000, 0.75, 3000) == pytest.approx((750, 125))  # not less than half of it
-    # The steps of both take as long as those from scratch, if those of fine-tuning take as long as forecast.
-    for spent in (0.0, 100.0, 500.0, 700.0):
-        left = time_limit.divided(1000, 0.5, spent)[1]
-        assert spent + time_limit.USED * left == pytest.approx(time_limit.USED * 1000)
-
-
-def test_steps_that_fit_into_a_time():
-    assert time_limit.steps_in(100, 0.5) == 190
-    assert time_limit.steps_in(100, 0.5, besides=45) == 100
-    assert time_limit.steps_in(1, 30) == 1
 
 
 def result_of(method, seed, top1, steps=1000, chance=0.1):
