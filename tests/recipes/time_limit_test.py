@@ -46,7 +46,7 @@ def test_a_time_takes_the_place_of_epochs(here, refused, tmp_path, lines):
     steps = int(flags["steps"])
     said = re.search(rf"^time      .+ for {steps} steps of (\S+) s, and evaluations of (\S+) s: (\d+)$", end.out, re.M)
     step, evaluation, count = float(said[1]), float(said[2]), int(said[3])
-    # Two figures of each are printed, and one evaluation more or less may have been planned. Evaluations get at most half.
+    # Two figures of each are printed, and one evaluation more or less may be planned. Evaluations get at most half.
     most, least = (1.9 - min((count + more) * evaluation, 1.0) for more in (-1.1, 1.1))
     assert 0.9 * least / step - 1 <= steps <= 1.1 * most / step + 1, end.out
     assert sum("test_accuracy" in line for line in lines(tmp_path / "timed" / "metrics.jsonl")) == count
