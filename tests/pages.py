@@ -8,7 +8,7 @@ from tests.running import ROOT
 GUIDES = ("first_run", "your_images", "small_data", "classify", "dense", "embed", "export", "compare")
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$|((?:^ {4}.*\n)+)", re.MULTILINE | re.DOTALL)
-STANDS_FOR = {"NAME": "torch", "P": "float32", "V": "512"}  # what a reader fills in
+STANDS_FOR = {"NAME": "torch", "P": "float32", "V": "512", "WORDS": "512"}  # what a reader fills in
 SETTINGS = ("steps", "epochs", "time", "batch_size", "fit_patches", "log_every", "train_limit", "test_limit", "size")
 
 
