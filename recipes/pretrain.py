@@ -67,7 +67,7 @@ def count_steps(images):
     trains = methods.chosen().trains
     steps = (FLAGS.steps or max(1, round(FLAGS.epochs * images / FLAGS.batch_size))) if trains else 0
     at_once = FLAGS.steps_per_execution
-    FLAGS.log_every = FLAGS.log_every or settings.executions(min(50, steps // 20))
+    FLAGS.log_every = FLAGS.log_every or time_limit.executions(min(50, steps // 20))
     if trains and (steps % at_once or FLAGS.log_every % at_once):
         raise commandline.BadInput(
             f"Expected --steps_per_execution to divide --log_every={FLAGS.log_every} and the {steps} steps of the run,"
