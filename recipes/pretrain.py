@@ -196,4 +196,6 @@ def main(devices, run):
 
 
 if __name__ == "__main__":
-    commandline.run(hardware.spread(main, free={"time", "dry_run"}, auto=settings.AUTO), settings.settle_flags)
+    commandline.run(
+        hardware.spread(main, free={"time", "dry_run"}, auto=(*settings.AUTO, "log_every")), settings.settle_flags
+    )

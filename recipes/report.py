@@ -32,7 +32,7 @@ def main():
         raise commandline.BadInput(f"Expected --runs: {FLAGS['runs'].help}")
     from keras_splitmask import evaluation
 
-    folders = [pathlib.Path(name) for name in FLAGS.runs]
+    folders = list(dict.fromkeys(pathlib.Path(name) for name in FLAGS.runs))  # one that is named twice counts once
     for folder in folders:
         if not folder.is_dir():
             raise commandline.BadInput(f"Folder not found: {folder}. Check --runs.")

@@ -62,6 +62,8 @@ def run_page(here, page):
         path = given.get("dataset", "").partition(":")[2]
         if program == "reproduce" or path and not os.path.exists(path):
             continue
+        if program == "export" and "layout" not in given and keras.backend.backend() == "torch":
+            continue  # a SavedModel, which TensorFlow and JAX write
         if program == "export":  # which refuses a folder that another page has written
             shutil.rmtree(given["output"], ignore_errors=True)
         end = here(program, *pages.tiny(program, arguments))

@@ -170,7 +170,7 @@ def flags_of(workdir):
 
 @pytest.mark.backend
 def test_the_plain_command_chooses_and_resumes_what_it_chose(photos, tmp_path):
-    given = (f"--dataset=folder:{photos}", f"--workdir={tmp_path / 'run'}", "--log_every=1")
+    given = (f"--dataset=folder:{photos}", f"--workdir={tmp_path / 'run'}")
     end = run_here("pretrain", *given, "--steps=2")
     assert not end.status, end.err
     assert "chosen    --image_size=32 --patch_size=4 (" in end.out and "GB at hand" in end.out
@@ -178,6 +178,7 @@ def test_the_plain_command_chooses_and_resumes_what_it_chose(photos, tmp_path):
     assert len(lines) <= 8 and all(len(line) <= 160 for line in lines), lines
     expected = {"image_size": "32", "patch_size": "4", "size": "vit_micro", "batch_size": "4", "accumulate": "1"}
     expected |= {"vocabulary": "32", "tokenizer": "kmeans", "augmentation": "crop_flip", "steps": "2", "keep": "0.5"}
+    expected |= {"log_every": "1"}
     found = flags_of(tmp_path / "run")
     assert {name: found[name] for name in expected} == expected
 
