@@ -46,8 +46,9 @@ def run(main, settle_flags=lambda: None, computes=True):
     Bad input ends in one line and exit status 2. A full or failing disk, SIGTERM, Ctrl-C and a closed terminal end in
     one line and status 75.
     """
-    with screen.kept_open(), _stopped_by_signals():
-        if asked := help.wanted(sys.argv[1:]):
+    asked = help.wanted(sys.argv[1:])
+    with screen.kept_open(report=not asked), _stopped_by_signals():  # who pages through the help needs no more
+        if asked:
             print(help.text(full=asked == "helpfull"))
             return
         children.end_with_parent()

@@ -65,7 +65,7 @@ def _typed(path):
 
 
 class Patient:
-    """A text stream whose write errors do not raise; the first error is reported on the stream `other`."""
+    """A text stream whose write errors do not raise; the first error is reported on the stream `other`, if any."""
 
     def __init__(self, name, stream):
         self.name = name
@@ -106,11 +106,9 @@ class Patient:
             _discard(self.stream)
         if not self.error:
             self.error = error
-            print(
-                f"{self.name} cannot be written ({getattr(error, 'strerror', None) or error}); the run goes on.",
-                file=self.other,
-                flush=True,
-            )
+            if self.other:
+                reason = getattr(error, "strerror", None) or error
+                print(f"{self.name} cannot be written ({reason}); the run goes on.", file=self.other, flush=True)
 
 
 def check_result():
@@ -135,8 +133,11 @@ def _discard(stream):
 
 
 @contextlib.contextmanager
-def kept_open():
-    """Make stdout and stderr safe to write inside the block, and to flush when Python exits."""
+def kept_open(report=True):
+    """Make stdout and stderr safe to write inside the block, and to flush when Python exits.
+
+    With `report` an error of one is reported on the other.
+    """
     for descriptor in range(3):  # or the next opened file gets this number, and receives the prints
         try:
             os.fstat(descriptor)
@@ -147,7 +148,8 @@ def kept_open():
         Patient(name, stream or open(os.devnull, "w"))
         for name, stream in zip(("stdout", "stderr"), before, strict=True)
     ]
-    streams[0].other, streams[1].other = streams[1], streams[0]
+    if report:
+        streams[0].other, streams[1].other = streams[1], streams[0]
     sys.stdout, sys.stderr = streams
     try:
         yield

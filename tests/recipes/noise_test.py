@@ -79,3 +79,12 @@ def test_programs_write_nothing_on_stderr(command, tmp_path):
     end = command("pretrain", *given, "--batch_size=8", "--steps=2", f"--workdir={tmp_path}", TF_CPP_MIN_LOG_LEVEL="2")
     assert end.status == 0 and end.err == ""
     assert end.out.startswith("sample: 10000 images\n")
+
+
+def test_help_that_is_not_read_to_its_end_says_nothing():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "recipes/pretrain.py", "--helpfull"]
+    end = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert not end.stderr, end.stderr
