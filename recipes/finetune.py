@@ -111,6 +111,7 @@ flags.DEFINE_string(
     "Train for about this long, such as 20min, in place of --steps: a few steps are timed first. The time includes the"
     " evaluations during training.",
 )
+flags.DEFINE_bool("dry_run", False, "Show what would be chosen, and the memory and time it takes, and stop there.")
 flags.DEFINE_float(
     "learning_rate",
     1e-3,
@@ -218,8 +219,9 @@ def settle_flags():
         time_limit.seconds_of(FLAGS.time)  # stop at a bad one
 
 
-def steps_in_time(encoder, source, batches, images, devices):
-    """The steps that fit into --time, by a few steps of a copy of the encoder, and an evaluation of the images."""
+def measure_steps(encoder, source, batches, images, devices, steps):
+    """Print how long these steps will take, by a few steps of a copy of the encoder, and an evaluation of the images.
+    Return the steps: with None, those that fit into --time."""
     state = random.getstate()  # Keras draws its seeds from it; the run is the same as with these --steps
     model = build_classifier(type(encoder).from_config(encoder.get_config()), source, time_limit.MODEL_STEPS)
     seconds = time_limit.seconds_of_a_step(model, batches, devices)
@@ -228,10 +230,11 @@ def steps_in_time(encoder, source, batches, images, devices):
     validation.scores_of(model, images)
     evaluation = time.monotonic() - began
     random.setstate(state)
-    total = time_limit.seconds_of(FLAGS.time)
-    steps = time_limit.steps_in(total, seconds)
-    for _ in range(2):  # fewer steps may have fewer evaluations
-        steps = time_limit.steps_in(total, seconds, min(validation.times(steps) * evaluation, total / 2))
+    if steps is None:
+        total = time_limit.seconds_of(FLAGS.time)
+        steps = time_limit.steps_in(total, seconds)
+        for _ in range(2):  # fewer steps may have fewer evaluations
+            steps = time_limit.steps_in(total, seconds, min(validation.times(steps) * evaluation, total / 2))
     print(
         f"time      {screen.in_words(steps * seconds)} for {steps} steps of {seconds:.2g} s, and evaluations of"
         f" {evaluation:.2g} s: {validation.times(steps)}",
@@ -291,9 +294,14 @@ def main(devices, run):
 
     batches(0)  # stop at bad options before anything is written
     sets.train = source = image_sets.packed(source, shape)
-    if FLAGS.time and not FLAGS.steps:  # a run that resumes knows its steps
-        FLAGS.steps = steps_in_time(encoder, source, batches, (val or judged)[0], devices)
-    steps = FLAGS.steps or max(1, round(FLAGS.epochs * len(source) / batch_size))
+    steps = FLAGS.steps  # a run with --time that resumes knows its steps
+    if not (steps or FLAGS.time):
+        steps = max(1, round(FLAGS.epochs * len(source) / batch_size))
+    if FLAGS.dry_run or not steps:
+        steps = measure_steps(encoder, source, batches, (val or judged)[0], devices, steps)
+    if FLAGS.dry_run:
+        raise SystemExit(0)
+    FLAGS.steps = steps if FLAGS.time else FLAGS.steps
     model = build_classifier(encoder, source, steps)
     announce(sets, judged[0], val, steps)
 
@@ -313,5 +321,6 @@ def main(devices, run):
 
 if __name__ == "__main__":
     commandline.run(
-        hardware.spread(main, one_host=True, free={"judge", "time"}, auto=labelled_settings.AUTO), settle_flags
+        hardware.spread(main, one_host=True, free={"judge", "time", "dry_run"}, auto=labelled_settings.AUTO),
+        settle_flags,
     )

@@ -1,4 +1,4 @@
-"""--time: steps that fit into it, how reproduce.py divides it, and a run of finetune.py."""
+"""--time: steps that fit into it, how reproduce.py divides it, and runs of finetune.py, with --dry_run too."""
 
 import re
 
@@ -68,3 +68,10 @@ def test_a_time_takes_the_place_of_epochs(here, refused, tmp_path, lines):
         line = refused("finetune", *FROM_SCRATCH, f"--workdir={tmp_path / 'b'}", "--time=2s", more)
         assert "Expected --time without --steps and --epochs, received --time=2s; leave the others out." in line
     assert "Expected --time as 2h" in refused("finetune", *FROM_SCRATCH, f"--workdir={tmp_path / 'b'}", "--time=2")
+
+
+def test_a_dry_run_of_finetune_says_what_it_takes_and_leaves_nothing(here, tmp_path):
+    end = here("finetune", *FROM_SCRATCH, f"--workdir={tmp_path / 'run'}", "--steps=40", "--dry_run")
+    assert end.status == 0 and "memory    about" in end.out, end.err
+    seconds = float(re.search(r"^time      .+ for 40 steps of (\S+) s, and evaluations of ", end.out, re.M)[1])
+    assert 0 < seconds < 60 and not (tmp_path / "run").exists()
