@@ -133,6 +133,8 @@ def compare(output, embedding, source):
         )
     if not (FLAGS.duplicates or FLAGS.outliers or FLAGS.neighbours):
         return
+    for doubt in earlier.doubts(FLAGS.init_from):
+        print(f"warning   {doubt} Similar features may mean little.", flush=True)
     names = feature_files.read_facts(output)["names"]
     compared = comparison.Comparison(output, source, names, feature_files.read(output, key))
     if FLAGS.duplicates:

@@ -29,6 +29,18 @@ def crop_ratio(path, model):
     return float(flag_of_run(path, "crop_ratio") or 0) or getattr(model, "crop_ratio", None)
 
 
+def doubts(path):
+    """List what the metrics of a pre-training run say against its features: too few steps, or a collapse."""
+    from keras_splitmask.evaluation import metrics, verdict
+
+    try:
+        lines = metrics.read_metrics(_folder(path) / "metrics.jsonl")
+    except OSError:
+        return []
+    found = (rule(lines, {}, {}) for rule in (verdict.few_steps, verdict.collapsed))
+    return [text for _, text in filter(None, found)]
+
+
 def _folder(path):
     path = pathlib.Path(path).expanduser()
     return path if path.is_dir() else path.parent

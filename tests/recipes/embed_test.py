@@ -17,6 +17,8 @@ pytest.importorskip("PIL.Image")
 
 from PIL import Image  # noqa: E402
 
+from recipes.shared import earlier  # noqa: E402
+
 COUNT = 30
 
 
@@ -152,7 +154,7 @@ def test_planted_duplicates_outliers_and_neighbours_are_found(here, encoder, pho
         {"a/deep/00.png", "copy.png", "copy.jpg", "larger.png"},
         {"b/deep/07.png", "seven.png"},
     ]
-    assert "duplicates: 6 images in 2 groups" in end.out and "4 more than one of each" in end.out
+    assert "duplicates: 6 images in 2 groups" in end.out and "without 4 of them, one of each is left" in end.out
     outliers = rows_of(tmp_path / "features.outliers.csv")
     assert outliers[0]["file"] == "odd.png" and len(outliers) == COUNT + 5
     near = rows_of(tmp_path / "features.neighbours.csv")
@@ -208,3 +210,14 @@ def test_by_the_command(command, encoder, photos, tmp_path):
     end = command("embed", *given, f"--neighbours={photos / 'a/deep/02.png'}")
     assert end.status == 0 and not end.err and "neighbours of " in end.out
     assert "no near-duplicates" in end.out
+
+
+@pytest.mark.parametrize(
+    ("steps", "spread", "word"), [(55, 0.9, "Too few steps: 55."), (900, 0.01, "Collapsed"), (900, 0.9, "")]
+)
+def test_features_that_may_mean_little_are_not_compared_in_silence(tmp_path, steps, spread, word):
+    line = {"step": steps, "interval": 50, "feature_std": spread, "loss": 1.0}
+    (tmp_path / "metrics.jsonl").write_text(f"{json.dumps(line)}\n")
+    found = earlier.doubts(tmp_path)
+    assert len(found) == bool(word) and all(text.startswith(word) for text in found)
+    assert earlier.doubts(tmp_path / "model.keras") == found and not earlier.doubts(tmp_path / "none" / "model.keras")
