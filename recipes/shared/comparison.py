@@ -53,7 +53,8 @@ class Comparison:
                     rows.writerow([number, self.names[i], self.names[nearest[i]], f"{best[i]:.4f}"])
         count = sum(map(len, groups))
         rule = f"by a cosine similarity of {threshold:g} or more"
-        line = f"{count} images in {len(groups)} groups, {rule}; without {count - len(groups)} of them, one of each is left"
+        spare = count - len(groups)
+        line = f"{count} images in {len(groups)} groups, {rule}; without {spare} of them, one of each is left"
         print(f"duplicates: {line if groups else f'no near-duplicates, {rule}'}", flush=True)
         shown = [
             [self.tile(i, f"group {number}  {best[i]:.3f}") for i in group[:COLUMNS]]
