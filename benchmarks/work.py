@@ -65,7 +65,7 @@ def peak_flops():
         return time.perf_counter() - start
 
     side = 1024
-    # Until a product takes 20 ms, of which starting it is a small part.
+    # Until a product takes 20 ms, so that starting it is a small part.
     while side < 16384 and product(side) < 0.02:
         side *= 2
     return 2 * side**3 / min(product(side) for _ in range(3))

@@ -10,9 +10,6 @@ training, and test only at the end; best.keras is then the model with the highes
 the last one.
 """
 
-import random
-import time
-
 from absl import flags
 
 from recipes.shared import (
@@ -24,7 +21,6 @@ from recipes.shared import (
     image_sets,
     judgement,
     labelled_settings,
-    screen,
     splits,
     time_limit,
     trouble,
@@ -211,36 +207,7 @@ def weighted(batches, source):
 def settle_flags():
     """Complete the flags before the images are known, and check --time."""
     value_range.settle()
-    if FLAGS.time and (FLAGS.steps or FLAGS.epochs is not None):
-        raise commandline.BadInput(
-            f"Expected --time without --steps and --epochs, received --time={FLAGS.time}; leave the others out."
-        )
-    if FLAGS.time:
-        time_limit.seconds_of(FLAGS.time)  # stop at a bad one
-
-
-def measure_steps(encoder, source, batches, images, devices, steps):
-    """Print how long these steps will take, by a few steps of a copy of the encoder, and an evaluation of the images.
-    Return the steps: with None, those that fit into --time."""
-    state = random.getstate()  # Keras draws its seeds from it; the run is the same as with these --steps
-    model = build_classifier(type(encoder).from_config(encoder.get_config()), source, time_limit.MODEL_STEPS)
-    seconds = time_limit.seconds_of_a_step(model, batches, devices)
-    validation.scores_of(model, images)  # the first time compiles
-    began = time.monotonic()
-    validation.scores_of(model, images)
-    evaluation = time.monotonic() - began
-    random.setstate(state)
-    if steps is None:
-        total = time_limit.seconds_of(FLAGS.time)
-        steps = time_limit.steps_in(total, seconds)
-        for _ in range(2):  # fewer steps may have fewer evaluations
-            steps = time_limit.steps_in(total, seconds, min(validation.times(steps) * evaluation, total / 2))
-    print(
-        f"time      {screen.in_words(steps * seconds)} for {steps} steps of {seconds:.2g} s, and evaluations of"
-        f" {evaluation:.2g} s: {validation.times(steps)}",
-        flush=True,
-    )
-    return steps
+    time_limit.check()
 
 
 def announce(sets, images, val, steps):
@@ -294,14 +261,17 @@ def main(devices, run):
 
     batches(0)  # stop at bad options before anything is written
     sets.train = source = image_sets.packed(source, shape)
-    steps = FLAGS.steps  # a run with --time that resumes knows its steps
-    if not (steps or FLAGS.time):
-        steps = max(1, round(FLAGS.epochs * len(source) / batch_size))
+    steps = FLAGS.steps or (None if FLAGS.time else max(1, round(FLAGS.epochs * len(source) / batch_size)))
     if FLAGS.dry_run or not steps:
-        steps = measure_steps(encoder, source, batches, (val or judged)[0], devices, steps)
+
+        def build():
+            return build_classifier(type(encoder).from_config(encoder.get_config()), source, time_limit.MODEL_STEPS)
+
+        steps = labelled_settings.measure_steps(build, batches, (val or judged)[0], devices, steps)
     if FLAGS.dry_run:
         raise SystemExit(0)
-    FLAGS.steps = steps if FLAGS.time else FLAGS.steps
+    if FLAGS.time:
+        FLAGS.steps = steps  # so that the run knows them when it resumes
     model = build_classifier(encoder, source, steps)
     announce(sets, judged[0], val, steps)
 

@@ -17,6 +17,16 @@ from absl import flags
 from keras_splitmask import encoder
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+# Flags of finetune.py: a classifier that trains in seconds.
+FROM_SCRATCH = (
+    "--size=vit_micro",
+    "--patch_size=4",
+    "--image_size=8",
+    "--dataset=sample",
+    "--labelled=20",
+    "--batch_size=4",
+    "--crop_ratio=0.9",
+)
 TINY = {"vit_micro": (16, 2, 2), "vit_tiny": (24, 2, 3)}
 
 

@@ -11,7 +11,7 @@ from keras_splitmask.seeds import check_seed
 
 def seed_of(name):
     """A seed (31 bits) made from a name, so that layers with different names draw different numbers."""
-    # Not `hash`, which Python salts anew in each process. 31 bits, since Keras keeps seeds as int32 on torch.
+    # Not `hash`, which Python salts differently in each process. 31 bits, since Keras keeps seeds as int32 on torch.
     return zlib.crc32(name.encode()) >> 1
 
 

@@ -147,7 +147,7 @@ class DINO(ObjectiveModel):
         self.build((None, *encoder.image_shape))
 
     def build(self, images_shape):
-        # Variables, since `objective` is not told the number of the step; autocast=False keeps them in float32.
+        # Variables, since `objective` does not get the number of the step; autocast=False keeps them in float32.
         first = keras.initializers.Constant(self.teacher_temperatures[0])
         self.teacher_temperature = self.add_weight(
             shape=(), initializer=first, trainable=False, autocast=False, name="temperature"

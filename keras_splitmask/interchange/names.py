@@ -111,7 +111,7 @@ CLASSES = {
             "layer_scale_init_value": 0.0,
         },
     ),
-    # ViTMAEModel drops patches whenever it is called, so it is told to drop none.
+    # ViTMAEModel drops patches whenever it is called, so this makes it drop none.
     "mae": ("ViTMAEModel", {"model_type": "vit_mae", "qkv_bias": True, "mask_ratio": 0.0}),
 }
 LAYOUTS = (*CLASSES, "timm")

@@ -84,12 +84,7 @@ def plan(facts, given):
     Returns:
         `Plan`. It may need more memory than there is; see `fits`.
     """
-    values, reasons = dict(given), {}
-
-    def choose(name, value, reason):
-        if name in given and given[name] is None:
-            values[name], reasons[name] = value, reason
-
+    values, reasons, choose = _begun(given)
     device = int(facts.accelerator)
     of_device = _of_device(facts)
     choose("size", ENCODER[_kind(facts)], of_device)
@@ -138,12 +133,7 @@ def plan_labelled(facts, given):
     Returns:
         `Plan`. It may need more memory than there is; see `fits`.
     """
-    values, reasons = {"method": "finetune", **given}, {}
-
-    def choose(name, value, reason):
-        if name in given and given[name] is None:
-            values[name], reasons[name] = value, reason
-
+    values, reasons, choose = _begun({"method": "finetune", **given})
     device = int(facts.accelerator)
     of_device = _of_device(facts)
     choose("size", ENCODER[_kind(facts)], of_device)
@@ -161,6 +151,17 @@ def plan_labelled(facts, given):
             "the fewest that teach enough" if few else f"{LABELLED_EPOCHS} epochs",
         )
     return Plan(values, reasons, needed(facts, values))
+
+
+def _begun(given):
+    """Begin a plan: the values so far, their reasons, and a function that gives a value to a flag which has none."""
+    values, reasons = dict(given), {}
+
+    def choose(name, value, reason):
+        if name in given and given[name] is None:
+            values[name], reasons[name] = value, reason
+
+    return values, reasons, choose
 
 
 def _choose_labelled_batch(facts, values, choose, device, of_device):

@@ -1,8 +1,11 @@
 """finetune.py's `auto` flags: filled in from the images, the encoder and the machine, and said on the screen."""
 
+import random
+import time
+
 from absl import flags
 
-from recipes.shared import auto, image_sets, settings
+from recipes.shared import auto, image_sets, screen, settings, time_limit, validation
 
 FLAGS = flags.FLAGS
 # Flags whose default is auto. A run that resumes takes them from its run.flags.
@@ -38,3 +41,37 @@ def settle(sets, encoder, devices, resumed=False):
     settings.say(made.reasons)
     if not resumed:
         settings.check_memory(facts, made)
+
+
+def measure_steps(build, batches, images, devices, steps):
+    """Measure a few steps and an evaluation, and print how long a run will take.
+
+    Args:
+        build: a function that returns a `Classifier` to measure on, which is thrown away.
+        batches: a function from a step to the batches from there on.
+        images: (B, H, W, C), those that are evaluated.
+        devices: the `Devices` of the run.
+        steps: of the run; None for as many as fit into --time.
+
+    Returns:
+        The steps of the run.
+    """
+    state = random.getstate()  # Keras draws its seeds from it; the run is the same as if nothing had been measured
+    model = build()
+    seconds = time_limit.seconds_of_a_step(model, batches, devices)
+    validation.scores_of(model, images)  # the first time compiles
+    began = time.monotonic()
+    validation.scores_of(model, images)
+    evaluation = time.monotonic() - began
+    random.setstate(state)
+    if steps is None:
+        total = time_limit.seconds_of(FLAGS.time)
+        steps = time_limit.steps_in(total, seconds)
+        for _ in range(2):  # fewer steps may have fewer evaluations
+            steps = time_limit.steps_in(total, seconds, min(validation.times(steps) * evaluation, total / 2))
+    print(
+        f"time      {screen.in_words(steps * seconds)} for {steps} steps of {seconds:.2g} s, and evaluations of"
+        f" {evaluation:.2g} s: {validation.times(steps)}",
+        flush=True,
+    )
+    return steps

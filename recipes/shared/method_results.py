@@ -6,7 +6,7 @@ from recipes.shared import writing
 
 COLUMNS = ("top1", "balanced_accuracy", "pretrain_steps", "finetune_steps", "pretrain_seconds", "finetune_seconds")
 UNEVEN = 0.15  # difference of minutes that is worth a line
-FEW_SEEDS = 3  # with fewer, differences are not told apart from chance
+FEW_SEEDS = 3  # fewer do not show whether a difference is chance
 
 
 def summaries(results):
@@ -101,6 +101,7 @@ def draw(path, results, title):
         ImportError: without matplotlib.
     """
     from keras_splitmask.backend.optional import optional
+    from keras_splitmask.evaluation.sheets import save_figure
 
     optional("matplotlib", "report")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -130,7 +131,7 @@ def draw(path, results, title):
     axes.grid(axis="x", color="#808080", alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right", "left"]].set_visible(False)
     figure.legend(loc="outside lower left", fontsize=8, frameon=False)
-    figure.savefig(path, format="png", dpi=120)
+    save_figure(figure, path, format="png", dpi=120)
 
 
 def advice(results, few_steps):

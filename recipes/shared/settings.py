@@ -25,12 +25,7 @@ OF_METHODS = ("mask_ratio", "decoder_depth", "local_crops", "mae_decoder_depth",
 def settle_flags():
     """Complete the flags before the images are known: see `methods.settle_flags`. Check --time."""
     methods.settle_flags()
-    if FLAGS.time and (FLAGS.steps or FLAGS.epochs is not None):
-        raise commandline.BadInput(
-            f"Expected --time without --steps and --epochs, received --time={FLAGS.time}; leave the others out."
-        )
-    if FLAGS.time:
-        time_limit.seconds_of(FLAGS.time)  # stop at a bad one
+    time_limit.check()
 
 
 def settle(source, devices, resumed=False):
@@ -123,9 +118,10 @@ def _check_images(facts, made):
         raise commandline.BadInput("Expected at least two images, which are compared, received one; add images.")
     patch = made.values["patch_size"]
     if "image_size" in made.reasons and made.values["image_size"] == (patch, patch):
+        remedy = "Enlarge them with --image_size=32." if "patch_size" in made.reasons else "Make --patch_size smaller."
         raise commandline.BadInput(
             f"Expected images of several patches, received images of {facts.height}x{facts.width} pixels, which are"
-            f" one patch of {patch}x{patch} each. Enlarge them with --image_size=32."
+            f" one patch of {patch}x{patch} each. {remedy}"
         )
 
 

@@ -27,6 +27,21 @@ def seconds_of(text):
     return sum(float(number) * UNITS[unit] for number, unit in parts)
 
 
+def check():
+    """Stop if --time is no time, or given together with --steps or --epochs.
+
+    Raises:
+        BadInput: in one line.
+    """
+    if not FLAGS.time:
+        return
+    if FLAGS.steps or FLAGS.epochs is not None:
+        raise commandline.BadInput(
+            f"Expected --time without --steps and --epochs, received --time={FLAGS.time}; leave the others out."
+        )
+    seconds_of(FLAGS.time)
+
+
 def executions(steps):
     """Round a number of steps down to whole executions (--steps_per_execution), at least one."""
     at_once = FLAGS.steps_per_execution if "steps_per_execution" in FLAGS else 1
@@ -50,7 +65,7 @@ def seconds_of_a_step(model, batches, devices):
 
 
 def steps_in(seconds, of_a_step, besides=0.0):
-    """The number of steps that fit into a time, of which `besides` seconds go into something else."""
+    """The number of steps that fit into a time, if `besides` seconds of it go into something else."""
     return executions(int((USED * seconds - besides) / of_a_step))
 
 

@@ -7,16 +7,7 @@ import pytest
 from PIL import Image
 
 import keras_splitmask as ks
-
-FROM_SCRATCH = (
-    "--size=vit_micro",
-    "--patch_size=4",
-    "--image_size=8",
-    "--dataset=sample",
-    "--labelled=20",
-    "--batch_size=4",
-    "--crop_ratio=0.9",
-)
+from tests.running import FROM_SCRATCH
 
 
 def from_run(pretrained, arrays, *more):

@@ -1,4 +1,4 @@
-"""Runs a recipe again and again, each time in a process of its own that need not import Keras anew.
+"""Runs a recipe again and again, each time in a process of its own that need not import Keras again.
 
 Reads a line of JSON a run: the recipe's name, its arguments, and the file for what it prints. Writes the process' id,
 and when it has ended, its exit status. The recipe is the whole recipe, with its flags and its handling of signals; only

@@ -186,7 +186,7 @@ def test_a_list_of_runs_needs_no_keras(python, photos, tmp_path):
 
 @pytest.fixture
 def forked(monkeypatch, tmp_path):
-    """Runs the commands in processes that tests/recipes/forked.py makes, which need not import Keras anew."""
+    """Runs the commands in processes that tests/recipes/forked.py makes, which need not import Keras again."""
     env = {**os.environ, "KERAS_BACKEND": keras.backend.backend(), "PYTHONPATH": str(ROOT)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
     server = subprocess.Popen(

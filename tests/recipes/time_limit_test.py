@@ -5,16 +5,7 @@ import re
 import pytest
 
 from recipes.shared import time_limit
-
-FROM_SCRATCH = (
-    "--size=vit_micro",
-    "--patch_size=4",
-    "--image_size=8",
-    "--dataset=sample",
-    "--labelled=20",
-    "--batch_size=4",
-    "--crop_ratio=0.9",
-)
+from tests.running import FROM_SCRATCH
 
 
 def test_equal_minutes_are_divided_as_values_say():
