@@ -39,8 +39,8 @@ def finish(run, model, sets, judged, measure, steps):
         "balanced_accuracy": metrics["balanced_accuracy"],
         "commonest_class_top1": metrics["commonest_class_top1"],
         "commonest_class": names[commonest],
-        "majority_class": names[counts.argmax()],  # of the images to evaluate on
-        "majority_class_top1": float(counts.max() / len(labels)),
+        f"commonest_{sets.split}_class": names[counts.argmax()],
+        f"commonest_{sets.split}_class_top1": float(counts.max() / len(labels)),
         "train_images": len(sets.train),
         f"{sets.split}_images": len(images),
         **_best(run, sets.split, judged, measure),

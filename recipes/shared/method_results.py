@@ -74,7 +74,7 @@ def best_run(results):
 
 def chance(results):
     """The accuracy of always naming the commonest class of the images to evaluate on, and the name of that class."""
-    return results[0]["majority_class_top1"], results[0]["majority_class"]
+    return results[0]["commonest_class_top1"], results[0]["commonest_class"]
 
 
 def write(run, name, settings, table, results):

@@ -55,8 +55,8 @@ def stand_in(monkeypatch):
         line = {"step": 7, "seconds": 30.0 if "scratch" in folder.name else 10.0 if tuned else 38.0}
         (folder / "metrics.jsonl").write_text(f"{json.dumps({'step': 0})}\n{json.dumps(line)}\n")
         accuracy = 0.5 + 0.1 * seed + 0.2 * ("mae" in folder.name)
-        result = {"test_top1": accuracy, "balanced_accuracy": 0.4, "majority_class_top1": 0.25}
-        result |= {"majority_class": "dark", "train_images": 16, "test_images": 4, "steps": 9}
+        result = {"test_top1": accuracy, "balanced_accuracy": 0.4, "commonest_test_class_top1": 0.25}
+        result |= {"commonest_test_class": "dark", "train_images": 16, "test_images": 4, "steps": 9}
         (folder / "result.json").write_text(json.dumps(result))
         (folder / "model.keras").touch()
         return child(0)
@@ -241,7 +241,7 @@ def test_the_table_holds_the_numbers_of_the_runs(here, photos, tmp_path, forked,
         rows = list(csv.DictReader(file))
     assert [(row["method"], row["seed"]) for row in rows] == [(m, s) for m in ("scratch", "mae") for s in seeds]
     for row, one in zip(rows, saved["runs"], strict=True):
-        assert one["majority_class_top1"] == 0.5
+        assert one["commonest_class_top1"] == 0.5
         assert float(row["top1"]) == one["top1"] and int(row["finetune_steps"]) == one["finetune_steps"] > 0
         lines = [json.loads(line) for line in (pathlib.Path(row["folder"]) / "metrics.jsonl").read_text().splitlines()]
         assert lines[-1]["seconds"] == one["finetune_seconds"] and lines[-1]["step"] == one["finetune_steps"]
@@ -257,7 +257,7 @@ def test_the_table_holds_the_numbers_of_the_runs(here, photos, tmp_path, forked,
 
 def result_of(method, seed, top1, steps=1000, chance=0.1):
     of_time = {"pretrain_seconds": 60.0, "finetune_seconds": 30.0, "finetune_steps": 5, "balanced_accuracy": top1}
-    names = {"majority_class_top1": chance, "majority_class": "a|b$", "split": "test", "images": 50}
+    names = {"commonest_class_top1": chance, "commonest_class": "a|b$", "split": "test", "images": 50}
     return {"method": method, "seed": seed, "top1": top1, "pretrain_steps": steps, **of_time, **names}
 
 
