@@ -36,20 +36,22 @@ def problem_of_targets(targets: Any, classes: int, names: Sequence[str] = ("boxe
 def iou(a: Float[Array, "#B n 4"], b: Float[Array, "#B m 4"]) -> Float[Array, "#B n m"]:
     """Intersection over union of boxes (B, n, 4) and (B, m, 4): (B, n, m); 0 with boxes of no size."""
     overlap = intersection(a, b)
-    union = area(a)[:, :, None] + area(b)[:, None, :] - overlap
+    union = area(a)[:, :, None] + area(b)[:, None, :] - overlap  # (B, n, m)
+    # `where` computes both branches, so the divisor must not be 0 even where its result is not used.
     return ops.where(overlap > 0, overlap / ops.where(union > 0, union, 1.0), 0.0)
 
 
 def intersection(a: Float[Array, "#B n 4"], b: Float[Array, "#B m 4"]) -> Float[Array, "#B n m"]:
     """Areas that boxes (B, n, 4) and (B, m, 4) have in common: (B, n, m)."""
-    corner = ops.maximum(a[:, :, None, :2], b[:, None, :, :2])
-    sides = ops.maximum(ops.minimum(a[:, :, None, 2:], b[:, None, :, 2:]) - corner, 0.0)
+    corner = ops.maximum(a[:, :, None, :2], b[:, None, :, :2])  # the top left of what they share, (B, n, m, 2)
+    sides = ops.maximum(ops.minimum(a[:, :, None, 2:], b[:, None, :, 2:]) - corner, 0.0)  # 0 where they lie apart
     return sides[..., 0] * sides[..., 1]
 
 
 def largest_share(candidates: Float[Array, "#B n 4"], boxes: Float[Array, "#B m 4"]) -> Float[Array, "#B n"]:
     """The share of each candidate (B, n, 4) that lies in that of the boxes (B, m, 4) which holds most of it: (B, n)."""
     most = 0.0
+    # In parts: the intersections of all pairs take (B, n, m, 2) floats, and an image may have many boxes to ignore.
     for first in range(0, boxes.shape[1], PART):
         most = ops.maximum(most, ops.max(intersection(candidates, boxes[:, first : first + PART]), axis=-1))
     own = area(candidates)
@@ -96,11 +98,13 @@ def anchors(
         )
     levels = []
     for stride, level_sizes in zip(strides, sizes, strict=True):
+        # A position's anchors lie around the centre of its cell of the map, hence the half.
         grid = [(np.arange(-(-side // stride)) + 0.5) * stride for side in image_shape[:2]]
-        centres = np.stack(np.meshgrid(*grid, indexing="ij"), axis=-1).reshape(-1, 1, 2)
+        centres = np.stack(np.meshgrid(*grid, indexing="ij"), axis=-1).reshape(-1, 1, 2)  # (h w, 1, 2)
         # Of every ratio the same area, size^2.
         sides = [(size * ratio**0.5 / 2, size / ratio**0.5 / 2) for size in level_sizes for ratio in ratios]
         halves = np.array(sides)[None]  # (1, sizes x ratios, 2)
+        # By position, then size, then ratio. The channels of a trained head belong to this order.
         levels.append(np.concatenate([centres - halves, centres + halves], axis=-1).reshape(-1, 4))
     return np.concatenate(levels).astype("float32")
 
@@ -134,15 +138,17 @@ def match(
     boxes, labels = ops.convert_to_tensor(boxes), ops.convert_to_tensor(labels)
     # -1 for rows that are padding: below every threshold, and below no overlap at all.
     overlap = ops.where((labels >= 0)[:, None, :], iou(candidates, boxes), -1.0)  # (B, A, M)
-    nearest, best = ops.argmax(overlap, axis=-1), ops.max(overlap, axis=-1)
+    nearest, best = ops.argmax(overlap, axis=-1), ops.max(overlap, axis=-1)  # (B, A) each; -1 without objects
+    # So all of an image without objects is background.
     kind = ops.where(best >= high, 1, ops.where(best < low, 0, -1))
     if ignored is not None:
         kind = ops.where((kind == 0) & (largest_share(candidates, ops.convert_to_tensor(ignored)) >= low), -1, kind)
     if best_too:
         top = ops.max(overlap, axis=1, keepdims=True)  # of each object (B, 1, M)
         # Several candidates may be equally near, but for rounding.
-        tops = (overlap >= top - 1e-6) & (top > 0)
+        tops = (overlap >= top - 1e-6) & (top > 0)  # (B, A, M); none for an object that nothing touches
         chosen = ops.any(tops, axis=-1)
+        # A candidate that is the nearest to several objects stands for the one that it overlaps most.
         nearest = ops.where(chosen, ops.argmax(ops.where(tops, overlap, -2.0), axis=-1), nearest)
         kind = ops.where(chosen, 1, kind)
     return ops.cast(nearest, "int32"), ops.cast(kind, "int32")
@@ -171,6 +177,7 @@ def encode(
     """
     centre, size = _centre_and_size(boxes)
     own_centre, own_size = _centre_and_size(anchors)
+    # Ren et al., 2015, equation 2, rows before columns: (dy, dx, dh, dw).
     deltas = [(centre - own_centre) / own_size, ops.log(ops.maximum(size, 1e-3) / own_size)]
     # The variances bring the four deltas to about the same size.
     # By `ops`: NumPy's array would try to compute the quotient itself, which fails for a tensor on a GPU.
@@ -214,7 +221,7 @@ def suppress(
     """
     boxes, scores = ops.stop_gradient(boxes), ops.stop_gradient(scores)  # there is nothing to learn from a choice
     # Groups lie apart, as if on sheets side by side.
-    far = ops.max(boxes, axis=(1, 2), keepdims=True) + 1.0
+    far = ops.max(boxes, axis=(1, 2), keepdims=True) + 1.0  # (B, 1, 1); decoded boxes begin at 0, so this passes all
     boxes = boxes + ops.cast(groups, boxes.dtype)[..., None] * far
     places = ops.arange(count)
 
@@ -229,7 +236,7 @@ def suppress(
         here = places == k
         return left, ops.where(here, ops.cast(best, "int32"), chosen), ops.where(here, score, best_scores)
 
-    left = ops.where(scores > 0, scores, 0.0)
+    left = ops.where(scores > 0, scores, 0.0)  # scores of the boxes that are neither chosen nor suppressed yet, (B, n)
     # Made from a tensor of the batch, whose size may be known only in the step.
     nothing = ops.zeros_like(left[:, :1]) * ops.zeros((1, count))  # (B, K)
     _, chosen, best_scores = ops.fori_loop(0, count, choose, (left, ops.cast(nothing, "int32"), nothing))
@@ -262,13 +269,13 @@ def keep_best(
     scores = ops.where(scores > least, scores, 0.0)
     # The best pairs are all of boxes whose best class is among the best; so no sort need see all pairs.
     _, rows = top(ops.max(scores, axis=-1), min(candidates, total))  # (B, R)
-    pairs = ops.reshape(take(scores, rows), (-1, rows.shape[1] * classes))
-    best, places = top(pairs, min(candidates, pairs.shape[1]))
+    pairs = ops.reshape(take(scores, rows), (-1, rows.shape[1] * classes))  # (B, R x classes)
+    best, places = top(pairs, min(candidates, pairs.shape[1]))  # (B, n) each
     labels = ops.cast(places % classes, "int32")
     rows = take(rows, places // classes)  # (B, n) of A
-    boxes = take(boxes, rows)
+    boxes = take(boxes, rows)  # (B, n, 4), or (B, n, classes, 4)
     if len(boxes.shape) == 4:
-        boxes = ops.take_along_axis(boxes, labels[..., None, None], axis=2)[:, :, 0]
+        boxes = ops.take_along_axis(boxes, labels[..., None, None], axis=2)[:, :, 0]  # (B, n, 4)
     chosen, best = suppress(boxes, best, labels, count, threshold)
     there = best > 0
     return {

@@ -63,6 +63,7 @@ def _check_range(limits):
         low, high = (float(limit) for limit in limits)
     except (TypeError, ValueError):
         raise ValueError(f"Expected value_range as two numbers (low, high), received {limits!r}.") from None
+    # `not` in front, so that NaN is refused, too.
     if not low < high or abs(low) == float("inf") or high == float("inf"):
         raise ValueError(f"Expected value_range of two finite numbers, low below high, received ({low}, {high}).")
     return low, high

@@ -74,6 +74,7 @@ class Classifier(ClassModel):
 
     @property
     def non_trainable_variables(self):
+        # Every variable must be in one of both lists: a step on JAX gets and returns only what is in them.
         learned = {id(v) for v in self.trainable_variables}
         return [v for v in self.variables if id(v) not in learned]
 
@@ -82,7 +83,9 @@ class Classifier(ClassModel):
         return self.head.trainable_weights if self.frozen else super().trainable_weights
 
     def call(self, images: Shaped[Array, "B H W C"], training: bool | None = None) -> Float[Array, "B K"]:
+        # A frozen encoder must give the features of evaluation, so it has no drop path either.
         pooled = self.encoder(images, training=training and not self.frozen)["pooled"]
+        # Without a gradient there is no backward pass through the encoder.
         return self.head(ops.stop_gradient(pooled) if self.frozen and training else pooled)
 
     def problem_of_labels(self, labels: Any) -> str | None:

@@ -50,6 +50,7 @@ def segformer(pyramid: keras.layers.Layer, classes: int, width: int, drop: float
     # times`.
     backbone.embedding_dims = tuple(backbone.pyramid_level_inputs)
     model = keras_cv.models.SegFormer(backbone, classes, width)
+    # The constructor takes no rate of dropout, so that of its layer is changed.
     next(layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)).rate = drop
     return _without_softmax(model)
 

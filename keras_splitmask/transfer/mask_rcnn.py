@@ -108,17 +108,20 @@ class MaskRCNN(ClassModel):
     def call(self, images: Shaped[Array, "B H W C"], training: bool | None = None) -> dict[str, Num[Array, "B K ..."]]:
         """Images (B, H, W, C) to "boxes" (B, K, 4), "scores" (B, K), "labels" (B, K) int32, -1 where there are no more
         objects, and "masks" (B, K, 28, 28) float32, probabilities inside each box."""
-        maps = self.feature_pyramid(self.pyramid(images, training=training))
-        logits, deltas = self.proposal_head(maps)
+        maps = self.feature_pyramid(self.pyramid(images, training=training))  # "P2" to "P6", (B, h, w, width)
+        logits, deltas = self.proposal_head(maps)  # (B, A), (B, A, 4)
         candidates, there = self.propose(logits, deltas, before=1000)
+        # (B, R, 7, 7, width) to (B, R, classes + 1) and (B, R, classes, 4).
         logits, deltas = self.region_head(regions.align(maps, candidates, BOX_BINS))
         found = boxes.decode(
             deltas, candidates[:, :, None], self.encoder.image_shape, NEAR_REGION
         )  # (B, R, classes, 4)
+        # The last class is background, which is no answer. A region that is padding scores 0.
         scores = ops.softmax(logits)[..., :-1] * ops.cast(there, "float32")[..., None]
         best = boxes.keep_best(found, scores, self.max_detections, self.iou_threshold, self.score_threshold)
         answer = {name: best[name] for name in ("boxes", "scores", "labels")}
         if self.masks:
+            # In the refined boxes that are kept; training takes masks in the regions (He et al., 2017, section 3.1).
             answer["masks"] = ops.sigmoid(self.mask_head(regions.align(maps, best["boxes"], MASK_BINS), best["labels"]))
         return answer
 
@@ -139,9 +142,11 @@ class MaskRCNN(ClassModel):
             self.encoder.image_shape,
             NEAR_ANCHOR,
         )
+        # A delta may push a box out of the image, where `decode` cuts it to nothing.
         scores = ops.sigmoid(ops.stop_gradient(logits)) * ops.cast(boxes.area(found) > 0, "float32")
         chosen, first = [], 0
         for number, stride in enumerate(LEVELS.values()):
+            # One size per level, so a position has `RATIOS` anchors.
             count = RATIOS * math.prod([-(-side // stride) for side in self.encoder.image_shape[:2]])
             best, places = boxes.top(scores[:, first : first + count], min(before, count))
             chosen.append((best, boxes.take(found[:, first : first + count], places), ops.full_like(places, number)))
@@ -160,7 +165,7 @@ class MaskRCNN(ClassModel):
         """Compute the loss of the objects' boxes (B, M, 4), labels (B, M) and masks (B, M, S, S), and its parts."""
         images, targets, _ = batch
         maps = self.feature_pyramid(self.pyramid(images, training=training))
-        logits, deltas = self.proposal_head(maps)
+        logits, deltas = self.proposal_head(maps)  # (B, A), (B, A, 4)
         outputs = {"proposal_loss": self._proposal_loss(logits, deltas, targets)}
         candidates, there = self.propose(logits, deltas, before=2000)
         # True boxes are candidates, too: at first the proposals hardly meet an object.
@@ -171,6 +176,7 @@ class MaskRCNN(ClassModel):
             candidates, targets["boxes"], targets["labels"], 0.5, 0.5, ignored=targets.get("ignored")
         )
         quota = round(self.samples * POSITIVE_SHARE)
+        # Both thresholds are equal, so only a region in a box to ignore is neither object nor background.
         chosen, there = regions.sample(ops.where(there, kind, -1), self._keys(kind), self.samples, quota)
         candidates, nearest = boxes.take(candidates, chosen), boxes.take(nearest, chosen)
         # Below, the number `classes` stands for background.
@@ -197,7 +203,7 @@ class MaskRCNN(ClassModel):
         # Ren et al., 2015, section 3.1.2: objects from an IoU of 0.7 on, background below 0.3.
         nearest, kind = boxes.match(anchors, *there, 0.3, 0.7, best_too=True, ignored=targets.get("ignored"))
         chosen, there = regions.sample(kind, self._keys(kind), ANCHORS, POSITIVE_ANCHORS)
-        positive = there & (boxes.take(kind, chosen) > 0)
+        positive = there & (boxes.take(kind, chosen) > 0)  # (B, m), m at most 256
         anchors = boxes.take(ops.broadcast_to(anchors, ops.shape(deltas)), chosen)
         goals = boxes.encode(boxes.take(targets["boxes"], boxes.take(nearest, chosen)), anchors, NEAR_ANCHOR)
         logits = boxes.take(logits, chosen)
@@ -213,19 +219,24 @@ class MaskRCNN(ClassModel):
         entropy = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
         positive = there & (labels < self.classes)
         # Each class has a box of its own, and only that of the true class learns.
-        own = ops.one_hot(ops.where(positive, labels, -1), self.classes)[..., None]
+        own = ops.one_hot(ops.where(positive, labels, -1), self.classes)[..., None]  # (B, samples, classes, 1)
+        # Where there is no object, any box with a size will do: padding has none, and a division by 0 would give NaN
+        # gradients, which no `where` around the loss takes back.
         goals = boxes.encode(
             objects,
             ops.where(positive[..., None], candidates, ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0])),
             NEAR_REGION,
         )
+        # Smooth L1 (Girshick, 2015, equation 3) is Huber's loss with its default delta of 1.
         huber = 4 * keras.losses.huber(goals, ops.sum(deltas * own, axis=2))
         return _mean_over(there, ops.where(there, entropy, 0.0)), _mean_over(there, ops.where(positive, huber, 0.0))
 
     def _mask_loss(self, maps, candidates, objects, labels, nearest, masks):
         positive = labels < self.classes
+        # Class 0 stands in for background, whose masks count for nothing below.
         logits = self.mask_head(regions.align(maps, candidates, MASK_BINS), ops.where(positive, labels, 0))
-        goals = regions.masks_in(candidates, objects, boxes.take(masks, nearest), 2 * MASK_BINS)
+        goals = regions.masks_in(candidates, objects, boxes.take(masks, nearest), 2 * MASK_BINS)  # (B, n, 28, 28)
+        # One logit for each pixel: classes do not compete for it (He et al., 2017, section 3).
         entropy = ops.mean(ops.softplus(logits) - logits * goals, axis=(2, 3))
         return _mean_over(positive, ops.where(positive, entropy, 0.0))
 

@@ -24,7 +24,7 @@ class ProposalHead(keras.layers.Layer):
     def __init__(self, width: int, **kwargs):
         super().__init__(**kwargs)
         self.width = width
-        small, policy = keras.initializers.RandomNormal(stddev=0.01), self.dtype_policy
+        small, policy = keras.initializers.RandomNormal(stddev=0.01), self.dtype_policy  # Ren et al., section 3.1.3
         # channels_last is named, since keras.json may say channels_first.
         self.hidden = keras.layers.Conv2D(
             width, 3, padding="same", data_format="channels_last", activation="relu", dtype=policy, name="hidden"
@@ -37,7 +37,9 @@ class ProposalHead(keras.layers.Layer):
             layer.build((None, None, None, self.width))
 
     def call(self, maps: dict[str, Float[Array, "B _ _ D"]]) -> tuple[Float[Array, "B A"], Float[Array, "B A 4"]]:
-        hidden = [self.hidden(maps[level]) for level in LEVELS]
+        # One head for all levels, whose objects look alike at their scale (Lin et al., 2017, section 4.1).
+        hidden = [self.hidden(maps[level]) for level in LEVELS]  # (B, h, w, width) each
+        # By position, then ratio: (B, h w ratios). `boxes.anchors` has the same order.
         logits = [ops.reshape(self.logits(x), (-1, x.shape[1] * x.shape[2] * RATIOS)) for x in hidden]
         deltas = [ops.reshape(self.deltas(x), (-1, x.shape[1] * x.shape[2] * RATIOS, 4)) for x in hidden]
         return tuple(ops.cast(ops.concatenate(parts, axis=1), "float32") for parts in (logits, deltas))
@@ -71,10 +73,10 @@ class RegionHead(keras.layers.Layer):
 
     def call(self, x: Float[Array, "B R 7 7 D"]) -> tuple[Float[Array, "B R logits"], Float[Array, "B R K 4"]]:
         count = x.shape[1]
-        x = ops.reshape(x, (-1, count, BOX_BINS**2 * self.width))
+        x = ops.reshape(x, (-1, count, BOX_BINS**2 * self.width))  # (B, R, 49 width)
         for layer in self.both:
-            x = ops.relu(layer(x))
-        deltas = ops.reshape(self.deltas(x), (-1, count, self.classes, 4))
+            x = ops.relu(layer(x))  # (B, R, hidden)
+        deltas = ops.reshape(self.deltas(x), (-1, count, self.classes, 4))  # each class has a box of its own
         return ops.cast(self.logits(x), "float32"), ops.cast(deltas, "float32")
 
     def get_config(self):
@@ -112,13 +114,13 @@ class MaskHead(keras.layers.Layer):
 
     def call(self, x: Float[Array, "B R 14 14 D"], labels: Int[Array, "B R"]) -> Float[Array, "B R 28 28"]:
         count = x.shape[1]
-        x = ops.reshape(x, (-1, MASK_BINS, MASK_BINS, self.width))
+        x = ops.reshape(x, (-1, MASK_BINS, MASK_BINS, self.width))  # (B R, 14, 14, width)
         for layer in self.hidden:
             x = layer(x)
         logits = self.logits(ops.relu(self.enlarge(x)))  # (B R, 28, 28, classes)
         # -1 stands for no object, whose mask nobody reads.
         own = ops.one_hot(ops.reshape(ops.maximum(labels, 0), (-1,)), self.classes, dtype=logits.dtype)
-        logits = ops.sum(logits * own[:, None, None], axis=-1)
+        logits = ops.sum(logits * own[:, None, None], axis=-1)  # (B R, 28, 28)
         return ops.cast(ops.reshape(logits, (-1, count, 2 * MASK_BINS, 2 * MASK_BINS)), "float32")
 
     def get_config(self):

@@ -35,7 +35,8 @@ class Enlarge(keras.layers.Layer):
 
     def call(self, x: Float[Array, "B h w C"]) -> Float[Array, "B 2*h 2*w D"]:
         height, width = x.shape[1:3]
-        x = ops.reshape(self.project(x), (-1, height, width, 2, 2, self.width))
+        x = ops.reshape(self.project(x), (-1, height, width, 2, 2, self.width))  # (B, h, w, 2, 2, D)
+        # The two rows of a pixel's square go beside the rows, its columns beside the columns: (B, h, 2, w, 2, D).
         return ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, 2 * height, 2 * width, self.width))
 
     def get_config(self):
@@ -79,10 +80,12 @@ class Pyramid(keras.layers.Layer):
         self.neck = neck
         self.levels = tuple(levels)
         width, policy = encoder.width, self.dtype_policy
+        # From the shallowest to the deepest block, as from the finest to the coarsest level.
         blocks = tapped_blocks(encoder.depth) if neck == "blocks" else [encoder.depth] * 4
         self.taps = {
             level: f"block_{block}" for level, block in zip(STRIDES, blocks, strict=True) if level in self.levels
         }
+        # Between pre-norm blocks the tokens are a sum that no norm has scaled, so each tap needs a norm.
         self.norms = {
             t: LayerNormalization(epsilon=1e-6, dtype=policy, name=f"norm_{t}")
             for t in sorted(set(self.taps.values()))
@@ -121,7 +124,7 @@ class Pyramid(keras.layers.Layer):
     def call(
         self, images: Shaped[Array, "B H W C"], training: bool | None = None
     ) -> dict[str, Float[Array, "B _ _ D"]]:
-        tokens, states = self.encoder.encode_by_block(self.encoder.embed(images), training=training)
+        tokens, states = self.encoder.encode_by_block(self.encoder.embed(images), training=training)  # (B, 1 + N, D)
         # The last block's tokens have the encoder's own norm, which was learnt with it.
         normed = {tap: norm(states[tap]) for tap, norm in self.norms.items()} | {self._last: tokens}
         # Without cls; extra tokens are not among those that the encoder returns.
@@ -131,7 +134,7 @@ class Pyramid(keras.layers.Layer):
     def _resized(self, level, x):
         for step in self.ladders.get(level, ()):
             x = step(x)
-        shrink = STRIDES[level] // self.encoder.patch_size
+        shrink = STRIDES[level] // self.encoder.patch_size  # 0 for levels finer than the patches
         return ops.max_pool(x, shrink, shrink, padding="same", data_format="channels_last") if shrink > 1 else x
 
     def get_config(self):
@@ -190,18 +193,20 @@ class FeaturePyramid(keras.layers.Layer):
             self.lateral[level].build(shapes[level])
             self.smooth[level].build((None, None, None, self.width))
         for i, layer in enumerate(self.coarser.values()):
+            # The first extra level reads the coarsest input, each other one the level before it.
             layer.build((None, None, None, self.width if i else shapes[self.own[-1]][-1]))
 
     def call(self, maps: dict[str, Float[Array, "B _ _ C"]]) -> dict[str, Float[Array, "B _ _ D"]]:
-        answer, above = {}, None
+        answer, above = {}, None  # `above`: the merged map of the next coarser level
         # From coarse to fine, each level adds the enlarged coarser one to its own (section 3).
         for level in reversed(self.own):
-            x = self.lateral[level](maps[level])
+            x = self.lateral[level](maps[level])  # (B, h, w, width)
             above = x if above is None else x + _twice(above, x.shape[1:3])
             answer[level] = self.smooth[level](above)
         # Mask R-CNN: P6 is P5 subsampled, for proposals only (Lin et al., 2017, section 4.1). RetinaNet: P6 is a
         # convolution of the backbone's P5, and P7 one of ReLU(P6) (focal loss, section 4).
         coarsest = answer[self.own[-1]] if self.pooled else maps[self.own[-1]]
+        # From fine to coarse, so that an extra level finds the one before it in `coarsest`.
         for level in self.levels:
             if level not in answer:
                 coarsest = (

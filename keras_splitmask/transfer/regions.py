@@ -36,6 +36,7 @@ def sample(
 
 def levels_of(regions: Float[Array, "B R 4"]) -> Int[Array, "B R"]:
     """The level of the pyramid to look at for regions (B, R, 4): 0 for P2 to 3 for P5, (B, R) int32."""
+    # Equation 1 of Lin et al., 2017: 4 + log2(side / 224), rounded down and kept within P2 to P5.
     side = ops.sqrt(ops.maximum(boxes.area(regions), 1e-6))
     return (
         ops.cast(
@@ -64,6 +65,7 @@ def align(
     regions = ops.stop_gradient(regions)
     count, levels = regions.shape[1], levels_of(regions)
     sides = [maps[level].shape[1:3] for level in STRIDES]
+    # Where each level begins in the table below; the last number is its length, N.
     starts = np.cumsum([0] + [height * width for height, width in sides])
     # The maps of all levels as one table, so that one look-up serves regions of every level.
     flat = ops.concatenate(
@@ -82,7 +84,10 @@ def align(
     height, width, stride = (
         of_level(values, "float32") for values in (*zip(*sides, strict=True), list(STRIDES.values()))
     )
+    # Where the level of a region begins among the maps of all images: (B, R, 1).
     first = of_level(starts[:-1], "int32") + ops.reshape(ops.arange(images) * int(starts[-1]), (-1, 1, 1))
+    # Bilinear interpolation is separable: for rows, and for columns, two pairs of indices and weights.
+    # Each is (B, R, size x samples).
     rows, columns = (
         _lines(regions[..., i], regions[..., i + 2], stride, limit, size * samples)
         for i, limit in ((0, height), (1, width))
@@ -92,6 +97,7 @@ def align(
     for row, row_share in rows:
         for column, column_share in columns:
             for i in range(samples**2):
+                # One point of every bin: steps of `samples` take the same point of each.
                 part = (
                     (slice(None), slice(None), slice(i // samples, None, samples)),
                     (
@@ -104,7 +110,7 @@ def align(
                     first[..., None] + row[part[0]][..., :, None] * row_length + column[part[1]][..., None, :]
                 )  # (B, R, size, size)
                 share = row_share[part[0]][..., :, None] * column_share[part[1]][..., None, :] / samples**2
-                points = ops.take(flat, ops.reshape(places, (-1,)), axis=0)
+                points = ops.take(flat, ops.reshape(places, (-1,)), axis=0)  # (B R size size, D)
                 answer += (
                     ops.reshape(points, (-1, count, size, size, flat.shape[-1]))
                     * ops.cast(share, flat.dtype)[..., None]
@@ -118,6 +124,7 @@ def _lines(low, high, stride, limit, count):
     steps = (ops.arange(count, dtype="float32") + 0.5) / count
     # The centre of pixel i lies at i + 0.5.
     places = (low[..., None] + (high - low)[..., None] * steps) / stride - 0.5
+    # A point beyond the map gets the value at its border.
     places = ops.minimum(ops.maximum(places, 0.0), limit - 1)  # (B, R, count)
     before = ops.floor(places)
     after = ops.minimum(before + 1, limit - 1)
@@ -149,9 +156,11 @@ def masks_in(
         """Compute the fraction of each line of the mask in each line of the output: (B, R, size, S)."""
         low, high = regions[..., i], regions[..., i + 2]
         start, length = objects[..., i], ops.maximum(objects[..., i + 2] - objects[..., i], 1e-3)
+        # In cells of the mask, whose centres have whole numbers.
         places = (low[..., None] + (high - low)[..., None] * steps - start[..., None]) / length[..., None] * side - 0.5
         # Linear interpolation as a matrix: the weight of a line falls to 0 within one line.
         return ops.maximum(1 - ops.abs(places[..., None] - pixels), 0.0)
 
+    # (B, R, size, S) @ (B, R, S, S) @ (B, R, S, size): rows first, then columns.
     found = shares(0) @ ops.cast(masks, "float32") @ ops.swapaxes(shares(1), -1, -2)
     return ops.cast(found >= 0.5, "float32")

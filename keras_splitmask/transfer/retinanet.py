@@ -37,6 +37,7 @@ class PredictionHead(keras.layers.Layer):
     """RetinaNet's head as in KerasCV, with convolutions of another width: (B, h, w, D) to (B, h, w, outputs)."""
 
     def __init__(self, outputs: int, width: int, bias: float = 0.0, depth: int = 3, **kwargs):
+        # 3 convolutions and orthogonal kernels are KerasCV's; the paper has 4 and Gaussian ones (section 4).
         super().__init__(**kwargs)
         self.outputs, self.width, self.bias, self.depth = outputs, width, bias, depth
         # channels_last is named, since keras.json may say channels_first.
@@ -78,7 +79,8 @@ def focal_loss(truth: Float[Array, "*axes"], logits: Float[Array, "*axes"]) -> F
     NaN gives NaN, while Keras' own loss raises an error on torch.
     """
     chance = ops.sigmoid(logits)
-    wrong = truth * (1 - chance) + (1 - truth) * chance
+    wrong = truth * (1 - chance) + (1 - truth) * chance  # 1 - p_t of the paper
+    # Equation 5 with alpha 0.25, for background 0.75, and gamma 2.
     return (0.25 * truth + 0.75 * (1 - truth)) * wrong**2 * ops.binary_crossentropy(truth, logits, from_logits=True)
 
 
@@ -152,6 +154,7 @@ class RetinaNet(ClassModel):
         if self.width == KERASCV_WIDTH:
             check_channels_last()
             return {}
+        # 9: three sizes with three ratios at each position.
         rare = -math.log((1 - 0.01) / 0.01)  # at first everything is predicted as background (section 4.1)
         return {
             "feature_pyramid": Levels(self.width, ("P3", "P4", "P5", "P6", "P7"), dtype=self.dtype_policy),
@@ -165,6 +168,7 @@ class RetinaNet(ClassModel):
         self, images: Shaped[Array, "B H W C"], training: bool | None = None
     ) -> tuple[Float[Array, "B A 4"], Float[Array, "B A K"]]:
         """Map images (B, H, W, C) to deltas (B, A, 4) and logits (B, A, classes), both float32."""
+        # `ViTBackbone` takes float pixels only.
         answer = self.network({"images": to_pixels(images)}, training=training)
         return ops.cast(answer["box"], "float32"), ops.cast(answer["classification"], "float32")
 
@@ -185,16 +189,18 @@ class RetinaNet(ClassModel):
         images, targets, _ = batch
         deltas, logits = self.predictions(images, training)
         anchors = ops.convert_to_tensor(self.anchors)
-        there = targets["boxes"], targets["labels"]
+        there = targets["boxes"], targets["labels"]  # (B, M, 4), (B, M)
         # Thresholds of the paper. KerasCV does not give every object its nearest anchor; small ones would then have
         # none.
         nearest, kind = boxes.match(anchors, *there, 0.4, 0.5, best_too=True, ignored=targets.get("ignored"))  # (B, A)
-        labels = ops.where(kind > 0, boxes.take(targets["labels"], nearest), -1)
+        labels = ops.where(kind > 0, boxes.take(targets["labels"], nearest), -1)  # (B, A)
+        # One-hot of -1 is all zeros: background is no class, but the absence of all (sigmoids instead of a softmax).
         focal = focal_loss(ops.one_hot(labels, self.classes), logits)  # (B, A, classes)
-        goals = boxes.encode(boxes.take(targets["boxes"], nearest), anchors)
+        goals = boxes.encode(boxes.take(targets["boxes"], nearest), anchors)  # (B, A, 4)
         huber = 4 * keras.losses.huber(goals, deltas)  # (B, A), the sum over the coordinates
         objects = ops.cast(kind > 0, "float32")
         share = 1 / ops.maximum(ops.sum(objects, axis=1), 1.0)  # (B,)
+        # Anchors of kind -1 teach nothing: between the thresholds, or in a box to ignore.
         class_loss = ops.mean(ops.sum(ops.where(kind >= 0, ops.sum(focal, axis=-1), 0.0), axis=1) * share)
         box_loss = ops.mean(ops.sum(ops.where(kind > 0, huber, 0.0), axis=1) * share)
         return class_loss + box_loss, {"class_loss": class_loss, "box_loss": box_loss}

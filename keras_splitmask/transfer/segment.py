@@ -36,9 +36,10 @@ def pixel_cross_entropy(
     """
     valid = ops.not_equal(labels, IGNORE)
     logits = ops.cast(logits, "float32")
+    # A pixel to ignore looks up class 0, since 255 may be beyond the logits; it does not count below.
     of_label = ops.take_along_axis(logits, ops.where(valid, labels, 0)[..., None], axis=-1)[..., 0]  # (B, H, W)
     # Not log_softmax: with ten classes it takes torch three times as long on a CPU.
-    losses = ops.logsumexp(logits, axis=-1) - of_label
+    losses = ops.logsumexp(logits, axis=-1) - of_label  # (B, H, W)
     hits = ops.cast(of_label >= ops.max(logits, axis=-1), "float32")
     count = ops.maximum(ops.sum(ops.cast(valid, "float32"), axis=(1, 2)), 1.0)  # (B,)
     return tuple(ops.sum(ops.where(valid, x, 0.0), axis=(1, 2)) / count for x in (losses, hits))
@@ -151,7 +152,7 @@ class Segmenter(ClassModel):
         answers = [self.network(maps, training=training)]
         if auxiliary:
             answers.append(self.auxiliary(maps["P4"], training=training))
-        return [enlarge(logits, images.shape[1:3]) for logits in answers]
+        return [enlarge(logits, images.shape[1:3]) for logits in answers]  # (B, H, W, classes) each
 
     def problem_of_labels(self, labels: Any) -> str | None:
         if problem := problem_of_absence(labels, self):

@@ -146,7 +146,7 @@ class UPerNet(keras.layers.Layer):
         self.classifier = PixelClassifier(self.classes, width, self.drop, dtype=policy, name="classifier")
         for layer in self.pooled:
             layer.build(shapes[coarsest])
-        self.scene.build((None, None, None, shapes[coarsest][-1] + len(BINS) * width))
+        self.scene.build((None, None, None, shapes[coarsest][-1] + len(BINS) * width))  # C + 4 D channels in
         for level in finer:
             self.laterals[level].build(shapes[level])
             self.smooths[level].build((None, None, None, width))
@@ -154,17 +154,20 @@ class UPerNet(keras.layers.Layer):
 
     def call(self, maps: dict[str, Float[Array, "B _ _ C"]], training: bool | None = None) -> Float[Array, "B h w K"]:
         *finer, coarsest = maps
-        above = self._scene(maps[coarsest])
+        above = self._scene(maps[coarsest])  # (B, h, w, D)
         answers = [above]
         for level in reversed(finer):
             x = self.laterals[level](maps[level])
-            above = x + enlarge(above, x.shape[1:3])
-            answers.insert(0, self.smooths[level](above))
+            above = x + enlarge(above, x.shape[1:3])  # (B, h, w, D)
+            # The sum itself goes on to the next finer level, its smoothed copy to the classifier.
+            answers.insert(0, self.smooths[level](above))  # fine to coarse, as the classifier's weights expect
         size = answers[0].shape[1:3]
+        # All levels at the size of the finest, side by side: (B, h, w, levels x D).
         return self.classifier(ops.concatenate([enlarge(x, size) for x in answers], axis=-1), training=training)
 
     def _scene(self, x):
         """Merge the coarsest map (B, h, w, C) with its averages over bins: (B, h, w, D)."""
+        # Each (B, bins, bins, C) to (B, bins, bins, D), then enlarged to (B, h, w, D).
         parts = [enlarge(layer(pool(x, bins)), x.shape[1:3]) for bins, layer in zip(BINS, self.pooled, strict=True)]
         return self.scene(ops.concatenate([x, *parts], axis=-1))
 
