@@ -70,13 +70,16 @@ def save_confusion(path: str | os.PathLike, counts: npt.ArrayLike, class_names: 
     # A class that neither occurs nor is predicted would be an empty row.
     shown = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
     if len(shown) > MOST_CLASSES:
-        wrong = counts.sum(axis=1) + counts.sum(axis=0) - 2 * np.diag(counts)
+        wrong = counts.sum(axis=1) + counts.sum(axis=0) - 2 * np.diag(counts)  # missed, and falsely found
+        # In the order of the classes again, so that pictures of two runs can be compared.
         shown = np.sort(np.argsort(-wrong, kind="stable")[:MOST_CLASSES])
         title = f"{title}: the {MOST_CLASSES} of {len(counts)} classes with most mistakes"
+    # Of all images of the class, those that are predicted as a class that is not drawn included.
     fractions = (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))[np.ix_(shown, shown)]
     side = max(4.0, 1.8 + 0.34 * len(shown))
     figure.set_size_inches(side + 1, side)
     drawn = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
+    # Only cells with images: forty classes make 1,600 cells.
     for row, column in np.argwhere(counts[np.ix_(shown, shown)]):
         colour = "white" if fractions[row, column] > 0.5 else "black"
         number = counts[shown[row], shown[column]]
@@ -132,6 +135,7 @@ def save_mistakes(
         axes.axis("off")
     for axes, i in zip(figure.axes, chosen, strict=False):
         shape = images.shape[-1]
+        # Fixed limits: by default matplotlib would stretch the grey values of each image.
         axes.imshow(images[i] if shape == 3 else images[i][..., 0], cmap="gray", vmin=0, vmax=255)
         heading = f"{_short(class_names[labels[i]])}\n{_short(class_names[predicted[i]])} {best[i]:.0%}"
         axes.set_title(heading, fontsize=7, loc="left", pad=2)

@@ -83,6 +83,7 @@ def charts(runs: Mapping[str, Sequence[dict]], axis: str = "step") -> list[tuple
                     (run, name, lines) for run, lines in runs.items()
                 ]
         for head, curves in groups.items():
+            # Numbered before empty curves are left out, so that a run has one colour in all charts.
             placed = [(place, *curve) for place, curve in enumerate(curves)]
             measured = [curve for curve in placed if len(metrics.series(curve[3], curve[2], axis)[0])]
             if measured:
@@ -104,9 +105,11 @@ def _chart(title, unit, curves, axis):
     for (place, _, name, lines), text in zip(curves, shown, strict=True):
         positions, weights, values = metrics.series(lines, name, axis)
         latest = metrics.latest(lines, name) * percent
+        # With more curves than colours, the second round is dashed.
         style = {"color": COLOURS[place % len(COLOURS)], "linestyle": "-" if place < len(COLOURS) else "--"}
         style["label"] = f"{text} {latest:.1f} %" if percent == 100 else f"{text} {latest:.4g}"
         marker = "o" if len(values) < 12 else None
+        # A measurement at a step is no noisy mean of steps, so it is not smoothed.
         if name in metrics.AT_A_STEP or len(values) < 12:
             axes.plot(positions * factor, values * percent, marker=marker, markersize=3, linewidth=1.6, **style)
         else:

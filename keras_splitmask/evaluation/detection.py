@@ -49,8 +49,8 @@ def average_precision(truth: dict, predictions: Iterable[dict], kind: str = "box
     precision = count.eval["precision"][
         ..., 0
     ]  # (overlaps 0.5, 0.55 .. 0.95, recalls, classes, areas), -1 where there is no truth
-    everywhere = precision[..., 0]
-    parts = {"ap": everywhere, "ap50": everywhere[0], "ap75": everywhere[5]}
+    everywhere = precision[..., 0]  # objects of all sizes: (10, 101, classes)
+    parts = {"ap": everywhere, "ap50": everywhere[0], "ap75": everywhere[5]}  # index 5 is the overlap 0.75
     classes = {c["name"]: {"ap": everywhere[..., i], "ap50": everywhere[0, :, i]} for i, c in enumerate(categories)}
     per_class = {name: _means(of_class) for name, of_class in classes.items()}
     return {
@@ -60,6 +60,7 @@ def average_precision(truth: dict, predictions: Iterable[dict], kind: str = "box
 
 
 def _means(parts):
+    # As COCO's `summarize`: one mean over overlaps, recalls and classes, without the -1 of classes that do not occur.
     return {name: float(part[part > -1].mean()) for name, part in parts.items() if (part > -1).any()}
 
 
@@ -126,6 +127,7 @@ def _detections(truth, predictions, category_ids, kind):
                 detection["segmentation"] = mask
                 del detection["area"]  # which is the mask's, not the box's
         detections += of_image
+    # From 1: pycocotools notes the id of the detection at each object that it has matched, and 0 would say none.
     for i, detection in enumerate(detections, start=1):
         detection["id"] = i
     return detections
@@ -162,6 +164,7 @@ def to_original(answer: Mapping[str, Array], factor: float, height: int, width: 
         "boxes" (n, 4) float32, "scores" (n,), "labels" (n,), and "masks", a list of n COCO RLEs, if there were any.
         Boxes are cut off at the borders of the original. Boxes that lie entirely in the padding are left out.
     """
+    # The padding begins at the bottom and at the right, so the origin stays and a division is enough.
     boxes = np.asarray(answer["boxes"], "float32") / factor
     cut = np.clip(boxes, 0, np.array([height, width, height, width], "float32"))
     kept = np.flatnonzero((np.asarray(answer["labels"]) >= 0) & (cut[:, 2:] > cut[:, :2]).all(axis=1))
@@ -187,12 +190,14 @@ def paste_mask(
     """
     mask, pixels, weights = np.asarray(mask, "float32"), [], []
     for start, end, side, cells in zip(box[:2], box[2:], (height, width), mask.shape, strict=True):
+        # The pixels whose centres, i + 1/2, lie in the box.
         first, last = (int(np.clip(np.ceil(border - 0.5), 0, side)) for border in (start, end))
+        # In cells of the mask, whose centres have whole numbers.
         places = (np.arange(first, last) + 0.5 - start) * (cells / max(end - start, 1e-6)) - 0.5
         weights.append(np.maximum(1 - np.abs(places[:, None] - np.arange(cells)), 0))  # (pixels, S)
         pixels.append(slice(first, last))
     pasted = np.zeros((height, width), bool)
-    pasted[tuple(pixels)] = weights[0] @ mask @ weights[1].T >= 0.5
+    pasted[tuple(pixels)] = weights[0] @ mask @ weights[1].T >= 0.5  # (rows, S) @ (S, S) @ (S, columns)
     return pasted
 
 

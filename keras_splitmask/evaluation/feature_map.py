@@ -31,9 +31,10 @@ def principal_components(
     """
     centred = np.asarray(features, "float64")
     centred = centred - centred.mean(axis=0)
-    left, lengths, _ = np.linalg.svd(centred, full_matrices=False)
+    left, lengths, _ = np.linalg.svd(centred, full_matrices=False)  # (N, r) and (r,), r = min(N, D)
     found = min(count, len(lengths))
     points, fractions = np.zeros((len(centred), count)), np.zeros(count)
+    # The sign of a component is arbitrary, so the maps of two runs may be mirrored.
     points[:, :found] = left[:, :found] * lengths[:found]
     # The features of all images may be equal.
     fractions[:found] = lengths[:found] ** 2 / max(float((lengths**2).sum()), 1e-300)
@@ -115,6 +116,7 @@ def save_neighbours(
     rows = []
     for i, found, near in zip(chosen, indices, cosines, strict=True):
         picture, words = cell(i, "image")
+        # By its index, not as the first: a copy of the image may come before it.
         others = [(j, cosine) for j, cosine in zip(found, near, strict=True) if j != i][:nearest]
         rows.append([(framed(picture), words), *(cell(j, f"{cosine:.2f}") for j, cosine in others)])
     save_sheet(path, rows, title="Images, and their nearest neighbours with the cosine of the features")

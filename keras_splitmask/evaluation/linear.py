@@ -23,7 +23,7 @@ class _BlockFeatures(keras.Model):
     def call(self, images):
         states = self.encoder(images, every_block=True)
         tokens = ops.stack([states[block.name] for block in self.encoder.blocks], axis=1)  # (B, L, 1 + N, D)
-        return ops.concatenate([tokens[:, :, 0], ops.mean(tokens[:, :, 1:], axis=2)], axis=-1)
+        return ops.concatenate([tokens[:, :, 0], ops.mean(tokens[:, :, 1:], axis=2)], axis=-1)  # (B, L, 2D)
 
 
 class _Heads(keras.layers.Layer):
@@ -35,8 +35,9 @@ class _Heads(keras.layers.Layer):
         self.classes = classes
 
     def build(self, shape):
+        # All classifiers as one weight (L, F, classes), from zero: a linear layer has no symmetry to break.
         self.kernel = self.add_weight(shape=(*shape[1:], self.classes), initializer="zeros", name="kernel")
-        self.bias = self.add_weight(shape=(shape[1], self.classes), initializer="zeros", name="bias")
+        self.bias = self.add_weight(shape=(shape[1], self.classes), initializer="zeros", name="bias")  # (L, classes)
 
     def call(self, features):
         # AdamW scales the gradient of each weight by itself. So the classifiers do not influence each other, although
@@ -90,9 +91,10 @@ def linear_probe(
         np.asarray(labels)[:, None], features.shape[1], axis=1
     )  # (M, L): all classifiers learn the same labels
     order = np.random.default_rng(0)
+    # A `fit` for each epoch: the optimizer keeps its count of steps, and with it the cosine, from one to the next.
     for _ in range(epochs):
         chosen = order.permutation(len(features))
         # Shuffled by NumPy, so that the order is the same on every backend.
         model.fit(features[chosen], every[chosen], batch_size=batch_size, shuffle=False, verbose=0)
     logits = np.asarray(model.predict(test_features, batch_size=1024, verbose=0))  # (Q, L, classes)
-    return (logits.argmax(axis=-1) == np.asarray(test_labels)[:, None]).mean(axis=0)
+    return (logits.argmax(axis=-1) == np.asarray(test_labels)[:, None]).mean(axis=0)  # (L,)

@@ -31,6 +31,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
     for text in pathlib.Path(path).read_text(errors="replace").splitlines():
         try:
             values = json.loads(text)
+        # RecursionError: JSON that is nested too deeply, which is no line of a run.
         except (ValueError, RecursionError):
             continue
         if isinstance(values, dict) and _is_number(values.get("step")):
@@ -54,8 +55,9 @@ def series(lines: Sequence[dict], name: str, axis: str = "step") -> Float[Array,
         if _is_number(line.get(name)) and _is_number(line.get(axis, 0)):
             # At least 1: no step comes before the line of step 0.
             rows.append((line.get(axis, 0), max(1, line["step"] - before), line[name]))
+        # In lines without this metric, too: an interval begins where the line before it ended.
         before = line["step"]
-    return np.array(rows, float).reshape(-1, 3).T
+    return np.array(rows, float).reshape(-1, 3).T  # (3, n), also for n = 0
 
 
 def mean_between(lines: Sequence[dict], name: str, start: float, stop: float) -> float | None:
@@ -103,6 +105,7 @@ def smoothed(weights: Num[Array, " n"], values: Num[Array, " n"], steps: float) 
     """
     total, weight, means = 0.0, 0.0, []
     for length, value in zip(weights, values, strict=True):
+        # A constant of time rather than of lines: a long interval leaves less of what was before.
         kept = np.exp(-length / steps)
         total = kept * total + (1 - kept) * value
         weight = kept * weight + (1 - kept)

@@ -33,7 +33,7 @@ def standardise(bank: Float[Array, "M ..."], *others) -> list[Float[Array, "_ ..
 
     Features of a masked auto-encoder share a large common part, which would make all cosines alike.
     """
-    mean, std = bank.mean(axis=0), bank.std(axis=0) + 1e-6
+    mean, std = bank.mean(axis=0), bank.std(axis=0) + 1e-6  # a feature may be constant, hence the epsilon
     return [((x - mean) / std).astype("float32") for x in (bank, *others)]
 
 
@@ -60,23 +60,25 @@ def weighted_knn(
     """
     bank = bank / (np.linalg.norm(bank, axis=1, keepdims=True) + 1e-12)
     asked = bank if queries is None else queries / (np.linalg.norm(queries, axis=1, keepdims=True) + 1e-12)
-    k = min(k, len(bank) - (queries is None))
+    k = min(k, len(bank) - (queries is None))  # a row of the bank is no neighbour of itself
     if k < 1:
         raise ValueError(f"Expected at least two labelled images for a kNN, received {len(bank)}.")
     classes = int(bank_labels.max()) + 1
     predicted = np.empty(len(asked), int)
+    # In parts: the cosines of all pairs of 100,000 images take 40 GB.
     for start in range(0, len(asked), 1024):
         cosines = asked[start : start + 1024] @ bank.T  # (q, M)
         if queries is None:
             rows = np.arange(len(cosines))
-            cosines[rows, start + rows] = -np.inf
+            cosines[rows, start + rows] = -np.inf  # no image votes for itself
         # Not sorted: for a vote it only matters which ones are nearest.
         nearest = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
         near = np.take_along_axis(cosines, nearest, axis=1)
         weights = np.exp((near - near.max(axis=1, keepdims=True)) / temperature)  # at most 1, whatever the temperature
         votes = np.zeros((len(cosines), classes))
+        # Not `votes[...] += weights`, which would add only once where two neighbours have the same class.
         np.add.at(votes, (np.arange(len(cosines))[:, None], bank_labels[nearest]), weights)
-        predicted[start : start + 1024] = votes.argmax(axis=1)
+        predicted[start : start + 1024] = votes.argmax(axis=1)  # of a tie the lower class
     return predicted
 
 

@@ -57,6 +57,7 @@ def palette(count: int) -> UInt8[Array, "count 3"]:
     for taken in (*colours, np.array(GREY), np.zeros(3), np.full(3, 255)):
         nearest = np.minimum(nearest, _distance(seen, taken))
     while len(colours) < count:
+        # Greedily, so the first colours are the same whatever the count.
         colours.append(candidates[nearest.argmax()])
         nearest = np.minimum(nearest, _distance(seen, colours[-1]))
     return np.reshape(colours, (-1, 3)).astype("uint8")
@@ -72,7 +73,7 @@ def _seen(colours):
     shares = colours / 255
     # sRGB to linear light; colour blindness and Oklab are defined on that.
     linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
-    sights = np.clip(np.einsum("sij,nj->sni", np.array(SIGHTS), linear), 0, 1)
+    sights = np.clip(np.einsum("sij,nj->sni", np.array(SIGHTS), linear), 0, 1)  # (sights, n, 3)
     return np.cbrt(sights @ np.array(CONES).T) @ np.array(OKLAB).T
 
 
@@ -145,6 +146,7 @@ def draw_classes(image: UInt8[Array, "height width C"], labels: npt.ArrayLike, c
     Image, ImageOps = optional("PIL.Image", "data"), optional("PIL.ImageOps", "data")
     photograph = ImageOps.autocontrast(draw_plain(image).convert("L"), cutoff=1).convert("RGB")
     labels = np.asarray(labels)
+    # All numbers of no class, such as 255, become the index of the last colour, grey.
     labels = np.where((labels >= 0) & (labels < count), labels, count)
     colours = np.concatenate([palette(count), np.array([GREY], "uint8")])[labels]
     # The nearest pixel: between two classes there is no third.
@@ -160,7 +162,7 @@ def draw_objects(
     masks: Any = objects.get("masks")
     scores: Any = objects.get("scores")
     width, height = picture.size
-    scale = np.array([height / image.shape[0], width / image.shape[1]] * 2)
+    scale = np.array([height / image.shape[0], width / image.shape[1]] * 2)  # rows, columns, rows, columns
     boxes, labels = np.asarray(objects["boxes"], float).reshape(-1, 4) * scale, np.asarray(objects["labels"])
     order = np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), kind="stable")
     drawn = [i for i in order if labels[i] >= 0 and (scores is None or scores[i] >= least_score)]
@@ -178,6 +180,7 @@ def draw_objects(
         top, left, bottom, right = corners[i]
         # Pillow refuses a rectangle whose right side is left of the other.
         draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=colours[labels[i]], width=2)
+    # Names after all boxes, so that no box crosses one.
     for i in drawn:
         score = "" if scores is None else f" {scores[i]:.2f}"
         _write_tag(picture, tags, corners[i], classes[labels[i]] + score, colours[labels[i]])
@@ -204,7 +207,7 @@ def _write_tag(picture, tags, box, text, colour):
     y, x = next((corner for corner in corners if not covers(*corner)), corners[0])
     tags.append((y, x, wide))
     draw.rectangle((x, y, x + wide - 1, y + high - 1), fill=colour)
-    dark = np.dot(colour, (0.299, 0.587, 0.114)) < 130
+    dark = np.dot(colour, (0.299, 0.587, 0.114)) < 130  # brightness by ITU-R BT.601
     draw.text((x + 3, y + high // 2), text, fill="white" if dark else "black", font=font, anchor="lm")
 
 

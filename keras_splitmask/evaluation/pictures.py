@@ -54,9 +54,9 @@ def inpainting_panels(
 
     pixels = to_patches(to_pixels(images), encoder.patch_size)  # (B, N, P)
     pixels = ops.repeat(pixels, 2, axis=0)  # (2B, N, P), rows in pairs as the branches are
-    drawn = to_patches(tokenizer.draw(ids), encoder.patch_size)
-    half = ops.where(hidden_mask, 0.5, pixels)
-    filled = ops.where(hidden_mask, drawn, pixels)
+    drawn = to_patches(tokenizer.draw(ids), encoder.patch_size)  # (2B, N, P)
+    half = ops.where(hidden_mask, 0.5, pixels)  # unseen patches in mid-grey
+    filled = ops.where(hidden_mask, drawn, pixels)  # (2B, N, P)
 
     def pictures(patches):
         return ops.convert_to_numpy(to_images(patches, encoder.image_shape, encoder.patch_size))
@@ -82,7 +82,7 @@ def masked_panels(
     """
     encoder = model.encoder
     order = model.split(images) if order is None else order  # (B, N)
-    masked = ops.convert_to_numpy(order)[:, : model.masked_count, None]
+    masked = ops.convert_to_numpy(order)[:, : model.masked_count, None]  # (B, m, 1)
     mask = np.zeros((*order.shape, 1), bool)
     np.put_along_axis(mask, masked, True, axis=1)  # (B, N, 1)
     pixels, painted = (

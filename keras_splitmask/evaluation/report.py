@@ -87,7 +87,7 @@ def write_comparison(
         body.append(_curves(runs, axis, title, report if axis == "step" else lambda line: None))
     flags = [_flags(folder) for folder in workdirs]
     differing = {name for some in flags for name in some if len({one.get(name) for one in flags}) > 1}
-    differing -= {"workdir"}
+    differing -= {"workdir"}  # it differs in all runs
     flags = [{name: some[name] for name in some if name in differing} for some in flags]
     body.append(_side_by_side("Flags that differ", runs, flags))
     _write(pathlib.Path(path), f"{len(runs)} runs compared", "\n".join(body))
@@ -98,7 +98,7 @@ def _write(path, title, body):
     aside = path.with_name(f"{path.name}.part")
     try:
         page = PAGE.format(title=html.escape(title), style=STYLE, body=body)
-        aside.write_text(page, encoding="utf-8", errors="replace")
+        aside.write_text(page, encoding="utf-8", errors="replace")  # file names may have characters that UTF-8 lacks
         aside.replace(path)
     except BaseException:
         aside.unlink(missing_ok=True)
@@ -262,7 +262,7 @@ def _flags(workdir):
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         name, given, value = line.strip().removeprefix("--").partition("=")
         if line.startswith("--"):
-            negated = not given and name.startswith("no")
+            negated = not given and name.startswith("no")  # absl writes a false flag as --noNAME
             found[name[2:] if negated else name] = value if given else "false" if negated else "true"
     return found
 

@@ -63,6 +63,7 @@ class ConfusionMatrix:
     def iou(self) -> Float[Array, " K"]:
         """Intersection over union of each class (classes,) float64, NaN of those that are neither in the truth nor
         predicted."""
+        # True plus predicted pixels, minus those that are counted twice.
         return _ratio(np.diag(self.counts), self.counts.sum(axis=0) + self.counts.sum(axis=1) - np.diag(self.counts))
 
     @property
@@ -82,6 +83,7 @@ class ConfusionMatrix:
 
 
 def _ratio(part, whole):
+    # `where` computes both of its values, and 0 / 0 would warn.
     return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
 
 
@@ -103,7 +105,7 @@ def segment_whole(
     Returns:
         (height, width) uint8.
     """
-    logits = predict(resize(image, image_shape[:2])[None])[0]
+    logits = predict(resize(image, image_shape[:2])[None])[0]  # (H, W, classes)
     return best_class(logits, image.shape[:2])
 
 
@@ -142,6 +144,7 @@ def segment_sliding(
         )
     # Of both factors the larger: the other side then has room for more than one window.
     factor = max(side / given for side, given in zip(window, image.shape, strict=False))
+    # Not less than a window: rounding may make the other side one pixel too short.
     sides = tuple(max(side, round(given * factor)) for side, given in zip(window, image.shape, strict=False))
     image, original = resize(image, sides), image.shape[:2]
 
@@ -154,11 +157,11 @@ def segment_sliding(
         for corner in itertools.product(*starts)
     ]
     total: Array = None  # made when the number of classes is known
-    looks = np.zeros((*sides, 1), "float32")
+    looks = np.zeros((*sides, 1), "float32")  # how many windows show a pixel
     for first in range(0, len(places), batch_size):
         batch = places[first : first + batch_size]
         full = batch + batch[-1:] * (batch_size - len(batch))  # of one shape, so that a compiling backend compiles once
-        logits = predict(np.stack([image[place] for place in full]))
+        logits = predict(np.stack([image[place] for place in full]))  # (batch_size, H, W, classes)
         if first == 0:
             total = np.zeros((*sides, logits.shape[-1]), "float32")
         for place, of_window in zip(batch, logits, strict=False):
@@ -169,7 +172,7 @@ def segment_sliding(
 
 
 def _softmax(logits):
-    shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    shares = np.exp(logits - logits.max(axis=-1, keepdims=True))  # the largest is 0, so no exponential overflows
     return shares / shares.sum(axis=-1, keepdims=True)
 
 

@@ -64,6 +64,7 @@ def near_duplicates(
         block[rows, start + rows] = -np.inf  # each image is not its own duplicate
         nearest[start + rows], best[start + rows] = block.argmax(axis=1), block.max(axis=1)
         for row in np.flatnonzero(best[start + rows] >= threshold):
+            # All groups that these images are in become one, named by its smallest index; `np.unique` sorts.
             joined = np.unique(group[np.append(np.flatnonzero(block[row] >= threshold), start + row)])
             if len(joined) > 1:
                 group[np.isin(group, joined)] = joined[0]
@@ -86,7 +87,8 @@ def oddness(vectors: Float[Array, "N D"], k: int = 10) -> Float[Array, " N"]:
     odd = np.empty(len(vectors), "float32")
     for start, block in _blocks(vectors, vectors):
         rows = np.arange(len(block))
-        block[rows, start + rows] = -np.inf
+        block[rows, start + rows] = -np.inf  # no image is its own neighbour
+        # The k largest in any order: their mean needs no sort.
         odd[start + rows] = 1 - np.partition(block, -k, axis=1)[:, -k:].mean(axis=1)
     return odd
 

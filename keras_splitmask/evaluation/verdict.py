@@ -42,6 +42,7 @@ def diverged(lines: Sequence[dict], flags: Mapping[str, str], result: Mapping[st
     """The loss rose above where it began."""
     _, _, losses = series(lines, "loss")
     end = latest(lines, "loss")
+    # `> 0`: 1.2 times a negative loss would be less than the loss.
     if len(losses) > 1 and end is not None and end > DIVERGED * losses[0] > 0:
         return BAD, (
             f"Diverged: the loss rose from {losses[0]:.3g} to {end:.3g}. Lower the learning rate or lengthen the"
