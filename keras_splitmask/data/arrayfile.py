@@ -42,6 +42,7 @@ def read_array(content):
             # Not all of the member: an array needs no more bytes than its header says.
             content = start + file.read(offset + dtype.itemsize * math.prod(shape) - len(start))
     array = np.frombuffer(content, dtype, math.prod(shape), offset)
+    # Fortran's order of a shape is the usual order of the reversed shape.
     array = array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
     return array if array.ndim == 3 else array[..., None]
 

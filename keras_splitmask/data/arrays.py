@@ -146,6 +146,7 @@ def _member(file, name, place):
     """Read an array of an .npz file; None if it is not there. An array too large for memory is mapped."""
     if name not in file.files:
         return None
+    # NumPy calls the member of an array NAME.npy; other programs may not.
     member = file.zip.getinfo(name if name in file.zip.namelist() else f"{name}.npy")
     too_large = member.file_size > (most := free_memory.free_memory() / 2)
     if too_large and member.compress_type != zipfile.ZIP_STORED:

@@ -18,11 +18,12 @@ def crop_box(height, width, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
         # On a logarithmic scale, so that 3:4 and 4:3 are equally likely.
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))  # width / height
         box_height, box_width = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
         if 0 < box_height <= height and 0 < box_width <= width:
             top, left = rng.integers(height - box_height + 1), rng.integers(width - box_width + 1)
             return int(top), int(left), box_height, box_width
+    # An image longer than both ratios allow shows all of its short side.
     box_height = max(1, min(height, round(width / ratio[0])))
     box_width = max(1, min(width, round(height * ratio[1])))
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
@@ -91,7 +92,7 @@ def mix(images, labels, rng, classes, mixup=0.8, cutmix=1.0, smoothing=0.1):
     """
     images = images.astype("float32") / 255
     labels = soft_labels(labels, classes, smoothing)  # (B, classes)
-    cut = cutmix > 0 and (mixup <= 0 or rng.random() < 0.5)
+    cut = cutmix > 0 and (mixup <= 0 or rng.random() < 0.5)  # as DeiT switches
     if not cut and mixup <= 0:
         return images, labels
     fraction = rng.beta(cutmix, cutmix) if cut else rng.beta(mixup, mixup)

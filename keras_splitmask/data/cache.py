@@ -124,7 +124,7 @@ def _small(source, i, short_side):
 
     def plan(height, width):
         nonlocal size  # the height and the width are known only while the file is read
-        factor = min(1.0, short_side / min(height, width))
+        factor = min(1.0, short_side / min(height, width))  # never enlarged
         size = max(1, round(height * factor)), max(1, round(width * factor))
         return (0, 0, height, width), size
 

@@ -60,7 +60,7 @@ class DetectionSource(AnnotatedSource):
     def __init__(self, pictures, categories, left_out):
         first = {}  # name: id
         for number in sorted(categories):
-            first.setdefault(categories[number], number)
+            first.setdefault(categories[number], number)  # the lowest id of a name stands for its class
         self.category_ids = list(first.values())
         self.merged = sorted({name for number, name in categories.items() if first[name] != number})
         super().__init__(pictures, list(first), left_out)
@@ -94,7 +94,7 @@ class DetectionSource(AnnotatedSource):
         annotations = self.annotations(i)
         # COCO's boxes are [left, top, width, height]; ours are [top, left, bottom, right].
         boxes = np.array([a["bbox"] for a in annotations], "float64").reshape(-1, 4)[:, [1, 0, 3, 2]]
-        boxes[:, 2:] += boxes[:, :2]
+        boxes[:, 2:] += boxes[:, :2]  # (n, 4), the second corner instead of the sides
         return Objects(
             boxes.astype("float32"),
             np.array([self._labels[a["category_id"]] for a in annotations], "int32"),
@@ -275,7 +275,7 @@ class TfdsDetectionSource(DetectionSource):
         annotations = []
         for n, (box, label, is_crowd) in enumerate(zip(objects["bbox"], objects["label"], crowd, strict=True)):
             # tensorflow-datasets stores corners as fractions of the sides, rows first.
-            top, left, bottom, right = np.asarray(box, "float64") * (height, width, height, width)
+            top, left, bottom, right = np.asarray(box, "float64") * (height, width, height, width)  # in pixels
             annotation = {
                 "category_id": int(label),
                 "bbox": [left, top, right - left, bottom - top],

@@ -60,7 +60,7 @@ def fit_channels(image, channels, name):
         grey = np.empty((*image.shape[:2], 1), "uint8")
         rows = max(1, AT_ONCE // max(1, image[:1].size))
         for start in range(0, len(image), rows):
-            grey[start : start + rows, :, 0] = np.round(image[start : start + rows] @ GREY_WEIGHTS)
+            grey[start : start + rows, :, 0] = np.round(image[start : start + rows] @ GREY_WEIGHTS)  # (rows, W)
         return grey
     raise ValueError(
         f"Expected an image of {channels} channels, received {received} in {name}; only grey and RGB are converted, "

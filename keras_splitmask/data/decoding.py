@@ -156,8 +156,9 @@ def _planned(stored, turn, plan, decode):
         plan: see `read_pixels`.
         decode: a function from a fraction of the resolution to pixels of at least that resolution.
     """
-    height, width = stored[::-1] if turn >= 5 else stored
+    height, width = stored[::-1] if turn >= 5 else stored  # such a turn exchanges the sides
     box, size = plan(height, width) if plan else ((0, 0, height, width), (height, width))
+    # As much as the side needs that is reduced least, never more than there is.
     pixels = decode(min(1.0, max(size[0] / box[2], size[1] / box[3])))
     # Half of 41 rows are 21, the last one half beyond the border; the factor is exactly 1/2 all the same.
     factor = next(
@@ -211,7 +212,7 @@ def _jpeg(content, stored, grey, fraction):
 def _by_pillow(content, fraction):
     """Decode a JPEG with Pillow, which also reads CMYK, at 1, 1/2, 1/4 or 1/8 of its resolution."""
     with open_picture(io.BytesIO(content)) as image:
-        divisor = next(divisor for divisor in (8, 4, 2, 1) if divisor * fraction <= 1)
+        divisor = next(divisor for divisor in (8, 4, 2, 1) if divisor * fraction <= 1)  # the largest that will do
         image.draft(None, (max(1, image.width // divisor), max(1, image.height // divisor)))
         return _pixels(image)
 
@@ -242,17 +243,17 @@ def scale_transparency(image):
     if image.format != "PNG" or isinstance(key, bytes) or key is None:
         return
     if depth in DEEP_COLOURS:
-        image.info["transparency"] = tuple(value >> 8 for value in key)
+        image.info["transparency"] = tuple(value >> 8 for value in key)  # Pillow keeps the upper 8 bits
     elif depth in GREY_FACTORS:
         bits, factor = GREY_FACTORS[depth]
-        image.info["transparency"] = (key & (2**bits - 1)) * factor
+        image.info["transparency"] = (key & (2**bits - 1)) * factor  # only the lower bits count
 
 
 def _pixels(image):
     """Return (H, W, C) of Pillow's image."""
     image.load()
     read = _deep_reader(image) if is_deep(image.mode) else functools.partial(_shallow, grey=is_grey(image.mode))
-    rows = max(1, PIECE // (4 * image.width))
+    rows = max(1, PIECE // (4 * image.width))  # 4 bytes a pixel in Pillow
     first = read(image.crop((0, 0, image.width, min(rows, image.height))))
     pixels = np.empty((image.height, *first.shape[1:]), first.dtype)
     pixels[:rows] = first

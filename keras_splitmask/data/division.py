@@ -33,7 +33,7 @@ def copies(*sources):
 
     def of_all(keys):
         def key(i):
-            number = bisect.bisect_right(ends, i)
+            number = bisect.bisect_right(ends, i)  # of the source that has image i
             return keys[number](i - ends[number] + len(sources[number]))
 
         return key
@@ -94,12 +94,14 @@ def joined(first, names, groups):
 
     def root(i):
         while first[i] != i:
+            # Path halving keeps chains short. The targets are assigned from left to right, so `first[i]` has the old i.
             first[i] = i = first[first[i]]
         return i
 
     for group in groups:
         roots = {root(index[name]) for name in group if name in index}
         for i in roots:
+            # The smallest index leads a group, as `copies` has it.
             first[i] = min(roots)
     return np.array([root(i) for i in range(len(first))], "int64")
 
@@ -128,7 +130,7 @@ def divided(source, fraction, seed=0, least=2, first=None):
         raise ValueError(f"Expected a fraction of the images above 0 and below 1, received {fraction}.")
     first = copies(source) if first is None else first
     # Copies that lie in folders of two classes are drawn with the class of the first.
-    sizes, labels = np.bincount(first, minlength=len(source)), np.asarray(source.labels)[first]
+    sizes, labels = np.bincount(first, minlength=len(source)), np.asarray(source.labels)[first]  # (B,) each
     rng, drawn = generator("division", seed), np.zeros(len(source), bool)  # by the first of the copies
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -141,7 +143,7 @@ def divided(source, fraction, seed=0, least=2, first=None):
         # Every group of copies is larger than the count: the smallest is drawn.
         if count and not taken and len(groups) > 1:
             drawn[groups[np.argmin(sizes[groups])]] = True
-    drawn = drawn[first]
+    drawn = drawn[first]  # from the first image of each group to all of it
     if drawn.all() or not drawn.any():
         raise ValueError(
             f"Expected at least two different images of one class, to divide {len(source)} images into two parts,"

@@ -50,10 +50,12 @@ class Frame:
         """Boxes (n, 4) inside the part, from pixels of the image to those of the batch."""
         top, left, height, width = self.box
         rows, columns = self.size
+        # By the rounded sizes, not by the factor: so much were the pixels resized.
         placed = (visible - np.array((top, left, top, left))) * (
             np.array((rows, columns) * 2) / np.array((height, width) * 2)
         )
         if self.mirrored:
+            # The left of a mirrored box was its right.
             placed[:, [1, 3]] = columns - placed[:, [3, 1]]
         return placed
 
@@ -63,12 +65,13 @@ class Frame:
 
 def fitting(height, width, room):
     """The largest factor by which an image may be resized so that there is room for it (rows, columns)."""
-    return min(room[0] / height, room[1] / width)
+    return min(room[0] / height, room[1] / width)  # above 1 for an image smaller than the room
 
 
 def whole(height, width, room):
     """The `Frame` of a whole image, as large as there is room for."""
     factor = fitting(height, width, room)
+    # Not more than the room, which rounding up could pass by a pixel.
     size = tuple(min(end, max(1, round(side * factor))) for side, end in zip((height, width), room, strict=True))
     return Frame((0, 0, height, width), size)
 

@@ -50,8 +50,10 @@ def look(content):
             check_block(segment[4:])
         elif marker in FRAMES and len(segment) >= 9:
             components = segment[5]
+            # A byte for each component: how often it is sampled across (upper half) and down (lower half).
             sides = [(code >> 4, code & 15) for code in segment[7 : 6 + 3 * components : 3]]
             largest = max(across for across, _ in sides) * max(down for _, down in sides)
+            # Chroma of half the resolution in both directions: (2 x 2 + 1 + 1) / (2 x 2) = 1.5 samples a pixel.
             found.samples = sum(across * down for across, down in sides) / max(1, largest)
             found.buffered = marker in PROGRESSIVE
         elif marker == START_OF_SCAN:
@@ -70,7 +72,7 @@ def count_scans(content):
 
 def _segments(content):
     """The second bytes of the markers up to the first scan, with what belongs to each."""
-    place = 2
+    place = 2  # behind FF D8, the start of the image
     while (place := content.find(b"\xff", place)) >= 0:
         while content[place : place + 1] == b"\xff":  # any number of fill bytes may stand before the second byte
             place += 1
@@ -80,6 +82,6 @@ def _segments(content):
         place += 1
         if marker not in ALONE and marker != 0:  # zero: no marker, but bytes that a decoder skips
             yield marker, content[place + 2 : place + length]
-            place += length
+            place += length  # which counts its own two bytes
         if marker == START_OF_SCAN:
             return

@@ -122,7 +122,7 @@ class TfdsSegmentationSource(SegmentationSource):
 
     def __init__(self, pictures):
         numbers = np.full(65536, -1, "int16")
-        numbers[: SCENES + 1] = [IGNORE, *range(SCENES)]
+        numbers[: SCENES + 1] = [IGNORE, *range(SCENES)]  # 0 is "other", 1 to 150 are the classes
         super().__init__(pictures, [str(k) for k in range(SCENES)], numbers, {})
 
     def size(self, i):
@@ -205,7 +205,7 @@ def _open_masks(root, split, channels, report, expected, max_bad_fraction):
         check_left_out(len(unread), len(unread), unread, folder, max_bad_fraction)
     numbered = _numbering(root, folders, name, looked, expected, report)
     numbered.check_ignored([numbers for _, _, numbers in looked.values()], folder)
-    for stem, (path, _, numbers) in list(looked.items()):
+    for stem, (path, _, numbers) in list(looked.items()):  # a copy, since entries are removed
         if unknown := numbered.unknown(numbers):
             unread[f"labels/{path}"] = f"the number {unknown[-1]}, which is none of the {len(numbered.classes)} classes"
             del looked[stem]

@@ -41,6 +41,7 @@ def read(content, image, offset, largest):
 def values(content, image, offset, largest):
     """The values (H, W, C) as they are stored."""
     shape = image.height, image.width, len(image.getbands())
+    # The format puts the more significant of two bytes first.
     return np.frombuffer(content, ">u2" if largest > 255 else "u1", np.prod(shape), offset).reshape(shape)
 
 

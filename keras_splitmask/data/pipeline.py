@@ -91,8 +91,10 @@ def view_batches(source, image_shape, batch_size, views, **order):
     def batch(step):
         crops = []
         for row in order.rows:
+            # The whole image at once, since each crop shows another part of it.
             image, _ = source.readable(order.indices(len(source), step)[row], source.image)
             crops.append(views.cut(image, image_shape[:2], generator("image", order.seed, step, row)))
+        # (B, 2, H, W, C) and (B, k, h, w, C).
         return {name: np.stack([of_image[name] for of_image in crops]) for name in crops[0]}
 
     return order.stream(batch)
@@ -111,11 +113,12 @@ def _reader(source, image_shape, order, crop, flip, image_transform, labels):
         # By the row in the whole batch: hosts that share a batch draw what one host would.
         rng = generator("image", order.seed, step, row)
         image = read_resized(source, index, image_shape[:2], functools.partial(CROPS[crop], rng=rng))
+        # The crop draws first, then the flip: in another order all runs of a seed would change.
         image = flip_image(image, rng) if flip else image
         return image_transform(image, rng) if image_transform else image
 
     def read(step, rows):
-        images = np.empty((len(rows), *image_shape), "uint8")
+        images = np.empty((len(rows), *image_shape), "uint8")  # (b, H, W, C)
         indices = order.indices(len(source), step)[rows.start : rows.stop]
         for i, row in enumerate(rows):
             # The label is that of the image shown, which may stand in for one that cannot be read.

@@ -32,7 +32,7 @@ class TfdsSource(Source):
         self.features = features
         self.place = place
         self.split = split
-        self.channels = channels or features["image"].shape[-1] or 3
+        self.channels = channels or features["image"].shape[-1] or 3  # None where images differ
         if "label" in features:
             self.classes = getattr(features["label"], "names", None)
         self._labelled = "label" in features

@@ -38,7 +38,8 @@ def rand_augment(image, rng, magnitude=9.0):
     Image = optional("PIL.Image", "data")
     picture = Image.fromarray(image if image.shape[-1] == 3 else image[..., 0])
     for i in rng.integers(len(NAMES), size=OPERATIONS):
-        strength = min(10.0, max(0.0, rng.normal(magnitude, SPREAD))) / 10
+        strength = min(10.0, max(0.0, rng.normal(magnitude, SPREAD))) / 10  # in 0..1
+        # Drawn for every operation, used or not, so that the numbers after it do not depend on which was chosen.
         sign = 1 if rng.random() < 0.5 else -1
         if rng.random() < 0.5:
             picture = _operations()[NAMES[i]](picture, strength, sign)
@@ -77,6 +78,7 @@ def _operations():
         )
 
     def enhanced(kind):
+        # From 0.1 to 1.9; at 1 the image stays as it is.
         return lambda x, s, sign: kind(x).enhance(max(0.1, 1 + 0.9 * s * sign))
 
     # At a strength of 1 the changes are timm's largest: 30 degrees, a shear of 0.3, 45% of a side, 110 of 255.
@@ -85,7 +87,7 @@ def _operations():
         "equalize": lambda x, s, sign: ops.equalize(x),
         "invert": lambda x, s, sign: ops.invert(x),
         "posterize": lambda x, s, sign: ops.posterize(x, max(1, 4 - int(4 * s))),  # to 4 bits and fewer
-        "solarize": lambda x, s, sign: ops.solarize(x, 256 - int(256 * s)),
+        "solarize": lambda x, s, sign: ops.solarize(x, 256 - int(256 * s)),  # a threshold of 256 inverts nothing
         "solarize_add": lambda x, s, sign: x.point(
             [min(255, value + int(110 * s)) if value < 128 else value for value in range(256)] * len(x.getbands())
         ),

@@ -94,6 +94,7 @@ def _values(source, i):
         check_pixels(pixels, source.name(i), source.value_range)
     except ValueError:
         return None
+    # More than SIDE rows and columns may come: a plan states only how much resolution is needed.
     return None if pixels.dtype == np.bool_ else pixels[:: -(-len(pixels) // SIDE), :: -(-pixels.shape[1] // SIDE)]
 
 

@@ -17,6 +17,7 @@ def resize(image, size):
     if image.shape[:2] == tuple(size):
         return image
     resize_piece, depth = _implementation(image.shape[-1])
+    # A resizer takes at most 4 or 3 channels, so images with more are resized in groups.
     pieces = [resize_piece(image[..., c : c + depth], size) for c in range(0, image.shape[-1], depth)]
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=-1)
 

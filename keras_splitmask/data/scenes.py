@@ -131,24 +131,26 @@ def _targets(objects, frame, max_objects, max_ignored, mask_size):
     """Turn the `Objects` of an image into targets inside its `Frame`: a dictionary of padded arrays."""
     visible = frame.visible(objects.boxes)
     boxes = frame.place(visible)  # (n, 4)
-    sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
+    sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)  # (n,), in pixels of the batch
     # How much of an object is left is judged in the image; how small it is, in the batch.
     is_target = (_areas(visible) >= MIN_FRACTION * _areas(objects.boxes)) & (sides >= MIN_SIDE) & ~objects.crowd
     if mask_size:
         is_target &= np.array([outline is not None for outline in objects.segmentations], bool)
-    by_size = np.argsort(-_areas(boxes), kind="stable")
+    by_size = np.argsort(-_areas(boxes), kind="stable")  # the largest first
+    # In the order of the annotations again.
     kept = np.sort(by_size[is_target[by_size]][:max_objects])
+    # An object without any visible row or column needs no ignoring.
     others = by_size[~np.isin(by_size, kept) & (sides[by_size] > 0)][:max_ignored]
     targets = {
-        "boxes": _padded(boxes[kept], max_objects),
+        "boxes": _padded(boxes[kept], max_objects),  # (M, 4)
         "labels": np.full(max_objects, -1, "int32"),
-        "ignored": _padded(boxes[others], max_ignored),
+        "ignored": _padded(boxes[others], max_ignored),  # (I, 4)
     }
     targets["labels"][: len(kept)] = objects.labels[kept]
     if mask_size:
         targets["masks"] = np.zeros((max_objects, mask_size, mask_size), "uint8")
         for row, n in enumerate(kept):
-            mask = mask_in_box(objects.segmentations[n], visible[n], mask_size)
+            mask = mask_in_box(objects.segmentations[n], visible[n], mask_size)  # (S, S), of what is visible
             targets["masks"][row] = mask[:, ::-1] if frame.mirrored else mask
     return targets
 

@@ -85,7 +85,7 @@ def _joined(corners):
 def _length(polygon):
     """Count the pixels along the edges of a polygon, since pycocotools keeps each of them in memory."""
     steps = np.abs(np.diff(np.reshape(polygon, (-1, 2)), axis=0, append=[polygon[:2]]))
-    return int(np.ceil(steps.max(axis=1)).sum())
+    return int(np.ceil(steps.max(axis=1)).sum())  # an edge has as many pixels as its longer extent
 
 
 def _run_lengths(segmentation, height, width):
@@ -107,6 +107,7 @@ def _unpacked(text):
     Each character holds five bits, the lowest first. From the fourth run on, a number is the difference to the last
     but one.
     """
+    # A character holds six bits, from "0" (48) on; the sixth says whether the number goes on.
     codes = np.frombuffer(text.encode("utf-8", "surrogatepass"), "uint8").astype("int64") - 48
     ends = np.flatnonzero(codes & 32 == 0)  # the last character of each run
     if not len(codes) or codes.min() < 0 or codes.max() > 63 or not len(ends) or ends[-1] != len(codes) - 1:
@@ -117,6 +118,7 @@ def _unpacked(text):
     places = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)  # of each character in its run
     values = np.add.reduceat((codes & 31) << (5 * places), starts)
     values -= (codes[ends] & 16) << (5 * places[ends] + 1)  # the highest bit of the last character is the sign
+    # From index 3 on a number counts from the last but one, so odd and even indices add up by themselves.
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])
     return values.tolist()
@@ -127,7 +129,7 @@ def turn_outline(outline, size, turn):
     if isinstance(outline, list):
         return [turn_points(polygon, size, turn).ravel().tolist() for polygon in outline]
     turned = turn_labels(_whole(outline), turn)
-    flat = turned.T.ravel()
+    flat = turned.T.ravel()  # down the columns, as COCO counts
     # COCO's run lengths begin with a run of 0, which may be empty.
     ends = np.flatnonzero(np.diff(flat, prepend=0))
     return {"size": list(turned.shape), "counts": np.diff([0, *ends, flat.size]).tolist()}
@@ -162,11 +164,11 @@ def mask_in_box(segmentation, box, side):
     top, left, bottom, right = map(float, box)
     if isinstance(segmentation, list):  # drawn at the size of the mask, without the image
         masks = optional("pycocotools.mask", "coco")
-        scale = side / np.array([right - left, bottom - top])
+        scale = side / np.array([right - left, bottom - top])  # (2,), x before y
         polygons = [((np.reshape(polygon, (-1, 2)) - (left, top)) * scale).ravel().tolist() for polygon in segmentation]
         return masks.decode(masks.merge(masks.frPyObjects(polygons, side, side)))
     (height, width), whole = segmentation["size"], _whole(segmentation)
-    centres = (np.arange(side) + 0.5) / side
+    centres = (np.arange(side) + 0.5) / side  # of the cells, as fractions of the box
     rows, columns = (
         np.minimum((a + centres * (b - a)).astype(int), end - 1)
         for a, b, end in ((top, bottom, height), (left, right, width))

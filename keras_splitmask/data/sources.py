@@ -182,6 +182,7 @@ class Source:
                 "rename these classes as in the train split, or remove their images."
             )
         number = {name: i for i, name in enumerate(classes)}
+        # A table from old to new numbers. -1 is for classes without an image here, so no label becomes -1.
         self.labels = np.array([number.get(name, -1) for name in names], "int32")[self.labels]
         self.classes = list(classes)
 

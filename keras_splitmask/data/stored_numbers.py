@@ -82,7 +82,7 @@ def _as_stored(image, content):
         return netpbm.written(image)
     depth = image.tile[0].args if image.tile else ""
     depth = depth if isinstance(depth, str) or not depth else str(depth[0])  # a TIFF has a tuple
-    values = np.asarray(image)
+    values = np.asarray(image)  # (H, W), or (H, W, C)
     values = 255 - values if depth in WHITE_IS_ZERO else values
     factor = FACTORS.get(depth.rstrip("IR") if depth else "", 1)
     return values if factor == 1 else values // np.uint8(factor)

@@ -63,7 +63,7 @@ def _equal(sizes, count, rng):
 
 def _proportional(sizes, count, rng):
     """Divide `count` images over classes in proportion to their sizes, at least one each: (K,)."""
-    wanted = np.maximum(1, sizes * count // sizes.sum())
+    wanted = np.maximum(1, sizes * count // sizes.sum())  # rounded down, at least one
     while wanted.sum() > count:  # rounding up to one image per class exceeded the count
         wanted[np.argmax(wanted)] -= 1
     # The random numbers decide between equal remainders only.

@@ -36,6 +36,7 @@ def check_tags(read, size):
     start = read(0, 16)
     if start[:4] not in STARTS:
         return
+    # 43 marks a BigTIFF: its offsets and counts have 64 bits, its entries 20 bytes instead of 12.
     order, large = "<" if start[:2] == b"II" else ">", 43 in start[2:4]
     place = struct.unpack_from(order + ("Q" if large else "I"), start.ljust(16, b"\0"), 8 if large else 4)[0]
     width, entry = (8, 20) if large else (2, 12)

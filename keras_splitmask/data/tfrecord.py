@@ -57,6 +57,7 @@ def _places(path):
             file.seek(place)
             head = file.read(LENGTH)
             places.append(place)
+            # A head that is cut short moves beyond the end, which is noticed below.
             place += LENGTH + 2 * CHECK + (struct.unpack("<Q", head)[0] if len(head) == LENGTH else size)
     if place != size:
         raise ValueError(f"{path} is cut short or damaged; prepare the data set again")

@@ -45,7 +45,7 @@ def _png_may_turn(file):
         length, name = struct.unpack_from(">I4s", head)
         if name == b"eXIf" or (name in TEXTS and head[8:].partition(b"\0")[0] in KEYWORDS):
             return True
-        place += length + 12
+        place += length + 12  # length, name and checksum of a chunk have 4 bytes each
     return False
 
 
@@ -56,7 +56,7 @@ def upright(size, turn):
 
 def turn_labels(labels, turn):
     """A label map (H, W) of the stored image as that of the upright one."""
-    return TURNS[turn](labels[..., None])[..., 0] if turn in TURNS else labels
+    return TURNS[turn](labels[..., None])[..., 0] if turn in TURNS else labels  # TURNS takes (H, W, C)
 
 
 def turn_points(points, size, turn):
