@@ -33,6 +33,7 @@ def fuse(arrays, depth):
             if len({arrays[name].shape if name in arrays else None for name in names} - {None}) == 1 and set(
                 names
             ) <= set(arrays):
+                # In the order of PARTS, in which `Attention` takes its qkv apart.
                 arrays[f"block_{i + 1}/attention/qkv/{kind}"] = np.concatenate(
                     [arrays.pop(name) for name in names], axis=-1
                 )
@@ -75,5 +76,6 @@ def fold_pixels(arrays, pixels, folded):
     # In float64, a pixel of theirs is ours * ours_std / std + (ours_mean - mean) / std.
     mean, std, ours_mean, ours_std = (value.astype("float64") for value in (mean, std, ours_mean, ours_std))
     arrays[BIAS] = (arrays[BIAS] + np.einsum("rscd,c->d", kernel, (ours_mean - mean) / std)).astype("float32")
+    # (side, side, C, D) times (C, 1), then a row for each number of a patch: (P, D).
     arrays[KERNEL] = (kernel * (ours_std / std)[:, None]).reshape(-1, kernel.shape[-1]).astype("float32")
     folded[KERNEL] = folded[BIAS] = "for pixels normalised our way"

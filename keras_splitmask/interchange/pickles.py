@@ -142,7 +142,7 @@ class Machine:
     def _name(self, argument):
         """Push a name, from the argument "module name" or from two texts on the stack."""
         if argument is None:
-            argument = " ".join([self.stack.pop(), self.stack.pop()][::-1])
+            argument = " ".join([self.stack.pop(), self.stack.pop()][::-1])  # the module was pushed first
         full = argument.replace(" ", ".", 1)
         if len(full) > TEXT or (full not in CONTAINERS and not self.is_known(full)):
             raise ValueError(f"it asks for {full:.100}, which weights have no need of and which was not run")

@@ -129,6 +129,7 @@ def _by_table(file, given):
 def _by_our_names(file, table, given):
     """Move the arrays of an encoder out of `given`: by our names, shaped as in Keras; and the number of blocks."""
     blocks = table["block_{}/norm_attention"]
+    # Blocks are counted up to the first whose norm is missing under all of its names.
     depth = next(i for i in range(len(given) + 1) if not any(f"{block.format(i)}.weight" in given for block in blocks))
     arrays = {}
     for ours, alternatives in table.items():
@@ -182,7 +183,7 @@ def _sizes(file, arrays, depth, stated):
             f"Expected a projection (D, C, side, side) of square patches and its bias in {file}, received"
             f" {getattr(kernel, 'shape', None)}."
         )
-    width, channels, patch_size, _ = kernel.shape
+    width, channels, patch_size, _ = kernel.shape  # (D, C, side, side)
     # config.json may be that of another model, so both must say the same.
     shapes_say = {"width": width, "depth": depth, "channels": channels, "patch_size": (patch_size, patch_size)}
     if wrong := [

@@ -41,19 +41,19 @@ def arrays_in(path, file, size):
     header = strict_json.parse(file.read(length))
     if not isinstance(header, dict):
         raise ValueError("its header is not a JSON object")
-    header.pop("__metadata__", None)
+    header.pop("__metadata__", None)  # texts about the file, no array
     arrays, spans = {}, []
     for name, entry in header.items():
         if entry["dtype"] not in DTYPES:
             raise ValueError(f"{name} holds {entry['dtype']}, expected F64, F32, F16 or BF16")
         dtype, shape = np.dtype(DTYPES[entry["dtype"]]), tuple(entry["shape"])
-        first, last = entry["data_offsets"]
+        first, last = entry["data_offsets"]  # counted from the end of the header
         count = count_of(name, shape)
         in_file = is_count(first) and is_count(last) and last <= size - 8 - length
         if not in_file or last - first != count * dtype.itemsize:
             raise ValueError(f"{name} of shape {shape} cannot be its bytes {first} to {last}")
         spans.append((first, last, name))
-        strides = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+        strides = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))  # in numbers, row by row
         storage = Storage(None, dtype, count)
         arrays[name] = view(path, name, storage, None, 8 + length + first, (0, shape, strides))
     spans.sort()
@@ -77,5 +77,5 @@ def safetensors_content(arrays, metadata):
         start, end = end, end + array.nbytes
         header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % ALIGNMENT)
+    text += b" " * (-len(text) % ALIGNMENT)  # spaces, which JSON ignores
     return len(text).to_bytes(8, "little") + text + b"".join(array.tobytes() for array in arrays.values())

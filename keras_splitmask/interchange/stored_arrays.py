@@ -79,7 +79,8 @@ def view(path, name, storage, member, start, layout):
     count = count_of(name, shape)
     if len(strides) != len(shape) or not all(is_count(step) for step in (offset, *strides)):
         raise ValueError(f"{name} does not say where its numbers are")
-    span = 1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+    span = 1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))  # from its first number to its last
+    # `count`, too: with strides of 0, a few numbers could stand for a huge array.
     if max(offset + span, count) > storage.numel:
         raise ValueError(f"{name} of shape {shape} is larger than its {storage.numel} numbers")
     itemsize = storage.dtype.itemsize

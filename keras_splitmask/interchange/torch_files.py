@@ -124,4 +124,4 @@ def _layout(name, tensor):
         tensor = tensor.arguments[0]
     if getattr(tensor, "stands_for", None) != REBUILD_TENSOR or not isinstance(tensor.arguments[0], Storage):
         raise ValueError(f"{name} is no tensor")
-    return tensor.arguments[:4]
+    return tensor.arguments[:4]  # storage, offset, shape, strides

@@ -35,7 +35,7 @@ def open_weights(path, sha256=None):
             raise ValueError(f"its sha256 is {digest}, expected {sha256.lower()}")
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
-        start = file.read(9)
+        start = file.read(9)  # the longest mark: a length of 8 bytes and a brace
         file.seek(0)
         # A zip archive: an .npz, or a file of torch 1.6 or later.
         if start.startswith(b"PK"):

@@ -77,6 +77,7 @@ def _by_their_names(arguments, arrays, layout):
     )  # the tokens that have no position of their own
     arrays[POSITIONS] = np.concatenate([others, arrays[POSITIONS]])[None]  # (1, 1 + extra + N, D)
     if table is HUGGING_FACE:
+        # The thirds of our qkv are their query, key and value.
         for name in [name for name in arrays if "/qkv/" in name]:
             arrays.update(
                 zip((name.replace("qkv", part) for part in PARTS), np.split(arrays.pop(name), 3, axis=-1), strict=True)
@@ -92,4 +93,5 @@ def _by_their_names(arguments, arrays, layout):
                 {b: arrays.pop(a) for a, b in names_of(ours.format(i + 1), their_name.format(i)) if a in arrays}
             )
     assert not arrays, arrays.keys()
+    # Their kernels are (out, in).
     return {name: np.ascontiguousarray(array.T if array.ndim == 2 else array) for name, array in theirs.items()}

@@ -46,6 +46,7 @@ def read_batches(read, count, batch_size, start=0, workers=2):
         while waiting:
             number, indices, futures = waiting.popleft()
             pairs = dict(zip(indices, (future.result() for future in futures), strict=True))
+            # The futures hold the images, too.
             del futures
             submit(1)
             images = {index: image for index, (image, reason) in pairs.items() if reason is None}

@@ -36,7 +36,7 @@ class Embedding:
 
     def sizes(self):
         """The shape of the features of one image, by name."""
-        grid = [side // self.encoder.patch_size for side in self.shape[:2]]
+        grid = [side // self.encoder.patch_size for side in self.shape[:2]]  # (rows, columns)
         width = self.encoder.width
         return {name: (*grid, width) if name == "patches" else (width,) for name in self.features}
 

@@ -72,7 +72,7 @@ class Classification(Predictor):
 
     def results(self, images):
         logits = run_model(self.model, images, self.batch_size).astype("float64")  # (B, classes)
-        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))  # the largest is 0, so no exponential overflows
         scores = (shares / shares.sum(axis=1, keepdims=True)).astype("float32")
         labels = [int(label) for label in logits.argmax(axis=1)]
         return [
@@ -100,13 +100,13 @@ class Detection(Predictor):
 
     def read(self, source, index):
         image = source.image(index)
-        return (*letterbox(image, self.shape), image.shape[:2])
+        return (*letterbox(image, self.shape), image.shape[:2])  # (image, factor, size of the original)
 
     def results(self, images):
         outputs = run_model(self.model, [image for image, *_ in images], self.batch_size)
         found = []
         for i, (_, factor, size) in enumerate(images):
-            output = {name: value[i] for name, value in outputs.items()}
+            output = {name: value[i] for name, value in outputs.items()}  # (K, ...) each, of one image
             # -1 stands for no object, and `to_original` leaves those out.
             output["labels"] = np.where(output["scores"] >= self.least_score, output["labels"], -1)
             objects = to_original(output, factor, *size)
@@ -135,11 +135,12 @@ class Segmentation(Predictor):
 
     def read(self, source, index):
         image = source.image(index)
+        # Resized here, by the threads that read; windows are cut from the whole image.
         return (resize(image, self.shape[:2]) if self.inference == "whole" else image), image.shape[:2]
 
     def results(self, images):
         if self.inference == "whole":
-            logits = run_model(self.model, [image for image, _ in images], self.batch_size)
+            logits = run_model(self.model, [image for image, _ in images], self.batch_size)  # (B, H, W, classes)
             maps = [best_class(of_image, size) for of_image, (_, size) in zip(logits, images, strict=True)]
         else:
             predict = functools.partial(run_model, self.model, batch_size=self.batch_size)

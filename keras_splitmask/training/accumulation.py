@@ -57,6 +57,7 @@ def accumulate(
         # A scan must carry something; this one has nothing to add up.
         _, vectors = chunks.scan(compare, ops.zeros(()), np.arange(count))  # (k, B / k, ...)
         vectors = ops.stop_gradient(ops.swapaxes(vectors, 0, 1))
+    # The carry of a scan keeps its dtype: that of the weights, to which the gradients are cast.
     zeros = [ops.zeros(v.shape, v.dtype) for v in model.trainable_variables]
     sums, outputs = chunks.scan(add, zeros, np.arange(count))
     # An output with a row for each image keeps all rows; of the others the mean over the micro-batches.

@@ -80,7 +80,7 @@ def save(
     header = json.dumps({"step": step, "note": note, "arrays": entries}).encode()
     start = len(header).to_bytes(8, "little") + header
     try:
-        with open(aside, "xb") as file:
+        with open(aside, "xb") as file:  # x: not over a file that another process has begun
             for piece in (start, *pieces.values(), hashlib.sha256(start).digest()):
                 file.write(piece)
             file.flush()
@@ -163,7 +163,7 @@ def _read_header(file, path):
     start = file.read(8)
     end = 8 + int.from_bytes(start, "little")
     # Before the header is read: a damaged length could ask for more memory than there is.
-    if size < end + 32:
+    if size < end + 32:  # a sha256 of 32 bytes ends the file
         raise Damaged(f"{path} is damaged: its header or its end is not what was written.")
     start += file.read(end - 8)
     file.seek(size - 32)

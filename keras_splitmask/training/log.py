@@ -146,6 +146,7 @@ class RunLog(keras.callbacks.Callback):
             self.lost_since = (self.lost_since or step) if lost else None
             explained = total
         in_a_row = self.step - self.lost_since + 1 if self.lost_since else 0
+        # A short run may end before `patience` is reached, so losing its second half is enough.
         to_the_end = self.step >= self.steps > self.skipped + skipped and 2 * in_a_row > self.steps
         if not math.isfinite(loss) or in_a_row >= self.patience or to_the_end:
             raise FloatingPointError(
@@ -209,6 +210,7 @@ class RunLog(keras.callbacks.Callback):
                 shown.append(f"{label} {values[name]:{form}}".strip() + (" images/s" if not label else ""))
         if self.step > self.start:
             done = time.monotonic() - self.began
+            # By the speed of this process only: an earlier one may have run on another machine.
             left = done / (self.step - self.start) * (self.steps - self.step)
             shown.append(f"{int(left // 60)} min {int(left % 60):02d} s left")
         return "  ".join(shown)

@@ -123,6 +123,7 @@ def _write_line(descriptor, values, size):
     """Append a line to a file of this size, whole or not at all. Returns the line's length."""
     line = rest = json.dumps(values).encode() + b"\n"
     try:
+        # `os.write` may write less than it is given.
         while rest:
             rest = rest[os.write(descriptor, rest) :]
     except OSError:

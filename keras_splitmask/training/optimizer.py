@@ -113,6 +113,7 @@ class LayerwiseAdamW(FusedAdamW):
         # torch's kernel decays the weights, too.
         if self.decays_in_update:
             return
+        # Decoupled from the moments (Loshchilov and Hutter, 2019): a factor of the weight, not a part of its gradient.
         rate = self.learning_rate * self._decay()
         for v in variables:
             if decays(v.path):

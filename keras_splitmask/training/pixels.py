@@ -39,7 +39,7 @@ def problem_of(images: Array, numbers: Int[Array, " B"] | None = None, finite: b
     if name in SAFE or 0 in images.shape:
         return None
     step = max(1, images.shape[0] // LOOKED_AT) if len(images.shape) else None
-    values = to_array(images[::step] if step else images)
+    values = to_array(images[::step] if step else images)  # at most twice LOOKED_AT images, spread over the array
     low, high = float(values.min()), float(values.max())  # NaN if one is
     if name == "int32":
         # uint16 arrives as int32 from Keras on torch. Up to 255 it may as well be 8 bits, which would come out black.

@@ -26,7 +26,7 @@ def seed_layers(model: keras.Model, step: Int[Array, ""] | int) -> None:
     states = [v for v in model.non_trainable_variables if v.name == "seed_generator_state"]
     for i, state in enumerate(states):
         # Streams lie wide apart, since the torch backend adds up both numbers of a state.
-        stream = zlib.crc32(f"{model.seed}/{i}".encode()) >> 1
+        stream = zlib.crc32(f"{model.seed}/{i}".encode()) >> 1  # 31 bits: on torch the state is int32
         state.assign(ops.stack([ops.cast(stream, state.dtype), ops.cast(step, state.dtype) * DRAWS_PER_STEP]))
 
 

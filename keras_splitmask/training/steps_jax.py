@@ -63,6 +63,7 @@ def train_step(self, state, data):
     with _scope(self, optimizer=optimizer):
         norm = gradient_norm(self, gradients)
     finite = jax.numpy.isfinite(loss) & jax.numpy.isfinite(norm)
+    # This also counts the step. Where it is skipped, `skip` below counts it instead.
     new_trainable, new_optimizer = self.optimizer.stateless_apply(optimizer, gradients, trainable)
     with _scope(self, new_trainable, fixed, optimizer) as scope:
         # With the optimizer's old values: this step's number, not the next one's.
