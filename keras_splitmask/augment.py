@@ -175,7 +175,7 @@ class Augment(keras.layers.Layer):
             return images
         x = to_pixels(images)
         if self.flip:
-            x = ops.where(self._uniform(x) < 0.5, ops.flip(x, axis=2), x)
+            x = ops.where(self._uniform(x) < 0.5, ops.flip(x, axis=2), x)  # left and right change places
         x = self._recolour(x)
         # All images are changed and some are chosen: how many is not known while a step is compiled.
         if any(self.jitter) and self.jitter_share:
@@ -209,7 +209,7 @@ class Augment(keras.layers.Layer):
             x = self._scaled(x, grey(x), saturation)
         if hue and coloured:
             angle, rest = ops.split(ops.image.rgb_to_hsv(x, data_format="channels_last"), [1], axis=-1)
-            angle = ops.mod(angle + self._uniform(x, -hue, hue), 1.0)
+            angle = ops.mod(angle + self._uniform(x, -hue, hue), 1.0)  # a circle from 0 to 1
             x = ops.clip(
                 ops.image.hsv_to_rgb(ops.concatenate([angle, rest], axis=-1), data_format="channels_last"), 0.0, 1.0
             )
@@ -254,5 +254,6 @@ def blur(x, radius):
         band = ops.exp(-squares / (2 * ops.square(radius[..., 0])))  # (B, side, side)
         return band / ops.sum(band, axis=-1, keepdims=True)
 
+    # Down the columns, then along the rows: a Gaussian of two axes is the product of two of one axis.
     x = ops.einsum("bij,bjwc->biwc", weights(x.shape[1]), x)
     return ops.einsum("bij,bhjc->bhic", weights(x.shape[2]), x)

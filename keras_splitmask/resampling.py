@@ -39,7 +39,7 @@ def resample_table(table: Float[Array, "N D"], old_grid: Sequence[int], new_grid
     if tuple(old_grid) == tuple(new_grid):
         return table
     rows, columns = (resampling_matrix(old, new, "bicubic") for old, new in zip(old_grid, new_grid, strict=True))
-    table = table.reshape(*old_grid, -1)
+    table = table.reshape(*old_grid, -1)  # (rows, columns, D)
     return (
         np.einsum("ri,cj,ijd->rcd", rows, columns, table, optimize=True).reshape(-1, table.shape[-1]).astype("float32")
     )
@@ -74,8 +74,9 @@ def change_channels(kernel, bias, old_count, new_count):
         return kernel, bias
     (old_mean, old_std), (new_mean, new_std) = (pixel_statistics(count) for count in (old_count, new_count))
     # By way of the projection of pixels in 0..1, since the normalisation depends on the number of channels.
+    # Per unit of a pixel in 0..1: x / std instead of x, and its mean moves into the bias.
     kernel = kernel.reshape(-1, old_count, kernel.shape[-1]) / old_std[:, None]  # (pixels, C, D)
     bias = bias - np.einsum("pcd,c->d", kernel, old_mean)
-    kernel = np.repeat(kernel.sum(axis=1, keepdims=True) / new_count, new_count, axis=1)
+    kernel = np.repeat(kernel.sum(axis=1, keepdims=True) / new_count, new_count, axis=1)  # (pixels, C', D)
     bias = bias + np.einsum("pcd,c->d", kernel, new_mean)
     return (kernel * new_std[:, None]).reshape(-1, kernel.shape[-1]).astype("float32"), bias.astype("float32")

@@ -87,7 +87,7 @@ class BEiT(ObjectiveModel):
         # The mask token replaces a patch's embedding before its position is added, as in BEiT's code.
         masks = self.mask_token + self.encoder.patch_embedding.positions_at(masked)  # (B, m, D)
         tokens = ops.concatenate([seen, ops.cast(masks, seen.dtype)], axis=1)  # (B, N, D)
-        return self.encoder.encode(tokens, training=training)[:, -self.masked_count :]
+        return self.encoder.encode(tokens, training=training)[:, -self.masked_count :]  # (B, m, D)
 
     def objective(self, batch: Batch, training: bool) -> tuple[Float[Array, ""], dict[str, Array]]:
         """Compute the cross entropy of the masked patches' words (equation 1 of the paper)."""
@@ -103,7 +103,9 @@ class BEiT(ObjectiveModel):
     def paint(self, images: Shaped[Array, "B H W C"], order: Int[Array, "B N"]) -> Float[Array, "B H W C"]:
         """Images (B, H, W, C) in 0..1 with predicted words drawn where they are masked; elsewhere they mean nothing."""
         words = ops.argmax(self.words(self.masked(images, order)), axis=-1)  # (B, m)
+        # In the order of the split, with word 0 for seen patches.
         ids = ops.concatenate([ops.cast(words, "int32"), ops.zeros_like(order[:, self.masked_count :])], axis=1)
+        # The argsort of a permutation is its inverse: it leads back to the grid.
         return self.tokenizer.draw(gather(ids, ops.argsort(order, axis=1)))
 
     def get_config(self):

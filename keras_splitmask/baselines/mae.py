@@ -104,7 +104,8 @@ class MAE(ObjectiveModel):
         mean, deviation = losses.patch_statistics(patches[:, : self.masked_count])  # (B, m, 1) each
         predicted = ops.stop_gradient(self.pixels(self.masked(images, order)))  # (B, m, P)
         predicted = ops.cast(predicted, "float32") * deviation + mean
-        patches = ops.concatenate([predicted, patches[:, self.masked_count :]], axis=1)
+        patches = ops.concatenate([predicted, patches[:, self.masked_count :]], axis=1)  # (B, N, P)
+        # The argsort of a permutation is its inverse: it leads back to the grid.
         patches = gather(patches, ops.argsort(order, axis=1))
         return denormalise(to_images(patches, self.encoder.image_shape, self.encoder.patch_size))
 

@@ -97,7 +97,7 @@ class Codebook(keras.layers.Layer):
             x = ops.reshape(x, (-1, height // 2, 2, width // 2, 2, channels))
             # BEiT's tokenizer sees the same crop at 112 pixels; the paper's 192 numbers are 8x8 pixels of that.
             x = ops.mean(x, axis=(2, 4))  # (B, H / 2, W / 2, C)
-        return to_patches(x, self.patch_size // self.shrink)
+        return to_patches(x, self.patch_size // self.shrink)  # (B, N, d)
 
     def _check_shape(self, shape):
         """Raise ValueError for images of another shape, which might be cut into patches across images."""
@@ -115,7 +115,7 @@ class Codebook(keras.layers.Layer):
 
     def words(self, patches: Float[Array, "*axes d"]) -> Int[Array, "*axes"]:
         """Map patches (..., d), as `word_patches` returns them, to words (...) int32; their length has no influence."""
-        return argmax(ops.matmul(patches, ops.transpose(self.vectors)))
+        return argmax(ops.matmul(patches, ops.transpose(self.vectors)))  # of unit vectors, so by the cosine
 
     def same_words(self, other: Any) -> bool:
         """Return whether another tokenizer maps every patch to the same word, for images of any size."""
@@ -164,10 +164,10 @@ class Codebook(keras.layers.Layer):
             batch = np.asarray(images[chosen[start : start + batch_size]])
             check_pixels(batch, chosen[start : start + batch_size])
             batch = ops.convert_to_numpy(self.word_patches(batch))  # (b, N, d)
-            chosen_patches = rng.random(batch.shape[:2]).argsort(axis=1)[:, :take, None]
+            chosen_patches = rng.random(batch.shape[:2]).argsort(axis=1)[:, :take, None]  # (b, take, 1)
             patches[start : start + batch_size] = np.take_along_axis(batch, chosen_patches, axis=1)
-        image_of_patch = np.repeat(np.arange(len(patches)), take)
-        patches = patches.reshape(-1, self.dimension)
+        image_of_patch = np.repeat(np.arange(len(patches)), take)  # (M,)
+        patches = patches.reshape(-1, self.dimension)  # (M, d)
         vectors = self._learn(patches, image_of_patch, rng, report)
         if vectors is not None:
             self.vectors.assign(_unit(vectors))
@@ -259,11 +259,11 @@ def pick_patches(
     # earlier patches of the same image.
     image = image_of_patch[order]
     by_image = np.argsort(image, kind="stable")
-    starts = np.searchsorted(image[by_image], image[by_image])
+    starts = np.searchsorted(image[by_image], image[by_image])  # where the patches of each image begin
     turn = np.empty(len(order), int)
     turn[by_image] = np.arange(len(order)) - starts
     order = order[np.argsort(turn, kind="stable")]
-    return patches[np.resize(order, count)].astype("float32")
+    return patches[np.resize(order, count)].astype("float32")  # `resize` repeats them if there are too few
 
 
 def _random_directions(seed, shape, dtype):
@@ -283,7 +283,7 @@ def _pieces(patches, size=4096):
 def _nearest(patches, centroids):
     """Index of the nearest centroid (V, d) for each patch (M, d), by Euclidean distance."""
     # |x - c|^2 = |x|^2 - 2 (x c - |c|^2 / 2), so the nearest c has the largest x c - |c|^2 / 2.
-    closeness = patches @ centroids.T
+    closeness = patches @ centroids.T  # (M, V)
     closeness -= (centroids**2).sum(axis=1) / 2
     return np.argmax(closeness, axis=1)
 

@@ -69,7 +69,7 @@ class Dalle(keras.layers.Layer):
                 "Expected images of 1 or 3 channels for DALL-E's words, received"
                 f" image_shape={self.image_shape}; choose another tokenizer or convert the images."
             )
-        self.size = tuple(STRIDE * count for count in self.grid)
+        self.size = tuple(STRIDE * count for count in self.grid)  # of the dVAE's input
         self.vocabulary = vocabulary
         self.hidden = hidden
         self.encoder = Network(encoder_convolutions(hidden, vocabulary), halve, name="encoder")
@@ -132,7 +132,7 @@ class Dalle(keras.layers.Layer):
         x = self.encoder_pixels(images)
         if self.image_shape[-1] == 1:
             x = ops.repeat(x, 3, axis=-1)
-        return self.encoder((1 - 2 * MARGIN) * x + MARGIN)
+        return self.encoder((1 - 2 * MARGIN) * x + MARGIN)  # `map_pixels` of DALL-E's code
 
     def same_words(self, other: Any) -> bool:
         """Return whether another tokenizer has the same dVAE and patch size.
@@ -168,6 +168,7 @@ class Dalle(keras.layers.Layer):
             check_pixels(batch, chosen[start : start + batch_size])
             words = ops.convert_to_numpy(self(batch)).reshape(-1)
             patches = ops.convert_to_numpy(to_patches(self.encoder_pixels(batch), STRIDE))  # (b, N, d)
+            # `sums[words] += ...` would add a word that occurs twice only once.
             np.add.at(sums, words, patches.reshape(len(words), -1))
             np.add.at(counts, words, 1)
         self.mean_patches.assign(np.where(counts > 0, sums / np.maximum(counts, 1), 0.5).astype("float32"))
@@ -208,6 +209,7 @@ def _resize(x, matrices):
     if matrices is None:
         return x
     rows, columns = matrices
+    # (B, H, W, C) to (B, r, W, C), then to (B, r, c, C).
     return ops.einsum("cj,brjk->brck", columns, ops.einsum("ri,bijk->brjk", rows, x))
 
 

@@ -42,6 +42,7 @@ class Network(keras.layers.Layer):
 
         # NumPy, since JAX would compile a generator for each shape, which takes half a minute.
         def initial(shape, dtype=None):
+            # The published deviation: 1 / sqrt(channels in x side^2).
             return ops.convert_to_tensor(
                 rng.standard_normal(shape, "float32") / np.float32(math.prod(shape[:-1]) ** 0.5), dtype
             )
@@ -75,7 +76,7 @@ class Network(keras.layers.Layer):
     def load(self, arrays: Mapping[str, Array]) -> None:
         """Assign arrays in the published layout, {"NAME.w" or "NAME.b": array}, kernels (out, in, side, side)."""
         for name in self.convolutions:
-            self.kernels[name].assign(arrays[f"{name}.w"].transpose(2, 3, 1, 0))
+            self.kernels[name].assign(arrays[f"{name}.w"].transpose(2, 3, 1, 0))  # (side, side, in, out)
             self.biases[name].assign(arrays[f"{name}.b"])
 
 
