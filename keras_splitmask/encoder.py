@@ -43,9 +43,7 @@ class Attention(keras.layers.Layer):
         self.project.build((None, None, self.width))
 
     def call(self, tokens: Float[Array, "B n D"], start: int = 0) -> Float[Array, "B m D"]:
-        count = tokens.shape[1]
-        qkv = ops.reshape(call(self.qkv, tokens), (-1, count, 3, self.heads, self.width // self.heads))
-        return call(self.project, ops.reshape(attention(qkv, start), (-1, count - start, self.width)))
+        return call(self.project, attention(call(self.qkv, tokens), self.heads, start))
 
     def get_config(self):
         return {**super().get_config(), "width": self.width, "heads": self.heads}

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_splitmask.backend.layers import Dense
+from keras_splitmask.backend.layers import Dense, reshape
 from keras_splitmask.backend.typing import Array, Float, Int, Num, Shaped
 from keras_splitmask.training.pixels import dtype_name, problem_of_dtype
 
@@ -73,18 +73,18 @@ def to_patches(images: Shaped[Array, "B H W C"], patch_size: int) -> Shaped[Arra
     """Cut images into patches, row by row; P = patch_size * patch_size * C."""
     height, width, channels = images.shape[1:]
     rows, columns = grid_shape((height, width, channels), patch_size)
-    x = ops.reshape(images, (-1, rows, patch_size, columns, patch_size, channels))
+    x = reshape(images, (-1, rows, patch_size, columns, patch_size, channels))
     x = ops.transpose(x, (0, 1, 3, 2, 4, 5))  # (B, rows, columns, patch_size, patch_size, C)
-    return ops.reshape(x, (-1, rows * columns, patch_size * patch_size * channels))
+    return reshape(x, (-1, rows * columns, patch_size * patch_size * channels))
 
 
 def to_images(patches: Num[Array, "B N P"], image_shape: Sequence[int], patch_size: int) -> Num[Array, "B H W C"]:
     """Join patches to images: the inverse of `to_patches`."""
     height, width, channels = image_shape
     rows, columns = grid_shape(image_shape, patch_size)
-    x = ops.reshape(patches, (-1, rows, columns, patch_size, patch_size, channels))
+    x = reshape(patches, (-1, rows, columns, patch_size, patch_size, channels))
     x = ops.transpose(x, (0, 1, 3, 2, 4, 5))  # (B, rows, patch_size, columns, patch_size, C)
-    return ops.reshape(x, (-1, height, width, channels))
+    return reshape(x, (-1, height, width, channels))
 
 
 def sine_cosine_positions(rows: int, columns: int, width: int) -> Float[Array, "N D"]:

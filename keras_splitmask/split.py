@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from keras_splitmask.backend import distribution
-from keras_splitmask.backend.layers import gather_rows
+from keras_splitmask.backend.layers import gather_rows, reshape
 from keras_splitmask.backend.typing import Array, Int, Num, Shaped
 from keras_splitmask.seeds import check_seed
 
@@ -92,7 +92,7 @@ class Split(keras.layers.Layer):
 
     def _stack(self, a, b):
         # Interleaved rather than concatenated: on many devices, both halves of an image stay on the device that has it.
-        return ops.reshape(ops.stack([a, b], axis=1), (-1, *a.shape[1:]))
+        return reshape(ops.stack([a, b], axis=1), (-1, *a.shape[1:]))
 
     def _uniform(self, shape, low=0.0, high=1.0):
         return distribution.uniform(shape, low, high, self.seed_generator)
@@ -111,7 +111,7 @@ class Split(keras.layers.Layer):
         row = ops.cast(patch // columns, "float32")  # (N,)
         column = ops.cast(patch % columns, "float32")
         covers = (row >= top) & (row < top + height) & (column >= left) & (column < left + width)  # (B, RECTANGLES, N)
-        ranks = ops.reshape(ops.arange(RECTANGLES, dtype="float32"), (1, RECTANGLES, 1))
+        ranks = reshape(ops.arange(RECTANGLES, dtype="float32"), (1, RECTANGLES, 1))
         return ops.min(ops.where(covers, ranks, float(RECTANGLES)), axis=1)
 
     def compute_output_shape(self, images_shape):

@@ -3,7 +3,7 @@
 from keras import ops
 
 from keras_splitmask.backend import chunks
-from keras_splitmask.backend.layers import add_product, add_rows, cross_entropy, linear, transposed
+from keras_splitmask.backend.layers import add_product, add_rows, cross_entropy, linear, reshape, transposed
 
 
 def linear_cross_entropy(hidden, kernel, bias, ids):
@@ -32,17 +32,17 @@ def linear_cross_entropy(hidden, kernel, bias, ids):
     devices = chunks.devices_of_batch()
 
     def by_device(x):
-        return ops.reshape(x, (devices, -1, x.shape[-1]))
+        return reshape(x, (devices, -1, x.shape[-1]))
 
     def add_chunk(sums, chunk):
-        tokens, words = ops.reshape(chunk[0], (-1, weights.shape[0])), ops.reshape(chunk[1], (-1,))
+        tokens, words = reshape(chunk[0], (-1, weights.shape[0])), reshape(chunk[1], (-1,))
         logits = ops.cast(linear(tokens, weights, biases), "float32")  # (n, V)
         loss, hits, grad_logits = cross_entropy(logits, words)
         # Before the cast: gradients of biases are sums over all rows, and need float32.
         grad_bias = add_rows(sums["bias"], by_device(grad_logits))
         grad_logits = ops.cast(grad_logits, tokens.dtype)
         grad_kernel = add_product(sums["kernel"], by_device(tokens), by_device(grad_logits))
-        grad_tokens = ops.reshape(ops.matmul(grad_logits, back), (-1, *chunk[0].shape[1:]))
+        grad_tokens = reshape(ops.matmul(grad_logits, back), (-1, *chunk[0].shape[1:]))
         chunk_means = {"loss": ops.mean(loss), "hits": ops.mean(hits), "tokens": grad_tokens}
         return {"kernel": grad_kernel, "bias": grad_bias}, chunk_means
 

@@ -7,6 +7,7 @@ import zlib
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_splitmask.backend.typing import Array, Float, Int
@@ -24,10 +25,14 @@ def seed_layers(model: keras.Model, step: Int[Array, ""] | int) -> None:
         step: int or int32 scalar, the number of the step, from 0 on.
     """
     states = [v for v in model.non_trainable_variables if v.name == "seed_generator_state"]
+    if not states:
+        return
+    # Streams lie wide apart, since the torch backend adds up both numbers of a state. 31 bits: there it is int32.
+    streams = np.array([zlib.crc32(f"{model.seed}/{i}".encode()) >> 1 for i in range(len(states))])
+    streams, step = ops.cast(streams, states[0].dtype), ops.cast(step, states[0].dtype)
+    values = ops.stack([streams, ops.broadcast_to(step * DRAWS_PER_STEP, (len(states),))], axis=1)
     for i, state in enumerate(states):
-        # Streams lie wide apart, since the torch backend adds up both numbers of a state.
-        stream = zlib.crc32(f"{model.seed}/{i}".encode()) >> 1  # 31 bits: on torch the state is int32
-        state.assign(ops.stack([ops.cast(stream, state.dtype), ops.cast(step, state.dtype) * DRAWS_PER_STEP]))
+        state.assign(values[i])
 
 
 def seeded_objective(

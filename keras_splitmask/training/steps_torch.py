@@ -28,13 +28,15 @@ def compute_gradients(
 def _gradients_at_once(model, data, step):
     import torch
 
-    model.zero_grad()
+    weights = [v.value for v in model.trainable_variables]
+    for weight in weights:
+        weight.grad = None
     with torch.enable_grad():
         loss, outputs = seeded_objective(model, data, step, training=True)
         model.optimizer.scale_loss(loss).backward()
     # Detached, so that no metric keeps the graph of a step in memory.
     outputs = {name: value.detach() for name, value in outputs.items()}
-    return loss.detach(), outputs, [v.value.grad for v in model.trainable_variables]
+    return loss.detach(), outputs, [weight.grad for weight in weights]
 
 
 def train_step(self, data):
