@@ -1,9 +1,8 @@
 """The files of predictions, for each kind of model: CSV, JSON and PNG."""
 
 import collections
-import pathlib
 
-from recipes.shared import writing
+from recipes.shared import map_names, writing
 
 SHOWN = 0.3  # least score of an object that is counted on the screen or drawn
 
@@ -188,14 +187,8 @@ class MapWriter(Writer):
         super().__init__(predictor, source, folder)
         fits = class_numbers and len(class_numbers) == len(self.class_names)
         self.numbers = class_numbers if fits else list(range(len(self.class_names)))
-        # a.jpg and a.png of one folder would both become a.png.
-        self.stems = collections.Counter(map(self._stem, range(len(source)))) if folder else {}
-
-    def _stem(self, index):
-        """The path of a label map without its ending, always inside of the folder."""
-        parts = [part for part in pathlib.PurePosixPath(self.source.name(index)).parts if part not in ("/", "..")]
-        path = pathlib.PurePosixPath("label_maps", *parts)
-        return str(path.with_suffix("") if path.suffix else path)
+        # All at once, since a.jpg and a.png of one folder would both become a.png.
+        self.names = map_names.unique_names(map(source.name, range(len(source))), "label_maps") if folder else []
 
     def to_record(self, index, result):
         import numpy as np
@@ -204,8 +197,7 @@ class MapWriter(Writer):
         counts = np.bincount(labels.ravel(), minlength=len(self.class_names)).tolist()
         record = {"file": self.source.name(index), "height": height, "width": width}
         if self.folder:
-            stem = self._stem(index)
-            record["label_map"] = f"{stem}-{index}.png" if self.stems[stem] > 1 else f"{stem}.png"
+            record["label_map"] = self.names[index]
             self._save(self.folder / record["label_map"], labels)
         return {**record, "pixels": counts}
 
