@@ -9,6 +9,15 @@ import keras
 import numpy as np
 
 AHEAD = 2  # batches that are read before they are needed
+DAMAGED = "its weights are damaged or its training diverged; use an earlier checkpoint"
+
+
+class NotFinite(ValueError):
+    """The outputs of a model are NaN or infinite for an image, number `row` of those that it got."""
+
+    def __init__(self, row):
+        super().__init__(f"Expected finite outputs of the model, received NaN or infinity for image {row}; {DAMAGED}.")
+        self.row = row
 
 
 def read_batches(read, count, batch_size, start=0, workers=2):
@@ -68,8 +77,44 @@ def run_model(model, images, batch_size):
 
     Returns:
         The outputs of the given images, as NumPy arrays.
+
+    Raises:
+        NotFinite: if a number of the outputs is not finite.
     """
     images = np.stack(images)
     missing = batch_size - len(images)
     padded = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
-    return keras.tree.map_structure(lambda x: np.asarray(x)[: len(images)], model.predict_on_batch(padded))
+    outputs = keras.tree.map_structure(lambda x: np.asarray(x)[: len(images)], model.predict_on_batch(padded))
+    for row in range(len(images)):
+        if not all(_is_finite(output[row]) for output in keras.tree.flatten(outputs)):
+            raise NotFinite(row)
+    return outputs
+
+
+def _is_finite(values):
+    # The ends instead of each value: no array of the size of the outputs is made. NaN is an end of what it is in.
+    return not values.size or all(math.isfinite(end) for end in (values.min(), values.max()))
+
+
+def check_weights(model):
+    """Raise ValueError unless all weights of a Keras model are finite. Detectors show by no output that they are not:
+    what scores NaN is no object."""
+    for weight in model.weights:
+        if not _is_finite(keras.ops.convert_to_numpy(weight)):
+            raise ValueError(f"Expected finite weights, received NaN or infinity in {weight.path}; {DAMAGED}.")
+
+
+def compute_named(compute, images, source):
+    """Return compute(list of images) of a batch {index: image} of a `Source`.
+
+    Raises:
+        ValueError: with the name of the image, if the outputs of the model are not finite.
+    """
+    try:
+        return compute(list(images.values()))
+    except NotFinite as error:
+        # Windows of one image are more than the images.
+        name = source.name(list(images)[min(error.row, len(images) - 1)])
+        raise ValueError(
+            f"Expected finite outputs of the model, received NaN or infinity for {name}; {DAMAGED}."
+        ) from None

@@ -9,7 +9,7 @@ from keras_splitmask.data.images import open_images
 from keras_splitmask.data.resizing import read_resized
 from keras_splitmask.data.sources import Source
 from keras_splitmask.interchange.copying import encoder_of
-from keras_splitmask.prediction.batches import read_batches, run_model
+from keras_splitmask.prediction.batches import compute_named, read_batches, run_model
 
 FEATURES = {"pooled": "pooled", "cls": "cls", "patches": "feature_map"}  # and the encoder's name for them
 BATCH_SIZE = 64
@@ -54,7 +54,8 @@ class Embedding:
         features {name: (B, ...) float32}, and {index: reason} of the images that cannot be read."""
         read = functools.partial(self.read, source)
         for number, images, unreadable in read_batches(read, len(source), self.batch_size, start, workers):
-            yield number, list(images), self.compute(list(images.values())) if images else {}, unreadable
+            features = compute_named(self.compute, images, source) if images else {}
+            yield number, list(images), features, unreadable
 
 
 def embed_images(model, images, features=("pooled",), batch_size=BATCH_SIZE, crop_ratio=None, value_range=None):
@@ -71,7 +72,7 @@ def embed_images(model, images, features=("pooled",), batch_size=BATCH_SIZE, cro
         The names of the readable images, a list; and {name of the feature: (B, ...) float32}.
 
     Raises:
-        ValueError: if no image can be read.
+        ValueError: if no image can be read, or the features are not finite.
     """
     crop_ratio = crop_ratio or getattr(model, "crop_ratio", 1.0)
     embedding = Embedding(encoder_of(model), features, batch_size, crop_ratio)

@@ -11,7 +11,7 @@ from keras_splitmask.data.resizing import read_resized, resize
 from keras_splitmask.data.sources import Source
 from keras_splitmask.evaluation.detection import to_original
 from keras_splitmask.evaluation.segmentation import best_class, segment_sliding
-from keras_splitmask.prediction.batches import read_batches, run_model
+from keras_splitmask.prediction.batches import check_weights, compute_named, read_batches, run_model
 from keras_splitmask.transfer import Classifier, MaskRCNN, RetinaNet, Segmenter
 
 BATCH_SIZE = {"classes": 64, "objects": 16, "label_maps": 16}
@@ -96,6 +96,7 @@ class Detection(Predictor):
 
     def __init__(self, model, batch_size=None, least_score=0.0):
         super().__init__(model, batch_size)
+        check_weights(model)
         self.least_score = least_score
 
     def read(self, source, index):
@@ -184,7 +185,7 @@ def predictions(predictor, source, start=0, workers=2):
     """
     read = functools.partial(predictor.read, source)
     for number, images, unreadable in read_batches(read, len(source), predictor.step, start, workers):
-        results = predictor.results(list(images.values())) if images else []
+        results = compute_named(predictor.results, images, source) if images else []
         yield number, dict(zip(images, results, strict=True)), unreadable
 
 
@@ -221,7 +222,7 @@ def predict_images(model, images, batch_size=None, value_range=None, workers=2, 
         `Segmentation` say.
 
     Raises:
-        ValueError: if no image can be read, or the model has no classes.
+        ValueError: if no image can be read, the model has no classes, or its outputs are not finite.
     """
     predictor = predictor_for(model, batch_size, **options)
     if not isinstance(images, Source):

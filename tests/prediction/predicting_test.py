@@ -73,3 +73,44 @@ def test_what_a_model_cannot_do_is_refused():
 def test_features_of_unknown_kinds_are_refused():
     with pytest.raises(ValueError, match="Expected features among pooled, cls, patches, received deep"):
         ks.embed_images(encoder(), np.zeros((2, 16, 24, 3)), ("deep",))
+
+
+def with_nan(model, weight):
+    """The model with one NaN among the numbers of a weight."""
+    values = keras.ops.convert_to_numpy(weight).copy()
+    values.flat[-1] = np.nan
+    weight.assign(values)
+    return model
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_outputs_that_are_not_finite_are_refused_with_the_name_of_the_image(value):
+    model = ks.transfer.Classifier(encoder(), 2, class_names=["ant", "bee"])
+    images = np.zeros((5, 16, 24, 3), "uint8")
+    assert len(ks.predict_images(model, images, batch_size=2)) == 5
+    images[3] = 255
+    predict = model.predict_on_batch
+
+    def damaged(batch):
+        outputs = np.array(predict(batch))
+        outputs[batch[:, 0, 0, 0] == 255, 1] = value
+        return outputs
+
+    model.predict_on_batch = damaged
+    with pytest.raises(ValueError, match=r"NaN or infinity for images\[3\]; .* use an earlier checkpoint\.$"):
+        ks.predict_images(model, images, batch_size=2)
+
+
+def test_models_of_every_kind_with_damaged_weights_are_refused():
+    segmenter = ks.transfer.Segmenter(ks.Encoder((32, 32, 3), 16, 24, 2, 2), 4, width=8)
+    segmenter = with_nan(segmenter, segmenter.trainable_weights[0])
+    for inference in ("whole", "slide"):
+        with pytest.raises(ValueError, match=r"for images\[0\]; its weights are damaged"):
+            ks.predict_images(segmenter, np.zeros((2, 32, 64, 3), "uint8"), inference=inference)
+    detector = ks.transfer.MaskRCNN(ks.Encoder((32, 32, 3), 16, 24, 2, 2), 2, width=8, hidden=8)
+    ks.prediction.predictor_for(detector)
+    with pytest.raises(ValueError, match="Expected finite weights, received NaN or infinity in .*; its weights are"):
+        ks.prediction.predictor_for(with_nan(detector, detector.trainable_weights[0]))
+    model = encoder()
+    with pytest.raises(ValueError, match=r"NaN or infinity for images\[0\]; its weights are damaged"):
+        ks.embed_images(with_nan(model, model.trainable_weights[0]), np.zeros((2, 16, 24, 3), "uint8"))
