@@ -124,7 +124,7 @@ def _line_for_user(error):
     library = sys.modules.get("keras_splitmask")
     ours = library and raised_in.is_relative_to(pathlib.Path(library.__file__).parent)
     if isinstance(error, (flags.Error, BadInput)):
-        return " ".join(str(error).split())
+        return flag_names.with_kind(" ".join(str(error).split()))
     if ours and isinstance(error, (ValueError, ImportError, FloatingPointError)):
         return flag_names.with_flags(" ".join(str(error).split()))
     # TensorFlow wraps an error of the input pipeline in a message of its own.
