@@ -187,6 +187,7 @@ def main(devices, run):
         return data.detection_batches(source, encoder.image_shape, FLAGS.batch_size, **options, **order)
 
     batches(0)  # stop at bad options before anything is written
+    dense.check_memory(encoder, devices, run, len(source))
     model = build_model(encoder, source.classes)
     dense.train(devices, run, model, source, judged, batches, judge, finish)
 

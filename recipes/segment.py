@@ -124,6 +124,7 @@ def main(devices, run):
         return data.segmentation_batches(source, encoder.image_shape, FLAGS.batch_size, **options, **order)
 
     batches(0)  # stop at bad options before anything is written
+    dense.check_memory(encoder, devices, run, len(source))
     options = {
         "drop": FLAGS.dropout,
         "auxiliary_weight": FLAGS.auxiliary_weight,

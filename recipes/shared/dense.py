@@ -4,7 +4,17 @@ import math
 
 from absl import flags
 
-from recipes.shared import commandline, common_flags, encoders, fitting, image_sets, trouble, value_range
+from recipes.shared import (
+    auto,
+    commandline,
+    common_flags,
+    encoders,
+    fitting,
+    image_sets,
+    settings,
+    trouble,
+    value_range,
+)
 
 # These change the result.
 
@@ -129,6 +139,20 @@ def build_encoder(**options):
     if FLAGS.channels is None and encoder.image_shape[-1] != 3:
         FLAGS.channels = encoder.image_shape[-1]
     return encoder
+
+
+def check_memory(encoder, devices, run, images):
+    """Print the memory that training on a number of images takes, and refuse what does not fit, with flags that do."""
+    if run.resumed:  # it did fit
+        return
+    values = {name: FLAGS[name].value for name in ("batch_size", "accumulate", "head", "head_width")}
+    values |= {"method": "labels", "image_size": encoder.image_shape[:2], "patch_size": encoder.patch_size}
+    if FLAGS.init_from:
+        values["encoder"] = (encoder.width, encoder.depth, encoder.heads)
+    else:
+        values["size"] = FLAGS.size
+    facts = settings.facts_for(images, encoder.image_shape, devices)
+    settings.check_memory(facts, auto.Plan(values, {}, auto.needed(facts, values)))
 
 
 def scale(default):

@@ -9,6 +9,16 @@ VALUES = {"torch": 20, "jax": 38, "tensorflow": 27}  # kept for the gradient, fo
 PIXELS = 9  # copies of a batch of images in float32: augmentation and patches
 COPIES_OF_WEIGHTS = 5  # weights, gradient, two moments, a checkpoint being written, and what an update makes
 CHUNK = 64e6  # bytes: what the words' head holds at once
+# What the heads of detect.py and segment.py keep for the gradient on torch, for each pixel of a map at a stride of 4:
+# numbers whatever the width, and for each unit of --head_width. Other backends keep more, as of the encoder.
+HEADS = {
+    "retinanet": (0, 10),
+    "maskrcnn": (0, 20),
+    "upernet": (0, 22),
+    "deeplab": (11_000, 6),
+    "segformer": (0, 14),
+}
+HEADS_START = {"torch": 0.7e9, "jax": 0.7e9, "tensorflow": 0.0}  # bytes: KerasCV, which imports TensorFlow
 COPIES_OF_FEATURES = (4, 3)  # of the images that probe.py trains on, and of those that it evaluates on
 
 
@@ -19,6 +29,7 @@ def of_training(facts, values, share):
         facts: see `auto.Facts`.
         values: {name: value} of the flags: method, size, image_size, patch_size, and those of the method. In place of
             size, encoder may hold its (width, depth, heads). evaluated is the number of images that are kept in memory.
+            head and head_width are those of detect.py and segment.py.
         share: images that are computed at a time.
     """
     from keras_splitmask.baselines import dino
@@ -37,6 +48,11 @@ def of_training(facts, values, share):
     )
     pixels = height * width_of_image * facts.channels
     kept += 4 * pixels * PIXELS
+    if head := values.get("head"):
+        fixed, per_unit = HEADS[head]
+        cells = math.ceil(height / 4) * math.ceil(width_of_image / 4)
+        numbers = (fixed + per_unit * values["head_width"]) * cells
+        kept += each * numbers * VALUES[facts.backend] / VALUES["torch"]
     # A block has 12 D^2 weights, 4 in its attention and 8 in its MLP; the decoder has two blocks.
     weights = 12 * depth * width**2 + 2 * 12 * width**2 + width * (words + patch**2 * facts.channels + patches)
     if values["method"] == "dino":
@@ -45,6 +61,7 @@ def of_training(facts, values, share):
     constant = 4 * weights * COPIES_OF_WEIGHTS + (CHUNK if words else 0)
     if not facts.accelerator:
         constant += START[facts.backend] + pixels * values.get("evaluated", 0)
+        constant += HEADS_START[facts.backend] if values.get("head") else 0
     return constant + share * kept
 
 

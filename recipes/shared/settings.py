@@ -71,17 +71,22 @@ def settle(source, devices, resumed=False):
 
 def facts_of(source, devices):
     """The facts that the choices depend on."""
+    return facts_for(len(source), (*source.typical_size, source.image_shape[-1]), devices)
+
+
+def facts_for(images, image_shape, devices):
+    """The facts for a number of images of (height, width, channels)."""
     import keras
 
     from keras_splitmask.backend.devices import accelerator, accelerator_memory
 
-    height, width = source.typical_size
+    height, width, channels = image_shape
     found = accelerator_memory() if accelerator() else memory.at_hand()
     return auto.Facts(
-        images=len(source),
+        images=images,
         height=height,
         width=width,
-        channels=source.image_shape[-1],
+        channels=channels,
         backend=keras.backend.backend(),
         accelerator=accelerator(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,

@@ -142,6 +142,38 @@ def test_the_estimate_is_near_what_was_measured(row):
     assert 0.95 * peak < estimate < 1.3 * peak, (row, estimate)
 
 
+# Backend, encoder, pixels, patch, batch, head, width of the head; MB at the peak of a program.
+MEASURED_WITH_LABELS = [
+    ("torch", "vit_tiny", 96, 8, 64, None, None, 2510),
+    ("torch", "vit_tiny", 96, 8, 128, None, None, 4480),
+    ("torch", "vit_small", 112, 16, 64, None, None, 2180),
+    ("tensorflow", "vit_tiny", 96, 8, 64, None, None, 3380),
+    ("jax", "vit_tiny", 96, 8, 64, None, None, 4400),
+    ("torch", "vit_tiny", 256, 16, 8, "upernet", 128, 1750),
+    ("torch", "vit_tiny", 256, 16, 8, "upernet", 256, 2040),
+    ("torch", "vit_tiny", 256, 16, 16, "segformer", 128, 2900),
+    ("torch", "vit_tiny", 256, 16, 8, "segformer", 256, 2420),
+    ("torch", "vit_tiny", 256, 16, 16, "deeplab", 128, 5790),
+    ("torch", "vit_tiny", 256, 16, 8, "deeplab", 256, 3590),
+    ("torch", "vit_tiny", 256, 16, 16, "retinanet", 128, 2850),
+    ("torch", "vit_tiny", 256, 16, 8, "retinanet", 256, 2280),
+    ("torch", "vit_tiny", 256, 16, 8, "maskrcnn", 128, 2100),
+    ("torch", "vit_tiny", 256, 16, 16, "maskrcnn", 128, 3040),
+    ("tensorflow", "vit_tiny", 256, 16, 8, "upernet", 128, 2210),
+    ("tensorflow", "vit_tiny", 256, 16, 8, "retinanet", 128, 1990),
+    ("jax", "vit_tiny", 256, 16, 8, "upernet", 128, 3040),
+]
+
+
+@pytest.mark.parametrize("row", MEASURED_WITH_LABELS)
+def test_the_estimate_with_labels_is_near_what_was_measured(row):
+    backend, size, side, patch, batch, head, width, peak = row
+    values = {"method": "labels", "size": size, "image_size": (side, side), "patch_size": patch}
+    values |= {"head": head, "head_width": width}
+    estimate = memory.of_training(dataclasses.replace(LAPTOP, backend=backend), values, batch) / 1e6
+    assert 0.95 * peak < estimate < 1.4 * peak, (row, estimate)
+
+
 @pytest.mark.parametrize(
     "text, seconds", [("2h", 7200), ("90min", 5400), ("1h30m", 5400), ("1.5 h", 5400), ("45s", 45), ("1d", 86400)]
 )

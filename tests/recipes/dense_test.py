@@ -11,6 +11,7 @@ import pytest
 from keras import ops
 
 import keras_splitmask as ks
+from keras_splitmask.data import free_memory
 
 pytest.importorskip("PIL.Image")
 pytest.importorskip("pycocotools", reason="average precision is counted by pycocotools, which is not installed")
@@ -295,3 +296,17 @@ def test_a_skipped_step_names_its_first_bad_tensor_and_its_files(here, sets, tmp
 def test_bad_input_ends_in_one_line(refused, sets, tmp_path, name, flags, message):
     flags = [flag.format(sets=sets) for flag in flags]
     assert message.format(sets=sets) in refused(name, *SMALL, *flags, f"--workdir={tmp_path / 'run'}")
+
+
+@pytest.mark.parametrize("name, dataset", [("detect", "coco:{sets}/boxes"), ("segment", "masks:{sets}/maps")])
+def test_what_does_not_fit_into_memory_is_refused(refused, sets, tmp_path, monkeypatch, name, dataset):
+    monkeypatch.setattr(free_memory, "free_memory", lambda: 18e9)  # 128 x 128 patches attend to each other
+    given = (
+        f"--dataset={dataset.format(sets=sets)}",
+        "--image_size=2048",
+        "--head_width=64",
+        "--positions=sine_cosine",
+    )
+    line = refused(name, *SMALL, *given, f"--workdir={tmp_path / 'run'}")
+    assert "Expected training to fit into 80% of the 1" in line and "Add --accumulate=2." in line
+    assert not (tmp_path / "run").exists()
