@@ -206,9 +206,11 @@ def _rows_of(path, what):
     try:
         # "utf-8-sig": spreadsheets write a byte order mark.
         text = pathlib.Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig")
-        header, *rows = [row for row in csv.reader(io.StringIO(text), strict=True) if row]
+        rows = [row for row in csv.reader(io.StringIO(text), strict=True) if row]
+        if not rows:
+            raise ValueError("it is empty")
     except FileNotFoundError as error:
         raise ValueError(f"File not found: {path}. Give a CSV file that lists {what}.") from error
     except (OSError, ValueError, csv.Error) as error:  # ValueError: other bytes than UTF-8, or no line at all
         raise ValueError(f"Expected a CSV file that lists {what}, received {path} ({error}).") from error
-    return header, *rows
+    return rows

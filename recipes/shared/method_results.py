@@ -1,5 +1,6 @@
 """The results of methods that were compared: a table, files, a picture, and what to do next."""
 
+import math
 import statistics
 
 from recipes.shared import writing
@@ -141,17 +142,23 @@ def advice(results, few_steps):
         results: see `summaries`.
         few_steps: steps of pre-training below which little is learnt.
     """
-    found = sorted(summaries(results), key=lambda one: -one["top1"]["mean"])
+    # Rounded: means of the same values in another order differ in the last bits.
+    found = sorted(summaries(results), key=lambda one: -round(one["top1"]["mean"], 9))
     if not found:
         return []
     best, lines = found[0], []
+    tied = [one["method"] for one in found if math.isclose(one["top1"]["mean"], best["top1"]["mean"], abs_tol=1e-9)]
     rivals = [one["method"] for one in found[1:] if one["top1"]["max"] >= best["top1"]["min"]]
     if best["top1"]["mean"] <= chance(results)[0]:
         lines.append("No method is better than always naming the commonest class: allow more time or more labels.")
     elif len(found) > 1:
         ahead = f"{best['method']} has the highest mean."
+        if len(tied) > 1:
+            ahead = f"{' and '.join(tied)} are equal, with the highest mean, {best['top1']['mean']:.2%}."
         if min(len(one["seeds"]) for one in found) < FEW_SEEDS:
             ahead += " Fewer than three seeds do not show whether that is chance: add --seeds=0,1,2."
+        elif len(tied) > 1:
+            ahead += " Add seeds or time."
         elif rivals:
             ahead += f" Its range overlaps with that of {' and '.join(rivals)}: that may be chance. Add seeds or time."
         else:
@@ -162,7 +169,7 @@ def advice(results, few_steps):
         lines.append(
             f"{' and '.join(short)}: fewer than {few_steps} steps of pre-training rarely teach anything. Allow more."
         )
-    elif best["method"] == "scratch" and len(found) > 1:
+    elif "scratch" in tied and len(found) > 1:
         lines.append("No pre-training is ahead of none: allow more time, or use more images without labels.")
     return lines
 

@@ -6,7 +6,7 @@ import shlex
 
 from absl import flags
 
-from recipes.shared import cells, commandline, earlier, methods, time_limit
+from recipes.shared import cells, commandline, earlier, methods, shares, time_limit
 
 SCRATCH = "scratch"
 METHODS = (SCRATCH, *(name for name, method in methods.METHODS.items() if method.trains))
@@ -178,9 +178,10 @@ def divide(run):
     rest, drawn = data.divided(train, TEST_FRACTION, DIVISION_SEED, first=data.copies(train))
     run.write_text(TRAIN, "".join(f"{rest.name(i)}\n" for i in range(len(rest))))
     run.write_text(DIVISION, data.write_division({"train": rest, "test": drawn}))
+    rule = shares.difference(len(drawn), len(train), TEST_FRACTION).strip(" ()") or f"{TEST_FRACTION:.0%} of each class"
     print(
-        f"{FLAGS.dataset} is not divided: {len(drawn)} of {len(train)} images, {TEST_FRACTION:.0%} of each class, are"
-        f" kept from all runs, to evaluate on ({run.folder / DIVISION})",
+        f"{FLAGS.dataset} is not divided: {len(drawn)} of {len(train)} images, {rule}, are kept from all runs, to"
+        f" evaluate on ({run.folder / DIVISION})",
         flush=True,
     )
 

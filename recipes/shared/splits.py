@@ -5,7 +5,7 @@ import os
 
 from absl import flags
 
-from recipes.shared import commandline, image_sets
+from recipes.shared import commandline, image_sets, shares
 
 # These change the result.
 flags.DEFINE_string(
@@ -31,7 +31,6 @@ flags.DEFINE_enum(
 FLAGS = flags.FLAGS
 FRACTION = 0.2
 COMPARED = 50_000  # images at most that are compared with each other, to find copies on both sides
-LEAST = 5  # images of a class that gives at least one to --val
 SPLIT_FILE, SUBSET_FILE = "split.csv", "subset.txt"
 
 
@@ -111,9 +110,11 @@ def open_splits(run, train, amount=None, fraction=None, validate=False):
     if fraction is not None:
         val = division.get("val") if fraction and before else None
     if fraction and not before:
-        train, val = data.divided(train, fraction, FLAGS.seed, LEAST, _together(train, groups))
+        count, first = len(train), _together(train, groups)
+        train, val = _drawn(train, fraction, groups, first)
         division = {**division, "val": val}
-        image_sets.say(f"{len(val)} of {len(train) + len(val)} training images are set aside as val")
+        other = shares.difference(len(val), count, fraction, _joined(first))
+        image_sets.say(f"{len(val)} of {count} training images are set aside as val{other}")
     if division:
         division = {**division, "train": train}
     for name, source in (("val", val), (split, judged)):
@@ -172,6 +173,9 @@ def _read_groups(train, drawn):
             f"Expected names of images in --groups={FLAGS.groups}, such as {train.name(0)}, received"
             f" {', '.join(missing[:3])}; list the images of {FLAGS.dataset}."
         )
+    if not listed:
+        image_sets.say(f"--groups={FLAGS.groups} lists no images, so only copies stay together")
+        return []
     are = "is" if len(missing) == 1 else "are"
     others = f"; {len(missing)} more {are} not in {FLAGS.dataset}, such as {missing[0]}" if missing else ""
     image_sets.say(f"--groups lists {len(listed) - len(missing)} of the images{others}")
@@ -185,21 +189,42 @@ def _together(train, groups):
     return data.joined(data.copies(train), [train.name(i) for i in range(len(train))], groups)
 
 
-def _divide(train, share, refused, groups):
-    """Divide the train split by --seed. Returns {split: source}."""
+def _joined(first):
+    """Number of images that must stay with an earlier one."""
+    return sum(int(leader) != i for i, leader in enumerate(first))
+
+
+def _drawn(train, share, groups, first):
+    """Draw a share of each class by --seed. Returns two sources: those that were not drawn, and those that were."""
     import numpy as np
 
     from keras_splitmask import data
 
+    leaders = np.unique(first)
+    if groups and len(np.unique(train.labels[leaders])) == len(leaders):  # divided() would speak of images
+        raise commandline.BadInput(
+            f"Expected --groups={FLAGS.groups} to leave two groups in one class or more, received all images of each"
+            " class in one group, which cannot be divided; list smaller groups."
+        )
+    return data.divided(train, share, FLAGS.seed, first=first)
+
+
+def _divide(train, share, refused, groups):
+    """Divide the train split by --seed. Returns {split: source}."""
+    from keras_splitmask import data
+
     first = _together(train, groups)
-    rest, drawn = data.divided(train, share, FLAGS.seed, first=first)
+    rest, drawn = _drawn(train, share, groups, first)
     division = {"train": rest, "test": drawn}
     reason = "has a test split without labels" if isinstance(refused.get("test"), data.NoLabels) else "is not divided"
+    rule = f"{share:.0%} of each class is"
+    if other := shares.difference(len(drawn), len(train), share, _joined(first)):
+        rule = f"{len(drawn)} of {len(train)} images{other} are"
     image_sets.say(
-        f"{FLAGS.dataset} {reason}: {share:.0%} of each class is drawn to evaluate on, by --seed={FLAGS.seed}"
+        f"{FLAGS.dataset} {reason}: {rule} drawn to evaluate on, by --seed={FLAGS.seed}"
         f" ({_counts(division)}). The choice is saved in {SPLIT_FILE} of --workdir; --split chooses another."
     )
-    if count := int((first != np.arange(len(first))).sum()):
+    if count := _joined(first):
         one = f"1 image is a copy of another{' or in its group' if groups else ''}, and stays on its side"
         several = f"{count} images are copies of others{' or in their groups' if groups else ''}"
         image_sets.say(one if count == 1 else f"{several}, and stay on the same side as those")

@@ -274,6 +274,11 @@ def test_the_advice_follows_from_the_ranges(tmp_path):
     assert "Its range overlaps with that of scratch" in advice(mae=[0.5, 0.6, 0.7], scratch=[0.1, 0.2, 0.5])
     assert "add --seeds=0,1,2" in advice(mae=[0.5], scratch=[0.1])
     assert "No pre-training is ahead of none" in advice(mae=[0.5] * 3, scratch=[0.6] * 3)
+    equal = advice(scratch=[0.5], mae=[0.5], beit=[0.4])
+    assert equal.startswith("scratch and mae are equal, with the highest mean, 50.00%. Fewer than three seeds")
+    assert equal.endswith("No pre-training is ahead of none: allow more time, or use more images without labels.")
+    several = advice(mae=[0.3, 0.1, 0.2], dino=[0.2, 0.2, 0.2])  # 0.3 + 0.1 + 0.2 is not 3 * 0.2 in floats
+    assert several.startswith("mae and dino are equal, with the highest mean, 20.00%. Add seeds or time.")
     assert "dino: fewer than 800 steps" in advice(dino=[0.5] * 3, scratch=[0.6] * 3)
     assert advice(mae=[0.05], scratch=[0.1]).startswith("No method is better than always naming the commonest class")
 
