@@ -119,7 +119,7 @@ def _picture(content, plan):
         # Load before reading the EXIF block: Pillow would load it then, and return a blank image after a failure.
         image.load()
         sides = image.height, image.width  # now, since Pillow has turned a TIFF upright
-        return _planned(sides, orientation(image), plan, lambda fraction: _pixels(image))
+        return _planned(sides, orientation(image), plan, lambda fraction: pixels_of(image))
 
 
 def _known_jpeg(content):
@@ -214,7 +214,7 @@ def _by_pillow(content, fraction):
     with open_picture(io.BytesIO(content)) as image:
         divisor = next(divisor for divisor in (8, 4, 2, 1) if divisor * fraction <= 1)  # the largest that will do
         image.draft(None, (max(1, image.width // divisor), max(1, image.height // divisor)))
-        return _pixels(image)
+        return pixels_of(image)
 
 
 def keeps_depth(content):
@@ -249,7 +249,7 @@ def scale_transparency(image):
         image.info["transparency"] = (key & (2**bits - 1)) * factor  # only the lower bits count
 
 
-def _pixels(image):
+def pixels_of(image):
     """Return (H, W, C) of Pillow's image."""
     image.load()
     read = _deep_reader(image) if is_deep(image.mode) else functools.partial(_shallow, grey=is_grey(image.mode))

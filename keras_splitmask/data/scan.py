@@ -240,6 +240,8 @@ def _stamp(path):
         found = os.stat(path)
     except OSError as error:
         raise ValueError("a link to nowhere" if os.path.islink(path) else error.strerror) from error
+    if stat.S_ISDIR(found.st_mode):
+        raise ValueError("a folder, not a file")
     if not stat.S_ISREG(found.st_mode):  # opening a FIFO waits for ever
         raise ValueError("no file but a FIFO, socket or device")
     return found.st_size, found.st_mtime_ns
