@@ -104,10 +104,10 @@ def _chart(title, unit, curves, axis):
     axes = figure.add_axes((0.195, bottom, 0.785, 1 - bottom - 0.06 / height))
     for (place, _, name, lines), text in zip(curves, shown, strict=True):
         positions, weights, values = metrics.series(lines, name, axis)
-        latest = metrics.latest(lines, name) * percent
+        newest = metrics.newest(lines, name) * percent
         # With more curves than colours, the second round is dashed.
         style = {"color": COLOURS[place % len(COLOURS)], "linestyle": "-" if place < len(COLOURS) else "--"}
-        style["label"] = f"{text} {latest:.1f} %" if percent == 100 else f"{text} {latest:.4g}"
+        style["label"] = f"{text} {newest:.1f} %" if percent == 100 else f"{text} {newest:.4g}"
         marker = "o" if len(values) < 12 else None
         # A measurement at a step is no noisy mean of steps, so it is not smoothed.
         if name in metrics.AT_A_STEP or len(values) < 12:

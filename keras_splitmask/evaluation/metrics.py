@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -90,6 +90,34 @@ def latest(lines: Sequence[dict], name: str) -> float | None:
     while first and weights[first:].sum() < weights.max():
         first -= 1
     return float(np.average(values[first:], weights=weights[first:]))
+
+
+def newest(lines: Sequence[dict], name: str) -> float | None:
+    """The last value of a metric, as the log and the end of its curve show it. None if the metric was not measured."""
+    values = series(lines, name)[2]
+    return float(values[-1]) if len(values) else None
+
+
+def planned_steps(lines: Sequence[dict], flags: Mapping[str, str]) -> int | None:
+    """Steps of the whole run by its flags, --steps or --epochs; None if an unfinished run does not say.
+
+    Args:
+        flags: dictionary of the run's flags, as strings.
+    """
+    if (text := flags.get("steps", "")).isdigit():
+        return int(text)
+    try:
+        epochs = float(flags.get("epochs", ""))
+        return max(1, round(epochs * lines[-1]["step"] / lines[-1]["epoch"]))
+    except (ValueError, LookupError, TypeError, ArithmeticError):  # ArithmeticError: no epoch yet, or infinitely many
+        return None
+
+
+def unfinished(lines: Sequence[dict], flags: Mapping[str, str]) -> str:
+    """Say how far a run is that has steps left, such as "step 66 of 445"; "" of a finished one."""
+    step, steps = lines[-1]["step"] if lines else 0, planned_steps(lines, flags)
+    # With --epochs the number is computed back from a rounded epoch, and may be one too large.
+    return f"step {step:,} of {steps:,}" if steps and step < steps - ("steps" not in flags) else ""
 
 
 def smoothed(weights: Num[Array, " n"], values: Num[Array, " n"], steps: float) -> Float[Array, " n"]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from keras_splitmask.evaluation import curves
-from keras_splitmask.evaluation.metrics import latest, read_metrics
+from keras_splitmask.evaluation.metrics import newest, read_metrics, unfinished
 from keras_splitmask.evaluation.verdict import judge
 
 TITLES = {
@@ -107,15 +107,14 @@ def _write(path, title, body):
 
 def _sections(workdir, report):
     lines, flags, result = _lines(workdir), _flags(workdir), _json(workdir / "result.json")
-    tiles = [(name, _latest(lines, name)) for name in TILES if any(name in line for line in lines)]
+    shown = _last_values(lines, flags)
+    tiles = "".join(f"<div>{html.escape(_words(name))}<b>{text}</b></div>" for name, text in shown.items())
     judged = "".join(f'<li class="{kind}">{html.escape(text)}</li>' for kind, text in judge(lines, flags, result))
-    command = workdir / "run.flags"
-    text = command.read_text(encoding="utf-8", errors="replace") if command.is_file() else ""
+    path = workdir / "run.flags"
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     return "\n".join(
         [
-            '<div class="tiles">'
-            + "".join(f"<div>{html.escape(_words(name))}<b>{_value(name, value)}</b></div>" for name, value in tiles)
-            + "</div>",
+            f'<div class="tiles">{tiles}</div>',
             f'<h2>Verdict</h2><ul class="verdict">{judged}</ul>',
             _curves({workdir.name: lines}, "step", "Curves", report),
             _results(result),
@@ -185,8 +184,7 @@ def _side_by_side(title, runs, columns):
 
 def _over_time(folder):
     """What a run inpainted of the same images as it learnt: a strip of each step."""
-    steps = sorted(folder.glob("step-*.png"))
-    if not steps:
+    if not (steps := sorted(folder.glob("step-*.png"))):
         return ""
     known = [folder / f"{name}.png" for name in ("original", "seen", "true_words")]
     first, second, last = ([path] if path.is_file() else [] for path in known)
@@ -239,10 +237,9 @@ def _data(record):
 
 def _numbers(workdir, lines):
     """The last metrics and the results of a run, as texts by name."""
-    result = _json(workdir / "result.json")
-    values = {name: _latest(lines, name) for name in TILES if any(name in line for line in lines)}
-    values |= {name: value for name, value in result.items() if _is_number(value) and "/" not in name}
-    return {name: _value(name, value) for name, value in values.items()}
+    items = _json(workdir / "result.json").items()
+    values = {name: _value(name, value) for name, value in items if _is_number(value) and "/" not in name}
+    return _last_values(lines, _flags(workdir)) | values
 
 
 def _names(workdirs):
@@ -276,8 +273,12 @@ def _json(path):
     return values if isinstance(values, dict) else {}
 
 
-def _latest(lines, name):
-    return latest(lines, name) if name not in ("step", "epoch", "seconds") else lines[-1].get(name, 0)
+def _last_values(lines, flags):
+    """The last value of each of `TILES` that a run has, as texts by name."""
+    found = {name: newest(lines, name) for name in TILES} | ({"step": lines[-1]["step"]} if lines else {})
+    texts = {name: _value(name, value) for name, value in found.items() if value is not None}
+    where = unfinished(lines, flags)
+    return texts | ({"step": f"{where.removeprefix('step ')}, unfinished"} if where else {})
 
 
 def _words(name):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras_splitmask.evaluation.metrics import latest, mean_between, series
+from keras_splitmask.evaluation.metrics import latest, mean_between, planned_steps, series, unfinished
 
 Judgement = tuple[str, str]  # "good", "bad" or "note", and a sentence or two
 GOOD, BAD, NOTE = "good", "bad", "note"
@@ -36,6 +36,12 @@ def judge(
     found = [pair for pair in judged if pair]
     order = (BAD, GOOD, NOTE)
     return sorted(found, key=lambda pair: order.index(pair[0])) or [(NOTE, "There are too few measurements to judge.")]
+
+
+def not_at_its_end(lines: Sequence[dict], flags: Mapping[str, str], result: Mapping[str, Any]) -> Judgement | None:
+    """The run has steps left."""
+    where = unfinished(lines, flags)
+    return (NOTE, f"Unfinished: {where}. The command that began it resumes it.") if where else None
 
 
 def diverged(lines: Sequence[dict], flags: Mapping[str, str], result: Mapping[str, Any]) -> Judgement | None:
@@ -99,7 +105,7 @@ def waited(lines: Sequence[dict], flags: Mapping[str, str], result: Mapping[str,
 
 def few_steps(lines: Sequence[dict], flags: Mapping[str, str], result: Mapping[str, Any]) -> Judgement | None:
     """Pre-training was too short to teach much."""
-    steps = lines[-1]["step"] if lines else 0
+    steps = max(lines[-1]["step"], planned_steps(lines, flags) or 0) if lines else 0
     if 0 < steps < FEW_STEPS and any("feature_std" in line for line in lines):
         return BAD, f"Too few steps: {steps:,}. Fewer than {FEW_STEPS:,} rarely teach anything. More steps would pay."
     return None
@@ -140,10 +146,10 @@ def trend(lines: Sequence[dict], flags: Mapping[str, str], result: Mapping[str, 
             " pay."
         )
     if late < LEVEL * gain:
-        return (
-            NOTE,
-            f"Levelled off: the {word} hardly changed in the last quarter. More steps alone would bring little.",
-        )
+        still = f"the {word} hardly changed in the last quarter"
+        if few_steps(lines, flags, result):  # which advises more of them
+            return NOTE, f"{still[0].upper()}{still[1:]}, which says little after so few steps."
+        return NOTE, f"Levelled off: {still}. More steps alone would bring little."
     return NOTE, f"Improving slowly: {late / gain:.0%} of what the {word} gained came in the last quarter."
 
 
@@ -193,6 +199,7 @@ def never_found(lines: Sequence[dict], flags: Mapping[str, str], result: Mapping
 
 # Of verdicts of one kind, the page has this order.
 RULES = (
+    not_at_its_end,
     diverged,
     skipped,
     collapsed,

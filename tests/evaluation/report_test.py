@@ -39,6 +39,26 @@ def test_a_page_has_curves_a_verdict_and_flags(tmp_path):
     assert "folder:&lt;b&gt;" in page and "folder:<b>" not in page
 
 
+def test_tile_and_caption_show_the_last_line_of_the_log(tmp_path):
+    # The last interval is shorter: its mean with the one before would be 3.026.
+    write_run(tmp_path, [{"step": 50, "loss": 3.062}, {"step": 60, "loss": 2.79}])
+    page = page_of(tmp_path)
+    assert "<div>loss<b>2.79</b></div>" in page and ">loss 2.79<" in page
+
+
+def test_an_unfinished_run_is_called_so(tmp_path):
+    for name, step in (("one", 66), ("two", 445)):
+        write_run(tmp_path / name, [{"step": step, "loss": 3.0}])
+        with open(tmp_path / name / "run.flags", "a") as file:
+            file.write("--steps=445\n")
+    page = page_of(tmp_path / "one")
+    assert "<div>step<b>66 of 445, unfinished</b></div>" in page
+    assert '<li class="note">Unfinished: step 66 of 445.' in page
+    assert "nfinished" not in page_of(tmp_path / "two")
+    write_comparison(tmp_path / "both.html", [tmp_path / "one", tmp_path / "two"])
+    assert "<td>step</td><td>66 of 445, unfinished</td><td>445</td>" in (tmp_path / "both.html").read_text()
+
+
 def test_a_run_without_metrics_has_a_page(tmp_path):
     write_run(tmp_path, [])
     (tmp_path / "metrics.jsonl").unlink()

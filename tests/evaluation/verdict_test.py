@@ -34,6 +34,14 @@ ACCURACY = {"test_top1": 0.5, "commonest_class_top1": 0.2, "commonest_class": "d
         ("worth", [], {}, {"test_top1": 0.2}, None, ""),
         ("trend", run("loss", FALLING), {}, {}, "good", "More steps would pay"),
         ("trend", run("loss", LEVEL), {}, {}, "note", "Levelled off"),
+        ("trend", run("loss", LEVEL, 30, feature_std=0.9), {}, {}, "note", "which says little after so few steps"),
+        ("few_steps", run("feature_std", [0.9], 60), {"steps": "900"}, {}, None, ""),  # it is not at its end
+        ("few_steps", run("feature_std", [0.9], 60), {"steps": "445"}, {}, "bad", "Too few steps: 445"),
+        ("not_at_its_end", run("loss", [5], 66), {"steps": "1445"}, {}, "note", "Unfinished: step 66 of 1,445."),
+        ("not_at_its_end", run("loss", [5], 66), {"steps": "66"}, {}, None, ""),
+        ("not_at_its_end", run("loss", [5], 66, epoch=2.2), {"epochs": "10.0"}, {}, "note", "step 66 of 300."),
+        ("not_at_its_end", run("loss", [5], 66, epoch=2.199), {"epochs": "2.2"}, {}, None, ""),
+        ("not_at_its_end", run("loss", [5], 66, epoch=0), {"epochs": "2.2"}, {}, None, ""),
         ("trend", run("loss", LEVEL[::-1]), {}, {}, None, ""),  # the rule `diverged` says it
         ("trend", run("val_accuracy", np.linspace(0.5, 0.2, 10)), {}, {}, "bad", "did not improve"),
         ("trend", run("loss", [5, 4]), {}, {}, None, ""),
@@ -73,3 +81,9 @@ def test_what_is_bad_comes_first():
     lines = [line | {"feature_std": 0.01} for line in run("loss", FALLING)]
     assert [kind for kind, _ in verdict.judge(lines)] == ["bad", "good"]
     assert verdict.judge([]) == [("note", "There are too few measurements to judge.")]
+
+
+def test_too_few_steps_are_not_said_to_be_enough():
+    lines = run("loss", LEVEL, 30, feature_std=0.9)
+    texts = " ".join(text for _, text in verdict.judge(lines))
+    assert "More steps would pay" in texts and "bring little" not in texts and "Levelled off" not in texts
