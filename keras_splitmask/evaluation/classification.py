@@ -139,7 +139,9 @@ def save_mistakes(
         axes.imshow(images[i] if shape == 3 else images[i][..., 0], cmap="gray", vmin=0, vmax=255)
         heading = f"{_short(class_names[labels[i]])}\n{_short(class_names[predicted[i]])} {best[i]:.0%}"
         axes.set_title(heading, fontsize=7, loc="left", pad=2)
-    figure.suptitle(f"{title}true class, then predicted class and score", fontsize=9, ha="left", x=0.01)
+    shown = f"the {len(chosen)} surest of {len(wrong)}" if len(chosen) < len(wrong) else f"{len(wrong)}"
+    count = f"{shown} mistake{'s' * (len(wrong) > 1)}"
+    figure.suptitle(f"{title}{count}; true class, then predicted class and score", fontsize=9, ha="left", x=0.01)
     save_figure(figure, path, format="png", dpi=120)
     return len(chosen)
 

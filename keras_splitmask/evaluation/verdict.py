@@ -176,10 +176,12 @@ def worth(lines: Sequence[dict], flags: Mapping[str, str], result: Mapping[str, 
         ),
         (None, None),
     )
-    trivial = result.get("commonest_class_top1")
+    # The commonest class of the evaluated images, which gives most, or else that of the training images.
+    own = f"commonest_{split}_class" if f"commonest_{split}_class_top1" in result else "commonest_class"
+    trivial = result.get(f"{own}_top1")
     if top1 is None or trivial is None:
         return None
-    other = f"Always naming {result.get('commonest_class', 'the commonest class')} would give {trivial:.1%}."
+    other = f"Always naming {result.get(own, 'the commonest class')} would give {trivial:.1%}."
     if top1 <= trivial + 0.01:
         return BAD, f"{top1:.1%} of the {split} images are classified correctly, which is nothing learnt. {other}"
     return GOOD, f"{top1:.1%} of the {split} images are classified correctly. {other}"

@@ -49,7 +49,8 @@ def finish(run, model, sets, judged, measure, steps):
         "classes": model.class_names,
         "recall": {name: value for name, value in recall.items() if not math.isnan(value)},
     }
-    _show(result, sets.split, labels, metrics["recall"], names)
+    trivial = always(names, np.bincount(sets.train.labels, minlength=model.classes), counts, sets.split)
+    _show(result, sets.split, labels, metrics["recall"], names, trivial)
     _draw(run, metrics["confusion"], images, labels, scores, names, sets.split)
     run.write_json("result.json", result)
     run.write_report()
@@ -69,13 +70,38 @@ def _best(run, split, judged, measure):
     return {**best, f"best_{split}_top1": float((scores.argmax(axis=1) == labels).mean())}
 
 
-def _show(result, split, labels, recall, names):
+def always(names, trained, counts, split):
+    """Say what one gets by always naming a class: the commonest of the images to evaluate on, and that in training.
+
+    Args:
+        names: names of the classes.
+        trained: (classes,) the numbers of training images.
+        counts: (classes,) the numbers of images to evaluate on.
+        split: the name of their split.
+    """
+    import numpy as np
+
+    guess = int(np.where(trained == trained.max(), counts, -1).argmax())  # of a tie the one that gives most
+    best = int(counts.argmax())
+    if counts[guess] == counts[best]:
+        best = guess
+    one = {where: (n == n.max()).sum() > 1 for where, n in (("training", trained), (split, counts))}
+    is_one = {where: "one of the commonest classes" if tied else "the commonest class" for where, tied in one.items()}
+    gives = f"gives {counts[best] / counts.sum():.2%}"
+    if best != guess:
+        other = f"{names[guess]!r}, {is_one['training']} in training, {counts[guess] / counts.sum():.2%}"
+        return f"always naming {names[best]!r}, {is_one[split]} in {split}, {gives}; {other}"
+    where = f"in training and in {split}" if split != "train" else "in training"
+    shared = is_one["training"] if one["training"] == one[split] else "one of the commonest classes"
+    return f"always naming {names[best]!r}, {shared} {where}, {gives}"
+
+
+def _show(result, split, labels, recall, names, trivial):
     import numpy as np
 
     top1 = result[f"{split}_top1"]
     print(
-        f"{split} top-1 {top1:.2%}, balanced accuracy {result['balanced_accuracy']:.2%}; always naming"
-        f" {result['commonest_class']!r}, the commonest class in training, gives {result['commonest_class_top1']:.2%}",
+        f"{split} top-1 {top1:.2%}, balanced accuracy {result['balanced_accuracy']:.2%}; {trivial}",
         flush=True,
     )
     if "best_step" in result:
@@ -106,7 +132,7 @@ def _draw(run, confusion, images, labels, scores, names, split):
         return
     evaluation.save_confusion(run.file("pictures/confusion.png"), confusion, names, f"{split}, {len(images)} images")
     path = run.file("pictures/mistakes.png")
-    if not evaluation.save_mistakes(path, images, labels, scores, names, title=f"mistakes on {split}: "):
+    if not evaluation.save_mistakes(path, images, labels, scores, names, title=f"{split}: "):
         print(f"no mistakes on {split}, so no picture of them", flush=True)
 
 

@@ -57,6 +57,16 @@ def test_the_surest_mistakes_are_drawn(tmp_path, rng, channels):
     assert Image.open(path).size[0] > 300
 
 
+@pytest.mark.parametrize(("limit", "heading"), [(3, "the 3 surest of 4 mistakes; true"), (4, "4 mistakes; true")])
+def test_the_heading_says_how_many_mistakes_there_are(tmp_path, rng, monkeypatch, limit, heading):
+    figure = pytest.importorskip("matplotlib.figure")
+    drawn = []
+    monkeypatch.setattr(figure.Figure, "savefig", lambda self, *args, **options: drawn.append(self))
+    images, scores = rng.integers(0, 256, (8, 12, 16, 3), "uint8"), np.eye(4)[PREDICTED]
+    save_mistakes(tmp_path / "mistakes.png", images, LABELS, scores, list("abcd"), limit, title="test: ")
+    assert drawn[0].get_suptitle().startswith(f"test: {heading} class")
+
+
 def test_without_mistakes_there_is_no_picture(tmp_path, rng):
     pytest.importorskip("matplotlib")
     scores = np.eye(4)[LABELS]

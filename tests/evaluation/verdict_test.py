@@ -12,6 +12,8 @@ FALLING = np.linspace(5, 3, 20)
 LEVEL = [5, 4, 3.2, 3.05, *[3.0] * 16]
 ACCURACY = {"test_top1": 0.5, "commonest_class_top1": 0.2, "commonest_class": "dog"}
 
+COMMON = {"commonest_test_class_top1": 0.495, "commonest_test_class": "cat"}
+
 
 @pytest.mark.parametrize(
     "rule, lines, flags, result, kind, words",
@@ -32,6 +34,7 @@ ACCURACY = {"test_top1": 0.5, "commonest_class_top1": 0.2, "commonest_class": "d
         ("worth", [], {}, ACCURACY, "good", "50.0% of the test images are classified correctly. Always naming dog"),
         ("worth", [], {}, {**ACCURACY, "test_top1": 0.2}, "bad", "nothing learnt"),
         ("worth", [], {}, {"test_top1": 0.2}, None, ""),
+        ("worth", [], {}, {**ACCURACY, **COMMON}, "bad", "nothing learnt. Always naming cat would give 49.5%."),
         ("trend", run("loss", FALLING), {}, {}, "good", "More steps would pay"),
         ("trend", run("loss", LEVEL), {}, {}, "note", "Levelled off"),
         ("trend", run("loss", LEVEL, 30, feature_std=0.9), {}, {}, "note", "which says little after so few steps"),

@@ -206,7 +206,8 @@ def test_val_judges_where_there_is_no_test(here, tmp_path):
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["classes"] == ["a", "b"] and set(result["recall"]) == {"a", "b"} and result["val_images"] == 8
     assert f"val top-1 {result['val_top1']:.2%}, balanced accuracy {result['balanced_accuracy']:.2%}" in end.out
-    assert "'a', the commonest class in training, gives 50.00%" in end.out and result["commonest_class_top1"] == 0.5
+    assert "'a', one of the commonest classes in training and in val, gives 50.00%" in end.out
+    assert result["commonest_class_top1"] == 0.5
     assert list(json.loads((tmp_path / "run" / "data.json").read_text())["splits"]) == ["train", "val"]
 
 
