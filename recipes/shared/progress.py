@@ -6,10 +6,11 @@ import time
 
 from absl import flags
 
-from recipes.shared import screen
+from recipes.shared import screen, time_limit
 
 FLAGS = flags.FLAGS
 TIMED = 2  # steps that are timed to say how long the run will take, after the first, which compiles
+LATE = 1.5  # times --time: from here on a forecast says that it is missed
 READ_EVERY = 1.0  # seconds between readings of the loss, since each of them waits for the device
 
 
@@ -83,7 +84,15 @@ def _forecast(steps):
         ends.append(time.monotonic())
         if len(ends) == TIMED + 1:
             at_once = FLAGS.steps_per_execution if "steps_per_execution" in FLAGS else 1
-            seconds = (ends[-1] - ends[0]) / (TIMED * at_once)
-            print(f"time      about {screen.in_words(seconds * steps)} for {steps} steps", flush=True)
+            seconds = (ends[-1] - ends[0]) / (TIMED * at_once) * steps
+            print(f"time      about {screen.in_words(seconds)} for {steps} steps{_late(seconds)}", flush=True)
 
     return keras.callbacks.LambdaCallback(on_train_batch_end=note)
+
+
+def _late(seconds):
+    """Say that --time is missed, since other programs slow the machine down; its steps were counted before."""
+    asked = FLAGS.time if "time" in FLAGS else None
+    if not asked or seconds < LATE * time_limit.seconds_of(asked):
+        return ""
+    return f", more than --time={asked}: steps are slower now than when they were measured"

@@ -4,6 +4,7 @@ import sys
 import types
 
 import pytest
+from absl import flags
 
 from recipes.shared import progress
 
@@ -76,6 +77,19 @@ def test_a_pipe_gets_one_line(log, clock, monkeypatch):
         for log.step in range(3, 13):
             callback.on_train_batch_end(0, {"loss": 0.25})
     assert stream.getvalue() == "time      about 20 s for 10 steps\n"
+
+
+@pytest.mark.parametrize("asked, missed", [("10s", True), ("15s", False), ("1h", False)])
+def test_the_line_says_that_a_time_is_missed(log, clock, monkeypatch, capsys, asked, missed):
+    values = flags.FlagValues()
+    flags.DEFINE_string("time", asked, "", flag_values=values)
+    values(["program"])
+    for module in (progress, progress.time_limit):
+        monkeypatch.setattr(module, "FLAGS", values)
+    with progress.shown(12, log) as callback:
+        for log.step in range(3, 13):
+            callback.on_train_batch_end(0, {"loss": 0.25})
+    assert (f", more than --time={asked}" in capsys.readouterr().out) == missed
 
 
 def test_the_bar_goes_away_on_an_error(log, monkeypatch):
