@@ -77,18 +77,16 @@ def compute(output, settings, embedding, source):
     folder = output.with_name(f"{output.name}.part")
     with results.opened(folder, settings, last="none") as record:
         parts = feature_files.Parts(folder, record, embedding.sizes())
-        step, count = embedding.batch_size, len(source)
-        if begun := parts.journal.count:
-            print(f"resumed at image {min(begun * step, count)} of {count}", flush=True)
-        batches = embedding.batches(source, begun, FLAGS.workers)
-        for number, indices, features, unreadable in new_images.show_progress(batches, step, count):
-            left_out = {source.name(index): reason for index, reason in unreadable.items()}
-            parts.add(number, [source.name(index) for index in indices], features, left_out)
+        try:
+            fill(parts, embedding, source)
+        except ValueError:
+            # Without any features there is nothing to go on with: the next command need not have the same settings.
+            if not parts.names()[0]:
+                parts.close()
+                record.clear()
+            raise
         names, left_out = parts.names()
         left_out = {**source.left_out, **left_out}
-        if not names:
-            name, reason = next(iter(left_out.items()))
-            raise commandline.BadInput(f"None of the {count} images can be read, such as {name}: {reason}")
         parts.write(output, names)
         facts = {"settings": settings, "left_out": left_out, "names": names}
         writing.write_json(feature_files.facts_file(output), facts)
@@ -98,6 +96,20 @@ def compute(output, settings, embedding, source):
     shapes = ", ".join(f"{name} {'x'.join(map(str, (len(names), *size)))}" for name, size in embedding.sizes().items())
     print(f"{len(names)} images, {shapes}", flush=True)
     new_images.list_left_out(left_out, feature_files.facts_file(output))
+
+
+def fill(parts, embedding, source):
+    """Compute the features that are missing in the parts, and stop if there are none in the end."""
+    step, count = embedding.batch_size, len(source)
+    if begun := parts.journal.count:
+        print(f"resumed at image {min(begun * step, count)} of {count}", flush=True)
+    batches = embedding.batches(source, begun, FLAGS.workers)
+    for number, indices, features, unreadable in new_images.show_progress(batches, step, count):
+        left_out = {source.name(index): reason for index, reason in unreadable.items()}
+        parts.add(number, [source.name(index) for index in indices], features, left_out)
+    names, left_out = parts.names()
+    if not names:
+        raise new_images.none_readable(left_out)
 
 
 def check_output(output, settings):

@@ -95,13 +95,10 @@ def writer_for(predictor, source, folder):
     """Choose the `prediction_files.Writer` for what the model predicts."""
     if predictor.kind == "classes":
         return prediction_files.ClassWriter(predictor, source, folder, FLAGS.top)
-    if predictor.kind == "objects":
-        return prediction_files.ObjectWriter(
-            predictor, source, folder, earlier.result_of_run(FLAGS.init_from, "category_ids")
-        )
-    return prediction_files.MapWriter(
-        predictor, source, folder, earlier.result_of_run(FLAGS.init_from, "class_numbers")
-    )
+    name = "category_ids" if predictor.kind == "objects" else "class_numbers"
+    numbers = earlier.class_numbers(FLAGS.init_from, name, len(predictor.class_names))
+    writer = prediction_files.ObjectWriter if predictor.kind == "objects" else prediction_files.MapWriter
+    return writer(predictor, source, folder, numbers)
 
 
 def predicted(predictor, source, writer, start=0):
@@ -119,11 +116,14 @@ def predicted(predictor, source, writer, start=0):
 
 def print_only(predictor, source, writer):
     """Predict and print all results."""
-    left_out = dict(source.left_out)
+    left_out, found = dict(source.left_out), 0
     for batch in predicted(predictor, source, writer):
+        found += len(batch["images"])
         for _, record in batch["images"]:
             print(writer.line(record), flush=True)
         left_out |= batch["left_out"]
+    if not found:
+        raise new_images.none_readable(left_out)
     for name, reason in left_out.items():
         print(f"{name}  left out ({reason})")
     screen.check_result()
@@ -141,10 +141,14 @@ def predict_into(folder, record, predictor, source, writer):
     part = journal.Journal(folder / PART)
     if part.count:
         print(f"resumed at image {min(part.count * predictor.step, len(source))} of {len(source)}", flush=True)
-    for batch in predicted(predictor, source, writer, part.count):
-        for _, one in batch["images"][: max(0, PRINTED - batch["batch"] * predictor.step)]:
-            print(writer.line(one), flush=True)
-        part.add(batch)
+    try:
+        fill(part, predictor, source, writer)
+    except ValueError:
+        # Without any result there is nothing to go on with: the next command need not have the same settings.
+        if not any(batch["images"] for batch in part):
+            part.close()
+            record.clear()
+        raise
 
     def records():
         return (one for batch in part for _, one in batch["images"])
@@ -171,6 +175,16 @@ def predict_into(folder, record, predictor, source, writer):
     if not FLAGS.pictures:
         again = new_images.typed(f"--init_from={FLAGS.init_from}", f"--output={folder}-drawn", "--pictures=24")
         print(f"next      {screen.program('predict')} {again}", flush=True)
+
+
+def fill(part, predictor, source, writer):
+    """Predict the batches that are missing in a journal, and stop if there is no result in the end."""
+    for batch in predicted(predictor, source, writer, part.count):
+        for _, one in batch["images"][: max(0, PRINTED - batch["batch"] * predictor.step)]:
+            print(writer.line(one), flush=True)
+        part.add(batch)
+    if not any(batch["images"] for batch in part):
+        raise new_images.none_readable({name: why for batch in part for name, why in batch["left_out"].items()})
 
 
 def draw(folder, record, part, indices, source, writer):

@@ -7,6 +7,7 @@ from pathlib import Path
 from keras_splitmask.data.arrays import ArraySource, read_array
 from keras_splitmask.data.folders import FolderSource
 from keras_splitmask.data.given import is_picture, read_picture, to_array
+from keras_splitmask.data.ranges import report_range
 from keras_splitmask.data.scan import printable, scan, scan_files
 from keras_splitmask.data.sources import Source, part_of
 from keras_splitmask.data.subset import Subset
@@ -77,7 +78,8 @@ def open_images(images, channels, value_range=None, array=None, report=None):
         channels: C of the model; grey and RGB are converted. Other files are left out.
         value_range: see `opening.open_source`.
         array: name of the array in an .npz file, such as "test_images".
-        report: a function that receives lines about the progress of looking at the files.
+        report: a function that receives lines about the progress of looking at the files, and about values that fill a
+            small part of their range, see `ranges.report_range`.
 
     Returns:
         A `Source`. Its `left_out` names the files that cannot be read, with the reason.
@@ -89,6 +91,9 @@ def open_images(images, channels, value_range=None, array=None, report=None):
     value_range = check_range(value_range)
     source = _opened(images, channels, value_range, array, report)
     source.value_range = value_range
+    if report:
+        source.report = report
+        report_range(source, "the images")
     return source
 
 

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import keras
 import numpy as np
 
+from keras_splitmask.prediction.options import check_count
+
 AHEAD = 2  # batches that are read before they are needed
 DAMAGED = "its weights are damaged or its training diverged; use an earlier checkpoint"
 
@@ -32,9 +34,14 @@ def read_batches(read, count, batch_size, start=0, workers=2):
         start: number of the first batch to read.
         workers: number of threads.
 
+    Raises:
+        ValueError: unless `batch_size` and `workers` are positive whole numbers.
+
     Yields:
         The number of the batch, {index: image} of the images that were read, and {index: reason} of the others.
     """
+
+    batch_size, workers = check_count("batch_size", batch_size), check_count("workers", workers)
 
     def attempt(index):
         try:

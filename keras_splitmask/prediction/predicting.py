@@ -12,6 +12,7 @@ from keras_splitmask.data.sources import Source
 from keras_splitmask.evaluation.detection import to_original
 from keras_splitmask.evaluation.segmentation import best_class, segment_sliding
 from keras_splitmask.prediction.batches import check_weights, compute_named, read_batches, run_model
+from keras_splitmask.prediction.options import check_count, check_model, check_ratio, none_readable
 from keras_splitmask.transfer import Classifier, MaskRCNN, RetinaNet, Segmenter
 
 BATCH_SIZE = {"classes": 64, "objects": 16, "label_maps": 16}
@@ -32,14 +33,15 @@ class Predictor:
         kind: "classes", "objects" or "label_maps".
         class_names: names of the classes; their numbers as text if the model does not know them.
         step: number of images that are read together.
+        padded_to: number of images that the model gets: `batch_size`, or all if those are fewer.
     """
 
     kind = ""
 
     def __init__(self, model, batch_size=None):
         self.model = model
-        self.batch_size = batch_size or BATCH_SIZE[self.kind]
-        self.step = self.batch_size
+        self.batch_size = check_count("batch_size", BATCH_SIZE[self.kind] if batch_size is None else batch_size)
+        self.step = self.padded_to = self.batch_size
         self.shape = model.encoder.image_shape
         self.class_names = list(getattr(model, "class_names", None) or map(str, range(model.classes)))
 
@@ -65,13 +67,13 @@ class Classification(Predictor):
 
     def __init__(self, model, batch_size=None, crop_ratio=None):
         super().__init__(model, batch_size)
-        self.crop_ratio = crop_ratio or getattr(model, "crop_ratio", None) or 1.0
+        self.crop_ratio = check_ratio(getattr(model, "crop_ratio", 1.0) if crop_ratio is None else crop_ratio)
 
     def read(self, source, index):
         return read_resized(source, index, self.shape[:2], functools.partial(center_box, ratio=self.crop_ratio))
 
     def results(self, images):
-        logits = run_model(self.model, images, self.batch_size).astype("float64")  # (B, classes)
+        logits = run_model(self.model, images, self.padded_to).astype("float64")  # (B, classes)
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))  # the largest is 0, so no exponential overflows
         scores = (shares / shares.sum(axis=1, keepdims=True)).astype("float32")
         labels = [int(label) for label in logits.argmax(axis=1)]
@@ -104,7 +106,7 @@ class Detection(Predictor):
         return (*letterbox(image, self.shape), image.shape[:2])  # (image, factor, size of the original)
 
     def results(self, images):
-        outputs = run_model(self.model, [image for image, *_ in images], self.batch_size)
+        outputs = run_model(self.model, [image for image, *_ in images], self.padded_to)
         found = []
         for i, (_, factor, size) in enumerate(images):
             output = {name: value[i] for name, value in outputs.items()}  # (K, ...) each, of one image
@@ -141,7 +143,7 @@ class Segmentation(Predictor):
 
     def results(self, images):
         if self.inference == "whole":
-            logits = run_model(self.model, [image for image, _ in images], self.batch_size)  # (B, H, W, classes)
+            logits = run_model(self.model, [image for image, _ in images], self.padded_to)  # (B, H, W, classes)
             maps = [best_class(of_image, size) for of_image, (_, size) in zip(logits, images, strict=True)]
         else:
             predict = functools.partial(run_model, self.model, batch_size=self.batch_size)
@@ -154,8 +156,10 @@ def predictor_for(model, batch_size=None, **options):
 
     Raises:
         NoHead: if the model neither classifies, detects nor segments.
-        ValueError: if an option is for another kind of model.
+        ValueError: if an option is for another kind of model, or a number is out of range.
+        TypeError: if `model` is a path.
     """
+    check_model(model)
     kinds = {Classifier: Classification, (RetinaNet, MaskRCNN): Detection, Segmenter: Segmentation}
     kind = next((kind for models, kind in kinds.items() if isinstance(model, models)), None)
     if kind is None:
@@ -184,6 +188,8 @@ def predictions(predictor, source, start=0, workers=2):
         The number of the batch, {index: result} of its images, and {index: reason} of those that cannot be read.
     """
     read = functools.partial(predictor.read, source)
+    # One shape for all batches, so that the model is compiled once.
+    predictor.padded_to = max(1, min(predictor.batch_size, len(source)))
     for number, images, unreadable in read_batches(read, len(source), predictor.step, start, workers):
         results = compute_named(predictor.results, images, source) if images else []
         yield number, dict(zip(images, results, strict=True)), unreadable
@@ -222,7 +228,9 @@ def predict_images(model, images, batch_size=None, value_range=None, workers=2, 
         `Segmentation` say.
 
     Raises:
-        ValueError: if no image can be read, the model has no classes, or its outputs are not finite.
+        ValueError: if no image can be read, a number is out of range, the model has no classes, or its outputs are not
+            finite.
+        TypeError: if `model` is a path, or `images` are of another type.
     """
     predictor = predictor_for(model, batch_size, **options)
     if not isinstance(images, Source):
@@ -233,4 +241,6 @@ def predict_images(model, images, batch_size=None, value_range=None, workers=2, 
     for _, results, unreadable in predictions(predictor, images, workers=workers):
         found += [{"name": images.name(index), **result} for index, result in results.items()]
         left_out |= {images.name(index): reason for index, reason in unreadable.items()}
+    if not found:
+        raise none_readable(len(images), left_out)
     return Results(found, predictor.class_names, left_out)

@@ -3,6 +3,10 @@
 import json
 import pathlib
 
+from recipes.shared import commandline
+
+LARGEST = {"class_numbers": 65535, "category_ids": 2**63 - 1}  # what label maps of 16 bits and readers of JSON hold
+
 
 def flag_of_run(path, name):
     """Read a flag's value from the run.flags of a run's folder, or of the folder of a file; "" if there is none."""
@@ -25,8 +29,44 @@ def crop_ratio(path, model):
     """The fraction of an image's side that a model was evaluated on; None if it knows none.
 
     Classifiers of earlier versions do not hold it: only the flags of their run say it.
+
+    Raises:
+        BadInput: if those say anything but a number above 0 and at most 1.
     """
-    return float(flag_of_run(path, "crop_ratio") or 0) or getattr(model, "crop_ratio", None)
+    text = flag_of_run(path, "crop_ratio")
+    if not text:
+        return getattr(model, "crop_ratio", None)
+    try:
+        ratio = float(text)
+    except ValueError:
+        ratio = 0
+    if not 0 < ratio <= 1:
+        raise commandline.BadInput(
+            f"Expected crop_ratio above 0 and at most 1 in {_folder(path) / 'run.flags'}, received {text}; correct it,"
+            " or give --crop_ratio."
+        )
+    return ratio
+
+
+def class_numbers(path, name, count):
+    """Read the numbers of `count` classes in the data set from the result.json of a run's folder; None if there are
+    none, or not as many. `name` is one of `LARGEST`.
+
+    Raises:
+        BadInput: unless they are different whole numbers from 0 to the largest.
+    """
+    numbers = result_of_run(path, name)
+    if not numbers or (isinstance(numbers, list) and len(numbers) != count):
+        return None
+    whole = isinstance(numbers, list) and all(
+        type(number) is int and 0 <= number <= LARGEST[name] for number in numbers
+    )
+    if not whole or len(set(numbers)) < count:
+        raise commandline.BadInput(
+            f"Expected {name} in {_folder(path) / 'result.json'} as different whole numbers from 0 to {LARGEST[name]},"
+            f" received {str(numbers)[:80]}; correct or remove them."
+        )
+    return numbers
 
 
 def doubts(path):

@@ -10,12 +10,18 @@ import zipfile
 from recipes.shared import commandline, journal, writing
 
 FORMATS = (".npz", ".npy", ".parquet")
+LONGEST = 200  # bytes of the name of --output: names beside it are longer, and most disks take 255
 AT_ONCE = 1 << 22  # numbers that are converted at once
 PIECE = 1 << 20  # bytes that are copied at once
 
 
 def check(output, features):
     """Stop unless the features can be written to a file of this name."""
+    if len(os.fsencode(output.name)) > LONGEST:
+        raise commandline.BadInput(
+            f"Expected --output with a name of at most {LONGEST} bytes, received {len(os.fsencode(output.name))};"
+            " shorten it."
+        )
     if output.suffix not in FORMATS:
         raise commandline.BadInput(
             f"Expected --output to end in {', '.join(FORMATS)}, received {output}; change the ending."

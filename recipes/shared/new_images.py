@@ -118,6 +118,12 @@ def show_progress(batches, step, count):
         commandline.stop_if_asked()
 
 
+def none_readable(left_out):
+    """The error for images of which none can be read, from {name: reason}."""
+    name, reason = next(iter(left_out.items()))
+    return commandline.BadInput(f"None of the {len(left_out)} images can be read, such as {name}: {reason}")
+
+
 def list_left_out(left_out, path):
     """Print the number of images that cannot be used and the first reasons. `path` is the file that lists all."""
     if left_out:

@@ -37,8 +37,9 @@ def opened(folder, settings, last, clear=lambda: None):
     record, made = None, []
     try:
         _check_folder(folder)
-        made = writing.make_folders(folder)
-        record = Record(folder)
+        with _writable():
+            made = writing.make_folders(folder)
+            record = Record(folder)
         # As JSON returns them, to be compared: tuples become lists.
         settings = json.loads(json.dumps(settings))
         before = _before(folder, record)
@@ -62,12 +63,25 @@ def opened(folder, settings, last, clear=lambda: None):
         writing.remove_empty(made)
 
 
+@contextlib.contextmanager
+def _writable():
+    """Turn an error about the folder into one line about --output. A full or failing disk has a line of its own."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in commandline.REMEDIES:
+            raise
+        raise commandline.BadInput(
+            f"Expected an --output that can be written to, received {FLAGS.output} ({error.strerror}); choose another."
+        ) from error
+
+
 def _check_folder(folder):
     from keras_splitmask.data import run_folders
 
     if not os.path.lexists(folder):
         return
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise commandline.BadInput(f"Expected --output to be a folder, received {folder}, which is a file.")
     names = sorted(os.listdir(folder))
     if names and not run_folders.is_record(folder / run_folders.RECORD):

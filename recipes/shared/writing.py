@@ -54,9 +54,14 @@ def write_items(path, head, items):
 
 
 def make_folders(folder):
-    """Create a folder and its parents, and return the created ones, innermost first."""
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    """Create a folder and its parents, and return the created ones, innermost first. If one fails, none is left."""
+    # os.path: an error for a name that is too long is one of creating it.
+    new = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        remove_empty(new)
+        raise
     return new
 
 

@@ -6,6 +6,8 @@ import keras_splitmask as ks
 
 pytest.importorskip("PIL.Image")
 
+from PIL import Image  # noqa: E402
+
 
 def encoder():
     return ks.Encoder((16, 24, 3), 8, 24, 2, 2)
@@ -114,3 +116,65 @@ def test_models_of_every_kind_with_damaged_weights_are_refused():
     model = encoder()
     with pytest.raises(ValueError, match=r"NaN or infinity for images\[0\]; its weights are damaged"):
         ks.embed_images(with_nan(model, model.trainable_weights[0]), np.zeros((2, 16, 24, 3), "uint8"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crop_ratio": 0}, "crop_ratio as a number above 0 and at most 1, received 0"),
+        ({"crop_ratio": 1.5}, "received 1.5"),
+        ({"crop_ratio": "0.5"}, "received '0.5'"),
+        ({"crop_ratio": float("nan")}, "received nan"),
+        ({"batch_size": 0}, "batch_size as a positive whole number, received 0"),
+        ({"batch_size": 2.5}, "received 2.5"),
+        ({"workers": 0}, "workers as a positive whole number, received 0"),
+        ({"workers": True}, "received True"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_both(options, message):
+    for model, run in ((ks.transfer.Classifier(encoder(), 3), ks.predict_images), (encoder(), ks.embed_images)):
+        with pytest.raises(ValueError, match=message):
+            run(model, np.zeros((2, 16, 24, 3), "uint8"), **options)
+
+
+def test_the_first_reason_is_given_if_no_image_can_be_read(rng, tmp_path):
+    for name in ("a", "b"):
+        Image.fromarray(rng.integers(0, 256, (30, 30, 3), "uint8")).save(tmp_path / f"{name}.png")
+        content = (tmp_path / f"{name}.png").read_bytes()
+        broken = content[:60] + bytes(b ^ 255 for b in content[60:90]) + content[90:]  # a good header
+        (tmp_path / f"{name}.png").write_bytes(broken)
+    for model, run in ((ks.transfer.Classifier(encoder(), 3), ks.predict_images), (encoder(), ks.embed_images)):
+        with pytest.raises(ValueError, match=r"received none of 2, such as a.png \(Expected a readable image"):
+            run(model, tmp_path)
+
+
+def test_few_images_are_no_full_batch_and_all_batches_have_one_shape():
+    model, images = ks.transfer.Classifier(encoder(), 3), np.zeros((5, 16, 24, 3), "uint8")
+    for run, of in ((ks.predict_images, model), (ks.embed_images, model.encoder)):
+        predict, sizes = of.predict_on_batch, []
+        of.predict_on_batch = lambda batch, predict=predict, sizes=sizes: sizes.append(len(batch)) or predict(batch)
+        run(of, images)
+        run(of, images, batch_size=2)
+        assert sizes == [5, 2, 2, 2]
+
+
+def test_a_repeated_file_has_a_result_each_time_and_a_pillow_image_one(rng, tmp_path):
+    model = ks.transfer.Classifier(encoder(), 3)
+    model.head.kernel.assign(rng.normal(size=(24, 3)))
+    paths = [tmp_path / name for name in ("b.png", "a.png")]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (16, 24, 4), "uint8"), "RGBA").save(path)
+    found = ks.predict_images(model, [*paths, paths[0]])
+    assert [one["name"] for one in found] == [str(path) for path in (*paths, paths[0])]
+    np.testing.assert_allclose(found[2]["scores"], found[0]["scores"], atol=1e-6)
+    assert np.abs(found[1]["scores"] - found[0]["scores"]).max() > 1e-3
+    (one,) = ks.predict_images(model, Image.open(paths[1]))
+    np.testing.assert_allclose(one["scores"], found[1]["scores"], atol=1e-5)
+    names, features = ks.embed_images(model, [paths[1], paths[1]], "pooled")
+    assert names == [str(paths[1])] * 2 and list(features) == ["pooled"] and features["pooled"].shape == (2, 24)
+
+
+def test_the_path_of_a_model_is_no_model(tmp_path):
+    for run in (ks.predict_images, ks.embed_images):
+        with pytest.raises(TypeError, match=r"pass keras_splitmask.load\('runs/cls'\)"):
+            run("runs/cls", np.zeros((2, 16, 24, 3)))

@@ -179,6 +179,28 @@ def test_other_settings_are_refused_and_replaced_only_if_asked(here, refused, en
     assert np.abs(np.load(output)["pooled"] - before).max() > 1e-3
 
 
+def test_nothing_is_left_if_no_image_can_be_read(here, refused, encoder, photos, tmp_path):
+    """So the same command works once the file is repaired."""
+    whole, path = (photos / "a/deep/00.png").read_bytes(), tmp_path / "one.png"
+    path.write_bytes(whole[:60] + bytes(b ^ 255 for b in whole[60:90]) + whole[90:])  # a good header
+    given = (f"--init_from={encoder}", f"--images={path}", f"--output={tmp_path / 'out' / 'f.npz'}")
+    assert "None of the 1 images can be read, such as" in refused("embed", *given)
+    assert os.listdir(tmp_path) == ["one.png"]
+    path.write_bytes(whole)
+    assert here("embed", *given).status == 0
+    assert sorted(os.listdir(tmp_path / "out")) == ["f.npz", "f.npz.json"]
+
+
+def test_a_model_that_gives_nan_leaves_nothing(refused, photos, tmp_path):
+    model = ks.Encoder((16, 24, 3), 8, 24, 2, 2)
+    weight = model.trainable_weights[0]
+    weight.assign(keras.ops.full_like(weight, np.nan))
+    model.save(tmp_path / "nan.keras")
+    given = (f"--init_from={tmp_path / 'nan.keras'}", f"--images={photos}", f"--output={tmp_path / 'f.npz'}")
+    assert "received NaN or infinity for a/deep/00.png; its weights are damaged" in refused("embed", *given)
+    assert os.listdir(tmp_path) == ["nan.keras"]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -191,6 +213,13 @@ def test_other_settings_are_refused_and_replaced_only_if_asked(here, refused, en
         (["--init_from={run}", "--images={photos}", "--output={photos}/f.npz"], "Expected --output outside of the"),
         (["--init_from={run}", "--images={photos}", "--output={tmp}/mine.npz"], "that does not exist yet"),
         (["--init_from={run}", "--images={tmp}/five.npy", "--output={tmp}/f.npz"], "3 channels, received 5"),
+        (["--init_from={run}", "--images={photos}", "--output={tmp}/mine.npz/f.npz"], "(Not a directory); choose"),
+        (["--init_from={run}", "--images={photos}", f"--output={{tmp}}/{'x' * 300}.npz"], "200 bytes, received 304"),
+        (["--init_from={run}", "--images={photos}", f"--output={{tmp}}/a/{'x' * 300}/f.npz"], "(File name too long)"),
+        (
+            ["--init_from={run}", "--images={photos}", "--output=/proc/x/f.npz"],
+            "that can be written to, received /proc",
+        ),
         (["--init_from={tmp}/none", "--images={photos}", "--output={tmp}/f.npz"], "Model not found"),
         (
             ["--init_from={run}", "--images={photos}", "--output={tmp}/f.npz", "--features=patches", "--outliers"],

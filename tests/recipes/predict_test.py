@@ -175,6 +175,38 @@ def test_what_cannot_be_read_is_listed(here, tuned, photos, tmp_path):
     assert set(predictions_of(tmp_path / "out")["left_out"]) == {row["file"] for row in rows}
 
 
+def test_nothing_is_left_if_no_image_can_be_read(here, refused, tuned, photos, tmp_path):
+    """So the same command works once the file is repaired."""
+    whole, path = (photos / "test/ant/000.png").read_bytes(), tmp_path / "one.png"
+    path.write_bytes(whole[:60] + bytes(b ^ 255 for b in whole[60:90]) + whole[90:])  # a good header
+    given = (f"--init_from={tuned}", f"--images={path}")
+    for more in ([], [f"--output={tmp_path / 'out'}"]):
+        assert f"None of the 1 images can be read, such as {path}: Expected a" in refused("predict", *given, *more)
+        assert os.listdir(tmp_path) == ["one.png"]
+    path.write_bytes(whole)
+    assert here("predict", *given, f"--output={tmp_path / 'out'}").status == 0
+    assert len(rows_of(tmp_path / "out" / "predictions.csv")) == 1
+
+
+def test_dark_images_are_reported_as_in_training(here, tuned, tmp_path, rng):
+    np.save(tmp_path / "dark.npy", rng.integers(0, 4096, (20, 20)).astype("uint16"))
+    np.save(tmp_path / "bright.npy", rng.integers(0, 65536, (20, 20)).astype("uint16"))
+    given, line = (f"--init_from={tuned}", f"--images={tmp_path / 'dark.npy'}"), "such as --value_range=0,4095, to use"
+    assert line in here("predict", *given).out
+    assert line in here("embed", *given, f"--output={tmp_path / 'f.npz'}").out
+    for more in (["--value_range=0,4095"], [f"--images={tmp_path / 'bright.npy'}"]):
+        images = more if more[0].startswith("--images") else [given[1], *more]
+        assert "small part" not in here("predict", given[0], *images).out
+
+
+@pytest.mark.parametrize(("name", "reason"), [("file/out", "Not a directory"), ("x" * 300, "File name too long")])
+def test_an_output_that_cannot_be_written_to_is_refused(refused, tuned, photos, tmp_path, name, reason):
+    (tmp_path / "file").write_text("")
+    given = (f"--init_from={tuned}", f"--images={photos / 'test'}", f"--output={tmp_path / name}")
+    assert f"({reason}); choose another." in refused("predict", *given)
+    assert os.listdir(tmp_path) == ["file"]
+
+
 def test_a_stopped_run_resumes_to_equal_results(here, tuned, photos, tmp_path, monkeypatch):
     given = (f"--init_from={tuned}", f"--images={photos}", "--batch_size=4", "--top=3")
     assert here("predict", *given, f"--output={tmp_path / 'whole'}").status == 0
