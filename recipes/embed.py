@@ -16,6 +16,7 @@ Run the same command again to resume.
 
 import os
 import pathlib
+import shlex
 
 from absl import flags
 
@@ -149,12 +150,16 @@ def compare(output, embedding, source):
         print(f"warning   {doubt} Similar features may mean little.", flush=True)
     names = feature_files.read_facts(output)["names"]
     compared = comparison.Comparison(output, source, names, feature_files.read(output, key))
-    if FLAGS.duplicates:
-        compared.duplicates(FLAGS.threshold)
+    found = FLAGS.duplicates and compared.duplicates(FLAGS.threshold)
     if FLAGS.outliers:
         compared.outliers(FLAGS.near)
     if FLAGS.neighbours:
         compared.neighbours(os.path.expanduser(FLAGS.neighbours), embedding, key, FLAGS.near)
+    folders = [path for path in FLAGS.images if os.path.isdir(path)]
+    if found and len(folders) == len(FLAGS.images) == 1 and any("/" in name for name in names):  # maybe of classes
+        options = [f"--groups={compared.path('duplicates.csv')}", f"--dataset=folder:{folders[0]}"]
+        options += [f"--init_from={FLAGS.init_from}", f"--workdir={output.with_suffix('')}-tuned"]
+        print(f"next      {screen.program('finetune')} {shlex.join(options)}", flush=True)
 
 
 def main():

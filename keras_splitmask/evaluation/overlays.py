@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib.util
 import itertools
 import math
 import os
@@ -211,8 +213,15 @@ def _write_tag(picture, tags, box, text, colour):
     draw.text((x + 3, y + high // 2), text, fill="white" if dark else "black", font=font, anchor="lm")
 
 
-def font_of_pictures():
-    return optional("PIL.ImageFont", "data").load_default(TEXT)
+@functools.cache
+def font_of_pictures() -> Any:
+    """The font of pictures: DejaVu Sans, which comes with matplotlib, or Pillow's own, which has little but ASCII."""
+    fonts, found = optional("PIL.ImageFont", "data"), importlib.util.find_spec("matplotlib")
+    for folder in (found and found.submodule_search_locations) or ():
+        with contextlib.suppress(OSError):
+            # One point less is as wide as Pillow's.
+            return fonts.truetype(os.path.join(folder, "mpl-data", "fonts", "ttf", "DejaVuSans.ttf"), TEXT - 1)
+    return fonts.load_default(TEXT)
 
 
 def _sheet(rows, titles, legend=()):

@@ -42,10 +42,13 @@ class Comparison:
         return evaluation.thumbnail(image), [self.names[i], line]
 
     def duplicates(self, threshold):
-        """Write and draw the groups of near-duplicates."""
+        """Write and draw the groups of near-duplicates. Returns whether there are any."""
         from keras_splitmask import evaluation
 
         groups, nearest, best = evaluation.near_duplicates(self.vectors, threshold)
+        # The closest first; rounded as the table is, since equal images differ in the last bits.
+        closeness = [round(float(value), 4) for value in best]
+        groups.sort(key=lambda group: -max(closeness[i] for i in group))
         path = self.path("duplicates.csv")
         with writing.csv_file(path, ["group", "file", "most_similar", "similarity"]) as rows:
             for number, group in enumerate(groups, 1):
@@ -57,10 +60,17 @@ class Comparison:
         line = f"{count} images in {len(groups)} groups, {rule}; without {spare} of them, one of each is left"
         print(f"duplicates: {line if groups else f'no near-duplicates, {rule}'}", flush=True)
         shown = [
-            [self.tile(i, f"group {number}  {best[i]:.3f}") for i in group[:COLUMNS]]
+            [
+                self.tile(i, f"group {number}  {best[i]:.3f}")
+                for i in sorted(group, key=lambda i: -closeness[i])[:COLUMNS]
+            ]
             for number, group in enumerate(groups[:ROWS], 1)
         ]
-        self._draw("duplicates", shown, f"near-duplicates {rule}: {count} images in {len(groups)} groups")
+        drawn = f"{len(shown)} of {len(groups)} groups" if len(groups) > ROWS else f"{len(groups)} groups"
+        if any(len(group) > COLUMNS for group in groups[:ROWS]):
+            drawn += f", at most {COLUMNS} images of each"
+        self._draw("duplicates", shown, f"near-duplicates {rule}, closest first: {drawn}")
+        return bool(groups)
 
     def outliers(self, near):
         """Write and draw the images in order of their mean distance to the `near` nearest neighbours."""

@@ -1,8 +1,10 @@
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from keras_splitmask.evaluation import encode_mask, palette, save_detections, save_label_maps
+from keras_splitmask.evaluation import encode_mask, overlays, palette, save_detections, save_label_maps
 
 TOP, LEFT, NEXT = 37, 14, 488  # where the first picture begins, and how far right the next
 
@@ -115,3 +117,13 @@ def test_sheets_hold_images_of_any_shape_up_to_a_limit(tmp_path, rng, channels):
     save_detections(tmp_path / "boxes.png", images, nothing, nothing, names, limit=3)
     assert read(tmp_path / "boxes.png").shape == (37 + 120 + 480 + 240 + 2 * 8 + 14, 14 + 480 + 8 + 480 + 14, 3)
     assert read(tmp_path / "maps.png").shape[1] == 14 + 3 * 480 + 2 * 8 + 14
+
+
+def test_letters_outside_of_ascii_are_no_boxes(monkeypatch):
+    pytest.importorskip("matplotlib")
+    drawn = {bytes(overlays.font_of_pictures.__wrapped__().getmask(letter)) for letter in "öüßéñŁжλ"}
+    assert len(drawn) == 8  # missing letters are all drawn as the same box
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert overlays.font_of_pictures.__wrapped__().getname() != ("DejaVu Sans", "Book")
+    monkeypatch.undo()
+    assert overlays.font_of_pictures.__wrapped__().getname() == ("DejaVu Sans", "Book")

@@ -155,6 +155,8 @@ def test_planted_duplicates_outliers_and_neighbours_are_found(here, encoder, pho
         {"b/deep/07.png", "seven.png"},
     ]
     assert "duplicates: 6 images in 2 groups" in end.out and "without 4 of them, one of each is left" in end.out
+    options = f"--groups={tmp_path / 'features.duplicates.csv'} --dataset=folder:{folder} --init_from={encoder}"
+    assert f"finetune.py {options} --workdir={tmp_path / 'features'}-tuned\n" in end.out
     outliers = rows_of(tmp_path / "features.outliers.csv")
     assert outliers[0]["file"] == "odd.png" and len(outliers) == COUNT + 5
     near = rows_of(tmp_path / "features.neighbours.csv")
@@ -238,7 +240,7 @@ def test_by_the_command(command, encoder, photos, tmp_path):
     given = (f"--init_from={encoder}", f"--images={photos}", f"--output={tmp_path / 'f.npz'}", "--duplicates")
     end = command("embed", *given, f"--neighbours={photos / 'a/deep/02.png'}")
     assert end.status == 0 and not end.err and "neighbours of " in end.out
-    assert "no near-duplicates" in end.out
+    assert "no near-duplicates" in end.out and "--groups" not in end.out
 
 
 @pytest.mark.parametrize(
