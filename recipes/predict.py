@@ -7,7 +7,8 @@ The model decides what is predicted:
   - a classifier (finetune.py): predictions.csv and predictions.json with the class and score of each image;
   - a detector (detect.py): predictions.json in COCO's format of results, with boxes and, by Mask R-CNN, masks;
     images.json with the images and categories; predictions.csv with one row per object;
-  - a segmenter (segment.py): label_maps/NAME.png with the class of every pixel, numbered as in the data set;
+  - a segmenter (segment.py): label_maps/NAME.png with the class of every pixel, numbered as in the data set
+    (NAME-INDEX.png if two images would share a name; predictions.csv lists which is whose);
     classes.json with the names; predictions.csv and predictions.json with the fraction of each class.
 
 Boxes and label maps have the size of the given image. Without --output the results are printed only. Files that cannot
