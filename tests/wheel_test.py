@@ -64,7 +64,9 @@ def test_its_command_runs_in_another_folder(wheel, tmp_path):
     assert run("--version").stdout.startswith("keras-splitmask ")
     help_of = run("pretrain", "--help")
     assert help_of.returncode == 0 and "splitmask pretrain --flagfile=quickstart\n" in help_of.stdout
-    assert "Expected --steps to be" in run("pretrain", "--flagfile=paper/mae", "--steps=no").stderr  # the file was found
+    assert (
+        "Expected --steps to be" in run("pretrain", "--flagfile=paper/mae", "--steps=no").stderr
+    )  # the file was found
 
 
 @pytest.mark.endurance
