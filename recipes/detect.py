@@ -193,4 +193,6 @@ def main(devices, run):
 
 
 if __name__ == "__main__":
-    commandline.run(hardware.spread(main, one_host=True, free=dense.FREE), value_range.settle)
+    commandline.run(
+        hardware.spread(main, one_host=True, free=dense.FREE), value_range.settle, required=("dataset", "workdir")
+    )

@@ -163,7 +163,6 @@ def compare(output, embedding, source):
 
 
 def main():
-    commandline.require("init_from", "images", "output")
     output = pathlib.Path(FLAGS.output)
     feature_files.check(output, FLAGS.features)
     results.check_apart(output)
@@ -182,4 +181,4 @@ def main():
 
 
 if __name__ == "__main__":
-    commandline.run(main, new_images.settle)
+    commandline.run(main, new_images.settle, required=("init_from", "images", "output"))

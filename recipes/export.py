@@ -148,7 +148,6 @@ def compare(model, function, exported):
 
 
 def main():
-    commandline.require("init_from", "output")
     import keras
 
     output = pathlib.Path(FLAGS.output)
@@ -168,4 +167,4 @@ def main():
 
 
 if __name__ == "__main__":
-    commandline.run(main)
+    commandline.run(main, required=("init_from", "output"))

@@ -293,4 +293,5 @@ if __name__ == "__main__":
     commandline.run(
         hardware.spread(main, one_host=True, free={"judge", "time", "dry_run"}, auto=labelled_settings.AUTO),
         settle_flags,
+        required=("dataset", "workdir"),
     )

@@ -197,5 +197,7 @@ def main(devices, run):
 
 if __name__ == "__main__":
     commandline.run(
-        hardware.spread(main, free={"time", "dry_run"}, auto=(*settings.AUTO, "log_every")), settings.settle_flags
+        hardware.spread(main, free={"time", "dry_run"}, auto=(*settings.AUTO, "log_every")),
+        settings.settle_flags,
+        required=("dataset", "workdir"),
     )

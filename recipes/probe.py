@@ -101,6 +101,7 @@ def judge(run=None):
     encoder = ks.interchange.load_encoder(FLAGS.init_from, print, dtype=keras.config.dtype_policy())
     if FLAGS.random:
         encoder = ks.Encoder.from_config(encoder.get_config())
+        print(f"random    all weights are replaced by random ones, by --seed={FLAGS.seed}", flush=True)
     shape = encoder.image_shape
     train = image_sets.open_split(FLAGS.dataset, "train", shape[-1])
     image_sets.say(f"{FLAGS.dataset}: {train.summary()}")
@@ -129,7 +130,6 @@ def judge(run=None):
 
 
 def main():
-    commandline.require("init_from", "dataset")
     if not FLAGS.neighbours or not all(number.isdigit() and int(number) for number in FLAGS.neighbours):
         raise commandline.BadInput(
             f"Expected --neighbours as numbers from 1 on, such as 10,20, received {','.join(FLAGS.neighbours)!r}."
@@ -147,4 +147,4 @@ def main():
 
 
 if __name__ == "__main__":
-    commandline.run(main, value_range.settle)
+    commandline.run(main, value_range.settle, required=("init_from", "dataset"))

@@ -27,9 +27,8 @@ FLAGS = flags.FLAGS
 
 
 def main():
+    FLAGS.runs = FLAGS.runs if any(FLAGS.runs or ()) else None  # as in --runs=$UNSET
     commandline.require("runs")
-    if not any(FLAGS.runs):  # as in --runs=$UNSET
-        raise commandline.BadInput(f"Expected --runs: {FLAGS['runs'].help}")
     from keras_splitmask import evaluation
 
     folders = list(dict.fromkeys(pathlib.Path(name) for name in FLAGS.runs))  # one that is named twice counts once

@@ -41,7 +41,10 @@ def _drawn(source, count, seed, divide):
     classes, sizes = np.unique(source.labels, return_counts=True)
     _check_count(source, count, count)
     if count < len(classes):
-        raise ValueError(f"Expected at least one image for each of the {len(classes)} classes, received count={count}.")
+        raise ValueError(
+            f"Expected at least one image for each of the {len(classes)} classes, received {count}; choose"
+            f" {len(classes)} or more."
+        )
     rng = generator("subset", seed)
     chosen = [
         rng.permutation(np.flatnonzero(source.labels == label))[:n]

@@ -1,6 +1,7 @@
 """Load models from a run folder or a file, also of other libraries, and save encoders for those."""
 
 import contextlib
+import itertools
 import pathlib
 import warnings
 
@@ -18,6 +19,7 @@ from keras_splitmask.interchange.stored_arrays import printable
 from keras_splitmask.misfits import misfits, shapes_of
 
 MODEL_FILE = "model.keras"
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 SMALL = 2**26  # bytes of weights that take little time to make
 
 
@@ -51,20 +53,25 @@ def load_model(path):
     if file.is_dir():
         file = file / MODEL_FILE
     if not file.is_file():
-        unfinished = (
-            "; the run in this folder is not finished: run its command again first"
-            if (file.parent / "checkpoints").is_dir()
-            else ""
-        )
+        hint = ""
+        if (file.parent / "checkpoints").is_dir():
+            hint = "; the run in this folder is not finished: run its command again first"
+        elif file.name == MODEL_FILE and _has_images(file.parent):
+            hint = "; this folder holds images: name the folder of a run instead"
         raise ValueError(
             f"Model not found: {path}. Expected a run folder, a .keras or a .safetensors file; there is no file"
-            f" {file}{unfinished}."
+            f" {file}{hint}."
         )
     try:
         return load_archive(file)
     # Of many types: Keras and HDF5 raise whatever they stumble over.
     except Exception as error:
         raise ValueError(f"{file} is not a model that keras_splitmask can read: {_reason(error)}") from error
+
+
+def _has_images(folder):
+    """Whether some of the first files below a folder have the names of images."""
+    return any(path.suffix.lower() in IMAGES for path in itertools.islice(folder.rglob("*"), 200))
 
 
 def _reason(error):

@@ -38,9 +38,10 @@ class BadInput(ValueError):
     """A bad value from the user. Only its message is shown, in one line."""
 
 
-def run(main, settle_flags=lambda: None, computes=True):
+def run(main, settle_flags=lambda: None, computes=True, required=()):
     """Parse the flags, complete them by `settle_flags()`, choose the backend and run `main()`.
 
+    Flags that are `required` are checked before the backend is imported, which takes seconds.
     A program that `computes` gets Keras with the number format of --precision; for others, Keras is not imported here.
 
     Bad input ends in one line and exit status 2. A full or failing disk, SIGTERM, Ctrl-C and a closed terminal end in
@@ -64,6 +65,7 @@ def run(main, settle_flags=lambda: None, computes=True):
             settle_flags()
             with noise.dropped():
                 _choose_backend()
+                require(*required)
                 if computes:
                     _set_precision()
                 main()
@@ -159,4 +161,4 @@ def require(*names):
     """Stop unless these flags are set."""
     for name in names:
         if FLAGS[name].value in (None, ""):  # "": as in --workdir=$UNSET
-            raise BadInput(f"Expected --{name}: {FLAGS[name].help}")
+            raise BadInput(f"Expected --{name}: {FLAGS[name].help.rstrip('.')}; received none.")

@@ -40,7 +40,6 @@ def spread(main, one_host=False, free=(), auto=()):
     """
 
     def spread_main():
-        commandline.require("dataset", "workdir")
         event_files.check()
         from keras_splitmask.backend.devices import start_devices
 

@@ -28,7 +28,17 @@ def open_images(run, channels, amount=None):
         value_range=value_range.given(),
     )
     say(f"{FLAGS.dataset}: {source.summary()}")
-    return data.subset_of(source, amount, FLAGS.seed) if amount else source
+    return subset_of(source, amount, "subset") if amount else source
+
+
+def subset_of(source, amount, flag):
+    """Choose the subset of a source that a flag asks for, see `data.subset_of`."""
+    from keras_splitmask import data
+
+    try:
+        return data.subset_of(source, amount, FLAGS.seed)
+    except ValueError as error:
+        raise commandline.BadInput(f"--{flag}={amount}: {error}") from error
 
 
 def packed(source, image_shape):

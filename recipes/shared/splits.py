@@ -84,6 +84,7 @@ def open_splits(run, train, amount=None, fraction=None, validate=False):
     from keras_splitmask import data
 
     train.check_labelled(f"the train split of {FLAGS.dataset}")
+    _say_empty(train)
     own, refused = _own_splits(train, both=validate)
     path, share = _split_flag()
     before = run.home / SPLIT_FILE if run and run.resumed and run.has(SPLIT_FILE) else None
@@ -106,7 +107,7 @@ def open_splits(run, train, amount=None, fraction=None, validate=False):
     val = own.get("val") if validate and split != "val" else None
     subset = None
     if amount and not before:  # which lists the subset
-        subset = train = data.subset_of(train, amount, FLAGS.seed)
+        subset = train = image_sets.subset_of(train, amount, "labelled")
     if fraction is not None:
         val = division.get("val") if fraction and before else None
     if fraction and not before:
@@ -120,6 +121,19 @@ def open_splits(run, train, amount=None, fraction=None, validate=False):
     for name, source in (("val", val), (split, judged)):
         _warn_of_copies(train, source, name)
     return Splits(train, judged, split, val, division, subset)
+
+
+def _say_empty(train):
+    """Print the class folders without an image to use."""
+    from keras_splitmask.data.walking import OF_SYSTEMS
+
+    root = getattr(getattr(train, "scan", None), "root", None)
+    names = [entry.name for entry in os.scandir(root) if entry.is_dir()] if root else []
+    used = {path.split(os.sep)[0] for path in train.paths} if names else set()
+    ignored = {name for name in names if name.startswith(".") or name.lower() in OF_SYSTEMS}
+    if empty := sorted({*names} - used - ignored):
+        have = "1 folder has" if len(empty) == 1 else f"{len(empty)} folders have"
+        image_sets.say(f"{have} no image to use, so there is no such class: {', '.join(empty[: image_sets.NAMED])}")
 
 
 def _own_splits(train, both):

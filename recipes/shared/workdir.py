@@ -122,9 +122,10 @@ class Run:
         if "--dataset" in other and self._data_moved():
             other.remove("--dataset")
         if not replaced and (unknown := [name for name in other if name.removeprefix("--") not in FLAGS]):
+            names = f"a run of another recipe or version with {', '.join(unknown[:3])}"
+            kind = "a pre-training run" if "--method" in unknown else names
             raise commandline.BadInput(
-                f"Expected a new --workdir, received {self.home}, which holds a run of another recipe or version with"
-                f" {', '.join(unknown[:3])}; choose another folder."
+                f"Expected a new --workdir, received {self.home}, which holds {kind}; choose another folder."
             )
         if other and not replaced:
             raise commandline.BadInput(

@@ -8,7 +8,7 @@ import keras
 import pytest
 
 from recipes import splitmask
-from recipes.shared import flagfiles, help
+from recipes.shared import commandline, flagfiles, help
 
 PROGRAMS = list(splitmask.programs())
 SHOW_HELP = """
@@ -198,3 +198,21 @@ def test_relative_paths_of_a_run_begin_where_it_was_started(tmp_path, monkeypatc
     assert flagfiles.expanded([f"--flagfile={tmp_path / 'plain.flags'}"]) == lines
     (run / "run.flags").write_text("\n".join([f"{flagfiles.FIRST_LINE}{tmp_path / 'gone'}", *lines]))
     assert flagfiles.expanded(["--flagfile=run.flags"]) == lines
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "missing"),
+    [
+        ("finetune", ["--dataset=sample"], "workdir: Folder of the run"),
+        ("pretrain", ["--workdir=run"], "dataset: Images to learn from"),
+        ("segment", [], "dataset: "),
+        ("detect", ["--dataset=sample"], "workdir: "),
+        ("probe", ["--dataset=sample"], "init_from: Run folder"),
+        ("export", ["--init_from=run"], "output: "),
+        ("embed", ["--init_from=run", "--images=a.png"], "output: "),
+    ],
+)
+def test_a_flag_that_is_missing_is_named_before_keras_is_imported(refused, monkeypatch, name, given, missing):
+    monkeypatch.setattr(commandline, "_set_precision", lambda: pytest.fail("Keras was imported first"))
+    line = refused(name, *given)
+    assert line.startswith(f"{name}.py: Expected --{missing}") and line.endswith("; received none.\n")

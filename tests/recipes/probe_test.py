@@ -49,6 +49,12 @@ def test_limits_and_a_file_without_a_workdir(here, pretrained, arrays, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
+def test_random_weights_are_called_so(here, pretrained, arrays):
+    given = (f"--init_from={pretrained}", f"--dataset=npz:{arrays}", "--train_limit=9", "--test_limit=4", "--epochs=1")
+    said = "random    all weights are replaced by random ones, by --seed=3\n"
+    assert said in here("probe", *given, "--random", "--seed=3").out and said not in here("probe", *given).out
+
+
 def test_by_the_command(command, pretrained, arrays):
     end = command("probe", f"--init_from={pretrained}", f"--dataset=npz:{arrays}", "--epochs=1", "--precision=bfloat16")
     assert end.status == 0 and not end.err and "\nblock 2 " in end.out

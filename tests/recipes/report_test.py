@@ -39,7 +39,8 @@ def test_without_matplotlib_one_line_says_what_to_install(here, runs, tmp_path, 
 
 
 def test_what_is_no_run_is_refused(refused, runs, tmp_path):
-    assert refused("report", "--runs=") == "report.py: Expected --runs: Folders of the runs, separated by commas.\n"
+    missing = "report.py: Expected --runs: Folders of the runs, separated by commas; received none.\n"
+    assert refused("report", "--runs=") == refused("report") == missing
     assert refused("report", f"--runs={tmp_path / 'three'}").startswith("report.py: Folder not found: ")
     assert "without metrics.jsonl" in refused("report", f"--runs={runs[0]},{tmp_path}")
     given = f"--runs={runs[0]},{runs[1]}"

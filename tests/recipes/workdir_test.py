@@ -196,7 +196,7 @@ def test_a_foreign_checkpoint_is_not_taken_for_one_of_the_run(refused, arrays, p
     given = (*one_step(arrays, workdir), "--overwrite")
     assert "is a checkpoint that this run did not write; move it" in refused("pretrain", *given)
     end = refused("finetune", f"--dataset=npz:{arrays}", f"--init_from={workdir}", f"--workdir={workdir}")
-    assert "holds a run of another recipe or version with --" in end and "--overwrite" not in end
+    assert f"received {workdir}, which holds a pre-training run; choose another" in end and "--overwrite" not in end
 
 
 def test_the_same_run_by_other_words_goes_on(here, tmp_path, monkeypatch, stop_at_step, lines):
