@@ -28,7 +28,7 @@ import tempfile
 
 from absl import flags
 
-from recipes.shared import commandline, writing
+from recipes.shared import commandline, earlier, writing
 
 # These change the result.
 flags.DEFINE_string(
@@ -163,7 +163,9 @@ def main():
     write = write_saved_model if FLAGS.layout == "saved_model" else write_layout
     with written_aside(output) as aside:
         compare(model, function, write(function, model, aside))
-    print(f"exported  {output}")
+    classes = earlier.result_of_run(FLAGS.init_from, "classes")
+    left = f", the encoder alone: the head for {len(classes)} classes stays in {FLAGS.init_from}" if isinstance(classes, list) else ""
+    print(f"exported  {output}{left if FLAGS.what == 'encoder' else ''}")
 
 
 if __name__ == "__main__":

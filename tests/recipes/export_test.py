@@ -1,3 +1,5 @@
+import shutil
+
 import keras
 import numpy as np
 import pytest
@@ -45,6 +47,15 @@ def test_the_encoder_of_a_run_answers_without_keras(here, command, pretrained, p
     np.save(tmp_path / "images.npy", make_images(5, (48, 80, 5)))
     python("-c", LOAD, saved, tmp_path / "images.npy", tmp_path / "answers.npz")
     check(np.load(tmp_path / "answers.npz"), pretrained, np.load(tmp_path / "images.npy"))
+
+
+def test_it_says_that_the_head_of_a_classifier_stays(here, pretrained, tmp_path):
+    run = shutil.copytree(pretrained, tmp_path / "run")
+    (run / "result.json").write_text('{"classes": ["cat", "dog", "owl"]}')
+    end = here("export", f"--init_from={run}", "--layout=vit", f"--output={tmp_path / 'vit'}")
+    assert f"the encoder alone: the head for 3 classes stays in {run}" in end.out, end
+    end = here("export", f"--init_from={pretrained}", "--layout=vit", f"--output={tmp_path / 'vit2'}")
+    assert end.status == 0 and "head" not in end.out
 
 
 @pytest.mark.tensorflow
