@@ -164,7 +164,11 @@ def main():
     with written_aside(output) as aside:
         compare(model, function, write(function, model, aside))
     classes = earlier.result_of_run(FLAGS.init_from, "classes")
-    left = f", the encoder alone: the head for {len(classes)} classes stays in {FLAGS.init_from}" if isinstance(classes, list) else ""
+    left = (
+        f", the encoder alone: the head for {len(classes)} classes stays in {FLAGS.init_from}"
+        if isinstance(classes, list)
+        else ""
+    )
     print(f"exported  {output}{left if FLAGS.what == 'encoder' else ''}")
 
 

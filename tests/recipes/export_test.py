@@ -55,7 +55,7 @@ def test_it_says_that_the_head_of_a_classifier_stays(here, pretrained, tmp_path)
     end = here("export", f"--init_from={run}", "--layout=vit", f"--output={tmp_path / 'vit'}")
     assert f"the encoder alone: the head for 3 classes stays in {run}" in end.out, end
     end = here("export", f"--init_from={pretrained}", "--layout=vit", f"--output={tmp_path / 'vit2'}")
-    assert end.status == 0 and "head" not in end.out
+    assert end.status == 0 and "stays" not in end.out.replace(str(tmp_path), "")
 
 
 @pytest.mark.tensorflow
