@@ -71,7 +71,7 @@ def load_model(path):
 
 def _has_images(folder):
     """Whether some of the first files below a folder have the names of images."""
-    return any(path.suffix.lower() in IMAGES for path in itertools.islice(folder.rglob("*"), 200))
+    return any(path.suffix.lower() in IMAGES for path in itertools.islice(folder.rglob("*"), 10_000))
 
 
 def _reason(error):

@@ -92,8 +92,11 @@ def always(names, trained, counts, split):
         other = f"{names[guess]!r}, {is_one['training']} in training, {counts[guess] / counts.sum():.2%}"
         return f"always naming {names[best]!r}, {is_one[split]} in {split}, {gives}; {other}"
     where = f"in training and in {split}" if split != "train" else "in training"
-    shared = is_one["training"] if one["training"] == one[split] else "one of the commonest classes"
-    return f"always naming {names[best]!r}, {shared} {where}, {gives}"
+    if one["training"] != one[split]:
+        return (
+            f"always naming {names[best]!r}, {is_one['training']} in training and {is_one[split]} in {split}, {gives}"
+        )
+    return f"always naming {names[best]!r}, {is_one[split]} {where}, {gives}"
 
 
 def _show(result, split, labels, recall, names, trivial):

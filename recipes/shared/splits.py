@@ -125,13 +125,10 @@ def open_splits(run, train, amount=None, fraction=None, validate=False):
 
 def _say_empty(train):
     """Print the class folders without an image to use."""
-    from keras_splitmask.data.walking import OF_SYSTEMS
-
     root = getattr(getattr(train, "scan", None), "root", None)
     names = [entry.name for entry in os.scandir(root) if entry.is_dir()] if root else []
     used = {path.split(os.sep)[0] for path in train.paths} if names else set()
-    ignored = {name for name in names if name.startswith(".") or name.lower() in OF_SYSTEMS}
-    if empty := sorted({*names} - used - ignored):
+    if empty := sorted({*names} - used - {*train.scan.not_entered}):
         have = "1 folder has" if len(empty) == 1 else f"{len(empty)} folders have"
         image_sets.say(f"{have} no image to use, so there is no such class: {', '.join(empty[: image_sets.NAMED])}")
 

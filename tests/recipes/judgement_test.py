@@ -16,7 +16,11 @@ from recipes.shared import judgement
             "'b', the commonest class in test, gives 50.00%; 'a', the commonest class in training, 25.00%",
         ),
         ([5, 5, 5], [2, 2, 2], "'a', one of the commonest classes in training and in test, gives 33.33%"),
-        ([5, 9, 5], [2, 2, 1], "'b', one of the commonest classes in training and in test, gives 40.00%"),
+        (
+            [5, 9, 5],
+            [2, 2, 1],
+            "'b', the commonest class in training and one of the commonest classes in test, gives 40.00%",
+        ),
         ([9, 9, 1], [0, 2, 2], "'b', one of the commonest classes in training and in test, gives 50.00%"),
     ],
 )

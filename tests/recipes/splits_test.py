@@ -51,6 +51,7 @@ def test_an_empty_class_folder_is_named(here, tmp_path, rng):
     assert end.status == 0 and "1 folder has no image to use, so there is no such class: pears\n" in end.out
     assert "8 labelled images of 2 classes" in end.out
     (tmp_path / "set" / "train" / "pears").rmdir()
+    (tmp_path / "set" / "train" / ".hidden").mkdir()
     assert "no such class" not in here("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'other'}").out
 
 
