@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import pathlib
 import warnings
 
@@ -70,8 +71,9 @@ def load_model(path):
 
 
 def _has_images(folder):
-    """Whether some of the first files below a folder have the names of images."""
-    return any(path.suffix.lower() in IMAGES for path in itertools.islice(folder.rglob("*"), 10_000))
+    """Whether some files in the first folders below a folder have the names of images."""
+    some = itertools.islice(os.walk(folder, followlinks=True), 1000)  # links may lead round in a circle
+    return any(name.lower().endswith(IMAGES) for _, _, names in some for name in names)
 
 
 def _reason(error):

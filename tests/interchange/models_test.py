@@ -288,6 +288,7 @@ def test_load_gives_the_model_of_a_run_or_an_encoder(make_model, make_encoder, t
     [
         ("nothing", "Model not found: {path}. Expected a run folder, a .keras or a .safetensors file"),
         ("unfinished", "the run in this folder is not finished: run its command again first."),
+        ("linked", "linked/model.keras; this folder holds images: name the folder of a run instead."),
         ("photos", "photos/model.keras; this folder holds images: name the folder of a run instead."),
         ("notes.txt", "notes.txt is not a model that keras_splitmask can read: File is not a zip file"),
     ],
@@ -296,6 +297,8 @@ def test_load_refuses_what_is_no_model(tmp_path, path, message):
     (tmp_path / "unfinished" / "checkpoints").mkdir(parents=True)
     (tmp_path / "photos" / "a").mkdir(parents=True)
     (tmp_path / "photos" / "a" / "1.JPG").touch()
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "train").symlink_to(tmp_path / "photos")
     (tmp_path / "notes.txt").write_text("no model")
     with pytest.raises(ValueError, match=re.escape(message.format(path=tmp_path / path))):
         ks.load(tmp_path / path)
