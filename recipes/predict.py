@@ -238,7 +238,6 @@ def remove_inside(folder, names):
 
 
 def main():
-    commandline.require("init_from", "images")
     if FLAGS["precision"].present:
         raise commandline.BadInput("The precision is that of the model of --init_from; leave --precision out.")
     if FLAGS.pictures and not FLAGS.output:
@@ -261,4 +260,4 @@ def main():
 
 
 if __name__ == "__main__":
-    commandline.run(main, new_images.settle)
+    commandline.run(main, new_images.settle, required=("init_from", "images"))

@@ -1,5 +1,6 @@
 """Which images a recipe trains on and which it evaluates on: the splits of --dataset, or a division of it."""
 
+import contextlib
 import dataclasses
 import os
 
@@ -125,12 +126,13 @@ def open_splits(run, train, amount=None, fraction=None, validate=False):
 
 def _say_empty(train):
     """Print the class folders without an image to use."""
-    root = getattr(getattr(train, "scan", None), "root", None)
-    names = [entry.name for entry in os.scandir(root) if entry.is_dir()] if root else []
-    used = {path.split(os.sep)[0] for path in train.paths} if names else set()
-    if empty := sorted({*names} - used - {*train.scan.not_entered}):
-        have = "1 folder has" if len(empty) == 1 else f"{len(empty)} folders have"
-        image_sets.say(f"{have} no image to use, so there is no such class: {', '.join(empty[: image_sets.NAMED])}")
+    if not (scan := getattr(train, "scan", None)):  # no folder
+        return
+    with contextlib.suppress(OSError), os.scandir(scan.root) as entries:
+        names = {entry.name for entry in entries if entry.is_dir()}
+        if empty := sorted(names - {path.split(os.sep)[0] for path in train.paths} - {*scan.not_entered}):
+            have = "1 folder has" if len(empty) == 1 else f"{len(empty)} folders have"
+            image_sets.say(f"{have} no image to use, so there is no such class: {', '.join(empty[: image_sets.NAMED])}")
 
 
 def _own_splits(train, both):

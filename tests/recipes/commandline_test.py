@@ -209,6 +209,7 @@ def test_relative_paths_of_a_run_begin_where_it_was_started(tmp_path, monkeypatc
         ("detect", ["--dataset=sample"], "workdir: "),
         ("probe", ["--dataset=sample"], "init_from: Run folder"),
         ("export", ["--init_from=run"], "output: "),
+        ("predict", ["--init_from=run"], "images: "),
         ("embed", ["--init_from=run", "--images=a.png"], "output: "),
     ],
 )
