@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import keras_splitmask as ks
+from tests.class_folders import FOLDERS, noise, splits_of
 from tests.running import FROM_SCRATCH
 
 
@@ -178,17 +179,6 @@ def test_bad_input_ends_in_one_line(refused, pretrained, tmp_path, flags, messag
     assert message.format(tmp=tmp_path) in refused("finetune", f"--workdir={tmp_path / 'run'}", *flags)
 
 
-FOLDERS = (
-    "--size=vit_micro",
-    "--patch_size=4",
-    "--image_size=8",
-    "--batch_size=4",
-    "--steps=1",
-    "--workers=1",
-    "--drop_path=0",
-)
-
-
 def photos(root, *folders, count=4):
     """Images of 8x8 in these folders under `root`, each of its own colour."""
     for i, folder in enumerate(folders):
@@ -288,25 +278,6 @@ def test_names_as_labels_of_arrays(here, refused, tmp_path, rng):
         np.savez(tmp_path / "named.npz", x_train=images, y_train=train, x_test=images, y_test=test)
         line = refused("finetune", f"--dataset=npz:{tmp_path / 'named.npz'}", *FOLDERS, f"--workdir={tmp_path / 'no'}")
         assert message in line, line
-
-
-def noise(root, rng, **counts):
-    """Images of noise in a folder for each class: a=10, or train__a=10 for train/a."""
-    for folder, count in counts.items():
-        folder = root / folder.replace("__", "/")
-        folder.mkdir(parents=True)
-        for i in range(count):
-            Image.fromarray(rng.integers(0, 256, (8, 8, 3), "uint8")).save(folder / f"{i}.png")
-    return f"--dataset=folder:{root}"
-
-
-def splits_of(path):
-    """{split: names} of a split.csv without names that hold commas."""
-    found = {}
-    for line in path.read_text().splitlines()[1:]:
-        name, split = line.rsplit(",", 1)
-        found.setdefault(split, set()).add(name)
-    return found
 
 
 def test_a_folder_that_is_not_divided_is_divided(here, tmp_path, rng):

@@ -1,35 +1,6 @@
 """How finetune divides few images, groups that list nothing or everything, and class folders without images."""
 
-from PIL import Image
-
-FOLDERS = (
-    "--size=vit_micro",
-    "--patch_size=4",
-    "--image_size=8",
-    "--batch_size=4",
-    "--steps=1",
-    "--workers=1",
-    "--drop_path=0",
-)
-
-
-def noise(root, rng, **counts):
-    """Images of noise in a folder for each class: a=10, or train__a=10 for train/a."""
-    for folder, count in counts.items():
-        folder = root / folder.replace("__", "/")
-        folder.mkdir(parents=True)
-        for i in range(count):
-            Image.fromarray(rng.integers(0, 256, (8, 8, 3), "uint8")).save(folder / f"{i}.png")
-    return f"--dataset=folder:{root}"
-
-
-def splits_of(path):
-    """{split: names} of a split.csv without names that hold commas."""
-    found = {}
-    for line in path.read_text().splitlines()[1:]:
-        name, split = line.rsplit(",", 1)
-        found.setdefault(split, set()).add(name)
-    return found
+from tests.class_folders import FOLDERS, noise, splits_of
 
 
 def test_classes_of_two_images_give_one_each(here, tmp_path, rng):
