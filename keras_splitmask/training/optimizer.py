@@ -3,6 +3,7 @@ layers."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -185,8 +186,10 @@ def adamw(
         schedule: how the learning rate falls: "cosine", "linear" or "steps".
 
     Raises:
-        ValueError: of another schedule, or without steps after the warm-up.
+        ValueError: of another schedule, without steps after the warm-up, or of a learning rate below 0 or not finite.
     """
+    if not 0 <= learning_rate < math.inf:
+        raise ValueError(f"Expected a learning rate of at least 0, received {learning_rate}.")
     if schedule not in SCHEDULES:
         raise ValueError(f"Expected schedule to be one of {', '.join(SCHEDULES)}, received {schedule!r}.")
     warmup = round(steps * 10 / 300) if warmup is None else warmup

@@ -187,6 +187,8 @@ def test_the_config_makes_an_equal_optimizer():
             "Expected fewer steps of warm-up than steps in all, received warmup=5, steps=5",
         ),
         (lambda: WarmupCosine(1.0, steps=5, warmup=-1), "received warmup=-1"),
+        (lambda: adamw(-1e-3, 9), "Expected a learning rate of at least 0, received -0.001"),
+        (lambda: adamw(float("nan"), 9), "Expected a learning rate of at least 0, received nan"),
         (
             lambda: adamw(1e-3, 9, schedule="poly"),
             "Expected schedule to be one of cosine, linear, steps, received 'poly'",
