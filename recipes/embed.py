@@ -78,14 +78,8 @@ def compute(output, settings, embedding, source):
     folder = output.with_name(f"{output.name}.part")
     with results.opened(folder, settings, last="none") as record:
         parts = feature_files.Parts(folder, record, embedding.sizes())
-        try:
+        with results.removed_if_empty(record, parts, lambda: parts.names()[0]):
             fill(parts, embedding, source)
-        except ValueError:
-            # Without any features there is nothing to go on with: the next command need not have the same settings.
-            if not parts.names()[0]:
-                parts.close()
-                record.clear()
-            raise
         names, left_out = parts.names()
         left_out = {**source.left_out, **left_out}
         parts.write(output, names)

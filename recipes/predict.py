@@ -142,14 +142,8 @@ def predict_into(folder, record, predictor, source, writer):
     part = journal.Journal(folder / PART)
     if part.count:
         print(f"resumed at image {min(part.count * predictor.step, len(source))} of {len(source)}", flush=True)
-    try:
+    with results.removed_if_empty(record, part, lambda: any(batch["images"] for batch in part)):
         fill(part, predictor, source, writer)
-    except ValueError:
-        # Without any result there is nothing to go on with: the next command need not have the same settings.
-        if not any(batch["images"] for batch in part):
-            part.close()
-            record.clear()
-        raise
 
     def records():
         return (one for batch in part for _, one in batch["images"])

@@ -26,6 +26,6 @@ def check_model(model):
 
 
 def none_readable(count, left_out):
-    """The ValueError for `count` images of which none can be read, with the first reason of {name: reason}."""
+    """The ValueError for `count` images if none can be read, with the first reason of {name: reason}."""
     why = next((f", such as {name} ({reason})" for name, reason in left_out.items()), "")
     return ValueError(f"Expected readable images, received none of {count}{why}; repair them or choose others.")

@@ -30,7 +30,8 @@ def finish(run, model, sets, judged, measure, steps):
     names = model.class_names or [str(i) for i in range(model.classes)]
     scores = validation.scores_of(model, images)
     # Of the training images: the class that one would guess without looking at the others.
-    commonest = int(np.bincount(sets.train.labels, minlength=model.classes).argmax())
+    trained = np.bincount(sets.train.labels, minlength=model.classes)
+    commonest = int(trained.argmax())
     metrics = evaluation.classification_metrics(labels, scores.argmax(axis=1), model.classes, commonest)
     counts = np.bincount(labels, minlength=model.classes)
     recall = {name: float(value) for name, value in zip(names, metrics["recall"], strict=True)}
@@ -49,8 +50,7 @@ def finish(run, model, sets, judged, measure, steps):
         "classes": model.class_names,
         "recall": {name: value for name, value in recall.items() if not math.isnan(value)},
     }
-    trivial = always(names, np.bincount(sets.train.labels, minlength=model.classes), counts, sets.split)
-    _show(result, sets.split, labels, metrics["recall"], names, trivial)
+    _show(result, sets.split, labels, metrics["recall"], names, always(names, trained, counts, sets.split))
     _draw(run, metrics["confusion"], images, labels, scores, names, sets.split)
     run.write_json("result.json", result)
     run.write_report()
@@ -81,22 +81,20 @@ def always(names, trained, counts, split):
     """
     import numpy as np
 
+    def called(numbers):
+        return "one of the commonest classes" if (numbers == numbers.max()).sum() > 1 else "the commonest class"
+
     guess = int(np.where(trained == trained.max(), counts, -1).argmax())  # of a tie the one that gives most
-    best = int(counts.argmax())
-    if counts[guess] == counts[best]:
-        best = guess
-    one = {where: (n == n.max()).sum() > 1 for where, n in (("training", trained), (split, counts))}
-    is_one = {where: "one of the commonest classes" if tied else "the commonest class" for where, tied in one.items()}
+    best = guess if counts[guess] == counts.max() else int(counts.argmax())
     gives = f"gives {counts[best] / counts.sum():.2%}"
     if best != guess:
-        other = f"{names[guess]!r}, {is_one['training']} in training, {counts[guess] / counts.sum():.2%}"
-        return f"always naming {names[best]!r}, {is_one[split]} in {split}, {gives}; {other}"
-    where = f"in training and in {split}" if split != "train" else "in training"
-    if one["training"] != one[split]:
-        return (
-            f"always naming {names[best]!r}, {is_one['training']} in training and {is_one[split]} in {split}, {gives}"
-        )
-    return f"always naming {names[best]!r}, {is_one[split]} {where}, {gives}"
+        other = f"{names[guess]!r}, {called(trained)} in training, {counts[guess] / counts.sum():.2%}"
+        return f"always naming {names[best]!r}, {called(counts)} in {split}, {gives}; {other}"
+    where = f"{called(trained)} in training"
+    if split != "train":
+        again = "" if called(counts) == called(trained) else f"{called(counts)} "
+        where += f" and {again}in {split}"
+    return f"always naming {names[best]!r}, {where}, {gives}"
 
 
 def _show(result, split, labels, recall, names, trivial):

@@ -16,8 +16,8 @@ def unique_names(names, folder):
         folder: name of the folder.
 
     Returns:
-        A list of paths with "/", no two of which are equal, also where capitals do not count, or one the folder of
-        another: photos/a.jpg becomes FOLDER/photos/a.png, or a-7.png with the index of the image if a.png is in use.
+        A list of different paths with "/". They differ also where capitals do not count, and none is the folder of
+        another. photos/a.jpg becomes FOLDER/photos/a.png, or a-7.png with the index of the image if a.png is in use.
     """
     stems = [_stem(name, folder) for name in names]
     counts = collections.Counter(stem.casefold() for stem in stems)

@@ -119,9 +119,10 @@ def show_progress(batches, step, count):
 
 
 def none_readable(left_out):
-    """The error for images of which none can be read, from {name: reason}."""
-    name, reason = next(iter(left_out.items()))
-    return commandline.BadInput(f"None of the {len(left_out)} images can be read, such as {name}: {reason}")
+    """The error for images if none can be read, from {name: reason}."""
+    from keras_splitmask.prediction import options
+
+    return commandline.BadInput(str(options.none_readable(len(left_out), left_out)))
 
 
 def list_left_out(left_out, path):

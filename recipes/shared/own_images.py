@@ -178,7 +178,7 @@ def divide(run):
     rest, drawn = data.divided(train, TEST_FRACTION, DIVISION_SEED, first=data.copies(train))
     run.write_text(TRAIN, "".join(f"{rest.name(i)}\n" for i in range(len(rest))))
     run.write_text(DIVISION, data.write_division({"train": rest, "test": drawn}))
-    rule = shares.difference(len(drawn), len(train), TEST_FRACTION).strip(" ()") or f"{TEST_FRACTION:.0%} of each class"
+    rule = shares.difference(len(drawn), len(train), TEST_FRACTION) or f"{TEST_FRACTION:.0%} of each class"
     print(
         f"{FLAGS.dataset} is not divided: {len(drawn)} of {len(train)} images, {rule}, are kept from all runs, to"
         f" evaluate on ({run.folder / DIVISION})",

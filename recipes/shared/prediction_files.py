@@ -108,8 +108,7 @@ class ObjectWriter(Writer):
 
     def __init__(self, predictor, source, folder, category_ids=None):
         super().__init__(predictor, source, folder)
-        fits = category_ids and len(category_ids) == len(self.class_names)
-        self.category_ids = category_ids if fits else list(range(1, len(self.class_names) + 1))
+        self.category_ids = category_ids or list(range(1, len(self.class_names) + 1))
 
     def to_record(self, index, result):
         objects = []
@@ -185,8 +184,7 @@ class MapWriter(Writer):
 
     def __init__(self, predictor, source, folder, class_numbers=None):
         super().__init__(predictor, source, folder)
-        fits = class_numbers and len(class_numbers) == len(self.class_names)
-        self.numbers = class_numbers if fits else list(range(len(self.class_names)))
+        self.numbers = class_numbers or list(range(len(self.class_names)))
         # All at once, since a.jpg and a.png of one folder would both become a.png.
         self.names = map_names.unique_names(map(source.name, range(len(source))), "label_maps") if folder else []
 

@@ -64,6 +64,25 @@ def opened(folder, settings, last, clear=lambda: None):
 
 
 @contextlib.contextmanager
+def removed_if_empty(record, part, has_results):
+    """Remove what was written so far if a ValueError comes before the first result: the next command need not have the
+    same settings, since there is nothing to go on with.
+
+    Args:
+        record: the `Record` of the folder.
+        part: the open file or files of the results so far, which are closed first.
+        has_results: a function that returns whether there are some.
+    """
+    try:
+        yield
+    except ValueError:
+        if not has_results():
+            part.close()
+            record.clear()
+        raise
+
+
+@contextlib.contextmanager
 def _writable():
     """Turn an error about the folder into one line about --output. A full or failing disk has a line of its own."""
     try:

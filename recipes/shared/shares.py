@@ -13,7 +13,7 @@ def difference(drawn, total, share, together=False):
         together: whether some images, copies or those of a group, were drawn together.
 
     Returns:
-        A text such as " (33%, not 20%: at least one of each class with two)"; "" if they hardly differ.
+        A text such as "33%, not 20%: at least one of each class with two"; "" if they hardly differ.
     """
     if abs(drawn / total - share) <= NEAR:
         return ""
@@ -21,4 +21,4 @@ def difference(drawn, total, share, together=False):
         reason = "copies and groups stay together"
     else:
         reason = "at least one of each class with two" if drawn > share * total else "whole images of each class"
-    return f" ({drawn / total:.0%}, not {share:.0%}: {reason})"
+    return f"{drawn / total:.0%}, not {share:.0%}: {reason}"

@@ -116,7 +116,7 @@ def open_splits(run, train, amount=None, fraction=None, validate=False):
         train, val = _drawn(train, fraction, groups, first)
         division = {**division, "val": val}
         other = shares.difference(len(val), count, fraction, _joined(first))
-        image_sets.say(f"{len(val)} of {count} training images are set aside as val{other}")
+        image_sets.say(f"{len(val)} of {count} training images are set aside as val{f' ({other})' if other else ''}")
     if division:
         division = {**division, "train": train}
     for name, source in (("val", val), (split, judged)):
@@ -232,7 +232,7 @@ def _divide(train, share, refused, groups):
     reason = "has a test split without labels" if isinstance(refused.get("test"), data.NoLabels) else "is not divided"
     rule = f"{share:.0%} of each class is"
     if other := shares.difference(len(drawn), len(train), share, _joined(first)):
-        rule = f"{len(drawn)} of {len(train)} images{other} are"
+        rule = f"{len(drawn)} of {len(train)} images ({other}) are"
     image_sets.say(
         f"{FLAGS.dataset} {reason}: {rule} drawn to evaluate on, by --seed={FLAGS.seed}"
         f" ({_counts(division)}). The choice is saved in {SPLIT_FILE} of --workdir; --split chooses another."

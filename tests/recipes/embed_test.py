@@ -186,7 +186,7 @@ def test_nothing_is_left_if_no_image_can_be_read(here, refused, encoder, photos,
     whole, path = (photos / "a/deep/00.png").read_bytes(), tmp_path / "one.png"
     path.write_bytes(whole[:60] + bytes(b ^ 255 for b in whole[60:90]) + whole[90:])  # a good header
     given = (f"--init_from={encoder}", f"--images={path}", f"--output={tmp_path / 'out' / 'f.npz'}")
-    assert "None of the 1 images can be read, such as" in refused("embed", *given)
+    assert "Expected readable images, received none of 1, such as" in refused("embed", *given)
     assert os.listdir(tmp_path) == ["one.png"]
     path.write_bytes(whole)
     assert here("embed", *given).status == 0

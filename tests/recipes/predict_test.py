@@ -181,7 +181,9 @@ def test_nothing_is_left_if_no_image_can_be_read(here, refused, tuned, photos, t
     path.write_bytes(whole[:60] + bytes(b ^ 255 for b in whole[60:90]) + whole[90:])  # a good header
     given = (f"--init_from={tuned}", f"--images={path}")
     for more in ([], [f"--output={tmp_path / 'out'}"]):
-        assert f"None of the 1 images can be read, such as {path}: Expected a" in refused("predict", *given, *more)
+        assert f"Expected readable images, received none of 1, such as {path} (Expected a" in refused(
+            "predict", *given, *more
+        )
         assert os.listdir(tmp_path) == ["one.png"]
     path.write_bytes(whole)
     assert here("predict", *given, f"--output={tmp_path / 'out'}").status == 0
