@@ -22,7 +22,7 @@ TITLES = {
     "detections": "Detections",
     "inpainting": "Inpainting at the end",
 }
-TILES = ("step", "epoch", "loss", "inpaint_accuracy", "match_accuracy", "knn_accuracy", "val_accuracy", "seconds")
+TILES = ("step", "epoch", "loss", *(f"{of}_accuracy" for of in "inpaint match knn train val test".split()), "seconds")
 LISTED = 50  # files that are named with the reason why they were left out
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">

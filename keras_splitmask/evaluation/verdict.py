@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras_splitmask.evaluation.metrics import latest, mean_between, planned_steps, series, unfinished
+from keras_splitmask.evaluation.metrics import latest, mean_between, newest, planned_steps, series, unfinished
 
 Judgement = tuple[str, str]  # "good", "bad" or "note", and a sentence or two
 GOOD, BAD, NOTE = "good", "bad", "note"
@@ -22,7 +22,7 @@ VALIDATED = ("val_accuracy", "test_accuracy")
 def judge(
     lines: Sequence[dict], flags: Mapping[str, str] | None = None, result: Mapping[str, Any] | None = None
 ) -> list[Judgement]:
-    """Judge a run.
+    """Judge a run. Rules go by `latest`, but name the numbers that the log and the curves end with.
 
     Args:
         lines: list of dictionaries, see `read_metrics`.
@@ -51,7 +51,7 @@ def diverged(lines: Sequence[dict], flags: Mapping[str, str], result: Mapping[st
     # `> 0`: 1.2 times a negative loss would be less than the loss.
     if len(losses) > 1 and end is not None and end > DIVERGED * losses[0] > 0:
         return BAD, (
-            f"Diverged: the loss rose from {losses[0]:.3g} to {end:.3g}. Lower the learning rate or lengthen the"
+            f"Diverged: the loss rose from {losses[0]:.3g} to {losses[-1]:.3g}. Lower the learning rate or lengthen the"
             " warm-up."
         )
     return None
@@ -69,8 +69,9 @@ def collapsed(lines: Sequence[dict], flags: Mapping[str, str], result: Mapping[s
     """The features hardly differ between images."""
     spread = latest(lines, "feature_std")
     if spread is not None and spread < COLLAPSED:
+        end = newest(lines, "feature_std")
         return BAD, (
-            f"Collapsed: the features hardly differ between images (spread {spread:.3f}, where 1 is even). Lower the"
+            f"Collapsed: the features hardly differ between images (spread {end:.3f}, where 1 is even). Lower the"
             " learning rate, or raise the batch size."
         )
     return None
@@ -81,8 +82,9 @@ def few_words(lines: Sequence[dict], flags: Mapping[str, str], result: Mapping[s
     words, vocabulary = latest(lines, "word_perplexity"), flags.get("vocabulary", "")
     if words is None or not vocabulary.isdigit() or words >= max(3.0, FEW_WORDS * int(vocabulary)):
         return None
+    end = newest(lines, "word_perplexity")
     return BAD if words < 3 else NOTE, (
-        f"Few words are in use: as many as {words:.0f} equally common ones of {int(vocabulary):,}. Another tokenizer,"
+        f"Few words are in use: as many as {end:.0f} equally common ones of {int(vocabulary):,}. Another tokenizer,"
         " or a smaller vocabulary, describes these images better."
     )
 
@@ -158,8 +160,9 @@ def overfit(lines: Sequence[dict], flags: Mapping[str, str], result: Mapping[str
     trained = latest(lines, "train_accuracy")
     others = next((latest(lines, name) for name in VALIDATED if latest(lines, name) is not None), None)
     if trained is not None and others is not None and trained > others + GAP:
+        end = newest(lines, "train_accuracy")
         return NOTE, (
-            f"Overfit: {trained:.1%} of the training images are classified correctly, {others:.1%} of others. More"
+            f"Overfit: {end:.1%} of the training images are classified correctly, {others:.1%} of others. More"
             " images, more augmentation or fewer steps help."
         )
     return None

@@ -61,6 +61,11 @@ def test_a_rule_says_what_it_sees_and_nothing_else(rule, lines, flags, result, k
     assert all(getattr(verdict, other.__name__)([], {}, {}) is None for other in verdict.RULES)
 
 
+def test_a_short_last_interval_does_not_decide_but_is_what_is_named():
+    lines = [*run("train_accuracy", [0.9], 100, val_accuracy=0.5), {"step": 101, "train_accuracy": 0.6}]
+    assert "Overfit: 60.0% of the training images" in verdict.overfit(lines, {}, {})[1]
+
+
 def test_time_is_weighed_by_its_length():
     long = [{"step": 1, "seconds": 90, "data_wait_fraction": 0.6}, {"step": 2, "seconds": 100, "data_wait_fraction": 0}]
     assert verdict.waited(long, {}, {}) == ("bad", verdict.waited(long, {}, {})[1])
