@@ -19,6 +19,7 @@ import importlib
 import importlib.util
 import pathlib
 import statistics
+import sys
 import types
 
 from absl import flags
@@ -284,7 +285,7 @@ def main():
     if FLAGS.json:
         result = {
             "backend": keras.backend.backend(),
-            "flags": {name: FLAGS[name].value for name in FLAGS},
+            "flags": {flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(sys.argv[0])},
             "rows": rows,
             "peak_gflops": peak / 1e9,
         }

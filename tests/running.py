@@ -32,7 +32,9 @@ TINY = {"vit_micro": (16, 2, 2), "vit_tiny": (24, 2, 3)}
 
 def script_of(name):
     """Return the path of a program below the root."""
-    return f"{'benchmarks' if name == 'benchmark' else 'recipes'}/{name}.py"
+    return next(
+        f"{folder}/{name}.py" for folder in ("benchmarks", "recipes") if (ROOT / folder / f"{name}.py").exists()
+    )
 
 
 class End(types.SimpleNamespace):
@@ -101,8 +103,8 @@ def parsed_here(name, *arguments):
         try:
             recipe = types.SimpleNamespace(**runpy.run_path(script, run_name="recipe"))
             flags.FLAGS(sys.argv)
-            if "method" in flags.FLAGS:
-                sys.modules["recipes.shared.methods"].settle_flags()
+            if "method" in flags.FLAGS and (methods := sys.modules.get("recipes.shared.methods")):
+                methods.settle_flags()
             recipe.flags = flags.FLAGS
             yield recipe
         finally:
