@@ -16,13 +16,17 @@ BLUR_RADIUS = (0.1, 2.0)  # standard deviation in pixels, as in DINO and 3-Augme
 # The paper has crop_flip, with quarter_crop_flip for ADE20k (crops of at most 25% of the area). For Cars, Clipart,
 # Sketch and Painting it adds greyscale, solarisation, blur and jitter of strengths that it does not state:
 # three_augment has those of DeiT III (Touvron et al., 2022), dino those of DINO, with the blur of its small crops
-# (Caron et al., 2021).
+# (Caron et al., 2021). crop_colour has SimCLR's colours (Chen et al., 2020) without hue, which takes the longest.
 PRESETS = {
     "none": ("none", {}),
     "flip": ("none", {"flip": True}),
     "crop_flip": ("crop", {"flip": True}),
     "quarter_crop_flip": ("quarter_crop", {"flip": True}),
     "beit": ("crop", {"flip": True, "jitter": (0.4, 0.4, 0.4, 0.0)}),
+    "crop_colour": (
+        "crop",
+        {"flip": True, "grey": 0.2, "jitter": (0.4, 0.4, 0.4, 0.0), "jitter_share": 0.8},
+    ),
     "three_augment": (
         "crop",
         {"flip": True, "grey": 1 / 3, "solarise": 1 / 3, "blur": 1 / 3, "one_of": True, "jitter": (0.3, 0.3, 0.3, 0.0)},
@@ -103,20 +107,18 @@ class AugmentViews(keras.layers.Layer):
 
 def _augmented(layer, crops):
     """Augment each of the crops (B, k, h, w, C) on its own; float32 in 0..1."""
-    shape = tuple(crops.shape[1:])
-    # Without crops, the -1 below would have no definite value.
-    if not shape[0]:
+    # Without crops, the -1 in a reshape would have no definite value.
+    if not crops.shape[1]:
         return ops.cast(crops, "float32")
-    crops = ops.reshape(crops, (-1, *shape[1:]))
-    crops = to_pixels(crops) if layer is None else layer(crops, training=True)
-    return ops.reshape(crops, (-1, *shape))
+    return to_pixels(crops) if layer is None else layer(crops, training=True)
 
 
 # Not by Keras' own layers: RandomGaussianBlur draws one deviation for a whole batch, Solarization's threshold cannot be
 # fixed, and RandomColorJitter adds brightness instead of scaling it. None of them draws a fraction of the images.
 @keras.saving.register_keras_serializable("keras_splitmask")
 class Augment(keras.layers.Layer):
-    """Augment images (B, H, W, C), uint8 or uint16 or float in 0..1, to views (B, H, W, C) float32 in 0..1.
+    """Augment images, uint8 or uint16 or float in 0..1, to float32 in 0..1: (B, H, W, C), or several crops of each
+    image, (B, k, H, W, C), each on its own.
 
     Random numbers are drawn for each image. The order is flip, grey, solarise, blur, jitter; an operation that is off
     costs nothing. Outside of training images stay as they are. Flip, solarise, blur, brightness and contrast work for
@@ -170,17 +172,20 @@ class Augment(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(self.seed)
         self.built = True
 
-    def call(self, images: Shaped[Array, "B H W C"], training: bool | None = None) -> Shaped[Array, "B H W C"]:
+    def call(
+        self, images: Shaped[Array, "B *views H W C"], training: bool | None = None
+    ) -> Shaped[Array, "B *views H W C"]:
         if not training:
             return images
-        x = to_pixels(images)
+        # Several views of an image (B, 2, H, W, C) are augmented each on its own.
+        x = ops.reshape(to_pixels(images), (-1, *images.shape[-3:]))
         if self.flip:
             x = ops.where(self._uniform(x) < 0.5, ops.flip(x, axis=2), x)  # left and right change places
         x = self._recolour(x)
         # All images are changed and some are chosen: how many is not known while a step is compiled.
         if any(self.jitter) and self.jitter_share:
             x = ops.where(self._uniform(x) < self.jitter_share, self._jittered(x), x)
-        return x
+        return ops.reshape(x, (-1, *images.shape[1:]))
 
     def _recolour(self, x):
         """Greyscale, solarisation and blur of some of the images, or of each image at most one."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_splitmask import losses
 from keras_splitmask.backend.distribution import across_batch
+from keras_splitmask.backend.layers import reshape
 from keras_splitmask.backend.linear_cross_entropy import linear_cross_entropy
 from keras_splitmask.backend.typing import Array, Float, Int, Shaped
 from keras_splitmask.decoder import Decoder
 from keras_splitmask.encoder import Encoder
+from keras_splitmask.projector import OUTPUTS, Projector
 from keras_splitmask.split import Split, gather
 from keras_splitmask.training.batch import Batch
 from keras_splitmask.training.inputs import check_fitted, check_tokenizer
@@ -30,12 +33,19 @@ class SplitMask(ObjectiveModel):
     features = model(images)         # the encoder's
     ```
 
+    `fit` also takes two views of each image, (B, 2, H, W, C), as `data.two_view_batches` cuts them. Each half is then
+    of a view of its own, so the match loss compares what augmentation leaves of an image (CAN, Mishra et al., 2022).
+
     Args:
         encoder: an `Encoder`.
         tokenizer: a layer from images to words (B, N) int32 with `vocabulary`; not needed when `inpaint_weight=0`.
         keep: fraction of the patches that one branch sees, in (0, 0.5].
         split: "block" (the paper's default) or "random".
         decoder_depth: number of decoder blocks; 2 in the paper.
+        predicted: fraction of a half's unseen patches whose words are predicted; 1 in the paper. Fewer are cheaper, and
+            teach nearly as much (CrossMAE, Fu et al., 2024).
+        projector: hidden units of a `Projector` of the mean of the encoder's outputs; what it returns is matched.
+            None: the mean of the decoder's outputs is matched, as in the paper.
         temperature: of the match loss; 0.2 in the paper.
         inpaint_weight, match_weight: weights of the two losses, 1 and 1 in the paper. A weight of 0 also saves the work
             for its loss.
@@ -52,6 +62,8 @@ class SplitMask(ObjectiveModel):
         keep: float = 0.5,
         split: str = "block",
         decoder_depth: int = 2,
+        predicted: float = 1.0,
+        projector: int | None = None,
         temperature: float = 0.2,
         inpaint_weight: float = 1.0,
         match_weight: float = 1.0,
@@ -69,6 +81,8 @@ class SplitMask(ObjectiveModel):
             )
         if temperature <= 0:
             raise ValueError(f"Expected a temperature above 0, received temperature={temperature}.")
+        if not 0 < predicted <= 1:
+            raise ValueError(f"Expected a fraction of the unseen patches in (0, 1], received predicted={predicted}.")
         if inpaint_weight and tokenizer is None:
             raise ValueError(
                 "Expected a tokenizer, since inpaint_weight is not 0; keras_splitmask.tokenizers has some."
@@ -78,26 +92,33 @@ class SplitMask(ObjectiveModel):
         self.tokenizer: keras.layers.Layer = tokenizer  # None without inpainting
         self.keep = keep
         self.decoder_depth = decoder_depth
+        self.predicted = predicted
         self.temperature = temperature
         self.inpaint_weight = inpaint_weight
         self.match_weight = match_weight
         self.compares = bool(match_weight)
         self.split = Split(encoder.grid, keep, split, dtype=self.dtype_policy, name="split")
+        unseen = self.split.count - self.split.seen_count
+        count = max(1, round(predicted * unseen))
+        # Spread over the order: of a split in blocks, the first ones alone would be one rectangle.
+        self.picked = np.arange(count) * unseen // count
         vocabulary = tokenizer.vocabulary if inpaint_weight and tokenizer is not None else 0
-        self.decoder = Decoder(
-            self.split.count,
-            encoder.width,
-            encoder.heads,
-            decoder_depth,
-            vocabulary=vocabulary,
-            dtype=self.dtype_policy,
-        )
+        options = {"dtype": self.dtype_policy}
+        self.projector: keras.layers.Layer = Projector(projector, **options) if projector and match_weight else None
+        self.compared_width = OUTPUTS if self.projector is not None else encoder.width
+        self.decoder: keras.layers.Layer = None  # without inpainting and with a projector nothing reads it
+        if inpaint_weight or not self.projector:
+            sizes = (self.split.count, encoder.width, encoder.heads, decoder_depth)
+            self.decoder = Decoder(*sizes, vocabulary=vocabulary, **options)
         if inpaint_weight:
             self.word_perplexity = WordPerplexity(vocabulary)
         self.build((None, *encoder.image_shape))
 
     def build(self, images_shape):
-        self.decoder.build((None, None, self.encoder.width))
+        if self.decoder is not None:
+            self.decoder.build((None, None, self.encoder.width))
+        if self.projector is not None:
+            self.projector.build((None, self.encoder.width))
         if self.tokenizer is not None and not self.tokenizer.built:
             self.tokenizer.build(images_shape)
         super().build(images_shape)
@@ -106,65 +127,110 @@ class SplitMask(ObjectiveModel):
         if self.inpaint_weight:
             check_fitted(self.tokenizer)
 
+    def halves(
+        self, images: Shaped[Array, "B *views H W C"], order: Int[Array, "B N"], training: bool = False
+    ) -> Float[Array, "2*B t D"]:
+        """Encode what each half sees (Figure 4): the t = 1 + n tokens, cls first.
+
+        Args:
+            images: (B, H, W, C), or two views of each, (B, 2, H, W, C); the first half is of the first view.
+            order: from `split`. Rows 2i and 2i + 1 of the result are the halves of image i.
+        """
+        tokens = self.encoder.embed(reshape(images, (-1, *images.shape[-3:])))  # (B, N, D) or (2B, N, D)
+        seen = self._of_halves(tokens, order, self.split.seen, len(images.shape) == 5)
+        return self.encoder.encode(seen, training=training)
+
+    def _of_halves(self, x, order, part, two_views):
+        """What each half sees, or does not, of patches x: (B, N, ...) of one view, or (2B, N, ...) of two."""
+        return gather(x, part(order)) if two_views else part(gather(x, order))
+
     def branches(
-        self, images: Shaped[Array, "B H W C"], order: Int[Array, "B N"], training: bool = False
+        self, images: Shaped[Array, "B *views H W C"], order: Int[Array, "B N"], training: bool = False
     ) -> tuple[Float[Array, "2*B t D"] | None, Float[Array, "2*B m D"]]:
-        """Pass both halves of each image, in an order from `split`, through encoder and decoder (Figure 4).
+        """Pass both halves of each image through encoder and decoder, and predict all m = N - n unseen patches of each.
 
         Returns:
-            The t = 1 + n seen, cls first, and the m = N - n unseen; rows 2i and 2i + 1 are the halves of image i.
-            Without a match loss nothing reads the seen patches, so they are None and their work is saved.
+            As `decoded`.
         """
-        tokens = self.split.seen(gather(self.encoder.embed(images), order))  # (2B, n, D)
-        tokens = self.encoder.encode(tokens, training=training)  # (2B, 1 + n, D)
-        unseen_positions = self.split.unseen(order)  # (2B, N - n)
-        if not self.match_weight:
-            return None, self.decoder.only_unseen(tokens, unseen_positions, training=training)
-        return self.decoder(tokens, unseen_positions, training=training)
+        return self.decoded(self.halves(images, order, training), self.split.unseen(order), training)
 
-    def pooled(self, seen: Float[Array, "b t D"], unseen: Float[Array, "b m D"]) -> Float[Array, "b//2 2 D"]:
-        """The mean over all N patches of each of the b = 2B branches, which the match loss compares."""
-        fraction = self.split.seen_count / self.split.count
-        # A weighted mean of means: in float16 the sum over the patches could overflow.
-        means = fraction * ops.mean(seen[:, 1:], axis=1) + (1 - fraction) * ops.mean(unseen, axis=1)  # (2B, D)
-        return ops.reshape(means, (-1, 2, self.encoder.width))
+    def decoded(
+        self, tokens: Float[Array, "b t D"], positions: Int[Array, "b m"], training: bool = False
+    ) -> tuple[Float[Array, "b t D"] | None, Float[Array, "b m D"]]:
+        """Decode the halves, with mask tokens at these positions.
 
-    def compared(self, batch: Batch, training: bool) -> Float[Array, "B 2 D"]:
+        Returns:
+            The t seen tokens, cls first, and the m predicted ones. Where no match loss reads the seen ones, they are
+            None and their work is saved.
+        """
+        if self.projector is not None or not self.match_weight:
+            return None, self.decoder.only_unseen(tokens, positions, training=training)
+        return self.decoder(tokens, positions, training=training)
+
+    def pooled(
+        self, tokens: Float[Array, "b t D"], seen: Float[Array, "b t D"] | None, unseen: Float[Array, "b m D"] | None
+    ) -> Float[Array, "b//2 2 E"]:
+        """What the match loss compares of each of the b = 2B halves: the mean over the patches that the decoder
+        returned; with a projector, which needs no `seen` and `unseen`, the projected mean of the encoder's tokens."""
+        if seen is None:
+            vectors = self.projector(ops.mean(tokens[:, 1:], axis=1))
+        else:
+            fraction = self.split.seen_count / self.split.count
+            # A weighted mean of means: in float16 the sum over the patches could overflow.
+            vectors = fraction * ops.mean(seen[:, 1:], axis=1) + (1 - fraction) * ops.mean(unseen, axis=1)  # (2B, D)
+        return ops.reshape(vectors, (-1, 2, vectors.shape[-1]))
+
+    def _forward(self, images, training):
+        """The order of the patches, and the tokens of the halves, encoded and decoded."""
+        order = self.split(images)  # (B, N)
+        tokens = self.halves(images, order, training)  # (2B, 1 + n, D)
+        if self.decoder is None:
+            return order, tokens, None, None
+        return order, tokens, *self.decoded(tokens, self._picked(self.split.unseen(order)), training)
+
+    def _picked(self, unseen):
+        return unseen if self.predicted == 1 else ops.take(unseen, self.picked, axis=1)
+
+    def compared(self, batch: Batch, training: bool) -> Float[Array, "B 2 E"]:
         """The vectors that the match loss compares, for gradient accumulation."""
-        return self.pooled(*self.branches(batch.images, self.split(batch.images), training))
+        if self.projector is not None:
+            return self.pooled(self.halves(batch.images, self.split(batch.images), training), None, None)
+        _, *tokens = self._forward(batch.images, training)
+        return self.pooled(*tokens)
 
     def objective(self, batch: Batch, training: bool) -> tuple[Float[Array, ""], dict[str, Array]]:
         """The loss of a batch and the values to log (Figure 4 of the paper)."""
-        images = batch.images  # (B, H, W, C)
-        order = self.split(images)  # (B, N)
-        seen, unseen = self.branches(images, order, training)  # (2B, 1 + n, D), (2B, N - n, D)
+        images = batch.images  # (B, H, W, C) or (B, 2, H, W, C)
+        # (B, N), (2B, 1 + n, D), (2B, 1 + n, D), (2B, m, D)
+        order, tokens, seen, unseen = self._forward(images, training)
         loss: Array = 0.0
         report: dict[str, Array] = {}
         if self.inpaint_weight:
-            ids = self.tokenizer(images)  # (B, N)
-            targets = self.split.unseen(gather(ids, order))  # (2B, N - n)
+            ids = self.tokenizer(reshape(images, (-1, *images.shape[-3:])))  # (B, N) or (2B, N)
+            targets = self._picked(self._of_halves(ids, order, self.split.unseen, len(images.shape) == 5))  # (2B, m)
             # The mean of `losses.inpaint(self.decoder.words(unseen), targets)`, without the table of all logits.
             kernel, bias = self.decoder.words.float_weights()  # (D, V), (V,)
             inpaint_loss, inpaint_accuracy = linear_cross_entropy(unseen, kernel, bias, targets)
             loss = loss + self.inpaint_weight * inpaint_loss
             report.update(inpaint_loss=inpaint_loss, inpaint_accuracy=inpaint_accuracy, word_perplexity=ids)
         if self.match_weight:
-            pooled, everyone, labels = across_batch(self.pooled(seen, unseen))  # (B, 2, D), (G, 2, D), (B,)
+            pooled, everyone, labels = across_batch(self.pooled(tokens, seen, unseen))  # (B, 2, E), (G, 2, E), (B,)
             a, b, all_a, all_b = pooled[:, 0], pooled[:, 1], everyone[:, 0], everyone[:, 1]
             match_loss, match_hits = losses.match(a, b, all_a, all_b, labels, self.temperature)
             match_loss = ops.mean(match_loss)
             loss = loss + self.match_weight * match_loss
             # 1 for vectors spread evenly over the sphere, 0 when all images have collapsed to one vector.
-            spread = ops.mean(ops.std(losses.unit(all_a), axis=0)) * self.encoder.width**0.5
+            spread = ops.mean(ops.std(losses.unit(all_a), axis=0)) * self.compared_width**0.5
             report.update(match_loss=match_loss, match_accuracy=ops.mean(match_hits), feature_std=spread)
         return loss, report
 
     def get_config(self):
-        own = ("keep", "decoder_depth", "temperature", "inpaint_weight", "match_weight")
+        own = ("keep", "decoder_depth", "predicted", "temperature", "inpaint_weight", "match_weight")
         tokenizer = keras.saving.serialize_keras_object(self.tokenizer)
         return {
             **super().get_config(),
             "tokenizer": tokenizer,
             "split": self.split.kind,
+            "projector": self.projector and self.projector.width,
             **{name: getattr(self, name) for name in own},
         }

@@ -22,7 +22,7 @@ ORDER = (
     {"split", "augment", "resampling"},
     {"encoder"},
     {"decoder"},
-    {"losses"},
+    {"losses", "projector"},
     {"tokenizers", "splitmask", "baselines", "transfer"},
     {"evaluation", "interchange"},
     {"prediction"},

@@ -214,6 +214,13 @@ def test_only_training_augments_words_and_branches_alike(make_model, make_images
     assert plain.augmentation is None and len(plain.non_trainable_variables) < len(model.non_trainable_variables)
 
 
+def test_views_of_an_image_are_augmented_each_on_its_own():
+    image = np.random.default_rng(0).random((1, 1, 6, 8, 3), "float32")
+    layer = Augment(jitter=(0.4, 0.4, 0.4, 0.1), grey=0.2)
+    views = ops.convert_to_numpy(layer(np.tile(image, (3, 2, 1, 1, 1)), training=True))
+    assert views.shape == (3, 2, 6, 8, 3) and len({view.tobytes() for of_image in views for view in of_image}) == 6
+
+
 def test_a_model_is_saved_with_its_augmentation(make_model, make_images, tmp_path):
     for name in ("none", "three_augment"):
         model = make_model(augmentation=preset(name)[1])

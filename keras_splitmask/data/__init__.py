@@ -11,7 +11,7 @@ from keras_splitmask.data.label_maps import SegmentationSource, open_segmentatio
 from keras_splitmask.data.multicrop import MultiCrop
 from keras_splitmask.data.opening import open_source
 from keras_splitmask.data.order import names_of
-from keras_splitmask.data.pipeline import batches, mixed_batches, view_batches
+from keras_splitmask.data.pipeline import batches, mixed_batches, two_view_batches, view_batches
 from keras_splitmask.data.rand_augment import compose
 from keras_splitmask.data.reader import Reader, read_all
 from keras_splitmask.data.scenes import detection_batches, segmentation_batches
@@ -54,6 +54,7 @@ __all__ = [
     "read_groups",
     "segmentation_batches",
     "subset_of",
+    "two_view_batches",
     "view_batches",
     "write_division",
 ]

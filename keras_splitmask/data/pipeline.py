@@ -1,12 +1,14 @@
 """The batches of a whole run, read from a source of images; see `order.Order` for the order of the images."""
 
 import functools
+import operator
 
 import numpy as np
 
 from keras_splitmask.data.augmentation import CROPS
 from keras_splitmask.data.augmentation import flip as flip_image
 from keras_splitmask.data.augmentation import mix as mix_batch
+from keras_splitmask.data.multicrop import MultiCrop
 from keras_splitmask.data.order import Order
 from keras_splitmask.data.randomness import generator
 from keras_splitmask.data.resizing import read_resized
@@ -98,6 +100,23 @@ def view_batches(source, image_shape, batch_size, views, **order):
         return {name: np.stack([of_image[name] for of_image in crops]) for name in crops[0]}
 
     return order.stream(batch)
+
+
+def two_view_batches(source, image_shape, batch_size, scale=(0.2, 1.0), **order):
+    """Read two random crops of each image, the views of `SplitMask`, as `view_batches` does.
+
+    Args:
+        scale: the range of the fraction of the image's area that a crop shows; that of MoCo v2.
+        source, image_shape, batch_size, **order: as in `batches`.
+
+    Returns:
+        A `grain.IterDataset` of images (B, 2, H, W, C) uint8.
+
+    Raises:
+        ValueError: if an argument is out of range or does not fit the source.
+    """
+    views = MultiCrop(0, image_shape[:2], global_scale=scale)
+    return view_batches(source, image_shape, batch_size, views, **order).map(operator.itemgetter("global"))
 
 
 def _reader(source, image_shape, order, crop, flip, image_transform, labels):

@@ -69,7 +69,7 @@ def copy_weights(source, target):
     if old.heads != new.heads:
         raise ValueError(f"The weights do not fit: they have {old.heads} attention heads, expected {new.heads}.")
     fresh = {}
-    if hasattr(target, "decoder"):
+    if getattr(target, "decoder", None) is not None:
         decoder_arrays, decoder_resized, fresh = _fit_decoder(source, target)
         arrays, resized = {**arrays, **decoder_arrays}, {**resized, **decoder_resized}
         weights.update(named_weights(target.decoder))
@@ -119,7 +119,7 @@ def _fit_encoder(old, new):
 def _fit_decoder(source, target):
     """The arrays of the source's decoder that fit the target, {name: how} if resized, and {name: why} if fresh."""
     weights = named_weights(target.decoder)
-    arrays, resized = arrays_of(source.decoder) if hasattr(source, "decoder") else {}, {}
+    arrays, resized = arrays_of(source.decoder) if getattr(source, "decoder", None) is not None else {}, {}
     if not arrays:
         return {}, {}, dict.fromkeys(weights, "the source has no decoder")
     old, new = source.encoder.grid, target.encoder.grid

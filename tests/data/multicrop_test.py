@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from keras_splitmask.data import MultiCrop, view_batches
+from keras_splitmask.data import MultiCrop, two_view_batches, view_batches
 from keras_splitmask.data.arrays import ArraySource
 
 VIEWS = MultiCrop(3, (4, 6))
@@ -56,6 +56,14 @@ def test_shares_of_the_area():
 def test_no_local_crops():
     batch = next(iter(view_batches(textured(), (8, 12, 3), 6, MultiCrop(0, (4, 4)))))
     assert batch["local"].shape == (6, 0, 4, 4, 3)
+
+
+def test_two_views_are_the_global_crops_of_their_scale():
+    expected = view_batches(textured(), (8, 12, 3), 6, MultiCrop(0, (8, 12), global_scale=(0.5, 0.6)), start=3)
+    received = two_view_batches(textured(), (8, 12, 3), 6, scale=(0.5, 0.6), start=3)
+    for views, batch in itertools.islice(zip(expected, received, strict=True), 3):
+        assert batch.shape == (6, 2, 8, 12, 3)
+        np.testing.assert_array_equal(views["global"], batch)
 
 
 def test_errors():

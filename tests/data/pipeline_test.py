@@ -14,6 +14,7 @@ from keras_splitmask.data import (
     names_of,
     open_source,
     read_all,
+    two_view_batches,
     view_batches,
 )
 from keras_splitmask.data.arrays import ArraySource
@@ -99,6 +100,7 @@ def test_the_seed_changes_order_and_augmentation():
         (batches, {"labels": True}),
         (mixed_batches, {"mix": {"mixup": 0.8, "cutmix": 1.0}}),
         (view_batches, {"views": MultiCrop(2, (4, 4))}),
+        (two_view_batches, {}),
     ],
 )
 def test_hosts_share_a_batch(read, options):

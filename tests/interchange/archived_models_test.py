@@ -52,6 +52,8 @@ MODELS = {
     "splitmask without match": lambda: ks.SplitMask(
         encoder(), words(tokenizers.KMeans), match_weight=0.0, decoder_depth=1
     ),
+    "splitmask with a projector": lambda: ks.SplitMask(encoder(), words(), predicted=0.5, projector=64),
+    "splitmask with a projector alone": lambda: ks.SplitMask(encoder(), inpaint_weight=0.0, projector=3),
     "splitmask, bfloat16": lambda: ks.SplitMask(encoder(dtype="bfloat16"), words(), dtype="bfloat16"),
     "splitmask, mixed": lambda: ks.SplitMask(encoder(dtype="mixed_float16"), words(), dtype="mixed_bfloat16"),
     "beit": lambda: BEiT(encoder((16, 16, 3), 8), words(tokenizers.RandomPatches, (16, 16, 3), 8)),

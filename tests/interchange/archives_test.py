@@ -189,6 +189,7 @@ def hostile_configurations(good):
         "one patch": encoder(image_shape=[2**20, 2**20, 3], patch_size=2**20),
         "fixed positions": encoder(image_shape=[2**20, 2**20, 3], positions="sine_cosine"),
         "decoder_depth": ours("SplitMask", **{**good, "decoder_depth": 10**9}),
+        "projector": ours("SplitMask", **{**good, "projector": 10**9}),
         "depth below nothing": splitmask("encoder", depth=-(10**9)),
         "vocabulary": splitmask("tokenizer", vocabulary=10**9),
         "hidden of DALL-E": ours(
