@@ -68,10 +68,12 @@ def measure_steps(build, batches, images, devices, steps):
         total = time_limit.seconds_of(FLAGS.time)
         steps = time_limit.steps_in(total, seconds)
         for _ in range(2):  # fewer steps may have fewer evaluations
-            steps = time_limit.steps_in(total, seconds, min(validation.times(steps) * evaluation, total / 2))
+            steps = time_limit.steps_in(
+                total, seconds, min(validation.times(steps, len(images)) * evaluation, total / 2)
+            )
     print(
         f"time      {screen.in_words(steps * seconds)} for {steps} steps of {seconds:.2g} s, and evaluations of"
-        f" {evaluation:.2g} s: {validation.times(steps)}",
+        f" {evaluation:.2g} s: {validation.times(steps, len(images))}",
         flush=True,
     )
     return steps

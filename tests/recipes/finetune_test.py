@@ -343,7 +343,7 @@ def test_test_images_without_labels_are_no_reason_to_stop(here, tmp_path, rng):
 def test_the_best_on_val_is_kept_beside_the_last(here, tmp_path, rng, lines):
     given = noise(tmp_path / "set", rng, train__a=8, train__b=8, val__a=6, val__b=6, test__a=5, test__b=5)
     (tmp_path / "set" / "test" / "b" / "0.png").write_bytes((tmp_path / "set" / "train" / "b" / "0.png").read_bytes())
-    options = (*FOLDERS, "--steps=20", "--log_every=2", "--learning_rate=1e-2")
+    options = (*FOLDERS, "--steps=20", "--log_every=2", "--batch_size=8", "--learning_rate=1e-2")
     end = here("finetune", given, *options, f"--workdir={tmp_path / 'run'}")
     assert end.status == 0 and not end.err
     assert "val accuracy is that of 12 images apart from training; test is evaluated on at the end only" in end.out
