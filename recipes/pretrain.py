@@ -15,6 +15,7 @@ from recipes.shared import (
     hardware,
     image_sets,
     inpainting_pictures,
+    measured,
     methods,
     pretrain_flags,
     screen,
@@ -120,6 +121,8 @@ def finish(run, model, source, probed, drawn):
     run.write_report()
     run.save_model(model)
     print(f"model     {run.folder / ks.interchange.MODEL_FILE}\nreport    {run.folder / 'report.html'}")
+    if FLAGS.preset == "small":
+        print(f"measured  {measured.sentence(len(source))}")
     _show_next(run, source)
 
 

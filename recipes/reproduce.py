@@ -22,7 +22,17 @@ import statistics
 
 from absl import flags
 
-from recipes.shared import cells, commandline, method_results, own_images, screen, tables, time_limit, workdir
+from recipes.shared import (
+    cells,
+    commandline,
+    method_results,
+    own_images,
+    own_images_flags,
+    screen,
+    tables,
+    time_limit,
+    workdir,
+)
 
 flags.DEFINE_enum(
     "table",
@@ -42,7 +52,7 @@ flags.DEFINE_list("columns", None, "Names of the columns to run. Default: all.")
 flags.DEFINE_bool("list", False, "Show the commands of the cells and the results so far, and run nothing.")
 flags.DEFINE_string("cifar10", "tfds:cifar10", "CIFAR-10 for the small tables, named as --dataset.")
 flags.DEFINE_string("data_dir", None, "Folder where tfds stores its data.")
-flags.adopt_module_key_flags(own_images)
+flags.adopt_module_key_flags(own_images_flags)
 FLAGS = flags.FLAGS
 OF_TABLES = ("table", "scale", "rows", "columns", "cifar10")
 FLAGS.set_default("workdir", "runs/reproduce")
@@ -243,7 +253,7 @@ def check_flags():
         raise commandline.BadInput("Expected --dataset=folder:PATH for your own images, or --table, received neither.")
     if FLAGS.table and FLAGS.dataset:
         raise commandline.BadInput("Expected --dataset or --table, received both; leave one out.")
-    other = [name for name in (own_images.OWN if FLAGS.table else OF_TABLES) if FLAGS[name].present]
+    other = [name for name in (own_images_flags.OWN if FLAGS.table else OF_TABLES) if FLAGS[name].present]
     if other:
         given = "table" if FLAGS.table else "dataset"
         raise commandline.BadInput(f"--{other[0]} does not go with --{given}; leave one out.")
@@ -257,7 +267,7 @@ def check_flags():
             f"Expected --seeds as numbers from 0 on, such as 0,1,2, received {','.join(FLAGS.seeds)!r}."
         )
     if FLAGS.dataset:
-        own_images.check_flags()
+        own_images_flags.check_flags()
 
 
 def main():

@@ -7,7 +7,7 @@ numbers. The paper's values are in flags/paper.
 import dataclasses
 import math
 
-from recipes.shared import memory
+from recipes.shared import memory, presets
 
 # By kind of machine. The sizes of a CPU let a run of some thousand steps end within an hour or two.
 TABLE = {
@@ -32,6 +32,7 @@ MANY_IMAGES = 100_000  # from here on the paper's vocabulary and DINO's prototyp
 WORDS = (512, 8192)
 PATCHES_PER_WORD = 8  # at least, in all images together
 PROTOTYPES = (4096, 65536)
+FEW_PATCHES = 16  # below, a quarter of them says little
 FEW_IMAGES = 10_000  # below, the paper keeps 0.25 of 196 patches
 SHARE_OF_MEMORY = 0.8  # the rest is for what else the machine does
 
@@ -108,6 +109,7 @@ def plan(facts, given):
     choose(
         "augmentation", "flip" if tiny else "crop_flip", "crops of tiny images show little" if tiny else "the paper's"
     )
+    _choose_preset(facts, values, choose, patches)
     largest = TABLE["batch_size"][device] * max(1, facts.replicas)
     batch = max(facts.replicas, min(largest, _power_of_two(facts.images) // facts.replicas * facts.replicas))
     choose("batch_size", batch, of_device if batch == largest else f"for {facts.images} images")
@@ -119,6 +121,19 @@ def plan(facts, given):
         parts = _parts(facts, values)
         choose("accumulate", parts, "to fit into memory" if parts > 1 else "the batch fits into memory")
     return Plan(values, reasons, needed(facts, {**values, "accumulate": parts}))
+
+
+def _choose_preset(facts, values, choose, patches):
+    """SplitMask as in the paper, or the preset for small budgets, whose values take the place of the paper's."""
+    choose("preset", *(("paper", "for a GPU or TPU") if facts.accelerator else ("small", "for CPUs")))
+    if "preset" not in values:
+        choose("split", "block", "BEiT's")
+        return
+    preset = values["preset"]
+    own = {**presets.PRESETS[preset], "augmentation": presets.augmentation(preset, *values["image_size"])}
+    for name, value in own.items():
+        if value is not None and (name != "keep" or patches >= FEW_PATCHES):
+            choose(name, value, f"of --preset={preset}")
 
 
 def plan_labelled(facts, given):
@@ -267,6 +282,7 @@ def _choose_steps(facts, values, choose, device, of_device):
     if values.get("epochs") is not None:
         return
     least, epochs = TABLE["steps"][device], TABLE["epochs"][device]
+    least = max(least, presets.STEPS.get(values.get("preset"), 0))
     by_epochs = round(epochs * facts.images / values["batch_size"])
     choose(
         "steps",

@@ -21,12 +21,14 @@ class Command:
         recipe: name of the program.
         arguments: a function that returns its arguments when the run starts: they may depend on earlier runs.
         title: what is printed before it, in place of the cell's title.
+        leaves: name of the file that a finished run leaves in its folder.
     """
 
     folder: pathlib.Path
     recipe: str
     arguments: Callable
     title: str = ""
+    leaves: str = "model.keras"
 
     def words(self):
         """Return the arguments that start the program in a process of its own."""
@@ -42,7 +44,7 @@ class Command:
         return " ".join([screen.program(self.recipe), *self.arguments(), f"--workdir={self.folder}"])
 
     def finished(self):
-        return (self.folder / "model.keras").exists()
+        return (self.folder / self.leaves).exists()
 
 
 @dataclasses.dataclass(frozen=True)

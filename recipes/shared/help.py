@@ -33,7 +33,7 @@ SUBJECTS = {
     "Encoder": "init_from size patch_size positions drop_path frozen random",
     "Method": "method",
     "Visual words": "tokenizer vocabulary fit_patches word_resolution dalle_weights dalle_sha256",
-    "SplitMask": "keep split decoder_depth inpaint_weight match_weight temperature",
+    "SplitMask": "preset views keep split decoder_depth predicted projector inpaint_weight match_weight temperature",
     "BEiT and MAE": "mask_ratio mae_decoder_depth mae_decoder_width",
     "DINO": "local_crops prototypes teacher_momentum teacher_temperature frozen_epochs final_weight_decay",
     "Head": "head masks neck head_width anchor_scale samples proposals auxiliary_weight dropout",
@@ -49,7 +49,7 @@ SUBJECTS = {
     "Memory, speed and devices": "backend precision accumulate workers jit steps_per_execution strategy devices"
     " model_devices",
     "Export": "layout what output",
-    "Comparison of methods": "methods pretrain_fraction pretrain_flags finetune_flags",
+    "Comparison of methods": "methods pretrain_fraction pretrain_flags finetune_flags frozen_features",
     "Tables": "table seeds rows columns list cifar10",
 }
 FLAGFILE = flags.Flag(

@@ -47,7 +47,7 @@ def of_training(facts, values, share):
         for count, tokens, blocks, size in passes
     )
     pixels = height * width_of_image * facts.channels
-    kept += 4 * pixels * PIXELS
+    kept += 4 * pixels * PIXELS * int(values.get("views") or 1)
     if head := values.get("head"):
         fixed, per_unit = HEADS[head]
         cells = math.ceil(height / 4) * math.ceil(width_of_image / 4)
@@ -74,11 +74,10 @@ def _passes(values, patches, small, width, depth):
 
     method = values["method"]
     if method == "splitmask":
-        decoder = values.get("decoder_depth", 2)
-        return [
-            (2, 1 + math.floor(patches * (values.get("keep") or 0.5)), depth, width),
-            (2, 1 + patches, decoder, width),
-        ]
+        seen = math.floor(patches * (values.get("keep") or 0.5))
+        predicted = math.ceil((patches - seen) * (values.get("predicted") or 1))
+        decoder = 2 if values.get("decoder_depth") is None else values["decoder_depth"]
+        return [(2, 1 + seen, depth, width), (2, 1 + seen + predicted, decoder, width)]
     if method == "mae":
         seen = 1 + round(patches * (1 - (values.get("mask_ratio") or 0.75)))
         blocks, narrow = mae.decoder_size(depth, width)

@@ -46,24 +46,56 @@ flags.DEFINE_string(
 )
 
 # SplitMask.
+flags.DEFINE_enum(
+    "preset",
+    None,
+    ["small", "paper"],
+    "small learns most in minutes to hours: the halves are of two views of the image, a quarter of it each. paper is as"
+    " published. It sets --views, --keep, --split, --decoder_depth, --predicted, --projector, --temperature and"
+    " --augmentation where they are not given. Default: auto, small on CPUs and paper on GPUs. [splitmask]",
+)
+flags.DEFINE_enum(
+    "views",
+    None,
+    ["1", "2"],
+    "1: both halves are of one view of the image, as in the paper. 2: each half is of a view of its own, so that the"
+    " match loss compares what cropping and colours leave of the image. Default: auto, by --preset. [splitmask]",
+)
 flags.DEFINE_float(
     "keep",
     None,
-    "Fraction of the patches that each half sees, in (0, 0.5]. Default: auto, 0.5; 0.25 below 10,000 images of at least"
-    " 196 patches, as in the paper. [splitmask]",
+    "Fraction of the patches that each half sees, in (0, 0.5]. Default: auto, 0.25 for --preset=small; of the paper"
+    " 0.5, and 0.25 below 10,000 images of at least 196 patches. [splitmask]",
 )
 flags.DEFINE_enum(
     "split",
-    "block",
+    None,
     ["block", "random"],
-    "How patches are assigned to the halves, or masked: in blocks (harder, the paper's default) or one by one."
-    " [splitmask, beit]",
+    "How patches are assigned to the halves, or masked: in blocks (harder, the paper's) or one by one. Default: auto,"
+    " by --preset; block for beit. [splitmask, beit]",
 )
-flags.DEFINE_integer("decoder_depth", 2, lower_bound=0, help="Blocks of the decoder. [splitmask]")
+flags.DEFINE_integer(
+    "decoder_depth", None, lower_bound=0, help="Blocks of the decoder. Default: auto, by --preset. [splitmask]"
+)
+flags.DEFINE_float(
+    "predicted",
+    None,
+    "Fraction of a half's unseen patches whose words are predicted, in (0, 1]. Fewer are cheaper. Default: auto, by"
+    " --preset. [splitmask]",
+)
+flags.DEFINE_integer(
+    "projector",
+    None,
+    lower_bound=0,
+    help="Hidden units of a projector between the encoder and the match loss. 0: none, and the decoder's outputs are"
+    " matched. Default: auto, by --preset. [splitmask]",
+)
 flags.DEFINE_float("inpaint_weight", 1.0, "Weight of the inpainting loss. 0 skips its computation. [splitmask]")
 flags.DEFINE_float("match_weight", 1.0, "Weight of the match loss. 0 skips its computation. [splitmask]")
 flags.DEFINE_float(
-    "temperature", 0.2, "Temperature of the match loss; lower values push images apart harder. [splitmask]"
+    "temperature",
+    None,
+    "Temperature of the match loss; lower values push images apart harder. Default: auto, by --preset. [splitmask]",
 )
 
 # BEiT and MAE.

@@ -6,6 +6,7 @@ import statistics
 from recipes.shared import writing
 
 COLUMNS = ("top1", "balanced_accuracy", "pretrain_steps", "finetune_steps", "pretrain_seconds", "finetune_seconds")
+FROZEN = {"knn": "kNN %", "linear": "linear %"}  # of --frozen_features; from scratch has none
 UNEVEN = 0.15  # difference of minutes that is worth a line
 FEW_SEEDS = 3  # fewer do not show whether a difference is chance
 
@@ -17,14 +18,16 @@ def summaries(results):
         results: a list of what `own_images.result` returns.
 
     Returns:
-        List of {"method": name, "seeds": [...], and for each of `COLUMNS` {"mean", "min", "max"}}, in the order in
-        which the methods come first.
+        List of {"method": name, "seeds": [...], and for each of `COLUMNS`, and each of `FROZEN` that was measured,
+        {"mean", "min", "max"}}, in the order in which the methods come first.
     """
     found = []
     for method in dict.fromkeys(one["method"] for one in results):
         own = [one for one in results if one["method"] == method]
         summary = {"method": method, "seeds": [one["seed"] for one in own]}
-        for name in COLUMNS:
+        for name in (*COLUMNS, *FROZEN):
+            if name not in own[0]:
+                continue
             values = [one[name] for one in own]
             summary[name] = {"mean": statistics.fmean(values), "min": min(values), "max": max(values)}
         found.append(summary)
@@ -39,8 +42,10 @@ def text_of(methods, results):
         results: see `summaries`.
     """
     by_name = {summary["method"]: summary for summary in summaries(results)}
+    frozen = [name for name in FROZEN if any(name in summary for summary in by_name.values())]
     several = any(len(summary["seeds"]) > 1 for summary in by_name.values())
-    rows = [("method", "top-1 %", "balanced %", "steps", "minutes", *(("seeds",) if several else ()))]
+    titles = ("top-1 %", "balanced %", *(FROZEN[name] for name in frozen), "steps", "minutes")
+    rows = [("method", *titles, *(("seeds",) if several else ()))]
     for method in methods:
         if method not in by_name:
             rows.append((method, "missing", *[""] * (len(rows[0]) - 2)))
@@ -49,7 +54,8 @@ def text_of(methods, results):
         steps = " + ".join(f"{one[name]['mean']:.0f}" for name in ("pretrain_steps", "finetune_steps"))
         parts = [one[name]["mean"] / 60 for name in ("pretrain_seconds", "finetune_seconds")]
         minutes = f"{parts[0]:.1f} + {parts[1]:.1f} = {sum(parts):.1f}"
-        percents = [_percent(one[name]) for name in ("top1", "balanced_accuracy")]
+        names = ("top1", "balanced_accuracy", *frozen)
+        percents = [_percent(one[name]) if name in one else "" for name in names]
         rows.append((method, *percents, steps, minutes, *((str(len(one["seeds"])),) if several else ())))
     if results:
         name = chance(results)[1].replace("|", r"\|")
@@ -89,9 +95,9 @@ def write(run, name, settings, table, results):
         results: see `summaries`.
     """
     run.write_text(f"{name}.md", table)
-    columns = list(results[0]) if results else []
+    columns = list(dict.fromkeys(column for one in results for column in one))
     with writing.csv_file(run.file(f"{name}.csv"), columns) as rows:
-        rows.writerows([one[column] for column in columns] for one in results)
+        rows.writerows([one.get(column, "") for column in columns] for one in results)
     run.write_json(f"{name}.json", {"settings": settings, "methods": summaries(results), "runs": results})
 
 

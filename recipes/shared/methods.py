@@ -7,11 +7,13 @@ from collections.abc import Callable
 
 from absl import flags
 
-from recipes.shared import commandline, visual_words
+from recipes.shared import commandline, presets, visual_words
 
 FLAGS = flags.FLAGS
 TOKENIZER_FLAGS = {"tokenizer", "dalle_weights", "dalle_sha256", "vocabulary", "fit_patches", "word_resolution"}
 # BEiT's values, which the paper uses for SplitMask. `Method.defaults` has those of the other methods' authors.
+# By the crop of --augmentation: the range of the fraction of an image's area that one of two views shows.
+VIEWS = {"crop": (0.2, 1.0), "quarter_crop": (0.08, 0.25), "none": (1.0, 1.0)}
 DEFAULTS = {
     "min_learning_rate": 1e-5,
     "warmup": 10 / 300,
@@ -77,11 +79,26 @@ def build_splitmask(encoder, source, steps, **shared):
         keep=FLAGS.keep,
         split=FLAGS.split,
         decoder_depth=FLAGS.decoder_depth,
+        predicted=FLAGS.predicted,
+        projector=FLAGS.projector or None,
         temperature=FLAGS.temperature,
         inpaint_weight=FLAGS.inpaint_weight,
         match_weight=FLAGS.match_weight,
         **shared,
     )
+
+
+def splitmask_augmentation():
+    host, layer = plain_augmentation()
+    return {**host, "views": int(FLAGS.views)}, layer
+
+
+def splitmask_batches(source, image_shape, host):
+    from keras_splitmask import data
+
+    if host["views"] == 2:
+        return functools.partial(data.two_view_batches, scale=VIEWS[host["crop"]])
+    return functools.partial(data.batches, crop=host["crop"])
 
 
 def build_beit(encoder, source, steps, **shared):
@@ -176,9 +193,9 @@ def build_untrained(encoder, source, steps, **shared):
 METHODS = {
     "splitmask": Method(
         build_splitmask,
-        flags=frozenset(
-            {*TOKENIZER_FLAGS, "keep", "split", "decoder_depth", "temperature", "inpaint_weight", "match_weight"}
-        ),
+        flags=frozenset({*TOKENIZER_FLAGS, "preset", *presets.FLAGS, "inpaint_weight", "match_weight"}),
+        augmentation=splitmask_augmentation,
+        batches=splitmask_batches,
     ),
     "beit": Method(build_beit, flags=frozenset({*TOKENIZER_FLAGS, "split", "mask_ratio"})),
     "mae": Method(
@@ -241,8 +258,9 @@ def learning_rate():
         return FLAGS.learning_rate
     if (rate := chosen().rate) is not None:
         return rate * FLAGS.batch_size
-    # BEiT's 1.5e-3 at a batch of 2048, in proportion. The paper says nothing of small batches; 5e-4 is our choice.
-    return max(5e-4, 1.5e-3 * FLAGS.batch_size / 2048)
+    # BEiT's 1.5e-3 at a batch of 2048, in proportion. The paper says nothing of small batches; the least is our choice.
+    least = presets.LEARNING_RATES.get(FLAGS.preset, 5e-4)
+    return max(least, 1.5e-3 * FLAGS.batch_size / 2048)
 
 
 def reads(name):

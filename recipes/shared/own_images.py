@@ -1,128 +1,19 @@
-"""Methods compared on one's own images: the flags and the runs of `reproduce.py --dataset=...`."""
+"""Methods compared on one's own images: the runs of `reproduce.py --dataset=...`, and their results."""
 
 import json
 import pathlib
-import shlex
 
 from absl import flags
 
-from recipes.shared import cells, commandline, earlier, methods, shares, time_limit
+from recipes.shared import cells, commandline, earlier, methods, own_images_flags, shares, time_limit
+from recipes.shared.own_images_flags import FROZEN_IMAGES, METHODS, OF_SCRATCH, OWN, SAME, SCRATCH, name_of, words_of
 
-SCRATCH = "scratch"
-METHODS = (SCRATCH, *(name for name, method in methods.METHODS.items() if method.trains))
 RESULTS = "comparison"  # name of the files of the table, without their endings
 DIVISION, TRAIN = "split.csv", "train.txt"
 TEST_FRACTION = 0.2  # of each class, of images that are not divided
 DIVISION_SEED = 0  # for all seeds, so that all runs are evaluated on the same images
-SAME = ("size", "patch_size", "image_size", "batch_size")  # flags of pretrain.py with one value for all methods
-OF_SCRATCH = ("size", "patch_size", "image_size", "channels", "value_range")  # what finetune.py needs without a run
-
-flags.DEFINE_string(
-    "dataset",
-    None,
-    "Compare methods on these images: sample, folder:PATH, npz:PATH or tfds:NAME, with labels. Images that are not"
-    " divided are divided once: a fifth of each class is kept from all runs, to evaluate on.",
-)
-flags.DEFINE_list(
-    "methods",
-    ["scratch", "splitmask", "mae", "beit", "dino"],
-    "Methods to compare: scratch (no pre-training), splitmask, beit, mae, deit or dino. All have the same encoder,"
-    " image size, patch size and batch size.",
-)
-flags.DEFINE_integer(
-    "steps",
-    None,
-    lower_bound=1,
-    help="Equal steps: each method is pre-trained for this many, and then all are fine-tuned alike, for as many steps"
-    " as finetune chooses. Methods differ in the time of a step; scratch takes least.",
-)
-flags.DEFINE_string(
-    "time",
-    None,
-    "Equal minutes: the time, such as 30min, that each method has for pre-training and fine-tuning together. scratch"
-    " has all of it for fine-tuning. Counted are training steps, with reading and augmenting images, checkpoints and"
-    " the evaluations of the log. Not counted: starting, scanning files, fitting visual words, timing steps, and what"
-    " comes after the last step.",
-)
-flags.DEFINE_float(
-    "pretrain_fraction",
-    0.75,
-    lower_bound=0.05,
-    upper_bound=0.95,
-    help="Fraction of --time for pre-training. Fine-tuning gets the time that its steps really left.",
-)
-flags.DEFINE_string(
-    "labelled",
-    None,
-    "Fine-tune on a subset: a number (1000) or a fraction (1%) of the images, drawn by the seed, the same for all"
-    " methods. Pre-training uses all images without labels. Default: all images.",
-)
-flags.DEFINE_string("size", None, "Encoder of all methods, such as vit_micro. Default: auto, as pretrain chooses.")
-flags.DEFINE_integer("patch_size", None, lower_bound=1, help="Side of a patch in pixels. Default: auto.")
-flags.DEFINE_string("image_size", None, "Image size in pixels: 224, or 48x80 (height x width). Default: auto.")
-flags.DEFINE_integer("batch_size", None, lower_bound=1, help="Images per step of pre-training. Default: auto.")
-flags.DEFINE_string(
-    "pretrain_flags",
-    "",
-    "More flags of pretrain, in quotes, such as '--augmentation=flip --mask_ratio=0.6'. A method gets those that it"
-    " reads.",
-)
-flags.DEFINE_string("finetune_flags", "", "More flags of finetune, in quotes, such as '--epochs=30'.")
 FLAGS = flags.FLAGS
-
-OWN = (
-    *("dataset", "methods", "steps", "time", "pretrain_fraction", "labelled"),
-    *(*SAME, "pretrain_flags", "finetune_flags"),
-)
-# Flags of the runs that this program sets.
-SET = {
-    "pretrain_flags": {*SAME, "method", "seed", "steps", "epochs", "time", "subset", "init_from", "positions"},
-    "finetune_flags": {*OF_SCRATCH, "seed", "time", "labelled", "split", "judge", "init_from"} - {"value_range"},
-}
-OF_ALL_RUNS = {"dataset", "workdir", "overwrite", "dry_run", "backend", "precision", "data_dir"}
-
-
-def check_flags():
-    """Stop if the flags contradict each other.
-
-    Raises:
-        BadInput: in one line.
-    """
-    if wrong := sorted(set(FLAGS.methods) - set(METHODS)):
-        raise commandline.BadInput(f"Expected --methods among {', '.join(METHODS)}, received {', '.join(wrong)}.")
-    if not FLAGS.methods or len(set(FLAGS.methods)) < len(FLAGS.methods):
-        raise commandline.BadInput(f"Expected --methods once each, received {','.join(FLAGS.methods)!r}.")
-    if bool(FLAGS.steps) == bool(FLAGS.time):
-        received = "both" if FLAGS.time else "neither"
-        raise commandline.BadInput(f"Expected --time (equal minutes) or --steps (equal steps), received {received}.")
-    if FLAGS.time and time_limit.seconds_of(FLAGS.time) <= 0:
-        raise commandline.BadInput(f"Expected --time above 0, received {FLAGS.time}.")
-    if FLAGS.steps and FLAGS["pretrain_fraction"].present:
-        raise commandline.BadInput("--pretrain_fraction does not go with --steps; leave one out.")
-    if FLAGS.labelled and "deit" in FLAGS.methods:
-        raise commandline.BadInput(
-            "Expected no deit in --methods with --labelled, since deit learns from the labels of all images; leave one"
-            " out."
-        )
-    for flag, names in SET.items():
-        words = _words(flag)
-        if unclear := [word for word in words if not word.startswith("--")]:
-            raise commandline.BadInput(f"Expected --{flag} as '--name=value --name=value', received {unclear[0]!r}.")
-        steps = {"steps", "epochs"} if FLAGS.time else set()
-        if wrong := [name for name in map(_name, words) if name in names | OF_ALL_RUNS | steps]:
-            raise commandline.BadInput(f"Expected --{flag} without --{wrong[0]}, which reproduce sets for its runs.")
-
-
-def _words(flag):
-    try:
-        return shlex.split(FLAGS[flag].value)
-    except ValueError as error:
-        raise commandline.BadInput(f"Expected --{flag} as flags in quotes, received {FLAGS[flag].value!r}.") from error
-
-
-def _name(word):
-    name = word.removeprefix("--").partition("=")[0]
-    return name.removeprefix("no") if "=" not in word and name not in FLAGS else name
+flags.adopt_module_key_flags(own_images_flags)
 
 
 def home():
@@ -132,7 +23,7 @@ def home():
 def settings():
     """Return the flags that all results in a --workdir share, for JSON. Methods and seeds may be added later."""
     names = (*(name for name in OWN if name != "methods"), "precision")
-    return {name: FLAGS[name].value for name in names if FLAGS[name].value not in (None, "")}
+    return {name: FLAGS[name].value for name in names if FLAGS[name].value not in (None, "", False)}
 
 
 def settings_before():
@@ -188,10 +79,9 @@ def divide(run):
 
 def cell(method, seed):
     """Return the `Cell` of a method for a seed: the choice of the encoder, which all share, and its runs."""
-    runs = (_finetune(method, seed),)
-    if method != SCRATCH:
-        runs = (_pretrain(method, seed), *runs)
-    return cells.Cell(f"{method}, seed {seed}", (_encoder(), *runs), runs[-1].finished)
+    before = (_encoder(), *((_pretrain(method, seed),) if method != SCRATCH else ()))
+    ends = (_finetune(method, seed), *((_probe(method, seed),) if method != SCRATCH and FLAGS.frozen_features else ()))
+    return cells.Cell(f"{method}, seed {seed}", (*before, *ends), lambda: all(run.finished() for run in ends))
 
 
 def _encoder():
@@ -210,8 +100,8 @@ def _pretrain(method, seed):
 
     def arguments():
         budget = f"--steps={FLAGS.steps}" if FLAGS.steps else f"--time={times(method)[0]:.1f}s"
-        own = [f"--dataset={FLAGS.dataset}", f"--method={method}", budget, f"--seed={seed}"]
-        return [*own, *_chosen(SAME), *_of_division("subset"), *_more(method)]
+        own = [f"--dataset={FLAGS.dataset}", *METHODS[method], budget, f"--seed={seed}"]
+        return [*own, *_chosen(SAME), *_of_division("subset"), *_more(METHODS[method][0].removeprefix("--method="))]
 
     return cells.Command(folder, "pretrain", arguments)
 
@@ -224,9 +114,19 @@ def _finetune(method, seed):
         labelled = [f"--labelled={FLAGS.labelled}"] if FLAGS.labelled else []
         budget = [f"--time={times(method, seconds(before))[1]:.1f}s"] if FLAGS.time else []
         own = [*start, f"--dataset={FLAGS.dataset}", *labelled, *budget, f"--seed={seed}"]
-        return [*own, *_of_division("split"), *_words("finetune_flags")]
+        return [*own, *_of_division("split"), *words_of("finetune_flags")]
 
     return cells.Command(folder, "finetune", arguments)
+
+
+def _probe(method, seed):
+    before = home() / f"pretrain_{method}_seed={seed}"
+
+    def arguments():
+        own = [f"--init_from={before}", f"--dataset={FLAGS.dataset}", f"--seed={seed}", *_of_division("split")]
+        return [*own, f"--train_limit={FROZEN_IMAGES}", f"--test_limit={FROZEN_IMAGES}"]
+
+    return cells.Command(home() / f"probe_{method}_seed={seed}", "probe", arguments, leaves="probe.json")
 
 
 def times(method, spent=None):
@@ -263,7 +163,7 @@ def _more(method):
     """The words of --pretrain_flags that a method reads."""
     of_some = frozenset().union(*(other.flags for other in methods.METHODS.values()))
     unread = of_some - methods.METHODS[method].flags
-    return [word for word in _words("pretrain_flags") if _name(word) not in unread]
+    return [word for word in words_of("pretrain_flags") if name_of(word) not in unread]
 
 
 def result(method, seed):
@@ -292,4 +192,17 @@ def result(method, seed):
         "pretrain_seconds": 0.0 if method == SCRATCH else seconds(before),
         "finetune_seconds": seconds(folder),
         "folder": str(folder),
+        **_frozen(method, seed),
+    }
+
+
+def _frozen(method, seed):
+    """The accuracies of the frozen encoder; none if it was not evaluated."""
+    try:
+        found = json.loads((home() / f"probe_{method}_seed={seed}" / "probe.json").read_text(encoding="utf-8"))
+    except OSError:
+        return {}
+    return {
+        "knn": found["knn_accuracy"],
+        "linear": max(value for name, value in found.items() if name.startswith("linear_accuracy_")),
     }

@@ -31,8 +31,9 @@ flags.DEFINE_integer(
 flags.DEFINE_string(
     "augmentation",
     None,
-    "none, flip, crop_flip, quarter_crop_flip, beit, three_augment or dino; deit knows the first four. Choose"
-    " flip if objects fill the image. Default: auto, crop_flip, or flip for tiny images; for dino dino.",
+    "none, flip, crop_flip, quarter_crop_flip, crop_colour, beit, three_augment or dino; deit knows the first four."
+    " Choose flip if objects fill the image. Default: auto, crop_flip, or flip for tiny images; with"
+    " --preset=small dino, or crop_colour from 80 x 80 pixels on; for dino dino.",
 )
 flags.DEFINE_string(
     "cache",
@@ -96,7 +97,8 @@ flags.DEFINE_integer(
     "steps",
     None,
     lower_bound=1,
-    help="Optimizer steps. Default: auto, 3,000 on CPUs; on GPUs 20,000, or 100 epochs if those are more.",
+    help="Optimizer steps. Default: auto, 3,000 on CPUs, or 8,000 with --preset=small; on GPUs 20,000, or 100"
+    " epochs if those are more.",
 )
 flags.DEFINE_string(
     "time",

@@ -13,13 +13,14 @@ LINES = (
     ("image_size", "patch_size"),
     ("size",),
     ("tokenizer", "vocabulary"),
-    ("keep", "augmentation"),
+    ("preset", "views", "keep", "split", "augmentation"),
+    ("decoder_depth", "predicted", "projector", "temperature"),
     ("batch_size", "accumulate", "learning_rate"),
     ("steps",),
     ("prototypes", "teacher_momentum"),
 )
 AUTO = tuple(name for line in LINES for name in line)
-OF_METHODS = ("mask_ratio", "decoder_depth", "local_crops", "mae_decoder_depth", "mae_decoder_width")
+OF_METHODS = ("mask_ratio", "local_crops", "mae_decoder_depth", "mae_decoder_width")
 
 
 def settle_flags():
@@ -44,6 +45,8 @@ def settle(source, devices, resumed=False):
             f"Expected --time on one host, received {devices.hosts} hosts, which would time steps differently; give"
             " --steps instead."
         )
+    if resumed and FLAGS.method == "splitmask":
+        FLAGS.preset = FLAGS.preset or "paper"  # of a run that began before there were presets
     facts = facts_of(source, devices)
     given = {name: FLAGS[name].value for name in AUTO if name != "learning_rate" and methods.reads(name)}
     given |= {"image_size": image_sets.image_size(), "method": FLAGS.method, "epochs": FLAGS.epochs}

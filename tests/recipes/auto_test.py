@@ -16,7 +16,8 @@ GB = 1e9
 LAPTOP = auto.Facts(1562, 100, 100, 3, "tensorflow", accelerator=False, cores=2, memory=20 * GB)
 GPU = auto.Facts(1_281_167, 400, 400, 3, "jax", accelerator=True, cores=16, memory=75 * GB)
 NAMES = ("image_size", "patch_size", "size", "tokenizer", "vocabulary", "keep", "augmentation", "batch_size", "steps")
-SPLITMASK = {"method": "splitmask", "accumulate": None, **dict.fromkeys(NAMES)}
+OF_PRESET = ("preset", "views", "split", "decoder_depth", "predicted", "projector", "temperature")
+SPLITMASK = {"method": "splitmask", "accumulate": None, **dict.fromkeys((*NAMES, *OF_PRESET))}
 
 
 def chosen(facts, **given):
@@ -26,23 +27,23 @@ def chosen(facts, **given):
 @pytest.mark.parametrize(
     "facts, expected",
     [
-        (LAPTOP, ((100, 100), 10, "vit_micro", "kmeans", 512, 0.5, "crop_flip", 64, 3000)),
+        (LAPTOP, ((100, 100), 10, "vit_micro", "kmeans", 512, 0.25, "crop_colour", 64, 8000)),
         (GPU, ((224, 224), 16, "vit_small", "kmeans", 8192, 0.5, "crop_flip", 256, 500_456)),
         (
             dataclasses.replace(LAPTOP, images=50, height=28, width=28),
-            ((28, 28), 4, "vit_micro", "kmeans", 256, 0.5, "flip", 32, 3000),
+            ((28, 28), 4, "vit_micro", "kmeans", 256, 0.25, "dino", 32, 8000),
         ),
         (
             dataclasses.replace(LAPTOP, images=20_000, height=3000, width=3000),
-            ((112, 112), 14, "vit_micro", "kmeans", 512, 0.5, "crop_flip", 64, 3000),
+            ((112, 112), 14, "vit_micro", "kmeans", 512, 0.25, "crop_colour", 64, 8000),
         ),
         (
             dataclasses.replace(LAPTOP, height=48, width=80),
-            ((48, 80), 8, "vit_micro", "kmeans", 512, 0.5, "crop_flip", 64, 3000),
+            ((48, 80), 8, "vit_micro", "kmeans", 512, 0.25, "dino", 64, 8000),
         ),
         (
             dataclasses.replace(LAPTOP, cores=64),
-            ((100, 100), 10, "vit_tiny", "kmeans", 512, 0.5, "crop_flip", 64, 3000),
+            ((100, 100), 10, "vit_tiny", "kmeans", 512, 0.25, "crop_colour", 64, 8000),
         ),
         (
             dataclasses.replace(GPU, images=8000, replicas=4),
@@ -53,6 +54,18 @@ def chosen(facts, **given):
 def test_the_values_follow_from_the_images_and_the_machine(facts, expected):
     values = chosen(facts)
     assert tuple(values[name] for name in NAMES) == expected
+
+
+def test_a_preset_gives_the_flags_that_are_not_given():
+    small, paper = (chosen(LAPTOP, preset=name, decoder_depth=3) for name in ("small", "paper"))
+    assert [small[name] for name in OF_PRESET] == ["small", "2", "random", 3, 0.25, 256, 0.1]
+    assert [paper[name] for name in OF_PRESET] == ["paper", "1", "block", 3, 1.0, 0, 0.2]
+    assert (paper["keep"], paper["augmentation"]) == (0.5, "crop_flip")
+    assert chosen(LAPTOP)["preset"] == "small" and chosen(GPU)["preset"] == "paper"
+    # A quarter of nine patches would be two.
+    assert chosen(LAPTOP, image_size=(30, 30), patch_size=10)["keep"] == 0.5
+    of_beit = auto.plan(LAPTOP, {"method": "beit", **dict.fromkeys((*NAMES, "split"))}).values
+    assert of_beit["split"] == "block" and "views" not in of_beit
 
 
 def test_a_flag_that_was_given_wins_and_has_no_reason():
@@ -209,8 +222,8 @@ def test_the_plain_command_chooses_and_resumes_what_it_chose(photos, tmp_path):
     lines = [line for line in end.out.splitlines() if line.startswith(("chosen", "memory"))]
     assert len(lines) <= 8 and all(len(line) <= 160 for line in lines), lines
     expected = {"image_size": "32", "patch_size": "4", "size": "vit_micro", "batch_size": "4", "accumulate": "1"}
-    expected |= {"vocabulary": "32", "tokenizer": "kmeans", "augmentation": "crop_flip", "steps": "2", "keep": "0.5"}
-    expected |= {"log_every": "1"}
+    expected |= {"vocabulary": "32", "tokenizer": "kmeans", "augmentation": "dino", "steps": "2"}
+    expected |= {"log_every": "1", "preset": "small", "views": "2", "keep": "0.25", "temperature": "0.1"}
     found = flags_of(tmp_path / "run")
     assert {name: found[name] for name in expected} == expected
 
@@ -224,7 +237,7 @@ def test_the_plain_command_chooses_and_resumes_what_it_chose(photos, tmp_path):
 def test_a_dry_run_says_what_it_takes_and_leaves_nothing(photos, tmp_path):
     end = run_here("pretrain", f"--dataset=folder:{photos}", f"--workdir={tmp_path / 'run'}", "--dry_run")
     assert not end.status, end.err
-    assert re.search(r"^time      .+ for 3000 steps of \S+ s$", end.out, re.M), end.out
+    assert re.search(r"^time      .+ for 8000 steps of \S+ s$", end.out, re.M), end.out
     assert not (tmp_path / "run").exists()
 
 

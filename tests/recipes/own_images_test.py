@@ -123,7 +123,8 @@ RUNS = ("pretrain", "finetune")
 
 
 def test_more_flags_go_to_the_methods_that_read_them(here, photos, tmp_path, stand_in):
-    given = (f"--dataset=folder:{photos}", "--methods=mae,splitmask", f"--workdir={tmp_path / 'runs'}", "--steps=3")
+    methods = "--methods=mae,splitmask,splitmask-paper"
+    given = (f"--dataset=folder:{photos}", methods, f"--workdir={tmp_path / 'runs'}", "--steps=3")
     more = ("--pretrain_flags=--mask_ratio=0.6 --keep=0.3 --warmup=0.1", "--finetune_flags=--epochs=3")
     assert here("reproduce", *given, *more, "--size=vit_tiny").status == 0
     ran = stand_in.commands
@@ -132,6 +133,8 @@ def test_more_flags_go_to_the_methods_that_read_them(here, photos, tmp_path, sta
     mae, splitmask = ran["pretrain_mae_seed=0"], ran["pretrain_splitmask_seed=0"]
     assert (mae.get("mask_ratio"), mae.get("keep"), mae["warmup"]) == ("0.6", None, "0.1")
     assert (splitmask.get("mask_ratio"), splitmask.get("keep"), splitmask["warmup"]) == (None, "0.3", "0.1")
+    paper = ran["pretrain_splitmask-paper_seed=0"]
+    assert {**splitmask, "preset": "paper", "workdir": paper["workdir"]} == paper and paper["keep"] == "0.3"
     assert ran["finetune_mae_seed=0"]["epochs"] == "3" and "warmup" not in ran["finetune_mae_seed=0"]
 
 
@@ -147,7 +150,7 @@ def test_more_flags_go_to_the_methods_that_read_them(here, photos, tmp_path, sta
         (["--dataset=sample", "--time=1"], "Expected --time as 2h, 90min or 1h30min, received '1'."),
         (
             ["--dataset=sample", "--steps=5", "--methods=mae,moco,random"],
-            "Expected --methods among scratch, splitmask, beit, mae, deit, dino, received moco, random.",
+            "splitmask-paper, splitmask-small, received moco, random.",
         ),
         (["--dataset=sample", "--steps=5", "--methods=mae,mae"], "Expected --methods once each, received 'mae,mae'."),
         (["--dataset=sample", "--steps=5", "--methods=mae,deit", "--labelled=9"], "Expected no deit in --methods"),
@@ -222,6 +225,7 @@ def test_the_table_holds_the_numbers_of_the_runs(here, photos, tmp_path, forked,
         "--pretrain_flags=--log_every=5 --pictures=0",
         f"--finetune_flags={more}",
         f"--workdir={home}",
+        *(["--frozen_features"] if "steps" in budget else []),
     )
     end = here(*command)
     assert end.status == 0, end.err + end.out + forked.read_text()
@@ -249,6 +253,11 @@ def test_the_table_holds_the_numbers_of_the_runs(here, photos, tmp_path, forked,
     if budget == "--steps=2":
         assert [one["pretrain_steps"] for one in saved["runs"]] == [0, 0, 2, 2]
         assert [one["finetune_steps"] for one in saved["runs"]] == [3] * 4
+        for seed, row in zip(seeds, rows[2:], strict=True):
+            probed = json.loads((home / f"probe_mae_seed={seed}/probe.json").read_text())
+            best = max(value for name, value in probed.items() if name.startswith("linear_accuracy"))
+            assert (float(row["knn"]), float(row["linear"])) == (probed["knn_accuracy"], best)
+        assert [row["knn"] for row in rows[:2]] == ["", ""] and "| kNN %" in (home / "comparison.md").read_text()
     Image.open(home / "comparison.png").verify()
     forked.unlink()
     again = here(*command)

@@ -295,9 +295,9 @@ def test_a_run_goes_on_on_another_backend(command, tmp_path, lines, other):
 
 
 def test_rewind_skips_a_stretch_of_data_for_good(here, arrays, tmp_path, monkeypatch, stop_at_step):
-    starts, batches = [], data.batches
+    starts, batches = [], data.two_view_batches
     monkeypatch.setattr(
-        data, "batches", lambda *given, **more: (starts.append(more["start"]), batches(*given, **more))[1]
+        data, "two_view_batches", lambda *given, **more: (starts.append(more["start"]), batches(*given, **more))[1]
     )
     given = (
         f"--dataset=npz:{arrays}",

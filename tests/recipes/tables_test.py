@@ -7,6 +7,8 @@ import runpy
 
 import pytest
 
+from recipes.shared import presets
+
 RECIPES = pathlib.Path(__file__).resolve().parents[2] / "recipes"
 TABLES = runpy.run_path(str(RECIPES / "shared" / "tables.py"))["TABLES"]
 PAPER = sorted(path.stem for path in RECIPES.glob("flags/paper/*.flags"))
@@ -99,9 +101,14 @@ METHODS = {
     "dino": (2e-3, 1e-5, 10 / 300, 0.04, 3.0, 0.1, 0.999),
 }
 TINY = ("--dataset=sample", "--size=vit_micro", "--patch_size=4", "--batch_size=1024", "--accumulate=1")
-CHOSEN = {  # by recipes/shared/settings.py, which these tests do not run
-    "splitmask": ("--vocabulary=8", "--tokenizer=kmeans", "--keep=0.5"),
-    "beit": ("--vocabulary=8", "--tokenizer=kmeans"),
+# What recipes/shared/settings.py, which these tests do not run, chooses.
+OF_PRESET = {
+    "splitmask": tuple(f"--{name}={value}" for name, value in presets.PRESETS["paper"].items()),
+    "beit": ("--split=block",),
+}
+CHOSEN = {
+    "splitmask": ("--vocabulary=8", "--tokenizer=kmeans", "--keep=0.5", *OF_PRESET["splitmask"]),
+    "beit": ("--vocabulary=8", "--tokenizer=kmeans", *OF_PRESET["beit"]),
     "dino": ("--prototypes=8", "--teacher_momentum=0.996"),
 }
 
@@ -246,7 +253,8 @@ def test_fine_tuning_is_the_papers(parsed, name):
 @pytest.mark.parametrize("method", ["splitmask", "beit"])
 def test_models_are_built_at_full_size(parsed, method, size):
     file = f"--flagfile={RECIPES}/flags/paper/imagenet.flags"
-    with parsed("pretrain", file, f"--size={size}", f"--method={method}", "--accumulate=1") as recipe:
+    own = (f"--size={size}", f"--method={method}", "--accumulate=1", *OF_PRESET[method])
+    with parsed("pretrain", file, *own) as recipe:
         steps = recipe.count_steps(1_281_167)
         model = recipe.build_model(None, (224, 224, 3), None, steps)
         assert model.encoder.count_params() == WEIGHTS[size]
