@@ -4,7 +4,9 @@ import csv
 import json
 import os
 import re
+import runpy
 import shutil
+import statistics
 import zipfile
 
 import keras
@@ -13,7 +15,7 @@ import pytest
 
 import keras_splitmask as ks
 from recipes import splitmask
-from recipes.shared import flagfiles, help
+from recipes.shared import flagfiles, help, measured
 from tests import pages
 from tests.running import ROOT
 from tests.transfer.drawn import as_coco, draw_label_maps, draw_scenes
@@ -24,6 +26,25 @@ from PIL import Image  # noqa: E402
 
 COMMANDS = {page.name: pages.commands_of(page) for page in pages.PAGES}
 NAMES = ("cat", "dog")
+
+
+def test_results_follow_from_the_logs():
+    written = runpy.run_path(ROOT / "docs" / "results.py")["pages"]()
+    assert {path.name for path in written} == {"results.md", "README.md"}
+    for path, text in written.items():
+        assert path.read_text() == text, f"{path.name}: run python docs/results.py"
+
+
+def test_what_a_run_says_was_measured_is_in_the_logs():
+    for one in measured.MEASURED:
+        log = json.loads((ROOT / "docs" / "logs" / "results" / f"{one.log}.json").read_text())
+        values = {
+            method: statistics.fmean(100 * run["top1"] for run in log["runs"] if run["method"] == method)
+            for method in ("scratch", "splitmask-small")
+        }
+        assert (one.scratch, one.pretrained) == pytest.approx(tuple(values.values()), abs=0.05)
+        assert (f"{one.minutes}min", str(one.labels)) == (log["settings"]["time"], log["settings"]["labelled"])
+    assert "CIFAR-10" in measured.sentence(40_000)
 
 
 def save(path, image):
@@ -123,11 +144,13 @@ def test_the_code_of_the_page_about_sources_trains(folders, rng):
 
 @pytest.mark.backend
 def test_the_code_of_the_page_about_code_runs(make_images, folders, monkeypatch):
-    train, use = pages.code_of(ROOT / "docs" / "in_code.md")
+    train, two_views, use = pages.code_of(ROOT / "docs" / "in_code.md")
     monkeypatch.setitem(ks.SIZES, "vit_small", (16, 1, 2))
     names = {"images": make_images(8, (32, 32, 3))}
     exec(train.replace("224, 224", "32, 32").replace("vocabulary=8192", "vocabulary=8"), names)
     assert keras.ops.shape(names["features"]["pooled"]) == (8, 16)
+    exec(two_views.replace("batch_size=64", "batch_size=4").replace("1_000, epochs=10", "1, epochs=2"), names)
+    assert int(names["model"].optimizer.iterations) == 2
     for run in ("photos", "tuned"):
         os.makedirs(f"runs/{run}")
     names["model"].save("runs/photos/model.keras")

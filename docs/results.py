@@ -1,0 +1,151 @@
+"""Write results.md, and the table of README.md, from the logs in logs/results.
+
+    python docs/results.py
+    python docs/results.py --add=runs/compared/comparison.json --name=cifar10_500_30min --machine='two cores of ...'
+
+Each log holds the runs of `reproduce.py --dataset=...` with the same settings, made at different times: --add joins
+the runs of a comparison to those of a log, or begins one. tests/docs_test.py compares results.md with the logs.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+
+DOCS = pathlib.Path(__file__).parent
+LOGS = DOCS / "logs" / "results"
+NAMES = {"scratch": "from scratch", "splitmask-small": "SplitMask, `--preset=small`"}
+NAMES |= {"splitmask-paper": "SplitMask, `--preset=paper`", "mae": "MAE", "beit": "BEiT", "dino": "DINO"}
+TITLES = {"cifar10": "CIFAR-10", "grocery": "Groceries", "fashion_mnist": "Fashion-MNIST"}
+FACTORS = DOCS / "logs" / "factors.json"
+KEPT = ("method", "seed", "top1", "knn", "linear", "split", "images", "labelled_images")
+KEPT += ("pretrain_steps", "finetune_steps", "pretrain_seconds", "finetune_seconds")
+
+
+def logs():
+    """Read all logs: [{"name", "settings", "machine", "runs"}], in the order of their names."""
+    return [{"name": path.stem, **json.loads(path.read_text())} for path in sorted(LOGS.glob("*.json"))]
+
+
+def add(comparison, name, machine):
+    """Join the runs of a comparison.json to a log. A run of the same method and seed takes the place of the older."""
+    made = json.loads(comparison.read_text())
+    path = LOGS / f"{name}.json"
+    log = json.loads(path.read_text()) if path.exists() else {"settings": {}, "runs": []}
+    settings = {key: value for key, value in made["settings"].items() if key != "seeds"}
+    if log["runs"] and log["settings"] != settings:
+        raise SystemExit(f"Expected a comparison with the settings {log['settings']}, received {settings}.")
+    runs = {(one["method"], one["seed"]): one for one in log["runs"]}
+    for one in made["runs"]:
+        runs[one["method"], one["seed"]] = {key: one[key] for key in KEPT if key in one} | {"machine": machine}
+    kept = sorted(runs.values(), key=lambda one: (list(NAMES).index(one["method"]), one["seed"]))
+    path.write_text(json.dumps({"settings": settings, "runs": kept}, indent=1) + "\n")
+
+
+def by_method(log):
+    """The runs of a log by method, best mean first."""
+    methods = dict.fromkeys(one["method"] for one in log["runs"])
+    found = {method: [one for one in log["runs"] if one["method"] == method] for method in methods}
+    return dict(sorted(found.items(), key=lambda item: -mean(item[1], "top1")))
+
+
+def mean(runs, name):
+    return statistics.fmean(one[name] for one in runs)
+
+
+def percent(runs, name):
+    """The mean over the seeds in percent, and the range."""
+    values = [100 * one[name] for one in runs if name in one]
+    if not values:
+        return ""
+    spread = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.1f}{spread}"
+
+
+def dataset(log):
+    return log["settings"]["dataset"].partition(":")[2] or log["settings"]["dataset"]
+
+
+def table(log):
+    """The table of a log in Markdown."""
+    lines = ["| | top-1 % | kNN % | linear % | steps | minutes | seeds |", "|---|---:|---:|---:|---:|---:|---:|"]
+    for method, runs in by_method(log).items():
+        steps = " + ".join(f"{mean(runs, name):.0f}" for name in ("pretrain_steps", "finetune_steps"))
+        minutes = " + ".join(f"{mean(runs, name) / 60:.0f}" for name in ("pretrain_seconds", "finetune_seconds"))
+        cells = (percent(runs, "top1"), percent(runs, "knn"), percent(runs, "linear"), steps, minutes, str(len(runs)))
+        lines.append(f"| {NAMES[method]} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def command(log):
+    """The command that makes the runs of a log."""
+    methods = ",".join(name for name in NAMES if name in by_method(log))
+    flags = " ".join(f"--{name}={value}" for name, value in log["settings"].items() if name != "precision")
+    seeds = ",".join(str(seed) for seed in sorted({one["seed"] for one in log["runs"]}))
+    return f"splitmask reproduce {flags} --methods={methods} --seeds={seeds} --backend=torch"
+
+
+def section(log):
+    """The section of results.md on a log."""
+    settings, first = log["settings"], log["runs"][0]
+    labels = f"{settings['labelled']} labels" if "labelled" in settings else "all labels"
+    machines = "; ".join(dict.fromkeys(one["machine"] for one in log["runs"]))
+    return (
+        f"## {TITLES[dataset(log)]}, {labels}, {settings['time']} in all\n\n"
+        f"    {command(log)}\n\n{table(log)}\n\n"
+        f"Evaluated on the {first['images']:,} {first['split']} images. {machines}."
+        f" Log: [logs/results/{log['name']}.json](logs/results/{log['name']}.json).\n"
+    )
+
+
+def summary(found):
+    """The table of README.md: from scratch beside SplitMask, at equal minutes."""
+    lines = ["| | minutes | from scratch | pre-trained with SplitMask |", "|---|---:|---:|---:|"]
+    for log in found:
+        methods = by_method(log)
+        if not {"scratch", "splitmask-small"} <= set(methods):
+            continue
+        labels = f"{log['settings']['labelled']} labels" if "labelled" in log["settings"] else "all labels"
+        cells = (percent(methods[name], "top1") for name in ("scratch", "splitmask-small"))
+        minutes = log["settings"]["time"].removesuffix("min")
+        lines.append(f"| {TITLES[dataset(log)]}, {labels}, top-1 % | {minutes} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def factors():
+    """The table of what was tried for the small preset."""
+    lines = ["| | steps | kNN % | linear % | linear, 500 labels % |", "|---|---:|---:|---:|---:|"]
+    for one in json.loads(FACTORS.read_text()):
+        accuracies = (f"{100 * one[name]:.1f}" for name in ("knn", "linear", "linear_500"))
+        lines.append(f"| {one['what']} | {one['steps']} | " + " | ".join(accuracies) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def between(text, name, part):
+    """Return a text with `part` between the two marks of this name."""
+    begin, end = (f"<!-- {name}: {place} -->\n" for place in ("begin", "end"))
+    before, _, rest = text.partition(begin)
+    return before + begin + part + end + rest.partition(end)[2]
+
+
+def pages():
+    """The files that follow from the logs: {path: text}."""
+    found = logs()
+    results, readme = DOCS / "results.md", DOCS.parent / "README.md"
+    text = between(results.read_text(), "results", "\n" + "\n".join(section(log) for log in found))
+    return {
+        results: between(text, "factors", factors()),
+        readme: between(readme.read_text(), "results", summary(found)),
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--add", type=pathlib.Path, help="comparison.json to join to a log")
+    parser.add_argument("--name", help="name of the log")
+    parser.add_argument("--machine", help="what the runs were made on")
+    arguments = parser.parse_args()
+    if arguments.add:
+        add(arguments.add, arguments.name, arguments.machine)
+    for path, text in pages().items():
+        path.write_text(text)
