@@ -10,6 +10,7 @@ the runs of a comparison to those of a log, or begins one. tests/docs_test.py co
 import argparse
 import json
 import pathlib
+import shlex
 import statistics
 
 DOCS = pathlib.Path(__file__).parent
@@ -80,7 +81,10 @@ def table(log):
 def command(log):
     """The command that makes the runs of a log."""
     methods = ",".join(name for name in NAMES if name in by_method(log))
-    flags = " ".join(f"--{name}={value}" for name, value in log["settings"].items() if name != "precision")
+    given = {name: value for name, value in log["settings"].items() if name != "precision"}
+    flags = " ".join(
+        f"--{name}" if value is True else f"--{name}={shlex.quote(str(value))}" for name, value in given.items()
+    )
     seeds = ",".join(str(seed) for seed in sorted({one["seed"] for one in log["runs"]}))
     return f"splitmask reproduce {flags} --methods={methods} --seeds={seeds} --backend=torch"
 
