@@ -95,7 +95,7 @@ def section(log):
     labels = f"{settings['labelled']} labels" if "labelled" in settings else "all labels"
     machines = "; ".join(dict.fromkeys(one["machine"] for one in log["runs"]))
     return (
-        f"## {TITLES[dataset(log)]}, {labels}, {settings['time']} in all\n\n"
+        f"## {TITLES[dataset(log)]}, {labels}, {settings['time'].replace('min', ' minutes')} in all\n\n"
         f"    {command(log)}\n\n{table(log)}\n\n"
         f"Evaluated on the {first['images']:,} {first['split']} images. {machines}."
         f" Log: [logs/results/{log['name']}.json](logs/results/{log['name']}.json).\n"
@@ -110,7 +110,10 @@ def summary(found):
         if not {"scratch", "splitmask-small"} <= set(methods):
             continue
         labels = f"{log['settings']['labelled']} labels" if "labelled" in log["settings"] else "all labels"
-        cells = (percent(methods[name], "top1") for name in ("scratch", "splitmask-small"))
+        best = next(iter(methods))
+        names = ("scratch", "splitmask-small")
+        cells = (percent(methods[name], "top1") for name in names)
+        cells = (f"**{cell}**" if name == best else cell for name, cell in zip(names, cells, strict=True))
         minutes = log["settings"]["time"].removesuffix("min")
         lines.append(f"| {TITLES[dataset(log)]}, {labels}, top-1 % | {minutes} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -20,7 +20,7 @@ class Measured(typing.NamedTuple):
     pretrained: float
 
 
-MEASURED = (Measured("cifar10_500_15min", "CIFAR-10", 50_000, 500, 15, 0.0, 0.0),)
+MEASURED = (Measured("grocery_500_15min", "photographs of groceries", 2_640, 500, 15, 47.4, 40.7),)
 
 
 def sentence(images):
