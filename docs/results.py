@@ -104,7 +104,7 @@ def section(log):
 
 def summary(found):
     """The table of README.md: from scratch beside SplitMask, at equal minutes."""
-    lines = ["| | minutes | from scratch | pre-trained with SplitMask |", "|---|---:|---:|---:|"]
+    lines = ["| | from scratch | pre-trained with SplitMask |", "|---|---:|---:|"]
     for log in found:
         methods = by_method(log)
         if not {"scratch", "splitmask-small"} <= set(methods):
@@ -112,10 +112,12 @@ def summary(found):
         labels = f"{log['settings']['labelled']} labels" if "labelled" in log["settings"] else "all labels"
         best = next(iter(methods))
         names = ("scratch", "splitmask-small")
-        cells = (percent(methods[name], "top1") for name in names)
-        cells = (f"**{cell}**" if name == best else cell for name, cell in zip(names, cells, strict=True))
-        minutes = log["settings"]["time"].removesuffix("min")
-        lines.append(f"| {TITLES[dataset(log)]}, {labels}, top-1 % | {minutes} | " + " | ".join(cells) + " |")
+        cells = []
+        for name in names:
+            accuracy = f"{percent(methods[name], 'top1')}%"
+            minutes = sum(mean(methods[name], f"{part}_seconds") for part in ("pretrain", "finetune")) / 60
+            cells.append(f"{f'**{accuracy}**' if name == best else accuracy} in {minutes:.0f} min")
+        lines.append(f"| {TITLES[dataset(log)]}, {labels}, top-1 | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 

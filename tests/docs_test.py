@@ -44,7 +44,7 @@ def test_what_a_run_says_was_measured_is_in_the_logs():
         }
         assert (one.scratch, one.pretrained) == pytest.approx(tuple(values.values()), abs=0.05)
         assert (f"{one.minutes}min", str(one.labels)) == (log["settings"]["time"], log["settings"]["labelled"])
-    assert "groceries" in measured.sentence(2_000)
+    assert "groceries" in measured.sentence(2_000) and "CIFAR-10" in measured.sentence(40_000)
 
 
 def save(path, image):
