@@ -11,9 +11,9 @@ from recipes.shared import commandline, presets, visual_words
 
 FLAGS = flags.FLAGS
 TOKENIZER_FLAGS = {"tokenizer", "dalle_weights", "dalle_sha256", "vocabulary", "fit_patches", "word_resolution"}
-# BEiT's values, which the paper uses for SplitMask. `Method.defaults` has those of the other methods' authors.
 # By the crop of --augmentation: the range of the fraction of an image's area that one of two views shows.
 VIEWS = {"crop": (0.2, 1.0), "quarter_crop": (0.08, 0.25), "none": (1.0, 1.0)}
+# BEiT's values, which the paper uses for SplitMask. `Method.defaults` has those of the other methods' authors.
 DEFAULTS = {
     "min_learning_rate": 1e-5,
     "warmup": 10 / 300,

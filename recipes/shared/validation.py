@@ -6,9 +6,7 @@ FLAGS = flags.FLAGS
 BEST = "best.keras"
 BATCH = 64  # images at a time, which need less memory than a training step on a few
 TIMES = 10  # of a run in which the accuracy is measured, about, and at most
-PER_TRAINED = (
-    0.75  # images evaluated for each one trained on, at most: a fifth of the time, since they need no gradient
-)
+PER_TRAINED = 0.75  # images evaluated for each one trained on, at most: a fifth of the time, without gradients
 
 
 def scores_of(model, images):
