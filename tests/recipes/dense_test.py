@@ -300,7 +300,7 @@ def test_bad_input_ends_in_one_line(refused, sets, tmp_path, name, flags, messag
 
 @pytest.mark.parametrize("name, dataset", [("detect", "coco:{sets}/boxes"), ("segment", "masks:{sets}/maps")])
 def test_what_does_not_fit_into_memory_is_refused(refused, sets, tmp_path, monkeypatch, name, dataset):
-    monkeypatch.setattr(free_memory, "free_memory", lambda: 18e9)  # 128 x 128 patches attend to each other
+    monkeypatch.setattr(free_memory, "free_memory", lambda: 16e9)  # 128 x 128 patches attend to each other
     given = (
         f"--dataset={dataset.format(sets=sets)}",
         "--image_size=2048",
@@ -308,5 +308,6 @@ def test_what_does_not_fit_into_memory_is_refused(refused, sets, tmp_path, monke
         "--positions=sine_cosine",
     )
     line = refused(name, *SMALL, *given, f"--workdir={tmp_path / 'run'}")
-    assert "Expected training to fit into 80% of the 1" in line and "Add --accumulate=2." in line
+    # What this process takes counts as at hand, too, and is more after other tests.
+    assert "Expected training to fit into 80% of the " in line and "Add --accumulate=2." in line
     assert not (tmp_path / "run").exists()
