@@ -32,7 +32,6 @@ MANY_IMAGES = 100_000  # from here on the paper's vocabulary and DINO's prototyp
 WORDS = (512, 8192)
 PATCHES_PER_WORD = 8  # at least, in all images together
 PROTOTYPES = (4096, 65536)
-FEW_PATCHES = 16  # below, a quarter of them says little
 FEW_IMAGES = 10_000  # below, the paper keeps 0.25 of 196 patches
 SHARE_OF_MEMORY = 0.8  # the rest is for what else the machine does
 
@@ -126,13 +125,9 @@ def plan(facts, given):
 def _choose_preset(facts, values, choose, patches):
     """SplitMask as in the paper, or the preset for small budgets, whose values take the place of the paper's."""
     choose("preset", *(("paper", "for a GPU or TPU") if facts.accelerator else ("small", "for CPUs")))
-    if "preset" not in values:
-        choose("split", "block", "BEiT's")
-        return
-    preset = values["preset"]
-    own = {**presets.PRESETS[preset], "augmentation": presets.augmentation(preset, *values["image_size"])}
-    for name, value in own.items():
-        if value is not None and (name != "keep" or patches >= FEW_PATCHES):
+    choose("split", "block", "BEiT's")
+    if preset := values.get("preset"):
+        for name, value in presets.values_of(preset, values["image_size"], patches).items():
             choose(name, value, f"of --preset={preset}")
 
 

@@ -88,17 +88,12 @@ def build_splitmask(encoder, source, steps, **shared):
     )
 
 
-def splitmask_augmentation():
-    host, layer = plain_augmentation()
-    return {**host, "views": int(FLAGS.views)}, layer
-
-
 def splitmask_batches(source, image_shape, host):
     from keras_splitmask import data
 
-    if host["views"] == 2:
+    if FLAGS.views == "2":
         return functools.partial(data.two_view_batches, scale=VIEWS[host["crop"]])
-    return functools.partial(data.batches, crop=host["crop"])
+    return plain_batches(source, image_shape, host)
 
 
 def build_beit(encoder, source, steps, **shared):
@@ -194,7 +189,6 @@ METHODS = {
     "splitmask": Method(
         build_splitmask,
         flags=frozenset({*TOKENIZER_FLAGS, "preset", *presets.FLAGS, "inpaint_weight", "match_weight"}),
-        augmentation=splitmask_augmentation,
         batches=splitmask_batches,
     ),
     "beit": Method(build_beit, flags=frozenset({*TOKENIZER_FLAGS, "split", "mask_ratio"})),

@@ -3,7 +3,7 @@
 docs/results.md has what was measured of both.
 """
 
-# Values of flags. The paper's keep follows from the images; see `auto`.
+# Values of flags. The paper's keep and augmentation follow from the images; see `auto`.
 PRESETS = {
     "paper": {"views": "1", "split": "block", "decoder_depth": 2, "predicted": 1.0, "projector": 0, "temperature": 0.2},
     "small": {
@@ -14,16 +14,21 @@ PRESETS = {
         "predicted": 0.25,
         "projector": 256,
         "temperature": 0.1,
+        "augmentation": "dino",
     },
 }
-FLAGS = ("keep", *PRESETS["paper"])
+FLAGS = ("keep", *PRESETS["paper"])  # that SplitMask alone reads, or with BEiT
 LEARNING_RATES = {"small": 1e-3, "paper": 5e-4}  # at least, whatever the batch
 STEPS = {"small": 8_000}  # at least; they take as long as 3,000 of the paper's
 LARGE = 80  # pixels of a side: from here on, dino's hue and blur take longer than the model does
+FEW_PATCHES = 16  # below, a quarter of them says little
 
 
-def augmentation(preset, height, width):
-    """The augmentation of a preset for images of this size; None for the paper's, which follows from the images."""
-    if preset == "paper":
-        return None
-    return "crop_colour" if height * width >= LARGE**2 else "dino"
+def values_of(preset, image_size, patches):
+    """The values that a preset gives to flags, for images of (height, width) pixels and this many patches."""
+    values = dict(PRESETS[preset])
+    if preset == "small" and image_size[0] * image_size[1] >= LARGE**2:
+        values["augmentation"] = "crop_colour"
+    if preset == "small" and patches < FEW_PATCHES:
+        del values["keep"]
+    return values

@@ -71,7 +71,7 @@ def test_labels_are_of_the_images_that_finetune_draws(here, installed, photos, t
 
 
 def test_pixels_are_compared_with_the_labelled_images(here, tmp_path):
-    """Classes of one colour each are told apart by their pixels, without any of the other packages."""
+    """Pixels distinguish classes of one colour each, without any of the other packages."""
     for split, count in (("train", 4), ("test", 2)):
         for name, grey in (("dark", 40), ("light", 200)):
             folder = tmp_path / "photos" / split / name
