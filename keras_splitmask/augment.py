@@ -206,12 +206,12 @@ class Augment(keras.layers.Layer):
         brightness, contrast, saturation, hue = self.jitter
         coloured = x.shape[-1] == 3
         if brightness:
-            x = self._scaled(x, 0.0, brightness)
+            x = self._scaled(x, brightness)
         if contrast:
             # Towards the mean brightness of the image, as Pillow and torchvision define contrast.
-            x = self._scaled(x, ops.mean(grey(x), axis=(1, 2, 3), keepdims=True), contrast)
+            x = self._scaled(x, contrast, ops.mean(grey(x), axis=(1, 2, 3), keepdims=True))
         if saturation and coloured:
-            x = self._scaled(x, grey(x), saturation)
+            x = self._scaled(x, saturation, grey(x))
         if hue and coloured:
             angle, rest = ops.split(ops.image.rgb_to_hsv(x, data_format="channels_last"), [1], axis=-1)
             angle = ops.mod(angle + self._uniform(x, -hue, hue), 1.0)  # a circle from 0 to 1
@@ -220,9 +220,12 @@ class Augment(keras.layers.Layer):
             )
         return x
 
-    def _scaled(self, x, origin, strength):
-        """Scale the distance of the pixels from `origin` by a factor drawn for each image."""
-        return ops.clip(origin + self._uniform(x, 1 - strength, 1 + strength) * (x - origin), 0.0, 1.0)
+    def _scaled(self, x, strength, origin=None):
+        """Scale the distance of the pixels from `origin`, or from 0, by a factor drawn for each image."""
+        factor = self._uniform(x, 1 - strength, 1 + strength)
+        # As a sum of products, since `origin` has fewer numbers than the pixels have.
+        x = factor * x if origin is None else factor * x + (1 - factor) * origin
+        return ops.clip(x, 0.0, 1.0)
 
     def _uniform(self, x, low=0.0, high=1.0):
         """A number for each image: (B, 1, 1, 1) float32."""

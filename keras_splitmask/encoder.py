@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_splitmask.backend.drop_path import DropPath, seed_of
 from keras_splitmask.backend.layers import Dense, LayerNormalization, attention, call, gelu
-from keras_splitmask.backend.typing import Array, Float, Shaped
+from keras_splitmask.backend.typing import Array, Float, Int, Shaped
 from keras_splitmask.patches import PatchEmbedding
 from keras_splitmask.training.inputs import CheckedModel
 
@@ -169,10 +169,14 @@ class Encoder(CheckedModel):
         self.built = True
 
     def embed(
-        self, images: Shaped[Array, "B H W C"], table: Float[Array, "N D"] | None = None
-    ) -> Float[Array, "B N D"]:
-        """Images to tokens with positions; see `PatchEmbedding` for images of another size."""
-        return self.patch_embedding(images, table=table)
+        self,
+        images: Shaped[Array, "B H W C"],
+        table: Float[Array, "N D"] | None = None,
+        indices: Int[Array, "B n"] | None = None,
+    ) -> Float[Array, "B n D"]:
+        """Images to tokens with positions, of all patches or of those with these indices; see `PatchEmbedding` for
+        images of another size."""
+        return self.patch_embedding(images, table=table, indices=indices)
 
     def encode(self, tokens: Float[Array, "B n D"], training: bool | None = None) -> Float[Array, "B 1+n D"]:
         """Encode any subset of an image's tokens; cls comes first."""

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_splitmask.backend.layers import Dense, reshape
+from keras_splitmask.backend.layers import Dense, gather_rows, reshape
 from keras_splitmask.backend.typing import Array, Float, Int, Num, Shaped
 from keras_splitmask.training.pixels import dtype_name, problem_of_dtype
 
@@ -78,6 +78,13 @@ def to_patches(images: Shaped[Array, "B H W C"], patch_size: int) -> Shaped[Arra
     return reshape(x, (-1, rows * columns, patch_size * patch_size * channels))
 
 
+def normalise_patches(patches: Shaped[Array, "B n P"], channels: int) -> Float[Array, "B n P"]:
+    """`normalise` for patches of images with this number of channels, as `to_patches` cuts them."""
+    count, length = patches.shape[1:]
+    pixels = normalise(reshape(patches, (-1, count, length // channels, channels)))
+    return reshape(pixels, (-1, count, length))
+
+
 def to_images(patches: Num[Array, "B N P"], image_shape: Sequence[int], patch_size: int) -> Num[Array, "B H W C"]:
     """Join patches to images: the inverse of `to_patches`."""
     height, width, channels = image_shape
@@ -140,16 +147,28 @@ class PatchEmbedding(keras.layers.Layer):
         """The vectors of the positions with these indices."""
         return ops.take(self.position_table(), indices, axis=0)
 
-    def call(self, images: Shaped[Array, "B H W C"], table: Float[Array, "N D"] | None = None) -> Float[Array, "B N D"]:
-        """`table` holds the positions of another grid, for images of that grid; the layer's own by default."""
+    def call(
+        self,
+        images: Shaped[Array, "B H W C"],
+        table: Float[Array, "N D"] | None = None,
+        indices: Int[Array, "B n"] | None = None,
+    ) -> Float[Array, "B n D"]:
+        """Embed all patches of images, or those with these indices.
+
+        `table` holds the positions of another grid, for images of that grid; the layer's own by default.
+        """
         if table is None and tuple(images.shape[1:]) != self.image_shape:
             raise ValueError(
                 f"Expected images of {self.image_shape} (height, width, channels), received {tuple(images.shape[1:])}; "
                 "resize or convert the images, or build the encoder with their image_shape."
             )
-        pixels = ops.cast(normalise(images), self.compute_dtype)
-        table = ops.cast(self.position_table() if table is None else table, self.compute_dtype)
-        return self.project(to_patches(pixels, self.patch_size)) + table  # (B, N, D)
+        patches = to_patches(images, self.patch_size)  # (B, N, P)
+        positions = self.position_table() if table is None else table  # (N, D)
+        if indices is not None:
+            # Before the work on pixels, which the other patches are spared.
+            patches, positions = gather_rows(patches, indices), ops.take(positions, indices, axis=0)  # (B, n, D)
+        pixels = ops.cast(normalise_patches(patches, images.shape[-1]), self.compute_dtype)
+        return self.project(pixels) + ops.cast(positions, self.compute_dtype)  # (B, n, D)
 
     def compute_output_shape(self, images_shape):
         return images_shape[0], self.grid[0] * self.grid[1], self.width

@@ -136,13 +136,11 @@ class SplitMask(ObjectiveModel):
             images: (B, H, W, C), or two views of each, (B, 2, H, W, C); the first half is of the first view.
             order: from `split`. Rows 2i and 2i + 1 of the result are the halves of image i.
         """
-        tokens = self.encoder.embed(reshape(images, (-1, *images.shape[-3:])))  # (B, N, D) or (2B, N, D)
-        seen = self._of_halves(tokens, order, self.split.seen, len(images.shape) == 5)
-        return self.encoder.encode(seen, training=training)
-
-    def _of_halves(self, x, order, part, two_views):
-        """What each half sees, or does not, of patches x: (B, N, ...) of one view, or (2B, N, ...) of two."""
-        return gather(x, part(order)) if two_views else part(gather(x, order))
+        n = self.split.seen_count
+        # (2B, n) of two views, (B, 2n) of one.
+        seen = self.split.seen(order) if len(images.shape) == 5 else order[:, : 2 * n]
+        tokens = self.encoder.embed(reshape(images, (-1, *images.shape[-3:])), indices=seen)
+        return self.encoder.encode(reshape(tokens, (-1, n, self.encoder.width)), training=training)
 
     def branches(
         self, images: Shaped[Array, "B *views H W C"], order: Int[Array, "B N"], training: bool = False
@@ -181,15 +179,27 @@ class SplitMask(ObjectiveModel):
         return ops.reshape(vectors, (-1, 2, vectors.shape[-1]))
 
     def _forward(self, images, training):
-        """The order of the patches, and the tokens of the halves, encoded and decoded."""
+        """The positions (2B, m) that are predicted, and the tokens of the halves, encoded and decoded."""
         order = self.split(images)  # (B, N)
         tokens = self.halves(images, order, training)  # (2B, 1 + n, D)
         if self.decoder is None:
-            return order, tokens, None, None
-        return order, tokens, *self.decoded(tokens, self._picked(self.split.unseen(order)), training)
+            return None, tokens, None, None
+        positions = self.split.unseen(order)
+        if self.predicted < 1:
+            positions = ops.take(positions, self.picked, axis=1)
+        return positions, tokens, *self.decoded(tokens, positions, training)
 
-    def _picked(self, unseen):
-        return unseen if self.predicted == 1 else ops.take(unseen, self.picked, axis=1)
+    def _targets(self, images, positions):
+        """The words (2B, m) at the positions of the halves of images: (B, H, W, C), or two views of each."""
+        count = positions.shape[1]
+        if len(images.shape) == 4:
+            positions = reshape(positions, (-1, 2 * count))  # of each image
+        images = reshape(images, (-1, *images.shape[-3:]))
+        if getattr(self.tokenizer, "by_patch", False) and positions.shape[1] < self.split.count:
+            words = self.tokenizer(images, indices=positions)
+        else:
+            words = gather(self.tokenizer(images), positions)
+        return reshape(words, (-1, count))
 
     def compared(self, batch: Batch, training: bool) -> Float[Array, "B 2 E"]:
         """The vectors that the match loss compares, for gradient accumulation."""
@@ -201,18 +211,17 @@ class SplitMask(ObjectiveModel):
     def objective(self, batch: Batch, training: bool) -> tuple[Float[Array, ""], dict[str, Array]]:
         """The loss of a batch and the values to log (Figure 4 of the paper)."""
         images = batch.images  # (B, H, W, C) or (B, 2, H, W, C)
-        # (B, N), (2B, 1 + n, D), (2B, 1 + n, D), (2B, m, D)
-        order, tokens, seen, unseen = self._forward(images, training)
+        # (2B, m), (2B, 1 + n, D), (2B, 1 + n, D), (2B, m, D)
+        positions, tokens, seen, unseen = self._forward(images, training)
         loss: Array = 0.0
         report: dict[str, Array] = {}
         if self.inpaint_weight:
-            ids = self.tokenizer(reshape(images, (-1, *images.shape[-3:])))  # (B, N) or (2B, N)
-            targets = self._picked(self._of_halves(ids, order, self.split.unseen, len(images.shape) == 5))  # (2B, m)
+            targets = self._targets(images, positions)  # (2B, m)
             # The mean of `losses.inpaint(self.decoder.words(unseen), targets)`, without the table of all logits.
             kernel, bias = self.decoder.words.float_weights()  # (D, V), (V,)
             inpaint_loss, inpaint_accuracy = linear_cross_entropy(unseen, kernel, bias, targets)
             loss = loss + self.inpaint_weight * inpaint_loss
-            report.update(inpaint_loss=inpaint_loss, inpaint_accuracy=inpaint_accuracy, word_perplexity=ids)
+            report.update(inpaint_loss=inpaint_loss, inpaint_accuracy=inpaint_accuracy, word_perplexity=targets)
         if self.match_weight:
             pooled, everyone, labels = across_batch(self.pooled(tokens, seen, unseen))  # (B, 2, E), (G, 2, E), (B,)
             a, b, all_a, all_b = pooled[:, 0], pooled[:, 1], everyone[:, 0], everyone[:, 1]

@@ -93,7 +93,9 @@ WRONG = {
     "gather: positions": lambda encoder: gather(ones(2, 6), ones(1, 4, dtype="int32")),
     "Split.seen: x": lambda encoder: Split((4, 4)).seen(ones(2, 16, dtype="bool")),
     "Encoder.call: every_block": lambda encoder: encoder(ones(2, 16, 16, 3), every_block=1),
-    "PatchEmbedding.call: return": lambda encoder: encoder.embed(ones(2, 16, 16, 3), table=ones(1, 16)),
+    "PatchEmbedding.call: indices": lambda encoder: encoder.embed(
+        ones(2, 16, 16, 3), indices=ones(1, 4, dtype="int32")
+    ),
     "Block.call: training": lambda encoder: encoder.encode_by_block(ones(2, 5, 16), training="yes"),
 }
 

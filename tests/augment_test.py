@@ -204,8 +204,8 @@ def test_only_training_augments_words_and_branches_alike(make_model, make_images
     images, seen = make_images(), {}
     model, plain = make_model(augmentation=preset("three_augment")[1]), make_model()
     ids, embed = model.tokenizer.call, model.encoder.embed
-    monkeypatch.setattr(model.tokenizer, "call", lambda x: (seen.update(words=x), ids(x))[1])
-    monkeypatch.setattr(model.encoder, "embed", lambda x: (seen.update(halves=x), embed(x))[1])
+    monkeypatch.setattr(model.tokenizer, "call", lambda x, **of: (seen.update(words=x), ids(x, **of))[1])
+    monkeypatch.setattr(model.encoder, "embed", lambda x, **of: (seen.update(halves=x), embed(x, **of))[1])
     seeded_objective(model, images, 3, training=True)
     np.testing.assert_array_equal(array(seen["words"]), array(seen["halves"]))
     assert (np.abs(array(seen["words"]) - images / 255).max(axis=(1, 2, 3)) > 0.01).any()

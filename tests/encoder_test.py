@@ -129,6 +129,14 @@ def test_encode_takes_any_subset_in_any_order(make_encoder, make_images):
 
 
 @pytest.mark.backend
+def test_some_patches_are_embedded_as_among_all(make_encoder, make_images):
+    encoder, images = make_encoder(), make_images(2)
+    indices = np.array([[5, 0, 3], [1, 1, 15]], "int32")
+    for pixels in (images, images.astype("uint16"), images.astype("float32") / 255):
+        tokens = np.take_along_axis(ops.convert_to_numpy(encoder.embed(pixels)), indices[..., None], axis=1)
+        np.testing.assert_allclose(ops.convert_to_numpy(encoder.embed(pixels, indices=indices)), tokens, atol=1e-5)
+
+
 def test_eager_and_compiled_answers_are_equal(make_encoder, make_images):
     encoder, images = make_encoder(), make_images(4)
     encoder.compile(jit_compile=keras.backend.backend() != "torch")

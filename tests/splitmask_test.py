@@ -113,10 +113,13 @@ def two_views_told_again(model, views, order):
     return np.mean(inpaint), np.mean(hits)
 
 
-@pytest.mark.parametrize("split", ["random", "block"])
-def test_two_views_are_halved_predicted_and_matched_each_by_its_own_patches(make_model, make_images, fix_order, split):
+@pytest.mark.parametrize("split, by_patch", [("random", True), ("block", True), ("random", False)])
+def test_two_views_are_halved_predicted_and_matched_each_by_its_own_patches(
+    make_model, make_images, fix_order, split, by_patch
+):
     given = {"keep": 0.25, "predicted": 0.5, "projector": 24, "split": split}
     model = make_model(image_shape=(12, 20, 3), **given)
+    model.tokenizer.by_patch = by_patch
     images, order = make_images(8, (12, 20, 3)).reshape(4, 2, 12, 20, 3), fix_order(4)
     loss, report = model.objective(Batch(images), training=False)
     inpaint, match = two_views_told_again(model, images, order)

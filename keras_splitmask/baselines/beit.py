@@ -83,7 +83,7 @@ class BEiT(ObjectiveModel):
             order: (B, N) int32, from `split`; the first m patches are masked.
         """
         masked, seen = order[:, : self.masked_count], order[:, self.masked_count :]
-        seen = gather(self.encoder.embed(images), seen)  # (B, N - m, D)
+        seen = self.encoder.embed(images, indices=seen)  # (B, N - m, D)
         # The mask token replaces a patch's embedding before its position is added, as in BEiT's code.
         masks = self.mask_token + self.encoder.patch_embedding.positions_at(masked)  # (B, m, D)
         tokens = ops.concatenate([seen, ops.cast(masks, seen.dtype)], axis=1)  # (B, N, D)

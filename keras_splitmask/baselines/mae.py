@@ -83,7 +83,7 @@ class MAE(ObjectiveModel):
             order: (B, N) int32, from `split`; the first m patches are masked, and the encoder does not see them.
         """
         masked, seen = order[:, : self.masked_count], order[:, self.masked_count :]
-        tokens = gather(self.encoder.embed(images), seen)  # (B, N - m, D)
+        tokens = self.encoder.embed(images, indices=seen)  # (B, N - m, D)
         tokens = self.narrow(self.encoder.encode(tokens, training=training))  # (B, 1 + N - m, decoder_width)
         return self.decoder.only_unseen(tokens, masked, training=training)
 

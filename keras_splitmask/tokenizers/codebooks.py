@@ -12,9 +12,9 @@ import numpy as np
 from keras import ops
 
 from keras_splitmask.backend import chunks
-from keras_splitmask.backend.layers import argmax
+from keras_splitmask.backend.layers import argmax, gather_rows
 from keras_splitmask.backend.typing import Array, Float, Int, Shaped
-from keras_splitmask.patches import denormalise, grid_shape, normalise, to_images, to_patches
+from keras_splitmask.patches import denormalise, grid_shape, normalise_patches, to_images, to_patches
 from keras_splitmask.seeds import check_seed
 from keras_splitmask.training.pixels import check_pixels
 
@@ -36,6 +36,7 @@ class Codebook(keras.layers.Layer):
     """
 
     learns = False  # whether `fit` must be called before the words mean anything
+    by_patch = True  # a patch's word depends on that patch alone, so `call` takes the indices of some
 
     def __init__(
         self,
@@ -88,24 +89,30 @@ class Codebook(keras.layers.Layer):
         """Learn a codebook (V, d) from patches (M, d) float16 of several images; None keeps the present one."""
         return None
 
-    def word_patches(self, images: Shaped[Array, "B H W C"]) -> Float[Array, "B N d"]:
-        """Cut images (B, H, W, C) into normalised patches (B, N, d) float32 at the resolution of the codebook."""
+    def word_patches(
+        self, images: Shaped[Array, "B H W C"], indices: Int[Array, "B n"] | None = None
+    ) -> Float[Array, "B n d"]:
+        """Cut images (B, H, W, C) into normalised patches (B, n, d) float32 at the resolution of the codebook: all, or
+        those with these indices."""
         self._check_shape(images.shape)
-        x = normalise(images)
+        patches = to_patches(images, self.patch_size)  # (B, N, P)
+        patches = patches if indices is None else gather_rows(patches, indices)
+        count, channels = patches.shape[1], self.image_shape[-1]
+        x = normalise_patches(patches, channels)
         if self.shrink > 1:
-            height, width, channels = self.image_shape
-            x = ops.reshape(x, (-1, height // 2, 2, width // 2, 2, channels))
             # BEiT's tokenizer sees the same crop at 112 pixels; the paper's 192 numbers are 8x8 pixels of that.
-            x = ops.mean(x, axis=(2, 4))  # (B, H / 2, W / 2, C)
-        return to_patches(x, self.patch_size // self.shrink)  # (B, N, d)
+            side = self.patch_size // 2
+            x = ops.mean(ops.reshape(x, (-1, count, side, 2, side, 2, channels)), axis=(3, 5))
+        return ops.reshape(x, (-1, count, self.dimension))  # (B, n, d)
 
     def _check_shape(self, shape):
         """Raise ValueError for images of another shape, which might be cut into patches across images."""
         if None not in shape[1:] and tuple(shape[1:]) != self.image_shape:
             raise ValueError(f"Expected images of {self.image_shape}, received {tuple(shape[1:])}.")
 
-    def call(self, images: Shaped[Array, "B H W C"]) -> Int[Array, "B N"]:
-        patches = self.word_patches(images)  # (B, N, d)
+    def call(self, images: Shaped[Array, "B H W C"], indices: Int[Array, "B n"] | None = None) -> Int[Array, "B n"]:
+        """Return the words of all patches of images, or of those with these indices."""
+        patches = self.word_patches(images, indices)  # (B, n, d)
 
         def words(carry, part):
             return carry, self.words(*part)

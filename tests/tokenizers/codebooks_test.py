@@ -63,6 +63,15 @@ def test_words_are_nearest_by_cosine(make_images, channels, resolution, shrink):
     np.testing.assert_array_equal(ids, nearest_by_cosine(patches, ops.convert_to_numpy(tokenizer.vectors)))
 
 
+@pytest.mark.parametrize("resolution", ["full", "half"])
+def test_words_of_some_patches_are_those_among_all(make_images, resolution):
+    images = make_images(3, (8, 16, 3))
+    tokenizer = RandomProjection((8, 16, 3), 4, 64, resolution)
+    indices = np.array([[7, 0], [1, 1], [2, 6]], "int32")
+    words = ops.convert_to_numpy(tokenizer(images, indices=indices))
+    np.testing.assert_array_equal(words, np.take_along_axis(ops.convert_to_numpy(tokenizer(images)), indices, axis=1))
+
+
 def test_resolution_is_half_where_that_leaves_enough():
     found = {
         size: RandomProjection((2 * size, 2 * size, 1), size, vocabulary=2).resolution for size in (4, 7, 8, 9, 16)
