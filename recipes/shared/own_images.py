@@ -80,7 +80,7 @@ def divide(run):
 def cell(method, seed):
     """Return the `Cell` of a method for a seed: the choice of the encoder, which all share, and its runs."""
     before = (_encoder(), *((_pretrain(method, seed),) if method != SCRATCH else ()))
-    ends = (_finetune(method, seed), *((_probe(method, seed),) if method != SCRATCH and FLAGS.frozen_features else ()))
+    ends = (_finetune(method, seed), *((_probe(method, seed),) if FLAGS.frozen_features else ()))
     return cells.Cell(f"{method}, seed {seed}", (*before, *ends), lambda: all(run.finished() for run in ends))
 
 
@@ -120,10 +120,12 @@ def _finetune(method, seed):
 
 
 def _probe(method, seed):
+    """Evaluate the frozen encoder: the pre-trained one, or for scratch one with random weights by the seed."""
     before = home() / f"pretrain_{method}_seed={seed}"
 
     def arguments():
-        own = [f"--init_from={before}", f"--dataset={FLAGS.dataset}", f"--seed={seed}", *_of_division("split")]
+        encoder = [f"--init_from={home() / 'encoder'}", "--random"] if method == SCRATCH else [f"--init_from={before}"]
+        own = [*encoder, f"--dataset={FLAGS.dataset}", f"--seed={seed}", *_of_division("split")]
         return [*own, f"--train_limit={FROZEN_IMAGES}", f"--test_limit={FROZEN_IMAGES}"]
 
     return cells.Command(home() / f"probe_{method}_seed={seed}", "probe", arguments, leaves="probe.json")
@@ -202,7 +204,6 @@ def _frozen(method, seed):
         found = json.loads((home() / f"probe_{method}_seed={seed}" / "probe.json").read_text(encoding="utf-8"))
     except OSError:
         return {}
-    return {
-        "knn": found["knn_accuracy"],
-        "linear": max(value for name, value in found.items() if name.startswith("linear_accuracy_")),
-    }
+    # Earlier versions of probe.py chose no block.
+    names = {"knn": "knn_accuracy", "linear": "linear_accuracy"}
+    return {short: found[name] for short, name in names.items() if name in found}

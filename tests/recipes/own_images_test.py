@@ -253,11 +253,13 @@ def test_the_table_holds_the_numbers_of_the_runs(here, photos, tmp_path, forked,
     if budget == "--steps=2":
         assert [one["pretrain_steps"] for one in saved["runs"]] == [0, 0, 2, 2]
         assert [one["finetune_steps"] for one in saved["runs"]] == [3] * 4
-        for seed, row in zip(seeds, rows[2:], strict=True):
-            probed = json.loads((home / f"probe_mae_seed={seed}/probe.json").read_text())
-            best = max(value for name, value in probed.items() if name.startswith("linear_accuracy"))
-            assert (float(row["knn"]), float(row["linear"])) == (probed["knn_accuracy"], best)
-        assert [row["knn"] for row in rows[:2]] == ["", ""] and "| kNN %" in (home / "comparison.md").read_text()
+        for row in rows:
+            folder = home / f"probe_{row['method']}_seed={row['seed']}"
+            probed = json.loads((folder / "probe.json").read_text())
+            assert (float(row["knn"]), float(row["linear"])) == (probed["knn_accuracy"], probed["linear_accuracy"])
+            assert ("--random\n" in (folder / "run.flags").read_text()) == (row["method"] == "scratch")
+        assert all(text.endswith(" untrained") for text in cells_of(end.out, "scratch")[2:4])
+        assert method_results.OF_FROZEN in (home / "comparison.md").read_text()
     Image.open(home / "comparison.png").verify()
     forked.unlink()
     again = here(*command)
