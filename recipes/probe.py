@@ -129,7 +129,9 @@ def judge(run=None):
         print(f"block {i + 1:<4} {accuracy:.2%}", flush=True)
     best = evaluation.best_block(features, labels, **options)
     result |= {"best_block": best + 1, "linear_accuracy": float(accuracies[best])}
-    print(f"linear     {accuracies[best]:.2%}, of block {best + 1}, which is best on held-out training images", flush=True)
+    print(
+        f"linear     {accuracies[best]:.2%}, of block {best + 1}, which is best on held-out training images", flush=True
+    )
     return {**result, "judged_by": split}, sets
 
 

@@ -9,8 +9,8 @@ COLUMNS = ("top1", "balanced_accuracy", "pretrain_steps", "finetune_steps", "pre
 FROZEN = {"knn": "kNN %", "linear": "linear %"}  # of --frozen_features
 UNEVEN = 0.15  # difference of minutes that is worth a line
 OF_FROZEN = (
-    "kNN and linear are of the encoder without fine-tuning: a vote of the nearest neighbours, and a linear classifier on"
-    " its best block, chosen on held-out training images. The encoder of scratch has its initial weights there."
+    "kNN and linear are of the encoder without fine-tuning: a vote of the nearest neighbours, and a linear classifier"
+    " on the block that is best on held-out training images. For scratch, the encoder is untrained."
 )
 FEW_SEEDS = 3  # fewer do not show whether a difference is chance
 

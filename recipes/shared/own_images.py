@@ -11,6 +11,7 @@ from recipes.shared.own_images_flags import FROZEN_IMAGES, METHODS, OF_SCRATCH, 
 RESULTS = "comparison"  # name of the files of the table, without their endings
 DIVISION, TRAIN = "split.csv", "train.txt"
 TEST_FRACTION = 0.2  # of each class, of images that are not divided
+FEW_MINUTES = 10  # of pre-training: as many were enough for CIFAR-10 and too few for groceries in docs/results.md
 DIVISION_SEED = 0  # for all seeds, so that all runs are evaluated on the same images
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(own_images_flags)
@@ -43,6 +44,25 @@ def check_settings():
         raise commandline.BadInput(
             f"Expected a new --workdir, received {FLAGS.workdir}, which holds a comparison with other values of"
             f" {', '.join(f'--{name}' for name in other)}; choose another folder."
+        )
+
+
+def warn_of_little():
+    """Say so before the runs if pre-training has too few minutes or steps to teach much."""
+    from keras_splitmask.evaluation.verdict import FEW_STEPS
+
+    pretrained = [method for method in FLAGS.methods if method != SCRATCH]
+    if FLAGS.time and any(times(method)[0] < 60 * FEW_MINUTES for method in pretrained):
+        print(
+            f"warning   --time={FLAGS.time} leaves less than {FEW_MINUTES} min for pre-training. With as many it"
+            " gained on one data set and lost on another (docs/results.md): allow more.",
+            flush=True,
+        )
+    elif FLAGS.steps and FLAGS.steps < FEW_STEPS and pretrained:
+        print(
+            f"warning   Fewer than {FEW_STEPS} steps of pre-training rarely teach anything: allow more than"
+            f" --steps={FLAGS.steps}.",
+            flush=True,
         )
 
 
