@@ -1,9 +1,9 @@
 """Evaluate a frozen encoder by nearest neighbours, and by a linear classifier on the features of every block.
 
-The block that counts is chosen on training images that are held out, not on those that are evaluated.
-
     python recipes/probe.py --init_from=runs/quickstart --dataset=sample --workdir=runs/quickstart-probe
     python recipes/probe.py --init_from=runs/photos --dataset=folder:labelled
+
+The block that counts is chosen on training images that are held out, not on those that are evaluated.
 
 The features of all blocks are kept in memory, up to four times: 32 x images x blocks x width bytes, or 15 GB for
 100,000 images and ViT-S. If that is too much, probe stops before it starts, and names a --train_limit that fits.
