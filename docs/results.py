@@ -73,7 +73,10 @@ def table(log):
     for method, runs in by_method(log).items():
         steps = " + ".join(f"{mean(runs, name):.0f}" for name in ("pretrain_steps", "finetune_steps"))
         minutes = " + ".join(f"{mean(runs, name) / 60:.0f}" for name in ("pretrain_seconds", "finetune_seconds"))
-        cells = (percent(runs, "top1"), percent(runs, "knn"), percent(runs, "linear"), steps, minutes, str(len(runs)))
+        frozen = [percent(runs, name) for name in ("knn", "linear")]
+        if method == "scratch":
+            frozen = [f"{text} untrained" for text in frozen if text] or ["", ""]
+        cells = (percent(runs, "top1"), *frozen, steps, minutes, str(len(runs)))
         lines.append(f"| {NAMES[method]} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -49,8 +49,8 @@ class SplitMask(ObjectiveModel):
         temperature: of the match loss; 0.2 in the paper.
         inpaint_weight, match_weight: weights of the two losses, 1 and 1 in the paper. A weight of 0 also saves the work
             for its loss.
-        augmentation: an `Augment` that changes the images of a training step; the words and both halves come from the
-            same view.
+        augmentation: an `Augment` that changes the images of a training step. Of one view, words and both halves come
+            from the same changed image. Of two, each is changed on its own, and a half has the words of its view.
         seed: seed of all random numbers; those of a training step depend on the seed and the step's number only.
         accumulate: number of micro-batches to split each batch into; the match loss still compares all of it.
     """

@@ -140,8 +140,6 @@ def compare(output, embedding, source):
         )
     if not (FLAGS.duplicates or FLAGS.outliers or FLAGS.neighbours):
         return
-    for doubt in earlier.doubts(FLAGS.init_from):
-        print(f"warning   {doubt} Similar features may mean little.", flush=True)
     names = feature_files.read_facts(output)["names"]
     compared = comparison.Comparison(output, source, names, feature_files.read(output, key))
     found = FLAGS.duplicates and compared.duplicates(FLAGS.threshold)
@@ -149,6 +147,9 @@ def compare(output, embedding, source):
         compared.outliers(FLAGS.near)
     if FLAGS.neighbours:
         compared.neighbours(os.path.expanduser(FLAGS.neighbours), embedding, key, FLAGS.near)
+    if doubts := earlier.doubts(FLAGS.init_from):  # groups of such features are no reason to divide images by them
+        print(f"warning   {' '.join(doubts)} Similar features may mean little.", flush=True)
+        return
     folders = [path for path in FLAGS.images if os.path.isdir(path)]
     if found and len(folders) == len(FLAGS.images) == 1 and any("/" in name for name in names):  # maybe of classes
         options = [f"--groups={compared.path('duplicates.csv')}", f"--dataset=folder:{folders[0]}"]

@@ -9,6 +9,7 @@ import shlex
 from absl import flags
 
 from recipes.shared import (
+    children,
     commandline,
     feature_pictures,
     fitting,
@@ -121,8 +122,12 @@ def finish(run, model, source, probed, drawn):
     run.write_report()
     run.save_model(model)
     print(f"model     {run.folder / ks.interchange.MODEL_FILE}\nreport    {run.folder / 'report.html'}")
-    if FLAGS.preset == "small":
-        print(f"measured  {measured.sentence(len(source))}")
+    if children.is_child():  # reproduce.py says what comes next
+        return
+    if FLAGS.preset and FLAGS.dataset != "sample":  # docs/sample.md has the sample's results
+        print(
+            "measured  " + "\n          ".join(measured.sentences(FLAGS.preset, len(source), count_steps(len(source))))
+        )
     _show_next(run, source)
 
 

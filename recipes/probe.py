@@ -3,6 +3,8 @@
     python recipes/probe.py --init_from=runs/quickstart --dataset=sample --workdir=runs/quickstart-probe
     python recipes/probe.py --init_from=runs/photos --dataset=folder:labelled
 
+The block that counts is chosen on training images that are held out, not on those that are evaluated.
+
 The features of all blocks are kept in memory, up to four times: 32 x images x blocks x width bytes, or 15 GB for
 100,000 images and ViT-S. If that is too much, probe stops before it starts, and names a --train_limit that fits.
 """
@@ -120,12 +122,16 @@ def judge(run=None):
         evaluation.block_features(encoder, images),
         evaluation.block_features(encoder, judged_images),
     )
-    accuracies = evaluation.linear_probe(
-        features, labels, judged_features, judged_labels, epochs=FLAGS.epochs, learning_rate=FLAGS.learning_rate
-    )
+    options = {"epochs": FLAGS.epochs, "learning_rate": FLAGS.learning_rate}
+    accuracies = evaluation.linear_probe(features, labels, judged_features, judged_labels, **options)
     for i, accuracy in enumerate(accuracies):
         result[f"linear_accuracy_block_{i + 1}"] = float(accuracy)
         print(f"block {i + 1:<4} {accuracy:.2%}", flush=True)
+    best = evaluation.best_block(features, labels, **options)
+    result |= {"best_block": best + 1, "linear_accuracy": float(accuracies[best])}
+    print(
+        f"linear     {accuracies[best]:.2%}, of block {best + 1}, which is best on held-out training images", flush=True
+    )
     return {**result, "judged_by": split}, sets
 
 

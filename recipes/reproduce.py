@@ -158,7 +158,8 @@ def show(table, seeds):
         value = measured(row, column, seed)
         print(f"{row.name}, {column.name}, seed {seed}: {'missing' if value is None else round(value, column.digits)}")
         for made in commands(row, column, seed):
-            print(f"  {' '.join([screen.program(made[1]), *made[2], f'--workdir={made[0]}'])}")
+            words = [*made[2], *cells.shared(default=False), f"--workdir={made[0]}"]
+            print(f"  {screen.program(made[1])} {shlex.join(words)}")
     print_table(table, seeds)
 
 
@@ -214,6 +215,7 @@ def compare(seeds):
         if FLAGS.time and missing:
             total = screen.in_words(missing * time_limit.seconds_of(FLAGS.time))
             print(f"{missing} times {FLAGS.time} are {total}, and the starts of the runs besides", flush=True)
+        own_images.warn_of_little()
         failed = cells.run(made)
         report(home, results_of(seeds))
     check_all_ran(failed)
@@ -237,13 +239,12 @@ def report(home, results):
     uneven = [method_results.uneven(results)] if FLAGS.time else []
     for line in filter(None, [*method_results.advice(results, FEW_STEPS), *uneven]):
         print(f"result    {line}")
-    kind, _, path = FLAGS.dataset.partition(":")
-    images = {"folder": path, "sample": "sample"}.get(kind, "FOLDER")
+    images = "sample" if FLAGS.dataset == "sample" else "NEW_IMAGES"
     runs = ",".join(one["folder"] for one in results if one["seed"] == results[0]["seed"])
     output = shlex.quote(f"{FLAGS.workdir}-predictions")
     curves = shlex.quote(str(home.folder / "curves.html"))
     print(f"next      {screen.program('report')} --runs={shlex.quote(runs)} --output={curves}")
-    given = f"--init_from={shlex.quote(method_results.best_run(results))} --images={shlex.quote(images)}"
+    given = f"--init_from={shlex.quote(method_results.best_run(results))} --images={images}"
     print(f"          {screen.program('predict')} {given} --output={output}", flush=True)
 
 

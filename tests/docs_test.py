@@ -40,11 +40,17 @@ def test_what_a_run_says_was_measured_is_in_the_logs():
         log = json.loads((ROOT / "docs" / "logs" / "results" / f"{one.log}.json").read_text())
         values = {
             method: statistics.fmean(100 * run["top1"] for run in log["runs"] if run["method"] == method)
-            for method in ("scratch", "splitmask-small")
+            for method in ("scratch", f"splitmask-{one.preset}")
         }
         assert (one.scratch, one.pretrained) == pytest.approx(tuple(values.values()), abs=0.05)
+        steps = [run["pretrain_steps"] for run in log["runs"] if run["method"] == f"splitmask-{one.preset}"]
+        assert one.steps == round(statistics.fmean(steps))
         assert (f"{one.minutes}min", str(one.labels)) == (log["settings"]["time"], log["settings"]["labelled"])
-    assert "groceries" in measured.sentence(2_000) and "CIFAR-10" in measured.sentence(40_000)
+    first, advice = measured.sentences("small", 2_000, 500)
+    assert "groceries" in first and "this run had only 500 steps" in advice
+    first, advice = measured.sentences("paper", 2_000, 3_000)
+    assert "CIFAR-10" in first and "645 steps of --preset=paper" in first and "reproduce.py --dataset=" in advice
+    assert "CIFAR-10" in measured.sentences("small", 40_000, 500)[0]
 
 
 def save(path, image):

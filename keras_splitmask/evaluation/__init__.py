@@ -3,7 +3,7 @@
 from keras_splitmask.evaluation.classification import classification_metrics, save_confusion, save_mistakes
 from keras_splitmask.evaluation.detection import average_precision, decode_mask, encode_mask, paste_mask, to_original
 from keras_splitmask.evaluation.feature_map import save_feature_map, save_neighbours
-from keras_splitmask.evaluation.linear import block_features, linear_probe
+from keras_splitmask.evaluation.linear import best_block, block_features, linear_probe
 from keras_splitmask.evaluation.metrics import read_metrics
 from keras_splitmask.evaluation.neighbours import NeighbourProbe, extract, standardise, weighted_knn
 from keras_splitmask.evaluation.overlays import (
@@ -30,6 +30,7 @@ __all__ = [
     "ConfusionMatrix",
     "NeighbourProbe",
     "average_precision",
+    "best_block",
     "best_class",
     "block_features",
     "classification_metrics",

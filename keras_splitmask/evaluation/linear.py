@@ -10,6 +10,8 @@ from keras_splitmask.backend.typing import Array, Float, Int, Shaped
 from keras_splitmask.encoder import Encoder
 from keras_splitmask.evaluation.neighbours import standardise
 
+HELD_OUT = 0.2  # of the training images, to choose a block by
+
 
 class _BlockFeatures(keras.Model):
     """Images (B, H, W, C) to (B, L, 2D): for each of L blocks, cls and mean patch token side by side, as BEiT's probe
@@ -98,3 +100,21 @@ def linear_probe(
         model.fit(features[chosen], every[chosen], batch_size=batch_size, shuffle=False, verbose=0)
     logits = np.asarray(model.predict(test_features, batch_size=1024, verbose=0))  # (Q, L, classes)
     return (logits.argmax(axis=-1) == np.asarray(test_labels)[:, None]).mean(axis=0)  # (L,)
+
+
+def best_block(features: Float[Array, "M L F"], labels: Int[Array, " M"], **options) -> int:
+    """Choose a block without test images: the index of the one whose classifier is best on training images that are
+    held out.
+
+    Args:
+        features, labels: as in `linear_probe`, of the training images.
+        options: more arguments of `linear_probe`.
+
+    Returns:
+        int from 0 on; that of the last block if too few images are left to learn from.
+    """
+    held_out = np.random.default_rng(0).permutation(len(labels)) < HELD_OUT * len(labels)  # (M,) bool
+    if len(np.unique(labels[~held_out])) < 2:
+        return features.shape[1] - 1
+    parts = (x[part] for part in (~held_out, held_out) for x in (features, labels))
+    return int(linear_probe(*parts, **options).argmax())

@@ -37,8 +37,7 @@ STYLE = """
 --bad:#ff8573}}
 *{box-sizing:border-box}body{margin:0;font:16px/1.5 system-ui,sans-serif;color:var(--text);background:var(--page)}
 main{max-width:1360px;margin:auto;padding:1em;overflow-wrap:break-word}h1{overflow-wrap:anywhere}
-h1{font-size:1.6em;margin:.3em 0}
-h2{font-size:1.2em;margin:1.6em 0 .5em}
+h1{font-size:1.6em;margin:.3em 0}h2{font-size:1.2em;margin:1.6em 0 .5em}
 .tiles,.charts,.columns{display:grid;gap:.8em;grid-template-columns:repeat(auto-fill,minmax(min(8.5em,100%),1fr))}
 .charts,.columns{grid-template-columns:repeat(auto-fill,minmax(min(24em,100%),1fr));gap:1.2em}
 .tiles div{background:var(--card);border-radius:.4em;padding:.4em .7em;font-size:.85em}
@@ -110,6 +109,7 @@ def _sections(workdir, report):
     shown = _last_values(lines, flags)
     tiles = "".join(f"<div>{html.escape(_words(name))}<b>{text}</b></div>" for name, text in shown.items())
     judged = "".join(f'<li class="{kind}">{html.escape(text)}</li>' for kind, text in judge(lines, flags, result))
+    halves = ", both halves of one view" if flags.get("views") == "2" else ""  # unlike in training
     path = workdir / "run.flags"
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     return "\n".join(
@@ -118,8 +118,8 @@ def _sections(workdir, report):
             f'<h2>Verdict</h2><ul class="verdict">{judged}</ul>',
             _curves({workdir.name: lines}, "step", "Curves", report),
             _results(result),
-            _over_time(workdir / "pictures" / "over_time"),
-            _pictures(workdir / "pictures"),
+            _over_time(workdir / "pictures" / "over_time", halves),
+            _pictures(workdir / "pictures", halves),
             _data(_json(workdir / "data.json")),
             f"<h2>Flags</h2><pre>{html.escape(text)}</pre>",
         ]
@@ -182,7 +182,7 @@ def _side_by_side(title, runs, columns):
     return f'<h2>{title}</h2><div class="scroll"><table><tr><th></th>{head}</tr>{rows}</table></div>'
 
 
-def _over_time(folder):
+def _over_time(folder, halves):
     """What a run inpainted of the same images as it learnt: a strip of each step."""
     if not (steps := sorted(folder.glob("step-*.png"))):
         return ""
@@ -193,7 +193,7 @@ def _over_time(folder):
         for path in (*first, *second, *steps, *last)
         for label in [_label(path.stem)]
     )
-    return f'<h2>Inpainting over time</h2><div class="strips">{figures}</div>'
+    return f'<h2>Inpainting over time{halves}</h2><div class="strips">{figures}</div>'
 
 
 def _label(name):
@@ -202,11 +202,11 @@ def _label(name):
     return html.escape(f"{word} {int(number):,}" if number.isdigit() else word.replace("_", " "))
 
 
-def _pictures(folder):
+def _pictures(folder, halves):
     found = []
     for path in sorted(folder.glob("*.png")):
         kind = "inpainting" if path.stem.startswith("inpainting") else path.stem
-        title = html.escape(TITLES.get(kind, kind.replace("_", " ").capitalize()))
+        title = html.escape(TITLES.get(kind, kind.replace("_", " ").capitalize()) + halves * (kind == "inpainting"))
         found.append(f'<h2>{title}</h2><div class="picture">{_image(path, title)}</div>')
     return "\n".join(found)
 

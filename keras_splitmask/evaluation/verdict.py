@@ -10,6 +10,7 @@ from keras_splitmask.evaluation.metrics import latest, mean_between, newest, pla
 Judgement = tuple[str, str]  # "good", "bad" or "note", and a sentence or two
 GOOD, BAD, NOTE = "good", "bad", "note"
 FEW_STEPS = 800  # of pre-training: 500 taught nothing on 1,562 photographs, 800 and 900 gained points in docs/sample.md
+PAYING_STEPS = 1_500  # for equal minutes: 1,027 were behind training from scratch, 1,507 ahead (docs/results.md)
 COLLAPSED = 0.05  # spread of the features, which is 1 where they are even
 FEW_WORDS = 0.05  # of the vocabulary
 WAITED = 0.25  # of the time
@@ -142,16 +143,17 @@ def trend(lines: Sequence[dict], flags: Mapping[str, str], result: Mapping[str, 
     word = "loss" if name == "loss" else name.replace("_", " ")
     if gain <= 0:
         return None if name == "loss" and last > DIVERGED * first else (BAD, f"The {word} did not improve.")
+    if few_steps(lines, flags, result):
+        return None  # it says enough, and advises more steps
     if late > STILL * gain:
         return GOOD, (
             f"Still improving: {late / gain:.0%} of what the {word} gained came in the last quarter. More steps would"
             " pay."
         )
     if late < LEVEL * gain:
-        still = f"the {word} hardly changed in the last quarter"
-        if few_steps(lines, flags, result):  # which advises more of them
-            return NOTE, f"{still[0].upper()}{still[1:]}, which says little after so few steps."
-        return NOTE, f"Levelled off: {still}. More steps alone would bring little."
+        return NOTE, (
+            f"Levelled off: the {word} hardly changed in the last quarter. More steps alone would bring little."
+        )
     return NOTE, f"Improving slowly: {late / gain:.0%} of what the {word} gained came in the last quarter."
 
 

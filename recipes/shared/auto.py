@@ -277,13 +277,12 @@ def _choose_steps(facts, values, choose, device, of_device):
     if values.get("epochs") is not None:
         return
     least, epochs = TABLE["steps"][device], TABLE["epochs"][device]
-    least = max(least, presets.STEPS.get(values.get("preset"), 0))
+    reason = f"the fewest that teach enough, {of_device}"
+    preset = values.get("preset")
+    if presets.STEPS.get(preset, 0) > least:
+        least, reason = presets.STEPS[preset], f"of --preset={preset}"
     by_epochs = round(epochs * facts.images / values["batch_size"])
-    choose(
-        "steps",
-        max(least, by_epochs),
-        f"{epochs} epochs" if by_epochs > least else f"the fewest that teach enough, {of_device}",
-    )
+    choose("steps", max(least, by_epochs), f"{epochs} epochs" if by_epochs > least else reason)
 
 
 def _parts(facts, values):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import shlex
 import time
 from collections.abc import Callable
 
@@ -32,16 +33,12 @@ class Command:
 
     def words(self):
         """Return the arguments that start the program in a process of its own."""
-        shared = [
-            f"--{name}={FLAGS[name].value}"
-            for name in ("backend", "precision", "data_dir")
-            if FLAGS[name].value is not None
-        ]
-        return [*screen.arguments_of(self.recipe), *self.arguments(), *shared, f"--workdir={self.folder}"]
+        return [*screen.arguments_of(self.recipe), *self.arguments(), *shared(), f"--workdir={self.folder}"]
 
     def text(self):
         """Write the command as one types it."""
-        return " ".join([screen.program(self.recipe), *self.arguments(), f"--workdir={self.folder}"])
+        words = [*self.arguments(), *shared(default=False), f"--workdir={self.folder}"]
+        return f"{screen.program(self.recipe)} {shlex.join(map(str, words))}"
 
     def finished(self):
         return (self.folder / self.leaves).exists()
@@ -60,6 +57,14 @@ class Cell:
     title: str
     commands: tuple
     done: Callable
+
+
+def shared(default=True):
+    """List the flags that all runs take over from this program; with `default` also those that nobody gave."""
+    given = {name: FLAGS[name] for name in ("backend", "precision", "data_dir")}
+    return [
+        f"--{name}={one.value}" for name, one in given.items() if one.value is not None and (default or one.present)
+    ]
 
 
 def run(cells):

@@ -7,6 +7,7 @@ import threading
 
 from recipes.shared import noise
 
+_is_child = False
 WATCHED = "KERAS_SPLITMASK_WATCH_STDIN"  # set where stdin is a pipe that closes when the parent ends
 
 
@@ -25,9 +26,16 @@ def run(command):
 
 def end_with_parent():
     """Send SIGTERM to this process when its parent ends, even by SIGKILL, if `run` started it."""
+    global _is_child
     # Removed, since processes that this one starts have another stdin.
-    if os.environ.pop(WATCHED, None):
+    _is_child = bool(os.environ.pop(WATCHED, None))
+    if _is_child:
         threading.Thread(target=_watch, daemon=True).start()
+
+
+def is_child():
+    """Return whether another recipe started this program."""
+    return _is_child
 
 
 def _watch():

@@ -5,7 +5,7 @@ import shlex
 
 from absl import flags
 
-from recipes.shared import screen, validation
+from recipes.shared import children, screen, validation
 
 FLAGS = flags.FLAGS
 LISTED = 20  # classes whose recall is printed
@@ -55,7 +55,8 @@ def finish(run, model, sets, judged, measure, steps):
     run.write_json("result.json", result)
     run.write_report()
     run.save_model(model)
-    _show_next(run)
+    if not children.is_child():  # reproduce.py says what comes next
+        _show_next(run)
 
 
 def _best(run, split, judged, measure):
@@ -139,13 +140,10 @@ def _draw(run, confusion, images, labels, scores, names, split):
 
 def _show_next(run):
     """Print commands that run, for what usually comes next."""
-    kind, _, path = FLAGS.dataset.partition(":")
-    images = {"folder": path, "sample": "sample"}.get(kind, "FOLDER")
+    images = "sample" if FLAGS.dataset == "sample" else "NEW_IMAGES"
     given = f"--init_from={shlex.quote(str(run.home))}"
     next_to = shlex.quote(f"{run.home}-predictions")
-    print(
-        f"next      {screen.program('predict')} {given} --images={shlex.quote(images)} --output={next_to}", flush=True
-    )
+    print(f"next      {screen.program('predict')} {given} --images={images} --output={next_to}", flush=True)
     print(
         f"          {screen.program('export')} {given} --layout=vit --output={shlex.quote(f'{run.home}-vit')}",
         flush=True,

@@ -71,6 +71,13 @@ def measure_steps(build, batches, images, devices, steps):
             steps = time_limit.steps_in(
                 total, seconds, min(validation.times(steps, len(images)) * evaluation, total / 2)
             )
+        if steps < auto.LABELLED_STEPS:
+            least = screen.in_words(auto.LABELLED_STEPS * seconds / time_limit.USED)
+            print(
+                f"warning   {screen.in_words(total)} are enough for {steps} steps. Fewer than {auto.LABELLED_STEPS} are"
+                f" often too few: allow more than {least}, or choose smaller images or a smaller encoder.",
+                flush=True,
+            )
     print(
         f"time      {screen.in_words(steps * seconds)} for {steps} steps of {seconds:.2g} s, and evaluations of"
         f" {evaluation:.2g} s: {validation.times(steps, len(images))}",

@@ -6,8 +6,12 @@ import statistics
 from recipes.shared import writing
 
 COLUMNS = ("top1", "balanced_accuracy", "pretrain_steps", "finetune_steps", "pretrain_seconds", "finetune_seconds")
-FROZEN = {"knn": "kNN %", "linear": "linear %"}  # of --frozen_features; from scratch has none
+FROZEN = {"knn": "kNN %", "linear": "linear %"}  # of --frozen_features
 UNEVEN = 0.15  # difference of minutes that is worth a line
+OF_FROZEN = (
+    "kNN and linear are of the encoder without fine-tuning: a vote of the nearest neighbours, and a linear classifier"
+    " on the block that is best on held-out training images. For scratch, the encoder is untrained."
+)
 FEW_SEEDS = 3  # fewer do not show whether a difference is chance
 
 
@@ -26,9 +30,9 @@ def summaries(results):
         own = [one for one in results if one["method"] == method]
         summary = {"method": method, "seeds": [one["seed"] for one in own]}
         for name in (*COLUMNS, *FROZEN):
-            if name not in own[0]:
+            values = [one[name] for one in own if name in one]
+            if not values:
                 continue
-            values = [one[name] for one in own]
             summary[name] = {"mean": statistics.fmean(values), "min": min(values), "max": max(values)}
         found.append(summary)
     return found
@@ -56,6 +60,8 @@ def text_of(methods, results):
         minutes = f"{parts[0]:.1f} + {parts[1]:.1f} = {sum(parts):.1f}"
         names = ("top1", "balanced_accuracy", *frozen)
         percents = [_percent(one[name]) if name in one else "" for name in names]
+        if method == "scratch":
+            percents[2:] = [f"{percent} untrained" for percent in percents[2:] if percent]
         rows.append((method, *percents, steps, minutes, *((str(len(one["seeds"])),) if several else ())))
     if results:
         name = chance(results)[1].replace("|", r"\|")
@@ -65,7 +71,7 @@ def text_of(methods, results):
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *(("", OF_FROZEN) if frozen else ())]) + "\n"
 
 
 def _percent(value):

@@ -1,6 +1,6 @@
-"""--preset of pretrain.py: SplitMask as published, or as it learns most in minutes to hours.
+"""--preset of pretrain.py: SplitMask as published, or for small budgets.
 
-docs/results.md has what was measured of both.
+docs/results.md has what was measured of both, in 8 and in 15 minutes on a CPU.
 """
 
 # Values of flags. The paper's keep and augmentation follow from the images; see `auto`.
@@ -19,7 +19,8 @@ PRESETS = {
 }
 FLAGS = ("keep", *PRESETS["paper"])  # that SplitMask alone reads, or with BEiT
 LEARNING_RATES = {"small": 1e-3, "paper": 5e-4}  # at least, whatever the batch
-STEPS = {"small": 8_000}  # at least; they take as long as 3,000 of the paper's
+# At least. At 32 x 32 pixels they take as long as 3,000 of the paper's, at 112 x 112 twice as long.
+STEPS = {"small": 8_000}
 LARGE = 80  # pixels of a side: from here on, dino's hue and blur take longer than the model does
 FEW_PATCHES = 16  # below, a quarter of them says little
 

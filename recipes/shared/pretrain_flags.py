@@ -97,8 +97,8 @@ flags.DEFINE_integer(
     "steps",
     None,
     lower_bound=1,
-    help="Optimizer steps. Default: auto, 3,000 on CPUs, or 8,000 with --preset=small; on GPUs 20,000, or 100"
-    " epochs if those are more.",
+    help="Optimizer steps. Default: auto, 8,000 on CPUs with --preset=small, else 3,000; on GPUs 20,000, or 100 epochs"
+    " if those are more.",
 )
 flags.DEFINE_string(
     "time",
@@ -112,8 +112,9 @@ flags.DEFINE_float(
     None,
     lower_bound=0,
     help=(
-        "Peak learning rate. Lower it if the loss diverges. Default: 1.5e-3 x batch size / 2048, but at least"
-        " 5e-4; for mae 1.5e-4 x batch size / 256, deit 5e-4 x batch size / 512, dino 5e-4 x batch size / 256."
+        "Peak learning rate. Lower it if the loss diverges. Default: 1.5e-3 x batch size / 2048, but at least 5e-4, or"
+        " 1e-3 with --preset=small; for mae 1.5e-4 x batch size / 256, deit 5e-4 x batch size / 512, dino 5e-4 x batch"
+        " size / 256."
     ),
 )
 flags.DEFINE_float("min_learning_rate", None, lower_bound=0, help="Final learning rate. Default: 1e-5, for mae 0.")

@@ -87,7 +87,13 @@ def _forecast(steps):
             seconds = (ends[-1] - ends[0]) / (TIMED * at_once) * steps
             print(f"time      about {screen.in_words(seconds)} for {steps} steps{_late(seconds)}", flush=True)
 
-    return keras.callbacks.LambdaCallback(on_train_batch_end=note)
+    def skip(epoch, logs):
+        """Leave out what the end of an interval took: measures, pictures and checkpoints."""
+        if ends:
+            pause = time.monotonic() - ends[-1]
+            ends[:] = [end + pause for end in ends]
+
+    return keras.callbacks.LambdaCallback(on_train_batch_end=note, on_epoch_end=skip)
 
 
 def _late(seconds):

@@ -1,11 +1,12 @@
 """pretrain.py's `auto` flags: filled in from the images and the machine, said on the screen, and held to a time."""
 
+import itertools
 import math
 import os
 
 from absl import flags
 
-from recipes.shared import auto, commandline, image_sets, memory, methods, screen, time_limit
+from recipes.shared import auto, commandline, image_sets, memory, methods, presets, screen, time_limit
 
 FLAGS = flags.FLAGS
 # Flags whose default is auto, in the lines in which they are said. A run that resumes takes them from its run.flags.
@@ -66,7 +67,10 @@ def settle(source, devices, resumed=False):
     if "steps" in reasons:
         FLAGS.steps = time_limit.executions(FLAGS.steps)
     if methods.chosen().trains and FLAGS.learning_rate is None:
-        FLAGS.learning_rate, reasons["learning_rate"] = methods.learning_rate(), f"for batches of {FLAGS.batch_size}"
+        FLAGS.learning_rate = methods.learning_rate()
+        least = FLAGS.learning_rate == presets.LEARNING_RATES.get(FLAGS.preset)
+        of_preset = f"of --preset={FLAGS.preset}, for small batches"
+        reasons["learning_rate"] = of_preset if least else f"for batches of {FLAGS.batch_size}"
     say(reasons)
     if not resumed:
         check_memory(facts, made)
@@ -100,18 +104,18 @@ def facts_for(images, image_shape, devices):
 
 
 def say(reasons):
-    """Print what was chosen and why, in a line for each subject."""
+    """Print what was chosen, in a line for each subject. Each reason follows the flags that it is about."""
     for names in LINES:
-        chosen = [
-            f"--{name}={FLAGS[name].value:g}"
-            if isinstance(FLAGS[name].value, float)
-            else f"--{name}={FLAGS[name].value}"
-            for name in names
-            if name in reasons
-        ]
-        why = list(dict.fromkeys(reasons[name] for name in names if name in reasons))
-        if chosen:
-            print(f"chosen    {' '.join(chosen)} ({'; '.join(why)})", flush=True)
+        chosen = [name for name in names if name in reasons]
+        parts = [f"{' '.join(map(_written, group))} ({why})" for why, group in itertools.groupby(chosen, reasons.get)]
+        if parts:
+            print(f"chosen    {', '.join(parts)}", flush=True)
+
+
+def _written(name):
+    """Write a flag as one types it."""
+    value = FLAGS[name].value
+    return f"--{name}={value:g}" if isinstance(value, float) else f"--{name}={value}"
 
 
 def _check_images(facts, made):
@@ -165,15 +169,18 @@ def check_memory(facts, made):
 
 
 def steps_in(seconds, of_a_step):
-    """The steps that fit into a time. Says so if they are too few to teach anything."""
-    from keras_splitmask.evaluation.verdict import FEW_STEPS
+    """The steps that fit into a time. Says so if they are too few to teach anything, or to pay."""
+    from keras_splitmask.evaluation.verdict import FEW_STEPS, PAYING_STEPS
 
     steps = time_limit.steps_in(seconds, of_a_step)
-    if steps < FEW_STEPS:
-        least = screen.in_words(FEW_STEPS * of_a_step / time_limit.USED)
+    if steps < PAYING_STEPS:
+        least = screen.in_words(PAYING_STEPS * of_a_step / time_limit.USED)
+        few = f"Fewer than {FEW_STEPS:,} rarely teach anything"
+        if steps >= FEW_STEPS:
+            few = f"Fewer than {PAYING_STEPS:,} may gain less than training on the labels for that time"
         print(
-            f"warning   {screen.in_words(seconds)} are enough for {steps} steps. Fewer than {FEW_STEPS} rarely teach"
-            f" anything: allow {least}, or choose smaller images or a smaller encoder.",
+            f"warning   {screen.in_words(seconds)} are enough for {steps} steps. {few}: allow {least} for"
+            f" {PAYING_STEPS:,}, or choose smaller images or a smaller encoder.",
             flush=True,
         )
     return steps

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_splitmask.evaluation import block_features, linear_probe
+from keras_splitmask.evaluation import best_block, block_features, linear_probe
 
 
 @pytest.mark.backend
@@ -17,8 +17,11 @@ def test_each_block_is_judged_on_its_own_features(rng):
         )
         return noise
 
-    accuracies = linear_probe(features(labels), labels, features(test_labels), test_labels, epochs=10, batch_size=64)
+    trained = features(labels)
+    accuracies = linear_probe(trained, labels, features(test_labels), test_labels, epochs=10, batch_size=64)
     assert accuracies.shape == (3,)
+    assert best_block(trained, labels, epochs=10, batch_size=64) == 1
+    assert best_block(trained[:2], labels[:2]) == 2  # too few images to choose by
     # Chance is 1/3, with a standard deviation of sqrt(1/3 * 2/3 / 300) = 0.027.
     assert abs(accuracies[0] - 1 / 3) < 4 * 0.027
     assert accuracies[1] > 0.98

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 import re
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from keras_splitmask.data import free_memory
-from recipes.shared import auto, commandline, memory, time_limit
+from recipes.shared import auto, children, commandline, memory, settings, time_limit
 from tests.running import run_here
 
 GB = 1e9
@@ -214,13 +215,19 @@ def flags_of(workdir):
 
 
 @pytest.mark.backend
-def test_the_plain_command_chooses_and_resumes_what_it_chose(photos, tmp_path):
+def test_the_plain_command_chooses_and_resumes_what_it_chose(photos, tmp_path, monkeypatch):
     given = (f"--dataset=folder:{photos}", f"--workdir={tmp_path / 'run'}")
     end = run_here("pretrain", *given, "--steps=2")
     assert not end.status, end.err
-    assert "chosen    --image_size=32 --patch_size=4 (" in end.out and "GB at hand" in end.out
+    image = "--image_size=32 (the size of the images), --patch_size=4 (about 8 x 8 patches)"
+    assert f"chosen    {image}\n" in end.out and "GB at hand" in end.out
+    of_preset = "--views=2 --keep=0.25 --split=random --augmentation=dino (of --preset=small)"
+    assert f"chosen    --preset=small (for CPUs), {of_preset}\n" in end.out
+    assert "--learning_rate=0.001 (of --preset=small, for small batches)\n" in end.out
     lines = [line for line in end.out.splitlines() if line.startswith(("chosen", "memory"))]
     assert len(lines) <= 8 and all(len(line) <= 160 for line in lines), lines
+    assert "\nmeasured  on photographs of groceries (2,640 images, " in end.out and "\nnext      " in end.out
+    assert "\n          this run had only 2 steps: more of them would teach more\n" in end.out
     expected = {"image_size": "32", "patch_size": "4", "size": "vit_micro", "batch_size": "4", "accumulate": "1"}
     expected |= {"vocabulary": "32", "tokenizer": "kmeans", "augmentation": "dino", "steps": "2"}
     expected |= {"log_every": "1", "preset": "small", "views": "2", "keep": "0.25", "temperature": "0.1"}
@@ -229,8 +236,11 @@ def test_the_plain_command_chooses_and_resumes_what_it_chose(photos, tmp_path):
 
     (tmp_path / "run" / "model.keras").unlink()  # as if it had been killed at the end
     Image.fromarray(np.zeros((300, 300, 3), "uint8")).save(photos / "later.png")  # which would change the choice
+    monkeypatch.setenv(children.WATCHED, "1")  # as if reproduce.py had started it
+    monkeypatch.setattr(os, "kill", lambda *arguments: None)  # which follows the end of stdin
     again = run_here("pretrain", *given, "--steps=2")
     assert not again.status and "resumed at step 2" in again.out and "chosen" not in again.out, again.err + again.out
+    assert "measured" not in again.out and "next" not in again.out
     assert flags_of(tmp_path / "run") == found
 
 
@@ -259,13 +269,22 @@ def test_a_run_is_held_to_a_time(photos, tmp_path):
     end = run_here("pretrain", f"--dataset=folder:{photos}", f"--workdir={tmp_path / 'run'}", "--time=1s")
     assert not end.status, end.err
     steps = flags_of(tmp_path / "run")["steps"]
-    assert f"warning   1 s are enough for {steps} steps. Fewer than 800 rarely teach anything: allow " in end.out
+    warning = f"warning   1 s are enough for {steps} steps. Fewer than 800 rarely teach anything: allow "
+    assert warning in end.out and "for 1,500, or choose smaller images" in end.out
     seconds = float(re.search(rf"^time      1 s for {steps} steps of (\S+) s$", end.out, re.M)[1])
     assert abs(int(steps) - 0.95 / seconds) <= 1 + 0.06 * int(steps), end.out  # seconds has two figures
     refused = run_here(
         "pretrain", f"--dataset=folder:{photos}", f"--workdir={tmp_path / 'b'}", "--time=2s", "--steps=9"
     )
     assert refused.status == 2 and "Expected --time without --steps" in refused.err
+
+
+def test_a_time_for_few_steps_is_named(capsys):
+    for steps, said in ((799, "rarely teach anything"), (800, "may gain less than"), (1499, "may gain less than")):
+        assert settings.steps_in((steps + 0.5) / time_limit.USED, 1.0) == steps
+        assert said in capsys.readouterr().out
+    settings.steps_in(1501 / time_limit.USED, 1.0)
+    assert not capsys.readouterr().out
 
 
 def test_what_does_not_fit_into_memory_is_refused_with_the_flags_that_fit(photos, tmp_path, monkeypatch):

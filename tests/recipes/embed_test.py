@@ -169,6 +169,12 @@ def test_planted_duplicates_outliers_and_neighbours_are_found(here, encoder, pho
     assert (
         end.status == 0 and "already holds these features" in end.out and "duplicates: 4 images in 2 groups" in end.out
     )
+    shutil.copytree(encoder.parent, tmp_path / "short")
+    (tmp_path / "short" / "metrics.jsonl").write_text('{"step": 55, "feature_std": 0.9}\n')
+    model = tmp_path / "short" / encoder.name
+    end = here("embed", f"--init_from={model}", given[1], f"--output={tmp_path / 'b.npz'}", "--duplicates")
+    assert end.status == 0 and "--groups" not in end.out
+    assert end.out.splitlines()[-1].startswith("warning   Too few steps: 55."), end.out
 
 
 def test_other_settings_are_refused_and_replaced_only_if_asked(here, refused, encoder, photos, tmp_path):

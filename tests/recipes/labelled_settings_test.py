@@ -26,7 +26,8 @@ def test_from_scratch_encoder_batch_and_steps_are_chosen_and_resumed(here, tmp_p
         stop_at_step(3, patch)
         end = here("finetune", *options)
     assert end.status == 75, end.err
-    assert "chosen    --image_size=32 --patch_size=4 (" in end.out and "about 8 x 8 patches" in end.out
+    image = "--image_size=32 (the size of the images), --patch_size=4 (about 8 x 8 patches)"
+    assert f"chosen    {image}\n" in end.out
     assert "chosen    --size=vit_micro (for " in end.out and "chosen    --batch_size=12 (for 12 images)" in end.out
     assert re.search(r"^memory    about \d\.\d GB of \d+\.\d GB at hand$", end.out, re.M)
     flags = (tmp_path / "run" / "run.flags").read_text()
@@ -43,6 +44,7 @@ def test_from_scratch_encoder_batch_and_steps_are_chosen_and_resumed(here, tmp_p
     tuned = (*given[:2], f"--init_from={tmp_path / 'run'}", "--steps=1", f"--workdir={tmp_path / 'tuned'}")
     end = here("finetune", *tuned)
     assert end.status == 0 and "chosen    --batch_size=12" in end.out and "--size" not in end.out, end.err
+    assert f"predict.py --init_from={tmp_path / 'tuned'} --images=NEW_IMAGES " in end.out
     assert "--size" not in (tmp_path / "tuned" / "run.flags").read_text()
 
 

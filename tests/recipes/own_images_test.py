@@ -95,6 +95,8 @@ def test_all_methods_get_the_same_encoder_images_and_minutes(here, photos, tmp_p
     learnt = pathlib.Path(mae["subset"]).read_text().splitlines()
     assert sorted(learnt) == sorted(name for name, part in parts.items() if part == "train")
 
+    assert "warning   --time=100s leaves less than 10 min for pre-training." in end.out
+
     assert cells_of(end.out, "scratch") == ["55.0 (50.0 to 60.0)", "40.0", "0 + 9", "0.0 + 0.5 = 0.5", "2"]
     assert cells_of(end.out, "mae") == ["75.0 (70.0 to 80.0)", "40.0", "7 + 9", "0.6 + 0.2 = 0.8", "2"]
     assert cells_of(end.out, "always 'dark'")[0] == "25.0"
@@ -107,6 +109,8 @@ def test_the_same_command_resumes_and_methods_are_added(here, photos, tmp_path, 
     end = here("reproduce", *given, "--methods=mae,scratch")
     assert end.status == 2 and "1 run failed" in end.err and cells_of(end.out, "mae")[0] == "missing"
     assert stand_in.commands["pretrain_mae_seed=0"]["steps"] == "5" and "finetune_mae_seed=0" not in stand_in.commands
+    assert "warning   Fewer than 800 steps of pre-training rarely teach anything" in end.out
+    assert f"predict.py --init_from={tmp_path / 'runs' / 'finetune_scratch_seed=0'} --images=NEW_IMAGES " in end.out
     stand_in.failing.clear()
     stand_in.commands.clear()
     end = here("reproduce", *given, "--methods=mae,scratch,dino")
@@ -177,7 +181,8 @@ def test_a_list_of_runs_needs_no_keras(python, photos, tmp_path):
     start += "run_name='__main__')"
     backend = keras.backend.backend()
     given = (f"--dataset=folder:{photos}", "--methods=scratch,mae", "--time=100s", f"--workdir={tmp_path / 'runs'}")
-    out = python("-c", start, *given, "--list", backend=backend, PYTHONPATH=str(ROOT))
+    out = python("-c", start, *given, "--list", "--precision=float16", backend=backend, PYTHONPATH=str(ROOT))
+    assert out.count(" --precision=float16 --workdir=") == 5  # scratch and mae, each with what all share
     assert re.search(r"^mae, seed 0: missing$", out, re.M) and cells_of(out, "mae")[0] == "missing"
     assert re.search(r"^  \S*python\S* \S*pretrain.py .*--method=mae --time=75.0s --seed=0 ", out, re.M), out
     assert re.search(r"^  \S*python\S* \S*finetune.py .*--time=25.0s --seed=0 ", out, re.M), out
@@ -253,11 +258,13 @@ def test_the_table_holds_the_numbers_of_the_runs(here, photos, tmp_path, forked,
     if budget == "--steps=2":
         assert [one["pretrain_steps"] for one in saved["runs"]] == [0, 0, 2, 2]
         assert [one["finetune_steps"] for one in saved["runs"]] == [3] * 4
-        for seed, row in zip(seeds, rows[2:], strict=True):
-            probed = json.loads((home / f"probe_mae_seed={seed}/probe.json").read_text())
-            best = max(value for name, value in probed.items() if name.startswith("linear_accuracy"))
-            assert (float(row["knn"]), float(row["linear"])) == (probed["knn_accuracy"], best)
-        assert [row["knn"] for row in rows[:2]] == ["", ""] and "| kNN %" in (home / "comparison.md").read_text()
+        for row in rows:
+            folder = home / f"probe_{row['method']}_seed={row['seed']}"
+            probed = json.loads((folder / "probe.json").read_text())
+            assert (float(row["knn"]), float(row["linear"])) == (probed["knn_accuracy"], probed["linear_accuracy"])
+            assert ("--random\n" in (folder / "run.flags").read_text()) == (row["method"] == "scratch")
+        assert all(text.endswith(" untrained") for text in cells_of(end.out, "scratch")[2:4])
+        assert method_results.OF_FROZEN in (home / "comparison.md").read_text()
     Image.open(home / "comparison.png").verify()
     forked.unlink()
     again = here(*command)

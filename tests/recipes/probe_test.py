@@ -23,7 +23,12 @@ def test_every_block_is_judged(here, pretrained, arrays, tmp_path):
         "knn_accuracy_7",
         "linear_accuracy_block_1",
         "linear_accuracy_block_2",
+        "linear_accuracy",
+        "best_block",
     }
+    best = result.pop("best_block")
+    assert result["linear_accuracy"] == result[f"linear_accuracy_block_{best}"]
+    assert f"linear     {result['linear_accuracy']:.2%}, of block {best}, which is best on held-out" in end.out
     assert all(0 <= value <= 1 for value in result.values())
     assert (
         "24 labelled images, 24 to evaluate on" in end.out

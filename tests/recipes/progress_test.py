@@ -79,6 +79,18 @@ def test_a_pipe_gets_one_line(log, clock, monkeypatch):
     assert stream.getvalue() == "time      about 20 s for 10 steps\n"
 
 
+def test_pictures_between_steps_are_not_counted(log, monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.shown(12, log) as callback:
+        for _ in range(3):
+            now[0] += 2  # a step
+            callback.on_train_batch_end(0, {"loss": 0.25})
+            now[0] += 60  # a picture
+            callback.on_epoch_end(0, {})
+    assert capsys.readouterr().out == "time      about 20 s for 10 steps\n"
+
+
 @pytest.mark.parametrize("asked, missed", [("10s", True), ("15s", False), ("1h", False)])
 def test_the_line_says_that_a_time_is_missed(log, clock, monkeypatch, capsys, asked, missed):
     values = flags.FlagValues()

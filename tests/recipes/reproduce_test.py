@@ -82,7 +82,8 @@ def test_failures_are_reported_and_the_rest_runs(here, tmp_path, stand_in):
 
 
 def test_list_runs_nothing(here, tmp_path, stand_in):
-    end = here("reproduce", ABLATION, "--list", f"--workdir={tmp_path / 'runs'}")
+    end = here("reproduce", ABLATION, "--list", "--precision=bfloat16", f"--workdir={tmp_path / 'runs'}")
+    assert all("--precision=bfloat16 --workdir=" in line for line in end.out.splitlines() if line.startswith("  "))
     assert end.status == 0 and not stand_in.commands and not (tmp_path / "runs").exists()
     assert (
         len(

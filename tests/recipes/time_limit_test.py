@@ -37,6 +37,8 @@ def test_a_time_takes_the_place_of_epochs(here, refused, tmp_path, lines):
     steps = int(flags["steps"])
     said = re.search(rf"^time      .+ for {steps} steps of (\S+) s, and evaluations of (\S+) s: (\d+)$", end.out, re.M)
     step, evaluation, count = float(said[1]), float(said[2]), int(said[3])
+    warning = f"warning   2 s are enough for {steps} steps. Fewer than 500 are often too few: allow more than "
+    assert (warning in end.out) == (steps < 500)
     # Two figures of each are printed, and one evaluation more or less may be planned. Evaluations get at most half.
     most, least = (1.9 - min((count + more) * evaluation, 1.0) for more in (-1.1, 1.1))
     assert 0.9 * least / step - 1 <= steps <= 1.1 * most / step + 1, end.out
