@@ -55,6 +55,8 @@ class SplitMask(ObjectiveModel):
         accumulate: number of micro-batches to split each batch into; the match loss still compares all of it.
     """
 
+    views = 2
+
     def __init__(
         self,
         encoder: Encoder,

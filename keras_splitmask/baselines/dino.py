@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -17,6 +18,7 @@ from keras_splitmask.patches import grid_shape
 from keras_splitmask.resampling import resampling_matrix
 from keras_splitmask.training.batch import Batch
 from keras_splitmask.training.objective_model import ObjectiveModel
+from keras_splitmask.training.pixels import shape_text
 
 HIDDEN, BOTTLENECK = 2048, 256  # widths of the head
 
@@ -178,6 +180,17 @@ class DINO(ObjectiveModel):
     def non_trainable_variables(self):
         learned = {id(v) for v in self.trainable_variables}
         return [v for v in self.variables if id(v) not in learned]
+
+    def problem_of_images(self, images: Any) -> str | None:
+        crops = (
+            [getattr(images.get(name), "shape", ()) for name in ("global", "local")] if hasattr(images, "get") else []
+        )
+        if crops and all(len(shape) == 5 for shape in crops) and crops[0][1] == 2:
+            return None
+        return (
+            'Expected a dictionary of crops, "global" (B, 2, H, W, C) and "local" (B, k, h, w, C), received'
+            f" {shape_text(images)}; cut them by data.view_batches."
+        )
 
     def call(self, images: Shaped[Array, "B H W C"], training: bool | None = None) -> dict[str, Float[Array, "B ..."]]:
         """Compute the output of the teacher's encoder for images (B, H, W, C)."""
