@@ -26,9 +26,9 @@ def summaries(results):
         own = [one for one in results if one["method"] == method]
         summary = {"method": method, "seeds": [one["seed"] for one in own]}
         for name in (*COLUMNS, *FROZEN):
-            if name not in own[0]:
+            values = [one[name] for one in own if name in one]
+            if not values:
                 continue
-            values = [one[name] for one in own]
             summary[name] = {"mean": statistics.fmean(values), "min": min(values), "max": max(values)}
         found.append(summary)
     return found
