@@ -14,6 +14,7 @@ from keras_splitmask.backend.distribution import gather_batch, mean_of_batch
 from keras_splitmask.backend.layers import Dense, gelu
 from keras_splitmask.backend.typing import Array, Float, Int, Shaped
 from keras_splitmask.encoder import Encoder
+from keras_splitmask.options import check_number
 from keras_splitmask.patches import grid_shape
 from keras_splitmask.resampling import resampling_matrix
 from keras_splitmask.training.batch import Batch
@@ -123,11 +124,10 @@ class DINO(ObjectiveModel):
                 "Expected steps and prototypes of at least 1, a momentum in [0, 1] and a centre_momentum in [0, 1), "
                 f"received {steps=}, {prototypes=}, {momentum=}, {centre_momentum=}."
             )
-        if min(temperature, *teacher_temperatures) <= 0 or teacher_warmup < 0:
-            raise ValueError(
-                "Expected temperatures above 0 and a teacher_warmup of at least 0 steps, "
-                f"received {temperature=}, {teacher_temperatures=}, {teacher_warmup=}."
-            )
+        for each in (temperature, *teacher_temperatures):
+            check_number("each temperature", each, 1e-3, 100)
+        if teacher_warmup < 0:
+            raise ValueError(f"Expected a teacher_warmup of at least 0 steps, received {teacher_warmup=}.")
         self.steps = steps
         self.prototypes = prototypes
         self.local_shape = tuple(local_shape or local_size(encoder.image_shape, encoder.patch_size))

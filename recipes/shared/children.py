@@ -8,6 +8,7 @@ import threading
 from recipes.shared import noise
 
 WATCHED = "KERAS_SPLITMASK_WATCH_STDIN"  # set where stdin is a pipe that closes when the parent ends
+_parents = []  # of this process, if `run` started it
 
 
 def run(command):
@@ -27,7 +28,13 @@ def end_with_parent():
     """Send SIGTERM to this process when its parent ends, even by SIGKILL, if `run` started it."""
     # Removed, since processes that this one starts have another stdin.
     if os.environ.pop(WATCHED, None):
+        _parents.append(os.getppid())
         threading.Thread(target=_watch, daemon=True).start()
+
+
+def started_by_a_recipe():
+    """Return whether another recipe runs this one, and says to the user how to go on."""
+    return bool(_parents)
 
 
 def _watch():
