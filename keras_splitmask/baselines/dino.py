@@ -182,10 +182,9 @@ class DINO(ObjectiveModel):
         return [v for v in self.variables if id(v) not in learned]
 
     def problem_of_images(self, images: Any) -> str | None:
-        crops = (
-            [getattr(images.get(name), "shape", ()) for name in ("global", "local")] if hasattr(images, "get") else []
-        )
-        if crops and all(len(shape) == 5 for shape in crops) and crops[0][1] == 2:
+        crops: Any = images if hasattr(images, "get") else {}
+        shapes: Any = [getattr(crops.get(name), "shape", ()) for name in ("global", "local")]
+        if all(len(shape) == 5 for shape in shapes) and shapes[0][1] == 2:
             return None
         return (
             'Expected a dictionary of crops, "global" (B, 2, H, W, C) and "local" (B, k, h, w, C), received'

@@ -112,10 +112,10 @@ def check_pixels(images: Any, numbers: Int[Array, " B"] | None = None, finite: b
 def problem_of_axes(images: Any, views: int | None = None) -> str | None:
     """What is wrong with the axes of images (B, H, W, C), or of so many views of each, (B, views, H, W, C), in a line,
     or None."""
-    shape = getattr(images, "shape", None)
+    shape: Any = getattr(images, "shape", ())
     if getattr(shape, "rank", 0) is None:  # TensorFlow does not know it yet
         return None
-    axes = 0 if shape is None else len(shape)
+    axes = len(shape)
     if axes == 4 or (axes == 5 and views and shape[1] in (views, None)):
         return None
     of_views = f", or {views} views of each, (B, {views}, H, W, C)" if views else ""
