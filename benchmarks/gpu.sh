@@ -33,7 +33,13 @@ for word; do
     *) words+=("$word") ;;
   esac
 done
-if [ ${#words[@]} -lt 2 ]; then
+for name in backends train_backend methods; do
+  if [[ ! ${!name} =~ ^[a-z-]+(,[a-z-]+)*$ ]]; then
+    echo "gpu.sh: Expected --$name as names with commas between them, received '${!name}'; correct it." >&2
+    exit 2
+  fi
+done
+if [ ${#words[@]} -lt 2 ] || [[ ${words[0]} =~ ^/*$ || ! ${words[1]} ]]; then
   echo "gpu.sh: Expected OUT and DATASET, received ${words[*]:-neither}; see the first lines of $0." >&2
   exit 2
 fi
@@ -54,7 +60,10 @@ fi
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python3}
 out=${out%/} runs=${out%/}.runs
-mkdir -p "$out" "$runs"
+if ! mkdir -p "$out" "$runs" 2>/dev/null || [ ! -w "$out" ] || [ ! -w "$runs" ]; then
+  echo "gpu.sh: Expected folders that can be written, received $out and $runs; choose another OUT." >&2
+  exit 2
+fi
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1

@@ -201,7 +201,13 @@ def main():
     import keras
 
     from keras_splitmask import data
+    from keras_splitmask.encoder import SIZES
+    from keras_splitmask.patches import grid_shape
 
+    if FLAGS.size not in SIZES:
+        raise commandline.BadInput(f"Expected --size among {', '.join(SIZES)}, received {FLAGS.size}.")
+    if FLAGS.method not in RUNS:
+        grid_shape((FLAGS.image_size, FLAGS.image_size, 3), FLAGS.patch_size)  # refuses patches that do not fit
     if missing := [name for name in PACKAGES if FLAGS.method != "pixels" and not importlib.util.find_spec(name)]:
         raise commandline.BadInput(
             f"Expected {', '.join(missing)} for --method={FLAGS.method}, received none; run: pip install lightly timm"

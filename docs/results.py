@@ -10,6 +10,7 @@ the runs of a comparison to those of a log, or begins one. tests/docs_test.py co
 import argparse
 import json
 import pathlib
+import re
 import shlex
 import statistics
 
@@ -21,26 +22,73 @@ TITLES = {"cifar10": "CIFAR-10", "grocery": "Groceries", "fashion_mnist": "Fashi
 FACTORS = DOCS / "logs" / "factors.json"
 KEPT = ("method", "seed", "top1", "knn", "linear", "split", "images", "labelled_images")
 KEPT += ("pretrain_steps", "finetune_steps", "pretrain_seconds", "finetune_seconds")
+OF_PROBES = ("knn", "linear")  # which not all runs have
 
 
 def logs():
-    """Read all logs: [{"name", "settings", "machine", "runs"}], in the order of their names."""
+    """Read all logs: [{"name", "settings", "runs"}], in the order of their names."""
     return [{"name": path.stem, **json.loads(path.read_text())} for path in sorted(LOGS.glob("*.json"))]
 
 
-def add(comparison, name, machine):
-    """Join the runs of a comparison.json to a log. A run of the same method and seed takes the place of the older."""
-    made = json.loads(comparison.read_text())
-    path = LOGS / f"{name}.json"
-    log = json.loads(path.read_text()) if path.exists() else {"settings": {}, "runs": []}
+def refuse(expected, received, advice):
+    raise SystemExit(f"results.py: Expected {expected}, received {received}; {advice}.")
+
+
+def joined(path, name, machine):
+    """Return a log with the runs of a comparison.json. A run of the same method and seed takes the place of the older.
+
+    Args:
+        path: of the comparison.json.
+        name: of the log, which may be new.
+        machine: what the runs were made on.
+
+    Raises:
+        SystemExit: in one line, if the page could not show the log.
+    """
+    made = comparison(path)
+    log = next((log for log in logs() if log["name"] == name), {"settings": {}, "runs": []})
     settings = {key: value for key, value in made["settings"].items() if key != "seeds"}
-    if log["runs"] and log["settings"] != settings:
-        raise SystemExit(f"Expected a comparison with the settings {log['settings']}, received {settings}.")
+    check_same(log["settings"], settings, name)
     runs = {(one["method"], one["seed"]): one for one in log["runs"]}
     for one in made["runs"]:
         runs[one["method"], one["seed"]] = {key: one[key] for key in KEPT if key in one} | {"machine": machine}
     kept = sorted(runs.values(), key=lambda one: (list(NAMES).index(one["method"]), one["seed"]))
-    path.write_text(json.dumps({"settings": settings, "runs": kept}, indent=1) + "\n")
+    return {"name": name, "settings": settings, "runs": kept}
+
+
+def comparison(path):
+    """Read a comparison.json that the page can show."""
+    try:
+        made = json.loads(path.read_text())
+        settings, runs = made["settings"], made.get("runs") or []
+        missing = sorted({key for one in runs for key in KEPT if key not in one} - set(OF_PROBES))
+        unknown = sorted({one["method"] for one in runs if "method" in one} - set(NAMES))
+        title = dataset(made)
+    except OSError as error:
+        refuse("the comparison.json of a comparison", f"{path} ({error.strerror})", "correct --add")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        refuse("the comparison.json of a comparison", f"{path}, which is none", "run the comparison again")
+    if not runs:
+        refuse("a comparison with runs", f"{path} without any", "run the comparison to its end")
+    if missing:
+        refuse(f"runs with {', '.join(missing)}", f"some of {path} without", "run the comparison again")
+    if unknown:
+        refuse(f"methods among {', '.join(NAMES)}", ", ".join(unknown), "compare others, or add a name to NAMES")
+    if title not in TITLES:
+        refuse(f"a data set among {', '.join(TITLES)}", title, "rename it, or add a title to TITLES")
+    if "time" not in settings:
+        refuse("a comparison at equal minutes, by --time", f"--steps={settings.get('steps')}", "compare with --time")
+    return made
+
+
+def check_same(before, now, name):
+    """Refuse settings that differ from those of the log."""
+    if before and (other := [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]):
+        expected, received = (
+            ", ".join(f"--{key}={values[key]}" if key in values else f"no --{key}" for key in other)
+            for values in (before, now)
+        )
+        refuse(f"{expected}, as in the log {name}", received, "compare with equal settings, or choose another --name")
 
 
 def by_method(log):
@@ -84,7 +132,7 @@ def table(log):
 def command(log):
     """The command that makes the runs of a log."""
     methods = ",".join(name for name in NAMES if name in by_method(log))
-    given = {name: value for name, value in log["settings"].items() if name != "precision"}
+    given = {name: value for name, value in log["settings"].items() if (name, value) != ("precision", "float32")}
     flags = " ".join(
         f"--{name}" if value is True else f"--{name}={shlex.quote(str(value))}" for name, value in given.items()
     )
@@ -140,9 +188,9 @@ def between(text, name, part):
     return before + begin + part + end + rest.partition(end)[2]
 
 
-def pages():
-    """The files that follow from the logs: {path: text}."""
-    found = logs()
+def pages(found=None):
+    """The files that follow from logs, by default from all: {path: text}."""
+    found = logs() if found is None else found
     results, readme = DOCS / "results.md", DOCS.parent / "README.md"
     text = between(results.read_text(), "results", "\n" + "\n".join(section(log) for log in found))
     return {
@@ -151,13 +199,30 @@ def pages():
     }
 
 
-if __name__ == "__main__":
+def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--add", type=pathlib.Path, help="comparison.json to join to a log")
     parser.add_argument("--name", help="name of the log")
     parser.add_argument("--machine", help="what the runs were made on")
     arguments = parser.parse_args()
+    found = logs()
     if arguments.add:
-        add(arguments.add, arguments.name, arguments.machine)
-    for path, text in pages().items():
+        for flag in ("name", "machine"):
+            if not getattr(arguments, flag):
+                refuse(f"--{flag} with --add", "none", f"add --{flag}=...")
+        if not re.fullmatch(r"\w+", arguments.name):
+            refuse("--name as letters, digits and underscores", arguments.name, "choose another")
+        added = joined(arguments.add, arguments.name, arguments.machine)
+        found = sorted([added, *(log for log in found if log["name"] != added["name"])], key=lambda log: log["name"])
+    elif arguments.name or arguments.machine:
+        refuse("--add with --name and --machine", "none", "add --add=.../comparison.json")
+    written = pages(found)  # all of it before anything is written
+    if arguments.add:
+        content = {key: value for key, value in added.items() if key != "name"}
+        written[LOGS / f"{added['name']}.json"] = json.dumps(content, indent=1) + "\n"
+    for path, text in written.items():
         path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

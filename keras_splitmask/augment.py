@@ -151,12 +151,12 @@ class Augment(keras.layers.Layer):
         # In float32 whatever the precision of training, so that the words do not depend on it.
         super().__init__(**{**kwargs, "name": name, "dtype": "float32"})
         fractions = (grey, solarise, blur, jitter_share)
-        if min(fractions) < 0 or max(fractions) > 1 or (one_of and sum(fractions[:3]) > 1 + 1e-6):
+        if not all(0 <= fraction <= 1 for fraction in fractions) or (one_of and sum(fractions[:3]) > 1 + 1e-6):
             raise ValueError(
                 "Expected fractions of the images in [0, 1], with one_of=True summing up to at most 1, "
                 f"received {grey=}, {solarise=}, {blur=}, {one_of=}, {jitter_share=}."
             )
-        if len(jitter) != 4 or min(jitter) < 0 or max(jitter) > 1 or jitter[3] > 0.5:
+        if len(jitter) != 4 or not all(0 <= strength <= 1 for strength in jitter) or jitter[3] > 0.5:
             raise ValueError(
                 "Expected jitter=(brightness, contrast, saturation, hue), strengths in [0, 1], that of hue up to 0.5, "
                 f"received jitter={tuple(jitter)}."

@@ -8,6 +8,7 @@ from keras import ops
 from keras_splitmask.backend.layers import Dense, LayerNormalization
 from keras_splitmask.backend.typing import Array, Float, Int
 from keras_splitmask.encoder import Block
+from keras_splitmask.options import check_number
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
@@ -29,8 +30,7 @@ class Decoder(keras.layers.Layer):
         self, count: int, width: int, heads: int, depth: int = 2, vocabulary: int = 0, name: str = "decoder", **kwargs
     ):
         super().__init__(name=name, **kwargs)
-        if depth < 1:
-            raise ValueError(f"Expected a decoder of at least one block, received depth={depth}.")
+        depth = check_number("the depth of a decoder", depth, 1, 2**20, whole=True)
         self.count = count
         self.width = width
         self.heads = heads

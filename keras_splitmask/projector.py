@@ -6,6 +6,7 @@ import keras
 
 from keras_splitmask.backend.layers import Dense, gelu
 from keras_splitmask.backend.typing import Array, Float
+from keras_splitmask.options import check_number
 
 OUTPUTS = 128  # as in SimCLR
 
@@ -23,8 +24,7 @@ class Projector(keras.layers.Layer):
 
     def __init__(self, width: int, name: str = "projector", **kwargs):
         super().__init__(name=name, **kwargs)
-        if width < 1:
-            raise ValueError(f"Expected a projector of at least one unit, received width={width}.")
+        width = check_number("the width of a projector", width, 1, 2**30, whole=True)
         self.width = width
         self.hidden = Dense(width, dtype=self.dtype_policy, name="hidden")
         self.projected = Dense(OUTPUTS, dtype=self.dtype_policy, name="projected")

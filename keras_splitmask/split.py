@@ -11,6 +11,7 @@ from keras import ops
 from keras_splitmask.backend import distribution
 from keras_splitmask.backend.layers import gather_rows, reshape
 from keras_splitmask.backend.typing import Array, Int, Num, Shaped
+from keras_splitmask.options import check_number
 from keras_splitmask.seeds import check_seed
 
 # Each covers 8% to 38% of the grid. Twelve covered half of it in all of 20,000 draws, on grids from 2x30 to 14x14.
@@ -26,11 +27,11 @@ def gather(tokens: Num[Array, "B N *D"], positions: Int[Array, "B n"]) -> Num[Ar
 
 def masked_count(count: int, mask_ratio: float) -> int:
     """The number of masked patches among an image's `count`: floor(count * mask_ratio), at least one and not all."""
-    masked = math.floor(count * mask_ratio)
+    masked = math.floor(count * mask_ratio) if 0 < mask_ratio < 1 else 0
     if not 0 < masked < count:
         raise ValueError(
             f"Expected a mask_ratio in (0, 1) that masks at least one patch, received mask_ratio={mask_ratio} of"
-            f" {count} patches."
+            f" {count} patches; choose another, or a smaller patch_size."
         )
     return masked
 
@@ -54,10 +55,7 @@ class Split(keras.layers.Layer):
 
     def __init__(self, grid: Sequence[int], keep: float = 0.5, kind: str = "block", seed: int = 0, **kwargs):
         super().__init__(**kwargs)
-        if not 0 < keep <= 0.5:
-            raise ValueError(
-                f"Expected keep in (0, 0.5], the fraction of patches that one branch sees, received keep={keep}."
-            )
+        check_number("keep, the fraction of the patches that one branch sees,", keep, 0, 0.5, above=True)
         if kind not in ("random", "block"):
             raise ValueError(f'Expected the split\'s kind to be "random" or "block", received {kind!r}.')
         self.grid = tuple(grid)
@@ -67,7 +65,10 @@ class Split(keras.layers.Layer):
         self.count = math.prod(self.grid)
         self.seen_count = math.floor(self.count * keep)
         if not self.seen_count:
-            raise ValueError(f"Expected at least one patch per branch, received keep={keep} of {self.count} patches.")
+            raise ValueError(
+                f"Expected at least one patch per branch, received keep={keep} of {self.count} patches; choose a"
+                " smaller patch_size, or raise keep."
+            )
         self.seed_generator = keras.random.SeedGenerator(self.seed)
         self.built = True
 

@@ -13,12 +13,16 @@ from keras_splitmask.backend.linear_cross_entropy import linear_cross_entropy
 from keras_splitmask.backend.typing import Array, Float, Int, Shaped
 from keras_splitmask.decoder import Decoder
 from keras_splitmask.encoder import Encoder
+from keras_splitmask.options import check_number
 from keras_splitmask.projector import OUTPUTS, Projector
 from keras_splitmask.split import Split, gather
 from keras_splitmask.training.batch import Batch
 from keras_splitmask.training.inputs import check_fitted, check_tokenizer
 from keras_splitmask.training.objective_model import ObjectiveModel
 from keras_splitmask.training.word_perplexity import WordPerplexity
+
+TEMPERATURES = (1e-3, 100)  # beyond, all similarities weigh alike, or only the largest
+LARGEST_WEIGHT = 1000
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
@@ -46,14 +50,16 @@ class SplitMask(ObjectiveModel):
             teach nearly as much (CrossMAE, Fu et al., 2024).
         projector: hidden units of a `Projector` of the mean of the encoder's outputs; what it returns is matched.
             None: the mean of the decoder's outputs is matched, as in the paper.
-        temperature: of the match loss; 0.2 in the paper.
-        inpaint_weight, match_weight: weights of the two losses, 1 and 1 in the paper. A weight of 0 also saves the work
-            for its loss.
+        temperature: of the match loss, from 0.001 to 100; 0.2 in the paper.
+        inpaint_weight, match_weight: weights of the two losses, from 0 to 1000; 1 and 1 in the paper. A weight of 0
+            also saves the work for its loss.
         augmentation: an `Augment` that changes the images of a training step. Of one view, words and both halves come
             from the same changed image. Of two, each is changed on its own, and a half has the words of its view.
         seed: seed of all random numbers; those of a training step depend on the seed and the step's number only.
         accumulate: number of micro-batches to split each batch into; the match loss still compares all of it.
     """
+
+    views = 2
 
     def __init__(
         self,
@@ -72,17 +78,15 @@ class SplitMask(ObjectiveModel):
         name: str = "splitmask",
         **kwargs,
     ):
+        check_number("inpaint_weight", inpaint_weight, 0, LARGEST_WEIGHT)
+        check_number("match_weight", match_weight, 0, LARGEST_WEIGHT)
+        check_number("temperature", temperature, *TEMPERATURES)
+        check_number("predicted", predicted, 0, 1, above=True)
         logged = ["inpaint_loss", "inpaint_accuracy"] if inpaint_weight else []
         logged += ["match_loss", "match_accuracy", "feature_std"] if match_weight else []
         super().__init__(encoder, logged=logged, seed=seed, augmentation=augmentation, name=name, **kwargs)
-        if min(inpaint_weight, match_weight) < 0 or not inpaint_weight + match_weight:
-            raise ValueError(
-                f"Expected loss weights of at least 0, one of them above, received {inpaint_weight=}, {match_weight=}."
-            )
-        if temperature <= 0:
-            raise ValueError(f"Expected a temperature above 0, received temperature={temperature}.")
-        if not 0 < predicted <= 1:
-            raise ValueError(f"Expected a fraction of the unseen patches in (0, 1], received predicted={predicted}.")
+        if not inpaint_weight + match_weight:
+            raise ValueError("Expected a loss weight above 0, received inpaint_weight=0, match_weight=0; raise one.")
         if inpaint_weight and tokenizer is None:
             raise ValueError(
                 "Expected a tokenizer, since inpaint_weight is not 0; keras_splitmask.tokenizers has some."

@@ -11,7 +11,7 @@ The features of all blocks are kept in memory, up to four times: 32 x images x b
 
 from absl import flags
 
-from recipes.shared import auto, commandline, common_flags, image_sets, memory, screen, splits, value_range, workdir
+from recipes.shared import commandline, common_flags, image_sets, memory, screen, splits, value_range, workdir
 
 # These change the result.
 flags.DEFINE_string(
@@ -83,9 +83,9 @@ def check_memory(encoder, train, judged):
     counts = [min(len(source), limit or len(source)) for source, limit in zip((train, judged), limits, strict=True)]
     sizes, there = (encoder.width, encoder.depth, encoder.heads), memory.at_hand()
     needed, each = memory.of_probe(keras.backend.backend(), sizes, encoder.image_shape, counts)
-    if fewer := auto.fewer(there, needed, counts, each):
+    if fewer := memory.fewer(there, needed, counts, each):
         raise commandline.BadInput(
-            f"Expected the features to fit into {auto.SHARE_OF_MEMORY:.0%} of the {there / 1e9:.1f} GB of memory at"
+            f"Expected the features to fit into {memory.SHARE_OF_MEMORY:.0%} of the {there / 1e9:.1f} GB of memory at"
             f" hand, which would take about {needed / 1e9:.1f} GB. Add"
             f" {' '.join(f'--{name}={value}' for name, value in fewer.items())}."
         )

@@ -211,7 +211,7 @@ def compare(seeds):
         if own_images.settings_before() is None:
             own_images.divide(home)
             home.write_json(f"{own_images.RESULTS}.json", {"settings": own_images.settings()})
-        missing = sum(not cell.done() for cell in made)
+        missing = sum(not all(run.finished() for run in cell.commands if run.recipe != "probe") for cell in made)
         if FLAGS.time and missing:
             total = screen.in_words(missing * time_limit.seconds_of(FLAGS.time))
             print(f"{missing} times {FLAGS.time} are {total}, and the starts of the runs besides", flush=True)
@@ -225,7 +225,7 @@ def report(home, results):
     """Print, write and draw the results, and say what to do next."""
     table = method_results.text_of(FLAGS.methods, results)
     print(f"\n{title(FLAGS.dataset)}\n\n{table}")
-    method_results.write(home, own_images.RESULTS, own_images.settings(), table, results)
+    method_results.write(home, own_images.RESULTS, own_images.recorded(), table, results)
     if not results:
         return
     try:

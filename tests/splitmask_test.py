@@ -11,6 +11,7 @@ from keras_splitmask.split import Split
 from keras_splitmask.training.batch import Batch
 
 pytestmark = pytest.mark.backend
+NAN, INF = math.nan, math.inf
 
 
 def array(x):
@@ -303,18 +304,21 @@ def test_saved_model_is_restored_and_goes_on_exactly(make_model, make_images, tm
 def test_errors(make_model):
     with pytest.raises(ValueError, match="received inpaint_weight=0, match_weight=0"):
         make_model(inpaint_weight=0, match_weight=0)
-    with pytest.raises(ValueError, match="at least 0, one of them above, received inpaint_weight=-1"):
-        make_model(inpaint_weight=-1)
-    with pytest.raises(ValueError, match="temperature above 0, received temperature=0"):
-        make_model(temperature=0)
     with pytest.raises(ValueError, match="Expected a tokenizer, since inpaint_weight is not 0"):
         make_model(tokenizer=None)
-    with pytest.raises(ValueError, match="a fraction of the unseen patches in .0, 1., received predicted=0"):
-        make_model(predicted=0)
-    with pytest.raises(ValueError, match="at least one unit, received width=-1"):
-        make_model(projector=-1)
-    with pytest.raises(ValueError, match="received keep=0.6"):
-        make_model(keep=0.6)
+    for name, range_of, wrong in (
+        ("inpaint_weight", "inpaint_weight to be a number from 0 to 1000", (-1, 1001, NAN, INF, "x", None)),
+        ("match_weight", "match_weight to be a number from 0 to 1000", (-1, NAN, INF)),
+        ("temperature", "temperature to be a number from 0.001 to 100", (0, 1e-30, 101, NAN, INF, True)),
+        ("predicted", "predicted to be a number above 0 and up to 1", (0, 1.1, NAN, INF, "x")),
+        ("projector", "the width of a projector to be a whole number from 1 to ", (-1, 2.5, NAN, INF, "x")),
+        ("decoder_depth", "the depth of a decoder to be a whole number from 1 to ", (0, 1.5, NAN, INF, "x")),
+        ("keep", "branch sees, to be a number above 0 and up to 0.5", (0, 0.6, NAN, INF, "x")),
+    ):
+        for value in wrong:
+            with pytest.raises(ValueError, match=rf"^Expected .*{range_of}.*, received {value!r}; choose another\.$"):
+                make_model(**{name: value})
+    make_model(temperature=np.float32(0.001), match_weight=1000, predicted=1, keep=0.5, projector=1)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -13,10 +14,12 @@ from keras_splitmask.backend.distribution import gather_batch, mean_of_batch
 from keras_splitmask.backend.layers import Dense, gelu
 from keras_splitmask.backend.typing import Array, Float, Int, Shaped
 from keras_splitmask.encoder import Encoder
+from keras_splitmask.options import check_number
 from keras_splitmask.patches import grid_shape
 from keras_splitmask.resampling import resampling_matrix
 from keras_splitmask.training.batch import Batch
 from keras_splitmask.training.objective_model import ObjectiveModel
+from keras_splitmask.training.pixels import shape_text
 
 HIDDEN, BOTTLENECK = 2048, 256  # widths of the head
 
@@ -121,11 +124,10 @@ class DINO(ObjectiveModel):
                 "Expected steps and prototypes of at least 1, a momentum in [0, 1] and a centre_momentum in [0, 1), "
                 f"received {steps=}, {prototypes=}, {momentum=}, {centre_momentum=}."
             )
-        if min(temperature, *teacher_temperatures) <= 0 or teacher_warmup < 0:
-            raise ValueError(
-                "Expected temperatures above 0 and a teacher_warmup of at least 0 steps, "
-                f"received {temperature=}, {teacher_temperatures=}, {teacher_warmup=}."
-            )
+        for each in (temperature, *teacher_temperatures):
+            check_number("each temperature", each, 1e-3, 100)
+        if teacher_warmup < 0:
+            raise ValueError(f"Expected a teacher_warmup of at least 0 steps, received {teacher_warmup=}.")
         self.steps = steps
         self.prototypes = prototypes
         self.local_shape = tuple(local_shape or local_size(encoder.image_shape, encoder.patch_size))
@@ -178,6 +180,16 @@ class DINO(ObjectiveModel):
     def non_trainable_variables(self):
         learned = {id(v) for v in self.trainable_variables}
         return [v for v in self.variables if id(v) not in learned]
+
+    def problem_of_images(self, images: Any) -> str | None:
+        crops: Any = images if hasattr(images, "get") else {}
+        shapes: Any = [getattr(crops.get(name), "shape", ()) for name in ("global", "local")]
+        if all(len(shape) == 5 for shape in shapes) and shapes[0][1] == 2:
+            return None
+        return (
+            'Expected a dictionary of crops, "global" (B, 2, H, W, C) and "local" (B, k, h, w, C), received'
+            f" {shape_text(images)}; cut them by data.view_batches."
+        )
 
     def call(self, images: Shaped[Array, "B H W C"], training: bool | None = None) -> dict[str, Float[Array, "B ..."]]:
         """Compute the output of the teacher's encoder for images (B, H, W, C)."""

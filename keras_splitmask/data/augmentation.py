@@ -29,6 +29,20 @@ def crop_box(height, width, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
+def check_scale(scale):
+    """Refuse what is no range of the fraction of an image's area, as `crop_box` takes it. Raises ValueError."""
+    try:
+        low, high = scale
+        fits = 0 < low <= high <= 1  # NaN is not
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(
+            "Expected scale to be the smallest and the largest fraction of the image's area, above 0 and up to 1,"
+            f" received {scale!r}; correct it, such as (0.2, 1.0)."
+        )
+
+
 def center_box(height, width, size, ratio=0.875):
     """Return the box (top, left, height, width) in the centre of an image, with the aspect ratio of `size`.
 

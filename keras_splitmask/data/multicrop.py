@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_splitmask.data.augmentation import crop_box
+from keras_splitmask.data.augmentation import check_scale, crop_box
 from keras_splitmask.data.resizing import resize
 
 
@@ -29,6 +29,8 @@ class MultiCrop:
             raise ValueError(
                 f"Expected local >= 0 crops of local_size=(height, width), received {self.local} of {self.local_size}."
             )
+        check_scale(self.global_scale)
+        check_scale(self.local_scale)
 
     def cut(self, image, size, rng):
         """The crops of an image (H, W, C) uint8: "global" (2, *size, C) and "local" (local, *local_size, C), uint8."""

@@ -173,7 +173,7 @@ def _check(source, kind, image_shape, order, scale):
         )
     check_shape(source, image_shape)
     order.check(source)
-    if not 0 < scale[0] <= scale[1] < float("inf"):
+    if np.shape(scale) != (2,) or not 0 < scale[0] <= scale[1] < float("inf"):
         raise ValueError(
             f"Expected scale to be the smallest and the largest factor, both above 0, received {scale=}; correct it."
         )

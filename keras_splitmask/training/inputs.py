@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_splitmask.backend.keras_private import layers_of
 from keras_splitmask.backend.layers import check_float
-from keras_splitmask.training.pixels import check_pixels, images_of
+from keras_splitmask.training.pixels import check_pixels, images_of, problem_of_axes
 from keras_splitmask.training.watching import Look, admitted, problem_within
 
 
@@ -83,7 +83,7 @@ def _checked(name):
                 return method(*bound.args, **bound.kwargs)
         except Exception as error:
             # A refusal inside a data pipeline arrives wrapped in an error of the backend, with pages of its own text.
-            if problem := next((look.problem for look in looks if look.problem), None) or problem_within(str(error)):
+            if problem := next((look.problem for look in looks if look.problem), None) or problem_within(error):
                 raise ValueError(problem) from None
             raise
 
@@ -104,6 +104,7 @@ class CheckedModel(keras.Model):
     accumulate = 1  # in how many parts a training step takes its batch
     own_loss = False  # whether its loss and its metrics are its own
     compares = False  # whether the loss compares images
+    views: int | None = None  # training also takes so many views of each image, (B, views, H, W, C)
     _batch_seen = False
 
     fit, evaluate, predict = _checked("fit"), _checked("evaluate"), _checked("predict")
@@ -114,6 +115,8 @@ class CheckedModel(keras.Model):
     )
 
     def __call__(self, images, *arguments, **options):
+        if self.takes_pixels and (problem := problem_of_axes(images)):
+            raise ValueError(problem)
         if self.takes_pixels and isinstance(images, np.ndarray) and images.ndim:
             # Only NumPy's arrays: the values of a traced tensor are not known, and looking at a device's tensor would
             # wait.
@@ -129,6 +132,13 @@ class CheckedModel(keras.Model):
 
     def check_ready(self) -> None:
         """Raise ValueError if what training needs was not done beforehand."""
+
+    def problem_of_images(self, images: Any) -> str | None:
+        """Describe in a line what is wrong with the axes of what is trained on, or return None.
+
+        Subclasses that learn from something other than images define it.
+        """
+        return problem_of_axes(images, self.views) if self.takes_pixels else None
 
     def problem_of_labels(self, labels: Any) -> str | None:
         """Describe in a line what is wrong with labels for `fit`, or return None."""

@@ -109,6 +109,23 @@ def check_pixels(images: Any, numbers: Int[Array, " B"] | None = None, finite: b
             raise ValueError(problem)
 
 
+def problem_of_axes(images: Any, views: int | None = None) -> str | None:
+    """What is wrong with the axes of images (B, H, W, C), or of so many views of each, (B, views, H, W, C), in a line,
+    or None."""
+    shape: Any = getattr(images, "shape", ())
+    if getattr(shape, "rank", 0) is None:  # TensorFlow does not know it yet
+        return None
+    axes = len(shape)
+    if axes == 4 or (axes == 5 and views and shape[1] in (views, None)):
+        return None
+    of_views = f", or {views} views of each, (B, {views}, H, W, C)" if views else ""
+    advice = {0: "put them into one array", 3: "add an axis for the batch, images[None]"}
+    return (
+        f"Expected images (B, H, W, C){of_views}, received {shape_text(images)};"
+        f" {advice.get(axes, 'reshape them, or choose one view of each')}."
+    )
+
+
 def problem_of_absence(labels: Any, model: keras.Model) -> str | None:
     """Describe missing labels of a model that learns from labels, in one line; None if there are labels."""
     if labels is not None:

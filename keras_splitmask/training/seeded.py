@@ -66,6 +66,8 @@ def seeded_vectors(model: keras.Model, data: Any, step: Int[Array, ""] | int) ->
 
 def _seeded_batch(model, data, step, training):
     batch = Batch(*keras.utils.unpack_x_y_sample_weight(data))
+    if problem := model.problem_of_images(batch.images):
+        raise ValueError(problem)
     seed_layers(model, step)
     if training and model.augmentation is not None:
         batch = batch._replace(images=model.augmentation(batch.images, training=True))

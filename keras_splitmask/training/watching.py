@@ -43,10 +43,15 @@ def _problem_of_parts(count, images=None, devices=1):
     )
 
 
-def problem_within(message: str) -> str | None:
-    """The problem that `check_parts` states in the message of an error of TensorFlow's, in a line, or None."""
-    found = re.search(r"Expected a number of images in each batch that is a multiple of accumulate[^.\n]*\.", message)
-    return found and found[0]
+def problem_within(error: Exception) -> str | None:
+    """The problem that this library states within the message of an error of TensorFlow's, or of Keras' about a layer,
+    in a line, or None."""
+    found = re.search(
+        r"(Expected a number of images in each batch that is a multiple of accumulate[^.\n]*\.)", str(error)
+    )
+    if not found and isinstance(error, ValueError):
+        found = re.search(r"(?:ValueError: |\x1b\[1m)(Expected [^\n\x1b]*)", str(error))
+    return found and found[1]
 
 
 class Look:

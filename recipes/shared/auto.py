@@ -33,7 +33,9 @@ WORDS = (512, 8192)
 PATCHES_PER_WORD = 8  # at least, in all images together
 PROTOTYPES = (4096, 65536)
 FEW_IMAGES = 10_000  # below, the paper keeps 0.25 of 196 patches
-SHARE_OF_MEMORY = 0.8  # the rest is for what else the machine does
+# What a flag without a limit usually is at most, for runs that do not fit into memory.
+USUAL = {"decoder_depth": 2, "projector": 256, "vocabulary": 8192, "prototypes": 65536, "local_crops": 8}
+USUAL |= {"mae_decoder_depth": 8, "mae_decoder_width": 512}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,45 +196,36 @@ def needed(facts, values):
 
 
 def fits(facts, made):
-    return made.memory <= SHARE_OF_MEMORY * facts.memory
+    return made.memory <= memory.SHARE_OF_MEMORY * facts.memory
 
 
 def smaller(facts, made):
     """List flags, as {name: value}, with which a run fits into memory that does not; empty if none was found.
 
     A batch is computed in parts, or for finetune.py, which takes no parts, it is smaller. A pre-trained encoder stays.
+    If that is not enough, what has no limit is made as small as it usually is.
     """
-    batch, changes = made.values["batch_size"], {}
-    for size in (made.values["size"], "vit_small", "vit_tiny", "vit_micro") if "size" in made.values else (None,):
-        for part in range(int(math.log2(max(1, batch // facts.replicas))) + 1):
-            changes = {"size": size} if size else {}
-            changes |= {"accumulate": 2**part} if "accumulate" in made.values else {"batch_size": batch >> part}
-            if batch % (facts.replicas << part) == 0 and _fits(facts, {**made.values, **changes}):
-                return {name: value for name, value in changes.items() if value != made.values.get(name)}
+    usual = {name: most for name, most in USUAL.items() if (made.values.get(name) or 0) > most}
+    for changes in ({}, usual) if usual else ({},):
+        if found := _fitting(facts, {**made.values, **changes}):
+            return {name: value for name, value in found.items() if value != made.values.get(name)}
     return {}
 
 
-def fewer(at_hand, needed_bytes, counts, each):
-    """List flags of probe.py, as {name: value}, with which it fits into memory; empty if it does.
-
-    Args:
-        at_hand: bytes of memory.
-        needed_bytes, each: what `memory.of_probe` returns.
-        counts: numbers of images to train on and to evaluate on.
-    """
-    room = SHARE_OF_MEMORY * at_hand
-    if needed_bytes <= room:
-        return {}
-    sizes = [count * size for count, size in zip(counts, each, strict=True)]
-    room = max(0, room - (needed_bytes - sum(sizes)))  # for images
-    evaluated = min(counts[1], int(max(room / 2, room - sizes[0]) / each[1]))
-    trained = min(counts[0], int((room - evaluated * each[1]) / each[0]))
-    limits = {"train_limit": trained, "test_limit": evaluated}
-    return {name: max(1, limit) for (name, limit), count in zip(limits.items(), counts, strict=True) if limit < count}
+def _fitting(facts, values):
+    """Find a size of the encoder and parts of a batch that fit into memory; the values, or {} if there are none."""
+    batch = values["batch_size"]
+    for size in (values["size"], "vit_small", "vit_tiny", "vit_micro") if "size" in values else (None,):
+        for part in range(int(math.log2(max(1, batch // facts.replicas))) + 1):
+            changes = {"size": size} if size else {}
+            changes |= {"accumulate": 2**part} if "accumulate" in values else {"batch_size": batch >> part}
+            if batch % (facts.replicas << part) == 0 and _fits(facts, {**values, **changes}):
+                return {**values, **changes}
+    return {}
 
 
 def _fits(facts, values):
-    return needed(facts, values) <= SHARE_OF_MEMORY * facts.memory
+    return needed(facts, values) <= memory.SHARE_OF_MEMORY * facts.memory
 
 
 def _kind(facts):

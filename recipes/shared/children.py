@@ -7,8 +7,8 @@ import threading
 
 from recipes.shared import noise
 
-_is_child = False
 WATCHED = "KERAS_SPLITMASK_WATCH_STDIN"  # set where stdin is a pipe that closes when the parent ends
+_is_child = False
 
 
 def run(command):

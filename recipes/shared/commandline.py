@@ -14,6 +14,7 @@ from absl import flags
 from recipes.shared import children, flag_names, flagfiles, help, noise, paths, screen
 
 BACKENDS = ("tensorflow", "jax", "torch")
+LARGEST = 2**63  # of numbers
 _signals = []  # signals that asked to stop
 
 # These do not change the result.
@@ -60,6 +61,7 @@ def run(main, settle_flags=lambda: None, computes=True, required=()):
             rest = FLAGS([sys.argv[0], *flagfiles.expanded(sys.argv[1:])])[1:]
             if rest:
                 raise BadInput(f"Expected flags only, received {' '.join(rest)!r}; write --name=value.")
+            _check_finite()
             _check_current_folder()
             paths.expand()
             settle_flags()
@@ -77,6 +79,16 @@ def run(main, settle_flags=lambda: None, computes=True, required=()):
                 raise
             print(f"{screen.name()}: {line}", file=sys.stderr)
             raise SystemExit(os.EX_TEMPFAIL if remedy else 2) from error
+
+
+def _check_finite():
+    """Stop if a flag is NaN, which is within all bounds, or too large to compute with."""
+    for name in FLAGS:
+        value = FLAGS[name].value
+        if isinstance(value, (int, float)) and not abs(value) < LARGEST:
+            limit = "" if value != value else " and below 2**63"
+            kind = FLAGS[name].parser.syntactic_help
+            raise BadInput(f"Expected --{name} to be {kind}{limit}, received {str(value)[:40]}; choose another.")
 
 
 def _check_current_folder():
@@ -109,8 +121,10 @@ def _stopped_by_signals():
 
 
 def _stop(number, frame):
+    said = bool(_signals) or children.is_child()
     _signals.append(number)
-    print(f"Stopped by {signal.Signals(number).name}. Run the same command to resume.", flush=True)
+    if not said:
+        print(f"Stopped by {signal.Signals(number).name}. Run the same command to resume.", flush=True)
     raise SystemExit(os.EX_TEMPFAIL)  # the same status as during training, which schedulers read
 
 

@@ -19,6 +19,7 @@ HEADS = {
     "segformer": (0, 14),
 }
 HEADS_START = {"torch": 0.7e9, "jax": 0.7e9, "tensorflow": 0.0}  # bytes: KerasCV, which imports TensorFlow
+SHARE_OF_MEMORY = 0.8  # the rest is for what else the machine does
 COPIES_OF_FEATURES = (4, 3)  # of the images that probe.py trains on, and of those that it evaluates on
 
 
@@ -47,16 +48,22 @@ def of_training(facts, values, share):
         for count, tokens, blocks, size in passes
     )
     pixels = height * width_of_image * facts.channels
-    kept += 4 * pixels * PIXELS * int(values.get("views") or 1)
+    if values["method"] == "dino":
+        shown = 2 * pixels + (values.get("local_crops") or 0) * small * patch**2 * facts.channels
+    else:
+        shown = pixels * int(values.get("views") or 1)
+    kept += 4 * shown * PIXELS
     if head := values.get("head"):
         fixed, per_unit = HEADS[head]
         cells = math.ceil(height / 4) * math.ceil(width_of_image / 4)
         numbers = (fixed + per_unit * values["head_width"]) * cells
         kept += each * numbers * VALUES[facts.backend] / VALUES["torch"]
-    # A block has 12 D^2 weights, 4 in its attention and 8 in its MLP; the decoder has two blocks.
-    weights = 12 * depth * width**2 + 2 * 12 * width**2 + width * (words + patch**2 * facts.channels + patches)
+    # A block has 12 D^2 weights, 4 in its attention and 8 in its MLP.
+    weights = 12 * depth * width**2 + width * (words + patch**2 * facts.channels + patches)
+    weights += _of_decoder(values, patches, patch**2 * facts.channels, width, depth)
     if values["method"] == "dino":
-        weights = 2 * weights + 2 * (values.get("prototypes") or 0) * 256
+        head = dino.HIDDEN * (width + dino.HIDDEN + dino.BOTTLENECK) + dino.BOTTLENECK * (values.get("prototypes") or 0)
+        weights = 2 * (weights + head)
         kept += (2 + (values.get("local_crops") or 0)) * (values.get("prototypes") or 0) * 4 * 4
     constant = 4 * weights * COPIES_OF_WEIGHTS + (CHUNK if words else 0)
     if not facts.accelerator:
@@ -65,13 +72,30 @@ def of_training(facts, values, share):
     return constant + share * kept
 
 
+def _of_decoder(values, patches, patch_values, width, depth):
+    """Count the weights beside the encoder: of the decoder, at least two blocks of its width, and the projector."""
+    from keras_splitmask import projector
+
+    if values["method"] == "mae":
+        blocks, narrow = _mae_decoder(values, depth, width)
+        return 12 * blocks * narrow**2 + narrow * (width + patches + patch_values)
+    blocks = max(2, values.get("decoder_depth") or 0)
+    return 12 * blocks * width**2 + width * patches + (values.get("projector") or 0) * (width + projector.OUTPUTS)
+
+
+def _mae_decoder(values, depth, width):
+    """MAE's decoder: (blocks, width)."""
+    from keras_splitmask.baselines import mae
+
+    blocks, narrow = mae.decoder_size(depth, width)
+    return values.get("mae_decoder_depth") or blocks, values.get("mae_decoder_width") or narrow
+
+
 def _passes(values, patches, small, width, depth):
     """List what goes through the encoder and the decoder for one image: [(count, tokens, blocks, width)].
 
     `patches` and `small` are the patches of an image and of DINO's small crops.
     """
-    from keras_splitmask.baselines import mae
-
     method = values["method"]
     if method == "splitmask":
         seen = math.floor(patches * (values.get("keep") or 0.5))
@@ -80,8 +104,7 @@ def _passes(values, patches, small, width, depth):
         return [(2, 1 + seen, depth, width), (2, 1 + seen + predicted, decoder, width)]
     if method == "mae":
         seen = 1 + round(patches * (1 - (values.get("mask_ratio") or 0.75)))
-        blocks, narrow = mae.decoder_size(depth, width)
-        blocks, narrow = values.get("mae_decoder_depth") or blocks, values.get("mae_decoder_width") or narrow
+        blocks, narrow = _mae_decoder(values, depth, width)
         return [(1, seen, depth, width), (1, 1 + patches, blocks, narrow)]
     if method == "dino":  # the teacher keeps nothing for a gradient
         return [(2, 1 + patches, depth, width), (values.get("local_crops") or 0, 1 + small, depth, width)]
@@ -105,6 +128,25 @@ def of_probe(backend, encoder, image_shape, counts):
     each = [math.prod(image_shape) + copies * 8 * depth * width for copies in COPIES_OF_FEATURES]
     constant = START[backend] + 2 * 4 * 12 * depth * width**2
     return constant + sum(count * size for count, size in zip(counts, each, strict=True)), each
+
+
+def fewer(at_hand, needed_bytes, counts, each):
+    """List flags of probe.py, as {name: value}, with which it fits into memory; empty if it does.
+
+    Args:
+        at_hand: bytes of memory.
+        needed_bytes, each: what `of_probe` returns.
+        counts: numbers of images to train on and to evaluate on.
+    """
+    room = SHARE_OF_MEMORY * at_hand
+    if needed_bytes <= room:
+        return {}
+    sizes = [count * size for count, size in zip(counts, each, strict=True)]
+    room = max(0, room - (needed_bytes - sum(sizes)))  # for images
+    evaluated = min(counts[1], int(max(room / 2, room - sizes[0]) / each[1]))
+    trained = min(counts[0], int((room - evaluated * each[1]) / each[0]))
+    limits = {"train_limit": trained, "test_limit": evaluated}
+    return {name: max(1, limit) for (name, limit), count in zip(limits.items(), counts, strict=True) if limit < count}
 
 
 def at_hand():

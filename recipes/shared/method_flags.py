@@ -68,6 +68,8 @@ flags.DEFINE_float(
     None,
     "Fraction of the patches that each half sees, in (0, 0.5]. Default: auto, 0.25 for --preset=small; of the paper"
     " 0.5, and 0.25 below 10,000 images of at least 196 patches. [splitmask]",
+    lower_bound=0.001,
+    upper_bound=0.5,
 )
 flags.DEFINE_enum(
     "split",
@@ -77,27 +79,37 @@ flags.DEFINE_enum(
     " by --preset; block for beit. [splitmask, beit]",
 )
 flags.DEFINE_integer(
-    "decoder_depth", None, lower_bound=0, help="Blocks of the decoder. Default: auto, by --preset. [splitmask]"
+    "decoder_depth",
+    None,
+    lower_bound=1,
+    upper_bound=2**20,
+    help="Blocks of the decoder. Default: auto, by --preset. [splitmask]",
 )
 flags.DEFINE_float(
     "predicted",
     None,
     "Fraction of a half's unseen patches whose words are predicted, in (0, 1]. Fewer are cheaper. Default: auto, by"
     " --preset. [splitmask]",
+    lower_bound=0.001,
+    upper_bound=1,
 )
 flags.DEFINE_integer(
     "projector",
     None,
     lower_bound=0,
+    upper_bound=2**30,
     help="Hidden units of a projector between the encoder and the match loss. 0: none, and the decoder's outputs are"
     " matched. Default: auto, by --preset. [splitmask]",
 )
-flags.DEFINE_float("inpaint_weight", 1.0, "Weight of the inpainting loss. 0 skips its computation. [splitmask]")
-flags.DEFINE_float("match_weight", 1.0, "Weight of the match loss. 0 skips its computation. [splitmask]")
+for name, loss in (("inpaint_weight", "inpainting"), ("match_weight", "match")):
+    text = f"Weight of the {loss} loss. 0 skips its computation. [splitmask]"
+    flags.DEFINE_float(name, 1.0, text, lower_bound=0, upper_bound=1000)
 flags.DEFINE_float(
     "temperature",
     None,
     "Temperature of the match loss; lower values push images apart harder. Default: auto, by --preset. [splitmask]",
+    lower_bound=0.001,
+    upper_bound=100,
 )
 
 # BEiT and MAE.
@@ -105,6 +117,8 @@ flags.DEFINE_float(
     "mask_ratio",
     None,
     "Fraction of the patches to mask. Default: 0.4 for beit, 0.75 for mae, as in their papers. [beit, mae]",
+    lower_bound=0,
+    upper_bound=1,
 )
 flags.DEFINE_integer(
     "mae_decoder_depth",
@@ -120,9 +134,9 @@ flags.DEFINE_integer(
 )
 
 # DeiT.
-flags.DEFINE_float("label_smoothing", 0.1, "Probability that is spread evenly over all classes. [deit]")
-flags.DEFINE_float("mixup", 0.8, "Alpha of mixup. 0 disables it. [deit]")
-flags.DEFINE_float("cutmix", 1.0, "Alpha of CutMix. 0 disables it. [deit]")
+flags.DEFINE_float("label_smoothing", 0.1, "Probability that is spread evenly over all classes. [deit]", 0, 1)
+flags.DEFINE_float("mixup", 0.8, "Alpha of mixup. 0 disables it. [deit]", lower_bound=0)
+flags.DEFINE_float("cutmix", 1.0, "Alpha of CutMix. 0 disables it. [deit]", lower_bound=0)
 flags.DEFINE_float(
     "rand_augment", 9.0, lower_bound=0, upper_bound=10, help="Magnitude of RandAugment. 0 disables it. [deit]"
 )

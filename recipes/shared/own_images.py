@@ -12,6 +12,7 @@ RESULTS = "comparison"  # name of the files of the table, without their endings
 DIVISION, TRAIN = "split.csv", "train.txt"
 TEST_FRACTION = 0.2  # of each class, of images that are not divided
 FEW_MINUTES = 10  # of pre-training: as many were enough for CIFAR-10 and too few for groceries in docs/results.md
+AUTOMATIC = "splitmask"  # the method whose preset depends on the machine
 DIVISION_SEED = 0  # for all seeds, so that all runs are evaluated on the same images
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(own_images_flags)
@@ -22,9 +23,16 @@ def home():
 
 
 def settings():
-    """Return the flags that all results in a --workdir share, for JSON. Methods and seeds may be added later."""
+    """Return the flags that all results in a --workdir share, for JSON. Methods and seeds may be added later, and
+    --frozen_features, too."""
     names = (*(name for name in OWN if name != "methods"), "precision")
     return {name: FLAGS[name].value for name in names if FLAGS[name].value not in (None, "", False)}
+
+
+def recorded():
+    """Return the settings with the preset of the runs of splitmask, for JSON."""
+    chosen = preset() if AUTOMATIC in FLAGS.methods else None
+    return {**settings(), **({"preset": chosen} if chosen else {})}
 
 
 def settings_before():
@@ -40,6 +48,12 @@ def check_settings():
     before, now = settings_before(), settings()
     if before is None:
         return
+    chosen = before.pop("preset", None)
+    if AUTOMATIC in FLAGS.methods:
+        preset(chosen)
+    # Probes can be added, and then belong to all runs.
+    FLAGS.frozen_features = now["frozen_features"] = now.get("frozen_features") or before.get("frozen_features", False)
+    before["frozen_features"] = now["frozen_features"]
     if other := [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]:
         raise commandline.BadInput(
             f"Expected a new --workdir, received {FLAGS.workdir}, which holds a comparison with other values of"
@@ -64,6 +78,26 @@ def warn_of_little():
             f" --steps={FLAGS.steps}.",
             flush=True,
         )
+
+
+def preset(recorded=None):
+    """Return the --preset of the runs of splitmask, which the first chose by its machine; None before it.
+
+    Args:
+        recorded: the preset of their results.
+
+    Raises:
+        BadInput: if they have different ones.
+    """
+    begun = [path.parent for path in home().glob(f"pretrain_{AUTOMATIC}_seed=*/run.flags")]
+    # Runs that began before there were presets have the paper's.
+    found = {earlier.flag_of_run(folder, "preset") or "paper" for folder in begun} | {recorded} - {None}
+    if len(found) > 1:
+        raise commandline.BadInput(
+            f"Expected one --preset in all runs of {AUTOMATIC}, received {' and '.join(sorted(found))} in"
+            f" {FLAGS.workdir}; choose another folder, and name them by --methods=splitmask-small,splitmask-paper."
+        )
+    return next(iter(found), None)
 
 
 def divide(run):
@@ -121,6 +155,8 @@ def _pretrain(method, seed):
     def arguments():
         budget = f"--steps={FLAGS.steps}" if FLAGS.steps else f"--time={times(method)[0]:.1f}s"
         own = [f"--dataset={FLAGS.dataset}", *METHODS[method], budget, f"--seed={seed}"]
+        if method == AUTOMATIC and not (folder / "run.flags").exists() and (chosen := preset()):
+            own.append(f"--preset={chosen}")  # as the first seed has
         return [*own, *_chosen(SAME), *_of_division("subset"), *_more(METHODS[method][0].removeprefix("--method="))]
 
     return cells.Command(folder, "pretrain", arguments)

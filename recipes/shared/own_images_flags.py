@@ -59,7 +59,8 @@ flags.DEFINE_bool(
     "frozen_features",
     False,
     f"Also evaluate the frozen encoders, by nearest neighbours and by a linear classifier on their best block, with up"
-    f" to {FROZEN_IMAGES:,} labelled images; for scratch, an encoder with random weights. --time does not count it.",
+    f" to {FROZEN_IMAGES:,} labelled images; for scratch, an encoder with random weights."
+    " --time does not count it. It can be added to a finished comparison.",
 )
 flags.DEFINE_string("size", None, "Encoder of all methods, such as vit_micro. Default: auto, as pretrain chooses.")
 flags.DEFINE_integer("patch_size", None, lower_bound=1, help="Side of a patch in pixels. Default: auto.")

@@ -163,8 +163,8 @@ def check_memory(facts, made):
     else:
         remedy = "Make the images smaller with --image_size, or close other programs."
     raise commandline.BadInput(
-        f"Expected training to fit into {auto.SHARE_OF_MEMORY:.0%} of the {there:.1f} GB of memory at hand, which would"
-        f" take about {needed:.1f} GB. {remedy}"
+        f"Expected training to fit into {memory.SHARE_OF_MEMORY:.0%} of the {there:.1f} GB of memory at hand, which"
+        f" would take about {needed:.1f} GB. {remedy}"
     )
 
 

@@ -293,7 +293,8 @@ def test_errors(make_dino):
     for wrong, message in (
         ({"steps": 0}, "received steps=0"),
         ({"momentum": 1.1}, "momentum=1.1"),
-        ({"temperature": 0.0}, "Expected temperatures above 0"),
+        ({"temperature": 0.0}, "Expected each temperature to be a number from 0.001 to 100, received 0.0"),
+        ({"teacher_temperatures": (0.04, float("nan"))}, "Expected each temperature to be a number .*, received nan"),
         ({"local_shape": (5, 8)}, "received 5x8 pixels and patch_size=4"),
     ):
         with pytest.raises(ValueError, match=message):

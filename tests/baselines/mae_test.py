@@ -94,7 +94,7 @@ def test_errors(make_mae):
             ValueError, match=f"Expected a decoder_width that is a multiple of 32, received decoder_width={width}"
         ):
             make_mae(decoder_width=width)
-    with pytest.raises(ValueError, match="Expected a decoder of at least one block, received depth=0"):
+    with pytest.raises(ValueError, match="Expected the depth of a decoder to be a whole number from 1 to"):
         make_mae(decoder_depth=0)
     with pytest.raises(ValueError, match="received mask_ratio=0 of 15 patches"):
         make_mae(mask_ratio=0)

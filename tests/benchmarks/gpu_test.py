@@ -116,12 +116,30 @@ def test_arguments_that_it_cannot_use_are_refused(gpu, tmp_path):
     (tmp_path / "nvidia-smi").chmod(0o755)
     for arguments, reason in (
         (["out"], "Expected OUT and DATASET, received out"),
+        (["", "sample", "--dry_run"], "Expected OUT and DATASET, received  sample;"),
+        (["//", "sample", "--dry_run"], "Expected OUT and DATASET, received // sample;"),
+        (["out", "", "--dry_run"], "Expected OUT and DATASET, received out ;"),
+        (
+            ["out", "sample", "--dry_run", "--methods="],
+            "Expected --methods as names with commas between them, received",
+        ),
+        (["out", "sample", "--dry_run", "--backends=torch,,jax"], "Expected --backends as names"),
+        (["out", "sample", "--dry_run", "--train_backend="], "Expected --train_backend as names"),
         (["out", "sample", "--quick"], "Unknown flag --quick"),
         (["out", "sample", "test"], "Expected the stages check, time and train, received test"),
         (["out", "sample"], "Expected a GPU that nvidia-smi finds; add --dry_run"),
     ):
         end, _ = gpu(*arguments, PATH=f"{tmp_path}:{os.environ['PATH']}")
         assert end.returncode == 2 and reason in end.stderr and not (tmp_path / "out").exists()
+        assert end.stderr.count("\n") == 1 and not end.stdout
+
+
+@pytest.mark.parametrize("name", ["out", "out.runs"])
+def test_a_file_in_the_place_of_a_folder_is_refused_and_kept(gpu, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    end, _ = gpu("out/", "sample", "--dry_run")
+    line = "gpu.sh: Expected folders that can be written, received out and out.runs; choose another OUT.\n"
+    assert (end.returncode, end.stdout, end.stderr) == (2, "", line) and (tmp_path / name).read_text() == "mine"
 
 
 @pytest.mark.backend

@@ -84,6 +84,18 @@ def test_pixels_are_compared_with_the_labelled_images(here, tmp_path):
     assert (result["top1_8px"], result["top1_32px"], result["labelled"]) == (1, 1, 8)
 
 
+@pytest.mark.parametrize(
+    "given, line",
+    [
+        ("--image_size=30", "received 30x30 pixels and --patch_size=4; resize the images to 32x32 or choose another"),
+        ("--size=vit_huge", "Expected --size among vit_micro, vit_tiny, vit_small, vit_base, vit_large, received"),
+    ],
+)
+def test_sizes_that_no_encoder_has_are_refused_before_anything_starts(refused, photos, tmp_path, given, line):
+    assert line in refused("rival_runs", "--method=mae", photos, given, f"--workdir={tmp_path / 'run'}")
+    assert not (tmp_path / "run").exists()
+
+
 def test_packages_that_are_missing_are_named(refused, photos, monkeypatch, tmp_path):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "lightly" else found(name))

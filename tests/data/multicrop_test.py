@@ -1,4 +1,5 @@
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -69,3 +70,18 @@ def test_two_views_are_the_global_crops_of_their_scale():
 def test_errors():
     with pytest.raises(ValueError, match="Expected local >= 0 crops of local_size=.height, width., received -1 of"):
         MultiCrop(-1, (4, 4))
+
+
+@pytest.mark.parametrize(
+    "scale", [(1.0, 0.2), (0, 1), (-0.1, 1), (0.2, 1.1), (np.nan, 1), (0.2, np.nan), (0.2, np.inf), 0.5, (0.5,), "ab"]
+)
+def test_scales_that_are_no_range_of_areas_are_refused_before_an_image_is_read(scale):
+    line = "Expected scale to be the smallest and the largest fraction of the image's area, above 0 and up to 1, "
+    for build in (
+        lambda: two_view_batches(textured(), (8, 12, 3), 6, scale=scale),
+        lambda: MultiCrop(0, (4, 4), global_scale=scale),
+        lambda: MultiCrop(1, (4, 4), local_scale=scale),
+    ):
+        with pytest.raises(ValueError, match=re.escape(f"{line}received {scale!r}; correct it, such as (0.2, 1.0).")):
+            build()
+    next(iter(two_view_batches(textured(), (8, 12, 3), 6, scale=[0.3, 0.3])))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import keras_splitmask as ks
 from keras_splitmask.data import free_memory
 from recipes.shared import auto, children, commandline, memory, settings, time_limit
 from tests.running import run_here
@@ -390,9 +391,56 @@ def test_a_probe_that_does_not_fit_is_limited_to_what_does():
     encoder, shape = (384, 12, 6), (224, 224, 3)
     for at_hand, counts in itertools.product((3 * GB, 8 * GB, 16 * GB), ((50_000, 10_000), (1000, 60_000), (90, 10))):
         needed, each = memory.of_probe("torch", encoder, shape, counts)
-        limits = auto.fewer(at_hand, needed, counts, each)
+        limits = memory.fewer(at_hand, needed, counts, each)
         assert bool(limits) == (needed > 0.8 * at_hand)
         fitting = [limits.get(name, count) for name, count in zip(("train_limit", "test_limit"), counts, strict=True)]
         room = 0.8 * at_hand - memory.of_probe("torch", encoder, shape, fitting)[0]
         assert room >= 0 and all(1 <= a <= b for a, b in zip(fitting, counts, strict=True))
         assert not limits or room < sum(each)  # and no fewer than need be
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"method": "splitmask", "projector": 10**9},
+        {"method": "splitmask", "decoder_depth": 100_000},
+        {"method": "splitmask", "vocabulary": 10**9},
+        {"method": "mae", "mae_decoder_width": 32 * 10**5},
+        {"method": "mae", "mae_decoder_depth": 100_000},
+        {"method": "dino", "prototypes": 10**9},
+        {"method": "dino", "local_crops": 100_000},
+    ],
+)
+def test_what_is_far_too_large_is_named_with_a_value_that_fits(given):
+    (name,) = set(given) - {"method"}
+    others = {"size": "vit_micro", "image_size": (32, 32), "patch_size": 4, "batch_size": 64, "accumulate": 1}
+    made = auto.plan(LAPTOP, {**others, **given, "steps": 9})
+    assert not auto.fits(LAPTOP, made)
+    changes = auto.smaller(LAPTOP, made)
+    assert changes[name] < given[name] and auto.fits(LAPTOP, auto.plan(LAPTOP, {**made.values, **changes}))
+
+
+@pytest.mark.parametrize(
+    "build, given",
+    [
+        (lambda e: ks.SplitMask(e, match_weight=1, inpaint_weight=0, projector=4096), {"projector": 4096}),
+        (lambda e: ks.SplitMask(e, inpaint_weight=0, decoder_depth=6), {"decoder_depth": 6}),
+        (lambda e: ks.baselines.MAE(e, decoder_depth=6, decoder_width=256), {"mae_decoder_depth": 6}),
+        (lambda e: ks.baselines.DINO(e, 10, 4096), {"prototypes": 4096}),
+    ],
+)
+def test_the_estimate_holds_the_weights_of_every_part(build, given):
+    """At a batch of no image: what is left is the weights, and what a process starts with."""
+    method = {"mae_decoder_depth": "mae", "prototypes": "dino"}.get(*given, "splitmask")
+    values = {
+        "method": method,
+        "size": "vit_micro",
+        "image_size": (96, 96),
+        "patch_size": 4,
+        "mae_decoder_width": 256,
+    }
+    facts = dataclasses.replace(LAPTOP, channels=3)
+    estimate = memory.of_training(facts, {**values, **given}, 0) - memory.START[facts.backend]
+    model = build(ks.Encoder.from_size("vit_micro", (96, 96, 3), 4))
+    copies = 4 * memory.COPIES_OF_WEIGHTS
+    assert 0.98 * copies * model.count_params() < estimate < copies * (model.count_params() + 6 * 12 * 128**2)

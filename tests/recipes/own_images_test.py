@@ -51,6 +51,10 @@ def stand_in(monkeypatch):
         folder.mkdir(parents=True)
         if given.get("method") == "random":
             (folder / "run.flags").write_text("".join(f"--{name}={value}\n" for name, value in CHOSEN.items()))
+        if given.get("method") == "splitmask":
+            (folder / "run.flags").write_text(f"--preset={given.get('preset', 'small')}\n")
+        if folder.name.startswith("probe"):
+            (folder / "probe.json").write_text(json.dumps({"knn_accuracy": 0.3, "linear_accuracy_4": 0.4}))
         seed, tuned = int(given.get("seed", 0)), folder.name.startswith("finetune")
         line = {"step": 7, "seconds": 30.0 if "scratch" in folder.name else 10.0 if tuned else 38.0}
         (folder / "metrics.jsonl").write_text(f"{json.dumps({'step': 0})}\n{json.dumps(line)}\n")
@@ -124,6 +128,45 @@ def test_the_same_command_resumes_and_methods_are_added(here, photos, tmp_path, 
 
 
 RUNS = ("pretrain", "finetune")
+
+
+def test_probes_are_added_to_finished_runs(here, photos, tmp_path, stand_in):
+    home = tmp_path / "runs"
+    given = (f"--dataset=folder:{photos}", "--time=100s", f"--workdir={home}", "--methods=scratch,mae")
+    assert here("reproduce", *given).status == 0
+    stand_in.commands.clear()
+    for more, ran in (
+        (["--frozen_features"], ["probe_mae_seed=0"]),
+        ([], []),  # they stay
+        (["--seeds=0,1"], ["finetune_scratch_seed=1", *(f"{run}_mae_seed=1" for run in (*RUNS, "probe"))]),
+    ):
+        end = here("reproduce", *given, *more)
+        assert end.status == 0 and list(stand_in.commands) == ran, end.err
+        assert ("times 100s are" in end.out) == any("finetune" in name for name in ran)
+        saved = json.loads((home / "comparison.json").read_text())
+        assert saved["settings"]["frozen_features"] is True
+        assert all((one["knn"], one["linear"]) == (0.3, 0.4) for one in saved["runs"] if one["method"] == "mae")
+        stand_in.commands.clear()
+
+
+def test_all_seeds_of_splitmask_have_the_preset_that_the_first_one_chose(here, photos, tmp_path, stand_in):
+    home = tmp_path / "runs"
+    given = (f"--dataset=folder:{photos}", "--steps=5", f"--workdir={home}", "--methods=scratch,splitmask,mae")
+    assert here("reproduce", *given).status == 0
+    assert "preset" not in stand_in.commands["pretrain_splitmask_seed=0"]
+    assert json.loads((home / "comparison.json").read_text())["settings"]["preset"] == "small"
+    assert here("reproduce", *given, "--seeds=0,1").status == 0
+    assert stand_in.commands["pretrain_splitmask_seed=1"]["preset"] == "small"
+    assert "preset" not in stand_in.commands["pretrain_mae_seed=1"]
+
+    stand_in.commands.clear()
+    for seeds, flags in (("1", ""), ("0,1", "--preset=paper\n")):  # of an earlier version, and of another machine
+        for seed in seeds.split(","):
+            (home / f"pretrain_splitmask_seed={seed}" / "run.flags").write_text(flags)
+        end = here("reproduce", *given, "--seeds=2")
+        line = f"Expected one --preset in all runs of splitmask, received paper and small in {home}; choose another"
+        assert end.status == 2 and line in end.err and not stand_in.commands
+    assert here("reproduce", *given[:3], "--methods=mae").status == 0
 
 
 def test_more_flags_go_to_the_methods_that_read_them(here, photos, tmp_path, stand_in):

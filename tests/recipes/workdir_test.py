@@ -410,6 +410,22 @@ def test_a_signal_before_training_takes_one_line(here, tmp_path, monkeypatch, nu
     ) and not (tmp_path / "run").exists()
 
 
+def test_of_several_signals_and_programs_only_one_says_so(here, tmp_path, monkeypatch):
+    def stopped_twice(*given, **more):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("keras_splitmask.data.open_source", stopped_twice)
+    given = ("pretrain", *SMALL, "--dataset=sample", f"--workdir={tmp_path / 'run'}")
+    end = here(*given)
+    assert (end.status, end.out) == (75, "Stopped by SIGTERM. Run the same command to resume.\n")
+    monkeypatch.setattr("recipes.shared.children.is_child", lambda: True)
+    end = here(*given)
+    assert (end.status, end.out) == (75, "")
+
+
 def test_a_signal_whose_exception_a_library_drops_stops_the_run_all_the_same(here, tmp_path, monkeypatch):
     from keras_splitmask import data
 
