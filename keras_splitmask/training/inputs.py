@@ -200,6 +200,11 @@ class CheckedModel(keras.Model):
             self._check_keras_options(given)
         if name == "fit" or (name == "train_on_batch" and not self._batch_seen):
             self._check_learns()
+        x = given.get("x")
+        # Keras on JAX predicts without `__call__`, which looks at the axes elsewhere.
+        if predicts and self.takes_pixels and (hasattr(x, "shape") or isinstance(x, (list, tuple))):
+            if problem := problem_of_axes(x):
+                raise ValueError(problem)
         if not self.takes_pixels or (on_batch and self._batch_seen):
             return []
         options = {
