@@ -7,8 +7,8 @@ from keras import ops
 
 from keras_splitmask.backend import distribution
 from keras_splitmask.backend.typing import Array, Float, Num, Shaped
+from keras_splitmask.options import check_seed
 from keras_splitmask.patches import to_pixels
-from keras_splitmask.seeds import check_seed
 
 BLUR_RADIUS = (0.1, 2.0)  # standard deviation in pixels, as in DINO and 3-Augment
 

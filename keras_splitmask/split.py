@@ -11,8 +11,7 @@ from keras import ops
 from keras_splitmask.backend import distribution
 from keras_splitmask.backend.layers import gather_rows, reshape
 from keras_splitmask.backend.typing import Array, Int, Num, Shaped
-from keras_splitmask.options import check_number
-from keras_splitmask.seeds import check_seed
+from keras_splitmask.options import check_number, check_seed
 
 # Each covers 8% to 38% of the grid. Twelve covered half of it in all of 20,000 draws, on grids from 2x30 to 14x14.
 RECTANGLES = 12

@@ -13,10 +13,10 @@ from tests.architecture import BENCHMARKS, LIBRARY, RECIPES, ROOT, TESTS, import
 
 METHOD = ("patches", "split", "encoder", "decoder", "losses", "splitmask")
 
-# A part may import what stands on a line above its own. `data` and `training` stand apart, and use `seeds` and
+# A part may import what stands on a line above its own. `data` and `training` stand apart, and use `options` and
 # `backend` alone.
 ORDER = (
-    {"seeds", "misfits"},
+    {"options", "misfits"},
     {"backend"},
     {"patches"},
     {"split", "augment", "resampling"},

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_splitmask.backend import distribution
-from keras_splitmask.seeds import check_seed
+from keras_splitmask.options import check_seed
 
 
 def seed_of(name):

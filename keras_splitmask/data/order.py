@@ -5,7 +5,7 @@ import functools
 
 from keras_splitmask.backend.optional import optional
 from keras_splitmask.data.randomness import generator
-from keras_splitmask.seeds import check_seed
+from keras_splitmask.options import check_seed
 
 ENDLESS = 2**40  # steps
 

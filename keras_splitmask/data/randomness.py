@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_splitmask.seeds import check_seed
+from keras_splitmask.options import check_seed
 
 # Purposes of random numbers. Each needs streams of its own, since NumPy's generators of (seed, step) and
 # (seed, step, 0) are the same.

@@ -14,8 +14,8 @@ from keras import ops
 from keras_splitmask.backend import chunks
 from keras_splitmask.backend.layers import argmax, gather_rows
 from keras_splitmask.backend.typing import Array, Float, Int, Shaped
+from keras_splitmask.options import check_seed
 from keras_splitmask.patches import denormalise, grid_shape, normalise_patches, to_images, to_patches
-from keras_splitmask.seeds import check_seed
 from keras_splitmask.training.pixels import check_pixels
 
 SILENCE = 20  # seconds between two lines about the progress of k-means
@@ -77,7 +77,7 @@ class Codebook(keras.layers.Layer):
         self.built = True
 
     def _initial(self, shape, dtype=None):
-        raise NotImplementedError
+        return ops.convert_to_tensor(_unit(np.random.default_rng(self.seed).standard_normal(shape)), dtype)
 
     @property
     def fitted(self) -> bool:
@@ -92,12 +92,11 @@ class Codebook(keras.layers.Layer):
     def word_patches(
         self, images: Shaped[Array, "B H W C"], indices: Int[Array, "B n"] | None = None
     ) -> Float[Array, "B n d"]:
-        """Cut images (B, H, W, C) into normalised patches (B, n, d) float32 at the resolution of the codebook: all, or
-        those with these indices."""
+        """Cut images into normalised patches (B, n, d) float32 of the codebook's resolution: all, or some."""
         self._check_shape(images.shape)
         patches = to_patches(images, self.patch_size)  # (B, N, P)
         patches = patches if indices is None else gather_rows(patches, indices)
-        count, channels = patches.shape[1], self.image_shape[-1]
+        count, channels = patches.shape[1], images.shape[-1]
         x = normalise_patches(patches, channels)
         if self.shrink > 1:
             # BEiT's tokenizer sees the same crop at 112 pixels; the paper's 192 numbers are 8x8 pixels of that.
@@ -112,13 +111,11 @@ class Codebook(keras.layers.Layer):
 
     def call(self, images: Shaped[Array, "B H W C"], indices: Int[Array, "B n"] | None = None) -> Int[Array, "B n"]:
         """Return the words of all patches of images, or of those with these indices."""
-        patches = self.word_patches(images, indices)  # (B, n, d)
-
-        def words(carry, part):
-            return carry, self.words(*part)
-
-        _, ids = chunks.by_parts(words, ops.zeros(()), (patches,), width=self.vocabulary)
-        return chunks.join_parts(ids)
+        patches = (self.word_patches(images, indices),)  # (B, n, d)
+        _, words = chunks.by_parts(
+            lambda x, part: (x, self.words(*part)), ops.zeros(()), patches, width=self.vocabulary
+        )
+        return chunks.join_parts(words)
 
     def words(self, patches: Float[Array, "*axes d"]) -> Int[Array, "*axes"]:
         """Map patches (..., d), as `word_patches` returns them, to words (...) int32; their length has no influence."""
@@ -160,8 +157,7 @@ class Codebook(keras.layers.Layer):
         if not len(images):
             raise ValueError("Expected at least one image to learn words from, received none.")
         rng = np.random.default_rng(self.seed)
-        per_image = self.grid[0] * self.grid[1]
-        take = min(per_image, max(1, max_patches // len(images)))
+        take = min(math.prod(self.grid), max(1, max_patches // len(images)))
         chosen = rng.permutation(len(images))[: max(1, max_patches // take)]
         # float16: the paper's 3 million patches of 192 numbers then take 1.2 GB.
         patches: Array = np.empty((len(chosen), take, self.dimension), "float16")
@@ -175,8 +171,7 @@ class Codebook(keras.layers.Layer):
             patches[start : start + batch_size] = np.take_along_axis(batch, chosen_patches, axis=1)
         image_of_patch = np.repeat(np.arange(len(patches)), take)  # (M,)
         patches = patches.reshape(-1, self.dimension)  # (M, d)
-        vectors = self._learn(patches, image_of_patch, rng, report)
-        if vectors is not None:
+        if (vectors := self._learn(patches, image_of_patch, rng, report)) is not None:
             self.vectors.assign(_unit(vectors))
         sums, counts = _sums(patches, lambda part: ops.convert_to_numpy(self.words(part)), self.vocabulary)
         # A word without a patch is drawn as its own direction, with the contrast of an average patch.
@@ -216,9 +211,6 @@ class RandomPatches(Codebook):
 
     learns = True
 
-    def _initial(self, shape, dtype=None):
-        return _random_directions(self.seed, shape, dtype)
-
     def _learn(self, patches, image_of_patch, rng, report):
         return pick_patches(patches, image_of_patch, self.vocabulary, rng)
 
@@ -228,9 +220,6 @@ class KMeans(Codebook):
     """Words are the centroids of k-means on patches of the training images (Euclidean, then scaled to length one)."""
 
     learns = True
-
-    def _initial(self, shape, dtype=None):
-        return _random_directions(self.seed, shape, dtype)
 
     def _learn(self, patches, image_of_patch, rng, report, rounds=10):
         # Euclidean, and `fit` scales the result: the paper does not say whether its k-means is spherical.
@@ -271,10 +260,6 @@ def pick_patches(
     turn[by_image] = np.arange(len(order)) - starts
     order = order[np.argsort(turn, kind="stable")]
     return patches[np.resize(order, count)].astype("float32")  # `resize` repeats them if there are too few
-
-
-def _random_directions(seed, shape, dtype):
-    return ops.convert_to_tensor(_unit(np.random.default_rng(seed).standard_normal(shape)), dtype)
 
 
 def _unit(vectors):

@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_splitmask.backend import distribution
 from keras_splitmask.backend.typing import Array, Bool, Float, Int, Shaped
-from keras_splitmask.seeds import check_seed
+from keras_splitmask.options import check_seed
 from keras_splitmask.training import diagnosis, seeded, steps
 from keras_splitmask.training.batch import Batch
 from keras_splitmask.training.inputs import CheckedModel

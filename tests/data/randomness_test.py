@@ -6,7 +6,7 @@ import pytest
 from keras_splitmask.data import batches, mixed_batches, read_all, subset_of
 from keras_splitmask.data.arrays import ArraySource
 from keras_splitmask.data.randomness import PURPOSES, generator
-from keras_splitmask.seeds import LARGEST_SEED
+from keras_splitmask.options import LARGEST_SEED
 
 
 def test_no_two_purposes_or_places_share_a_stream():

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import keras_splitmask as ks
-from keras_splitmask.seeds import LARGEST_SEED, check_seed
+from keras_splitmask.options import LARGEST_SEED, check_seed
 
 
 @pytest.mark.parametrize(
