@@ -43,7 +43,7 @@ def stand_in(monkeypatch):
     commands, failing = {}, set()
 
     def run(command, **options):
-        given = dict(text.removeprefix("--").split("=", 1) for text in command[2:])
+        given = dict(text.removeprefix("--").partition("=")[::2] for text in command[2:])
         folder = pathlib.Path(given["workdir"])
         commands[folder.name] = given
         if folder.name in failing:
@@ -54,7 +54,7 @@ def stand_in(monkeypatch):
         if given.get("method") == "splitmask":
             (folder / "run.flags").write_text(f"--preset={given.get('preset', 'small')}\n")
         if folder.name.startswith("probe"):
-            (folder / "probe.json").write_text(json.dumps({"knn_accuracy": 0.3, "linear_accuracy_4": 0.4}))
+            (folder / "probe.json").write_text(json.dumps({"knn_accuracy": 0.3, "linear_accuracy": 0.4}))
         seed, tuned = int(given.get("seed", 0)), folder.name.startswith("finetune")
         line = {"step": 7, "seconds": 30.0 if "scratch" in folder.name else 10.0 if tuned else 38.0}
         (folder / "metrics.jsonl").write_text(f"{json.dumps({'step': 0})}\n{json.dumps(line)}\n")
@@ -136,16 +136,19 @@ def test_probes_are_added_to_finished_runs(here, photos, tmp_path, stand_in):
     assert here("reproduce", *given).status == 0
     stand_in.commands.clear()
     for more, ran in (
-        (["--frozen_features"], ["probe_mae_seed=0"]),
+        (["--frozen_features"], ["probe_scratch_seed=0", "probe_mae_seed=0"]),
         ([], []),  # they stay
-        (["--seeds=0,1"], ["finetune_scratch_seed=1", *(f"{run}_mae_seed=1" for run in (*RUNS, "probe"))]),
+        (
+            ["--seeds=0,1"],
+            ["finetune_scratch_seed=1", "probe_scratch_seed=1", *(f"{run}_mae_seed=1" for run in (*RUNS, "probe"))],
+        ),
     ):
         end = here("reproduce", *given, *more)
         assert end.status == 0 and list(stand_in.commands) == ran, end.err
         assert ("times 100s are" in end.out) == any("finetune" in name for name in ran)
         saved = json.loads((home / "comparison.json").read_text())
         assert saved["settings"]["frozen_features"] is True
-        assert all((one["knn"], one["linear"]) == (0.3, 0.4) for one in saved["runs"] if one["method"] == "mae")
+        assert all((one["knn"], one["linear"]) == (0.3, 0.4) for one in saved["runs"])
         stand_in.commands.clear()
 
 
