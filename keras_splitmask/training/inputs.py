@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_splitmask.backend.keras_private import layers_of
+from keras_splitmask.backend.keras_private import layers_of, tensorflow_left_out
 from keras_splitmask.backend.layers import check_float
 from keras_splitmask.training.pixels import check_pixels, images_of, problem_of_axes
 from keras_splitmask.training.watching import Look, admitted, problem_within
@@ -183,7 +183,8 @@ class CheckedModel(keras.Model):
     def save(self, *arguments, **options):
         for layer in layers_of(self):
             check_float(layer)  # before the file that may be there is opened
-        super().save(*arguments, **options)
+        with tensorflow_left_out():
+            super().save(*arguments, **options)
 
     def compile_from_config(self, config):
         """Compile a loaded model as the saved one was; Keras would not, since `compile` is overridden."""

@@ -53,8 +53,8 @@ flags.DEFINE_enum(
     "small is for small budgets, measured at 8 and 15 minutes on a CPU: the halves are of two views of the image, a"
     " quarter of it each. paper is as published. Sets --views, --keep, --split, --decoder_depth, --predicted,"
     " --projector, --temperature and --augmentation where they are not given. small also sets --learning_rate to at"
-    " least 1e-3, not 5e-4, and on CPUs --steps to 8000, not 3000: a step takes a third as long at 32 x 32 pixels, and"
-    " 0.7 to 0.75 as long at 112 x 112. Default: auto, small on CPUs and paper on GPUs. [splitmask]",
+    " least 1e-3, not 5e-4, and on CPUs --steps to 8000, not 3000: a step takes 0.37 to 0.45 times as long."
+    " Default: auto, small on CPUs and paper on GPUs. [splitmask]",
 )
 flags.DEFINE_enum(
     "views",

@@ -61,16 +61,30 @@ def test_each_is_used_in_its_file_only(owners):
     assert [name for file, name in listed if name not in (ROOT / file).read_text()] == []
 
 
+@pytest.fixture
+def no_tensorflow(monkeypatch):
+    """Fails where another backend imports TensorFlow through Keras."""
+    if keras.backend.backend() != "tensorflow":
+        lazy = lazy_tensorflow()
+        monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+        monkeypatch.setattr(lazy, "_available", None)
+        monkeypatch.setattr(lazy, "initialize", lambda: pytest.fail("TensorFlow was imported."))
+        yield
+        assert lazy._available is None
+    else:
+        yield
+
+
 @pytest.mark.backend
-def test_the_seed_is_keras_without_tensorflow(monkeypatch):
+def test_the_seed_is_keras():
     draws = []
     for set_seed in (keras.utils.set_random_seed, set_random_seed):
         set_seed(3)
         draws.append([*np.random.rand(2), *keras.ops.convert_to_numpy(keras.random.uniform((2,)))])
     assert draws[0] == draws[1]
-    if keras.backend.backend() != "tensorflow":
-        lazy = lazy_tensorflow()
-        monkeypatch.setattr(lazy, "_available", None)
-        monkeypatch.setattr(lazy, "initialize", lambda: pytest.fail("TensorFlow was imported."))
-        set_random_seed(3)
-        assert lazy._available is None
+
+
+@pytest.mark.backend
+def test_seeding_and_saving_need_no_tensorflow(make_model, tmp_path, no_tensorflow):
+    set_random_seed(3)
+    make_model().save(tmp_path / "model.keras")
