@@ -32,8 +32,9 @@ flags.DEFINE_string(
     "augmentation",
     None,
     "none, flip, crop_flip, quarter_crop_flip, crop_colour, beit, three_augment or dino; deit knows the first four."
-    " Choose flip if objects fill the image. Default: auto, crop_flip, or flip for tiny images; with"
-    " --preset=small dino, or crop_colour from 80 x 80 pixels on; for dino dino.",
+    " Choose flip if objects fill the image, and crop_flip, which keeps colours, if they tell your classes apart."
+    " Default: auto, crop_flip, or flip for tiny images; with --preset=small dino, or crop_colour from 80 x 80 pixels"
+    " on; for dino dino.",
 )
 flags.DEFINE_string(
     "cache",
