@@ -3,16 +3,7 @@
 import pytest
 
 import keras_splitmask as ks
-
-SMALL = (
-    "--size=vit_micro",
-    "--patch_size=4",
-    "--image_size=8",
-    "--vocabulary=16",
-    "--batch_size=8",
-    "--steps=3",
-    "--log_every=2",
-)
+from tests.recipes.pretrain_test import SMALL
 
 
 @pytest.mark.backend

@@ -5,16 +5,7 @@ import signal
 
 import pytest
 
-SMALL = (
-    "--size=vit_micro",
-    "--patch_size=4",
-    "--image_size=8",
-    "--vocabulary=16",
-    "--batch_size=4",
-    "--steps=6",
-    "--log_every=1",
-    "--pictures=0",
-)
+from tests.recipes.workdir_test import SMALL
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
