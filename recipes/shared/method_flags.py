@@ -50,7 +50,7 @@ flags.DEFINE_enum(
     "preset",
     None,
     ["small", "paper"],
-    "small is for small budgets, measured at 8 and 15 minutes on a CPU: the halves are of two views of the image, a"
+    "small is for small budgets, measured at 8 to 30 minutes on a CPU: the halves are of two views of the image, a"
     " quarter of it each. paper is as published. Sets --views, --keep, --split, --decoder_depth, --predicted,"
     " --projector, --temperature and --augmentation where they are not given. small also sets --learning_rate to at"
     " least 1e-3, not 5e-4, and on CPUs --steps to 8000, not 3000: a step takes 0.37 to 0.45 times as long."

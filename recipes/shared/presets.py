@@ -1,6 +1,6 @@
 """--preset of pretrain.py: SplitMask as published, or for small budgets.
 
-docs/results.md has what was measured of both, in 8 and in 15 minutes on a CPU.
+docs/results.md has what was measured of both, in 8 to 30 minutes on a CPU.
 """
 
 # Values of flags. The paper's keep and augmentation follow from the images; see `auto`.
