@@ -38,7 +38,7 @@ flags.DEFINE_enum(
     "table",
     None,
     sorted({name for scale in tables.TABLES.values() for name in scale}),
-    "Which table of the paper to reproduce.",
+    "Which table of the paper to reproduce; or imagenette, stable-pretraining's table of methods.",
 )
 flags.DEFINE_enum(
     "scale",
@@ -50,11 +50,12 @@ flags.DEFINE_list("seeds", ["0"], "Each cell is run once with each of these seed
 flags.DEFINE_list("rows", None, "Names of the rows to run. Default: all.")
 flags.DEFINE_list("columns", None, "Names of the columns to run. Default: all.")
 flags.DEFINE_bool("list", False, "Show the commands of the cells and the results so far, and run nothing.")
-flags.DEFINE_string("cifar10", "tfds:cifar10", "CIFAR-10 for the small tables, named as --dataset.")
+flags.DEFINE_string("cifar10", tables.CIFAR10, "CIFAR-10 for the small tables, named as --dataset.")
+flags.DEFINE_string("imagenette", tables.IMAGENETTE, "Imagenette for --table=imagenette, named as --dataset.")
 flags.DEFINE_string("data_dir", None, "Folder where tfds stores its data.")
 flags.adopt_module_key_flags(own_images_flags)
 FLAGS = flags.FLAGS
-OF_TABLES = ("table", "scale", "rows", "columns", "cifar10")
+OF_TABLES = ("table", "scale", "rows", "columns", "cifar10", "imagenette")
 FLAGS.set_default("workdir", "runs/reproduce")
 
 
@@ -64,12 +65,18 @@ def commands(row, column, seed):
         [text.format(data=column.data) for text in texts] for texts in ((*row.pretrain, *column.source), column.judge)
     )
     run = pathlib.Path(FLAGS.workdir) / slug("pretrain", pretrain, seed)
-    made = [(run, "pretrain", [*pretrain, f"--seed={seed}"])]
+    made = [(run, "pretrain", placed([*pretrain, f"--seed={seed}"]))]
     if column.recipe != "pretrain":
-        made.append(
-            (run / slug(column.recipe, judge, seed), column.recipe, [*judge, f"--init_from={run}", f"--seed={seed}"])
-        )
+        arguments = placed([*judge, f"--init_from={run}", f"--seed={seed}"])
+        made.append((run / slug(column.recipe, judge, seed), column.recipe, arguments))
     return made
+
+
+def placed(arguments):
+    """Name the data sets in arguments by where they are."""
+    for name, place in ((tables.CIFAR10, FLAGS.cifar10), (tables.IMAGENETTE, FLAGS.imagenette)):
+        arguments = [text.replace(name, place) for text in arguments]
+    return arguments
 
 
 def slug(recipe, arguments, seed):
@@ -82,11 +89,8 @@ def slug(recipe, arguments, seed):
 
 
 def arguments_of(arguments):
-    """Fill in where the flag files and CIFAR-10 are."""
-    return [
-        text.replace("=recipes/flags/", f"={screen.RECIPES}/flags/").replace("tfds:cifar10", FLAGS.cifar10)
-        for text in arguments
-    ]
+    """Fill in where the flag files are."""
+    return [text.replace("=recipes/flags/", f"={screen.RECIPES}/flags/") for text in arguments]
 
 
 def measured(row, column, seed):
@@ -125,7 +129,7 @@ def cell_of(row, column, seed):
 
 
 def text_of(table, seeds):
-    """Format the table in Markdown: mean and standard deviation over the seeds, and the paper's number in brackets."""
+    """Format the table in Markdown: mean and standard deviation over seeds, and the published number in brackets."""
     lines = [f"| {table.corner} | " + " | ".join(column.name for column in table.columns) + " |"]
     lines.append("|---" * (1 + len(table.columns)) + "|")
     for row in table.rows:
@@ -148,7 +152,7 @@ def text_of(table, seeds):
 def print_table(table, seeds):
     """Print the table and return its text."""
     text = text_of(table, seeds)
-    print(f"\n{table.title}; the paper's numbers in brackets\n\n{text}")
+    print(f"\n{table.title}; {table.numbers} numbers in brackets\n\n{text}")
     return text
 
 

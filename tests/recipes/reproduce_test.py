@@ -2,12 +2,15 @@ import io
 import json
 import pathlib
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ABLATION = "--table=ablation"
@@ -106,6 +109,28 @@ def test_bad_input_ends_in_one_line(refused, tmp_path):
         ([], "Expected --dataset=folder:PATH for your own images, or --table, received neither."),
     ):
         assert message in refused("reproduce", *given, f"--workdir={tmp_path / 'runs'}")
+
+
+def test_the_commands_of_imagenette_fill_its_table(here, tmp_path):
+    """At a small size, on images of two classes."""
+    for i in range(24):
+        path = tmp_path / "images" / ("train" if i < 16 else "val") / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((16, 16, 3), 40 + 160 * (i % 2) + i, "uint8")).save(path)
+    row = "SplitMask small"
+    given = ("reproduce", "--table=imagenette", "--scale=paper", "--list", f"--rows={row}")
+    given += (f"--imagenette=folder:{tmp_path / 'images'}", f"--workdir={tmp_path / 'runs'}")
+    end = here(*given)
+    assert row_of(end.out, "MAE") == ["missing [72.1]", "missing [84.1]"]
+    commands = [shlex.split(line) for line in end.out.splitlines() if line.startswith("  ")]
+    small = "--size=vit_micro --image_size=16 --patch_size=4 --batch_size=8 --epochs=1 --vocabulary=8 --pictures=0"
+    for words in commands[:2]:
+        recipe = next(word for word in ("pretrain", "probe") if any(word in text for text in words[:2]))
+        flags = [word for word in words if word.startswith("--")]
+        assert f"--dataset=folder:{tmp_path / 'images'}" in flags
+        assert here(recipe, *flags, *(small.split() if recipe == "pretrain" else ["--neighbours=3"])).status == 0
+    found = row_of(here(*given).out, row)
+    assert all(re.fullmatch(r"[0-9.]+ \[none\]", cell) for cell in found) and len(found) == 2
 
 
 PARENT = """
