@@ -67,7 +67,7 @@ def test_only_branches_that_miss_a_patch_know_its_position(decoder, tokens):
 
 
 def test_a_decoder_needs_a_block():
-    with pytest.raises(ValueError, match="at least one block, received depth=0"):
+    with pytest.raises(ValueError, match="whole number from 1 to .*, received 0"):
         Decoder(COUNT, WIDTH, heads=2, depth=0)
 
 

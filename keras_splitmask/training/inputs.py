@@ -115,7 +115,9 @@ class CheckedModel(keras.Model):
     )
 
     def __call__(self, images, *arguments, **options):
-        if self.takes_pixels and (problem := problem_of_axes(images)):
+        # In two lines, since TensorFlow's AutoGraph does not know `:=`.
+        problem = problem_of_axes(images) if self.takes_pixels else None
+        if problem:
             raise ValueError(problem)
         if self.takes_pixels and isinstance(images, np.ndarray) and images.ndim:
             # Only NumPy's arrays: the values of a traced tensor are not known, and looking at a device's tensor would
