@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import importlib.util
+import math
 import os
 import pathlib
 import signal
@@ -14,7 +15,7 @@ from absl import flags
 from recipes.shared import children, flag_names, flagfiles, help, noise, paths, screen
 
 BACKENDS = ("tensorflow", "jax", "torch")
-LARGEST = 2**63  # of numbers
+LARGEST = 2**63  # of whole numbers
 _signals = []  # signals that asked to stop
 
 # These do not change the result.
@@ -82,13 +83,14 @@ def run(main, settle_flags=lambda: None, computes=True, required=()):
 
 
 def _check_finite():
-    """Stop if a flag is NaN, which is within all bounds, or too large to compute with."""
+    """Stop if a flag is NaN, which is within all bounds, infinite, or too large to compute with."""
     for name in FLAGS:
         value = FLAGS[name].value
-        if isinstance(value, (int, float)) and not abs(value) < LARGEST:
-            limit = "" if value != value else " and below 2**63"
-            kind = FLAGS[name].parser.syntactic_help
-            raise BadInput(f"Expected --{name} to be {kind}{limit}, received {str(value)[:40]}; choose another.")
+        kind = FLAGS[name].parser.syntactic_help
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadInput(f"Expected --{name} to be {kind}, received {value}; choose another.")
+        if isinstance(value, int) and abs(value) >= LARGEST:
+            raise BadInput(f"Expected --{name} to be {kind} below 2**63, received {str(value)[:40]}; choose another.")
 
 
 def _check_current_folder():

@@ -433,7 +433,7 @@ def test_the_end_names_commands_and_draws_pictures(here, tmp_path):
     given = photos(tmp_path / "a set", "train/a", "train/b", "test/a", "test/b")
     end = here("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'a run'}")
     assert end.status == 0 and not end.err
-    assert f"--init_from='{tmp_path / 'a run'}' --images='{tmp_path / 'a set'}' --output=" in end.out
+    assert f"--init_from='{tmp_path / 'a run'}' --images=NEW_IMAGES --output=" in end.out
     export = re.search(r"export(?:.py)? (--.*)", end.out).group(1)
     pictures = sorted(path.name for path in (tmp_path / "a run" / "pictures").iterdir())
     assert "confusion.png" in pictures
