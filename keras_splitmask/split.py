@@ -24,6 +24,15 @@ def gather(tokens: Num[Array, "B N *D"], positions: Int[Array, "B n"]) -> Num[Ar
     return ops.take_along_axis(tokens, positions, axis=1)
 
 
+def words_at(
+    tokenizer: keras.layers.Layer, images: Shaped[Array, "B H W C"], positions: Int[Array, "B n"]
+) -> Int[Array, "B n"]:
+    """The words of the patches at `positions`; a tokenizer that looks at each patch by itself is spared the others."""
+    if getattr(tokenizer, "by_patch", False) and positions.shape[1] < math.prod(tokenizer.grid):
+        return tokenizer(images, indices=positions)
+    return gather(tokenizer(images), positions)
+
+
 def masked_count(count: int, mask_ratio: float) -> int:
     """The number of masked patches among an image's `count`: floor(count * mask_ratio), at least one and not all."""
     masked = math.floor(count * mask_ratio) if 0 < mask_ratio < 1 else 0

@@ -15,7 +15,7 @@ from keras_splitmask.decoder import Decoder
 from keras_splitmask.encoder import Encoder
 from keras_splitmask.options import check_number
 from keras_splitmask.projector import OUTPUTS, Projector
-from keras_splitmask.split import Split, gather
+from keras_splitmask.split import Split, words_at
 from keras_splitmask.training.batch import Batch
 from keras_splitmask.training.inputs import check_fitted, check_tokenizer
 from keras_splitmask.training.objective_model import ObjectiveModel
@@ -198,11 +198,7 @@ class SplitMask(ObjectiveModel):
         count = positions.shape[1]
         if len(images.shape) == 4:
             positions = reshape(positions, (-1, 2 * count))  # of each image
-        images = reshape(images, (-1, *images.shape[-3:]))
-        if getattr(self.tokenizer, "by_patch", False) and positions.shape[1] < self.split.count:
-            words = self.tokenizer(images, indices=positions)
-        else:
-            words = gather(self.tokenizer(images), positions)
+        words = words_at(self.tokenizer, reshape(images, (-1, *images.shape[-3:])), positions)
         return reshape(words, (-1, count))
 
     def compared(self, batch: Batch, training: bool) -> Float[Array, "B 2 E"]:

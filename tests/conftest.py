@@ -283,3 +283,15 @@ def refused(here, tmp_path):
         return end.err
 
     return run
+
+
+@pytest.fixture
+def fix_order(monkeypatch, rng):
+    """Make every split draw one and the same order of 15 patches per image; returns that order."""
+
+    def fix(count, patches=15):
+        order = rng.random((count, patches)).argsort(axis=1).astype("int32")
+        monkeypatch.setattr(ks.Split, "call", lambda self, images: ops.convert_to_tensor(order))
+        return order
+
+    return fix

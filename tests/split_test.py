@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_splitmask.split import RECTANGLES, Split, gather, masked_count
+from keras_splitmask.split import RECTANGLES, Split, gather, masked_count, words_at
+from keras_splitmask.tokenizers import RandomProjection
 
 pytestmark = pytest.mark.backend
 
@@ -161,3 +162,15 @@ def test_masked_count():
     for mask_ratio in (0, -0.5, 0.1, 1, 1.5, math.nan):
         with pytest.raises(ValueError, match=f"received mask_ratio={mask_ratio} of 4 patches"):
             masked_count(4, mask_ratio)
+
+
+@pytest.mark.parametrize("by_patch, count", [(True, 3), (True, 8), (False, 3)])
+def test_words_are_made_of_the_patches_at_positions_alone_where_the_tokenizer_can(make_images, by_patch, count):
+    tokenizer, asked = RandomProjection((8, 16, 3), 4, 64), []
+    tokenizer.by_patch, words = by_patch, tokenizer.call
+    tokenizer.call = lambda images, **given: asked.append(given) or words(images, **given)
+    images = make_images(2, (8, 16, 3))
+    positions = np.stack([np.arange(8)[:count], np.arange(8)[::-1][:count]]).astype("int32")
+    found = ops.convert_to_numpy(words_at(tokenizer, images, positions))
+    assert bool(asked[0]) == (by_patch and count < 8)
+    np.testing.assert_array_equal(found, np.take_along_axis(ops.convert_to_numpy(words(images)), positions, axis=1))

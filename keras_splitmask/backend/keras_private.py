@@ -66,8 +66,8 @@ def lazy_tensorflow():
 
 @contextlib.contextmanager
 def tensorflow_left_out():
-    """Within this, Keras does not import TensorFlow on another backend only to look whether an object is of it: 5 to
-    10 s and 0.4 GB. Where nothing has imported it, nothing is."""
+    """Within this, Keras on another backend does not import TensorFlow, 5 to 10 s and 0.4 GB, only to look whether an
+    object is of it: where nothing has imported it, nothing is."""
     tensorflow = lazy_tensorflow()
     before = tensorflow._available
     if keras.backend.backend() != "tensorflow" and "tensorflow" not in sys.modules:
@@ -79,6 +79,6 @@ def tensorflow_left_out():
 
 
 def set_random_seed(seed):
-    """`keras.utils.set_random_seed`, which also seeds TensorFlow."""
+    """`keras.utils.set_random_seed`, which seeds TensorFlow's generator only where something may draw from it."""
     with tensorflow_left_out():
         keras.utils.set_random_seed(seed)

@@ -9,7 +9,7 @@ from keras_splitmask.backend.layers import Dense
 from keras_splitmask.backend.linear_cross_entropy import linear_cross_entropy
 from keras_splitmask.backend.typing import Array, Float, Int, Shaped
 from keras_splitmask.encoder import Encoder
-from keras_splitmask.split import Split, gather, masked_count
+from keras_splitmask.split import Split, gather, masked_count, words_at
 from keras_splitmask.training.batch import Batch
 from keras_splitmask.training.inputs import check_fitted, check_tokenizer
 from keras_splitmask.training.objective_model import ObjectiveModel
@@ -93,12 +93,11 @@ class BEiT(ObjectiveModel):
         """Compute the cross entropy of the masked patches' words (equation 1 of the paper)."""
         images = batch.images  # (B, H, W, C)
         order = self.split(images)  # (B, N)
-        ids = self.tokenizer(images)  # (B, N)
-        targets = gather(ids, order[:, : self.masked_count])  # (B, m)
+        targets = words_at(self.tokenizer, images, order[:, : self.masked_count])  # (B, m)
         hidden = self.masked(images, order, training)  # (B, m, D)
         kernel, bias = self.words.float_weights()  # (D, V), (V,)
         loss, accuracy = linear_cross_entropy(hidden, kernel, bias, targets)
-        return loss, {"inpaint_loss": loss, "inpaint_accuracy": accuracy, "word_perplexity": ids}
+        return loss, {"inpaint_loss": loss, "inpaint_accuracy": accuracy, "word_perplexity": targets}
 
     def paint(self, images: Shaped[Array, "B H W C"], order: Int[Array, "B N"]) -> Float[Array, "B H W C"]:
         """Images (B, H, W, C) in 0..1 with predicted words drawn where they are masked; elsewhere they mean nothing."""

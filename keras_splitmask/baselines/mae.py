@@ -10,7 +10,7 @@ from keras_splitmask.backend.layers import Dense
 from keras_splitmask.backend.typing import Array, Float, Int, Shaped
 from keras_splitmask.decoder import Decoder
 from keras_splitmask.encoder import Encoder
-from keras_splitmask.patches import denormalise, normalise, to_images, to_patches
+from keras_splitmask.patches import denormalise, normalise, normalise_patches, to_images, to_patches
 from keras_splitmask.split import Split, gather, masked_count
 from keras_splitmask.training.batch import Batch
 from keras_splitmask.training.objective_model import ObjectiveModel
@@ -92,8 +92,8 @@ class MAE(ObjectiveModel):
         images = batch.images  # (B, H, W, C)
         order = self.split(images)  # (B, N)
         # `losses.reconstruct` normalises each patch once more, by itself, which the paper found better.
-        targets = to_patches(normalise(images), self.encoder.patch_size)  # (B, N, P)
-        targets = gather(targets, order[:, : self.masked_count])  # (B, m, P)
+        targets = gather(to_patches(images, self.encoder.patch_size), order[:, : self.masked_count])  # (B, m, P)
+        targets = normalise_patches(targets, images.shape[-1])
         predicted = self.pixels(self.masked(images, order, training))  # (B, m, P)
         return ops.mean(losses.reconstruct(predicted, targets)), {}
 

@@ -104,7 +104,7 @@ class CheckedModel(keras.Model):
     accumulate = 1  # in how many parts a training step takes its batch
     own_loss = False  # whether its loss and its metrics are its own
     compares = False  # whether the loss compares images
-    views: int | None = None  # training also takes so many views of each image, (B, views, H, W, C)
+    views: int | None = None  # number of views of each image that training takes, too, (B, views, H, W, C)
     _batch_seen = False
 
     fit, evaluate, predict = _checked("fit"), _checked("evaluate"), _checked("predict")

@@ -110,8 +110,8 @@ def check_pixels(images: Any, numbers: Int[Array, " B"] | None = None, finite: b
 
 
 def problem_of_axes(images: Any, views: int | None = None) -> str | None:
-    """What is wrong with the axes of images (B, H, W, C), or of so many views of each, (B, views, H, W, C), in a line,
-    or None."""
+    """What is wrong with the axes of images (B, H, W, C), or of views of each, (B, views, H, W, C), in a line, or
+    None."""
     shape: Any = getattr(images, "shape", ())
     if getattr(shape, "rank", 0) is None:  # TensorFlow does not know it yet
         return None
