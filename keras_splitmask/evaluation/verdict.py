@@ -110,7 +110,7 @@ def few_steps(lines: Sequence[dict], flags: Mapping[str, str], result: Mapping[s
     """Pre-training was too short to teach much."""
     steps = max(lines[-1]["step"], planned_steps(lines, flags) or 0) if lines else 0
     if 0 < steps < FEW_STEPS and any("feature_std" in line for line in lines):
-        return BAD, f"Too few steps: {steps:,}. Fewer than {FEW_STEPS:,} rarely teach anything. More steps would pay."
+        return BAD, f"Too few steps: {steps:,}. Fewer than {FEW_STEPS:,} often teach little. More steps would pay."
     return None
 
 

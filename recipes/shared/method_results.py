@@ -179,7 +179,7 @@ def advice(results, few_steps):
     short = [one["method"] for one in found if 0 < one["pretrain_steps"]["mean"] < few_steps]
     if short:
         lines.append(
-            f"{' and '.join(short)}: fewer than {few_steps} steps of pre-training rarely teach anything. Allow more."
+            f"{' and '.join(short)}: fewer than {few_steps} steps of pre-training often teach little. Allow more."
         )
     elif "scratch" in tied and len(found) > 1:
         lines.append("No pre-training is ahead of none: allow more time, or use more images without labels.")

@@ -74,7 +74,7 @@ def warn_of_little():
         )
     elif FLAGS.steps and FLAGS.steps < FEW_STEPS and pretrained:
         print(
-            f"warning   Fewer than {FEW_STEPS} steps of pre-training rarely teach anything: allow more than"
+            f"warning   Fewer than {FEW_STEPS} steps of pre-training often teach little: allow more than"
             f" --steps={FLAGS.steps}.",
             flush=True,
         )

@@ -175,7 +175,7 @@ def steps_in(seconds, of_a_step):
     steps = time_limit.steps_in(seconds, of_a_step)
     if steps < PAYING_STEPS:
         least = screen.in_words(PAYING_STEPS * of_a_step / time_limit.USED)
-        few = f"Fewer than {FEW_STEPS:,} rarely teach anything"
+        few = f"Fewer than {FEW_STEPS:,} often teach little"
         if steps >= FEW_STEPS:
             few = f"Fewer than {PAYING_STEPS:,} may gain less than training on the labels for that time"
         print(

@@ -270,7 +270,7 @@ def test_a_run_is_held_to_a_time(photos, tmp_path):
     end = run_here("pretrain", f"--dataset=folder:{photos}", f"--workdir={tmp_path / 'run'}", "--time=1s")
     assert not end.status, end.err
     steps = flags_of(tmp_path / "run")["steps"]
-    warning = f"warning   1 s are enough for {steps} steps. Fewer than 800 rarely teach anything: allow "
+    warning = f"warning   1 s are enough for {steps} steps. Fewer than 800 often teach little: allow "
     assert warning in end.out and "for 1,500, or choose smaller images" in end.out
     seconds = float(re.search(rf"^time      1 s for {steps} steps of (\S+) s$", end.out, re.M)[1])
     assert abs(int(steps) - 0.95 / seconds) <= 1 + 0.06 * int(steps), end.out  # seconds has two figures
@@ -281,7 +281,7 @@ def test_a_run_is_held_to_a_time(photos, tmp_path):
 
 
 def test_a_time_for_few_steps_is_named(capsys):
-    for steps, said in ((799, "rarely teach anything"), (800, "may gain less than"), (1499, "may gain less than")):
+    for steps, said in ((799, "often teach little"), (800, "may gain less than"), (1499, "may gain less than")):
         assert settings.steps_in((steps + 0.5) / time_limit.USED, 1.0) == steps
         assert said in capsys.readouterr().out
     settings.steps_in(1501 / time_limit.USED, 1.0)
