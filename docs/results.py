@@ -148,7 +148,7 @@ def section(log):
     return (
         f"## {TITLES[dataset(log)]}, {labels}, {settings['time'].replace('min', ' minutes')} in all\n\n"
         f"    {command(log)}\n\n{table(log)}\n\n"
-        f"Evaluated on the {first['images']:,} {first['split']} images. {machines}."
+        f"Top-1 is that on the {first['images']:,} {first['split']} images. {machines}."
         f" Log: [logs/results/{log['name']}.json](logs/results/{log['name']}.json).\n"
     )
 

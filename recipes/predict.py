@@ -178,6 +178,8 @@ def fill(part, predictor, source, writer):
         for _, one in batch["images"][: max(0, PRINTED - batch["batch"] * predictor.step)]:
             print(writer.line(one), flush=True)
         part.add(batch)
+    if len(source) > PRINTED:
+        print(f"...       the first {PRINTED} of {len(source)}; all are written to files", flush=True)
     if not any(batch["images"] for batch in part):
         raise new_images.none_readable({name: why for batch in part for name, why in batch["left_out"].items()})
 

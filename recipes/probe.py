@@ -100,7 +100,8 @@ def judge(run=None):
     from keras_splitmask.backend.keras_private import set_random_seed
 
     set_random_seed(FLAGS.seed)
-    encoder = ks.interchange.load_encoder(FLAGS.init_from, print, dtype=keras.config.dtype_policy())
+    say = (lambda _: None) if FLAGS.random else print  # weights that are replaced are not worth a line
+    encoder = ks.interchange.load_encoder(FLAGS.init_from, say, dtype=keras.config.dtype_policy())
     if FLAGS.random:
         encoder = ks.Encoder.from_config(encoder.get_config())
         print(f"random    all weights are replaced by random ones, by --seed={FLAGS.seed}", flush=True)

@@ -44,7 +44,8 @@ flags.DEFINE_enum(
     "scale",
     "small",
     sorted(tables.TABLES),
-    "small: minutes per cell on two cores, with the sample and CIFAR-10. paper: the paper's scale, days on many GPUs.",
+    "small: minutes per cell on two cores, with the sample and CIFAR-10. paper: the published scale, up to days on many"
+    " GPUs.",
 )
 flags.DEFINE_list("seeds", ["0"], "Each cell is run once with each of these seeds. Three or more show the spread.")
 flags.DEFINE_list("rows", None, "Names of the rows to run. Default: all.")
@@ -158,12 +159,16 @@ def print_table(table, seeds):
 
 def show(table, seeds):
     """Print the commands of the cells and the results so far."""
+    printed = set()  # cells share runs
     for row, column, seed in selected(table, seeds):
         value = measured(row, column, seed)
         print(f"{row.name}, {column.name}, seed {seed}: {'missing' if value is None else round(value, column.digits)}")
-        for made in commands(row, column, seed):
-            words = [*made[2], *cells.shared(default=False), f"--workdir={made[0]}"]
-            print(f"  {screen.program(made[1])} {shlex.join(words)}")
+        for folder, recipe, arguments in commands(row, column, seed):
+            if folder in printed:
+                continue
+            printed.add(folder)
+            words = [*arguments, *cells.shared(default=False), f"--workdir={folder}"]
+            print(f"  {screen.program(recipe)} {shlex.join(words)}")
     print_table(table, seeds)
 
 
@@ -219,7 +224,8 @@ def compare(seeds):
         if FLAGS.time and missing:
             total = screen.in_words(missing * time_limit.seconds_of(FLAGS.time))
             print(f"{missing} times {FLAGS.time} are {total}, and the starts of the runs besides", flush=True)
-        own_images.warn_of_little()
+        if missing:
+            own_images.warn_of_little()
         failed = cells.run(made)
         report(home, results_of(seeds))
     check_all_ran(failed)

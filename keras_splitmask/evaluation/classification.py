@@ -54,7 +54,7 @@ def save_confusion(path: str | os.PathLike, counts: npt.ArrayLike, class_names: 
     """Draw a confusion matrix as a PNG: a row is a true class, a column what was predicted for it.
 
     Cells are coloured by the fraction of the row and show the number of images. Of more than 40 classes, those with
-    the most mistakes are drawn.
+    the most images missed or wrongly found are drawn.
 
     Args:
         path: file to write.
@@ -73,7 +73,7 @@ def save_confusion(path: str | os.PathLike, counts: npt.ArrayLike, class_names: 
         wrong = counts.sum(axis=1) + counts.sum(axis=0) - 2 * np.diag(counts)  # missed, and falsely found
         # In the order of the classes again, so that pictures of two runs can be compared.
         shown = np.sort(np.argsort(-wrong, kind="stable")[:MOST_CLASSES])
-        title = f"{title}: the {MOST_CLASSES} of {len(counts)} classes with most mistakes"
+        title = f"{title}: of {len(counts)} classes the {MOST_CLASSES} with most images missed or wrongly found"
     # Of all images of the class, those that are predicted as a class that is not drawn included.
     fractions = (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))[np.ix_(shown, shown)]
     side = max(4.0, 1.8 + 0.34 * len(shown))

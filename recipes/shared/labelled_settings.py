@@ -79,8 +79,8 @@ def measure_steps(build, batches, images, devices, steps):
                 flush=True,
             )
     print(
-        f"time      {screen.in_words(steps * seconds)} for {steps} steps of {seconds:.2g} s, and evaluations of"
-        f" {evaluation:.2g} s: {validation.times(steps, len(images))}",
+        f"time      {screen.in_words(steps * seconds)} for {steps} steps of {seconds:.2g} s; evaluations besides:"
+        f" {validation.times(steps, len(images))} of {evaluation:.2g} s",
         flush=True,
     )
     return steps

@@ -9,8 +9,9 @@ COLUMNS = ("top1", "balanced_accuracy", "pretrain_steps", "finetune_steps", "pre
 FROZEN = {"knn": "kNN %", "linear": "linear %"}  # of --frozen_features
 UNEVEN = 0.15  # difference of minutes that is worth a line
 OF_FROZEN = (
-    "kNN and linear are of the encoder without fine-tuning: a vote of the nearest neighbours, and a linear classifier"
-    " on the block that is best on held-out training images. For scratch, the encoder is untrained."
+    "kNN and linear are of the encoder without fine-tuning: a vote of the 20 nearest neighbours, and a linear"
+    " classifier on the block that is best on held-out training images. They have up to 5,000 labelled images, whatever"
+    " --labelled. For scratch, the encoder is untrained."
 )
 FEW_SEEDS = 3  # fewer do not show whether a difference is chance
 
@@ -162,7 +163,10 @@ def advice(results, few_steps):
     tied = [one["method"] for one in found if math.isclose(one["top1"]["mean"], best["top1"]["mean"], abs_tol=1e-9)]
     rivals = [one["method"] for one in found[1:] if one["top1"]["max"] >= best["top1"]["min"]]
     if best["top1"]["mean"] <= chance(results)[0]:
-        lines.append("No method is better than always naming the commonest class: allow more time or more labels.")
+        lines.append(
+            "After fine-tuning, no method is better than always naming the commonest class: allow more time or more"
+            " labels."
+        )
     elif len(found) > 1:
         ahead = f"{best['method']} has the highest mean."
         if len(tied) > 1:

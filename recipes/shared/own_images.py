@@ -68,7 +68,7 @@ def warn_of_little():
     pretrained = [method for method in FLAGS.methods if method != SCRATCH]
     if FLAGS.time and any(times(method)[0] < 60 * FEW_MINUTES for method in pretrained):
         print(
-            f"warning   --time={FLAGS.time} leaves less than {FEW_MINUTES} min for pre-training. With as many it"
+            f"warning   --time={FLAGS.time} leaves less than {FEW_MINUTES} min for pre-training. Even {FEW_MINUTES} min"
             " gained on one data set and lost on another (docs/results.md): allow more.",
             flush=True,
         )
@@ -146,7 +146,12 @@ def _encoder():
         own = [f"--dataset={FLAGS.dataset}", "--method=random", "--pictures=0"]
         return [*own, *given, *_of_division("subset"), *_more("random")]
 
-    return cells.Command(home() / "encoder", "pretrain", arguments, "what all methods share")
+    return cells.Command(
+        home() / "encoder",
+        "pretrain",
+        arguments,
+        "size, image and batch of all methods, chosen by a run without training",
+    )
 
 
 def _pretrain(method, seed):

@@ -21,7 +21,7 @@ FLAGS = ("keep", *PRESETS["paper"])  # that SplitMask alone reads, or with BEiT
 LEARNING_RATES = {"small": 1e-3, "paper": 5e-4}  # at least, whatever the batch
 # At least. They take as long as 3,000 to 3,600 of the paper's.
 STEPS = {"small": 8_000}
-LARGE = 80  # pixels of a side: from here on, dino's hue and blur take longer than the model does
+LARGE = 80  # pixels of a side: from here on, dino's hue and blur take as long as the rest of a step
 FEW_PATCHES = 16  # below, a quarter of them says little
 
 

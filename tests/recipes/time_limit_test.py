@@ -35,8 +35,10 @@ def test_a_time_takes_the_place_of_epochs(here, refused, tmp_path, lines):
         line[2:].partition("=")[::2] for line in (tmp_path / "timed" / "run.flags").read_text().splitlines()[1:]
     )
     steps = int(flags["steps"])
-    said = re.search(rf"^time      .+ for {steps} steps of (\S+) s, and evaluations of (\S+) s: (\d+)$", end.out, re.M)
-    step, evaluation, count = float(said[1]), float(said[2]), int(said[3])
+    said = re.search(
+        rf"^time      .+ for {steps} steps of (\S+) s; evaluations besides: (\d+) of (\S+) s$", end.out, re.M
+    )
+    step, count, evaluation = float(said[1]), int(said[2]), float(said[3])
     warning = f"warning   2 s are enough for {steps} steps. Fewer than 500 are often too few: allow more than "
     assert (warning in end.out) == (steps < 500)
     # Two figures of each are printed, and one evaluation more or less may be planned. Evaluations get at most half.
@@ -56,7 +58,9 @@ def test_a_time_takes_the_place_of_epochs(here, refused, tmp_path, lines):
     assert first == second and len(first) > 1
     (tmp_path / "timed" / "model.keras").unlink()  # as if it had been killed at the end
     resumed = here(*given, "--time=2s")
-    assert resumed.status == 0 and f"resumed at step {steps}" in resumed.out and "evaluations of" not in resumed.out
+    assert (
+        resumed.status == 0 and f"resumed at step {steps}" in resumed.out and "evaluations besides" not in resumed.out
+    )
     for more in ("--steps=3", "--epochs=100"):
         line = refused("finetune", *FROM_SCRATCH, f"--workdir={tmp_path / 'b'}", "--time=2s", more)
         assert "Expected --time without --steps and --epochs, received --time=2s; leave the others out." in line
@@ -66,5 +70,5 @@ def test_a_time_takes_the_place_of_epochs(here, refused, tmp_path, lines):
 def test_a_dry_run_of_finetune_says_what_it_takes_and_leaves_nothing(here, tmp_path):
     end = here("finetune", *FROM_SCRATCH, f"--workdir={tmp_path / 'run'}", "--steps=40", "--dry_run")
     assert end.status == 0 and "memory    about" in end.out, end.err
-    seconds = float(re.search(r"^time      .+ for 40 steps of (\S+) s, and evaluations of ", end.out, re.M)[1])
+    seconds = float(re.search(r"^time      .+ for 40 steps of (\S+) s; evaluations besides: ", end.out, re.M)[1])
     assert 0 < seconds < 60 and not (tmp_path / "run").exists()
