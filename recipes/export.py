@@ -1,112 +1,145 @@
-"""Export a trained encoder, detector or segmenter for use without this library.
+"""Export a trained model for use without this library.
 
-    python recipes/export.py --init_from=runs/quickstart --output=runs/quickstart/encoder
-    python recipes/export.py --init_from=runs/quickstart --layout=vit --output=runs/quickstart/vit
-    python recipes/export.py --init_from=runs/found --what=model --output=runs/found/detector
+    python recipes/export.py --init_from=runs/tuned --layout=onnx --output=runs/tuned-onnx
+    python recipes/export.py --init_from=runs/quickstart --layout=vit --output=runs/quickstart-vit
 
-The first command writes a SavedModel, which needs only TensorFlow to run. It is written on the tensorflow or jax
-backend, with TensorFlow installed; for a run of the torch backend add --backend=tensorflow.
-`tf.saved_model.load(PATH).serve(images)` takes images (B, H, W, C) uint8 for any B. It returns a dictionary of "pooled"
-(B, D), "cls" (B, D) and "feature_map" (B, rows, columns, D), all float32. Preprocessing is included.
-
-The second writes a folder for `ViTModel.from_pretrained(PATH)` of Hugging Face's transformers. The layouts deit, beit
-and mae are for `DeiTModel`, `BeitModel` and `ViTMAEModel`. The layout timm is for
-`timm.create_model("local-dir:PATH", pretrained=True)`. Preprocessing is described in a file beside the weights.
-
-The third, with --what=model, writes the whole model as a SavedModel:
+Programs take images (B, H, W, C) uint8 of the encoder's size, for any B; all preprocessing but resizing is inside, and
+so are the names of the classes. The input is called images. The layouts saved_model, onnx and litert are written by
+TensorFlow, and torch by PyTorch, from runs of any backend:
+  - a classifier returns "scores" (B, classes), probabilities;
+  - a segmenter returns "labels" (B, H, W), the class of every pixel;
   - a detector returns "boxes" (B, K, 4), [top, left, bottom, right] in pixels of the given image; "scores" (B, K); and
-    "labels" (B, K), -1 where there are no more objects;
-  - a Mask R-CNN also returns "masks" (B, K, 28, 28), probabilities inside each box;
-  - a segmenter returns "labels" (B, H, W), the class of every pixel.
+    "labels" (B, K), -1 where there are no more objects. Mask R-CNN also returns "masks" (B, K, 28, 28), probabilities
+    inside each box;
+  - an encoder returns "pooled" (B, D), "cls" (B, D) and "feature_map" (B, rows, columns, D).
+
+Each program is run by its own runtime, without Keras, on pictures of the sample, and refused if it answers otherwise
+than the model.
+
+The other layouts are weights of the encoder: vit, deit, beit and mae for `from_pretrained(PATH)` of Hugging Face's
+`ViTModel`, `DeiTModel`, `BeitModel` and `ViTMAEModel`; timm for `timm.create_model("local-dir:PATH", pretrained=True)`.
+Preprocessing is described in a file beside the weights.
 """
 
 import contextlib
+import importlib.util
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 import tempfile
 
 from absl import flags
 
-from recipes.shared import commandline, earlier, writing
+from recipes.shared import commandline, earlier, model_card, runtimes, writing
 
 # These change the result.
 flags.DEFINE_string(
     "init_from",
     None,
-    "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of the encoder to export.",
+    "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of the model to export.",
 )
+LIBRARIES = ("vit", "deit", "beit", "mae", "timm")
 flags.DEFINE_enum(
     "layout",
-    "saved_model",
-    ["saved_model", "vit", "deit", "beit", "mae", "timm"],
-    "Format to write. Most libraries read vit. saved_model needs TensorFlow, and --backend=tensorflow or jax.",
+    "auto",
+    ["auto", *runtimes.RUNTIMES, *LIBRARIES],
+    "Format to write: a program that runs without Keras, for TensorFlow (saved_model), ONNX Runtime (onnx), LiteRT"
+    " (litert) or PyTorch (torch); or the encoder's weights for Hugging Face (vit, deit, beit, mae) or timm. Default:"
+    " auto, saved_model, or torch where only PyTorch is installed.",
 )
-flags.DEFINE_enum("what", "encoder", ["encoder", "model"], "The encoder, or the whole detector or segmenter.")
+flags.DEFINE_enum(
+    "what",
+    "auto",
+    ["auto", "encoder", "model"],
+    "The encoder, or the whole classifier, detector or segmenter. Default: auto, the whole model if the layout can hold"
+    " it.",
+)
 
 # These do not.
 flags.DEFINE_string("output", None, "Folder to write; it must not exist yet.")
 FLAGS = flags.FLAGS
 TOLERANCE = 1e-4  # relative to the largest output
+PICTURES = 32  # of the sample, on which a program is compared with its model
 
 
-def write_saved_model(function, model, folder):
-    """Write `function`, which uses `model`, as a SavedModel. Returns a function that runs the written SavedModel."""
-    import keras
+def settle_flags():
+    """Choose the program and the backend that writes it, and say what is missing before anything is loaded."""
+    if FLAGS.layout == "auto":
+        FLAGS.layout = "torch" if not _installed("tensorflow") and _installed("torch") else "saved_model"
+    if FLAGS.layout not in runtimes.BACKENDS:
+        return
+    backend = runtimes.BACKENDS[FLAGS.layout]
+    if FLAGS.backend not in (None, backend):
+        raise commandline.BadInput(
+            f"Expected --backend={backend} for --layout={FLAGS.layout}, received {FLAGS.backend}; leave it out. Runs of"
+            " all backends can be exported."
+        )
+    packages = (backend, *runtimes.PACKAGES.get(FLAGS.layout, ()))
+    if missing := [name for name in packages if not _installed(name)]:
+        raise commandline.BadInput(
+            f"--layout={FLAGS.layout} is written with {' and '.join(packages)}. Run: pip install {' '.join(missing)}"
+        )
+    FLAGS.backend = backend
 
-    from keras_splitmask.backend.optional import optional
 
-    tf = optional("tensorflow", "tf")
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    archive.add_endpoint(
-        "serve", function, [keras.InputSpec(shape=(None, *encoder_of(model).image_shape), dtype="uint8")]
-    )
-    archive.write_out(folder, verbose=False)
-    served = tf.saved_model.load(str(folder))
-    return lambda images: {name: value.numpy() for name, value in served.serve(images).items()}
-
-
-def encoder_of(model):
-    return model.encoder if FLAGS.what == "model" else model
+def _installed(package):
+    return importlib.util.find_spec(package.replace("-", "_"))
 
 
 def load():
-    """Load the model to export. Returns it and a function from images to a dictionary of arrays."""
+    """Load what is to be exported, in float32, whatever the precision of training."""
+    import keras_splitmask as ks
+
+    program, wanted = FLAGS.layout in runtimes.BACKENDS, FLAGS.what
+    if wanted == "model" and not program:
+        raise commandline.BadInput(
+            f"Expected --what=encoder with --layout={FLAGS.layout}, received --what=model; other libraries take only"
+            " the encoder."
+        )
+    if program and wanted != "encoder":
+        model = ks.interchange.load(FLAGS.init_from)
+        if hasattr(model, "classes"):
+            ks.interchange.check_program(model, FLAGS.layout)
+            for layer in model._flatten_layers():
+                layer.dtype_policy = "float32"
+            return model
+        if wanted == "model":
+            raise commandline.BadInput(
+                f"Expected a classifier, detector or segmenter in {FLAGS.init_from}, received a"
+                f" {type(model).__name__}; use --what=encoder."
+            )
+    return ks.interchange.load_encoder(FLAGS.init_from, print, dtype="float32")
+
+
+def write(model, folder):
+    """Write the model. Returns a function that answers images as the written one does: a dictionary of arrays."""
     import keras
 
     import keras_splitmask as ks
 
-    if FLAGS.what == "encoder":
-        encoder = ks.interchange.load_encoder(
-            FLAGS.init_from, print, dtype="float32"
-        )  # whatever the precision of training
-        return encoder, encoder
-    if FLAGS.layout != "saved_model":
-        raise commandline.BadInput(
-            f"Expected --what=encoder with --layout={FLAGS.layout}, received --what=model; other libraries take"
-            " only the encoder."
-        )
-    model = ks.interchange.load_model(FLAGS.init_from)
-    if isinstance(model, ks.transfer.Segmenter):
-        return model, lambda images: {"labels": keras.ops.argmax(model(images), axis=-1)}
-    if not isinstance(model, (ks.transfer.RetinaNet, ks.transfer.MaskRCNN)):
-        raise commandline.BadInput(
-            f"Expected a detector or a segmenter in {FLAGS.init_from}, received a {type(model).__name__}; use"
-            " --what=encoder."
-        )
-    return model, model
-
-
-def write_layout(function, encoder, folder):
-    """Write the weights in the layout of another library. Returns a function that runs the encoder read back."""
-    import keras
-
-    import keras_splitmask as ks
-
-    ks.interchange.save_encoder(encoder, folder, FLAGS.layout)
+    if FLAGS.layout in runtimes.BACKENDS:
+        ks.interchange.save_program(model, folder, FLAGS.layout)
+        return lambda images: run_alone(folder, images)
+    ks.interchange.save_encoder(model, folder, FLAGS.layout)
     again = ks.interchange.load_encoder(folder)
     return lambda images: {name: keras.ops.convert_to_numpy(value) for name, value in again(images).items()}
+
+
+def run_alone(folder, images):
+    """Run a program by its runtime, in a process without Keras. Returns its answers."""
+    import numpy as np
+
+    with tempfile.TemporaryDirectory() as aside:
+        given, answers = pathlib.Path(aside, "images.npy"), pathlib.Path(aside, "answers.npz")
+        np.save(given, images)
+        command = [sys.executable, runtimes.__file__, FLAGS.layout, folder, given, answers]
+        child = subprocess.run(command, capture_output=True, text=True, check=False)
+        if child.returncode:
+            raise RuntimeError(f"The exported program does not run, so nothing was written:\n{child.stderr}")
+        with np.load(answers) as file:
+            return dict(file)
 
 
 @contextlib.contextmanager
@@ -128,49 +161,59 @@ def written_aside(output):
         writing.remove_empty(made)
 
 
-def compare(model, function, exported):
-    """Print how far the outputs of the exported model differ from the model's, and stop if they differ too much."""
+def pictures(shape):
+    """Pictures of the sample, resized and with as many channels as the model takes: (n, *shape) uint8."""
+    import numpy as np
+
+    from keras_splitmask import data
+    from keras_splitmask.data.resizing import resize
+
+    source = data.open_source("sample", "test")
+    return np.stack([np.repeat(resize(source.image(i), shape[:2]), shape[2], axis=-1) for i in range(PICTURES)])
+
+
+def compare(model, answer):
+    """Print how far the answers of what was written differ from the model's, and stop if they differ too much."""
     import keras
     import numpy as np
 
-    images = np.random.default_rng(0).integers(0, 256, (3, *encoder_of(model).image_shape), dtype="uint8")
-    expected, received = function(images), exported(images)
+    import keras_splitmask as ks
+
+    classifies = isinstance(model, ks.transfer.Classifier)
+    images = pictures(getattr(model, "encoder", model).image_shape)
+    found = ks.interchange.program_of(model)(keras.ops.convert_to_tensor(images))
+    expected = {name: keras.ops.convert_to_numpy(value) for name, value in found.items()}
+    received = answer(images)
     for name, value in expected.items():
-        value = keras.ops.convert_to_numpy(value)
-        differences = np.abs(value - received[name]) / max(1.0, np.abs(value).max())
+        size = max(1.0, np.abs(value).max())
+        differences = np.abs(value - received[name]) / size
+        if f"first {name}" in received:  # of one image alone
+            differences = np.concatenate([differences, np.abs(value[:1] - received[f"first {name}"]) / size])
         # Rounding decides between two boxes, or two classes of a pixel, with nearly equal scores.
-        difference = np.quantile(differences, 0.99) if FLAGS.what == "model" else differences.max()
+        rounds = hasattr(model, "classes") and not classifies
+        difference = np.quantile(differences, 0.99) if rounds else differences.max()
         print(f"{name:<12} {'x'.join(map(str, value.shape[1:])):<12} differs by {difference:.1e} after reloading")
         if not difference < TOLERANCE:
-            raise RuntimeError(
-                f"The exported model's {name} differs by {difference} from the original; nothing was written."
-            )
+            raise RuntimeError(f"The exported {name} differ by {difference} from the model's; nothing was written.")
+    if classifies:
+        same = expected["scores"].argmax(-1) == received["scores"].argmax(-1)
+        if not same.all():
+            raise RuntimeError(f"The exported classes differ for {(~same).sum()} images; nothing was written.")
 
 
 def main():
-    import keras
-
     output = pathlib.Path(FLAGS.output)
     if os.path.lexists(output):
         raise commandline.BadInput(f"Expected an --output that does not exist yet, received {output}.")
-    if FLAGS.layout == "saved_model" and keras.backend.backend() == "torch":
-        other = ", or --layout=vit, which needs no TensorFlow" if FLAGS.what == "encoder" else ""
-        raise commandline.BadInput(
-            "A SavedModel is written on the tensorflow or jax backend, with TensorFlow installed. Use"
-            f" --backend=tensorflow{other}."
-        )
-    model, function = load()
-    write = write_saved_model if FLAGS.layout == "saved_model" else write_layout
+    model = load()
     with written_aside(output) as aside:
-        compare(model, function, write(function, model, aside))
+        compare(model, write(model, aside))
+        (aside / "README.md").write_text(model_card.text_of(model, FLAGS.layout, FLAGS.init_from), encoding="utf-8")
     classes = earlier.result_of_run(FLAGS.init_from, "classes")
-    left = (
-        f", the encoder alone: the head for {len(classes)} classes stays in {FLAGS.init_from}"
-        if isinstance(classes, list)
-        else ""
-    )
-    print(f"exported  {output}{left if FLAGS.what == 'encoder' else ''}")
+    alone = type(model).__name__ == "Encoder" and isinstance(classes, list)
+    left = f", the encoder alone: the head for {len(classes)} classes stays in {FLAGS.init_from}" if alone else ""
+    print(f"exported  {output}{left}")
 
 
 if __name__ == "__main__":
-    commandline.run(main, required=("init_from", "output"))
+    commandline.run(main, settle_flags, required=("init_from", "output"))

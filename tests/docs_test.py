@@ -15,7 +15,7 @@ import pytest
 
 import keras_splitmask as ks
 from recipes import splitmask
-from recipes.shared import flagfiles, help, measured
+from recipes.shared import flagfiles, help, measured, runtimes
 from tests import pages
 from tests.running import ROOT
 from tests.transfer.drawn import as_coco, draw_label_maps, draw_scenes
@@ -92,8 +92,9 @@ def run_page(here, page):
         path = given.get("dataset", "").partition(":")[2]
         if program == "reproduce" or path and not os.path.exists(path):
             continue
-        if program == "export" and "layout" not in given and keras.backend.backend() == "torch":
-            continue  # a SavedModel, which TensorFlow and JAX write
+        backend = runtimes.BACKENDS.get(given.get("layout", "saved_model")) if program == "export" else None
+        if backend not in (None, keras.backend.backend()):
+            continue  # another backend writes it
         if program == "export":  # which refuses a folder that another page has written
             shutil.rmtree(given["output"], ignore_errors=True)
         end = here(program, *pages.tiny(program, arguments))
@@ -103,7 +104,7 @@ def run_page(here, page):
 def test_the_pages_have_commands():
     assert [program for program, _ in COMMANDS["README.md"]] == [
         *("pretrain", "finetune", "predict"),
-        *("pretrain", "finetune", "predict", "embed", "export"),
+        *("pretrain", "finetune", "predict", "embed", "export", "export"),
     ]
     assert all(COMMANDS[f"{name}.md"] for name in pages.GUIDES)
     assert set(splitmask.PROGRAMS) <= {program for commands in COMMANDS.values() for program, _ in commands}

@@ -137,7 +137,9 @@ def test_readme_leads_from_photos_to_answers(wheel, tmp_path):
     photos = sum(path.is_file() for path in (elsewhere / "photos").rglob("*"))
     commands = pages.commands_of(ROOT / "README.md")
     commands = commands[next(i for i, (_, words) in enumerate(commands) if "--dataset=folder:photos" in words) :]
-    assert [name for name, _ in commands] == ["pretrain", "finetune", "predict", "embed", "export"]
+    assert [name for name, _ in commands] == ["pretrain", "finetune", "predict", "embed", "export", "export"]
+    if backend == "jax":  # on which no program is written
+        del commands[-1]
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
     env = {name: value for name, value in os.environ.items() if not name.startswith(("KERAS", "PYTHON", "TF_"))}
     try:

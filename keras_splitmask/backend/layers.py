@@ -86,16 +86,17 @@ def gelu(x):
 
     @tf.custom_gradient
     def with_gradient(x):
-        # By erfc: 1 + erf would lose the digits of small probabilities.
-        scaled = -(0.5**0.5) * x
-        probability = 0.5 * tf.math.erfc(scaled)  # of a standard normal number below x
+        # By erf, which takes half the time of erfc, and in the form that LiteRT knows. In float32: 1 + erf would lose
+        # the digits of small probabilities in half precision.
+        scaled = 0.5**0.5 * x
+        twice = tf.cast(1.0 + tf.math.erf(tf.cast(scaled, "float32")), x.dtype)  # the probability of a number below x
 
-        # P(x) + x p(x), of the normal distribution and its density, with x = -sqrt(2) scaled.
+        # P(x) + x p(x), of the normal distribution and its density, with x = sqrt(2) scaled.
         def gradient(grad_output):
             density = math.pi**-0.5 * tf.exp(-tf.square(scaled))  # TensorFlow does all of it in one pass
-            return grad_output * (probability - scaled * density)
+            return grad_output * (0.5 * twice + scaled * density)
 
-        return x * probability, gradient
+        return 0.5 * x * twice, gradient
 
     return with_gradient(x)
 
@@ -114,6 +115,18 @@ def gather_rows(x, positions):
     # The rows of all images as one table, so that one look-up serves the batch.
     first_rows = x.shape[1] * torch.arange(x.shape[0], device=x.device)[:, None]
     return torch.nn.functional.embedding(first_rows + positions, x.reshape(-1, x.shape[-1]))
+
+
+def take_along_axis(x, indices, axis):
+    """`ops.take_along_axis` for indices >= 0 that broadcast to x. On torch by gather, since Keras' fixes the number of
+    images of an exported program."""
+    if keras.backend.backend() != "torch":
+        return ops.take_along_axis(x, indices, axis=axis)
+    import torch
+
+    x, indices = ops.convert_to_tensor(x), ops.convert_to_tensor(indices)
+    shape = [*x.shape[:axis], indices.shape[axis], *x.shape[axis + 1 :]]
+    return torch.gather(x, axis, indices.long().expand(shape))
 
 
 def argmax(x):

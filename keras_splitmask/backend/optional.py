@@ -11,6 +11,8 @@ PACKAGES = {  # of each extra in pyproject.toml, without those that are for some
     "coco": "pycocotools",
     "report": "matplotlib",
     "tensorboard": "tensorboard",
+    "onnx": "tf2onnx onnxruntime",
+    "litert": "ai-edge-litert",
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_splitmask.backend.layers import argmax, take_along_axis
 from keras_splitmask.backend.typing import Array, Float, Int, Num
 from keras_splitmask.training.pixels import problem_of_classes, shape_text
 
@@ -156,14 +157,14 @@ def match(
 
 def take(x: Num[Array, "B n *D"], indices: Int[Array, "B m"]) -> Num[Array, "B m *D"]:
     """Rows of x (B, n, ...) by number (B, m): (B, m, ...)."""
-    return ops.take_along_axis(x, ops.reshape(indices, (-1, indices.shape[1]) + (1,) * (len(x.shape) - 2)), axis=1)
+    return take_along_axis(x, ops.reshape(indices, (-1, indices.shape[1]) + (1,) * (len(x.shape) - 2)), axis=1)
 
 
 def top(x: Float[Array, "B n"], count: int) -> tuple[Float[Array, "B K"], Int[Array, "B K"]]:
     """The largest of x (B, n), sorted, and their numbers: both (B, count). By sorting, since TensorFlow cannot read
     what JAX exports of `top_k`."""
     indices = ops.argsort(-ops.stop_gradient(x), axis=1)[:, :count]
-    return ops.take_along_axis(x, indices, axis=1), indices
+    return take_along_axis(x, indices, axis=1), indices
 
 
 def encode(
@@ -227,8 +228,8 @@ def suppress(
 
     def choose(k, state):
         left, chosen, best_scores = state
-        best = ops.argmax(left, axis=1, keepdims=True)  # (B, 1)
-        score = ops.take_along_axis(left, best, axis=1)
+        best = argmax(left)[:, None]  # (B, 1)
+        score = take_along_axis(left, best, axis=1)
         overlap = iou(take(boxes, best), boxes)[:, 0]  # (B, n)
         # By its number, too: a box of no size overlaps nothing, not even itself.
         itself = ops.arange(left.shape[1]) == ops.cast(best, "int32")
@@ -275,7 +276,7 @@ def keep_best(
     rows = take(rows, places // classes)  # (B, n) of A
     boxes = take(boxes, rows)  # (B, n, 4), or (B, n, classes, 4)
     if len(boxes.shape) == 4:
-        boxes = ops.take_along_axis(boxes, labels[..., None, None], axis=2)[:, :, 0]  # (B, n, 4)
+        boxes = take_along_axis(boxes, labels[..., None, None], axis=2)[:, :, 0]  # (B, n, 4)
     chosen, best = suppress(boxes, best, labels, count, threshold)
     there = best > 0
     return {

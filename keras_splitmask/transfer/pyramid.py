@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import keras
 from keras import ops
 
-from keras_splitmask.backend.layers import Dense, LayerNormalization
+from keras_splitmask.backend.layers import Dense, LayerNormalization, gelu
 from keras_splitmask.backend.typing import Array, Float, Shaped
 from keras_splitmask.encoder import Encoder
 
@@ -110,7 +110,7 @@ class Pyramid(keras.layers.Layer):
             if i:
                 steps += [
                     LayerNormalization(epsilon=1e-6, dtype=policy, name=f"{level}_norm_{i}"),
-                    keras.layers.Activation("gelu", dtype=policy),
+                    keras.layers.Activation(gelu, dtype=policy),
                 ]
             steps.append(Enlarge(width, dtype=policy, name=f"{level}_enlarge_{i + 1}"))
         return steps

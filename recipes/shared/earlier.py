@@ -25,6 +25,19 @@ def result_of_run(path, name):
         return None
 
 
+def results_of_run(path):
+    """Read the accuracies of a run, fractions, from its result.json: {name: value}, without those of a guess."""
+    try:
+        found = json.loads((_folder(path) / "result.json").read_text(encoding="utf-8"))
+        return {
+            name: value
+            for name, value in found.items()
+            if isinstance(value, float) and not name.startswith("commonest")
+        }
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
 def crop_ratio(path, model):
     """The fraction of an image's side that a model was evaluated on; None if it knows none.
 

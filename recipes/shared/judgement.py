@@ -145,6 +145,6 @@ def _show_next(run):
     next_to = shlex.quote(f"{run.home}-predictions")
     print(f"next      {screen.program('predict')} {given} --images={images} --output={next_to}", flush=True)
     print(
-        f"          {screen.program('export')} {given} --layout=vit --output={shlex.quote(f'{run.home}-vit')}",
+        f"          {screen.program('export')} {given} --output={shlex.quote(f'{run.home}-exported')}",
         flush=True,
     )

@@ -200,7 +200,7 @@ def test_boxes_with_kerascv_from_a_run_and_its_export(here, sets, tmp_path):
     end = here("detect", *given, "--batch_size=2", "--steps=2")
     assert end.status == 0, end.err
     assert "patch_embedding/positions (calculated for 4x6 patches)" in end.out and "encoder from" in end.out
-    end = here("export", f"--init_from={tmp_path / 'found'}", "--what=model", f"--output={tmp_path / 'saved'}")
+    end = here("export", f"--init_from={tmp_path / 'found'}", f"--output={tmp_path / 'saved'}")
     assert end.status == 0, end.err
     import tensorflow as tf
 
@@ -235,9 +235,9 @@ def test_label_maps_and_their_export(here, sets, tmp_path, lines):
     assert result["classes"] == ["rest", "box"] and {"mean_iou", "pixel_accuracy", "iou/rest", "iou/box"} <= set(result)
     assert "mean_iou" in lines(workdir / "metrics.jsonl")[2] and (workdir / "pictures" / "label_maps.png").exists()
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["step-0000000003.checkpoint"]
-    if keras.backend.backend() == "torch":
+    if keras.backend.backend() != "tensorflow":
         return
-    end = here("export", f"--init_from={workdir}", "--what=model", f"--output={tmp_path / 'saved'}")
+    end = here("export", f"--init_from={workdir}", f"--output={tmp_path / 'saved'}")
     assert end.status == 0, end.err
     import tensorflow as tf
 

@@ -1,4 +1,6 @@
-import shutil
+import importlib.util
+import json
+import re
 
 import keras
 import numpy as np
@@ -6,84 +8,90 @@ import pytest
 from keras import ops
 
 import keras_splitmask as ks
+from recipes.shared import runtimes
+from tests import class_folders, running
 
 LOAD = """
-import sys
+import pathlib, sys
 sys.modules.update(keras=None, keras_splitmask=None, jax=None)  # as on a machine without them
 import numpy as np
-import tensorflow as tf
-encoder, images = tf.saved_model.load(sys.argv[1]), np.load(sys.argv[2])
-one, five = (encoder.serve(images[:count]) for count in (1, 5))
-answers = {f"{name}_{k}": v.numpy() for name, answer in (("one", one), ("five", five)) for k, v in answer.items()}
-np.savez(sys.argv[3], **answers)
+from recipes.shared.runtimes import RUNTIMES
+run, images = RUNTIMES[sys.argv[1]](pathlib.Path(sys.argv[2])), np.load(sys.argv[3])
+one, five = (run(images[:count]) for count in (1, 5))
+answers = {f"{name}_{k}": v for name, answer in (("one", one), ("five", five)) for k, v in answer.items()}
+np.savez(sys.argv[4], **answers)
 """
 
 
-def check(answers, run, images):
-    """What the SavedModel answers, to one image and to five, is what the run's encoder does."""
-    encoder = ks.interchange.load_encoder(run, dtype="float32")
-    assert len(answers) == 2 * 3
-    for count, prefix in ((1, "one"), (5, "five")):
-        for name, expected in encoder(images[:count]).items():
-            answer = answers[f"{prefix}_{name}"]
-            assert answer.dtype == "float32" and answer.shape == tuple(expected.shape)
-            np.testing.assert_allclose(answer, ops.convert_to_numpy(expected), atol=1e-4)
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """A classifier of 8x12 colour images of two classes, fine-tuned in half precision."""
+    folder = tmp_path_factory.mktemp("tuned")
+    rng = np.random.default_rng(0)
+    given = class_folders.noise(folder / "labelled", rng, train__cat=4, train__dög=4, test__cat=2, test__dög=2)
+    given = (given, *class_folders.FOLDERS, f"--workdir={folder / 'run'}", "--image_size=8x12", "--precision=bfloat16")
+    end = running.run_here("finetune", *given, "--steps=5", "--learning_rate=0.1")
+    assert end.status == 0, end.err
+    return folder / "run"
+
+
+def served(python, form, folder, images, tmp_path):
+    """What a program answers to one image and to five, by its runtime alone: [(count, {name: array})]."""
+    np.save(tmp_path / "images.npy", images)
+    python("-c", LOAD, form, folder, tmp_path / "images.npy", tmp_path / "answers.npz")
+    with np.load(tmp_path / "answers.npz") as file:
+        return [
+            (count, {name.partition("_")[2]: file[name] for name in file.files if name.startswith(prefix)})
+            for count, prefix in ((1, "one_"), (5, "five_"))
+        ]
 
 
 @pytest.mark.backend
-def test_the_encoder_of_a_run_answers_without_keras(here, command, pretrained, python, make_images, tmp_path):
-    """The run is one of the backend at hand; on torch, TensorFlow writes what torch cannot."""
+def test_the_encoder_of_a_run_answers_without_keras(command, pretrained, python, make_images, tmp_path):
+    """The run is one of the backend at hand; TensorFlow writes the program."""
     saved = tmp_path / "a" / "saved"
-    given = (f"--init_from={pretrained}", f"--output={saved}")
-    if keras.backend.backend() == "torch":
-        end = here("export", *given)
-        assert end.status == 2 and "A SavedModel is written on the tensorflow or jax backend" in end.err
-        end = command("export", *given, "--backend=tensorflow")
-    else:
-        end = here("export", *given)
+    end = command("export", f"--init_from={pretrained}", "--layout=saved_model", f"--output={saved}")
     assert end.status == 0 and not end.err, end.err
     assert "feature_map  3x5x16       differs by" in end.out and f"exported  {saved}" in end.out
     assert [path.name for path in saved.parent.iterdir()] == ["saved"]
-    np.save(tmp_path / "images.npy", make_images(5, (48, 80, 5)))
-    python("-c", LOAD, saved, tmp_path / "images.npy", tmp_path / "answers.npz")
-    check(np.load(tmp_path / "answers.npz"), pretrained, np.load(tmp_path / "images.npy"))
+    images = make_images(5, (48, 80, 5))
+    encoder = ks.interchange.load_encoder(pretrained, dtype="float32")
+    for count, answers in served(python, "saved_model", saved, images, tmp_path):
+        assert set(answers) == {"pooled", "cls", "feature_map"}
+        for name, expected in encoder(images[:count]).items():
+            assert answers[name].dtype == "float32" and answers[name].shape == tuple(expected.shape)
+            np.testing.assert_allclose(answers[name], ops.convert_to_numpy(expected), atol=1e-4)
 
 
-def test_it_says_that_the_head_of_a_classifier_stays(here, pretrained, tmp_path):
-    run = shutil.copytree(pretrained, tmp_path / "run")
-    (run / "result.json").write_text('{"classes": ["cat", "dog", "owl"]}')
-    end = here("export", f"--init_from={run}", "--layout=vit", f"--output={tmp_path / 'vit'}")
-    assert f"the encoder alone: the head for 3 classes stays in {run}" in end.out, end
-    end = here("export", f"--init_from={pretrained}", "--layout=vit", f"--output={tmp_path / 'vit2'}")
-    assert end.status == 0 and "stays" not in end.out.replace(str(tmp_path), "")
+@pytest.mark.parametrize("form", runtimes.RUNTIMES)
+def test_a_classifier_leaves_with_a_card_whose_code_runs(command, tuned, python, make_images, tmp_path, form):
+    for package in runtimes.PACKAGES.get(form, ()):
+        pytest.importorskip(package.replace("-", "_"), reason=f"{form} needs {package}, which is not installed")
+    end = command("export", f"--init_from={tuned}", f"--layout={form}", f"--output={tmp_path / 'saved'}")
+    assert end.status == 0 and not end.err, end.err
+    assert re.search(r"^scores +2 +differs by \d\.\de-0[5-9] after reloading$|0\.0e\+00", end.out, re.M), end.out
+    images = make_images(5, (8, 12, 3))
+    model = ks.load(tuned)
+    for count, answers in served(python, form, tmp_path / "saved", images, tmp_path):
+        (scores,) = answers.values()
+        # The run computed in half precision, the program does in float32.
+        expected = ops.convert_to_numpy(ops.softmax(model(images[:count])))
+        assert scores.dtype == "float32" and np.allclose(scores, expected, atol=0.02)
+        np.testing.assert_allclose(scores.sum(axis=-1), 1, atol=1e-5)
+    card = (tmp_path / "saved" / "README.md").read_text(encoding="utf-8")
+    result = json.loads((tuned / "result.json").read_text())
+    assert card.startswith("# A classifier of 2 classes\n") and "0. cat\n1. dög\n" in card
+    assert f"- test top1: {result['test_top1']:.1%}" in card and "`--batch_size=4`" in card
+    (code,) = re.findall(r"^```python\n(.*?)^```$", card, re.M | re.S)
+    run = f"import os; os.chdir({str(tmp_path / 'saved')!r})\n" + code
+    assert python("-c", run).splitlines()[-1].strip() in ("(1, 2)", "torch.Size([1, 2])")
 
 
-@pytest.mark.tensorflow
-def test_by_the_command_in_float32_for_any_run(here, command, make_images, tmp_path):
-    import tensorflow as tf
-
-    small = (
-        "--size=vit_micro",
-        "--patch_size=4",
-        "--image_size=8x12",
-        "--vocabulary=8",
-        "--batch_size=4",
-        "--steps=1",
-        "--pictures=0",
-    )
-    assert (
-        here("pretrain", "--dataset=sample", f"--workdir={tmp_path / 'run'}", *small, "--precision=bfloat16").status
-        == 0
-    )
-    end = command("export", f"--init_from={tmp_path / 'run'}", f"--output={tmp_path / 'saved'}")
-    assert end.status == 0 and not end.err
-    served, images = tf.saved_model.load(str(tmp_path / "saved")), make_images(5, (8, 12, 1))
-    answers = {
-        f"{prefix}_{k}": v.numpy()
-        for prefix, n in (("one", 1), ("five", 5))
-        for k, v in served.serve(images[:n]).items()
-    }
-    check(answers, tmp_path / "run", images)
+def test_the_head_of_a_classifier_stays_with_the_weights_of_an_encoder(here, tuned, tmp_path):
+    end = here("export", f"--init_from={tuned}", "--layout=vit", f"--output={tmp_path / 'vit'}")
+    assert f"the encoder alone: the head for 2 classes stays in {tuned}" in end.out, end
+    card = (tmp_path / "vit" / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("# An encoder") and 'ViTModel.from_pretrained(".")' in card and "cat" not in card
 
 
 @pytest.mark.parametrize(
@@ -93,10 +101,29 @@ def test_by_the_command_in_float32_for_any_run(here, command, make_images, tmp_p
         (["--init_from={run}"], "Expected --output: Folder to write"),
         (["--init_from={run}", "--output={tmp}"], "Expected an --output that does not exist yet, received"),
         (["--init_from={tmp}", "--output={tmp}/saved", "--layout=vit"], "there is no file"),
+        (["--init_from={run}", "--output={tmp}/saved", "--layout=vit", "--what=model"], "Expected --what=encoder"),
+        (
+            ["--init_from={run}", "--output={tmp}/saved", "--layout=torch", "--backend=tensorflow"],
+            "Expected --backend=torch for --layout=torch, received tensorflow; leave it out. Runs of all backends can",
+        ),
     ],
 )
 def test_bad_input_ends_in_one_line(refused, pretrained, tmp_path, flags, message):
     assert message in refused("export", *(flag.format(run=pretrained, tmp=tmp_path) for flag in flags))
+
+
+def test_a_missing_package_is_named_before_anything_is_loaded(refused, monkeypatch, tmp_path):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tf2onnx" else find(name))
+    line = refused("export", "--init_from=none", f"--output={tmp_path / 'saved'}", "--layout=onnx")
+    assert "--layout=onnx is written with tensorflow and tf2onnx and onnxruntime. Run: pip install tf2onnx" in line
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="torch writes it")
+def test_what_no_program_holds_is_refused(refused, pretrained, tmp_path):
+    given = (f"--init_from={pretrained}", f"--output={tmp_path / 'saved'}", "--layout=torch")
+    line = refused("export", *given, "--what=model")
+    assert "Expected a classifier, detector or segmenter" in line and "received a SplitMask; use --what=encoder" in line
 
 
 def test_the_encoder_for_another_library_and_back(here, arrays, pretrained, tmp_path):
@@ -109,6 +136,7 @@ def test_the_encoder_for_another_library_and_back(here, arrays, pretrained, tmp_
     end = here("export", f"--init_from={pretrained}", "--layout=vit", f"--output={tmp_path / 'vit'}")
     assert end.status == 0 and "differs by" in end.out, end.err
     assert sorted(path.name for path in (tmp_path / "vit").iterdir()) == [
+        "README.md",
         "config.json",
         "model.safetensors",
         "preprocessor_config.json",

@@ -131,7 +131,7 @@ def test_random_is_where_every_method_begins(here, tmp_path, lines):
         f"--workdir={tmp_path / 'tuned'}",
     )
     assert from_random.status == 0, from_random.err
-    exported = here("export", f"--init_from={tmp_path / 'mae'}", f"--output={tmp_path / 'saved'}")
+    exported = here("export", f"--init_from={tmp_path / 'mae'}", "--layout=vit", f"--output={tmp_path / 'saved'}")
     assert exported.status == 0, exported.err
 
 

@@ -1,0 +1,122 @@
+"""Write a function of a model as a program that another runtime runs, without Keras.
+
+Each format is written by the backend in `WRITERS`, which loads the models of all backends. Keras' own exporters are not
+used: they let images of wrong sides through, name no inputs and outputs, and on torch fix the number of images.
+"""
+
+import json
+import pathlib
+import tempfile
+import zipfile
+
+import keras
+
+from keras_splitmask.backend.optional import optional
+
+CLASSES = "classes.json"  # a list of the names of the classes, in the programs that have them
+WRITERS = {"saved_model": "tensorflow", "onnx": "tensorflow", "litert": "tensorflow", "torch": "torch"}
+FILES = {"onnx": "model.onnx", "litert": "model.tflite", "torch": "model.pt2"}  # a SavedModel has several
+OPSET = 18  # of ONNX
+LOOPING = ("saved_model", "onnx", "litert")  # formats that hold a loop as such; others write each of its rounds out
+
+
+def write_program(function, model, image_shape, folder, form, class_names=None):
+    """Write a function as a program with one input, "images" (B, H, W, C) uint8 for any B, and named outputs.
+
+    Images of other sides, channels or types are an error in the program.
+
+    Args:
+        function: from a tensor (B, H, W, C) uint8 to a dictionary of tensors. It uses the weights of `model` alone.
+        model: a built Keras model.
+        image_shape: (H, W, C).
+        folder: path of a folder that exists.
+        form: one of `WRITERS`.
+        class_names: names of the classes, which the program carries.
+
+    Raises:
+        ValueError: on another backend than the one that writes the format.
+        ImportError: if a package that writes the format is missing.
+    """
+    if keras.backend.backend() != WRITERS[form]:
+        raise ValueError(
+            f"Expected the backend {WRITERS[form]}, which writes {form}, received {keras.backend.backend()}; set"
+            f" KERAS_BACKEND={WRITERS[form]} before Keras is imported."
+        )
+    write = {"saved_model": _saved_model, "onnx": _onnx, "litert": _litert, "torch": _torch}[form]
+    write(function, model, (None, *image_shape), pathlib.Path(folder), list(class_names or ()))
+
+
+def _serving(function, shape):
+    tf = optional("tensorflow", "tf")
+
+    def serve(images):
+        # What calls a signature would otherwise get an answer for other sides, if they have as many pixels.
+        return function(tf.ensure_shape(images, shape))
+
+    return tf.function(serve, [tf.TensorSpec(shape, "uint8", name="images")], autograph=False)
+
+
+def _saved_model(function, model, shape, folder, class_names):
+    tf = optional("tensorflow", "tf")
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.variables]  # which the function reads
+    module.serve = _serving(function, shape)
+    with tempfile.TemporaryDirectory() as aside:
+        if class_names:
+            file = pathlib.Path(aside, CLASSES)
+            file.write_text(_text(class_names), encoding="utf-8")
+            module.classes = tf.saved_model.Asset(str(file))
+        tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
+
+
+def _onnx(function, model, shape, folder, class_names):
+    convert, onnx = optional("tf2onnx", "onnx").convert, optional("onnx", "onnx")
+    serve = _serving(function, shape)
+    program, _ = convert.from_function(serve, input_signature=serve.input_signature, opset=OPSET)
+    for value in (*program.graph.input, *program.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    if class_names:
+        onnx.helper.set_model_props(program, {"classes": _text(class_names)})
+    onnx.save(program, folder / FILES["onnx"])
+
+
+def _litert(function, model, shape, folder, class_names):
+    tf = optional("tensorflow", "tf")
+
+    def serve(images):
+        # LiteRT knows no ensure_shape, and would take images of any sides. The minimum takes these alone.
+        return function(tf.cast(tf.minimum(tf.cast(images, "int32"), tf.fill(shape[1:], 255)), "uint8"))
+
+    with tempfile.TemporaryDirectory() as aside:
+        _saved_model(serve, model, shape, aside, ())
+        content = tf.lite.TFLiteConverter.from_saved_model(aside).convert()
+    path = folder / FILES["litert"]
+    path.write_bytes(content)
+    if class_names:  # associated files of LiteRT are a zip archive after the model
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(CLASSES, _text(class_names))
+
+
+def _torch(function, model, shape, folder, class_names):
+    import torch
+
+    class Served(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, images):
+            return function(images)
+
+    # Of one image, torch would take the number for a constant.
+    images = torch.zeros((2, *shape[1:]), dtype=torch.uint8, device=model.variables[0].value.device)
+    batch = torch.export.Dim("batch", min=1)
+    with torch.no_grad():
+        program = torch.export.export(Served().eval(), (images,), dynamic_shapes=({0: batch},), strict=False)
+    torch.export.save(
+        program, folder / FILES["torch"], extra_files={CLASSES: _text(class_names)} if class_names else {}
+    )
+
+
+def _text(class_names):
+    return json.dumps(class_names, ensure_ascii=False)

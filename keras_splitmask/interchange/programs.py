@@ -1,0 +1,81 @@
+"""Save a model as a program that another runtime runs: TensorFlow, LiteRT, ONNX Runtime or PyTorch, without Keras."""
+
+import os
+import pathlib
+import tempfile
+
+from keras import ops
+
+from keras_splitmask.backend.layers import argmax
+from keras_splitmask.backend.programs import LOOPING, WRITERS, write_program
+from keras_splitmask.encoder import Encoder
+from keras_splitmask.interchange.copying import encoder_of
+from keras_splitmask.transfer import Classifier, MaskRCNN, RetinaNet, Segmenter
+
+PROGRAMS = tuple(WRITERS)
+
+
+def program_of(model):
+    """What a program of a model computes: a function from images (B, H, W, C) uint8 to a dictionary of tensors.
+
+    Of an `Encoder` "pooled" (B, D), "cls" (B, D) and "feature_map" (B, rows, columns, D); of a `Classifier` "scores"
+    (B, classes), probabilities; of a `Segmenter` "labels" (B, H, W) int32. Of a detector "boxes" (B, K, 4) [top, left,
+    bottom, right] in pixels, "scores" (B, K), and "labels" (B, K) int32, -1 where there are no more objects; of a
+    `MaskRCNN` also "masks" (B, K, 28, 28), probabilities inside each box. All without a type are float32.
+
+    Raises:
+        ValueError: for another model.
+    """
+    if isinstance(model, Classifier):
+        return lambda images: {"scores": ops.softmax(model(images, training=False))}
+    if isinstance(model, Segmenter):
+        return lambda images: {"labels": argmax(model(images, training=False))}
+    if isinstance(model, (Encoder, RetinaNet, MaskRCNN)):
+        return lambda images: model(images, training=False)
+    raise ValueError(
+        f"Expected an Encoder, Classifier, Segmenter, RetinaNet or MaskRCNN, received a {type(model).__name__}; save"
+        " its encoder."
+    )
+
+
+def check_program(model, form):
+    """Refuse a format that cannot hold a model, or that another backend writes. Raises ValueError."""
+    if form not in WRITERS:
+        raise ValueError(f"Expected a format among {', '.join(PROGRAMS)}, received {form!r}.")
+    program_of(model)
+    if isinstance(model, (RetinaNet, MaskRCNN)) and form not in LOOPING:
+        raise ValueError(
+            f"Expected {' or '.join(LOOPING)} for a {type(model).__name__}, received {form}, which would write the loop"
+            " that chooses boxes out round by round; choose another, or save the encoder."
+        )
+
+
+def save_program(model, folder, form):
+    """Save a model as a program, into a new folder, completely or not at all.
+
+    The program takes images of the encoder's size, (B, H, W, C) uint8 for any B, and includes all preprocessing but
+    resizing; see `program_of` for what it returns. It carries the names of the classes as classes.json.
+
+    Args:
+        model: an `Encoder`, `Classifier`, `Segmenter`, `RetinaNet` or `MaskRCNN`. It computes in the precision of its
+            layers; load it in float32 for a program in float32.
+        folder: path of the new folder.
+        form: one of `PROGRAMS`: saved_model (TensorFlow), onnx, litert, or torch (torch.export). torch is written by
+            torch, the others by TensorFlow, whatever the backend of training.
+
+    Raises:
+        ValueError: if the folder exists, the format is unknown or cannot hold the model, or the backend is another.
+        ImportError: if a package that writes the format is missing.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    if os.path.lexists(folder):
+        raise ValueError(f"Expected a folder that does not exist yet, received {folder}.")
+    check_program(model, form)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # As in `writing.write`.
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        aside = pathlib.Path(temporary, folder.name)
+        aside.mkdir()
+        names = getattr(model, "class_names", None)
+        write_program(program_of(model), model, encoder_of(model).image_shape, aside, form, names)
+        os.rename(aside, folder)

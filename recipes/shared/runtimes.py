@@ -1,0 +1,53 @@
+"""Run an exported program as its users do: by its runtime alone, without Keras and this library.
+
+python recipes/shared/runtimes.py FORM FOLDER IMAGES.npy ANSWERS.npz
+"""
+
+import pathlib
+import sys
+
+
+def _saved_model(folder):
+    import tensorflow as tf
+
+    program = tf.saved_model.load(str(folder))
+    serve = program.signatures["serving_default"]
+    return lambda images: {name: value.numpy() for name, value in serve(images=tf.constant(images)).items()}
+
+
+def _onnx(folder):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda images: dict(zip(names, session.run(names, {"images": images}), strict=True))
+
+
+def _litert(folder):
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(str(folder / "model.tflite")).get_signature_runner()
+    return lambda images: runner(images=images)
+
+
+def _torch(folder):
+    import torch
+
+    program = torch.export.load(folder / "model.pt2").module()
+    return lambda images: {name: value.detach().numpy() for name, value in program(torch.tensor(images)).items()}
+
+
+RUNTIMES = {"saved_model": _saved_model, "onnx": _onnx, "litert": _litert, "torch": _torch}
+# Which backend writes a program, and the packages that write and run it besides.
+BACKENDS = {"saved_model": "tensorflow", "onnx": "tensorflow", "litert": "tensorflow", "torch": "torch"}
+PACKAGES = {"onnx": ("tf2onnx", "onnxruntime"), "litert": ("ai-edge-litert",)}
+
+if __name__ == "__main__":
+    import numpy as np
+
+    sys.modules.update(keras=None, keras_splitmask=None)  # importing them fails, as where they are not installed
+    form, folder, images, answers = sys.argv[1:]
+    run, images = RUNTIMES[form](pathlib.Path(folder)), np.load(images)
+    one, all_of_them = run(images[:1]), run(images)
+    first = {f"first {name}": value for name, value in one.items()}
+    np.savez(answers, **all_of_them, **first)

@@ -1,0 +1,164 @@
+"""Models as programs of other runtimes: the same answers, errors for images that do not fit, and the table of formats
+in docs/export.md."""
+
+import json
+import pathlib
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_splitmask as ks
+from keras_splitmask.interchange import PROGRAMS, check_program, program_of, save_program
+from recipes.shared.runtimes import RUNTIMES
+
+SHAPE = (64, 96, 3)
+NAMES = ["cat", "dög", "a\nb"]
+OF_TENSORFLOW = [form for form in PROGRAMS if form != "torch"]
+KINDS = ("Encoder", "Classifier", "Segmenter", "RetinaNet", "MaskRCNN")
+
+
+def encoder(width=16):
+    return ks.Encoder(SHAPE, patch_size=16, width=width, depth=1, heads=2)
+
+
+def made(kind):
+    """A model of a kind with random weights, as far from its start as training would bring it."""
+    keras.utils.set_random_seed(0)
+    if kind == "Encoder":
+        model = encoder()
+    elif kind in ("Classifier", "Segmenter"):
+        own = {"width": 16} if kind == "Segmenter" else {}
+        model = getattr(ks.transfer, kind)(encoder(), 3, class_names=NAMES, **own)
+    else:
+        pytest.importorskip("keras_cv", reason="detectors are KerasCV's, which is not installed")
+        model = getattr(ks.transfer, kind)(encoder(), 3, class_names=NAMES, width=16, max_detections=4)
+    rng = np.random.default_rng(0)
+    for weight in model.trainable_variables:
+        weight.assign_add(0.05 * rng.standard_normal(weight.shape).astype("float32"))
+    return model
+
+
+def saved(model, form, tmp_path):
+    """Save a model, and return the function that runs the program by its runtime."""
+    for package in {"onnx": ("tf2onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}.get(form, ()):
+        pytest.importorskip(package, reason=f"{form} needs {package}, which is not installed")
+    save_program(model, tmp_path / form, form)
+    return RUNTIMES[form](tmp_path / form)
+
+
+def check(model, run, make_images):
+    """One image and three give what the model gives."""
+    for images in (make_images(1, SHAPE), make_images(3, SHAPE)):
+        expected, answer = program_of(model)(ops.convert_to_tensor(images)), run(images)
+        assert set(answer) == set(expected)
+        for name, value in expected.items():
+            value = ops.convert_to_numpy(value)
+            assert answer[name].dtype == value.dtype and answer[name].shape == value.shape
+            np.testing.assert_allclose(answer[name], value, atol=1e-4 * max(1.0, np.abs(value).max()))
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("form", OF_TENSORFLOW)
+@pytest.mark.parametrize("kind", ["Encoder", "Classifier", pytest.param("Segmenter", marks=pytest.mark.long)])
+def test_programs_of_tensorflow_answer_as_the_model(kind, form, make_images, tmp_path):
+    model = made(kind)
+    check(model, saved(model, form, tmp_path), make_images)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.endurance
+@pytest.mark.parametrize("form", OF_TENSORFLOW)
+@pytest.mark.parametrize("kind", ["RetinaNet", "MaskRCNN"])
+def test_detectors_choose_the_same_boxes(kind, form, make_images, tmp_path):
+    model = made(kind)
+    check(model, saved(model, form, tmp_path), make_images)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="torch writes it")
+@pytest.mark.parametrize("kind", ["Encoder", "Classifier", "Segmenter"])
+def test_programs_of_torch_answer_as_the_model(kind, make_images, tmp_path):
+    model = made(kind)
+    check(model, saved(model, "torch", tmp_path), make_images)
+
+
+def refuse_what_does_not_fit(run, images):
+    """Other sides, sides the other way round, channels first and floats are errors."""
+    for wrong in (
+        np.concatenate([images, images], axis=1),
+        images.transpose(0, 2, 1, 3),
+        images.transpose(0, 3, 1, 2),
+        images.astype("float32") / 255,
+    ):
+        with pytest.raises(Exception, match=r"(?i)shape|size|dimension|type|tensor"):
+            run(wrong)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("form", OF_TENSORFLOW)
+def test_programs_of_tensorflow_refuse_what_does_not_fit(form, make_images, tmp_path):
+    refuse_what_does_not_fit(saved(made("Classifier"), form, tmp_path), make_images(2, SHAPE))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="torch writes it")
+def test_programs_of_torch_refuse_what_does_not_fit(make_images, tmp_path):
+    refuse_what_does_not_fit(saved(made("Classifier"), "torch", tmp_path), make_images(2, SHAPE))
+
+
+@pytest.mark.tensorflow
+def test_programs_of_tensorflow_carry_the_names_of_the_classes(tmp_path):
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    pytest.importorskip("tf2onnx", reason="tf2onnx is not installed")
+    model = made("Classifier")
+    for form in OF_TENSORFLOW:
+        save_program(model, tmp_path / form, form)
+    assert json.loads((tmp_path / "saved_model" / "assets" / "classes.json").read_text()) == NAMES
+    properties = onnx.load(tmp_path / "onnx" / "model.onnx").metadata_props
+    assert {one.key: json.loads(one.value) for one in properties} == {"classes": NAMES}
+    with zipfile.ZipFile(tmp_path / "litert" / "model.tflite") as archive:
+        assert json.loads(archive.read("classes.json")) == NAMES
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="torch writes it")
+def test_programs_of_torch_carry_the_names_of_the_classes(tmp_path):
+    import torch
+
+    save_program(made("Classifier"), tmp_path / "saved", "torch")
+    more = {"classes.json": ""}
+    torch.export.load(tmp_path / "saved" / "model.pt2", extra_files=more)
+    assert json.loads(more["classes.json"]) == NAMES
+
+
+def test_bad_input_writes_nothing(tmp_path):
+    other = "saved_model" if keras.backend.backend() != "tensorflow" else "torch"
+    (tmp_path / "there").mkdir()
+    for place, form, message in (
+        ("new", other, "which writes"),
+        ("new", "coreml", "Expected a format among saved_model, onnx, litert, torch, received 'coreml'"),
+        ("there", other, "Expected a folder that does not exist yet"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            save_program(made("Classifier"), tmp_path / place, form)
+    with pytest.raises(ValueError, match="Expected an Encoder, Classifier, .* received a SplitMask; save its encoder"):
+        save_program(
+            ks.SplitMask(encoder(), ks.tokenizers.RandomProjection(SHAPE, 16, vocabulary=8)), tmp_path / "new", other
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_the_table_of_formats_is_what_is_refused():
+    """docs/export.md says for each model and format what `check_program` does; the tests above run what it allows."""
+
+    def cell(kind, form):
+        try:
+            check_program(made(kind), form)
+            return "yes"
+        except ValueError:
+            return "no"
+
+    rows = [f"| {kind} | " + " | ".join(cell(kind, form) for form in PROGRAMS) + " |" for kind in KINDS]
+    head = "| | " + " | ".join(f"`{form}`" for form in PROGRAMS) + " |\n|---|" + "---|" * len(PROGRAMS)
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "export.md").read_text()
+    assert "\n".join([head, *rows]) in page
