@@ -15,6 +15,7 @@ have in common. Run the same command again to resume; finished runs are not repe
 """
 
 import functools
+import os
 import pathlib
 import re
 import shlex
@@ -28,7 +29,9 @@ from recipes.shared import (
     method_results,
     own_images,
     own_images_flags,
+    paths,
     screen,
+    table_parts,
     tables,
     time_limit,
     workdir,
@@ -44,40 +47,49 @@ flags.DEFINE_enum(
     "scale",
     "small",
     sorted(tables.TABLES),
-    "small: minutes per cell on two cores, with the sample and CIFAR-10. paper: the published scale, up to days on many"
-    " GPUs.",
+    "small: minutes per cell on two cores, with the sample and other small sets. paper: the published scale, up to days"
+    " on many GPUs.",
 )
 flags.DEFINE_list("seeds", ["0"], "Each cell is run once with each of these seeds. Three or more show the spread.")
 flags.DEFINE_list("rows", None, "Names of the rows to run. Default: all.")
 flags.DEFINE_list("columns", None, "Names of the columns to run. Default: all.")
 flags.DEFINE_bool("list", False, "Show the commands of the cells and the results so far, and run nothing.")
-flags.DEFINE_string("cifar10", tables.CIFAR10, "CIFAR-10 for the small tables, named as --dataset.")
-flags.DEFINE_string("imagenette", tables.IMAGENETTE, "Imagenette for --table=imagenette, named as --dataset.")
+for name, (place, what) in table_parts.PLACES.items():
+    flags.DEFINE_string(name, place, f"{what}, named as --dataset.")
 flags.DEFINE_string("data_dir", None, "Folder where tfds stores its data.")
 flags.adopt_module_key_flags(own_images_flags)
 FLAGS = flags.FLAGS
-OF_TABLES = ("table", "scale", "rows", "columns", "cifar10", "imagenette")
+OF_TABLES = ("table", "scale", "rows", "columns", *table_parts.PLACES)
 FLAGS.set_default("workdir", "runs/reproduce")
 
 
 def commands(row, column, seed):
     """List the commands of a cell in order, as (folder, recipe, arguments)."""
-    pretrain, judge = (
-        [text.format(data=column.data) for text in texts] for texts in ((*row.pretrain, *column.source), column.judge)
+    texts = (*row.pretrain, *column.source), (*column.judge, *row.judge)
+    # Folders are named alike wherever the data sets are.
+    (pretrain, judge), (given, judge_given) = (
+        [table_parts.filled(text, column, where) for text in texts] for where in (places("default"), places("value"))
     )
     run = pathlib.Path(FLAGS.workdir) / slug("pretrain", pretrain, seed)
-    made = [(run, "pretrain", placed([*pretrain, f"--seed={seed}"]))]
+    made = [(run, "pretrain", [*given, f"--seed={seed}"])]
     if column.recipe != "pretrain":
-        arguments = placed([*judge, f"--init_from={run}", f"--seed={seed}"])
+        arguments = [*judge_given, f"--init_from={run}", f"--seed={seed}"]
         made.append((run / slug(column.recipe, judge, seed), column.recipe, arguments))
     return made
 
 
-def placed(arguments):
-    """Name the data sets in arguments by where they are."""
-    for name, place in ((tables.CIFAR10, FLAGS.cifar10), (tables.IMAGENETTE, FLAGS.imagenette)):
-        arguments = [text.replace(name, place) for text in arguments]
-    return arguments
+def places(which):
+    """Return the place of each data set: the "default" or the "value" of its flag."""
+    return {name: getattr(FLAGS[name], which) for name in table_parts.PLACES}
+
+
+def check_places(missing):
+    """Stop if a data set of the `missing` cells, as of `selected`, lies nowhere. Those that are downloaded need not."""
+    needed = [text for row, column, _ in missing for text in (*row.pretrain, *column.source, *column.judge)]
+    for name, place in places("value").items():
+        kind, _, path = place.partition(":")
+        if kind in paths.KINDS and any(f"{{{name}}}" in text for text in needed) and not os.path.exists(path):
+            raise commandline.BadInput(f"Data set not found: {path}. Give its place as --{name}={kind}:PATH.")
 
 
 def slug(recipe, arguments, seed):
@@ -135,8 +147,8 @@ def text_of(table, seeds):
     lines.append("|---" * (1 + len(table.columns)) + "|")
     for row in table.rows:
         texts = []
-        for column, paper in zip(table.columns, row.paper, strict=True):
-            if paper is None:
+        for column, number in zip(table.columns, table.numbers_of(row), strict=True):
+            if number is None:
                 texts.append("")
                 continue
             values = [value for seed in seeds if (value := measured(row, column, seed)) is not None]
@@ -145,7 +157,7 @@ def text_of(table, seeds):
                 own += f" ± {statistics.stdev(values):.{column.digits}f}"
             if values and len(values) < len(seeds):
                 own += f" ({len(values)} of {len(seeds)} seeds)"
-            texts.append(f"{own} [{paper}]")
+            texts.append(own if number == table_parts.NO_NUMBER else f"{own} [{number}]")
         lines.append(f"| {row.name} | " + " | ".join(texts) + " |")
     return "\n".join(lines) + "\n"
 
@@ -153,7 +165,8 @@ def text_of(table, seeds):
 def print_table(table, seeds):
     """Print the table and return its text."""
     text = text_of(table, seeds)
-    print(f"\n{table.title}; {table.numbers} numbers in brackets\n\n{text}")
+    brackets = f"; {table.numbers} numbers in brackets" if any(row.paper for row in table.rows) else ""
+    print(f"\n{table.title}{brackets}\n\n{text}")
     return text
 
 
@@ -178,8 +191,10 @@ def reproduce_table(seeds):
     if FLAGS.list:
         show(table, seeds)
         return
+    missing = [place for place in selected(table, seeds) if measured(*place) is None]
+    check_places(missing)
     with workdir.held() as home:
-        failed = cells.run([cell_of(*place) for place in selected(table, seeds)])
+        failed = cells.run([cell_of(*place) for place in missing])
         name = f"{FLAGS.scale}_{FLAGS.table}.md"
         home.write_text(name, print_table(table, seeds))
         print(f"table     {home.folder / name}")

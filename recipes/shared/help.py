@@ -50,7 +50,7 @@ SUBJECTS = {
     " model_devices",
     "Export": "layout what output",
     "Comparison of methods": "methods pretrain_fraction pretrain_flags finetune_flags frozen_features",
-    "Tables": "table seeds rows columns list cifar10 imagenette",
+    "Tables": "table seeds rows columns list cifar10 mnist groceries bccd camvid imagenette",
 }
 FLAGFILE = flags.Flag(
     flags.ArgumentParser(),

@@ -19,7 +19,7 @@ PATHS = (
     "subset",
 )
 PATHS += ("runs", "workdir")
-DATASETS = ("cifar10", "dataset", "probe")  # as KIND:PATH
+DATASETS = ("bccd", "camvid", "cifar10", "dataset", "groceries", "imagenette", "mnist", "probe")  # as KIND:PATH
 OR_OTHER = ("labelled", "split", "subset")  # flags that hold a path, or a number or a name
 KINDS = ("coco", "folder", "masks", "npy", "npz")  # other kinds are followed by a name
 

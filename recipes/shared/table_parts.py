@@ -3,15 +3,27 @@
 import dataclasses
 import json
 
+# The data sets that flags of reproduce.py name: where they are unless the flag says otherwise, and what they are.
+PLACES = {
+    "cifar10": ("tfds:cifar10", "CIFAR-10 for the small tables"),
+    "mnist": ("tfds:mnist", "MNIST for the small tables"),
+    "groceries": ("folder:groceries", "The Grocery Store data set for the small tables"),
+    "bccd": ("coco:bccd", "BCCD, photographs of blood cells, for --table=detection"),
+    "camvid": ("masks:camvid", "CamVid, scenes of streets, for --table=segmentation"),
+    "imagenette": ("tfds:imagenette/full-size-v2", "Imagenette for --table=imagenette"),
+}
+NO_NUMBER = ""  # of a cell for which nothing was published
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One pre-training: arguments of pretrain.py, where {data} stands for the column's data, and the paper's numbers,
-    which are None for an empty cell."""
+    """One pre-training: arguments of pretrain.py, see `filled`, and the published numbers of the columns, None for an
+    empty cell; () if none are published."""
 
     name: str
     pretrain: tuple
-    paper: tuple
+    paper: tuple = ()
+    judge: tuple = ()  # more arguments of the evaluation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +48,25 @@ class Table:
     rows: tuple
     numbers: str = "the paper's"  # whose the numbers of the rows are
 
+    def numbers_of(self, row):
+        """List the published numbers of a row: NO_NUMBER where none is published, None for an empty cell."""
+        return row.paper or (NO_NUMBER,) * len(self.columns)
+
     def cells(self):
-        """List row, column and the paper's number of each cell that is not empty, row by row."""
+        """List row, column and the published number of each cell that is not empty, row by row."""
         return [
-            (row, column, paper)
+            (row, column, number)
             for row in self.rows
-            for column, paper in zip(self.columns, row.paper, strict=True)
-            if paper is not None
+            for column, number in zip(self.columns, self.numbers_of(row), strict=True)
+            if number is not None
         ]
+
+
+def filled(texts, column, places):
+    """Fill in the words in braces of arguments: {data} is the column's, {mnist} and the like are the `places` of data
+    sets, {bccd_images} and the like their training images without annotations."""
+    images = {f"{name}_images": f"folder:{place.partition(':')[2]}/train/images" for name, place in places.items()}
+    return [text.format(data=column.data, **places, **images) for text in texts]
 
 
 def top1(folder):
@@ -58,14 +81,9 @@ def best_linear(folder):
     return 100 * max(value for name, value in result.items() if name.startswith("linear_accuracy"))
 
 
-def linear(folder):
-    """Read the accuracy in percent of probe.py's linear classifier at the block that held-out training images chose."""
-    return 100 * json.loads((folder / "probe.json").read_text())["linear_accuracy"]
-
-
-def neighbours(folder):
-    """Read the accuracy in percent of probe.py's nearest neighbours."""
-    return 100 * json.loads((folder / "probe.json").read_text())["knn_accuracy"]
+def percent(file, name):
+    """Return what reads a number in percent from a file that an evaluation leaves: accuracy, AP or IoU."""
+    return lambda folder: 100 * json.loads((folder / file).read_text())[name]
 
 
 def hours(folder):

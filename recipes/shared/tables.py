@@ -1,97 +1,16 @@
-"""The tables of the paper and its poster: the runs of each cell, at the paper's scale and at a small one, and the
-paper's numbers. And the table of another library, on Imagenette."""
+"""The tables of the paper and its poster: the runs of each cell at the paper's scale, and the paper's numbers. And the
+table of another library, on Imagenette."""
 
 import dataclasses
 
-from recipes.shared.table_parts import (
-    Column,
-    Row,
-    Table,
-    best_linear,
-    flags,
-    hours,
-    linear,
-    minutes,
-    neighbours,
-    top1,
-)
+from recipes.shared import small_tables
+from recipes.shared.table_parts import Column, Row, Table, best_linear, flags, hours, percent, top1
 
-CIFAR10, IMAGENETTE = "tfds:cifar10", "tfds:imagenette/full-size-v2"  # unless a flag names another place
 DIVERGED = "diverged"  # in place of a number that the paper does not have because the run diverged
-
-# Small scale: an encoder of 0.8 M weights on 28x28 grey images.
-
-TUNED = ("fine-tuned on 1000 labels", "finetune", (flags("small/finetune"),), top1)
-WORDS = ("--tokenizer=kmeans", "--vocabulary=512")
-# DINO takes several times the others' time for a step, and so has half the steps. Its teacher follows faster than over
-# 300 epochs.
-SMALL_DINO = (
-    "--method=dino",
-    "--augmentation=dino",
-    "--prototypes=1024",
-    "--local_crops=4",
-    "--learning_rate=1e-3",
-    "--teacher_momentum=0.98",
-    "--steps=300",
-)
-INPAINT, MATCH = "--inpaint_weight=0", "--match_weight=0"
-
-SMALL_ABLATION = Table(
-    "Table 8 at small scale: 600 steps of 64 images of the sample",
-    "split / inpaint / match",
-    (
-        Column(*TUNED),
-        Column("linear", "probe", ("--dataset=sample",), best_linear),
-        Column("minutes", "pretrain", (), minutes),
-    ),
-    (
-        Row("BEiT: no / yes / no", (flags("small/sample"), *WORDS, "--method=beit"), (82.8, 41.0, 32.5)),
-        Row("yes / yes / no", (flags("small/sample"), *WORDS, MATCH), (83.3, 46.4, 31.0)),
-        Row("yes / no / yes", (flags("small/sample"), *WORDS, INPAINT), (79.3, 4.0, 32.5)),
-        Row("yes / yes / yes", (flags("small/sample"), *WORDS), (83.6, 46.5, 34.0)),
-    ),
-)
-
-SMALL_TOKENIZERS = Table(
-    "Table 2 at small scale: BEiT, 600 steps of 64 images of the sample",
-    "tokenizer",
-    (Column(*TUNED),),
-    tuple(
-        Row(
-            name.replace("_", " "),
-            (flags("small/sample"), "--method=beit", f"--tokenizer={name}", "--vocabulary=512"),
-            (number,),
-        )
-        for name, number in (("random_projection", 75.2), ("random_patches", 75.3), ("kmeans", 75.0))
-    ),
-)
-
-SMALL_EFFICIENCY = Table(
-    "Table 1 at small scale: what is pre-trained on CIFAR-10 in grey, or on the sample's own 10,000 images, fine-tuned"
-    " on the sample",
-    "pre-training",
-    tuple(
-        Column(name, *TUNED[1:], source=source)
-        for name, source in (
-            ("CIFAR-10, 1%", ("--dataset=tfds:cifar10", "--subset=500")),
-            ("CIFAR-10, 10%", ("--dataset=tfds:cifar10", "--subset=5000")),
-            ("CIFAR-10", ("--dataset=tfds:cifar10",)),
-            ("the sample [COCO]", ("--dataset=sample",)),
-        )
-    ),
-    (
-        Row("Supervised", (flags("small/any"), "--method=deit"), (71.6, 75.0, 75.8, None)),
-        Row("DINO", (flags("small/any"), *SMALL_DINO), (70.1, 73.1, 78.4, 71.9)),
-        Row("BEiT", (flags("small/any"), *WORDS, "--method=beit"), (74.1, 74.5, 75.2, 74.4)),
-        Row("SplitMask", (flags("small/any"), *WORDS), (74.8, 75.4, 75.4, 76.3)),
-    ),
-)
-
-# The paper's scale.
 
 SMALL, BASE = "--size=vit_small", "--size=vit_base"
 IMAGENET = (flags("paper/imagenet"),)
-BEIT, DALLE = "--method=beit", ("--tokenizer=dalle", "--dalle_weights=encoder.pkl")
+BEIT, RANDOM, DALLE = "--method=beit", "--method=random", ("--tokenizer=dalle", "--dalle_weights=encoder.pkl")
 DEIT = (*IMAGENET, flags("paper/deit"))
 # name of the column: (the flag files of the data set, what it is fine-tuned by)
 TARGETS = {
@@ -126,8 +45,8 @@ ABLATION = Table(
     ),
     (
         Row("BEiT: no / yes / no", (*IMAGENET, BASE, BEIT), (82.8, 41.0, 32.5)),
-        Row("yes / yes / no", (*IMAGENET, BASE, MATCH), (83.3, 46.4, 31.0)),
-        Row("yes / no / yes", (*IMAGENET, BASE, INPAINT), (79.3, 4.0, 32.5)),
+        Row("yes / yes / no", (*IMAGENET, BASE, "--match_weight=0"), (83.3, 46.4, 31.0)),
+        Row("yes / no / yes", (*IMAGENET, BASE, "--inpaint_weight=0"), (79.3, 4.0, 32.5)),
         Row("yes / yes / yes", (*IMAGENET, BASE), (83.6, 46.5, 34.0)),
     ),
 )
@@ -168,7 +87,7 @@ EFFICIENCY = Table(
 def of_size(name, size, random, deit, beit, beit_on_target, splitmask):
     """List the rows of Table 6 for one encoder."""
     return (
-        Row(f"{name} random", (flags("paper/{data}"), size, "--method=random"), random),
+        Row(f"{name} random", (flags("paper/{data}"), size, RANDOM), random),
         Row(f"{name} DeiT, ImageNet", (*DEIT, size), deit),
         Row(f"{name} BEiT, ImageNet", (*IMAGENET, size, BEIT, *DALLE), beit),
         Row(f"{name} BEiT, target", (flags("paper/{data}"), size, BEIT), beit_on_target),
@@ -208,7 +127,7 @@ ROBUSTNESS = Table(
     "pre-trained on",
     tuple(tuned(name) for name in ("iNat19", "iNat18", "Food", "Cars")),
     (
-        Row("nothing", (flags("paper/{data}"), SMALL, "--method=random"), (67.5, 59.6, 84.7, 35.3)),
+        Row("nothing", (flags("paper/{data}"), SMALL, RANDOM), (67.5, 59.6, 84.7, 35.3)),
         Row("ImageNet with labels", (*DEIT, SMALL), (75.8, 69.9, 91.5, 92.2)),
         *(
             Row(name, (flags(f"paper/{data}"), SMALL), paper)
@@ -223,35 +142,102 @@ ROBUSTNESS = Table(
     ),
 )
 
+
+def detected(name, size, random, random_6x, deit, beit, dino, beit_on_coco, splitmask):
+    """List the rows of Table 4 for one encoder."""
+    coco = flags("paper/coco")
+    return (
+        Row(f"{name} random", (coco, size, RANDOM), random),
+        Row(f"{name} random, 6x", (coco, size, RANDOM), random_6x, ("--epochs=72",)),
+        Row(f"{name} DeiT, ImageNet", (*DEIT, size), deit),
+        Row(f"{name} BEiT, ImageNet", (*IMAGENET, size, BEIT, *DALLE), beit),
+        Row(f"{name} DINO, COCO", (coco, flags("paper/dino"), size), dino),
+        Row(f"{name} BEiT, COCO", (coco, size, BEIT), beit_on_coco),
+        Row(f"{name} SplitMask, COCO", (coco, size), splitmask),
+    )
+
+
+DETECT = ("detect", (flags("paper/detect_coco"),))
+DETECTION = Table(
+    "Table 4: Mask R-CNN on COCO, 36 epochs, or 72 (6x)",
+    "pre-training",
+    (
+        Column("box AP", *DETECT, percent("result.json", "ap")),
+        Column("mask AP", *DETECT, percent("result.json", "mask_ap")),
+    ),
+    (
+        *detected(
+            "ViT-S",
+            SMALL,
+            random=(38.3, 35.6),
+            random_6x=(42.8, 39.1),
+            deit=(44.2, 40.1),
+            beit=(44.5, 40.3),
+            dino=(43.7, 39.6),
+            beit_on_coco=(44.7, 40.2),
+            splitmask=(45.3, 40.6),
+        ),
+        *detected(
+            "ViT-B",
+            BASE,
+            random=(40.7, 37.1),
+            random_6x=(43.0, 38.8),
+            deit=(45.5, 41.0),
+            beit=(46.3, 41.6),
+            dino=(43.1, 38.9),
+            beit_on_coco=(46.7, 41.8),
+            splitmask=(46.8, 42.1),
+        ),
+    ),
+)
+
+ADE20K = flags("paper/ade20k")
+SEGMENTATION = Table(
+    "Table 5: UPerNet on ADE20k, ViT-B",
+    "pre-training",
+    (Column("mIoU", "segment", (flags("paper/segment_ade20k"),), percent("result.json", "mean_iou")),),
+    (
+        Row("random", (ADE20K, BASE, RANDOM), (25.4,)),
+        Row("DeiT, ImageNet", (*DEIT, BASE), (46.1,)),
+        Row("BEiT, ImageNet", (*IMAGENET, BASE, BEIT, *DALLE), (45.6,)),
+        Row("BEiT, ADE20k", (ADE20K, BASE, BEIT), (45.6,)),
+        Row("SplitMask, ADE20k", (ADE20K, BASE), (45.7,)),
+    ),
+)
+
 # 9,469 images of 10 classes for 200 epochs. Its BEiT has a stand-in for the visual words.
-JUDGED = ("probe", (f"--dataset={IMAGENETTE}", "--judge=val"))
-NO_NUMBER = "none"  # of a method that the other table does not have
-IMAGENETTE_TABLE = Table(
+JUDGED = ("probe", ("--dataset={imagenette}", "--judge=val"))
+IMAGENETTE = Table(
     "Imagenette: ViT-S, 200 epochs",
     "pre-training",
-    (Column("20 neighbours", *JUDGED, neighbours), Column("linear", *JUDGED, linear)),
+    (
+        Column("20 neighbours", *JUDGED, percent("probe.json", "knn_accuracy")),
+        Column("linear", *JUDGED, percent("probe.json", "linear_accuracy")),
+    ),
     tuple(
-        Row(name, (flags("imagenette"), f"--dataset={IMAGENETTE}", *more), numbers)
+        Row(name, (flags("imagenette"), "--dataset={imagenette}", *more), numbers)
         for name, more, numbers in (
-            ("SplitMask small", ("--preset=small",), (NO_NUMBER, NO_NUMBER)),
-            ("SplitMask paper", ("--preset=paper",), (NO_NUMBER, NO_NUMBER)),
+            ("SplitMask small", ("--preset=small",), ()),
+            ("SplitMask paper", ("--preset=paper",), ()),
             ("BEiT", (BEIT,), (22.0, 15.3)),
             ("MAE", ("--method=mae",), (72.1, 84.1)),
             ("DINO", ("--method=dino",), (83.8, 86.1)),
-            ("nothing", ("--method=random",), (NO_NUMBER, NO_NUMBER)),
+            ("nothing", (RANDOM,), ()),
         )
     ),
     numbers="stable-pretraining's",
 )
 
 TABLES = {
-    "small": {"ablation": SMALL_ABLATION, "tokenizers": SMALL_TOKENIZERS, "sample_efficiency": SMALL_EFFICIENCY},
+    "small": small_tables.TABLES,
     "paper": {
         "ablation": ABLATION,
         "tokenizers": TOKENIZERS,
         "sample_efficiency": EFFICIENCY,
         "target_only": TARGET_ONLY,
         "robustness": ROBUSTNESS,
-        "imagenette": IMAGENETTE_TABLE,
+        "detection": DETECTION,
+        "segmentation": SEGMENTATION,
+        "imagenette": IMAGENETTE,
     },
 }

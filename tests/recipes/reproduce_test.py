@@ -14,6 +14,16 @@ from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ABLATION = "--table=ablation"
+# What runs leave behind, by their program, where SEED is the run's.
+LEFT = {
+    "pretrain": {"model.keras": "", "metrics.jsonl": '{"seconds": 1}\n{"seconds": 90.0}\n'},
+    "finetune": {"result.json": '{"test_top1": 0.7SEED}'},
+    "probe": {
+        "probe.json": json.dumps({"knn_accuracy": 0.9} | {f"linear_accuracy_block_{n}": n / 8 for n in range(1, 5)})
+    },
+    "detect": {"result.json": '{"ap": 0.25, "ap50": 0.5, "ap/WBC": 0.75, "mask_ap": 0.125}'},
+    "segment": {"result.json": '{"mean_iou": 0.25, "pixel_accuracy": 0.75}'},
+}
 ROWS = ["BEiT: no / yes / no", "yes / yes / no", "yes / no / yes", "yes / yes / yes"]
 
 
@@ -33,15 +43,8 @@ def stand_in(monkeypatch):
             return ended(2)
         folder, seed = pathlib.Path(options["workdir"]), int(options["seed"])
         folder.mkdir(parents=True)
-        if recipe == "pretrain":
-            (folder / "model.keras").touch()
-            (folder / "metrics.jsonl").write_text('{"seconds": 1}\n{"seconds": 90.0}\n')
-        elif recipe == "finetune":
-            (folder / "result.json").write_text(json.dumps({"test_top1": 0.7 + 0.01 * seed}))
-        else:
-            (folder / "probe.json").write_text(
-                json.dumps({"knn_accuracy": 0.9, "linear_accuracy_block_1": 0.25, "linear_accuracy_block_2": 0.5})
-            )
+        for name, content in LEFT[recipe].items():
+            (folder / name).write_text(content.replace("SEED", f"{seed}"))
         return ended(0)
 
     monkeypatch.setattr(subprocess, "Popen", run)
@@ -124,7 +127,57 @@ def test_the_commands_of_imagenette_fill_its_table(here, tmp_path):
         assert f"--dataset=folder:{tmp_path / 'images'}" in flags
         assert here(recipe, *flags, *(small.split() if recipe == "pretrain" else ["--neighbours=3"])).status == 0
     found = row_of(here(*given).out, row)
-    assert all(re.fullmatch(r"[0-9.]+ \[none\]", cell) for cell in found) and len(found) == 2
+    assert all(re.fullmatch(r"[0-9.]+", cell) for cell in found) and len(found) == 2
+
+
+IN_FOLDERS = ("cifar10", "mnist", "groceries", "bccd", "camvid")
+
+
+@pytest.mark.parametrize(
+    ("table", "runs", "row", "found"),
+    [
+        ("target_only", {"pretrain": 16, "finetune": 16}, "SplitMask small", ["70.0"] * 4),
+        ("robustness", {"pretrain": 5, "finetune": 20}, "groceries", ["70.0"] * 4),
+        ("length", {"pretrain": 15, "finetune": 15}, "SplitMask paper", ["70.0"] * 5),
+        ("blocks", {"pretrain": 3, "probe": 3}, "random weights", ["12.5", "25.0", "37.5", "50.0"]),
+        ("detection", {"pretrain": 4, "detect": 4}, "BEiT", ["25.0", "50.0", "75.0"]),
+        ("segmentation", {"pretrain": 4, "segment": 4}, "SplitMask paper", ["25.0", "75.0"]),
+    ],
+)
+def test_small_tables_without_published_numbers(here, tmp_path, stand_in, table, runs, row, found):
+    for name in IN_FOLDERS:
+        (tmp_path / name).mkdir()
+    kinds = {"bccd": "coco", "camvid": "masks"}
+    places = [f"--{name}={kinds.get(name, 'folder')}:{tmp_path / name}" for name in IN_FOLDERS]
+    end = here("reproduce", f"--table={table}", *places, f"--workdir={tmp_path / 'runs'}")
+    assert end.status == 0, end.err
+    ran = [pathlib.Path(command[0]).stem for command in stand_in.commands]
+    assert {name: ran.count(name) for name in ran} == runs
+    assert row_of(end.out, row) == found and "[" not in row_of(end.out, row) and "numbers in brackets" not in end.out
+    if table in ("detection", "segmentation"):
+        images = tmp_path / {"detection": "bccd", "segmentation": "camvid"}[table] / "train" / "images"
+        assert all(f"dataset=folder:{images}" in words for words in stand_in.commands[::2])
+
+
+def test_dense_tables_at_the_papers_scale(here, tmp_path, stand_in):
+    end = here("reproduce", "--table=detection", "--scale=paper", f"--workdir={tmp_path}")
+    assert row_of(end.out, "ViT-B random, 6x") == ["25.0 [43.0]", "12.5 [38.8]"]
+    assert row_of(end.out, "ViT-S SplitMask, COCO") == ["25.0 [45.3]", "12.5 [40.6]"]
+    longer = [words for words in stand_in.commands if "epochs=72" in words]
+    assert len(longer) == 2 and all("detect.py" in words[0] for words in longer)
+    end = here("reproduce", "--table=segmentation", "--scale=paper", f"--workdir={tmp_path}")
+    assert row_of(end.out, "SplitMask, ADE20k") == ["25.0 [45.7]"]
+
+
+def test_a_data_set_that_lies_nowhere_is_named_before_anything_runs(here, refused, tmp_path, stand_in, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where there is no folder of that name
+    end = refused("reproduce", "--table=target_only")
+    assert end == "reproduce.py: Data set not found: groceries. Give its place as --groceries=folder:PATH.\n"
+    end = refused("reproduce", "--table=detection", "--bccd=coco:cells")
+    assert end == "reproduce.py: Data set not found: cells. Give its place as --bccd=coco:PATH.\n"
+    assert not stand_in.commands
+    for given in (["--columns=CIFAR-10"], ["--list"]):
+        assert here("reproduce", "--table=target_only", *given).status == 0
 
 
 PARENT = """

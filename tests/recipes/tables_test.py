@@ -7,11 +7,12 @@ import runpy
 
 import pytest
 
-from recipes.shared import presets
+import keras_splitmask as ks
+from recipes.shared import presets, table_parts
 
 RECIPES = pathlib.Path(__file__).resolve().parents[2] / "recipes"
 TABLES = runpy.run_path(str(RECIPES / "shared" / "tables.py"))["TABLES"]
-PAPER = sorted(path.stem for path in RECIPES.glob("flags/paper/*.flags"))
+PLACES = {name: place for name, (place, _) in table_parts.PLACES.items()}
 # Table 3: images, epochs, and millions of images seen.
 SCHEDULES = {
     "imagenet": (1_281_167, 300, 384),
@@ -61,7 +62,7 @@ def cells():
 
 
 def arguments(texts, column):
-    return [text.format(data=column.data).replace("=recipes/", f"={RECIPES}/") for text in texts]
+    return [text.replace("=recipes/", f"={RECIPES}/") for text in table_parts.filled(texts, column, PLACES)]
 
 
 @pytest.mark.parametrize("scale, table", [(scale, name) for scale, tables in TABLES.items() for name in tables])
@@ -70,17 +71,57 @@ def test_the_flags_of_every_cell_are_read(parsed, scale, table):
         with parsed("pretrain", *arguments((*row.pretrain, *column.source), column)) as recipe:
             assert recipe.flags.dataset, (row.name, column.name)
         if column.recipe != "pretrain":
-            with parsed(column.recipe, *arguments(column.judge, column)) as recipe:
+            with parsed(column.recipe, *arguments((*column.judge, *row.judge), column)) as recipe:
                 assert recipe.flags.dataset, (row.name, column.name)
 
 
 def test_every_flagfile_belongs_to_a_table_or_is_listed():
     used = {
-        text.partition("paper/")[2].removesuffix(".flags")
+        text.removeprefix("--flagfile=")
         for _, _, row, column in cells()
         for text in arguments((*row.pretrain, *column.judge), column)
     }
-    assert set(PAPER) - used == {"ade20k", "mae", *DENSE}
+    files = {str(path) for scale in ("paper", "small") for path in (RECIPES / "flags" / scale).glob("*.flags")}
+    assert files - used == {str(RECIPES / "flags" / "paper" / "mae.flags")}
+
+
+def test_runs_of_one_folder_have_the_same_arguments(parsed):
+    with parsed("reproduce", "--table=ablation", "--workdir=runs") as recipe:
+        runs = {}
+        for scale, _, row, column in cells():
+            for folder, program, given in recipe.commands(row, column, 0):
+                assert runs.setdefault((scale, folder), (program, given)) == (program, given)
+                assert len(folder.name) < 200
+
+
+@pytest.mark.parametrize(
+    ("scale", "one", "other", "count"),
+    [
+        ("small", "blocks", "ablation", 2),
+        ("small", "length", "ablation", 2),
+        ("small", "robustness", "target_only", 5),
+        ("paper", "detection", "sample_efficiency", 4),
+        ("paper", "detection", "target_only", 4),
+        ("paper", "segmentation", "target_only", 2),
+    ],
+)
+def test_tables_share_runs_of_pretraining(parsed, scale, one, other, count):
+    with parsed("reproduce", "--table=ablation", "--workdir=runs") as recipe:
+        runs = [
+            {recipe.commands(row, column, 0)[0][0] for row, column, _ in TABLES[scale][name].cells()}
+            for name in (one, other)
+        ]
+        assert len(runs[0] & runs[1]) == count
+
+
+@pytest.mark.parametrize("name", ["target_only", "robustness"])
+def test_an_encoder_of_the_small_sets_fits_all_of_them(parsed, name):
+    for row, column, _ in TABLES["small"][name].cells():
+        with parsed("pretrain", *arguments((*row.pretrain, *column.source), column)) as recipe:
+            given = recipe.flags
+            assert (given.image_size, given.channels, given.patch_size, given.size) == ("32", 3, 4, "vit_micro")
+            steps = 2200 if "--preset=small" in row.pretrain else 800
+            assert (given.steps, given.batch_size) == (steps, 64)
 
 
 class Images:
@@ -281,13 +322,32 @@ def test_dense_tasks_are_the_papers(parsed, name):
     )
 
 
+def pyramid_of(width):
+    """The weights of the feature pyramid: norms of three blocks, transposed convolutions, a norm between two."""
+    return 3 * 2 * width + (4 * width**2 + 4 * width) * 3 + 2 * width
+
+
+def test_segmenters_are_built_at_full_size(parsed):
+    """With as many weights as by hand: the encoder on its own grid, the pyramid, UPerNet and the auxiliary head."""
+    width, classes = 768, 150
+    pooled = 4 * (width**2 + 3 * width) + 9 * (5 * width) * width + 2 * width
+    finer = 3 * (width**2 + 3 * width + 9 * width**2 + 2 * width)
+    last = 9 * (4 * width) * width + 2 * width + (width + 1) * classes
+    auxiliary = 9 * width * 256 + 2 * 256 + 257 * classes
+    file = RECIPES / "flags" / "paper" / "segment_ade20k.flags"
+    with parsed("segment", f"--flagfile={file}", "--size=vit_base", "--patch_size=16") as recipe:
+        encoder = recipe.dense.encoders.fresh_encoder((512, 512, 3), positions="learned")
+        given = recipe.flags
+        model = ks.transfer.Segmenter(encoder, classes, given.head, given.neck, given.head_width)
+        count = sum(math.prod(v.shape) for v in model.trainable_variables)
+        of_encoder = WEIGHTS["vit_base"] + (32**2 - 14**2) * width
+        assert count == of_encoder + pyramid_of(width) + pooled + finer + last + auxiliary
+
+
 @pytest.mark.parametrize("size", WEIGHTS)
 def test_dense_models_are_built_at_full_size(parsed, size):
     """With as many weights as by hand: the encoder on its own grid, the pyramid, the head."""
     width = {"vit_small": 384, "vit_base": 768}[size]
-    pyramid = (
-        3 * 2 * width + (4 * width**2 + 4 * width) * 3 + 2 * width
-    )  # norms of three blocks, transposed convolutions, a norm between two
     file = RECIPES / "flags" / "paper" / "detect_coco.flags"
     with parsed("detect", f"--flagfile={file}", f"--size={size}", "--patch_size=16") as recipe:
         encoder = recipe.dense.encoders.fresh_encoder((800, 1344, 3), positions="sine_cosine")
@@ -297,5 +357,5 @@ def test_dense_models_are_built_at_full_size(parsed, size):
         regions = 49 * 256 * 1024 + 1024 + 1024**2 + 1024 + (81 + 4 * 80) * 1025
         masks = 4 * (9 * 256**2 + 256) + 4 * (256**2 + 256) + 80 * 257
         count = sum(math.prod(v.shape) for v in model.trainable_variables)
-        assert count == WEIGHTS[size] - 196 * width + pyramid + neck + proposals + regions + masks
+        assert count == WEIGHTS[size] - 196 * width + pyramid_of(width) + neck + proposals + regions + masks
         assert len(model.anchors[0]) == 3 * sum(math.ceil(800 / s) * math.ceil(1344 / s) for s in (4, 8, 16, 32, 64))
