@@ -4,9 +4,13 @@ Each format is written by the backend in `WRITERS`, which loads the models of al
 used: they let images of wrong sides through, name no inputs and outputs, and on torch fix the number of images.
 """
 
+import contextlib
 import json
+import logging
 import pathlib
 import tempfile
+import types
+import warnings
 import zipfile
 
 import keras
@@ -17,10 +21,12 @@ CLASSES = "classes.json"  # a list of the names of the classes, in the programs 
 WRITERS = {"saved_model": "tensorflow", "onnx": "tensorflow", "litert": "tensorflow", "torch": "torch"}
 FILES = {"onnx": "model.onnx", "litert": "model.tflite", "torch": "model.pt2"}  # a SavedModel has several
 OPSET = 18  # of ONNX
+QUANTIZED = ("float16", "int8", "calibrated_int8")  # numbers that a program may have in place of float32
+SMALLER = ("onnx", "litert")  # formats that have them
 LOOPING = ("saved_model", "onnx", "litert")  # formats that hold a loop as such; others write each of its rounds out
 
 
-def write_program(function, model, image_shape, folder, form, class_names=None):
+def write_program(function, model, image_shape, folder, form, class_names=None, quantize=None, examples=None):
     """Write a function as a program with one input, "images" (B, H, W, C) uint8 for any B, and named outputs.
 
     Images of other sides, channels or types are an error in the program.
@@ -32,9 +38,11 @@ def write_program(function, model, image_shape, folder, form, class_names=None):
         folder: path of a folder that exists.
         form: one of `WRITERS`.
         class_names: names of the classes, which the program carries.
+        quantize: one of `QUANTIZED`, or None for float32. See `save_program`.
+        examples: (n, H, W, C) uint8, by which calibrated_int8 chooses the range of each tensor.
 
     Raises:
-        ValueError: on another backend than the one that writes the format.
+        ValueError: on another backend than the one that writes the format, or if the format knows no such numbers.
         ImportError: if a package that writes the format is missing.
     """
     if keras.backend.backend() != WRITERS[form]:
@@ -42,8 +50,31 @@ def write_program(function, model, image_shape, folder, form, class_names=None):
             f"Expected the backend {WRITERS[form]}, which writes {form}, received {keras.backend.backend()}; set"
             f" KERAS_BACKEND={WRITERS[form]} before Keras is imported."
         )
+    if quantize not in (None, *QUANTIZED):
+        raise ValueError(f"Expected quantize among {', '.join(QUANTIZED)}, received {quantize!r}.")
+    if quantize and form not in SMALLER:
+        raise ValueError(
+            f"Expected a format among {', '.join(SMALLER)} for {quantize}, received {form}; choose another."
+        )
+    if quantize == "calibrated_int8" and examples is None:
+        raise ValueError("Expected examples of images for calibrated_int8, received none; give some of your own.")
     write = {"saved_model": _saved_model, "onnx": _onnx, "litert": _litert, "torch": _torch}[form]
-    write(function, model, (None, *image_shape), pathlib.Path(folder), list(class_names or ()))
+    more = (quantize, examples) if form in SMALLER else ()
+    with _without_notes():
+        write(function, model, (None, *image_shape), pathlib.Path(folder), list(class_names or ()), *more)
+
+
+@contextlib.contextmanager
+def _without_notes():
+    """Silence what converters warn of, which is about their own versions and graphs. Errors still come through."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _serving(function, shape):
@@ -69,18 +100,30 @@ def _saved_model(function, model, shape, folder, class_names):
         tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
 
 
-def _onnx(function, model, shape, folder, class_names):
+def _onnx(function, model, shape, folder, class_names, quantize, examples):
     convert, onnx = optional("tf2onnx", "onnx").convert, optional("onnx", "onnx")
     serve = _serving(function, shape)
     program, _ = convert.from_function(serve, input_signature=serve.input_signature, opset=OPSET)
     for value in (*program.graph.input, *program.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    if quantize == "float16":
+        halved = optional("onnxruntime.transformers.float16", "onnx").convert_float_to_float16
+        program = halved(program, keep_io_types=True)
     if class_names:
         onnx.helper.set_model_props(program, {"classes": _text(class_names)})
-    onnx.save(program, folder / FILES["onnx"])
+    file = str(folder / FILES["onnx"])
+    onnx.save(program, file)
+    if quantize == "int8":
+        optional("onnxruntime.quantization", "onnx").quantize_dynamic(file, file)
+    elif quantize == "calibrated_int8":
+        batches = ({"images": examples[i : i + 1]} for i in range(len(examples)))
+        reader = types.SimpleNamespace(get_next=lambda: next(batches, None))
+        # The products, in which nearly all of the time is spent. More of it in int8 changes more answers.
+        own = {"per_channel": True, "op_types_to_quantize": ["MatMul", "Gemm"]}
+        optional("onnxruntime.quantization", "onnx").quantize_static(file, file, reader, **own)
 
 
-def _litert(function, model, shape, folder, class_names):
+def _litert(function, model, shape, folder, class_names, quantize, examples):
     tf = optional("tensorflow", "tf")
 
     def serve(images):
@@ -89,7 +132,14 @@ def _litert(function, model, shape, folder, class_names):
 
     with tempfile.TemporaryDirectory() as aside:
         _saved_model(serve, model, shape, aside, ())
-        content = tf.lite.TFLiteConverter.from_saved_model(aside).convert()
+        converter = tf.lite.TFLiteConverter.from_saved_model(aside)
+        if quantize:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if quantize == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        elif quantize == "calibrated_int8":
+            converter.representative_dataset = lambda: ({"images": image[None]} for image in examples)
+        content = converter.convert()
     path = folder / FILES["litert"]
     path.write_bytes(content)
     if class_names:  # associated files of LiteRT are a zip archive after the model
@@ -100,11 +150,7 @@ def _litert(function, model, shape, folder, class_names):
 def _torch(function, model, shape, folder, class_names):
     import torch
 
-    class Served(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = model
-
+    class Served(torch.nn.Module):  # without the model as a part, whose weights would be written a second time
         def forward(self, images):
             return function(images)
 

@@ -50,7 +50,7 @@ def check_program(model, form):
         )
 
 
-def save_program(model, folder, form):
+def save_program(model, folder, form, quantize=None, examples=None):
     """Save a model as a program, into a new folder, completely or not at all.
 
     The program takes images of the encoder's size, (B, H, W, C) uint8 for any B, and includes all preprocessing but
@@ -62,6 +62,10 @@ def save_program(model, folder, form):
         folder: path of the new folder.
         form: one of `PROGRAMS`: saved_model (TensorFlow), onnx, litert, or torch (torch.export). torch is written by
             torch, the others by TensorFlow, whatever the backend of training.
+        quantize: for onnx and litert, "float16" for half the size; "int8" for a quarter, where products with weights
+            are of whole numbers whose range is found for each image; "calibrated_int8" if that range is to be fixed,
+            as some accelerators want it. None for float32.
+        examples: (n, H, W, C) uint8, images of your own for calibrated_int8; a hundred are enough.
 
     Raises:
         ValueError: if the folder exists, the format is unknown or cannot hold the model, or the backend is another.
@@ -77,5 +81,6 @@ def save_program(model, folder, form):
         aside = pathlib.Path(temporary, folder.name)
         aside.mkdir()
         names = getattr(model, "class_names", None)
-        write_program(program_of(model), model, encoder_of(model).image_shape, aside, form, names)
+        shape = encoder_of(model).image_shape
+        write_program(program_of(model), model, shape, aside, form, names, quantize, examples)
         os.rename(aside, folder)

@@ -20,6 +20,18 @@ OUTPUTS = {
     "Encoder": "`pooled` (B, {features}) float32, the mean of the patches; `cls` (B, {features}) float32; and"
     " `feature_map` (B, {rows}, {columns}, {features}) float32",
 }
+CUT = (
+    "cut the largest part with that ratio of sides from the centre of an image{crop}, and resize it with a bicubic,"
+    " antialiased filter"
+)
+PREPARED = {  # how `splitmask predict` and `splitmask embed` prepare an image
+    "Classifier": CUT,
+    "Encoder": CUT,
+    "Segmenter": "resize an image as a whole, with a bicubic, antialiased filter",
+    "RetinaNet": "scale an image by one factor so that it fits, with a bicubic, antialiased filter; put it into the top"
+    " left corner; and fill the rest with 0",
+}
+PREPARED["MaskRCNN"] = PREPARED["RetinaNet"]
 OUTPUTS["MaskRCNN"] = OUTPUTS["RetinaNet"] + "; and `masks` (B, K, 28, 28) float32, probabilities inside each box"
 # How to answer `images` with the first of the outputs. The shape is that of the images.
 CODE = {
@@ -61,13 +73,14 @@ CODE |= {
 }
 
 
-def text_of(model, layout, run):
+def text_of(model, layout, run, quantize="none"):
     """Write the card of a model that is exported in a layout, in Markdown.
 
     Args:
         model: what is exported.
         layout: name of the layout.
         run: path of the run that it comes from.
+        quantize: the numbers of the program, see export.py.
     """
     kind = type(model).__name__
     encoder = getattr(model, "encoder", model)
@@ -75,17 +88,19 @@ def text_of(model, layout, run):
     classes = getattr(model, "classes", 0)
     facts = {"classes": classes, "height": height, "width": width, "features": encoder.width}
     facts |= dict(zip(("rows", "columns"), encoder.grid, strict=True))
+    ratio = getattr(model, "crop_ratio", 1.0)
+    facts["crop"] = "" if ratio == 1 else f", then {ratio:.1%} of its sides"
     size = (
         f"Vision Transformer, {encoder.depth} blocks of width {encoder.width}, patches of {encoder.patch_size} pixels,"
-        f" {model.count_params():,} weights in all."
+        f" {model.count_params():,} weights in all{'' if quantize == 'none' else f', as {quantize}'}."
     )
     parts = [f"# {KINDS[kind].format(**facts)}", f"{size} Made with keras_splitmask."]
     parts += [f"## {title}\n\n{text}" for title, text in _sections(run)]
     if layout in runtimes.RUNTIMES:
         parts.append(
-            f"## Input and output\n\n`images` (B, {height}, {width}, {channels}) uint8, for any B. Resize yours to"
-            f" {height} x {width} pixels first; the rest of the preprocessing is inside.\n\nIt returns"
-            f" {OUTPUTS[kind].format(**facts)}."
+            f"## Input and output\n\n`images` (B, {height}, {width}, {channels}) uint8, for any B. First bring yours to"
+            f" {height} x {width} pixels; the rest of the preprocessing is inside. `splitmask predict` does it so:"
+            f" {PREPARED[kind].format(**facts)}.\n\nIt returns {OUTPUTS[kind].format(**facts)}."
         )
     first = OUTPUTS[kind].split("`")[1]
     code = CODE[layout].format(shape=(1, height, width, channels), name=first)

@@ -21,6 +21,8 @@ NOISE = (  # lines that begin so are notes, or warnings that a user can neither 
     r"[WE].{20,120}computation placer already registered",
     r"\d{4}-\d\d-\d\d .{15,120}Unable to register cu\w+ factory",
     r"[E\d].{20,120}oneDNN supports DT_\w+ only on",  # it computes in another way
+    r"fully_quantize: \d|INFO: Created TensorFlow Lite",  # of LiteRT's converter
+    r"W.{20,140}(Ignored \w+\.|Skipping runtime version)",
     r"[E\d].{20,140}failed call to cuInit: .*(\(303\)|NO_DEVICE)",  # no driver, or no GPU
 )
 LOGGED = (  # parts of messages that Python libraries log by absl

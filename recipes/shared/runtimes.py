@@ -40,6 +40,8 @@ def _torch(folder):
 RUNTIMES = {"saved_model": _saved_model, "onnx": _onnx, "litert": _litert, "torch": _torch}
 # Which backend writes a program, and the packages that write and run it besides.
 BACKENDS = {"saved_model": "tensorflow", "onnx": "tensorflow", "litert": "tensorflow", "torch": "torch"}
+QUANTIZED = ("float16", "int8", "calibrated_int8")  # smaller numbers, in programs of SMALLER
+SMALLER = ("onnx", "litert")
 PACKAGES = {"onnx": ("tf2onnx", "onnxruntime"), "litert": ("ai-edge-litert",)}
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ import pytest
 from keras import ops
 
 import keras_splitmask as ks
+from keras_splitmask.backend import programs
 from keras_splitmask.interchange import PROGRAMS, check_program, program_of, save_program
-from recipes.shared.runtimes import RUNTIMES
+from recipes.shared.runtimes import BACKENDS, QUANTIZED, RUNTIMES, SMALLER
 
 SHAPE = (64, 96, 3)
 NAMES = ["cat", "dög", "a\nb"]
@@ -41,11 +42,11 @@ def made(kind):
     return model
 
 
-def saved(model, form, tmp_path):
+def saved(model, form, tmp_path, **numbers):
     """Save a model, and return the function that runs the program by its runtime."""
     for package in {"onnx": ("tf2onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}.get(form, ()):
         pytest.importorskip(package, reason=f"{form} needs {package}, which is not installed")
-    save_program(model, tmp_path / form, form)
+    save_program(model, tmp_path / form, form, **numbers)
     return RUNTIMES[form](tmp_path / form)
 
 
@@ -82,6 +83,23 @@ def test_detectors_choose_the_same_boxes(kind, form, make_images, tmp_path):
 def test_programs_of_torch_answer_as_the_model(kind, make_images, tmp_path):
     model = made(kind)
     check(model, saved(model, "torch", tmp_path), make_images)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("form", SMALLER)
+def test_smaller_programs_answer_nearly_as_the_model(form, make_images, tmp_path):
+    encoder = ks.Encoder(SHAPE, patch_size=16, width=64, depth=2, heads=2)
+    model = ks.transfer.Classifier(encoder, 3)
+    model.head.kernel.assign(np.random.default_rng(0).standard_normal((64, 3)))
+    images, sizes = make_images(16, SHAPE), {}
+    expected = ops.convert_to_numpy(program_of(model)(ops.convert_to_tensor(images))["scores"])
+    for quantize, most in ((None, 1e-4), ("float16", 5e-3), ("int8", 0.1), ("calibrated_int8", 0.3)):
+        run = saved(model, form, tmp_path / str(quantize), quantize=quantize, examples=images)
+        (file,) = (tmp_path / str(quantize) / form).iterdir()
+        sizes[quantize] = file.stat().st_size
+        assert np.abs(run(images)["scores"] - expected).max() < most
+        assert run(images[:1])["scores"].shape == (1, 3) and run(images)["scores"].dtype == "float32"
+    assert sizes["float16"] < 0.65 * sizes[None] and max(sizes["int8"], sizes["calibrated_int8"]) < 0.5 * sizes[None]
 
 
 def refuse_what_does_not_fit(run, images):
@@ -129,6 +147,11 @@ def test_programs_of_torch_carry_the_names_of_the_classes(tmp_path):
     more = {"classes.json": ""}
     torch.export.load(tmp_path / "saved" / "model.pt2", extra_files=more)
     assert json.loads(more["classes.json"]) == NAMES
+
+
+def test_the_recipe_knows_the_formats_of_the_library():
+    """It reads them before it chooses the backend, so it has names of its own."""
+    assert (BACKENDS, QUANTIZED, SMALLER) == (programs.WRITERS, programs.QUANTIZED, programs.SMALLER)
 
 
 def test_bad_input_writes_nothing(tmp_path):

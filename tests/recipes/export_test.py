@@ -106,6 +106,14 @@ def test_the_head_of_a_classifier_stays_with_the_weights_of_an_encoder(here, tun
             ["--init_from={run}", "--output={tmp}/saved", "--layout=torch", "--backend=tensorflow"],
             "Expected --backend=torch for --layout=torch, received tensorflow; leave it out. Runs of all backends can",
         ),
+        (
+            ["--init_from={run}", "--output={tmp}/saved", "--layout=torch", "--quantize=int8"],
+            "Expected --layout=onnx or litert with --quantize=int8, received torch; choose another.",
+        ),
+        (
+            ["--init_from={run}", "--output={tmp}/saved", "--layout=onnx", "--quantize=calibrated_int8"],
+            "Expected --images with --quantize=calibrated_int8, received none; name a folder.",
+        ),
     ],
 )
 def test_bad_input_ends_in_one_line(refused, pretrained, tmp_path, flags, message):
