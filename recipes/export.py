@@ -8,9 +8,9 @@ so are the names of the classes. The input is called images. The layouts saved_m
 TensorFlow, and torch by PyTorch, from runs of any backend:
   - a classifier returns "scores" (B, classes), probabilities;
   - a segmenter returns "labels" (B, H, W), the class of every pixel;
-  - a detector returns "boxes" (B, K, 4), [top, left, bottom, right] in pixels of the given image; "scores" (B, K); and
-    "labels" (B, K), -1 where there are no more objects. Mask R-CNN also returns "masks" (B, K, 28, 28), probabilities
-    inside each box;
+  - a detector returns "boxes" (B, K, 4), [top, left, bottom, right] in pixels of the program's images; "scores" (B, K);
+    and "labels" (B, K), -1 where there are no more objects. Mask R-CNN also returns "masks" (B, K, 28, 28),
+    probabilities inside each box;
   - an encoder returns "pooled" (B, D), "cls" (B, D) and "feature_map" (B, rows, columns, D).
 
 Each program is run by its own runtime, without Keras, on pictures of the sample, and refused if it answers otherwise
@@ -39,7 +39,7 @@ from recipes.shared import commandline, earlier, model_card, runtimes, writing
 flags.DEFINE_string(
     "init_from",
     None,
-    "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of the model to export.",
+    "Run folder, .keras file, or file or folder of weights of Hugging Face or timm, of the model to export.",
 )
 LIBRARIES = ("vit", "deit", "beit", "mae", "timm")
 flags.DEFINE_enum(
@@ -102,7 +102,7 @@ def settle_flags():
     packages = (backend, *runtimes.PACKAGES.get(FLAGS.layout, ()))
     if missing := [name for name in packages if not _installed(name)]:
         raise commandline.BadInput(
-            f"--layout={FLAGS.layout} is written with {' and '.join(packages)}. Run: pip install {' '.join(missing)}"
+            f"--layout={FLAGS.layout} needs {', '.join(packages)}. Run: pip install {' '.join(missing)}"
         )
     FLAGS.backend = backend
 
@@ -148,7 +148,7 @@ def write(model, folder):
         ks.interchange.save_program(model, folder, FLAGS.layout, smaller, examples)
         return lambda images: run_alone(folder, images)
     ks.interchange.save_encoder(model, folder, FLAGS.layout)
-    again = ks.interchange.load_encoder(folder)
+    again = ks.interchange.load_encoder(folder, dtype="float32")
     return lambda images: {name: keras.ops.convert_to_numpy(value) for name, value in again(images).items()}
 
 
@@ -227,7 +227,7 @@ def compare(model, answer):
         difference = np.quantile(differences, 0.99) if rounds else differences.max()
         print(f"{name:<12} {'x'.join(map(str, value.shape[1:])):<12} differs by {difference:.1e} after reloading")
         if not difference < TOLERANCE[FLAGS.quantize]:
-            raise RuntimeError(f"The exported {name} differ by {difference} from the model's; nothing was written.")
+            raise RuntimeError(f"The exported {name} differ by {difference:.1e} from the model's; nothing was written.")
     if classifies:
         same = int((expected["scores"].argmax(-1) == received["scores"].argmax(-1)).sum())
         print(
@@ -238,15 +238,20 @@ def compare(model, answer):
 
 
 def main():
+    from keras_splitmask.prediction.batches import check_weights
+
+    if FLAGS["precision"].present:
+        raise commandline.BadInput("Exported models compute in float32; leave --precision out, or see --quantize.")
     output = pathlib.Path(FLAGS.output)
     if os.path.lexists(output):
         raise commandline.BadInput(f"Expected an --output that does not exist yet, received {output}.")
-    model = load()
     with written_aside(output) as aside:
+        model = load()
+        check_weights(model)
         compare(model, write(model, aside))
-        (aside / "README.md").write_text(
-            model_card.text_of(model, FLAGS.layout, FLAGS.init_from, FLAGS.quantize), encoding="utf-8"
-        )
+        card = model_card.text_of(model, FLAGS.layout, FLAGS.init_from, FLAGS.quantize)
+        (aside / "README.md").write_text(card, encoding="utf-8")
+        commandline.stop_if_asked()
     classes = earlier.result_of_run(FLAGS.init_from, "classes")
     alone = type(model).__name__ == "Encoder" and isinstance(classes, list)
     left = f", the encoder alone: the head for {len(classes)} classes stays in {FLAGS.init_from}" if alone else ""

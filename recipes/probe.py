@@ -17,7 +17,7 @@ from recipes.shared import commandline, common_flags, image_sets, memory, screen
 flags.DEFINE_string(
     "init_from",
     None,
-    "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of the encoder to evaluate.",
+    "Run folder, .keras file, or file or folder of weights of Hugging Face or timm, of the encoder to evaluate.",
 )
 flags.DEFINE_string(
     "dataset",

@@ -29,8 +29,8 @@ def load(path, report=None):
 
     Args:
         path: a run folder or a .keras file, which gives its model: a `Classifier`, `Segmenter`, `RetinaNet`, `MaskRCNN`
-            or the model of a pre-training run. Or a .safetensors file or a folder with model.safetensors, which gives
-            an `Encoder`; see `load_encoder`.
+            or the model of a pre-training run. Or a file or a folder of weights, which gives an `Encoder`; see
+            `load_encoder`.
         report: see `load_encoder`.
 
     Raises:
@@ -60,8 +60,7 @@ def load_model(path):
         elif file.name == MODEL_FILE and _has_images(file.parent):
             hint = "; this folder holds images: name the folder of a run instead"
         raise ValueError(
-            f"Model not found: {path}. Expected a run folder, a .keras or a .safetensors file; there is no file"
-            f" {file}{hint}."
+            f"Model not found: {path}. Expected a run folder, a .keras file or weights; there is no file {file}{hint}."
         )
     try:
         return load_archive(file)
@@ -88,8 +87,10 @@ def _reason(error):
 def load_encoder(path, report=None, **changes):
     """Load the encoder of a run folder, a .keras file, or a model of Hugging Face or timm.
 
-    A model of Hugging Face or timm is a .safetensors file or a folder with model.safetensors. The config.json and
-    preprocessor_config.json beside it are read too. What they and the shapes leave open is assumed, with a warning if
+    A model of Hugging Face or timm is a .safetensors, .pth, .pt or .bin file, or a folder with model.safetensors,
+    pytorch_model.bin, or an index of several such files. The config.json and preprocessor_config.json beside it are
+    read too. A checkpoint of torch may keep its weights in a dict within, see `torch_files.INSIDE`; nothing in it is
+    run. What they and the shapes leave open is assumed, with a warning if
     there is no `report`. Supported are `ViTModel` (including DINO weights), `DeiTModel`, `BeitModel` with absolute
     positions, `ViTMAEModel`, models that contain them, and timm's `VisionTransformer`. A model that the encoder cannot
     reproduce exactly is refused.

@@ -45,8 +45,8 @@ def check_program(model, form):
     program_of(model)
     if isinstance(model, (RetinaNet, MaskRCNN)) and form not in LOOPING:
         raise ValueError(
-            f"Expected {' or '.join(LOOPING)} for a {type(model).__name__}, received {form}, which would write the loop"
-            " that chooses boxes out round by round; choose another, or save the encoder."
+            f"Expected {' or '.join(LOOPING)} for a {type(model).__name__}, received {form}, which cannot hold the loop"
+            " over its boxes; choose another format, or save the encoder."
         )
 
 

@@ -25,12 +25,14 @@ from keras_splitmask.interchange.folding import (
     fuse,
 )
 from keras_splitmask.interchange.names import CONFIG, DROPPED, HEADS, PREPROCESSOR, TABLES, TIMM, WEIGHTS, names_of
-from keras_splitmask.interchange.safetensors_files import open_safetensors
+from keras_splitmask.interchange.weight_files import open_model
 from keras_splitmask.patches import pixel_statistics, sine_cosine_positions
 
 HUGGING_FACE_EPSILON = 1e-12  # default of the classes in transformers
 WEIGHTS_OF_BLOCK = 8  # at least, for a block without any bias
 MOST_PATCHES = 2**16
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+TORCH_WEIGHTS = "pytorch_model.bin"  # in a folder of Hugging Face
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,27 +55,27 @@ class ImportedEncoder:
 
 
 def find(path):
-    """Find the safetensors file of a path: itself, or model.safetensors in a folder; None if there is none.
+    """Find the file of weights of a path: itself, or that of a folder, which may be the index of several; None if there
+    is none.
 
     Raises:
         ValueError: if the folder holds a model in another kind of file.
     """
     path = pathlib.Path(path)
-    if path.suffix == ".safetensors" and path.is_file():
+    if path.suffix in SUFFIXES and path.is_file():
         return path
-    if (path / WEIGHTS).is_file():
-        return path / WEIGHTS
-    for name in ("pytorch_model.bin", "tf_model.h5", f"{WEIGHTS}.index.json"):
-        if (path / name).is_file():
-            raise ValueError(
-                f"Expected {WEIGHTS} in {path}, received {name}; save the model as one safetensors file with the"
-                " library that wrote it."
-            )
+    names = (WEIGHTS, f"{WEIGHTS}.index.json", TORCH_WEIGHTS, f"{TORCH_WEIGHTS}.index.json")
+    if found := next((path / name for name in names if (path / name).is_file()), None):
+        return found
+    if (path / "tf_model.h5").is_file():
+        raise ValueError(
+            f"Expected {WEIGHTS} in {path}, received tf_model.h5; save the model with the library that wrote it."
+        )
     return None
 
 
 def read(file):
-    """Read a safetensors file, and the config.json and preprocessor_config.json beside it.
+    """Read a file of weights, and the config.json and preprocessor_config.json beside it.
 
     Returns:
         An `ImportedEncoder`. Whether its arrays fit an encoder of its arguments is not checked yet.
@@ -82,7 +84,7 @@ def read(file):
         ValueError: if the file cannot be read, is not a Vision Transformer, or is not equivalent to our encoder.
     """
     stated = read_stated(file)
-    table, given = _by_table(file, open_safetensors(file))
+    table, given = _by_table(file, open_model(file))
     # A model that pools by the mean has its norm after the pooling, by another name.
     averaged = f"{table['norm'][0]}.weight" not in given
     arrays, depth = _by_our_names(file, table, given)

@@ -12,11 +12,14 @@ from keras_splitmask.interchange.pickles import LIMIT, Machine, Name
 from keras_splitmask.interchange.stored_arrays import Storage, is_count, is_name, view
 
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how torch.save began its files before version 1.6
-STORAGES = {"torch.FloatStorage": "<f4", "torch.HalfStorage": "<f2"}
+STORAGES = {"Double": "<f8", "Float": "<f4", "Half": "<f2", "BFloat16": "<u2", "Long": "<i8", "Int": "<i4"}
+STORAGES = {f"torch.{name}Storage": dtype for name, dtype in STORAGES.items()}
 REBUILD_TENSOR, REBUILD_PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
-PLACEHOLDERS = {*STORAGES, REBUILD_TENSOR, REBUILD_PARAMETER, "torch.device"}
+PLACEHOLDERS = {*STORAGES, REBUILD_TENSOR, REBUILD_PARAMETER, "torch.device", "argparse.Namespace"}
 PACKAGES = ("dall_e.", "torch.nn.modules.")  # whose classes a pickled model may have
 MOST_MODULES = 1000
+# Where a checkpoint of training keeps its weights, beside the optimizer and others. The averaged ones come first.
+INSIDE = ("teacher", "state_dict_ema", "model_ema", "model", "state_dict")
 
 
 def arrays_in_zip(path, archive, members, program):
@@ -96,7 +99,13 @@ def _unpickle(file):
 
 
 def _tensors(module):
-    """Return {name: (storage, offset, shape, strides)} of the tensors in a module and those below it, or in a dict."""
+    """Return {name: (storage, offset, shape, strides)} of the tensors in a module and those below it, or in a dict.
+
+    The dict may lie in others, see `INSIDE`. Tensors of whole numbers, which count something, are left out.
+    """
+    for _ in INSIDE:
+        found = [module[name] for name in INSIDE if name in module] if isinstance(module, dict) else []
+        module = next((inner for inner in found if isinstance(inner, dict)), module)
     tensors, pending, seen = {}, [("", module)], set()
     while pending:
         prefix, module = pending.pop()
@@ -116,7 +125,7 @@ def _tensors(module):
                 tensors[prefix + name] = _layout(prefix + name, value)
         # A list instead of recursion: deep nesting must not overflow the stack.
         pending += [(f"{prefix}{name}.", child) for name, child in children.items()]
-    return tensors
+    return {name: layout for name, layout in tensors.items() if layout[0].dtype.kind != "i"}
 
 
 def _layout(name, tensor):

@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 
-from keras_splitmask.interchange import safetensors_files, torch_files
+from keras_splitmask.interchange import safetensors_files, strict_json, torch_files
 from keras_splitmask.interchange.stored_arrays import StoredArray, count_of, refusing
 
 NPY_DTYPES = ("<f4", "<f2")
@@ -48,6 +48,31 @@ def open_weights(path, sha256=None):
         if sum(array.nbytes for array in arrays.values()) > size:
             raise ValueError(f"it promises more numbers than its {size} bytes can hold")
     return arrays
+
+
+def open_model(file):
+    """List the weights of a model, as `open_weights` does, or of the files that an index names.
+
+    Args:
+        file: path of a file of weights, or of a model.safetensors.index.json or pytorch_model.bin.index.json, which
+            says in which file beside it each weight is.
+
+    Raises:
+        ValueError: with the path, if it is damaged, or a file that it names is.
+    """
+    if file.suffix == ".safetensors":
+        return safetensors_files.open_safetensors(file)
+    if file.suffix != ".json":
+        return open_weights(file)
+    with refusing(file, "an index of weights"):
+        places = strict_json.parse(file.read_bytes())["weight_map"]
+        parts = sorted(set(places.values()))
+        if wrong := [part for part in parts if pathlib.PurePath(part).name != part]:
+            raise ValueError(f"it names {wrong[0]!r:.100}, which is no file beside it")
+        found = {part: open_weights(file.with_name(part)) for part in parts}
+        if missing := [name for name, part in places.items() if name not in found[part]]:
+            raise ValueError(f"{places[missing[0]]} lacks {missing[0]}")
+        return {name: found[part][name] for name, part in places.items()}
 
 
 def _in_zip(path, size):

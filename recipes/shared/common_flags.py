@@ -15,7 +15,7 @@ def encoder(default=""):
     flags.DEFINE_string(
         "init_from",
         None,
-        "Run folder, .keras file, or .safetensors file or folder of Hugging Face or timm, of a pre-trained"
+        "Run folder, .keras file, or file or folder of weights of Hugging Face or timm, of a pre-trained"
         " encoder. Default: train from scratch.",
     )
     flags.DEFINE_string(

@@ -1,6 +1,7 @@
 """What an earlier run says about itself: its flags and its results."""
 
 import json
+import math
 import pathlib
 
 from recipes.shared import commandline
@@ -26,14 +27,11 @@ def result_of_run(path, name):
 
 
 def results_of_run(path):
-    """Read the accuracies of a run, fractions, from its result.json: {name: value}, without those of a guess."""
+    """Read the finite numbers of a run's result.json: {name: value}."""
     try:
         found = json.loads((_folder(path) / "result.json").read_text(encoding="utf-8"))
-        return {
-            name: value
-            for name, value in found.items()
-            if isinstance(value, float) and not name.startswith("commonest")
-        }
+        numbers = {name: value for name, value in found.items() if type(value) in (int, float)}
+        return {name: value for name, value in numbers.items() if math.isfinite(value)}
     except (OSError, ValueError, AttributeError):
         return {}
 

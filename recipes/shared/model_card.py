@@ -1,6 +1,7 @@
 """The README.md of an exported folder: what the model is, what it learnt from, its results, and how to load it."""
 
 import pathlib
+import re
 
 from recipes.shared import earlier, runtimes
 
@@ -12,11 +13,21 @@ KINDS = {
     "Encoder": "An encoder, which turns images into features",
 }
 SETTINGS = ("method", "preset", "steps", "epochs", "batch_size", "learning_rate", "augmentation", "labelled", "seed")
+NUMBERS = ("category_ids", "class_numbers")  # of the classes in the data set, in result.json
+RESULTS = {  # names in result.json, and what they are
+    r"(train|val|test|judged)_top1": "top-1 accuracy on {split}",
+    "balanced_accuracy": "balanced accuracy",
+    "ap": "average precision of boxes",
+    "ap50": "average precision of boxes at an overlap of 0.5",
+    "mask_ap": "average precision of masks",
+    "mean_iou": "mean IoU",
+    "pixel_accuracy": "pixel accuracy",
+}
 OUTPUTS = {
     "Classifier": "`scores` (B, {classes}) float32, probabilities",
     "Segmenter": "`labels` (B, {height}, {width}) int32, the class of every pixel",
-    "RetinaNet": "`boxes` (B, K, 4) float32, [top, left, bottom, right] in pixels; `scores` (B, K) float32; and"
-    " `labels` (B, K) int32, -1 where there are no more objects",
+    "RetinaNet": "`boxes` (B, {count}, 4) float32, [top, left, bottom, right] in pixels; `scores` (B, {count}) float32;"
+    " and `labels` (B, {count}) int32, -1 where there are no more objects",
     "Encoder": "`pooled` (B, {features}) float32, the mean of the patches; `cls` (B, {features}) float32; and"
     " `feature_map` (B, {rows}, {columns}, {features}) float32",
 }
@@ -32,7 +43,7 @@ PREPARED = {  # how `splitmask predict` and `splitmask embed` prepare an image
     " left corner; and fill the rest with 0",
 }
 PREPARED["MaskRCNN"] = PREPARED["RetinaNet"]
-OUTPUTS["MaskRCNN"] = OUTPUTS["RetinaNet"] + "; and `masks` (B, K, 28, 28) float32, probabilities inside each box"
+OUTPUTS["MaskRCNN"] = OUTPUTS["RetinaNet"] + "; and `masks` (B, {count}, 28, 28) float32, probabilities inside each box"
 # How to answer `images` with the first of the outputs. The shape is that of the images.
 CODE = {
     "saved_model": """import numpy as np
@@ -85,41 +96,72 @@ def text_of(model, layout, run, quantize="none"):
     kind = type(model).__name__
     encoder = getattr(model, "encoder", model)
     height, width, channels = encoder.image_shape
-    classes = getattr(model, "classes", 0)
-    facts = {"classes": classes, "height": height, "width": width, "features": encoder.width}
+    facts = {"classes": getattr(model, "classes", 0), "count": getattr(model, "max_detections", 0)}
+    facts |= {"height": height, "width": width, "features": encoder.width}
     facts |= dict(zip(("rows", "columns"), encoder.grid, strict=True))
     ratio = getattr(model, "crop_ratio", 1.0)
     facts["crop"] = "" if ratio == 1 else f", then {ratio:.1%} of its sides"
-    size = (
-        f"Vision Transformer, {encoder.depth} blocks of width {encoder.width}, patches of {encoder.patch_size} pixels,"
-        f" {model.count_params():,} weights in all{'' if quantize == 'none' else f', as {quantize}'}."
+    numbers = "" if quantize == "none" else f", as {quantize}"
+    parts = [f"# {KINDS[kind].format(**facts)}"]
+    parts.append(
+        f"Vision Transformer, depth {encoder.depth}, width {encoder.width}, patches of {encoder.patch_size} pixels,"
+        f" {model.count_params():,} weights in all{numbers}. Made with keras_splitmask."
     )
-    parts = [f"# {KINDS[kind].format(**facts)}", f"{size} Made with keras_splitmask."]
-    parts += [f"## {title}\n\n{text}" for title, text in _sections(run)]
+    if pathlib.Path(run).is_dir() or pathlib.Path(run).name == "model.keras":  # others may lie beside another's run
+        parts += [f"## {title}\n\n{text}" for title, text in _sections(run, kind)]
     if layout in runtimes.RUNTIMES:
+        limits = getattr(model, "value_range", None)
         parts.append(
             f"## Input and output\n\n`images` (B, {height}, {width}, {channels}) uint8, for any B. First bring yours to"
             f" {height} x {width} pixels; the rest of the preprocessing is inside. `splitmask predict` does it so:"
-            f" {PREPARED[kind].format(**facts)}.\n\nIt returns {OUTPUTS[kind].format(**facts)}."
+            f" {PREPARED[kind].format(**facts)}."
+            + (f" Stored values from {limits[0]:g} to {limits[1]:g} become 0 to 255." if limits else "")
+            + (" LiteRT repeats a side, or grey, of one." if layout == "litert" else "")
+            + f"\n\nIt returns {OUTPUTS[kind].format(**facts)}."
         )
     first = OUTPUTS[kind].split("`")[1]
     code = CODE[layout].format(shape=(1, height, width, channels), name=first)
     parts.append(f"## Load it\n\nIn this folder:\n\n```python\n{code}\n```")
     if names := getattr(model, "class_names", None):
-        parts.append("## Classes\n\n" + "\n".join(f"{i}. {name}" for i, name in enumerate(names)))
+        parts.append("## Classes\n\n" + "\n".join(_lines_of_classes(names, run)))
     return "\n\n".join(parts) + "\n"
 
 
-def _sections(run):
+def _lines_of_classes(names, run):
+    """A line for each class: its position, its name, and its number in the data set if that is another."""
+    for i, name in enumerate(names):
+        shown = "".join(c if c.isprintable() and c != "`" else f"\\x{ord(c):02x}" for c in name)
+        numbers = next(filter(None, (earlier.class_numbers(run, which, len(names)) for which in NUMBERS)), None)
+        yield f"{i}. `{shown}`" + (f", number {numbers[i]} in the data set" if numbers else "")
+
+
+def _sections(run, kind):
     """What the files of a run say: pairs of title and text."""
+    if data := _data(run):
+        images = earlier.result_of_run(run, "train_images")
+        yield "Data", data + (f", {images:,} training images" if isinstance(images, int) else "")
+    if settings := _settings(run):
+        yield "Settings", settings
+    before = earlier.flag_of_run(run, "init_from")
+    if before and (settings := _settings(before)):
+        yield "Pre-training", f"{_data(before)}: {settings}"
+    results = (
+        f"- {text.format(split=name.removesuffix('_top1'))}: {value:.1%}"
+        for pattern, text in RESULTS.items()
+        for name, value in earlier.results_of_run(run).items()
+        if re.fullmatch(pattern, name)
+    )
+    if kind != "Encoder" and (lines := "\n".join(results)):
+        yield "Results", lines
+
+
+def _data(run):
     dataset = earlier.flag_of_run(run, "dataset")
-    images = earlier.result_of_run(run, "train_images")
-    if dataset:
-        count = f", {images:,} training images" if isinstance(images, int) else ""
-        yield "Data", f"{pathlib.PurePath(dataset.partition(':')[2] or dataset).name}{count}"
-    settings = [f"`--{name}={value}`" for name in SETTINGS if (value := earlier.flag_of_run(run, name))]
-    if settings:
-        yield "Settings", ", ".join(settings)
-    results = earlier.results_of_run(run)
-    if results:
-        yield "Results", "\n".join(f"- {name.replace('_', ' ')}: {value:.1%}" for name, value in results.items())
+    return pathlib.PurePath(dataset.partition(":")[2] or dataset).name or "images"
+
+
+def _settings(run):
+    values = {name: earlier.flag_of_run(run, name) for name in SETTINGS}
+    if values["steps"]:
+        values["epochs"] = ""
+    return ", ".join(f"`--{name}={value}`" for name, value in values.items() if value)

@@ -88,9 +88,9 @@ def settings(source, path, **more):
 def _fingerprint(path):
     """64 hexadecimal digits that change when the files of a model do."""
     path = pathlib.Path(path).expanduser()
-    names = ("model.keras", "model.safetensors", "config.json", "preprocessor_config.json")
+    patterns = ("model.keras", "*.safetensors", "*.bin", "*.index.json", "config.json", "preprocessor_config.json")
     digest = hashlib.sha256()
-    for file in [path] if path.is_file() else [path / name for name in names if (path / name).is_file()]:
+    for file in [path] if path.is_file() else [file for name in patterns for file in sorted(path.glob(name))]:
         with open(file, "rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()

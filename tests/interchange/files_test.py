@@ -348,11 +348,8 @@ def test_damaged_files_are_refused(content, tmp_path):
 
 
 def test_other_files_of_a_model_are_refused(tmp_path):
-    (tmp_path / "pytorch_model.bin").touch()
-    with pytest.raises(
-        ValueError,
-        match="Expected model.safetensors in .*, received pytorch_model.bin; save the model as one safetensors file",
-    ):
+    (tmp_path / "tf_model.h5").touch()
+    with pytest.raises(ValueError, match="Expected model.safetensors in .*, received tf_model.h5; save the model with"):
         ks.interchange.load_encoder(tmp_path)
 
 

@@ -201,7 +201,7 @@ def test_a_file_that_does_not_fit_changes_nothing(make_model, make_encoder, tmp_
     [
         (
             "nowhere",
-            "Model not found: .*nowhere. Expected a run folder, a .keras or a .safetensors file; there is no file",
+            "Model not found: .*nowhere. Expected a run folder, a .keras file or weights; there is no file",
         ),
         ("", "there is no file .*model.keras"),
         ("garbage.keras", "garbage.keras is not a model that keras_splitmask can read: "),
@@ -286,7 +286,7 @@ def test_load_gives_the_model_of_a_run_or_an_encoder(make_model, make_encoder, t
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("nothing", "Model not found: {path}. Expected a run folder, a .keras or a .safetensors file"),
+        ("nothing", "Model not found: {path}. Expected a run folder, a .keras file or weights"),
         ("unfinished", "the run in this folder is not finished: run its command again first."),
         ("linked", "linked/model.keras; this folder holds images: name the folder of a run instead."),
         ("photos", "photos/model.keras; this folder holds images: name the folder of a run instead."),

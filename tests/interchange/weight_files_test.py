@@ -1,3 +1,4 @@
+import argparse
 import io
 import json
 import os
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from keras_splitmask.interchange.torch_files import LEGACY_MAGIC, LEGACY_PROTOCOL
-from keras_splitmask.interchange.weight_files import open_weights
+from keras_splitmask.interchange.weight_files import open_model, open_weights
 from tests.interchange.pickled import pickled
 
 
@@ -84,6 +85,60 @@ def test_what_torch_saves(tmp_path, zipped, whole):
     for name, array in found.items():
         assert array.dtype == "float32"
         np.testing.assert_array_equal(array, expected[name].numpy())
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_the_weights_in_a_checkpoint_of_training(tmp_path, zipped):
+    """Averaged weights come first; the optimizer, counters and arguments beside and among them are left out."""
+    module = small_module()
+    weights, zeros = module.state_dict(), {name: 0 * value for name, value in small_module().state_dict().items()}
+    optimizer = torch.optim.AdamW(module.parameters())
+    sum(value.sum() for value in module.parameters()).backward()
+    optimizer.step()
+    beside = {"optimizer": optimizer.state_dict(), "epoch": 3, "args": argparse.Namespace(lr=0.1, betas=(0.9, 0.95))}
+    for checkpoint in (
+        {"model": weights, **beside},
+        {"state_dict": zeros, "state_dict_ema": weights, **beside},
+        {"student": zeros, "teacher": weights, **beside},
+        {"state_dict": {"model": weights}},
+        {**weights, "num_batches_tracked": torch.tensor(5), "index": torch.arange(3, dtype=torch.int32)},
+        {"model": {name: value.double() for name, value in weights.items()}},
+    ):
+        torch.save(checkpoint, tmp_path / "saved.pth", _use_new_zipfile_serialization=zipped)
+        found = read(tmp_path / "saved.pth")
+        assert set(found) == set(weights), list(checkpoint)
+        assert all(np.array_equal(found[name], value.numpy()) for name, value in weights.items())
+    halves = {name: value.bfloat16() for name, value in weights.items()}
+    torch.save(halves, tmp_path / "saved.pth", _use_new_zipfile_serialization=zipped)
+    found = read(tmp_path / "saved.pth")
+    assert all(np.array_equal(found[name], value.float().numpy()) for name, value in halves.items())
+
+
+def test_an_index_of_several_files(tmp_path):
+    weights = {name: value.numpy() for name, value in small_module().state_dict().items()}
+    parts = {f"part-{i}.safetensors": dict([pair]) for i, pair in enumerate(weights.items())}
+    for name, arrays in parts.items():
+        save_safetensors(tmp_path / name, arrays)
+    places = {name: part for part, arrays in parts.items() for name in arrays}
+    index = tmp_path / "model.safetensors.index.json"
+
+    def write(places):
+        index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": places}))
+
+    write(places)
+    found = open_model(index)
+    assert set(found) == set(weights)
+    assert all(np.array_equal(found[name].read(), value) for name, value in weights.items())
+    first, *_ = places
+    for wrong, reason in (
+        ({**places, first: "../part-0.safetensors"}, "which is no file beside it"),
+        ({**places, first: "part-1.safetensors"}, f"part-1.safetensors lacks {first}"),
+        ({**places, first: "part-9.safetensors"}, "part-9.safetensors"),
+        ([], "damaged"),
+    ):
+        write(wrong)
+        with pytest.raises(ValueError, match=f"Expected an index of weights, received .*{reason}"):
+            open_model(index)
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
@@ -417,8 +472,8 @@ def test_other_files(tmp_path):
     for path in (tmp_path, tmp_path / "pipe"):
         assert "it is not a file" in refusal(path)
     (tmp_path / "pipe").unlink()
-    torch.save({"w": torch.zeros(3, dtype=torch.int64)}, tmp_path / "integers.pt")
-    assert "it asks for torch.LongStorage" in refusal(tmp_path / "integers.pt")
+    torch.save({"w": torch.zeros(3, dtype=torch.int16)}, tmp_path / "integers.pt")
+    assert "it asks for torch.ShortStorage" in refusal(tmp_path / "integers.pt")
     torch.save({"w": {"deeper": 3}}, tmp_path / "no_tensor.pt")
     assert "w is no tensor" in refusal(tmp_path / "no_tensor.pt")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["integers.pt", "no_tensor.pt", "other.zip", "text.pkl"]

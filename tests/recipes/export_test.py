@@ -80,8 +80,8 @@ def test_a_classifier_leaves_with_a_card_whose_code_runs(command, tuned, python,
         np.testing.assert_allclose(scores.sum(axis=-1), 1, atol=1e-5)
     card = (tmp_path / "saved" / "README.md").read_text(encoding="utf-8")
     result = json.loads((tuned / "result.json").read_text())
-    assert card.startswith("# A classifier of 2 classes\n") and "0. cat\n1. dög\n" in card
-    assert f"- test top1: {result['test_top1']:.1%}" in card and "`--batch_size=4`" in card
+    assert card.startswith("# A classifier of 2 classes\n") and "0. `cat`\n1. `dög`\n" in card
+    assert f"- top-1 accuracy on test: {result['test_top1']:.1%}" in card and "`--batch_size=4`" in card
     (code,) = re.findall(r"^```python\n(.*?)^```$", card, re.M | re.S)
     run = f"import os; os.chdir({str(tmp_path / 'saved')!r})\n" + code
     assert python("-c", run).splitlines()[-1].strip() in ("(1, 2)", "torch.Size([1, 2])")
@@ -124,7 +124,7 @@ def test_a_missing_package_is_named_before_anything_is_loaded(refused, monkeypat
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tf2onnx" else find(name))
     line = refused("export", "--init_from=none", f"--output={tmp_path / 'saved'}", "--layout=onnx")
-    assert "--layout=onnx is written with tensorflow and tf2onnx and onnxruntime. Run: pip install tf2onnx" in line
+    assert "--layout=onnx needs tensorflow, tf2onnx, onnxruntime. Run: pip install tf2onnx" in line
 
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="torch writes it")
