@@ -16,9 +16,11 @@ TensorFlow, and torch by PyTorch, from runs of any backend:
 Each program is run by its own runtime, without Keras, on pictures of the sample, and refused if it answers otherwise
 than the model.
 
-The other layouts are weights of the encoder: vit, deit, beit and mae for `from_pretrained(PATH)` of Hugging Face's
-`ViTModel`, `DeiTModel`, `BeitModel` and `ViTMAEModel`; timm for `timm.create_model("local-dir:PATH", pretrained=True)`.
-Preprocessing is described in a file beside the weights.
+The other layouts are weights. timm is for `timm.create_model("local-dir:PATH", pretrained=True)` and, with timm
+installed, for Hugging Face's `pipeline("image-classification", model=PATH)`: a whole classifier with the names of its
+classes, or an encoder. vit, deit, beit and mae are for `from_pretrained(PATH)` of Hugging Face's `ViTModel`,
+`DeiTModel`, `BeitModel` and `ViTMAEModel`: the encoder alone, since their classifiers do not take the mean of the
+patches, as ours does. Preprocessing is described in a file beside the weights.
 """
 
 import contextlib
@@ -42,13 +44,14 @@ flags.DEFINE_string(
     "Run folder, .keras file, or file or folder of weights of Hugging Face or timm, of the model to export.",
 )
 LIBRARIES = ("vit", "deit", "beit", "mae", "timm")
+WHOLE = (*runtimes.RUNTIMES, "timm")  # layouts that can hold more than the encoder
 flags.DEFINE_enum(
     "layout",
     "auto",
     ["auto", *runtimes.RUNTIMES, *LIBRARIES],
     "Format to write: a program that runs without Keras, for TensorFlow (saved_model), ONNX Runtime (onnx), LiteRT"
-    " (litert) or PyTorch (torch); or the encoder's weights for Hugging Face (vit, deit, beit, mae) or timm. Default:"
-    " auto, saved_model, or torch where only PyTorch is installed.",
+    " (litert) or PyTorch (torch); or weights: of a classifier or encoder for timm, of the encoder for Hugging Face"
+    " (vit, deit, beit, mae). Default: auto, saved_model, or torch where only PyTorch is installed.",
 )
 flags.DEFINE_enum(
     "what",
@@ -74,6 +77,7 @@ flags.DEFINE_multi_string(
 # These do not.
 flags.DEFINE_string("output", None, "Folder to write; it must not exist yet.")
 FLAGS = flags.FLAGS
+HOLD_CLASSIFIERS = "--layout=timm or --layout=onnx holds a whole classifier"
 # How far answers may be apart, relative to the largest. Whole numbers of 8 bits are compared by the share of equal
 # classes, which is printed.
 TOLERANCE = {"none": 1e-4, "float16": 1e-2, "int8": 1.0, "calibrated_int8": 1.0}
@@ -116,22 +120,22 @@ def load():
     import keras_splitmask as ks
 
     program, wanted = FLAGS.layout in runtimes.BACKENDS, FLAGS.what
-    if wanted == "model" and not program:
+    if wanted == "model" and FLAGS.layout not in WHOLE:
         raise commandline.BadInput(
-            f"Expected --what=encoder with --layout={FLAGS.layout}, received --what=model; other libraries take only"
-            " the encoder."
+            f"Expected --what=encoder with --layout={FLAGS.layout}, received --what=model; {HOLD_CLASSIFIERS}."
         )
-    if program and wanted != "encoder":
+    if FLAGS.layout in WHOLE and wanted != "encoder":
         model = ks.interchange.load(FLAGS.init_from)
-        if hasattr(model, "classes"):
-            ks.interchange.check_program(model, FLAGS.layout)
+        if isinstance(model, ks.transfer.Classifier) or (program and hasattr(model, "classes")):
+            if program:
+                ks.interchange.check_program(model, FLAGS.layout)
             for layer in model._flatten_layers():
                 layer.dtype_policy = "float32"
             return model
         if wanted == "model":
+            kinds = "classifier, detector or segmenter" if program else "classifier"
             raise commandline.BadInput(
-                f"Expected a classifier, detector or segmenter in {FLAGS.init_from}, received a"
-                f" {type(model).__name__}; use --what=encoder."
+                f"Expected a {kinds} in {FLAGS.init_from}, received a {type(model).__name__}; use --what=encoder."
             )
     return ks.interchange.load_encoder(FLAGS.init_from, print, dtype="float32")
 
@@ -147,9 +151,11 @@ def write(model, folder):
         examples = pictures(model, EXAMPLES) if smaller == "calibrated_int8" else None
         ks.interchange.save_program(model, folder, FLAGS.layout, smaller, examples)
         return lambda images: run_alone(folder, images)
-    ks.interchange.save_encoder(model, folder, FLAGS.layout)
-    again = ks.interchange.load_encoder(folder, dtype="float32")
-    return lambda images: {name: keras.ops.convert_to_numpy(value) for name, value in again(images).items()}
+    classifies = isinstance(model, ks.transfer.Classifier)
+    save = ks.interchange.save_classifier if classifies else ks.interchange.save_encoder
+    save(model, folder, FLAGS.layout)
+    program = ks.interchange.program_of(ks.interchange.load(folder))
+    return lambda images: {name: keras.ops.convert_to_numpy(value) for name, value in program(images).items()}
 
 
 def run_alone(folder, images):
@@ -255,7 +261,8 @@ def main():
     classes = earlier.result_of_run(FLAGS.init_from, "classes")
     alone = type(model).__name__ == "Encoder" and isinstance(classes, list)
     left = f", the encoder alone: the head for {len(classes)} classes stays in {FLAGS.init_from}" if alone else ""
-    print(f"exported  {output}{left}")
+    advice = f"; {HOLD_CLASSIFIERS}" if alone and FLAGS.layout not in WHOLE else ""
+    print(f"exported  {output}{left}{advice}")
 
 
 if __name__ == "__main__":

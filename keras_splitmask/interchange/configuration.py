@@ -5,6 +5,7 @@ import re
 import numpy as np
 
 from keras_splitmask.interchange import strict_json
+from keras_splitmask.interchange.heads import POOLING, state_head
 from keras_splitmask.interchange.names import CLASSES, CONFIG, HARMLESS, MODEL_TYPES, PREPROCESSOR, STATED
 from keras_splitmask.patches import pixel_statistics
 
@@ -21,7 +22,7 @@ def read_stated(file):
         A dictionary with those of these keys that are stated: "width", "depth", "heads", "channels", "epsilon";
             "image_size" and
         "patch_size" (height, width); "no_positions", True; "pixels" (mean, deviation), each (C,) or (), that pixels in
-        0..1 are normalised by.
+        0..1 are normalised by; and of timm "pooling", "class_names" and "crop_ratio", which a head needs.
 
     Raises:
         ValueError: if they cannot be read, or state what our encoder does not do.
@@ -39,6 +40,8 @@ def read_stated(file):
         stated["no_positions"] = True
     if "architecture" in config:
         stated["epsilon"] = TIMM_EPSILON
+        stated["pooling"] = {name: options.get(name) for name in POOLING}
+        stated["class_names"], stated["crop_ratio"] = config.get("label_names"), _crop_ratio(card)
     if "image_size" not in stated and isinstance(card.get("input_size"), list):
         stated["image_size"] = _size(file, "image_size", card["input_size"][1:])
     if pixels := _pixels(file, {"image_mean": card.get("mean"), "image_std": card.get("std"), **processor}):
@@ -58,6 +61,12 @@ def _size(file, name, value):
         expected = f"{name} to be a positive {kind.__name__}{' or two' * pair} in {file.with_name(CONFIG)}"
         raise ValueError(f"Expected {expected}, received {value!r:.100}; it is at most {most}.")
     return numbers if pair else numbers[0]
+
+
+def _crop_ratio(card):
+    """The fraction of an image's side that timm takes; 1 if it is not stated as one."""
+    value = card.get("crop_pct")
+    return float(value) if type(value) in (int, float) and 0 < value <= 1 else 1.0
 
 
 def _section(file, config, name):
@@ -133,14 +142,18 @@ def _pixels(file, processor):
     return mean.astype("float32"), std.astype("float32")
 
 
-def described(arguments, layout):
-    """Return {file name: JSON object} that state the arguments of an encoder to the library of a layout."""
+def described(arguments, layout, head=None):
+    """Return {file name: JSON object} that state the arguments of an encoder, and its head (timm only), to the library
+    of a layout."""
     height, width, channels = arguments["image_shape"]
     mean, std = (
         [float(str(value)) for value in values] for values in pixel_statistics(channels)
     )  # 0.485, without float32's digits
     if layout == "timm":
-        return {CONFIG: _for_timm(arguments, mean, std)}
+        config = _for_timm(arguments, mean, std)
+        if head:
+            state_head(config, head)
+        return {CONFIG: config}
     name, config = CLASSES[layout]
     config = {
         "architectures": [name],

@@ -16,8 +16,10 @@ from keras_splitmask.interchange.copying import (
     encoder_of,
     named_weights,
 )
+from keras_splitmask.interchange.heads import head_of
 from keras_splitmask.interchange.stored_arrays import printable
 from keras_splitmask.misfits import misfits, shapes_of
+from keras_splitmask.transfer import Classifier
 
 MODEL_FILE = "model.keras"
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -25,18 +27,19 @@ SMALL = 2**26  # bytes of weights that take little time to make
 
 
 def load(path, report=None):
-    """Load the model of a run, or an encoder of Hugging Face or timm.
+    """Load the model of a run, an encoder of Hugging Face or timm, or a classifier of timm.
 
     Args:
         path: a run folder or a .keras file, which gives its model: a `Classifier`, `Segmenter`, `RetinaNet`, `MaskRCNN`
-            or the model of a pre-training run. Or a file or a folder of weights, which gives an `Encoder`; see
-            `load_encoder`.
+            or the model of a pre-training run. Or a file or a folder of weights, which gives an `Encoder`, see
+            `load_encoder`; or a `Classifier`, if timm's classifier is equivalent to ours, as those of `save_classifier`
+            are.
         report: see `load_encoder`.
 
     Raises:
         ValueError: if there is no such model, or it is none that this library can read.
     """
-    model, weight_report = _source(path)
+    model, weight_report = _source(path, whole=True)
     _hand_out(weight_report, report)
     return model
 
@@ -141,9 +144,9 @@ def save_encoder(encoder, folder, layout="vit"):
 
     "vit", "deit", "beit" and "mae" write model.safetensors, config.json and preprocessor_config.json for
     `ViTModel.from_pretrained(folder)`, `DeiTModel`, `BeitModel` and `ViTMAEModel` of Hugging Face. "timm" writes what
-    `timm.create_model("local-dir:folder")` reads. No layout includes a pooler or a head. "deit" needs an encoder with
-    one extra token. `load_encoder(folder)` returns the same weights, bit for bit, except the key biases that BEiT does
-    not have; they do not change the output.
+    `timm.create_model("local-dir:folder")` reads. The head of a model is not written; for a whole classifier
+    see `save_classifier`. "deit" needs an encoder with one extra token. `load_encoder(folder)` returns the same
+    weights, bit for bit, except the key biases that BEiT does not have; they do not change the output.
 
     Args:
         encoder: an `Encoder`, or a model that has one as `encoder`.
@@ -157,8 +160,30 @@ def save_encoder(encoder, folder, layout="vit"):
     writing.write(folder, encoder.get_config(), arrays_of(encoder), layout)
 
 
-def _source(path):
-    """The model at a path, and its `WeightReport` if it comes from another library."""
+def save_classifier(classifier, folder, layout="timm"):
+    """Write a classifier with its head and the names of its classes into a new folder, completely or not at all.
+
+    `timm.create_model("local-dir:folder", pretrained=True)` and, with timm installed, `pipeline("image-classification",
+    model=folder)` of Hugging Face's transformers give the same logits. `load(folder)` returns the same weights, bit for
+    bit; `load_encoder(folder)` returns the encoder and reports that the head was dropped.
+
+    Args:
+        classifier: a `Classifier`.
+        folder: path of the new folder.
+        layout: "timm"; the classifiers of the other layouts do not take the mean of the patches' tokens, as ours does.
+
+    Raises:
+        ValueError: if the model is no `Classifier`, the folder exists, or the layout cannot express it.
+    """
+    if not isinstance(classifier, Classifier):
+        raise ValueError(f"Expected a Classifier, received a {type(classifier).__name__}; use save_encoder.")
+    encoder = classifier.encoder
+    writing.write(folder, encoder.get_config(), arrays_of(encoder), layout, head_of(classifier))
+
+
+def _source(path, whole=False):
+    """The model at a path, and its `WeightReport` if it comes from another library: its encoder, or if `whole` a
+    classifier where there is one."""
     path = pathlib.Path(path).expanduser()
     # A folder with a model of ours is ours, whatever lies beside it.
     file = reading.find(path) if not (path / MODEL_FILE).is_file() else None
@@ -178,7 +203,20 @@ def _source(path):
     for name, array in imported.arrays.items():
         weights[name].assign(array)
     loaded = [name for name in weights if name not in imported.folded]
+    if whole and imported.head:
+        classifier = _classifier(encoder, imported.head)
+        loaded += ["head/kernel", "head/bias"]
+        return classifier, WeightReport(loaded, {}, {}, imported.folded, notes=imported.notes)
     return encoder, WeightReport(loaded, {}, {}, imported.folded, imported.dropped, imported.notes)
+
+
+def _classifier(encoder, head):
+    """A `Classifier` of an encoder and a `Head`."""
+    names = head.class_names
+    classifier = Classifier(encoder, len(names), class_names=names, crop_ratio=head.crop_ratio)
+    classifier.head.kernel.assign(head.kernel)
+    classifier.head.bias.assign(head.bias)
+    return classifier
 
 
 def _joined(first, second):

@@ -24,6 +24,7 @@ from keras_splitmask.interchange.folding import (
     fold_scales,
     fuse,
 )
+from keras_splitmask.interchange.heads import Head, read_head
 from keras_splitmask.interchange.names import CONFIG, DROPPED, HEADS, PREPROCESSOR, TABLES, TIMM, WEIGHTS, names_of
 from keras_splitmask.interchange.weight_files import open_model
 from keras_splitmask.patches import pixel_statistics, sine_cosine_positions
@@ -45,6 +46,7 @@ class ImportedEncoder:
         folded: {name: how} of the arrays that differ from the file.
         dropped: {name: why} of weights in the file that are not part of an encoder.
         notes: assumptions, and differences of the output, a line each.
+        head: the `Head` of a classifier, if it is equivalent to ours; else None. Its weights are among `dropped`, too.
     """
 
     arguments: dict
@@ -52,6 +54,7 @@ class ImportedEncoder:
     folded: dict
     dropped: dict
     notes: list
+    head: Head | None
 
 
 def find(path):
@@ -106,7 +109,8 @@ def read(file):
     # No file states that positions were calculated, as in MAE, so compare their values.
     fixed = width % 4 == 0 and np.array_equal(arrays[POSITIONS], sine_cosine_positions(*grid, width))
     arguments["positions"] = "sine_cosine" if fixed else "learned"
-    return ImportedEncoder(arguments, arrays, folded, dropped, notes)
+    head = None if averaged or arguments["extra_tokens"] else read_head(stated, given, width)
+    return ImportedEncoder(arguments, arrays, folded, dropped, notes, head)
 
 
 def _by_table(file, given):

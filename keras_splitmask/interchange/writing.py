@@ -1,4 +1,4 @@
-"""Write an encoder into a folder that another library reads."""
+"""Write an encoder, or a whole classifier, into a folder that another library reads."""
 
 import json
 import os
@@ -9,11 +9,12 @@ import numpy as np
 
 from keras_splitmask.interchange.configuration import TIMM_EPSILON, described
 from keras_splitmask.interchange.folding import KERNEL, PARTS, POSITIONS
+from keras_splitmask.interchange.heads import arrays_for_timm
 from keras_splitmask.interchange.names import HUGGING_FACE, LAYOUTS, TIMM, WEIGHTS, names_of
 from keras_splitmask.interchange.safetensors_files import safetensors_content
 
 
-def write(folder, arguments, arrays, layout):
+def write(folder, arguments, arrays, layout, head=None):
     """Write the weights of an encoder by the names of a layout, and what their library wants to know of it, into a new
     folder.
 
@@ -22,15 +23,19 @@ def write(folder, arguments, arrays, layout):
         arguments: those of the `Encoder`, by name.
         arrays: its weights by name, of any floating type; written as float32.
         layout: one of `LAYOUTS`.
+        head: the `Head` of a classifier, which only timm takes; or None to write the encoder alone.
 
     Raises:
-        ValueError: if the folder exists, the layout is unknown, or its model is another function than the encoder's.
+        ValueError: if the folder exists, the layout is unknown or cannot hold the head, or its model is another
+            function than the encoder's.
     """
     folder = pathlib.Path(folder).expanduser()
     if os.path.lexists(folder):
         raise ValueError(f"Expected a folder that does not exist yet, received {folder}.")
-    _check(arguments, layout)
+    _check(arguments, layout, head)
     content = _by_their_names(arguments, arrays, layout)
+    if head:
+        content |= arrays_for_timm(head)
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Beside the folder, since a rename must stay on one file system; and one folder deeper, since only its owner may
     # enter a temporary one.
@@ -38,14 +43,19 @@ def write(folder, arguments, arrays, layout):
         aside = pathlib.Path(temporary, folder.name)
         aside.mkdir()
         (aside / WEIGHTS).write_bytes(safetensors_content(content, {"format": "pt"}))  # transformers insists on "pt"
-        for name, text in described(arguments, layout).items():
+        for name, text in described(arguments, layout, head).items():
             (aside / name).write_text(json.dumps(text, indent=1) + "\n")
         os.rename(aside, folder)
 
 
-def _check(arguments, layout):
+def _check(arguments, layout, head):
     if layout not in LAYOUTS:
         raise ValueError(f"Expected a layout among {', '.join(LAYOUTS)}, received {layout!r}.")
+    if head and layout != "timm":
+        raise ValueError(
+            f"Expected the layout timm for a whole classifier, received {layout}, whose classifiers do not take the"
+            " mean of the patches as ours does; choose timm, or save_encoder."
+        )
     extra, wanted = arguments["extra_tokens"], int(layout == "deit")
     if extra != wanted:
         advice = {0: "choose vit", 1: "choose deit"}.get(extra, "no layout has more than one")

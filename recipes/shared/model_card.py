@@ -74,6 +74,16 @@ print(program(images)["{name}"].shape)""",
 model = timm.create_model("local-dir:.", pretrained=True)
 print(model.pretrained_cfg["mean"], model.pretrained_cfg["std"])""",
 }
+# Of the channels that a file has as a picture: the mode of Pillow.
+MODES = {1: "L", 3: "RGB"}
+TIMM_CLASSIFIER = """import timm
+from PIL import Image
+
+model = timm.create_model("local-dir:.", pretrained=True).eval()
+prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+image = Image.new("{mode}", ({width}, {height}))  # or Image.open("photo.jpg").convert("{mode}")
+scores = model(prepare(image)[None]).softmax(-1)[0]
+print(model.pretrained_cfg["label_names"][scores.argmax()], scores.max().item())"""
 LIBRARY = """from transformers import {name}
 
 model = {name}.from_pretrained(".")
@@ -120,8 +130,13 @@ def text_of(model, layout, run, quantize="none"):
             + f"\n\nIt returns {OUTPUTS[kind].format(**facts)}."
         )
     first = OUTPUTS[kind].split("`")[1]
-    code = CODE[layout].format(shape=(1, height, width, channels), name=first)
+    predicts = layout == "timm" and kind == "Classifier" and channels in MODES
+    code = (TIMM_CLASSIFIER if predicts else CODE[layout]).format(
+        shape=(1, height, width, channels), name=first, mode=MODES.get(channels), height=height, width=width
+    )
     parts.append(f"## Load it\n\nIn this folder:\n\n```python\n{code}\n```")
+    if predicts:
+        parts.append('With transformers: `pipeline("image-classification", model=".")`.')
     if names := getattr(model, "class_names", None):
         parts.append("## Classes\n\n" + "\n".join(_lines_of_classes(names, run)))
     return "\n\n".join(parts) + "\n"

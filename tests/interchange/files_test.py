@@ -347,6 +347,21 @@ def test_damaged_files_are_refused(content, tmp_path):
         ks.interchange.load_encoder(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.pth", "weights.pt"])
+def test_an_encoder_from_what_torch_saves(tmp_path, name):
+    torch = pytest.importorskip("torch")
+    encoder = ks.Encoder((16, 24, 3), patch_size=8, width=64, depth=2, heads=1)
+    ks.interchange.save_encoder(encoder, tmp_path / "vit")
+    arrays = open_safetensors(tmp_path / "vit" / "model.safetensors")
+    weights = {key: torch.tensor(array.read()) for key, array in arrays.items()}
+    (tmp_path / "vit" / "model.safetensors").unlink()
+    torch.save({"model": weights, "epoch": 3}, tmp_path / "vit" / name)
+    again = ks.interchange.load_encoder(tmp_path / "vit" / (name if name.startswith("weights") else ""))
+    assert again.get_config() == encoder.get_config()
+    pairs = zip(again.weights, encoder.weights, strict=True)
+    assert all(np.array_equal(ops.convert_to_numpy(a), ops.convert_to_numpy(b)) for a, b in pairs)
+
+
 def test_other_files_of_a_model_are_refused(tmp_path):
     (tmp_path / "tf_model.h5").touch()
     with pytest.raises(ValueError, match="Expected model.safetensors in .*, received tf_model.h5; save the model with"):

@@ -89,9 +89,43 @@ def test_a_classifier_leaves_with_a_card_whose_code_runs(command, tuned, python,
 
 def test_the_head_of_a_classifier_stays_with_the_weights_of_an_encoder(here, tuned, tmp_path):
     end = here("export", f"--init_from={tuned}", "--layout=vit", f"--output={tmp_path / 'vit'}")
-    assert f"the encoder alone: the head for 2 classes stays in {tuned}" in end.out, end
+    line = f"the encoder alone: the head for 2 classes stays in {tuned}; --layout=timm or --layout=onnx holds a whole"
+    assert line in end.out, end
     card = (tmp_path / "vit" / "README.md").read_text(encoding="utf-8")
     assert card.startswith("# An encoder") and 'ViTModel.from_pretrained(".")' in card and "cat" not in card
+
+
+@pytest.mark.parametrize("what", ["auto", "model"])
+def test_a_classifier_leaves_whole_for_timm(here, tuned, make_images, tmp_path, what):
+    end = here("export", f"--init_from={tuned}", "--layout=timm", f"--what={what}", f"--output={tmp_path / 'timm'}")
+    assert end.status == 0 and re.search(r"^scores +2 +differs by", end.out, re.M), end.err + end.out
+    assert end.out.endswith(f"exported  {tmp_path / 'timm'}\n"), end.out
+    assert json.loads((tmp_path / "timm" / "config.json").read_text())["label_names"] == ["cat", "dög"]
+    images = make_images(5, (8, 12, 3))
+    model, again = (ks.load(folder) for folder in (tuned, tmp_path / "timm"))
+    # The run computed in half precision, what was exported does in float32.
+    expected, logits = (ops.convert_to_numpy(ops.cast(m(images), "float32")) for m in (model, again))
+    np.testing.assert_allclose(logits, expected, atol=0.05)
+    card = (tmp_path / "timm" / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("# A classifier of 2 classes\n") and "0. `cat`\n1. `dög`\n" in card
+
+
+def test_the_code_of_a_card_for_timm_names_a_class(here, tuned, python, tmp_path):
+    pytest.importorskip("timm")
+    end = here("export", f"--init_from={tuned}", "--layout=timm", f"--output={tmp_path / 'timm'}")
+    assert end.status == 0, end.err
+    card = (tmp_path / "timm" / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", card, re.M | re.S)
+    name, score = python("-c", f"import os; os.chdir({str(tmp_path / 'timm')!r})\n" + code).split()
+    assert name in ("cat", "dög") and 0.5 <= float(score) <= 1
+
+
+def test_the_encoder_of_a_classifier_leaves_for_timm(here, tuned, tmp_path):
+    end = here("export", f"--init_from={tuned}", "--layout=timm", "--what=encoder", f"--output={tmp_path / 'timm'}")
+    assert end.out.endswith(f"the encoder alone: the head for 2 classes stays in {tuned}\n"), end
+    assert json.loads((tmp_path / "timm" / "config.json").read_text())["num_classes"] == 0
+    card = (tmp_path / "timm" / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("# An encoder") and "pipeline" not in card
 
 
 @pytest.mark.parametrize(
@@ -101,7 +135,14 @@ def test_the_head_of_a_classifier_stays_with_the_weights_of_an_encoder(here, tun
         (["--init_from={run}"], "Expected --output: Folder to write"),
         (["--init_from={run}", "--output={tmp}"], "Expected an --output that does not exist yet, received"),
         (["--init_from={tmp}", "--output={tmp}/saved", "--layout=vit"], "there is no file"),
-        (["--init_from={run}", "--output={tmp}/saved", "--layout=vit", "--what=model"], "Expected --what=encoder"),
+        (
+            ["--init_from={run}", "--output={tmp}/saved", "--layout=vit", "--what=model"],
+            "Expected --what=encoder with --layout=vit, received --what=model; --layout=timm or --layout=onnx holds a",
+        ),
+        (
+            ["--init_from={run}", "--output={tmp}/saved", "--layout=timm", "--what=model"],
+            "received a SplitMask; use --what=encoder",
+        ),
         (
             ["--init_from={run}", "--output={tmp}/saved", "--layout=torch", "--backend=tensorflow"],
             "Expected --backend=torch for --layout=torch, received tensorflow; leave it out. Runs of all backends can",
