@@ -118,6 +118,7 @@ def _installed(package):
 def load():
     """Load what is to be exported, in float32, whatever the precision of training."""
     import keras_splitmask as ks
+    from keras_splitmask.backend.keras_private import layers_of
 
     program, wanted = FLAGS.layout in runtimes.BACKENDS, FLAGS.what
     if wanted == "model" and FLAGS.layout not in WHOLE:
@@ -129,7 +130,7 @@ def load():
         if isinstance(model, ks.transfer.Classifier) or (program and hasattr(model, "classes")):
             if program:
                 ks.interchange.check_program(model, FLAGS.layout)
-            for layer in model._flatten_layers():
+            for layer in layers_of(model):
                 layer.dtype_policy = "float32"
             return model
         if wanted == "model":

@@ -91,12 +91,11 @@ def load_encoder(path, report=None, **changes):
     """Load the encoder of a run folder, a .keras file, or a model of Hugging Face or timm.
 
     A model of Hugging Face or timm is a .safetensors, .pth, .pt or .bin file, or a folder with model.safetensors,
-    pytorch_model.bin, or an index of several such files. The config.json and preprocessor_config.json beside it are
-    read too. A checkpoint of torch may keep its weights in a dict within, see `torch_files.INSIDE`; nothing in it is
-    run. What they and the shapes leave open is assumed, with a warning if
-    there is no `report`. Supported are `ViTModel` (including DINO weights), `DeiTModel`, `BeitModel` with absolute
-    positions, `ViTMAEModel`, models that contain them, and timm's `VisionTransformer`. A model that the encoder cannot
-    reproduce exactly is refused.
+    pytorch_model.bin, or an index of several such files. A checkpoint of torch may keep its weights in a dict within,
+    see `torch_files.INSIDE`; nothing in it is run. The config.json and preprocessor_config.json beside the weights are
+    read too. What they and the shapes leave open is assumed, with a warning if there is no `report`. Supported are
+    `ViTModel` (including DINO weights), `DeiTModel`, `BeitModel` with absolute positions, `ViTMAEModel`, models that
+    contain them, and timm's `VisionTransformer`. A model that the encoder cannot reproduce exactly is refused.
 
     Args:
         path: a folder or a file, see above.
