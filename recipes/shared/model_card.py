@@ -126,7 +126,7 @@ def text_of(model, layout, run, quantize="none"):
             f" {height} x {width} pixels; the rest of the preprocessing is inside. `splitmask predict` does it so:"
             f" {PREPARED[kind].format(**facts)}."
             + (f" Stored values from {limits[0]:g} to {limits[1]:g} become 0 to 255." if limits else "")
-            + (" LiteRT repeats a side, or grey, of one." if layout == "litert" else "")
+            + (" LiteRT also takes grey images, and repeats them." if layout == "litert" else "")
             + f"\n\nIt returns {OUTPUTS[kind].format(**facts)}."
         )
     first = OUTPUTS[kind].split("`")[1]
