@@ -36,7 +36,7 @@ def read_stated(file):
         for name, value in {**config, **options}.items()
         if name in STATED and value is not None
     }
-    if config.get("model_type") == "beit" and not config.get("use_absolute_position_embeddings"):
+    if config.get("model_type") in ("beit", "data2vec-vision") and not config.get("use_absolute_position_embeddings"):
         stated["no_positions"] = True
     if "architecture" in config:
         stated["epsilon"] = TIMM_EPSILON
@@ -100,6 +100,11 @@ def _check_function(file, config, options):
             f"Expected a model with hidden_act gelu, received {activation!s:.100} beside {file}; the encoder has no"
             " other."
         )
+    if config.get("use_swiglu_ffn"):
+        raise ValueError(
+            f"Expected a model without use_swiglu_ffn, received one with it beside {file}, and the encoder has no such"
+            " layers; choose dinov2-small, dinov2-base or dinov2-large, which do without."
+        )
     architecture = str(config.get("architecture", "vit"))
     if not re.match(r"(vit|deit|deit3)(_|$)", architecture) or re.search("quickgelu|rope|relpos", architecture):
         raise ValueError(
@@ -108,7 +113,8 @@ def _check_function(file, config, options):
         )
     if other := sorted(set(options) - HARMLESS):
         raise ValueError(
-            f"Expected a plain Vision Transformer of timm, received one with {', '.join(other):.200} beside {file}."
+            f"Expected a plain Vision Transformer of timm, received one with {', '.join(other):.200} beside {file};"
+            " choose one without, such as vit_base_patch16_224."
         )
 
 

@@ -94,8 +94,9 @@ def load_encoder(path, report=None, **changes):
     pytorch_model.bin, or an index of several such files. A checkpoint of torch may keep its weights in a dict within,
     see `torch_files.INSIDE`; nothing in it is run. The config.json and preprocessor_config.json beside the weights are
     read too. What they and the shapes leave open is assumed, with a warning if there is no `report`. Supported are
-    `ViTModel` (including DINO weights), `DeiTModel`, `BeitModel` with absolute positions, `ViTMAEModel`, models that
-    contain them, and timm's `VisionTransformer`. A model that the encoder cannot reproduce exactly is refused.
+    `ViTModel` (including DINO weights), `DeiTModel`, `ViTMAEModel`, `ViTMSNModel`, `Dinov2Model` and
+    `Dinov2WithRegistersModel` without SwiGLU, `BeitModel` and `Data2VecVisionModel` with absolute positions, models
+    that contain them, and timm's `VisionTransformer`. A model that the encoder cannot reproduce exactly is refused.
 
     Args:
         path: a folder or a file, see above.

@@ -22,6 +22,21 @@ HUGGING_FACE = {
     "block_{}/contract": ["encoder.layer.{}.output.dense", "layers.{}.mlp.fc2"],
     "block_{}/scale": ["encoder.layer.{}.lambda_2", "layers.{}.lambda_2"],
 }
+# Where DINOv2 differs, with and without registers.
+DINOV2 = {
+    **HUGGING_FACE,
+    "extra_tokens": ["embeddings.register_tokens"],
+    "block_{}/norm_attention": ["encoder.layer.{}.norm1"],
+    "block_{}/attention/query": ["encoder.layer.{}.attention.attention.query", "encoder.layer.{}.attention.q_proj"],
+    "block_{}/attention/key": ["encoder.layer.{}.attention.attention.key", "encoder.layer.{}.attention.k_proj"],
+    "block_{}/attention/value": ["encoder.layer.{}.attention.attention.value", "encoder.layer.{}.attention.v_proj"],
+    "block_{}/attention/project": ["encoder.layer.{}.attention.output.dense", "encoder.layer.{}.attention.o_proj"],
+    "block_{}/attention/scale": ["encoder.layer.{}.layer_scale1.lambda1"],
+    "block_{}/norm_mlp": ["encoder.layer.{}.norm2"],
+    "block_{}/expand": ["encoder.layer.{}.mlp.fc1"],
+    "block_{}/contract": ["encoder.layer.{}.mlp.fc2"],
+    "block_{}/scale": ["encoder.layer.{}.layer_scale2.lambda1"],
+}
 # Also those of the files that the authors of DeiT, DINO and MAE published.
 TIMM = {
     "cls_token": ["cls_token"],
@@ -39,7 +54,7 @@ TIMM = {
     "block_{}/contract": ["blocks.{}.mlp.fc2"],
     "block_{}/scale": ["blocks.{}.ls2.gamma"],
 }
-TABLES = (HUGGING_FACE, TIMM)
+TABLES = (HUGGING_FACE, DINOV2, TIMM)
 
 # Weights that are not part of an encoder: a pattern, and what they belong to.
 DROPPED = (
@@ -116,7 +131,10 @@ CLASSES = {
 }
 LAYOUTS = (*CLASSES, "timm")
 # timm_wrapper: what transformers calls a model of timm.
-MODEL_TYPES = {config["model_type"] for _, config in CLASSES.values()} | {"timm_wrapper"}
+MODEL_TYPES = {
+    *(config["model_type"] for _, config in CLASSES.values()),
+    *("data2vec-vision", "dinov2", "dinov2_with_registers", "vit_msn", "timm_wrapper"),
+}
 
 
 def names_of(ours, theirs):

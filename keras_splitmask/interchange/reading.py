@@ -25,7 +25,16 @@ from keras_splitmask.interchange.folding import (
     fuse,
 )
 from keras_splitmask.interchange.heads import Head, read_head
-from keras_splitmask.interchange.names import CONFIG, DROPPED, HEADS, PREPROCESSOR, TABLES, TIMM, WEIGHTS, names_of
+from keras_splitmask.interchange.names import (
+    CONFIG,
+    DROPPED,
+    HEADS,
+    HUGGING_FACE,
+    PREPROCESSOR,
+    TABLES,
+    WEIGHTS,
+    names_of,
+)
 from keras_splitmask.interchange.weight_files import open_model
 from keras_splitmask.patches import pixel_statistics, sine_cosine_positions
 
@@ -94,7 +103,7 @@ def read(file):
     dropped = _dropped(file, given)
     folded = {} if POSITIONS in arrays else {POSITIONS: "0, since the model has none"}
     arguments = _sizes(file, arrays, depth, stated)
-    notes = _assumed(file, arguments, stated, TIMM_EPSILON if table is TIMM else HUGGING_FACE_EPSILON)
+    notes = _assumed(file, arguments, stated, HUGGING_FACE_EPSILON if table is HUGGING_FACE else TIMM_EPSILON)
     if averaged:
         notes.append(
             "pooled is the mean of normalised tokens, where this model normalises the mean; the blocks are the same"
@@ -169,7 +178,7 @@ def _dropped(file, given):
     if any("relative_position" in name or "rel_pos" in name for name in unknown):
         raise ValueError(
             f"Expected absolute positions, received {file}, a model with relative positions ({_some(unknown, 1)}),"
-            " which the encoder does not have."
+            " which the encoder does not have; choose another, such as a ViTModel or a Dinov2Model."
         )
     if unknown:
         raise ValueError(

@@ -150,7 +150,7 @@ def test_a_grid_that_no_file_states_follows_from_the_positions(make_images, tmp_
         ),
         (
             {"add": {"encoder.layer.0.attention.relative_position_bias": np.zeros(3, "float32")}},
-            "Expected absolute positions",
+            "Expected absolute positions, received .* does not have; choose another, such as a ViTModel",
         ),
         (
             {"add": {"layernorm.bias": np.zeros(12, "int8")}},
@@ -160,7 +160,16 @@ def test_a_grid_that_no_file_states_follows_from_the_positions(make_images, tmp_
         ({"config": {"hidden_act": "relu"}}, "Expected a model with hidden_act gelu, received relu"),
         (
             {"config": {"model_type": "swin"}},
-            "Expected a model_type among beit, deit, timm_wrapper, vit, vit_mae beside .*, received swin",
+            "Expected a model_type among beit, data2vec-vision, deit, dinov2, dinov2_with_registers, timm_wrapper, vit,"
+            " vit_mae, vit_msn beside .*, received swin",
+        ),
+        (
+            {"config": {"use_swiglu_ffn": True}},
+            "Expected a model without use_swiglu_ffn, received one with it beside .*; choose dinov2-small",
+        ),
+        (
+            {"config": {"model_args": {"act_layer": "relu"}}},
+            "received one with act_layer beside .*; choose one without, such as vit_base_patch16_224",
         ),
         ({"config": {"num_hidden_layers": 3}}, "depth 3 for 2 of the weights"),
         (
@@ -222,6 +231,53 @@ def test_a_grid_that_no_file_states_follows_from_the_positions(make_images, tmp_
 def test_what_does_not_fit_is_refused_and_named(saved, change, message):
     with pytest.raises(ValueError, match=message):
         ks.interchange.load_encoder(saved(**change))
+
+
+@pytest.mark.parametrize("query", ["attention.attention.query", "attention.q_proj"])
+@pytest.mark.parametrize("registers", [0, 2])
+def test_dinov2_by_its_own_names(query, registers, rng, tmp_path):
+    """Names and shapes as in facebook/dinov2-small, but for sizes, and with `query` as in memory."""
+    key, value = query.replace("query", "key").replace("q_", "k_"), query.replace("query", "value").replace("q_", "v_")
+    project = "attention.output.dense" if "query" in query else "attention.o_proj"
+    shapes = {"embeddings.cls_token": (1, 1, 12), "embeddings.mask_token": (1, 12)}
+    shapes |= {"embeddings.position_embeddings": (1, 10, 12), "layernorm.weight": (12,), "layernorm.bias": (12,)}
+    shapes |= {
+        f"embeddings.patch_embeddings.projection.{n}": s for n, s in [("weight", (12, 3, 4, 4)), ("bias", (12,))]
+    }
+    if registers:
+        shapes["embeddings.register_tokens"] = (1, registers, 12)
+    for i in (0, 1):
+        block = {f"{name}.lambda1": (12,) for name in ("layer_scale1", "layer_scale2")}
+        block |= {f"{name}.{kind}": (12,) for name in ("norm1", "norm2") for kind in ("weight", "bias")}
+        sizes = {query: (12, 12), key: (12, 12), value: (12, 12), project: (12, 12)}
+        for name, size in {**sizes, "mlp.fc1": (48, 12), "mlp.fc2": (12, 48)}.items():
+            block |= {f"{name}.weight": size, f"{name}.bias": size[:1]}
+        shapes |= {f"encoder.layer.{i}.{name}": shape for name, shape in block.items()}
+    theirs = {name: rng.standard_normal(shape).astype("float32") for name, shape in shapes.items()}
+    safetensors.save_file(theirs, tmp_path / "model.safetensors")
+    config = {"model_type": f"dinov2{'_with_registers' * bool(registers)}", "num_attention_heads": 3}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    told = []
+    encoder = ks.interchange.load_encoder(tmp_path, told.append)
+    assert (encoder.extra_tokens, encoder.epsilon, encoder.grid, encoder.depth) == (registers, 1e-6, (3, 3), 2)
+    assert told[0].dropped == {"embeddings.mask_token": "for masked patches"} and not told[0].fresh
+    ours, block = arrays(encoder), {name[16:]: array for name, array in theirs.items() if ".layer.1." in name}
+    positions = theirs["embeddings.position_embeddings"]
+    expected = {
+        "cls_token": theirs["embeddings.cls_token"] + positions[:, :1],
+        "patch_embedding/positions": positions[0, 1:],
+        "norm/gamma": theirs["layernorm.weight"],
+        "block_2/norm_attention/beta": block["norm1.bias"],
+        "block_2/norm_mlp/gamma": block["norm2.weight"],
+        "block_2/attention/qkv/kernel": np.concatenate([block[f"{n}.weight"].T for n in (query, key, value)], axis=1),
+        "block_2/attention/project/bias": block[f"{project}.bias"] * block["layer_scale1.lambda1"],
+        "block_2/expand/kernel": block["mlp.fc1.weight"].T,
+        "block_2/contract/kernel": block["mlp.fc2.weight"].T * block["layer_scale2.lambda1"],
+    }
+    if registers:
+        expected["extra_tokens"] = theirs["embeddings.register_tokens"]
+    for name, array in expected.items():
+        np.testing.assert_array_equal(ours[name], array, err_msg=name)
 
 
 def test_heads_and_decoders_are_left_out_and_named(saved):

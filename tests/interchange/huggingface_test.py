@@ -29,6 +29,12 @@ CLASSES = {
     "BeitModel": {**BEIT, "layer_scale_init_value": 0.0},
     "BeitModel without positions": {"use_mean_pooling": False, "layer_scale_init_value": 0.0},
     "BeitModel with layer scale": {**BEIT, "layer_scale_init_value": 0.1},
+    "Data2VecVisionModel": BEIT,
+    "Dinov2Model": {},
+    "Dinov2Model without biases": {"qkv_bias": False, "use_mask_token": False},
+    "Dinov2ForImageClassification": {"num_labels": 3},
+    "Dinov2WithRegistersModel": {"num_register_tokens": 2},
+    "ViTMSNModel": {},
     "ViTMAEModel": {"mask_ratio": 0.0},
     "ViTMAEForPreTraining": {
         "mask_ratio": 0.0,
@@ -72,7 +78,7 @@ def tokens_of(model, images):
         if hasattr(model.config, "mask_ratio"):  # which shuffles the patches: in order, given that noise
             base = getattr(model, "vit", model)
             return base(pixels, noise=torch.arange(16.0).expand(len(images), 16)).last_hidden_state.numpy()
-        base = next((getattr(model, name) for name in ("vit", "deit", "beit") if hasattr(model, name)), model)
+        base = getattr(model, model.base_model_prefix, model)
         return base(pixels).last_hidden_state.numpy()
 
 
@@ -101,10 +107,11 @@ def test_answers_are_those_of_transformers(name, make_images, tmp_path):
     assert not told[0].fresh and {*told[0].loaded, *told[0].folded} == set(ks.interchange.named_weights(encoder))
 
 
-def test_a_state_dict_saved_by_hand_is_the_same(make_images, tmp_path):
+@pytest.mark.parametrize("name", ["ViTModel", "ViTMSNModel", "Dinov2WithRegistersModel"])
+def test_a_state_dict_saved_by_hand_is_the_same(name, make_images, tmp_path):
     """Its names are those in memory, which since transformers 5 are others than those of save_pretrained."""
     safetensors = pytest.importorskip("safetensors.torch")
-    model, images = model_of("ViTModel"), make_images(2, (16, 16, 3))
+    model, images = model_of(name), make_images(2, (16, 16, 3))
     save(model, tmp_path)
     safetensors.save_file(model.state_dict(), tmp_path / "model.safetensors")
     check_equal(ks.interchange.load_encoder(tmp_path, print), tokens_of(model, images), images)
@@ -193,7 +200,14 @@ def test_positions_are_resampled_for_another_grid(make_images, tmp_path):
     assert encoder(make_images(1, (24, 16, 3)))["pooled"].shape == (1, 24)
 
 
-def test_relative_positions_are_refused(tmp_path):
-    save(model_of("BeitModel", use_relative_position_bias=True), tmp_path)
+def test_swiglu_is_refused(tmp_path):
+    save(model_of("Dinov2Model", use_swiglu_ffn=True), tmp_path)
+    with pytest.raises(ValueError, match="Expected a model without use_swiglu_ffn, received one with it"):
+        ks.interchange.load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["BeitModel", "Data2VecVisionModel"])
+def test_relative_positions_are_refused(name, tmp_path):
+    save(model_of(name, use_relative_position_bias=True), tmp_path)
     with pytest.raises(ValueError, match="Expected absolute positions, received .* a model with relative positions"):
         ks.interchange.load_encoder(tmp_path)
