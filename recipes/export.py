@@ -184,8 +184,9 @@ def written_aside(output):
         yield aside / output.name
         os.rename(aside / output.name, output)
     except OSError as error:
+        reason = "another program wrote it meanwhile" if output.is_dir() else error.strerror or error
         raise commandline.BadInput(
-            f"Expected an --output that can be written, received {output} ({error.strerror or error})."
+            f"Expected an --output that can be written, received {output} ({reason}); choose another folder."
         ) from error
     finally:
         if aside:

@@ -175,6 +175,20 @@ def test_what_no_program_holds_is_refused(refused, pretrained, tmp_path):
     assert "Expected a classifier, detector or segmenter" in line and "received a SplitMask; use --what=encoder" in line
 
 
+def test_what_another_program_wrote_meanwhile_is_left_alone(here, pretrained, monkeypatch, tmp_path):
+    output, save = tmp_path / "vit", ks.interchange.save_encoder
+
+    def save_after_another(*given):
+        save(*given)
+        output.mkdir()
+        (output / "mine").touch()
+
+    monkeypatch.setattr(ks.interchange, "save_encoder", save_after_another)
+    end = here("export", f"--init_from={pretrained}", "--layout=vit", f"--output={output}")
+    assert end.status == 2 and f"received {output} (another program wrote it meanwhile); choose another" in end.err
+    assert [path.name for path in tmp_path.rglob("*")] == ["vit", "mine"]
+
+
 def test_the_encoder_for_another_library_and_back(here, arrays, pretrained, tmp_path):
     end = here("export", f"--init_from={pretrained}", "--layout=beit", f"--output={tmp_path / 'beit'}")
     assert (
