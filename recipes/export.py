@@ -119,6 +119,7 @@ def load():
     """Load what is to be exported, in float32, whatever the precision of training."""
     import keras_splitmask as ks
     from keras_splitmask.backend.keras_private import layers_of
+    from keras_splitmask.transfer.class_model import ClassModel
 
     program, wanted = FLAGS.layout in runtimes.BACKENDS, FLAGS.what
     if wanted == "model" and FLAGS.layout not in WHOLE:
@@ -127,7 +128,7 @@ def load():
         )
     if FLAGS.layout in WHOLE and wanted != "encoder":
         model = ks.interchange.load(FLAGS.init_from)
-        if isinstance(model, ks.transfer.Classifier) or (program and hasattr(model, "classes")):
+        if isinstance(model, ClassModel if program else ks.transfer.Classifier):
             if program:
                 ks.interchange.check_program(model, FLAGS.layout)
             for layer in layers_of(model):

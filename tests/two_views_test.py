@@ -11,7 +11,7 @@ from tests.splitmask_test import array
 pytestmark = pytest.mark.backend
 
 
-def two_views_told_again(model, views, order):
+def two_views_computed_again(model, views, order):
     """View by view: what each half sees of its own view, and the words of that view; returns both losses."""
     n, split = model.split.seen_count, model.split
     inpaint, vectors = [], []
@@ -45,7 +45,7 @@ def test_two_views_are_halved_predicted_and_matched_each_by_its_own_patches(
     model.tokenizer.by_patch = by_patch
     images, order = make_images(8, (12, 20, 3)).reshape(4, 2, 12, 20, 3), fix_order(4)
     loss, report = model.objective(Batch(images), training=False)
-    inpaint, match = two_views_told_again(model, images, order)
+    inpaint, match = two_views_computed_again(model, images, order)
     np.testing.assert_allclose(float(report["inpaint_loss"]), inpaint, rtol=1e-4)
     np.testing.assert_allclose(float(report["match_loss"]), match, rtol=1e-4)
     np.testing.assert_allclose(float(loss), inpaint + match, rtol=1e-4)

@@ -89,9 +89,9 @@ def gelu(x):
         # By erf, which takes half the time of erfc, and in the form that LiteRT knows. In float32: 1 + erf would lose
         # the digits of small probabilities in half precision.
         scaled = 0.5**0.5 * x
-        twice = tf.cast(1.0 + tf.math.erf(tf.cast(scaled, "float32")), x.dtype)  # the probability of a number below x
+        twice = tf.cast(1.0 + tf.math.erf(tf.cast(scaled, "float32")), x.dtype)  # 2 P(x), of the normal distribution
 
-        # P(x) + x p(x), of the normal distribution and its density, with x = sqrt(2) scaled.
+        # P(x) + x p(x), where p is the density of the distribution and x = sqrt(2) scaled.
         def gradient(grad_output):
             density = math.pi**-0.5 * tf.exp(-tf.square(scaled))  # TensorFlow does all of it in one pass
             return grad_output * (0.5 * twice + scaled * density)

@@ -144,9 +144,9 @@ def text_of(model, layout, run, quantize="none"):
 
 def _lines_of_classes(names, run):
     """A line for each class: its position, its name, and its number in the data set if that is another."""
+    numbers = next(filter(None, (earlier.class_numbers(run, which, len(names)) for which in NUMBERS)), None)
     for i, name in enumerate(names):
         shown = "".join(c if c.isprintable() and c != "`" else f"\\x{ord(c):02x}" for c in name)
-        numbers = next(filter(None, (earlier.class_numbers(run, which, len(names)) for which in NUMBERS)), None)
         yield f"{i}. `{shown}`" + (f", number {numbers[i]} in the data set" if numbers else "")
 
 

@@ -38,10 +38,11 @@ def _torch(folder):
 
 
 RUNTIMES = {"saved_model": _saved_model, "onnx": _onnx, "litert": _litert, "torch": _torch}
-# Which backend writes a program, and the packages that write and run it besides.
+# As in keras_splitmask/backend/programs.py, which imports Keras, and so cannot say which backend to choose for it.
 BACKENDS = {"saved_model": "tensorflow", "onnx": "tensorflow", "litert": "tensorflow", "torch": "torch"}
-QUANTIZED = ("float16", "int8", "calibrated_int8")  # smaller numbers, in programs of SMALLER
+QUANTIZED = ("float16", "int8", "calibrated_int8")
 SMALLER = ("onnx", "litert")
+# What writes and runs a program, besides the backend.
 PACKAGES = {"onnx": ("tf2onnx", "onnxruntime"), "litert": ("ai-edge-litert",)}
 
 if __name__ == "__main__":

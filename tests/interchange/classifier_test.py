@@ -65,24 +65,24 @@ def test_the_files_hold_the_head_and_the_names(tmp_path):
 
 
 def test_a_round_trip_is_exact(tmp_path, pixels):
-    classifier, told = make_classifier(), []
+    classifier, reports = make_classifier(), []
     save_classifier(classifier, tmp_path / "out")
-    again = load(tmp_path / "out", told.append)
+    again = load(tmp_path / "out", reports.append)
     assert isinstance(again, ks.transfer.Classifier) and again.class_names == NAMES and again.crop_ratio == 0.875
     before, after = arrays(classifier), arrays(again)
     assert before.keys() == after.keys() and all(np.array_equal(before[name], after[name]) for name in before)
-    assert set(told[0].loaded) == {name.removeprefix("encoder/") for name in before} and not told[0].dropped
+    assert set(reports[0].loaded) == {name.removeprefix("encoder/") for name in before} and not reports[0].dropped
     logits = [ops.convert_to_numpy(model(pixels[0])) for model in (classifier, again)]
     np.testing.assert_array_equal(*logits)
 
 
 def test_an_encoder_leaves_the_head_and_says_so(tmp_path):
     save_classifier(make_classifier(), tmp_path / "out")
-    told = []
-    assert isinstance(load_encoder(tmp_path / "out", told.append), ks.Encoder)
-    assert told[0].dropped == {"head.weight": "of a head", "head.bias": "of a head"}
-    assert "dropped   head.bias, head.weight (of a head)" in str(told[0])
-    assert ks.interchange.initialise(make_classifier(), tmp_path / "out").dropped == told[0].dropped
+    reports = []
+    assert isinstance(load_encoder(tmp_path / "out", reports.append), ks.Encoder)
+    assert reports[0].dropped == {"head.weight": "of a head", "head.bias": "of a head"}
+    assert "dropped   head.bias, head.weight (of a head)" in str(reports[0])
+    assert ks.interchange.initialise(make_classifier(), tmp_path / "out").dropped == reports[0].dropped
 
 
 def test_classes_without_names_are_named_by_their_numbers(tmp_path):
@@ -103,9 +103,9 @@ def test_classes_without_names_are_named_by_their_numbers(tmp_path):
 def test_a_head_that_may_be_another_function_is_dropped(tmp_path, changes):
     save_classifier(make_classifier(), tmp_path / "out")
     change(tmp_path / "out", **changes)
-    told = []
-    assert isinstance(load(tmp_path / "out", told.append), ks.Encoder)
-    assert set(told[0].dropped) == {"head.weight", "head.bias"}
+    reports = []
+    assert isinstance(load(tmp_path / "out", reports.append), ks.Encoder)
+    assert set(reports[0].dropped) == {"head.weight", "head.bias"}
 
 
 @pytest.mark.parametrize(

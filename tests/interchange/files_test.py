@@ -57,9 +57,9 @@ def saved(tmp_path):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("changes", [{}, {"positions": "sine_cosine"}], ids=str)
 def test_a_round_trip_is_exact(layout, changes, tmp_path):
-    encoder, told = make_encoder(layout, **changes), []
+    encoder, reports = make_encoder(layout, **changes), []
     ks.interchange.save_encoder(encoder, tmp_path / "out", layout)
-    again = ks.interchange.load_encoder(tmp_path / "out", told.append)
+    again = ks.interchange.load_encoder(tmp_path / "out", reports.append)
     expected = arrays(encoder)
     if layout == "beit":  # has no biases of keys
         for i in (1, 2):
@@ -68,7 +68,7 @@ def test_a_round_trip_is_exact(layout, changes, tmp_path):
     for name, array in arrays(again).items():
         np.testing.assert_array_equal(array, expected[name], err_msg=name)
     assert again.get_config()["epsilon"] == encoder.epsilon and again.heads == 3 and again.image_shape == (12, 12, 5)
-    assert not told[0].fresh and not told[0].notes and not told[0].dropped
+    assert not reports[0].fresh and not reports[0].notes and not reports[0].dropped
     assert len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1  # whoever may read one may read all
 
 
@@ -78,7 +78,7 @@ def test_not_square_images_keep_their_grid(tmp_path):
     assert ks.interchange.load_encoder(tmp_path / "out").grid == (2, 5)
 
 
-def test_what_nothing_states_is_assumed_and_told(saved):
+def test_what_nothing_states_is_assumed_and_reported(saved):
     folder = saved()
     (folder / "preprocessor_config.json").unlink()
     with pytest.warns(
@@ -98,7 +98,7 @@ def test_pixels_that_are_normalised_otherwise_give_the_same_answer(saved, make_i
     images = make_images(2, (12, 12, 3))
     folder = saved()
     before = ops.convert_to_numpy(ks.interchange.load_encoder(folder)(images)["pooled"])
-    # The same function of pixels, told with other statistics: weights times std, bias moved by the mean.
+    # The same function of pixels, with other statistics: weights times std, bias moved by the mean.
     weights = safetensors.load_file(folder / "model.safetensors")
     kernel, bias = (f"embeddings.patch_embeddings.projection.{name}" for name in ("weight", "bias"))
     mean, std = (
@@ -108,10 +108,10 @@ def test_pixels_that_are_normalised_otherwise_give_the_same_answer(saved, make_i
     shift = (weights[kernel] * ((0.5 - mean) / std)).sum(axis=(1, 2, 3))
     safetensors.save_file({**weights, kernel: other, bias: weights[bias] + shift}, folder / "model.safetensors")
     (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}')
-    told = []
-    after = ks.interchange.load_encoder(folder, told.append)(images)["pooled"]
+    reports = []
+    after = ks.interchange.load_encoder(folder, reports.append)(images)["pooled"]
     np.testing.assert_allclose(ops.convert_to_numpy(after), before, atol=1e-5)
-    assert set(told[0].folded) == {"patch_embedding/project/kernel", "patch_embedding/project/bias"}
+    assert set(reports[0].folded) == {"patch_embedding/project/kernel", "patch_embedding/project/bias"}
 
 
 QUERY = "encoder.layer.1.attention.attention.query.weight"
@@ -257,10 +257,10 @@ def test_dinov2_by_its_own_names(query, registers, rng, tmp_path):
     safetensors.save_file(theirs, tmp_path / "model.safetensors")
     config = {"model_type": f"dinov2{'_with_registers' * bool(registers)}", "num_attention_heads": 3}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    told = []
-    encoder = ks.interchange.load_encoder(tmp_path, told.append)
+    reports = []
+    encoder = ks.interchange.load_encoder(tmp_path, reports.append)
     assert (encoder.extra_tokens, encoder.epsilon, encoder.grid, encoder.depth) == (registers, 1e-6, (3, 3), 2)
-    assert told[0].dropped == {"embeddings.mask_token": "for masked patches"} and not told[0].fresh
+    assert reports[0].dropped == {"embeddings.mask_token": "for masked patches"} and not reports[0].fresh
     ours, block = arrays(encoder), {name[16:]: array for name, array in theirs.items() if ".layer.1." in name}
     positions = theirs["embeddings.position_embeddings"]
     expected = {
@@ -281,13 +281,13 @@ def test_dinov2_by_its_own_names(query, registers, rng, tmp_path):
 
 
 def test_heads_and_decoders_are_left_out_and_named(saved):
-    told = []
+    reports = []
     ks.interchange.load_encoder(
         saved(add={"classifier.weight": np.zeros((3, 12), "float32"), "decoder.mask_token": np.zeros(3, "float32")}),
-        told.append,
+        reports.append,
     )
-    assert told[0].dropped == {"classifier.weight": "of a head", "decoder.mask_token": "of a decoder"}
-    assert "dropped   " in str(told[0]) and "classifier.weight (of a head)" in str(told[0])
+    assert reports[0].dropped == {"classifier.weight": "of a head", "decoder.mask_token": "of a decoder"}
+    assert "dropped   " in str(reports[0]) and "classifier.weight (of a head)" in str(reports[0])
 
 
 NUMBERS = [

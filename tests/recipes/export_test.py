@@ -189,6 +189,14 @@ def test_what_another_program_wrote_meanwhile_is_left_alone(here, pretrained, mo
     assert [path.name for path in tmp_path.rglob("*")] == ["vit", "mine"]
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="torch writes it")
+def test_a_model_with_classes_that_is_no_classifier_leaves_as_its_encoder(here, tmp_path):
+    small = ("--size=vit_micro", "--batch_size=4", "--steps=1", "--pictures=0", f"--workdir={tmp_path / 'run'}")
+    assert here("pretrain", "--dataset=sample", "--method=deit", *small).status == 0
+    end = here("export", f"--init_from={tmp_path / 'run'}", "--layout=torch", f"--output={tmp_path / 'saved'}")
+    assert end.status == 0 and "pooled" in end.out, end.err
+
+
 def test_the_encoder_for_another_library_and_back(here, arrays, pretrained, tmp_path):
     end = here("export", f"--init_from={pretrained}", "--layout=beit", f"--output={tmp_path / 'beit'}")
     assert (
