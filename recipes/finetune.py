@@ -2,7 +2,7 @@
 
 python recipes/finetune.py --init_from=runs/quickstart --dataset=sample --labelled=1000 --workdir=runs/tuned
 python recipes/finetune.py --dataset=sample --labelled=1000 --workdir=runs/scratch
-python recipes/finetune.py --init_from=runs/pretrained --dataset=folder:photos --workdir=runs/tuned
+python recipes/finetune.py --init_from=runs/pretrained --dataset=folder:labelled --workdir=runs/tuned
 
 A folder has a subfolder for each class, or subfolders train and test (or val) with those in them. If it is not divided,
 a fifth of each class is drawn to evaluate on; see --split. If there are both val and test, val is evaluated on during

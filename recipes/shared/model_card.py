@@ -84,14 +84,22 @@ prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model
 image = Image.new("{mode}", ({width}, {height}))  # or Image.open("photo.jpg").convert("{mode}")
 scores = model(prepare(image)[None]).softmax(-1)[0]
 print(model.pretrained_cfg["label_names"][scores.argmax()], scores.max().item())"""
-LIBRARY = """from transformers import {name}
+LIBRARY = """import torch
+from transformers import {class}
 
-model = {name}.from_pretrained(".")
-print(model.config.image_size, model.config.patch_size)"""
+model = {class}.from_pretrained(".", add_pooling_layer=False).eval()
+tokens = model(torch.zeros(1, {channels}, {height}, {width})).last_hidden_state
+print(tokens[:, {first}:].mean(1).shape)  # pooled; tokens[:, 0] is cls"""
 CODE |= {
-    layout: LIBRARY.replace("{name}", name)
-    for layout, name in (("vit", "ViTModel"), ("deit", "DeiTModel"), ("beit", "BeitModel"), ("mae", "ViTMAEModel"))
+    layout: LIBRARY.replace("{class}", name).replace("{first}", str(first))
+    for layout, name, first in (("vit", "ViTModel", 1), ("deit", "DeiTModel", 2), ("beit", "BeitModel", 1))
 }
+CODE["mae"] = """import torch
+from transformers import ViTMAEModel
+
+model = ViTMAEModel.from_pretrained(".", mask_ratio=0.0).eval()
+tokens = model(torch.zeros(1, {channels}, {height}, {width})).last_hidden_state
+print(tokens[:, 1:].mean(1).shape)  # pooled; tokens[:, 0] is cls"""
 
 
 def text_of(model, layout, run, quantize="none"):
@@ -118,7 +126,7 @@ def text_of(model, layout, run, quantize="none"):
         f" {model.count_params():,} weights in all{numbers}. Made with keras_splitmask."
     )
     if pathlib.Path(run).is_dir() or pathlib.Path(run).name == "model.keras":  # others may lie beside another's run
-        parts += [f"## {title}\n\n{text}" for title, text in _sections(run, kind)]
+        parts += [f"## {title}\n\n{text}" for title, text in _sections(run, kind, quantize)]
     if layout in runtimes.RUNTIMES:
         limits = getattr(model, "value_range", None)
         parts.append(
@@ -132,7 +140,12 @@ def text_of(model, layout, run, quantize="none"):
     first = OUTPUTS[kind].split("`")[1]
     predicts = layout == "timm" and kind == "Classifier" and channels in MODES
     code = (TIMM_CLASSIFIER if predicts else CODE[layout]).format(
-        shape=(1, height, width, channels), name=first, mode=MODES.get(channels), height=height, width=width
+        shape=(1, height, width, channels),
+        name=first,
+        mode=MODES.get(channels),
+        height=height,
+        width=width,
+        channels=channels,
     )
     parts.append(f"## Load it\n\nIn this folder:\n\n```python\n{code}\n```")
     if predicts:
@@ -150,7 +163,7 @@ def _lines_of_classes(names, run):
         yield f"{i}. `{shown}`" + (f", number {numbers[i]} in the data set" if numbers else "")
 
 
-def _sections(run, kind):
+def _sections(run, kind, quantize):
     """What the files of a run say: pairs of title and text."""
     if data := _data(run):
         images = earlier.result_of_run(run, "train_images")
@@ -167,7 +180,8 @@ def _sections(run, kind):
         if re.fullmatch(pattern, name)
     )
     if kind != "Encoder" and (lines := "\n".join(results)):
-        yield "Results", lines
+        note = "" if quantize == "none" else f"\n\nMeasured in float32, before {quantize}."
+        yield "Results", lines + note
 
 
 def _data(run):

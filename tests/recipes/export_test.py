@@ -92,7 +92,11 @@ def test_the_head_of_a_classifier_stays_with_the_weights_of_an_encoder(here, tun
     line = f"the encoder alone: the head for 2 classes stays in {tuned}; --layout=timm or --layout=onnx holds a whole"
     assert line in end.out, end
     card = (tmp_path / "vit" / "README.md").read_text(encoding="utf-8")
-    assert card.startswith("# An encoder") and 'ViTModel.from_pretrained(".")' in card and "cat" not in card
+    assert (
+        card.startswith("# An encoder")
+        and 'ViTModel.from_pretrained(".", add_pooling_layer=False)' in card
+        and "cat" not in card
+    )
 
 
 @pytest.mark.parametrize("what", ["auto", "model"])
