@@ -58,6 +58,9 @@ def write_program(function, model, image_shape, folder, form, class_names=None, 
         )
     if quantize == "calibrated_int8" and examples is None:
         raise ValueError("Expected examples of images for calibrated_int8, received none; give some of your own.")
+    given = getattr(examples, "shape", ())
+    if examples is not None and (tuple(given[1:]) != tuple(image_shape) or not given[0] or examples.dtype != "uint8"):
+        raise ValueError(f"Expected examples (n, {', '.join(map(str, image_shape))}) uint8, received {given}.")
     write = {"saved_model": _saved_model, "onnx": _onnx, "litert": _litert, "torch": _torch}[form]
     more = (quantize, examples) if form in SMALLER else ()
     with _without_notes():

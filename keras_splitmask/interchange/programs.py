@@ -38,11 +38,15 @@ def program_of(model):
     )
 
 
-def check_program(model, form):
-    """Refuse a format that cannot hold a model, or that another backend writes. Raises ValueError."""
+def check_program(model, form, quantize=None):
+    """Refuse a format, or smaller numbers, that a model cannot have. Raises ValueError."""
     if form not in WRITERS:
         raise ValueError(f"Expected a format among {', '.join(PROGRAMS)}, received {form!r}.")
     program_of(model)
+    if quantize and isinstance(model, (RetinaNet, MaskRCNN)):
+        raise ValueError(
+            f"Expected float32 for a {type(model).__name__}, whose boxes change otherwise; leave {quantize} out."
+        )
     if isinstance(model, (RetinaNet, MaskRCNN)) and form not in LOOPING:
         raise ValueError(
             f"Expected {' or '.join(LOOPING)} for a {type(model).__name__}, received {form}, which cannot hold the loop"
@@ -74,7 +78,7 @@ def save_program(model, folder, form, quantize=None, examples=None):
     folder = pathlib.Path(folder).expanduser()
     if os.path.lexists(folder):
         raise ValueError(f"Expected a folder that does not exist yet, received {folder}.")
-    check_program(model, form)
+    check_program(model, form, quantize)
     folder.parent.mkdir(parents=True, exist_ok=True)
     # As in `writing.write`.
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:

@@ -103,9 +103,9 @@ def _tensors(module):
 
     The dict may lie in others, see `INSIDE`. Tensors of whole numbers, which count something, are left out.
     """
-    for _ in INSIDE:
+    for _ in range(2):  # a checkpoint may hold another
         found = [module[name] for name in INSIDE if name in module] if isinstance(module, dict) else []
-        module = next((inner for inner in found if isinstance(inner, dict)), module)
+        module = next((inner for inner in found if _may_hold_weights(inner)), module)
     tensors, pending, seen = {}, [("", module)], set()
     while pending:
         prefix, module = pending.pop()
@@ -126,6 +126,14 @@ def _tensors(module):
         # A list instead of recursion: deep nesting must not overflow the stack.
         pending += [(f"{prefix}{name}.", child) for name, child in children.items()]
     return {name: layout for name, layout in tensors.items() if layout[0].dtype.kind != "i"}
+
+
+def _may_hold_weights(inner):
+    """Whether an entry of a checkpoint is a dict of tensors, or of another such entry."""
+    return isinstance(inner, dict) and any(
+        name in INSIDE or getattr(value, "stands_for", None) in (REBUILD_TENSOR, REBUILD_PARAMETER)
+        for name, value in inner.items()
+    )
 
 
 def _layout(name, tensor):

@@ -160,7 +160,7 @@ def _lines_of_classes(names, run):
     numbers = next(filter(None, (earlier.class_numbers(run, which, len(names)) for which in NUMBERS)), None)
     for i, name in enumerate(names):
         shown = "".join(c if c.isprintable() and c != "`" else f"\\x{ord(c):02x}" for c in name)
-        yield f"{i}. `{shown}`" + (f", number {numbers[i]} in the data set" if numbers else "")
+        yield f"{i}. `{shown}`" + (f", number {numbers[i]} in the data set" if numbers and numbers[i] != i else "")
 
 
 def _sections(run, kind, quantize):
@@ -186,7 +186,7 @@ def _sections(run, kind, quantize):
 
 def _data(run):
     dataset = earlier.flag_of_run(run, "dataset")
-    return pathlib.PurePath(dataset.partition(":")[2] or dataset).name or "images"
+    return dataset and (pathlib.PurePath(dataset.partition(":")[2] or dataset).name or "images")
 
 
 def _settings(run):

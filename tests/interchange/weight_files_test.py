@@ -101,6 +101,8 @@ def test_the_weights_in_a_checkpoint_of_training(tmp_path, zipped):
         {"state_dict": zeros, "state_dict_ema": weights, **beside},
         {"student": zeros, "teacher": weights, **beside},
         {"state_dict": {"model": weights}},
+        {"teacher": {}, "model": weights},
+        {"model": {"name": "vit"}, "state_dict": weights},
         {**weights, "num_batches_tracked": torch.tensor(5), "index": torch.arange(3, dtype=torch.int32)},
         {"model": {name: value.double() for name, value in weights.items()}},
     ):
