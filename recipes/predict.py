@@ -69,7 +69,7 @@ def load_predictor():
     import keras_splitmask as ks
 
     path = pathlib.Path(FLAGS.init_from)
-    if path.suffix in ks.interchange.reading.SUFFIXES or (path.is_dir() and ks.interchange.reading.find(path)):
+    if path.name.endswith(ks.interchange.reading.SUFFIXES) or (path.is_dir() and ks.interchange.reading.find(path)):
         raise _no_head("an encoder of another library")
     model = ks.interchange.load_model(FLAGS.init_from)
     options = {name: FLAGS[name].value for name in ("crop_ratio", "least_score", "inference")}

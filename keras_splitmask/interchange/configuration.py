@@ -92,12 +92,12 @@ def _check_function(file, config, options):
     kind = config.get("model_type")
     if kind is not None and kind not in sorted(MODEL_TYPES):
         raise ValueError(
-            f"Expected a model_type among {', '.join(sorted(MODEL_TYPES))} beside {file}, received {kind!s:.100}."
+            f"Expected a model_type among {', '.join(sorted(MODEL_TYPES))} beside {file}, received {kind!r:.100}."
         )
     activation = config.get("hidden_act", "gelu")
     if activation != "gelu":
         raise ValueError(
-            f"Expected a model with hidden_act gelu, received {activation!s:.100} beside {file}; the encoder has no"
+            f"Expected a model with hidden_act gelu, received {activation!r:.100} beside {file}; the encoder has no"
             " other."
         )
     if config.get("use_swiglu_ffn"):
@@ -108,12 +108,12 @@ def _check_function(file, config, options):
     architecture = str(config.get("architecture", "vit"))
     if not re.match(r"(vit|deit|deit3)(_|$)", architecture) or re.search("quickgelu|rope|relpos", architecture):
         raise ValueError(
-            f"Expected a plain Vision Transformer of timm, such as vit_base_patch16_224, received {architecture:.100}"
+            f"Expected a plain Vision Transformer of timm, such as vit_base_patch16_224, received {architecture!r:.100}"
             f" beside {file}."
         )
     if other := sorted(set(options) - HARMLESS):
         raise ValueError(
-            f"Expected a plain Vision Transformer of timm, received one with {', '.join(other):.200} beside {file};"
+            f"Expected a plain Vision Transformer of timm, received one with {', '.join(map(repr, other)):.200} beside {file};"
             " choose one without, such as vit_base_patch16_224."
         )
 
@@ -142,8 +142,8 @@ def _pixels(file, processor):
         usable = False
     if not usable:
         raise ValueError(
-            f"Expected image_mean and a positive image_std of each channel beside {file}, received {stated[0]!s:.100}"
-            f" and {stated[1]!s:.100}."
+            f"Expected image_mean and a positive image_std of each channel beside {file}, received {stated[0]!r:.100}"
+            f" and {stated[1]!r:.100}."
         )
     return mean.astype("float32"), std.astype("float32")
 

@@ -23,7 +23,6 @@ from keras_splitmask.transfer import Classifier
 
 MODEL_FILE = "model.keras"
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-SMALL = 2**26  # bytes of weights that take little time to make
 
 
 def load(path, report=None):
@@ -60,6 +59,8 @@ def load_model(path):
         hint = ""
         if (file.parent / "checkpoints").is_dir():
             hint = "; the run in this folder is not finished: run its command again first"
+        elif weights := next((p for p in sorted(file.parent.glob("*")) if p.name.endswith(reading.SUFFIXES)), None):
+            hint = f"; name one of the files of weights in this folder, such as {weights}"
         elif file.name == MODEL_FILE and _has_images(file.parent):
             hint = "; this folder holds images: name the folder of a run instead"
         raise ValueError(
@@ -193,7 +194,7 @@ def _source(path, whole=False):
     nbytes = sum(array.nbytes for array in imported.arrays.values())
     try:
         # Twice the file, so that a file with missing weights fails below, where each of them is named.
-        with bounded_weights(max(2 * nbytes, SMALL)):
+        with bounded_weights(max(2 * nbytes, reading.SMALL)):
             encoder = Encoder(**imported.arguments)
     except ValueError as error:
         raise ValueError(f"The weights of {file} do not fit: {_reason(error)}") from error

@@ -145,7 +145,10 @@ class Machine:
             argument = " ".join([self.stack.pop(), self.stack.pop()][::-1])  # the module was pushed first
         full = argument.replace(" ", ".", 1)
         if len(full) > TEXT or (full not in CONTAINERS and not self.is_known(full)):
-            raise ValueError(f"it asks for {full:.100}, which weights have no need of and which was not run")
+            raise ValueError(
+                f"it asks for {full:.100}, which weights have no need of and which was not run (a file that torch.save"
+                " made of model.state_dict() asks for nothing)"
+            )
         self.stack.append(Name(full))
 
     def _make(self, name, arguments):

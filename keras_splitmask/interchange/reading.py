@@ -41,7 +41,8 @@ from keras_splitmask.patches import pixel_statistics, sine_cosine_positions
 HUGGING_FACE_EPSILON = 1e-12  # default of the classes in transformers
 WEIGHTS_OF_BLOCK = 8  # at least, for a block without any bias
 MOST_PATCHES = 2**16
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+SMALL = 2**26  # bytes of weights that take little time to make
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
 TORCH_WEIGHTS = "pytorch_model.bin"  # in a folder of Hugging Face
 
 
@@ -74,7 +75,7 @@ def find(path):
         ValueError: if the folder holds a model in another kind of file.
     """
     path = pathlib.Path(path)
-    if path.suffix in SUFFIXES and path.is_file():
+    if path.name.endswith(SUFFIXES) and path.is_file():
         return path
     names = (WEIGHTS, f"{WEIGHTS}.index.json", TORCH_WEIGHTS, f"{TORCH_WEIGHTS}.index.json")
     if found := next((path / name for name in names if (path / name).is_file()), None):
@@ -220,17 +221,21 @@ def _sizes(file, arrays, depth, stated):
     grid = _grid(file, arrays.get(POSITIONS), extra, stated.get("image_size"), patch_size)
     if math.prod(grid) > MOST_PATCHES:
         raise ValueError(f"Expected images of at most {MOST_PATCHES} patches, received {grid[0]}x{grid[1]} in {file}.")
-    arrays.setdefault(POSITIONS, np.zeros((1, math.prod(grid), width), "float32"))
-    shapes = {
-        CLS: (1, 1, width),
-        EXTRA: (1, extra, width),
-        POSITIONS: (1, arrays[POSITIONS].shape[1], width),
-        BIAS: (width,),
-    }
+    shapes = {CLS: (1, 1, width), EXTRA: (1, extra, width), BIAS: (width,)}
+    if POSITIONS in arrays:
+        shapes[POSITIONS] = (1, arrays[POSITIONS].shape[1], width)
     if wrong := [
         f"{name} {arrays[name].shape}" for name in shapes if name in arrays and arrays[name].shape != shapes[name]
     ]:
         raise ValueError(f"Expected tokens and positions of the width {width} in {file}, received {', '.join(wrong)}.")
+    if POSITIONS not in arrays:
+        stored = sum(array.nbytes for array in arrays.values())
+        if 4 * math.prod(grid) * width > max(stored, SMALL):  # a small file must not fill the memory
+            raise ValueError(
+                f"Expected weights for {grid[0]}x{grid[1]} patches in {file}, received {stored} bytes; is the file"
+                " whole?"
+            )
+        arrays[POSITIONS] = np.zeros((1, math.prod(grid), width), "float32")
     shape = (grid[0] * patch_size, grid[1] * patch_size, channels)
     return {
         "image_shape": shape,

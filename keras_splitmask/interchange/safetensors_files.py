@@ -14,11 +14,12 @@ import math
 import numpy as np
 
 from keras_splitmask.interchange import strict_json
-from keras_splitmask.interchange.stored_arrays import Storage, count_of, is_count, refusing, view
+from keras_splitmask.interchange.stored_arrays import Storage, count_of, is_count, is_name, refusing, view
 
 MAX_HEADER = 2**20  # bytes; a Vision Transformer of 40 blocks has 64,000
 ALIGNMENT = 8  # bytes, to which the package `safetensors` pads the header
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # NumPy has no bfloat16: its bits
+WHOLE = ("I64", "I32", "I16", "I8", "U8", "BOOL")  # types of arrays that count something, which are left out
 
 
 def open_safetensors(path):
@@ -44,8 +45,12 @@ def arrays_in(path, file, size):
     header.pop("__metadata__", None)  # texts about the file, no array
     arrays, spans = {}, []
     for name, entry in header.items():
+        if not is_name(name):
+            raise ValueError(f"it has a weight named {name!r:.100}, which is too long or cannot be printed")
+        if entry["dtype"] in WHOLE:
+            continue
         if entry["dtype"] not in DTYPES:
-            raise ValueError(f"{name} holds {entry['dtype']}, expected F64, F32, F16 or BF16")
+            raise ValueError(f"{name} holds {entry['dtype']!r:.40}, expected F64, F32, F16 or BF16")
         dtype, shape = np.dtype(DTYPES[entry["dtype"]]), tuple(entry["shape"])
         first, last = entry["data_offsets"]  # counted from the end of the header
         count = count_of(name, shape)

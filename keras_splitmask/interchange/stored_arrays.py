@@ -102,8 +102,8 @@ def is_count(number):
 
 
 def is_name(text):
-    """Return whether a value is a text short enough for a name."""
-    return isinstance(text, str) and len(text) <= MAX_NAME
+    """Return whether a value is a text short enough for a name, and without characters that control a terminal."""
+    return isinstance(text, str) and len(text) <= MAX_NAME and text.isprintable()
 
 
 def count_of(name, shape):

@@ -12,10 +12,16 @@ from keras_splitmask.interchange.pickles import LIMIT, Machine, Name
 from keras_splitmask.interchange.stored_arrays import Storage, is_count, is_name, view
 
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how torch.save began its files before version 1.6
-STORAGES = {"Double": "<f8", "Float": "<f4", "Half": "<f2", "BFloat16": "<u2", "Long": "<i8", "Int": "<i4"}
+STORAGES = {"Double": "<f8", "Float": "<f4", "Half": "<f2", "BFloat16": "<u2"}
+# Whole numbers count something and are never read, so only their sizes matter.
+STORAGES |= {"Long": "<i8", "Int": "<i4", "Short": "<i2", "Char": "<i1", "Byte": "<i1", "Bool": "<i1"}
 STORAGES = {f"torch.{name}Storage": dtype for name, dtype in STORAGES.items()}
 REBUILD_TENSOR, REBUILD_PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
-PLACEHOLDERS = {*STORAGES, REBUILD_TENSOR, REBUILD_PARAMETER, "torch.device", "argparse.Namespace"}
+PLACEHOLDERS = {*STORAGES, REBUILD_TENSOR, REBUILD_PARAMETER, "torch.device", "torch.Size"}
+# Settings and measurements beside the weights of a checkpoint.
+PLACEHOLDERS |= {"argparse.Namespace", "pathlib.Path", "pathlib.PosixPath", "pathlib.WindowsPath", "_codecs.encode"}
+PLACEHOLDERS |= {f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")}
+PLACEHOLDERS |= {"numpy.dtype", "numpy.ndarray"}
 PACKAGES = ("dall_e.", "torch.nn.modules.")  # whose classes a pickled model may have
 MOST_MODULES = 1000
 # Where a checkpoint of training keeps its weights, beside the optimizer and others. The averaged ones come first.
@@ -119,7 +125,7 @@ def _tensors(module):
         seen.add(id(module))
         for name in (*parameters, *children):
             if not isinstance(name, str) or not is_name(prefix + name):
-                raise ValueError("it has a weight without a name, or with an endless one")
+                raise ValueError("it has a weight without a name, or with one that is too long or cannot be printed")
         for name, value in parameters.items():
             if value is not None:
                 tensors[prefix + name] = _layout(prefix + name, value)

@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 
 from keras_splitmask.interchange import safetensors_files, strict_json, torch_files
-from keras_splitmask.interchange.stored_arrays import StoredArray, count_of, refusing
+from keras_splitmask.interchange.stored_arrays import StoredArray, count_of, is_name, refusing
 
 NPY_DTYPES = ("<f4", "<f2")
 
@@ -46,7 +46,9 @@ def open_weights(path, sha256=None):
         else:
             arrays = torch_files.arrays_in_legacy(path, file, size)
         if sum(array.nbytes for array in arrays.values()) > size:
-            raise ValueError(f"it promises more numbers than its {size} bytes can hold")
+            raise ValueError(
+                f"it promises more numbers than its {size} bytes can hold, or has the same ones under several names"
+            )
     return arrays
 
 
@@ -65,14 +67,17 @@ def open_model(file):
     if file.suffix != ".json":
         return open_weights(file)
     with refusing(file, "an index of weights"):
-        places = strict_json.parse(file.read_bytes())["weight_map"]
+        index = strict_json.read(file)
+        places = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(places, dict) or not all(map(is_name, (*places, *places.values()))):
+            raise ValueError('it has no "weight_map" from the names of weights to those of files')
         parts = sorted(set(places.values()))
         if wrong := [part for part in parts if pathlib.PurePath(part).name != part]:
             raise ValueError(f"it names {wrong[0]!r:.100}, which is no file beside it")
-        found = {part: open_weights(file.with_name(part)) for part in parts}
-        if missing := [name for name, part in places.items() if name not in found[part]]:
-            raise ValueError(f"{places[missing[0]]} lacks {missing[0]}")
-        return {name: found[part][name] for name, part in places.items()}
+    found = {part: open_weights(file.with_name(part)) for part in parts}
+    if missing := [name for name, part in places.items() if name not in found[part]]:
+        raise ValueError(f"Expected the weight {missing[0]} in {file.with_name(places[missing[0]])}, as {file} says.")
+    return {name: found[part][name] for name, part in places.items()}
 
 
 def _in_zip(path, size):
@@ -80,6 +85,8 @@ def _in_zip(path, size):
     with zipfile.ZipFile(path) as archive:
         members = {info.filename: info for info in archive.infolist()}
         for name, info in members.items():
+            if not is_name(name):
+                raise ValueError(f"it has a member named {name!r:.100}, which is too long or cannot be printed")
             if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
                 raise ValueError(f"{name} in it is compressed; write it with np.savez or torch.save, which do not")
         if sum(info.file_size for info in members.values()) > size:

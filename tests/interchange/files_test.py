@@ -154,14 +154,14 @@ def test_a_grid_that_no_file_states_follows_from_the_positions(make_images, tmp_
         ),
         (
             {"add": {"layernorm.bias": np.zeros(12, "int8")}},
-            "Expected a .safetensors file of floating point numbers, received .*: layernorm.bias holds I8",
+            "The weights of .* do not fit: norm/beta is missing",
         ),
         ({"drop": ["embeddings.cls_token"]}, "Expected one Vision Transformer with a cls token"),
-        ({"config": {"hidden_act": "relu"}}, "Expected a model with hidden_act gelu, received relu"),
+        ({"config": {"hidden_act": "relu"}}, "Expected a model with hidden_act gelu, received 'relu'"),
         (
             {"config": {"model_type": "swin"}},
             "Expected a model_type among beit, data2vec-vision, deit, dinov2, dinov2_with_registers, timm_wrapper, vit,"
-            " vit_mae, vit_msn beside .*, received swin",
+            " vit_mae, vit_msn beside .*, received 'swin'",
         ),
         (
             {"config": {"use_swiglu_ffn": True}},
@@ -169,7 +169,7 @@ def test_a_grid_that_no_file_states_follows_from_the_positions(make_images, tmp_
         ),
         (
             {"config": {"model_args": {"act_layer": "relu"}}},
-            "received one with act_layer beside .*; choose one without, such as vit_base_patch16_224",
+            "received one with 'act_layer' beside .*; choose one without, such as vit_base_patch16_224",
         ),
         ({"config": {"num_hidden_layers": 3}}, "depth 3 for 2 of the weights"),
         (
@@ -390,6 +390,14 @@ def test_positions_that_are_not_there(saved):
     assert "embeddings.position_embeddings has a shape that no weight has" in refused_at_once(
         saved(add={name: np.zeros((1, 2**40, 0), "float32")})
     )
+    small = {
+        "embeddings.cls_token": np.zeros((1, 1, 2**14), "float32"),
+        "embeddings.patch_embeddings.projection.weight": np.zeros((2**14, 1, 1, 1), "float32"),
+        "embeddings.patch_embeddings.projection.bias": np.zeros(2**14, "float32"),
+    }
+    stated = {"hidden_size": 2**14, "num_channels": 1, "patch_size": 1, "image_size": 2**8}
+    beit = {"model_type": "beit", "use_absolute_position_embeddings": False}
+    assert "Expected weights for 256x256 patches" in refused_at_once(saved(add=small, drop=[name], config=stated | beit))
 
 
 @pytest.mark.parametrize(

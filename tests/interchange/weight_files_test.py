@@ -2,6 +2,7 @@ import argparse
 import io
 import json
 import os
+import pathlib
 import pickle
 import struct
 import subprocess
@@ -95,7 +96,10 @@ def test_the_weights_in_a_checkpoint_of_training(tmp_path, zipped):
     optimizer = torch.optim.AdamW(module.parameters())
     sum(value.sum() for value in module.parameters()).backward()
     optimizer.step()
-    beside = {"optimizer": optimizer.state_dict(), "epoch": 3, "args": argparse.Namespace(lr=0.1, betas=(0.9, 0.95))}
+    arguments = argparse.Namespace(lr=0.1, betas=(0.9, 0.95), output=pathlib.Path("runs"))
+    measured = {"best": np.float64(3.5), "curve": np.arange(4.0), "seen": torch.ones(5, dtype=torch.bool)}
+    state = torch.get_rng_state()  # of bytes
+    beside = {"optimizer": optimizer.state_dict(), "epoch": 3, "args": arguments, "rng": state, **measured}
     for checkpoint in (
         {"model": weights, **beside},
         {"state_dict": zeros, "state_dict_ema": weights, **beside},
@@ -104,6 +108,7 @@ def test_the_weights_in_a_checkpoint_of_training(tmp_path, zipped):
         {"teacher": {}, "model": weights},
         {"model": {"name": "vit"}, "state_dict": weights},
         {**weights, "num_batches_tracked": torch.tensor(5), "index": torch.arange(3, dtype=torch.int32)},
+        {**weights, "seen": torch.ones(5, dtype=torch.bool), "levels": torch.zeros(3, dtype=torch.uint8)},
         {"model": {name: value.double() for name, value in weights.items()}},
     ):
         torch.save(checkpoint, tmp_path / "saved.pth", _use_new_zipfile_serialization=zipped)
@@ -133,14 +138,19 @@ def test_an_index_of_several_files(tmp_path):
     assert all(np.array_equal(found[name].read(), value) for name, value in weights.items())
     first, *_ = places
     for wrong, reason in (
-        ({**places, first: "../part-0.safetensors"}, "which is no file beside it"),
-        ({**places, first: "part-1.safetensors"}, f"part-1.safetensors lacks {first}"),
-        ({**places, first: "part-9.safetensors"}, "part-9.safetensors"),
-        ([], "damaged"),
+        ({**places, first: "../part-0.safetensors"}, "index of weights, received .*which is no file beside it"),
+        ({**places, first: "part-1.safetensors"}, f"the weight {first} in .*part-1.safetensors, as .*.json says"),
+        ({**places, first: "part-9.safetensors"}, "received .*part-9.safetensors: .*No such file"),
+        ({**places, "\x1b[2J": "part-1.safetensors"}, 'index of weights, received .*it has no "weight_map"'),
+        ([], 'index of weights, received .*it has no "weight_map"'),
     ):
         write(wrong)
-        with pytest.raises(ValueError, match=f"Expected an index of weights, received .*{reason}"):
+        with pytest.raises(ValueError, match=f"^Expected .*{reason}") as caught:
             open_model(index)
+        assert str(caught.value).count("Expected") == 1
+    index.write_text(" " * 2**21)
+    with pytest.raises(ValueError, match="more than 1048576 bytes"):
+        open_model(index)
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
@@ -392,13 +402,23 @@ def test_npz_of_objects_or_of_other_numbers(tmp_path):
         ({"shape": [2**39, 2**39]}, "cannot be its bytes"),
         ({"shape": [9] * 100_000}, "a shape that no weight has"),
         ({"shape": [-2, -2]}, "a shape that no weight has"),
-        ({"dtype": "I64"}, "w holds I64, expected F64, F32, F16 or BF16"),
+        ({"dtype": "F8_E4M3"}, "w holds 'F8_E4M3', expected F64, F32, F16 or BF16"),
         ({"shape": None}, "it is damaged"),
     ],
 )
 def test_safetensors_that_promise_what_is_not_there(tmp_path, changes, named):
     save_safetensors(tmp_path / "w.safetensors", {"w": np.zeros(4, "float32")}, **changes)
     assert named in refusal(tmp_path / "w.safetensors")
+
+
+def test_names_that_could_control_a_terminal(tmp_path):
+    for name in ("\x1b[2J", "w" * 201, "\u202e"):
+        save_safetensors(tmp_path / "w.safetensors", {name: np.zeros(4, "float32")})
+        torch.save({name: torch.zeros(4)}, tmp_path / "w.pth")
+        np.savez(tmp_path / "w.npz", **{name: np.zeros(4, "float32")})
+        for file in tmp_path.iterdir():
+            message = refusal(file)
+            assert "cannot be printed" in message and message.isprintable()
 
 
 def test_safetensors_that_overlap_or_repeat_themselves(tmp_path):
@@ -474,8 +494,8 @@ def test_other_files(tmp_path):
     for path in (tmp_path, tmp_path / "pipe"):
         assert "it is not a file" in refusal(path)
     (tmp_path / "pipe").unlink()
-    torch.save({"w": torch.zeros(3, dtype=torch.int16)}, tmp_path / "integers.pt")
-    assert "it asks for torch.ShortStorage" in refusal(tmp_path / "integers.pt")
+    torch.save({"w": torch.zeros(3, dtype=torch.complex64)}, tmp_path / "complex.pt")
+    assert "it asks for torch.ComplexFloatStorage" in refusal(tmp_path / "complex.pt")
     torch.save({"w": {"deeper": 3}}, tmp_path / "no_tensor.pt")
     assert "w is no tensor" in refusal(tmp_path / "no_tensor.pt")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["integers.pt", "no_tensor.pt", "other.zip", "text.pkl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["complex.pt", "no_tensor.pt", "other.zip", "text.pkl"]
