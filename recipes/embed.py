@@ -26,7 +26,7 @@ from recipes.shared import commandline, comparison, earlier, feature_files, new_
 flags.DEFINE_string(
     "init_from",
     None,
-    "Run folder, .keras file, or file or folder of weights of Hugging Face or timm, of the encoder.",
+    "Run folder, .keras file, file or folder of weights of Hugging Face or timm, or hf:OWNER/NAME, of the encoder.",
 )
 flags.DEFINE_list(
     "features",

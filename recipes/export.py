@@ -41,7 +41,8 @@ from recipes.shared import commandline, earlier, model_card, runtimes, writing
 flags.DEFINE_string(
     "init_from",
     None,
-    "Run folder, .keras file, or file or folder of weights of Hugging Face or timm, of the model to export.",
+    "Run folder, .keras file, file or folder of weights of Hugging Face or timm, or hf:OWNER/NAME,"
+    " of the model to export.",
 )
 LIBRARIES = ("vit", "deit", "beit", "mae", "timm")
 WHOLE = (*runtimes.RUNTIMES, "timm")  # layouts that can hold more than the encoder

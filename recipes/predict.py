@@ -68,10 +68,8 @@ def load_predictor():
     """Load the model of --init_from: a `prediction.Predictor`."""
     import keras_splitmask as ks
 
-    path = pathlib.Path(FLAGS.init_from)
-    if path.name.endswith(ks.interchange.reading.SUFFIXES) or (path.is_dir() and ks.interchange.reading.find(path)):
-        raise _no_head("an encoder of another library")
-    model = ks.interchange.load_model(FLAGS.init_from)
+    reports = []
+    model = ks.interchange.load(FLAGS.init_from, reports.append)
     options = {name: FLAGS[name].value for name in ("crop_ratio", "least_score", "inference")}
     if isinstance(model, ks.transfer.Classifier):
         options["crop_ratio"] = FLAGS.crop_ratio or earlier.crop_ratio(FLAGS.init_from, model)
@@ -80,15 +78,16 @@ def load_predictor():
     try:
         return ks.prediction.predictor_for(model, FLAGS.batch_size, **options)
     except ks.prediction.NoHead:
-        raise _no_head(f"a {type(model).__name__} model") from None
+        reasons = {why for report in reports for why in report.dropped.values() if why.startswith("of a head")}
+        raise _no_head(model, "".join(f" and weights {why}" for why in reasons)) from None
 
 
-def _no_head(what):
+def _no_head(model, beside):
     tuned = f"{screen.program('finetune')} --init_from={FLAGS.init_from} --dataset=folder:PATH --workdir=runs/tuned"
     features = f"{screen.program('embed')} --init_from={FLAGS.init_from} --images={FLAGS.images[0]}"
     return commandline.BadInput(
-        f"{FLAGS.init_from} holds {what}, which has no classes yet. Fine-tune it first: {tuned}. Or get its features:"
-        f" {features} --output=features.npz"
+        f"{FLAGS.init_from} has no classes yet: it holds a model of the kind {type(model).__name__}{beside}. Fine-tune"
+        f" it first: {tuned}. Or get its features: {features} --output=features.npz"
     )
 
 

@@ -17,7 +17,8 @@ from recipes.shared import commandline, common_flags, image_sets, memory, screen
 flags.DEFINE_string(
     "init_from",
     None,
-    "Run folder, .keras file, or file or folder of weights of Hugging Face or timm, of the encoder to evaluate.",
+    "Run folder, .keras file, file or folder of weights of Hugging Face or timm, or hf:OWNER/NAME,"
+    " of the encoder to evaluate.",
 )
 flags.DEFINE_string(
     "dataset",

@@ -13,6 +13,7 @@ PACKAGES = {  # of each extra in pyproject.toml, without those that are for some
     "tensorboard": "tensorboard",
     "onnx": "tf2onnx onnxruntime",
     "litert": "ai-edge-litert",
+    "hub": "huggingface_hub",
 }
 
 

@@ -113,8 +113,8 @@ def _check_function(file, config, options):
         )
     if other := sorted(set(options) - HARMLESS):
         raise ValueError(
-            f"Expected a plain Vision Transformer of timm, received one with {', '.join(map(repr, other)):.200} beside {file};"
-            " choose one without, such as vit_base_patch16_224."
+            f"Expected a plain Vision Transformer of timm, received one with"
+            f" {', '.join(map(repr, other)):.200} beside {file}; choose one without, such as vit_base_patch16_224."
         )
 
 

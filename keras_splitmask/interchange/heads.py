@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 KERNEL, BIAS = "head.weight", "head.bias"
+OTHER = "it is another function than ours"
 POOLING = {"global_pool": "avg", "fc_norm": False}
 
 
@@ -51,19 +52,21 @@ def state_head(config, head):
 
 
 def read_head(stated, arrays, width):
-    """Return the `Head` in a file, or None if there is none or it is not equivalent to ours.
+    """Read the head in a file: a `Head`, or else why there is none, as a text.
 
     Args:
         stated: what `configuration.read_stated` read beside the file.
         arrays: {name: `StoredArray`} of the file's weights that are not part of an encoder.
         width: D of the encoder.
     """
-    if stated.get("pooling") != POOLING or set(arrays) != {KERNEL, BIAS}:
-        return None
+    if "pooling" not in stated:
+        return "only those of timm are read"
+    if stated["pooling"] != POOLING or set(arrays) != {KERNEL, BIAS}:
+        return OTHER
     names = stated["class_names"]
     count = len(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else 0
     if count < 2 or len(set(names)) != count:
-        return None
+        return "its config.json has no label_names, all different"
     if arrays[KERNEL].shape != (count, width) or arrays[BIAS].shape != (count,):
-        return None
+        return f"its weights are not those of {count} classes, the label_names in its config.json"
     return Head(arrays[KERNEL].read().T, arrays[BIAS].read(), names, stated["crop_ratio"])

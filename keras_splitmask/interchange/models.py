@@ -7,7 +7,7 @@ import pathlib
 import warnings
 
 from keras_splitmask.encoder import Encoder
-from keras_splitmask.interchange import reading, writing
+from keras_splitmask.interchange import hub, reading, writing
 from keras_splitmask.interchange.archives import bounded_weights, load_archive
 from keras_splitmask.interchange.copying import (
     WeightReport,
@@ -32,7 +32,7 @@ def load(path, report=None):
         path: a run folder or a .keras file, which gives its model: a `Classifier`, `Segmenter`, `RetinaNet`, `MaskRCNN`
             or the model of a pre-training run. Or a file or a folder of weights, which gives an `Encoder`, see
             `load_encoder`; or a `Classifier`, if timm's classifier is equivalent to ours, as those of `save_classifier`
-            are.
+            are. Or "hf:OWNER/NAME", see `load_encoder`.
         report: see `load_encoder`.
 
     Raises:
@@ -92,7 +92,8 @@ def load_encoder(path, report=None, **changes):
     """Load the encoder of a run folder, a .keras file, or a model of Hugging Face or timm.
 
     A model of Hugging Face or timm is a .safetensors, .pth, .pt or .bin file, or a folder with model.safetensors,
-    pytorch_model.bin, or an index of several such files. A checkpoint of torch may keep its weights in a dict within,
+    pytorch_model.bin, or an index of several such files; or "hf:OWNER/NAME", a model of the Hugging Face Hub, which is
+    downloaded if the package huggingface_hub is installed. A checkpoint of torch may keep its weights in a dict within,
     see `torch_files.INSIDE`; nothing in it is run. The config.json and preprocessor_config.json beside the weights are
     read too. What they and the shapes leave open is assumed, with a warning if there is no `report`. Supported are
     `ViTModel` (including DINO weights), `DeiTModel`, `ViTMAEModel`, `ViTMSNModel`, `Dinov2Model` and
@@ -100,7 +101,7 @@ def load_encoder(path, report=None, **changes):
     that contain them, and timm's `VisionTransformer`. A model that the encoder cannot reproduce exactly is refused.
 
     Args:
-        path: a folder or a file, see above.
+        path: a folder, a file or a name, see above.
         report: a function, such as `print`, that receives the `WeightReport` of an encoder that was changed or comes
             from another library.
         **changes: arguments of the encoder to replace, such as drop_path=0.1 or image_shape=(48, 80, 3).
@@ -185,7 +186,8 @@ def save_classifier(classifier, folder, layout="timm"):
 def _source(path, whole=False):
     """The model at a path, and its `WeightReport` if it comes from another library: its encoder, or if `whole` a
     classifier where there is one."""
-    path = pathlib.Path(path).expanduser()
+    named = str(path).startswith(hub.PREFIX)
+    path = hub.downloaded(str(path)) if named else pathlib.Path(path).expanduser()
     # A folder with a model of ours is ours, whatever lies beside it.
     file = reading.find(path) if not (path / MODEL_FILE).is_file() else None
     if file is None:

@@ -56,12 +56,13 @@ TIMM = {
 }
 TABLES = (HUGGING_FACE, DINOV2, TIMM)
 
+OF_A_HEAD = "of a head"
 # Weights that are not part of an encoder: a pattern, and what they belong to.
 DROPPED = (
     (
         r"(head|head_dist|attn_pool|fc_norm|pre_logits|pooler)\."
         r"|(classifier|cls_classifier|distillation_classifier|lm_head)\.",
-        "of a head",
+        OF_A_HEAD,
     ),
     (r"(embeddings\.)?mask_token$", "for masked patches"),
     (r"decoder[._]", "of a decoder"),

@@ -1,15 +1,12 @@
 """Save a model as a program that another runtime runs: TensorFlow, LiteRT, ONNX Runtime or PyTorch, without Keras."""
 
-import os
-import pathlib
-import tempfile
-
 from keras import ops
 
 from keras_splitmask.backend.layers import argmax
 from keras_splitmask.backend.programs import LOOPING, WRITERS, write_program
 from keras_splitmask.encoder import Encoder
 from keras_splitmask.interchange.copying import encoder_of
+from keras_splitmask.interchange.writing import new_folder
 from keras_splitmask.transfer import Classifier, MaskRCNN, RetinaNet, Segmenter
 
 PROGRAMS = tuple(WRITERS)
@@ -72,19 +69,12 @@ def save_program(model, folder, form, quantize=None, examples=None):
         examples: (n, H, W, C) uint8, images of your own for calibrated_int8; a hundred are enough.
 
     Raises:
-        ValueError: if the folder exists, the format is unknown or cannot hold the model, or the backend is another.
+        ValueError: if the folder exists or cannot be written, the format is unknown or cannot hold the model, or the
+            backend is another.
         ImportError: if a package that writes the format is missing.
     """
-    folder = pathlib.Path(folder).expanduser()
-    if os.path.lexists(folder):
-        raise ValueError(f"Expected a folder that does not exist yet, received {folder}.")
-    check_program(model, form, quantize)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # As in `writing.write`.
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-        aside = pathlib.Path(temporary, folder.name)
-        aside.mkdir()
+    with new_folder(folder) as aside:
+        check_program(model, form, quantize)
         names = getattr(model, "class_names", None)
         shape = encoder_of(model).image_shape
         write_program(program_of(model), model, shape, aside, form, names, quantize, examples)
-        os.rename(aside, folder)

@@ -24,12 +24,13 @@ from keras_splitmask.interchange.folding import (
     fold_scales,
     fuse,
 )
-from keras_splitmask.interchange.heads import Head, read_head
+from keras_splitmask.interchange.heads import OTHER, Head, read_head
 from keras_splitmask.interchange.names import (
     CONFIG,
     DROPPED,
     HEADS,
     HUGGING_FACE,
+    OF_A_HEAD,
     PREPROCESSOR,
     TABLES,
     WEIGHTS,
@@ -119,7 +120,10 @@ def read(file):
     # No file states that positions were calculated, as in MAE, so compare their values.
     fixed = width % 4 == 0 and np.array_equal(arrays[POSITIONS], sine_cosine_positions(*grid, width))
     arguments["positions"] = "sine_cosine" if fixed else "learned"
-    head = None if averaged or arguments["extra_tokens"] else read_head(stated, given, width)
+    head = OTHER if averaged or arguments["extra_tokens"] else read_head(stated, given, width)
+    if isinstance(head, str):
+        dropped |= {name: f"{why}, left out since {head}" for name, why in dropped.items() if why == OF_A_HEAD}
+        head = None
     return ImportedEncoder(arguments, arrays, folded, dropped, notes, head)
 
 

@@ -1,5 +1,6 @@
 """Write an encoder, or a whole classifier, into a folder that another library reads."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -14,6 +15,37 @@ from keras_splitmask.interchange.names import HUGGING_FACE, LAYOUTS, TIMM, WEIGH
 from keras_splitmask.interchange.safetensors_files import safetensors_content
 
 
+@contextlib.contextmanager
+def new_folder(folder):
+    """Yield a temporary folder that becomes `folder` at the end. On an error neither it nor its new parents are left.
+
+    Raises:
+        ValueError: if it exists, or cannot be written.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    made = []
+    try:
+        if os.path.lexists(folder):
+            raise ValueError(f"Expected a folder that does not exist yet, received {folder}.")
+        made = [parent for parent in folder.parents if not parent.exists()]
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the folder, since a rename must stay on one file system; and one folder deeper, since only its owner
+        # may enter a temporary one.
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+            aside = pathlib.Path(temporary, folder.name)
+            aside.mkdir()
+            yield aside
+            os.rename(aside, folder)
+    except BaseException as error:
+        for parent in made:
+            with contextlib.suppress(OSError):  # it has other files by now, or is not there
+                parent.rmdir()
+        if isinstance(error, (OSError, UnicodeEncodeError)):
+            reason = getattr(error, "strerror", None) or error
+            raise ValueError(f"Expected a folder that can be written, received {str(folder)!r} ({reason}).") from error
+        raise
+
+
 def write(folder, arguments, arrays, layout, head=None):
     """Write the weights of an encoder by the names of a layout, and what their library wants to know of it, into a new
     folder.
@@ -26,26 +58,17 @@ def write(folder, arguments, arrays, layout, head=None):
         head: the `Head` of a classifier, which only timm takes; or None to write the encoder alone.
 
     Raises:
-        ValueError: if the folder exists, the layout is unknown or cannot hold the head, or its model is another
-            function than the encoder's.
+        ValueError: if the folder exists or cannot be written, the layout is unknown or cannot hold the head, or
+            its model is another function than the encoder's.
     """
-    folder = pathlib.Path(folder).expanduser()
-    if os.path.lexists(folder):
-        raise ValueError(f"Expected a folder that does not exist yet, received {folder}.")
-    _check(arguments, layout, head)
-    content = _by_their_names(arguments, arrays, layout)
-    if head:
-        content |= arrays_for_timm(head)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the folder, since a rename must stay on one file system; and one folder deeper, since only its owner may
-    # enter a temporary one.
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-        aside = pathlib.Path(temporary, folder.name)
-        aside.mkdir()
+    with new_folder(folder) as aside:
+        _check(arguments, layout, head)
+        content = _by_their_names(arguments, arrays, layout)
+        if head:
+            content |= arrays_for_timm(head)
         (aside / WEIGHTS).write_bytes(safetensors_content(content, {"format": "pt"}))  # transformers insists on "pt"
         for name, text in described(arguments, layout, head).items():
             (aside / name).write_text(json.dumps(text, indent=1) + "\n")
-        os.rename(aside, folder)
 
 
 def _check(arguments, layout, head):

@@ -15,7 +15,7 @@ def encoder(default=""):
     flags.DEFINE_string(
         "init_from",
         None,
-        "Run folder, .keras file, or file or folder of weights of Hugging Face or timm, of a pre-trained"
+        "Run folder, .keras file, file or folder of weights of Hugging Face or timm, or hf:OWNER/NAME, of a pre-trained"
         " encoder. Default: train from scratch.",
     )
     flags.DEFINE_string(

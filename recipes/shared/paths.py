@@ -49,8 +49,10 @@ def _expanded(name, text):
 
 
 def _parts(name, text):
-    """Split a flag's value into the kind of data set with its colon, or "", and the path."""
+    """Split a flag's value into the kind of data set with its colon, or "", and the path; "" for what is no path."""
     kind, colon, path = text.partition(":")
+    if name == "init_from" and kind == "hf":
+        return text, ""
     return (kind + colon, path) if name in DATASETS and kind in KINDS else ("", text)
 
 
@@ -58,7 +60,8 @@ def paths_of(name):
     """List the real paths in the value of a flag."""
     value = FLAGS[name].value if name in FLAGS else None
     texts = value if isinstance(value, list) else [value] if value else []
-    return [os.path.realpath(_parts(name, text)[1]) for text in texts if name in PATHS or _parts(name, text)[0]]
+    parts = [_parts(name, text) for text in texts]
+    return [os.path.realpath(path) for kind, path in parts if path and (name in PATHS or kind)]
 
 
 def begun_in(folder, name, value):
@@ -97,9 +100,9 @@ def same(name, before, now, folder, moved):
 
 
 def _seen_from(home, paths):
-    return [(kind, os.path.relpath(path, os.path.realpath(home))) for kind, path in paths]
+    return [(kind, path and os.path.relpath(path, os.path.realpath(home))) for kind, path in paths]
 
 
 def _real_paths(name, text, folder):
     parts = [_parts(name, part) for part in _listed(name, text)]
-    return [(kind, os.path.realpath(os.path.join(folder, os.path.expanduser(path)))) for kind, path in parts]
+    return [(kind, path and os.path.realpath(os.path.join(folder, os.path.expanduser(path)))) for kind, path in parts]

@@ -75,7 +75,8 @@ flags.DEFINE_float(
 flags.DEFINE_string(
     "init_from",
     None,
-    "Start from the encoder of a run folder, a .keras file, or a file or folder of weights of Hugging Face or timm.",
+    "Start from the encoder of a run folder, a .keras file, a file or folder of weights of Hugging Face or timm, or"
+    " hf:OWNER/NAME.",
 )
 
 # Optimization.

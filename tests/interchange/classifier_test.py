@@ -29,9 +29,9 @@ def arrays(model):
     return {name: ops.convert_to_numpy(weight) for name, weight in named_weights(model).items()}
 
 
-def change(folder, drop=(), **options):
+def change(folder, drop=(), names=NAMES, **options):
     """Change the config.json of a folder, and leave out parts of it."""
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text()) | {"label_names": names}
     config["model_args"] |= options
     config = {name: value for name, value in config.items() if name not in drop}
     (folder / "config.json").write_text(json.dumps(config))
@@ -91,21 +91,22 @@ def test_classes_without_names_are_named_by_their_numbers(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "reason"),
     [
-        {"fc_norm": True},
-        {"global_pool": "token"},
-        {"drop": ["label_names"]},
-        {"drop": ["architecture"]},
+        ({"fc_norm": True}, "it is another function than ours"),
+        ({"global_pool": "token"}, "it is another function than ours"),
+        ({"drop": ["label_names"]}, "its config.json has no label_names, all different"),
+        ({"names": NAMES[:2]}, "its weights are not those of 2 classes, the label_names in its config.json"),
+        ({"drop": ["architecture"]}, "only those of timm are read"),
     ],
     ids=str,
 )
-def test_a_head_that_may_be_another_function_is_dropped(tmp_path, changes):
+def test_a_head_that_may_be_another_function_is_dropped(tmp_path, changes, reason):
     save_classifier(make_classifier(), tmp_path / "out")
     change(tmp_path / "out", **changes)
     reports = []
     assert isinstance(load(tmp_path / "out", reports.append), ks.Encoder)
-    assert set(reports[0].dropped) == {"head.weight", "head.bias"}
+    assert reports[0].dropped == dict.fromkeys(("head.weight", "head.bias"), f"of a head, left out since {reason}")
 
 
 @pytest.mark.parametrize(

@@ -397,7 +397,9 @@ def test_positions_that_are_not_there(saved):
     }
     stated = {"hidden_size": 2**14, "num_channels": 1, "patch_size": 1, "image_size": 2**8}
     beit = {"model_type": "beit", "use_absolute_position_embeddings": False}
-    assert "Expected weights for 256x256 patches" in refused_at_once(saved(add=small, drop=[name], config=stated | beit))
+    assert "Expected weights for 256x256 patches" in refused_at_once(
+        saved(add=small, drop=[name], config=stated | beit)
+    )
 
 
 @pytest.mark.parametrize(
@@ -452,13 +454,22 @@ def test_other_files_of_a_model_are_refused(tmp_path):
 )
 def test_what_a_layout_cannot_express_is_refused_and_nothing_written(layout, arguments, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        ks.interchange.save_encoder(make_encoder(**arguments), tmp_path / "out", layout)
+        ks.interchange.save_encoder(make_encoder(**arguments), tmp_path / "new" / "out", layout)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_is_never_overwritten(tmp_path):
     with pytest.raises(ValueError, match="Expected a folder that does not exist yet"):
         ks.interchange.save_encoder(make_encoder(), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["file/out", "x" * 300, "\ud800"])
+def test_a_folder_that_cannot_be_written(name, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="Expected a folder that can be written, received '.*'") as caught:
+        ks.interchange.save_encoder(make_encoder(), tmp_path / name)
+    assert str(caught.value).isprintable()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.backend

@@ -164,6 +164,8 @@ def test_bad_input_writes_nothing(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             save_program(made("Classifier"), tmp_path / place, form)
+    with pytest.raises(ValueError, match="which writes"):
+        save_program(made("Classifier"), tmp_path / "new" / "deeper", other)
     for kind, message in (("RetinaNet", "Expected float32 for a RetinaNet"), ("Classifier", "which writes|among onnx")):
         with pytest.raises(ValueError, match=message):
             save_program(made(kind), tmp_path / "new", "saved_model", quantize="int8")

@@ -89,6 +89,17 @@ def test_a_folder_is_classified_as_in_the_evaluation(here, tuned, photos, tmp_pa
     assert same.status == 0 and "already holds these results" in same.out
 
 
+def test_a_classifier_of_timm_predicts_as_the_one_it_is(here, refused, tuned, photos, tmp_path):
+    timm, given = tmp_path / "timm", (f"--images={photos / 'test'}",)
+    assert here("export", f"--init_from={tuned}", "--layout=timm", f"--output={timm}").status == 0
+    ends = [here("predict", f"--init_from={path}", *given) for path in (tuned, timm)]
+    assert ends[0].status == ends[1].status == 0 and ends[0].out == ends[1].out
+    config = json.loads((timm / "config.json").read_text())
+    (timm / "config.json").write_text(json.dumps({**config, "label_names": None}))
+    why = "Encoder and weights of a head, left out since its config.json has no label_names"
+    assert why in refused("predict", f"--init_from={timm}", *given)
+
+
 def test_the_probabilities_are_the_models(tuned, photos):
     model = ks.interchange.load_model(tuned)
     images, labels = ks.data.read_all(ks.data.open_source(f"folder:{photos}", "test"), (16, 16, 3), ratio=0.8)
@@ -257,7 +268,10 @@ def test_results_of_other_settings_are_replaced_only_if_asked(here, refused, tun
         (["--init_from={run}", "--images={tmp}/two.npz"], "Choose one of a, b."),
         (["--init_from={run}", "--images={tmp}/two.npz", "--array=c"], "received c. Choose one of a, b."),
         (["--init_from={tmp}/nowhere", "--images={photos}"], "Model not found"),
-        (["--init_from={pretrained}", "--images={photos}"], "has no classes yet. Fine-tune it first: "),
+        (
+            ["--init_from={pretrained}", "--images={photos}"],
+            "has no classes yet: it holds a model of the kind SplitMask. Fine-tune it first: ",
+        ),
         (["--init_from={run}", "--images={photos}", "--pictures=3"], "Expected --output with --pictures"),
         (["--init_from={run}", "--images={photos}", "--inference=slide"], "Expected no inference for a Classifier"),
         (

@@ -282,6 +282,11 @@ def test_data_moved_together_with_the_run_is_the_same(tmp_path):
     assert same("dataset", "folder:data", f"folder:{new}/data", old, moved)
     assert not same("init_from", f"{old}/first", f"{new}/second", "/", moved)
     assert not same("dataset", f"folder:{old}/data", f"masks:{new}/data", "/", moved)
+    assert same("init_from", "hf:someone/vit", "hf:someone/vit", "/", moved)
+    for other in ("hf:someone/beit", f"{new}/first"):
+        assert not same("init_from", "hf:someone/vit", other, "/", moved)
+        assert not same("init_from", other, "hf:someone/vit", "/", moved)
+    assert paths.begun_in(str(old), "init_from", "hf:someone/vit") == "hf:someone/vit"
     (old / "first").mkdir(parents=True)  # it is there still, so the other is another
     assert not same("init_from", f"{old}/first", f"{new}/first", "/", moved)
 
