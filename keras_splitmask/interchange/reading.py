@@ -134,8 +134,11 @@ def _by_table(file, given):
         prefixes = [
             name.removesuffix(cls_token) for name in given if re.search(rf"(^|\.){re.escape(cls_token)}$", name)
         ]
-        # One cls token exactly: with two, as in a model of text and images, it is not clear which is meant.
-        if len(prefixes) == 1 and any(f"{prefixes[0]}{block.format(0)}.weight" in given for block in blocks):
+        # One cls token exactly: with two, as in a model of text and images, it is not clear which is meant. Blocks may
+        # lack the prefix, as in the files of ViTMSNForImageClassification.
+        if len(prefixes) == 1 and any(
+            f"{p}{block.format(0)}.weight" in given for block in blocks for p in (prefixes[0], "")
+        ):
             arrays = {name.removeprefix(prefixes[0]): array for name, array in given.items()}
             # Without the prefix, two names could become one.
             if len(arrays) == len(given):

@@ -35,6 +35,7 @@ CLASSES = {
     "Dinov2ForImageClassification": {"num_labels": 3},
     "Dinov2WithRegistersModel": {"num_register_tokens": 2},
     "ViTMSNModel": {},
+    "ViTMSNForImageClassification": {"num_labels": 3},
     "ViTMAEModel": {"mask_ratio": 0.0},
     "ViTMAEForPreTraining": {
         "mask_ratio": 0.0,
