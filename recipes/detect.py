@@ -14,6 +14,8 @@ from absl import flags
 
 from recipes.shared import commandline, dense, hardware, value_range
 
+LEVELS = ("P2-P6", "P3-P7")
+
 # These change the result.
 flags.DEFINE_string("dataset", None, "Annotated images: coco:DIR or tfds:NAME, such as tfds:coco/2017.")
 flags.DEFINE_enum(
@@ -25,12 +27,6 @@ flags.DEFINE_enum(
 flags.DEFINE_bool(
     "masks", True, "With --head=maskrcnn, learn masks; objects without one are ignored. --nomasks trains Faster R-CNN."
 )
-flags.DEFINE_enum(
-    "positions",
-    "sine_cosine",
-    ["learned", "sine_cosine"],
-    "Position embeddings. The paper replaces learned ones, which would have to be resampled.",
-)
 flags.DEFINE_integer(
     "head_width", 256, lower_bound=1, help="Channels of the feature pyramid and the heads. Fewer are cheaper."
 )
@@ -39,9 +35,28 @@ flags.DEFINE_float(
     None,
     lower_bound=0.1,
     help=(
-        "Side of the smallest anchors of a level, in units of its stride. Lower it for small objects. Default: 4"
-        " for retinanet, 8 for maskrcnn."
+        "Side of the smallest anchors of a level, in units of its stride. Lower it for small objects. Default: what"
+        " suits the objects of the training images for retinanet, 8 for maskrcnn."
     ),
+)
+flags.DEFINE_enum(
+    "levels",
+    "auto",
+    ["auto", *LEVELS],
+    "With --head=retinanet, levels of the feature pyramid. P3-P7 begins at every 8th pixel. P2-P6 begins at every 4th,"
+    " for small objects; its head takes four times as long. Default: auto, what suits the objects of the training"
+    " images.",
+)
+flags.DEFINE_integer("max_detections", 100, lower_bound=1, help="Largest number of objects found in an image.")
+flags.DEFINE_float(
+    "score_threshold", 0.05, lower_bound=0, upper_bound=1, help="Least score of an object that is found."
+)
+flags.DEFINE_float(
+    "iou_threshold",
+    0.5,
+    lower_bound=0,
+    upper_bound=1,
+    help="Of two boxes of one class that overlap by more than this, only the better is found. Raise it for crowds.",
 )
 flags.DEFINE_integer(
     "samples", None, lower_bound=1, help="With --head=maskrcnn, regions per image to train on. Default: 512."
@@ -62,26 +77,65 @@ flags.adopt_module_key_flags(dense)
 flags.adopt_module_key_flags(value_range)
 FLAGS = flags.FLAGS
 SCALE = ("0.5", "1.5")
+MOST_COUNTED = 2000  # images whose objects anchors are chosen by
 MASK_SIZE = 56  # pixels of a side of a target mask
 
 
-def build_model(encoder, class_names):
-    """Build the detector of the flags."""
+def build_model(encoder, source):
+    """Build the detector of the flags for the objects of a source."""
     import keras_splitmask as ks
+
+    class_names = source.classes
 
     options = {"neck": FLAGS.neck, "width": FLAGS.head_width, "seed": FLAGS.seed, "accumulate": FLAGS.accumulate}
     options |= {"class_names": class_names, "value_range": value_range.numbers()}
+    options |= {name: FLAGS[name].value for name in ("max_detections", "score_threshold", "iou_threshold")}
     given = {
         name: FLAGS[name].value for name in ("anchor_scale", "samples", "proposals") if FLAGS[name].value is not None
     }
     if FLAGS.head == "maskrcnn":
+        if FLAGS.levels != "auto":
+            raise commandline.BadInput(
+                f"Expected --head=retinanet with --levels, received --levels={FLAGS.levels}; leave it out."
+            )
         return ks.transfer.MaskRCNN(encoder, len(class_names), masks=FLAGS.masks, **options, **given)
     if wrong := [f"--{name}" for name in ("samples", "proposals") if name in given]:
         raise commandline.BadInput(
             f"Expected --head=maskrcnn with {', '.join(wrong)}, received --head=retinanet; leave"
             f" {'it' if len(wrong) == 1 else 'them'} out."
         )
-    return ks.transfer.RetinaNet(encoder, len(class_names), **options, **given)
+    levels, anchor_scale = choose_anchors(source, encoder.image_shape)
+    return ks.transfer.RetinaNet(encoder, len(class_names), levels=levels, anchor_scale=anchor_scale, **options)
+
+
+def choose_anchors(source, image_shape):
+    """Choose --levels and --anchor_scale where they are left open, and print how many objects have no anchor."""
+    import numpy as np
+
+    from keras_splitmask.data.framing import fitting
+    from keras_splitmask.transfer import anchor_choice
+
+    boxes, labels = [], []
+    count = min(len(source), MOST_COUNTED)
+    for i in np.linspace(0, len(source) - 1, count).round().astype(int):
+        objects = source.objects(i)
+        there = ~objects.crowd
+        boxes.append(objects.boxes[there] * fitting(*source.size(i)[:2], image_shape[:2]))
+        labels.append(objects.labels[there])
+    boxes, labels = np.concatenate(boxes), np.concatenate(labels)
+    seen = boxes, labels, len(source.classes), image_shape
+    levels, anchor_scale = anchor_choice.choose(
+        *seen, None if FLAGS.levels == "auto" else FLAGS.levels, FLAGS.anchor_scale
+    )
+    missed = anchor_choice.without_anchor(*seen, levels, anchor_scale)
+    parts = [f"{name} {share:.1%}" for name, share in zip(source.classes, missed, strict=True) if share > 0]
+    smallest = anchor_choice.anchor_sizes(levels, anchor_scale)[1][0][0]
+    print(
+        f"--levels={levels} --anchor_scale={anchor_scale:g}: anchors from {smallest:g} pixels; objects that no anchor"
+        f" overlaps by half: {', '.join(parts[:10]) or 'none'}{', ...' * (len(parts) > 10)}",
+        flush=True,
+    )
+    return levels, anchor_scale
 
 
 def detections(model, source, limit=None):
@@ -171,7 +225,7 @@ def main(devices, run):
     from keras_splitmask.backend.keras_private import set_random_seed
 
     set_random_seed(FLAGS.seed)
-    encoder = dense.build_encoder(positions=FLAGS.positions)
+    encoder = dense.build_encoder("sine_cosine")
     source, judged = dense.open_sets(data.open_detection)
     mask_size = MASK_SIZE if FLAGS.head == "maskrcnn" and FLAGS.masks else None
     if mask_size and not judged.outlined:
@@ -188,7 +242,7 @@ def main(devices, run):
 
     batches(0)  # stop at bad options before anything is written
     dense.check_memory(encoder, devices, run, len(source))
-    model = build_model(encoder, source.classes)
+    model = build_model(encoder, source)
     dense.train(devices, run, model, source, judged, batches, judge, finish)
 
 

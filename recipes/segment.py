@@ -33,12 +33,6 @@ flags.DEFINE_string(
 flags.DEFINE_enum(
     "head", "upernet", ["upernet", "deeplab", "segformer"], "upernet is the paper's; the others are KerasCV's."
 )
-flags.DEFINE_enum(
-    "positions",
-    "learned",
-    ["learned", "sine_cosine"],
-    "Position embeddings. Learned ones are resampled to --image_size.",
-)
 flags.DEFINE_integer(
     "head_width", 512, lower_bound=1, help="Channels of the head; 768 for the paper's ViT-B. Fewer are cheaper."
 )
@@ -115,7 +109,7 @@ def main(devices, run):
     from keras_splitmask.backend.keras_private import set_random_seed
 
     set_random_seed(FLAGS.seed)
-    encoder = dense.build_encoder(positions=FLAGS.positions)
+    encoder = dense.build_encoder("learned")
     source, judged = dense.open_sets(data.open_segmentation)
 
     def batches(start):

@@ -221,9 +221,6 @@ def suppress(
         Which (B, K) int32, best first, and their scores (B, K), 0 where there were no more.
     """
     boxes, scores = ops.stop_gradient(boxes), ops.stop_gradient(scores)  # there is nothing to learn from a choice
-    # Groups lie apart, as if on sheets side by side.
-    far = ops.max(boxes, axis=(1, 2), keepdims=True) + 1.0  # (B, 1, 1); decoded boxes begin at 0, so this passes all
-    boxes = boxes + ops.cast(groups, boxes.dtype)[..., None] * far
     places = ops.arange(count)
 
     def choose(k, state):
@@ -231,9 +228,10 @@ def suppress(
         best = argmax(left)[:, None]  # (B, 1)
         score = take_along_axis(left, best, axis=1)
         overlap = iou(take(boxes, best), boxes)[:, 0]  # (B, n)
+        same = groups == take_along_axis(groups, best, axis=1)
         # By its number, too: a box of no size overlaps nothing, not even itself.
         itself = ops.arange(left.shape[1]) == ops.cast(best, "int32")
-        left = ops.where((overlap > threshold) | itself, 0.0, left)
+        left = ops.where(((overlap > threshold) & same) | itself, 0.0, left)
         here = places == k
         return left, ops.where(here, ops.cast(best, "int32"), chosen), ops.where(here, score, best_scores)
 

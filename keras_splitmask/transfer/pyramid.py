@@ -56,7 +56,7 @@ class Pyramid(keras.layers.Layer):
         encoder: an `Encoder` whose patch size is a power of two, such as 16.
         neck: "blocks", to take the levels from four blocks (XCiT and BEiT), or "simple", all from the last (ViTDet,
             section 3).
-        levels: names of `STRIDES` to return.
+        levels: names of `STRIDES` to return, from fine to coarse.
     """
 
     def __init__(
@@ -80,10 +80,13 @@ class Pyramid(keras.layers.Layer):
         self.neck = neck
         self.levels = tuple(levels)
         width, policy = encoder.width, self.dtype_policy
-        # From the shallowest to the deepest block, as from the finest to the coarsest level.
+        # From the shallowest to the deepest block, as from the finest to the coarsest level. The coarsest of `levels`
+        # has the deepest, so without P5 all levels move up by a block.
         blocks = tapped_blocks(encoder.depth) if neck == "blocks" else [encoder.depth] * 4
+        names = list(STRIDES)
+        blocks = blocks[len(names) - 1 - names.index(self.levels[-1]) :]
         self.taps = {
-            level: f"block_{block}" for level, block in zip(STRIDES, blocks, strict=True) if level in self.levels
+            level: f"block_{block}" for level, block in zip(names, blocks, strict=False) if level in self.levels
         }
         # Between pre-norm blocks the tokens are a sum that no norm has scaled, so each tap needs a norm.
         self.norms = {

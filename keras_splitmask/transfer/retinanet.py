@@ -15,10 +15,12 @@ from keras_splitmask.training.batch import Batch
 from keras_splitmask.training.pixels import problem_of_absence
 from keras_splitmask.transfer import boxes
 from keras_splitmask.transfer.class_model import ClassModel
-from keras_splitmask.transfer.pyramid import FeaturePyramid, Pyramid
+from keras_splitmask.transfer.pyramid import STRIDES, FeaturePyramid, Pyramid
 
-# From P3 to P7: the paper leaves P2 out.
-STRIDES = (8, 16, 32, 64, 128)
+# Of the five levels those from the encoder, each with twice the stride of the one before; the others are made from the
+# last. The paper leaves P2 out, which has four times as many anchors.
+LEVELS = {"P3-P7": ("P3", "P4", "P5"), "P2-P6": ("P2", "P3", "P4")}
+KERASCV_LEVELS = LEVELS["P3-P7"]  # how KerasCV names them
 # Three sizes in each octave, as in the paper; with three ratios they make the nine anchors of a position.
 SCALES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
 KERASCV_WIDTH = 256  # of KerasCV's feature pyramid and heads, which cannot be changed
@@ -73,6 +75,12 @@ class PredictionHead(keras.layers.Layer):
         }
 
 
+def anchor_sizes(levels, anchor_scale):
+    """The strides of five levels, and for each the square roots of the areas of its anchors, both in pixels."""
+    strides = [STRIDES[LEVELS[levels][0]] * 2**i for i in range(5)]
+    return strides, [[anchor_scale * stride * scale for scale in SCALES] for stride in strides]
+
+
 def focal_loss(truth: Float[Array, "*axes"], logits: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
     """Compute the focal loss of each logit, truth 0 or 1, with the paper's constants.
 
@@ -80,8 +88,11 @@ def focal_loss(truth: Float[Array, "*axes"], logits: Float[Array, "*axes"]) -> F
     """
     chance = ops.sigmoid(logits)
     wrong = truth * (1 - chance) + (1 - truth) * chance  # 1 - p_t of the paper
+    # By the logits, since an object that is surely taken for background must still have a gradient. Keras' loss clips
+    # probabilities on some backends.
+    cross_entropy = ops.softplus(logits) - truth * logits
     # Equation 5 with alpha 0.25, for background 0.75, and gamma 2.
-    return (0.25 * truth + 0.75 * (1 - truth)) * wrong**2 * ops.binary_crossentropy(truth, logits, from_logits=True)
+    return (0.25 * truth + 0.75 * (1 - truth)) * wrong**2 * cross_entropy
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")
@@ -103,6 +114,8 @@ class RetinaNet(ClassModel):
         width: channels of the feature pyramid and the heads; 256 in KerasCV. Fewer are cheaper.
         anchor_scale: side of a level's smallest anchors in units of its stride; 4 in the paper. Lower it for small
             objects.
+        levels: one of `LEVELS`. The strides are 8 to 128 pixels with P3-P7, as in the paper, and 4 to 64 with P2-P6,
+            for small objects.
         max_detections, score_threshold, iou_threshold: see `boxes.keep_best`.
         **kwargs: `class_names` and `value_range`, see `ClassModel`; `seed`, `accumulate` and `augmentation`, which may
             change colours only, see `ObjectiveModel`; and arguments of `keras.Model`.
@@ -118,6 +131,7 @@ class RetinaNet(ClassModel):
         neck: str = "blocks",
         width: int = KERASCV_WIDTH,
         anchor_scale: float = 4.0,
+        levels: str = "P3-P7",
         max_detections: int = 100,
         score_threshold: float = 0.05,
         iou_threshold: float = 0.5,
@@ -129,6 +143,8 @@ class RetinaNet(ClassModel):
         super().__init__(encoder, classes, logged=["class_loss", "box_loss"], name=name, **kwargs)
         if classes < 1:
             raise ValueError(f"Expected at least one class, received classes={classes}.")
+        if levels not in LEVELS:
+            raise ValueError(f"Expected levels to be one of {', '.join(LEVELS)}, received {levels!r}.")
         if any(side % 32 for side in encoder.image_shape[:2]):
             raise ValueError(
                 "Expected sides that are multiples of 32 for KerasCV's RetinaNet, received"
@@ -137,12 +153,13 @@ class RetinaNet(ClassModel):
         self.neck = neck
         self.width = width
         self.anchor_scale = anchor_scale
+        self.levels = levels
         self.max_detections = max_detections
         self.score_threshold = score_threshold
         self.iou_threshold = iou_threshold
-        sizes = [[anchor_scale * stride * scale for scale in SCALES] for stride in STRIDES]
-        self.anchors = boxes.anchors(encoder.image_shape, STRIDES, sizes)[None]  # (1, A, 4)
-        backbone = ViTBackbone(Pyramid(encoder, neck, ("P3", "P4", "P5"), dtype=self.dtype_policy))
+        self.anchors = boxes.anchors(encoder.image_shape, *anchor_sizes(levels, anchor_scale))[None]  # (1, A, 4)
+        backbone = ViTBackbone(Pyramid(encoder, neck, LEVELS[levels], dtype=self.dtype_policy))
+        backbone.pyramid_level_inputs = dict(zip(KERASCV_LEVELS, LEVELS[levels], strict=True))
         # "yxyx": boxes as everywhere in this library, top, left, bottom, right.
         self.network = keras_cv.models.RetinaNet(backbone, classes, "yxyx", **self._parts())
         self.build((None, *encoder.image_shape))
@@ -206,6 +223,6 @@ class RetinaNet(ClassModel):
         return class_loss + box_loss, {"class_loss": class_loss, "box_loss": box_loss}
 
     def get_config(self):
-        names = ("neck", "width", "anchor_scale", "max_detections", "score_threshold", "iou_threshold")
+        names = ("neck", "width", "anchor_scale", "levels", "max_detections", "score_threshold", "iou_threshold")
         own = {name: getattr(self, name) for name in names}
         return {**super().get_config(), **own}

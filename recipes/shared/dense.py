@@ -41,6 +41,13 @@ flags.DEFINE_enum(
     ["blocks", "simple"],
     "Feature levels: blocks takes them from four blocks (XCiT, BEiT), simple all from the last block (ViTDet).",
 )
+flags.DEFINE_enum(
+    "positions",
+    None,
+    ["learned", "sine_cosine"],
+    "Position embeddings: learned, or fixed sines and cosines. Default: those of --init_from, resampled to"
+    " --image_size; from scratch sine_cosine for detect, learned for segment.",
+)
 common_flags.drop_path()
 
 # Optimization.
@@ -130,12 +137,14 @@ def open_sets(open_set):
     return source, judged
 
 
-def build_encoder(**options):
-    """Build the encoder of the flags, and print what is new or resized. `options` are arguments of `Encoder`."""
-    encoder = encoders.load_encoder(**options)
+def build_encoder(positions):
+    """Build the encoder of the flags, and print what is new or resized. `positions` are those from scratch, unless the
+    flag names others."""
+    encoder = encoders.load_encoder(**({"positions": FLAGS.positions} if FLAGS.positions else {}))
     if encoder is None:
         commandline.require("image_size")
-        encoder = encoders.fresh_encoder((*image_sets.image_size(), FLAGS.channels or 3), **options)
+        shape = (*image_sets.image_size(), FLAGS.channels or 3)
+        encoder = encoders.fresh_encoder(shape, positions=FLAGS.positions or positions)
     if FLAGS.channels is None and encoder.image_shape[-1] != 3:
         FLAGS.channels = encoder.image_shape[-1]
     return encoder

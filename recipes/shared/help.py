@@ -36,11 +36,11 @@ SUBJECTS = {
     "SplitMask": "preset views keep split decoder_depth predicted projector inpaint_weight match_weight temperature",
     "BEiT and MAE": "mask_ratio mae_decoder_depth mae_decoder_width",
     "DINO": "local_crops prototypes teacher_momentum teacher_temperature frozen_epochs final_weight_decay",
-    "Head": "head masks neck head_width anchor_scale samples proposals auxiliary_weight dropout",
+    "Head": "head masks neck head_width levels anchor_scale samples proposals auxiliary_weight dropout",
     "Steps and learning rate": "batch_size epochs steps learning_rate min_learning_rate schedule warmup layer_decay",
     "Regularisation": "weight_decay clip_norm beta_2 label_smoothing mixup cutmix rand_augment random_erasing repeats"
     " class_weight",
-    "Predictions": "top least_score",
+    "Predictions": "top least_score max_detections score_threshold iou_threshold",
     "Comparisons": "duplicates threshold outliers embed.neighbours near",
     "Evaluation": "finetune.split probe.split groups val judge judge_every judge_limit inference train_limit"
     " test_limit neighbours features probe probe_limit probe_every",

@@ -199,7 +199,8 @@ def test_boxes_with_kerascv_from_a_run_and_its_export(here, sets, tmp_path):
     )
     end = here("detect", *given, "--batch_size=2", "--steps=2")
     assert end.status == 0, end.err
-    assert "patch_embedding/positions (calculated for 4x6 patches)" in end.out and "encoder from" in end.out
+    assert "calculated" not in end.out and "encoder from" in end.out  # learned positions are kept
+    assert "--levels=P3-P7 --anchor_scale=" in end.out and "objects that no anchor overlaps by half: " in end.out
     end = here("export", f"--init_from={tmp_path / 'found'}", f"--output={tmp_path / 'saved'}")
     assert end.status == 0, end.err
     import tensorflow as tf

@@ -11,7 +11,7 @@ from keras_splitmask.transfer import boxes
 pytest.importorskip("keras_cv", reason="RetinaNet is KerasCV's, which is not installed")
 
 from keras_splitmask.transfer.kerascv_backbone import ViTBackbone, keras_cv  # noqa: E402
-from keras_splitmask.transfer.retinanet import STRIDES, RetinaNet, focal_loss  # noqa: E402
+from keras_splitmask.transfer.retinanet import RetinaNet, anchor_sizes, focal_loss  # noqa: E402
 
 pytestmark = pytest.mark.backend
 SHAPE = (64, 96, 3)
@@ -28,7 +28,11 @@ def test_anchors_are_kerascvs():
     theirs = keras_cv.models.RetinaNet.default_anchor_generator("yxyx")
     theirs = np.concatenate([ops.convert_to_numpy(x) for x in theirs(image_shape=SHAPE).values()])
     mine = ops.convert_to_numpy(boxes.clip(ops.convert_to_tensor(model.anchors[0]), SHAPE))
-    assert len(mine) == len(theirs) == sum(9 * -(-SHAPE[0] // s) * -(-SHAPE[1] // s) for s in STRIDES)
+    assert (
+        len(mine)
+        == len(theirs)
+        == sum(9 * -(-SHAPE[0] // s) * -(-SHAPE[1] // s) for s in anchor_sizes("P3-P7", 4.0)[0])
+    )
     np.testing.assert_allclose(np.sort(mine.round(3), axis=0), np.sort(theirs.round(3), axis=0), atol=2e-3)
 
 
@@ -91,6 +95,28 @@ def test_a_logit_that_is_not_a_number_is_no_error_but_a_loss_that_is_none():
     np.testing.assert_allclose(loss, [np.nan, np.nan, 0.25 * 0.5**2 * np.log(2)], rtol=1e-6)
 
 
+def test_an_object_that_is_surely_taken_for_background_has_a_gradient():
+    """Of -0.25, the weight of objects (Lin et al., 2017, equation 5); by probabilities it would vanish below -16."""
+    for logit, expected in ((-30.0, -0.25), (-3.0, None), (40.0, 0.0)):
+        x, step = np.float32(logit), np.float32(0.125)
+        above, below = (
+            float(focal_loss(ops.convert_to_tensor(1.0), ops.convert_to_tensor(x + sign * step))) for sign in (1, -1)
+        )
+        p = 1 / (1 + np.exp(-logit))
+        own = 0.25 * (2 * (1 - p) * p * (1 - p) * np.log(p) - (1 - p) ** 3) if expected is None else expected
+        assert (above - below) / 0.25 == pytest.approx(own, rel=2e-2, abs=1e-6)
+
+
+def test_levels_from_p2_on_have_half_the_strides(scenes):
+    model, images = make(levels="P2-P6"), scenes(1)[0]
+    deltas, logits = model.predictions(images)
+    count = sum(9 * -(-SHAPE[0] // s) * -(-SHAPE[1] // s) for s in (4, 8, 16, 32, 64))
+    assert tuple(deltas.shape) == (1, count, 4) and tuple(logits.shape) == (1, count, 2)
+    assert model.anchors.shape == (1, count, 4)
+    # The last block still is among those that features are taken from.
+    assert make(levels="P2-P6").network.backbone.pyramid.taps["P4"] == "block_2"
+
+
 def test_a_few_images_are_memorised(scenes, as_coco):
     model, (images, targets) = make(32), scenes(2)
     model.compile(ks.training.adamw(2e-3, 60, warmup=6), jit_compile=keras.backend.backend() == "jax")
@@ -107,7 +133,7 @@ def test_a_few_images_are_memorised(scenes, as_coco):
 
 
 def test_a_saved_model_is_the_same_and_so_is_an_exported_one(scenes, check_saved_and_exported):
-    model, images = make(score_threshold=0.005), scenes(2)[0]
+    model, images = make(score_threshold=0.005, levels="P2-P6"), scenes(2)[0]
     check_saved_and_exported(model, images)
 
 
@@ -118,3 +144,5 @@ def test_bad_arguments_are_refused():
         RetinaNet(ks.Encoder((48, 96, 3), 16, 32, 2, 2), 2)
     with pytest.raises(ValueError, match="Expected at least one class, received classes=0."):
         make(classes=0)
+    with pytest.raises(ValueError, match="Expected levels to be one of P3-P7, P2-P6, received 'P1'."):
+        make(levels="P1")
