@@ -88,7 +88,7 @@ def build_model(encoder, source):
     class_names = source.classes
 
     options = {"neck": FLAGS.neck, "width": FLAGS.head_width, "seed": FLAGS.seed, "accumulate": FLAGS.accumulate}
-    options |= {"class_names": class_names, "value_range": value_range.numbers()}
+    options |= {"augmentation": dense.colours(), "class_names": class_names, "value_range": value_range.numbers()}
     options |= {name: FLAGS[name].value for name in ("max_detections", "score_threshold", "iou_threshold")}
     given = {
         name: FLAGS[name].value for name in ("anchor_scale", "samples", "proposals") if FLAGS[name].value is not None

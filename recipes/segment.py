@@ -17,11 +17,12 @@ classes.json or one with a list of at most two names, 255 is the second class, a
 """
 
 import functools
+import itertools
 import math
 
 from absl import flags
 
-from recipes.shared import commandline, dense, hardware, value_range
+from recipes.shared import commandline, common_flags, dense, hardware, value_range
 
 # These change the result.
 flags.DEFINE_string(
@@ -42,6 +43,16 @@ flags.DEFINE_float(
     lower_bound=0,
     help="With --head=upernet, weight of the loss of a second, smaller head during training.",
 )
+flags.DEFINE_enum(
+    "class_weight",
+    None,
+    ["balanced", "root"],
+    "Weight the pixels of rare classes more: balanced by the inverse of their fraction of all pixels, root by its"
+    " square root. Default: all pixels count the same.",
+)
+common_flags.fraction(
+    "largest_class", 0.75, "A random part of an image is drawn again, up to ten times, if one class fills more of it."
+)
 flags.DEFINE_float("dropout", 0.1, lower_bound=0, help="Fraction of the head's channels to drop during training.")
 
 # These do not change the trained weights.
@@ -55,23 +66,31 @@ flags.adopt_module_key_flags(dense)
 flags.adopt_module_key_flags(value_range)
 FLAGS = flags.FLAGS
 SCALE = ("0.5", "2.0")
+MOST_COUNTED = 1000  # label maps whose pixels are counted for --class_weight
 
 
 def label_maps(model, source, limit=None):
     """Yield each image of a source, or of the first `limit`, with its true and its predicted label map, at the image's
     own size."""
+    import numpy as np
+
     from keras_splitmask import evaluation
+    from keras_splitmask.data.resizing import resize
 
-    def predict(images):
-        return dense.predict(model, images)
-
-    segment = (
-        evaluation.segment_whole
-        if FLAGS.inference == "whole"
-        else functools.partial(evaluation.segment_sliding, batch_size=FLAGS.batch_size)
-    )
-    for image, truth in source.each(lambda i: (source.image(i), source.label_map(i)), limit):
-        yield image, truth, segment(predict, image, model.encoder.image_shape)
+    shape, predict = model.encoder.image_shape, functools.partial(dense.predict, model)
+    pairs = source.each(lambda i: (source.image(i), source.label_map(i)), limit)
+    while chunk := list(itertools.islice(pairs, FLAGS.batch_size)):
+        if FLAGS.inference == "whole":
+            logits = predict(np.stack([resize(image, shape[:2]) for image, _ in chunk]))
+            maps = [
+                evaluation.best_class(of_image, truth.shape) for of_image, (_, truth) in zip(logits, chunk, strict=True)
+            ]
+        else:
+            maps = [
+                evaluation.segment_sliding(predict, image, shape, batch_size=FLAGS.batch_size) for image, _ in chunk
+            ]
+        for (image, truth), predicted in zip(chunk, maps, strict=True):
+            yield image, truth, predicted
 
 
 def judge(model, source, limit=None):
@@ -84,6 +103,24 @@ def judge(model, source, limit=None):
     values = {name: getattr(matrix, name) for name in ("mean_iou", "pixel_accuracy", "mean_accuracy")}
     values |= {f"iou/{name}": float(value) for name, value in zip(source.classes, matrix.iou, strict=True)}
     return {name: value for name, value in values.items() if not math.isnan(value)}  # NaN: no labelled pixels
+
+
+def class_weights(source):
+    """The weights of --class_weight, whose mean over the pixels is 1; None without."""
+    import numpy as np
+
+    if not FLAGS.class_weight:
+        return None
+    counts = np.zeros(len(source.classes))
+    for i in np.linspace(0, len(source) - 1, min(len(source), MOST_COUNTED)).round().astype(int):
+        labels = source.label_map(i)
+        counts += np.bincount(labels[labels < len(counts)], minlength=len(counts))
+    share = counts / counts.sum()
+    weights = np.where(share > 0, np.maximum(share, 1e-9) ** {"balanced": -1.0, "root": -0.5}[FLAGS.class_weight], 0.0)
+    weights /= (weights * share).sum()
+    shown = ", ".join(f"{name} {weight:.2f}" for name, weight in zip(source.classes, weights, strict=True))
+    print(f"--class_weight={FLAGS.class_weight}: {shown}", flush=True)
+    return weights.tolist()
 
 
 def finish(model, source, run, values):
@@ -113,7 +150,7 @@ def main(devices, run):
     source, judged = dense.open_sets(data.open_segmentation)
 
     def batches(start):
-        options = {"scale": dense.scale(SCALE)}
+        options = {"scale": dense.scale(SCALE), "largest_class": FLAGS.largest_class}
         order = {"seed": FLAGS.seed, "start": start, "workers": FLAGS.workers}
         return data.segmentation_batches(source, encoder.image_shape, FLAGS.batch_size, **options, **order)
 
@@ -124,6 +161,8 @@ def main(devices, run):
         "auxiliary_weight": FLAGS.auxiliary_weight,
         "seed": FLAGS.seed,
         "accumulate": FLAGS.accumulate,
+        "augmentation": dense.colours(),
+        "class_weights": class_weights(source),
         "class_names": source.classes,
         "value_range": value_range.numbers(),
     }

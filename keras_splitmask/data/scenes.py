@@ -14,6 +14,7 @@ from keras_splitmask.data.segmentations import mask_in_box
 
 MIN_FRACTION = 0.25  # part of a box that must be visible in the batch's image
 MIN_SIDE = 2.0  # pixels of it that must be visible
+DRAWS = 10  # at most, of a part of an image that is not nearly all of one class
 MAX_IGNORED = 1000  # ignored objects per image, the largest; each is compared with every anchor
 
 
@@ -71,7 +72,7 @@ def detection_batches(
     return _batches(read, source, order)
 
 
-def segmentation_batches(source, image_shape, batch_size, augment=True, scale=(0.5, 2.0), **order):
+def segmentation_batches(source, image_shape, batch_size, augment=True, scale=(0.5, 2.0), largest_class=1.0, **order):
     """Read batches of images and label maps, endlessly. An unreadable image is replaced; see `Source.readable`.
 
     Images are augmented as in `detection_batches`. Padding has the label 255. Label maps are resized by nearest
@@ -81,6 +82,8 @@ def segmentation_batches(source, image_shape, batch_size, augment=True, scale=(0
         source: a `SegmentationSource` of at least `batch_size` images.
         augment: if False, stretch the whole image to `image_shape`, whatever its aspect ratio.
         image_shape, batch_size, scale, **order: as in `detection_batches`.
+        largest_class: a random part of an image is drawn again, up to ten times, if one class fills more than this
+            fraction of its labelled pixels (mmsegmentation has 0.75).
 
     Returns:
         A `grain.IterDataset` of images (B, H, W, C) uint8 and label maps (B, H, W) int32.
@@ -92,8 +95,14 @@ def segmentation_batches(source, image_shape, batch_size, augment=True, scale=(0
     _check(source, SegmentationSource, image_shape, order, scale)
 
     def read(index, rng):
-        image, frame = _read(source, index, image_shape, _frames(augment, stretched, rng, scale))
-        return image, frame.show_labels(source.label_map(index), image_shape[:2], IGNORE).astype("int32")
+        labels, frame_of = source.label_map(index), _frames(augment, stretched, rng, scale)
+        for _ in range(DRAWS if augment and largest_class < 1 else 1):
+            frame = frame_of(*source.size(index), image_shape[:2])
+            shown = frame.show_labels(labels, image_shape[:2], IGNORE)
+            counts = np.bincount(shown[shown != IGNORE])
+            if counts.max(initial=0) <= largest_class * counts.sum():
+                break
+        return _read(source, index, image_shape, lambda *_: frame)[0], shown.astype("int32")
 
     return _batches(read, source, order)
 

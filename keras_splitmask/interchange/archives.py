@@ -24,11 +24,7 @@ from keras_splitmask.interchange import strict_json
 MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
 JSON_BYTES = 10_000_000  # 3,000 are usual, and the names of classes
 OBJECTS = 10  # a model with encoder, tokenizer and four layers of augmentation has seven
-TEXT, LIST, BUILD_CONFIG = (
-    200,
-    100,
-    2000,
-)  # characters of a text, items of a list, characters of a build configuration
+TEXT, LIST, BUILD_CONFIG = 200, 255, 2000  # characters of a text, items of a list, characters of a build configuration
 NAMES = {"class_names"}  # arguments that are lists of texts, as long as the file has room
 PARTS = {"encoder", "tokenizer", "augmentation", "first", "second", "local"}  # arguments that are objects
 POLICIES = {"float16", "bfloat16", "float32", "float64", "mixed_float16", "mixed_bfloat16"}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_splitmask.backend.typing import Array, Float, Int, Num, Shaped
@@ -22,13 +24,14 @@ AUXILIARY_WIDTH = 256  # at most
 
 
 def pixel_cross_entropy(
-    logits: Float[Array, "B H W K"], labels: Num[Array, "B H W"]
+    logits: Float[Array, "B H W K"], labels: Num[Array, "B H W"], weights: Float[Array, " K"] | None = None
 ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
     """Compute the cross entropy of all pixels with a class.
 
     Args:
         logits: (B, H, W, classes) float.
         labels: (B, H, W) int32, classes or 255 for pixels to ignore.
+        weights: of each class (classes,) float32, by which the loss of its pixels is multiplied; None for 1.
 
     Returns:
         The mean over the valid pixels of each image (B,) float32, and their accuracy (B,) float32, where ties count as
@@ -40,6 +43,8 @@ def pixel_cross_entropy(
     of_label = ops.take_along_axis(logits, ops.where(valid, labels, 0)[..., None], axis=-1)[..., 0]  # (B, H, W)
     # Not log_softmax: with ten classes it takes torch three times as long on a CPU.
     losses = ops.logsumexp(logits, axis=-1) - of_label  # (B, H, W)
+    if weights is not None:
+        losses = losses * ops.take(ops.convert_to_tensor(weights), ops.where(valid, labels, 0))
     hits = ops.cast(of_label >= ops.max(logits, axis=-1), "float32")
     count = ops.maximum(ops.sum(ops.cast(valid, "float32"), axis=(1, 2)), 1.0)  # (B,)
     return tuple(ops.sum(ops.where(valid, x, 0.0), axis=(1, 2)) / count for x in (losses, hits))
@@ -64,6 +69,7 @@ class Segmenter(ClassModel):
         auxiliary_weight: weight of the loss of UPerNet's second, small head on the map of stride 16; 0 for no such
             head. KerasCV's heads have none.
         drop: dropout rate of the head's channels.
+        class_weights: a number for each class, by which the loss of its pixels is multiplied; None for 1.
         augmentation: a layer that augments the images of a training step. It must not move pixels.
         seed: decides all random numbers of training, together with the number of the step.
         accumulate: number of micro-batches per batch; 1 with KerasCV's heads.
@@ -79,6 +85,7 @@ class Segmenter(ClassModel):
         width: int = 512,
         auxiliary_weight: float = 0.4,
         drop: float = 0.1,
+        class_weights: Sequence[float] | None = None,
         augmentation: keras.layers.Layer | None = None,
         seed: int = 0,
         accumulate: int = 1,
@@ -89,12 +96,13 @@ class Segmenter(ClassModel):
         logged = ["pixel_accuracy", "auxiliary_loss"] if second else ["pixel_accuracy"]
         options: dict[str, Any] = {"seed": seed, "augmentation": augmentation, "accumulate": accumulate, "name": name}
         super().__init__(encoder, classes, logged=logged, **options, **kwargs)
-        self._check(classes, head, accumulate)
+        self._check(classes, head, accumulate, class_weights)
         self.head = head
         self.neck = neck
         self.width = width
         self.auxiliary_weight = auxiliary_weight
         self.drop = drop
+        self.class_weights = class_weights
         policy = self.dtype_policy
         levels = (
             ("P2", "P5") if head == "deeplab" else tuple(STRIDES)
@@ -109,7 +117,7 @@ class Segmenter(ClassModel):
         self.build((None, *encoder.image_shape))
 
     @staticmethod
-    def _check(classes, head, accumulate):
+    def _check(classes, head, accumulate, class_weights):
         if not 2 <= classes <= IGNORE:
             raise ValueError(f"Expected 2 to {IGNORE} classes, received classes={classes}.")
         if head not in HEADS:
@@ -119,6 +127,10 @@ class Segmenter(ClassModel):
                 f"Expected accumulate=1 with the batch norms of head={head!r}, received accumulate={accumulate}; take"
                 " upernet."
             )
+        if class_weights is not None and (
+            len(class_weights) != classes or not all(0 <= weight < float("inf") for weight in class_weights)
+        ):
+            raise ValueError(f"Expected {classes} class_weights of at least 0, received {class_weights!s:.100}.")
 
     def _of_kerascv(self):
         from keras_splitmask.transfer import kerascv_heads
@@ -178,10 +190,11 @@ class Segmenter(ClassModel):
         outputs = {name: ops.copy(v) for name, v in averages.items()}
         for name, v in averages.items():
             v.assign(before[name])
-        loss, hits = pixel_cross_entropy(logits, labels)
+        weights = None if self.class_weights is None else np.array(self.class_weights, "float32")
+        loss, hits = pixel_cross_entropy(logits, labels, weights)
         loss, outputs["pixel_accuracy"] = ops.mean(loss), ops.mean(hits)
         for logits in auxiliary:
-            outputs["auxiliary_loss"] = ops.mean(pixel_cross_entropy(logits, labels)[0])
+            outputs["auxiliary_loss"] = ops.mean(pixel_cross_entropy(logits, labels, weights)[0])
             loss = loss + self.auxiliary_weight * outputs["auxiliary_loss"]
         return loss, outputs
 
@@ -195,6 +208,6 @@ class Segmenter(ClassModel):
         return {f"moving_{i}": v for i, v in enumerate(variables)}
 
     def get_config(self):
-        names = ("head", "neck", "width", "auxiliary_weight", "drop")
+        names = ("head", "neck", "width", "auxiliary_weight", "drop", "class_weights")
         own = {name: getattr(self, name) for name in names}
         return {**super().get_config(), **own}

@@ -71,6 +71,9 @@ flags.DEFINE_list(
     "Smallest and largest factor of random resizing, such as 0.5,1.5. At 1 the image just fits into"
     " --image_size. Default: 0.5,1.5 for detection, 0.5,2.0 for segmentation.",
 )
+common_flags.fraction(
+    "colour_jitter", 0.0, "Strength of random changes of brightness, contrast and saturation. 0 for none."
+)
 flags.DEFINE_integer(
     "accumulate",
     1,
@@ -173,6 +176,14 @@ def scale(default):
             f"Expected --scale as two numbers, such as 0.5,1.5, received {','.join(FLAGS.scale)}."
         ) from None
     return low, high
+
+
+def colours():
+    """Make the augmentation of --colour_jitter, or None."""
+    from keras_splitmask.augment import Augment
+
+    strength = FLAGS.colour_jitter
+    return Augment(jitter=(strength, strength, strength, 0.0), seed=FLAGS.seed) if strength else None
 
 
 def compile_model(model, steps):

@@ -28,8 +28,8 @@ FIRST = {
 # The subjects in their order. A flag that has another subject in one program is written program.flag.
 SUBJECTS = {
     "The run": "runs report.output workdir overwrite flagfile time dry_run seed",
-    "Images": "dataset images array subset labelled image_size channels value_range augmentation scale crop_ratio"
-    " max_objects max_bad_fraction cache data_dir",
+    "Images": "dataset images array subset labelled image_size channels value_range augmentation scale largest_class"
+    " colour_jitter crop_ratio max_objects max_bad_fraction cache data_dir",
     "Encoder": "init_from size patch_size positions drop_path frozen random",
     "Method": "method",
     "Visual words": "tokenizer vocabulary fit_patches word_resolution dalle_weights dalle_sha256",

@@ -300,6 +300,18 @@ def test_label_maps_go_with_their_images(tmp_path, factor, form):
     assert min(shares) > 0.95 and np.mean(shares) > 0.97  # but for the edges
 
 
+def test_parts_of_nearly_one_class_are_drawn_again(tmp_path):
+    source, most = labelled(tmp_path), {}
+    for largest in (1.0, 0.7):
+        options = {"scale": (2.0, 4.0), "largest_class": largest}
+        maps = np.concatenate([labels for _, labels in take(segmentation_batches(source, SHAPE, 3, **options), 30)])
+        shares = [np.bincount(labels[labels < 255]).max() / (labels < 255).sum() for labels in maps]
+        most[largest] = np.mean(np.array(shares) > 0.7)
+    assert most[1.0] > 0.4 and most[0.7] < 0.1
+    one, other = (next(iter(segmentation_batches(source, SHAPE, 3, largest_class=0.5, start=2))) for _ in range(2))
+    assert same(one, other)
+
+
 def test_label_maps_without_augmentation(tmp_path):
     source = labelled(tmp_path)
     images, maps = next(iter(segmentation_batches(source, (35, 45, 3), 6, augment=False)))

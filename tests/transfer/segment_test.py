@@ -80,19 +80,36 @@ def test_maps_are_enlarged_between_the_centres_of_pixels(rng, old, new):
     np.testing.assert_allclose(ops.convert_to_numpy(enlarge(x, new)), expected, atol=1e-5)
 
 
-def test_the_loss_is_that_of_numpy(rng):
+@pytest.mark.parametrize("weights", [None, np.array([0.5, 2, 0, 1, 1, 3], "float32")])
+def test_the_loss_is_that_of_numpy(rng, weights):
     logits = rng.standard_normal((3, 4, 5, 6)).astype("float32")
     labels = rng.integers(0, 6, (3, 4, 5)).astype("int32")
     labels[0, :2], labels[2] = 255, 255  # half of the first image, and all of the last
-    loss, hits = map(ops.convert_to_numpy, pixel_cross_entropy(logits, labels))
+    loss, hits = map(ops.convert_to_numpy, pixel_cross_entropy(logits, labels, weights))
+    weights = np.ones(6) if weights is None else weights
     shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     for i in (0, 1):
         valid = [(r, c) for r in range(4) for c in range(5) if labels[i, r, c] != 255]
         np.testing.assert_allclose(
-            loss[i], np.mean([-np.log(shares[i, r, c, labels[i, r, c]]) for r, c in valid]), rtol=1e-5
+            loss[i],
+            np.mean([-np.log(shares[i, r, c, k]) * weights[k] for r, c in valid for k in [labels[i, r, c]]]),
+            rtol=1e-5,
         )
         np.testing.assert_allclose(hits[i], np.mean([shares[i, r, c].argmax() == labels[i, r, c] for r, c in valid]))
     assert loss[2] == hits[2] == 0
+
+
+def test_weights_of_classes_are_saved_and_checked(make_segmenter, make_scenes, tmp_path):
+    model, (images, labels) = make_segmenter(class_weights=[0.2, 1.0, 3.0]), make_scenes(2)
+    model.save(tmp_path / "model.keras")
+    losses = [
+        float(ops.convert_to_numpy(one.objective(Batch(images, labels), training=False)[0]))
+        for one in (model, keras.saving.load_model(tmp_path / "model.keras"), make_segmenter())
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and losses[0] != pytest.approx(losses[2], rel=1e-3)
+    for wrong in ([1.0, 1.0], [1.0, -1.0, 1.0], [1.0, float("nan"), 1.0]):
+        with pytest.raises(ValueError, match="Expected 3 class_weights of at least 0, received"):
+            make_segmenter(class_weights=wrong)
 
 
 def test_the_objective_is_the_loss_at_the_images_size_and_the_auxiliary_heads(make_segmenter, make_scenes):
