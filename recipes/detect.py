@@ -216,7 +216,10 @@ def finish(model, source, run, values):
             print(f"{name:<{width}}  AP {values[f'ap/{name}']:.3f}  at 0.5 {values[f'ap50/{name}']:.3f}{masks}")
     masks = f", masks {values['mask_ap']:.3f}" if "mask_ap" in values else ""
     if "ap" in values:
-        print(f"AP {values['ap']:.3f} (0.5: {values['ap50']:.3f}, 0.75: {values['ap75']:.3f}){masks}")
+        print(
+            f"AP {values['ap']:.3f} (0.5: {values['ap50']:.3f}, 0.75: {values['ap75']:.3f}){masks}, recall"
+            f" {values['ar_100']:.3f}"
+        )
     return {**values, "category_ids": source.category_ids}
 
 

@@ -20,6 +20,9 @@ AREAS = {
 }  # places of COCO's ranges of area: below 32 x 32 pixels, below 96 x 96, above
 
 
+DETECTIONS = [1, 10, 100]  # of an image, the best; precision is of the last, recall of each
+
+
 def average_precision(truth: dict, predictions: Iterable[dict], kind: str = "boxes") -> dict[str, Any]:
     """Compute COCO's average precision with pycocotools, of the 100 best detections per class and image.
 
@@ -31,8 +34,9 @@ def average_precision(truth: dict, predictions: Iterable[dict], kind: str = "box
         kind: compare "boxes" or "masks".
 
     Returns:
-        Floats "ap", "ap50", "ap75", "ap_small", "ap_medium" and "ap_large", without those that nothing in the truth is
-        asked for, and "per_class", {name: {"ap":, "ap50":}} of the classes that occur in the truth.
+        Floats "ap", "ap50", "ap75", "ap_small", "ap_medium" and "ap_large", and average recall with the best 1, 10 and
+        100 detections of a class and image, "ar_1", "ar_10" and "ar_100"; without those that nothing in the truth is
+        asked for. And "per_class", {name: {"ap":, "ap50":}} of the classes that occur in the truth.
     """
     if kind not in KINDS:
         raise ValueError(f"Expected kind to be one of {', '.join(KINDS)}, received {kind!r}; correct it.")
@@ -42,19 +46,19 @@ def average_precision(truth: dict, predictions: Iterable[dict], kind: str = "box
     detections = _detections(truth, predictions, [category["id"] for category in categories], kind)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         count = evaluator(_index(truth, objects), _index(truth, detections), KINDS[kind])
-        # COCO also counts the best 1 and 10 detections, which no figure here uses.
-        count.params.maxDets = [100]
+        count.params.maxDets = DETECTIONS
         count.evaluate()
         count.accumulate()
-    precision = count.eval["precision"][
-        ..., 0
-    ]  # (overlaps 0.5, 0.55 .. 0.95, recalls, classes, areas), -1 where there is no truth
+    # (overlaps 0.5, 0.55 .. 0.95, recalls, classes, areas), -1 where there is no truth
+    precision = count.eval["precision"][..., -1]
+    recall = count.eval["recall"][:, :, 0]  # (overlaps, classes, detections), of objects of all sizes
     everywhere = precision[..., 0]  # objects of all sizes: (10, 101, classes)
     parts = {"ap": everywhere, "ap50": everywhere[0], "ap75": everywhere[5]}  # index 5 is the overlap 0.75
     classes = {c["name"]: {"ap": everywhere[..., i], "ap50": everywhere[0, :, i]} for i, c in enumerate(categories)}
     per_class = {name: _means(of_class) for name, of_class in classes.items()}
     return {
         **_means({**parts, **{name: precision[..., place] for name, place in AREAS.items()}}),
+        **_means({f"ar_{most}": recall[..., i] for i, most in enumerate(DETECTIONS)}),
         "per_class": {name: means for name, means in per_class.items() if means},
     }
 

@@ -9,7 +9,8 @@ from pycocotools.cocoeval import COCOeval
 
 from keras_splitmask.evaluation import average_precision, decode_mask, encode_mask, paste_mask, to_original
 
-NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")  # in the order of pycocotools' stats
+# In the order of pycocotools' stats.
+NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_1", "ar_10", "ar_100")
 SIDES = {"height": 160, "width": 200}
 
 
@@ -31,7 +32,13 @@ def test_one_right_box_is_1():
     box = (10, 20, 50, 60)  # 40 x 40: medium
     answer = average_precision(truth_of(box), predicted(box))
     assert answer.pop("per_class") == {"cell": pytest.approx({"ap": 1, "ap50": 1})}
-    assert answer == pytest.approx({"ap": 1, "ap50": 1, "ap75": 1, "ap_medium": 1})
+    assert answer == pytest.approx({"ap": 1, "ap50": 1, "ap75": 1, "ap_medium": 1, "ar_1": 1, "ar_10": 1, "ar_100": 1})
+
+
+def test_recall_is_that_of_the_best_detections():
+    boxes = [(0, 40 * i, 39, 40 * i + 39) for i in range(4)]
+    answer = average_precision(truth_of(*boxes), predicted(*boxes))
+    assert [answer[f"ar_{most}"] for most in (1, 10, 100)] == pytest.approx([1 / 4, 1, 1])
 
 
 def test_an_overlap_counts_where_it_is_enough():
@@ -59,7 +66,8 @@ def test_a_box_counts_once_and_upright_boxes_are_not_lying_ones():
 
 def test_no_prediction_scores_0_and_no_truth_is_skipped():
     truth = truth_of((0, 0, 40, 40))
-    nothing = {"ap": 0.0, "ap50": 0.0, "ap75": 0.0, "ap_medium": 0.0, "per_class": {"cell": {"ap": 0.0, "ap50": 0.0}}}
+    names = ("ap", "ap50", "ap75", "ap_medium", "ar_1", "ar_10", "ar_100")
+    nothing = {**dict.fromkeys(names, 0.0), "per_class": {"cell": {"ap": 0.0, "ap50": 0.0}}}
     assert average_precision(truth, []) == average_precision(truth, predicted()) == nothing
     assert average_precision(truth_of(), predicted((0, 0, 40, 40))) == {"per_class": {}}
 
@@ -146,7 +154,7 @@ def by_pycocotools(truth, predictions, kind, folder):
     evaluation.accumulate()
     evaluation.summarize()
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    return evaluation.stats[:6], [[p[p > -1].mean(), p[0][p[0] > -1].mean()] for p in np.moveaxis(precision, 2, 0)]
+    return evaluation.stats[:9], [[p[p > -1].mean(), p[0][p[0] > -1].mean()] for p in np.moveaxis(precision, 2, 0)]
 
 
 @pytest.mark.parametrize("kind", ["boxes", "masks"])
