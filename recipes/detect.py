@@ -147,10 +147,10 @@ def finish(model, source, run, values):
 
     shown = list(detections(model, source, FLAGS.pictures)) if FLAGS.pictures else []
     if shown:
+        picture = run.file("pictures/detections.png")
         images, _, truths, predictions = zip(*shown, strict=True)
-        evaluation.save_detections(
-            run.file("pictures/detections.png"), images, truths, predictions, source.classes, FLAGS.pictures
-        )
+        evaluation.save_detections(picture, images, truths, predictions, source.classes, FLAGS.pictures)
+        print(f"picture   {picture}", flush=True)
     width = max(map(len, source.classes))
     for name in source.classes:
         if f"ap/{name}" in values:

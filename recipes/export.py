@@ -137,7 +137,8 @@ def load():
         if wanted == "model":
             kinds = "classifier, detector or segmenter" if program else "classifier"
             raise commandline.BadInput(
-                f"Expected a {kinds} in {FLAGS.init_from}, received a {type(model).__name__}; use --what=encoder."
+                f"Expected a {kinds} in {FLAGS.init_from}, received a model of type {type(model).__name__}; use"
+                " --what=encoder."
             )
     return ks.interchange.load_encoder(FLAGS.init_from, print, dtype="float32")
 

@@ -186,9 +186,11 @@ def build_classifier(encoder, source, steps):
 
 def batch_size_for(count, devices):
     """--batch_size, or as many images as there are and the devices can share."""
+    from keras_splitmask.data.counting import counted
+
     batch_size = min(FLAGS.batch_size, count - count % devices.replicas)
     if 0 < batch_size < FLAGS.batch_size:
-        print(f"{batch_size} images per step, since there are only {count} to train on", flush=True)
+        print(f"{counted(batch_size, 'image')} per step, since there are only {count} to train on", flush=True)
     return batch_size or FLAGS.batch_size
 
 
@@ -212,23 +214,26 @@ def settle_flags():
 
 def announce(sets, images, val, steps):
     """Print what is trained on what, and what the accuracy of the log is measured on."""
+    from keras_splitmask.data.counting import counted
+
     source = sets.train
     print(
-        f"{len(source)} labelled images of {source.class_count} classes, {len(images)} to evaluate on, encoder"
-        f" {'from ' + FLAGS.init_from if FLAGS.init_from else 'from scratch'}{' (frozen)' if FLAGS.frozen else ''},"
-        f" {steps} steps",
+        f"{counted(len(source), 'labelled image')} of {counted(source.class_count, 'class')}, {len(images)} to evaluate on,"
+        f" encoder {'from ' + FLAGS.init_from if FLAGS.init_from else 'from scratch'}{' (frozen)' if FLAGS.frozen else ''},"
+        f" {counted(steps, 'step')}",
         flush=True,
     )
     if val:
         print(
-            f"val accuracy is that of {len(val[0])} images apart from training; {sets.split} is evaluated on at the end"
-            f" only. {validation.BEST} is the best on val, model.keras the last.",
+            f"val accuracy is measured on {counted(len(val[0]), 'image')} apart from training. {sets.split} is"
+            f" evaluated on only at the end. {validation.BEST} is the model that is best on val, model.keras the last.",
             flush=True,
         )
     elif sets.split != "train":
         print(
-            f"{sets.split} accuracy is that of the images of the final result, so choose no settings by it: --val=0.1"
-            " sets training images aside for that.",
+            f"{sets.split} accuracy is measured on the same {counted(len(images), 'image')} as the final result."
+            " Settings that are chosen by it look better than they are: to choose settings, add --val=0.1, which sets a"
+            " tenth of the training images aside.",
             flush=True,
         )
 

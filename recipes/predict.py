@@ -80,7 +80,7 @@ def load_predictor():
     try:
         return ks.prediction.predictor_for(model, FLAGS.batch_size, **options)
     except ks.prediction.NoHead:
-        raise _no_head(f"a {type(model).__name__} model") from None
+        raise _no_head(f"a model of type {type(model).__name__}") from None
 
 
 def _no_head(what):
@@ -138,6 +138,8 @@ def predict_into(folder, record, predictor, source, writer):
         record: the `Record` of its files.
         predictor, source, writer: see `predicted`.
     """
+    from keras_splitmask.data.counting import counted
+
     record.add(PART)
     part = journal.Journal(folder / PART)
     if part.count:
@@ -164,7 +166,7 @@ def predict_into(folder, record, predictor, source, writer):
     finish()
     part.close()
     (folder / PART).unlink()
-    print(f"{len(indices)} images, {writer.summary()}", flush=True)
+    print(f"{counted(len(indices), 'image')}, {writer.summary()}", flush=True)
     new_images.list_left_out(left_out, folder / LEFT_OUT)
     print(f"results   {folder / 'predictions.csv'}", flush=True)
     if not FLAGS.pictures:

@@ -11,6 +11,7 @@ from absl import flags
 from recipes.shared import (
     children,
     commandline,
+    earlier,
     feature_pictures,
     fitting,
     hardware,
@@ -96,12 +97,14 @@ def announce(source, model, steps, devices):
     """Print one line about the run: images, encoder, steps and devices."""
     import keras
 
+    from keras_splitmask.data.counting import counted
+
     height, width, channels = model.encoder.image_shape
     epochs = steps * FLAGS.batch_size / len(source)
     several = f" on {devices.replicas} devices" if devices.replicas > 1 else ""
     print(
-        f"{len(source)} images of {height}x{width}x{channels}, {model.encoder.count_params() / 1e6:.1f} M weights in"
-        f" the encoder, {steps} steps of {FLAGS.batch_size} images ({epochs:.1f} epochs),"
+        f"{counted(len(source), 'image')} of {height}x{width}x{channels},"
+        f" {model.encoder.count_params() / 1e6:.1f} M weights in the encoder, {steps} steps of {counted(FLAGS.batch_size, 'image')} ({epochs:.1f} epochs),"
         f" {keras.backend.backend()}{several}",
         flush=True,
     )
@@ -112,7 +115,6 @@ def finish(run, model, source, probed, drawn):
 
     `probed` is the source of the probe's images, and `drawn` its `InpaintingPictures`; both may be None.
     """
-    import keras_splitmask as ks
 
     if drawn:
         drawn.finish()
@@ -121,25 +123,27 @@ def finish(run, model, source, probed, drawn):
     image_sets.save_record(source, probed, "probe")  # again, with files that broke during the run
     run.write_report()
     run.save_model(model)
-    print(f"model     {run.folder / ks.interchange.MODEL_FILE}\nreport    {run.folder / 'report.html'}")
+    run.show_files()
     if children.is_child():  # reproduce.py says what comes next
         return
+    if doubts := earlier.doubts(run.home):
+        print(f"warning   {' '.join(doubts)}", flush=True)
     if FLAGS.preset and FLAGS.dataset != "sample":  # docs/sample.md has the sample's results
-        print(
-            "measured  " + "\n          ".join(measured.sentences(FLAGS.preset, len(source), count_steps(len(source))))
-        )
-    _show_next(run, source)
+        *found, advice = measured.sentences(FLAGS.preset, len(source), count_steps(len(source)))
+        print("measured  " + "\n          ".join(found if doubts else [*found, advice]))  # doubts advise, too
+    _show_next(run, source, compares=not doubts)
 
 
-def _show_next(run, source):
-    """Print commands for what usually comes next."""
+def _show_next(run, source, compares):
+    """Print commands for what usually comes next; with `compares`, also one that compares images by their features."""
     kind, _, path = FLAGS.dataset.partition(":")
     given = f"--init_from={shlex.quote(str(run.home))}"
     labelled = shlex.quote(FLAGS.dataset) if source.classes else "folder:LABELLED"
     images = shlex.quote({"folder": path, "sample": "sample"}.get(kind, "FOLDER"))
     tuned, features = (shlex.quote(f"{run.home}-{end}") for end in ("tuned", "features.npz"))
     print(f"next      {screen.program('finetune')} {given} --dataset={labelled} --workdir={tuned}")
-    print(f"          {screen.program('embed')} {given} --images={images} --output={features} --duplicates", flush=True)
+    if compares:
+        print(f"          {screen.program('embed')} {given} --images={images} --output={features} --duplicates")
 
 
 def main(devices, run):

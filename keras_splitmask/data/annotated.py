@@ -5,6 +5,7 @@ import dataclasses
 import os
 from concurrent.futures import ThreadPoolExecutor
 
+from keras_splitmask.data.counting import counted
 from keras_splitmask.data.folders import FolderSource
 from keras_splitmask.data.scan import NAMED, THREADS, printable
 from keras_splitmask.data.sources import Source, check_split
@@ -71,7 +72,7 @@ class AnnotatedSource(Source):
 
     def summary(self):
         """The number of images and classes, and what was left out and why, in a line."""
-        return f"{len(self)} images, {len(self.classes)} classes{left_out_text(self.left_out)}"
+        return f"{counted(len(self), 'image')}, {counted(len(self.classes), 'class')}{left_out_text(self.left_out)}"
 
 
 def kind_and_place(dataset, split, forms):

@@ -11,6 +11,7 @@ from keras_splitmask.data.annotated import (
     check_classes,
     left_out_text,
 )
+from keras_splitmask.data.counting import counted
 from keras_splitmask.data.segmentations import turn_outline
 from keras_splitmask.data.turning import turn_points, upright
 
@@ -221,8 +222,8 @@ class CocoSource(DetectionSource):
         """The number of images and objects, and what was left out and why, in a line."""
         counts = [len(annotations) for annotations in self._annotations]
         line = (
-            f"{len(self)} images, {counts.count(0)} of them without objects; {sum(counts)} objects of"
-            f" {len(self.classes)} classes, {self.clipped} of them cut at the border"
+            f"{counted(len(self), 'image')}, {counts.count(0)} of them without objects;"
+            f" {counted(sum(counts), 'object')} of {counted(len(self.classes), 'class')}, {self.clipped} of them cut at the border"
         )
         return "; ".join([line, *self._remarks()]) + left_out_text(self.left_out)
 

@@ -193,6 +193,8 @@ def train(devices, run, model, source, judged, batches, judge, finish):
     `judge(model, judged, limit)` returns a dictionary of metrics for the log. `finish(model, judged, run, values)`
     takes the metrics over all images, and returns those for result.json.
     """
+    from keras_splitmask.data.counting import counted
+
     steps = count_steps(source)
     # A multiple of --log_every, since measures are taken where a line is logged.
     every = FLAGS.judge_every or max(1, steps // 5 // FLAGS.log_every) * FLAGS.log_every
@@ -201,7 +203,8 @@ def train(devices, run, model, source, judged, batches, judge, finish):
         f"{model.count_params() / 1e6:.1f} M weights, encoder"
         f" {'from ' + FLAGS.init_from if FLAGS.init_from else 'from scratch'}"
     )
-    print(f"{len(source)} images of {len(source.classes)} classes, {weights}, {steps} steps", flush=True)
+    classes = counted(len(source.classes), "class")
+    print(f"{counted(len(source), 'image')} of {classes}, {weights}, {counted(steps, 'step')}", flush=True)
     checkpoints = run.checkpoints(model, every=FLAGS.save_every, devices=devices, advice=trouble.advice())
     run.start(source)
     image_sets.save_record(source, judged)
@@ -216,3 +219,4 @@ def train(devices, run, model, source, judged, batches, judge, finish):
         run.write_json("result.json", {**values, "steps": steps, "seed": FLAGS.seed, "classes": source.classes})
         run.write_report()
         run.save_model(model)
+        run.show_files()

@@ -150,7 +150,7 @@ def _encoder():
         home() / "encoder",
         "pretrain",
         arguments,
-        "size, image and batch of all methods, chosen by a run without training",
+        "encoder: chosen once for all methods, with image size, patch size and batch size; nothing is trained",
     )
 
 
