@@ -159,7 +159,7 @@ common_flags.fraction(
     "Largest fraction of unreadable files in each split. Each one is listed in data.json.",
 )
 flags.DEFINE_string("data_dir", None, "Folder where tfds stores its data.")
-flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines of the log.")
+common_flags.log_every()
 common_flags.save_every()
 flags.DEFINE_integer("workers", 2, "Threads that read images. Raise it if the log says that training waits for data.")
 flags.adopt_module_key_flags(splits)
@@ -217,9 +217,10 @@ def announce(sets, images, val, steps):
     from keras_splitmask.data.counting import counted
 
     source = sets.train
+    labelled = f"{counted(len(source), 'labelled image')} of {counted(source.class_count, 'class')}"
     print(
-        f"{counted(len(source), 'labelled image')} of {counted(source.class_count, 'class')}, {len(images)} to evaluate on,"
-        f" encoder {'from ' + FLAGS.init_from if FLAGS.init_from else 'from scratch'}{' (frozen)' if FLAGS.frozen else ''},"
+        f"{labelled}, {len(images)} to evaluate on, encoder"
+        f" {'from ' + FLAGS.init_from if FLAGS.init_from else 'from scratch'}{' (frozen)' if FLAGS.frozen else ''},"
         f" {counted(steps, 'step')}",
         flush=True,
     )
@@ -288,7 +289,7 @@ def main(devices, run):
     options = {"repeats": FLAGS.repeats, "batch_size": batch_size}
     log = trouble.log(run, model, source, batches, steps, checkpoints, [measure], **options)
     measure.resume(log.past)
-    fitting.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
+    fitting.fit(model, batches, steps, fitting.interval(steps), log, checkpoints)
     with checkpoints.finishing():
         sets.save_record()  # again, with files that broke during the run
         judgement.finish(run, model, sets, judged, measure, steps)

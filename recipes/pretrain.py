@@ -104,7 +104,8 @@ def announce(source, model, steps, devices):
     several = f" on {devices.replicas} devices" if devices.replicas > 1 else ""
     print(
         f"{counted(len(source), 'image')} of {height}x{width}x{channels},"
-        f" {model.encoder.count_params() / 1e6:.1f} M weights in the encoder, {steps} steps of {counted(FLAGS.batch_size, 'image')} ({epochs:.1f} epochs),"
+        f" {model.encoder.count_params() / 1e6:.1f} M weights in the encoder,"
+        f" {counted(steps, 'step')} of {counted(FLAGS.batch_size, 'image')} ({epochs:.1f} epochs),"
         f" {keras.backend.backend()}{several}",
         flush=True,
     )

@@ -223,7 +223,8 @@ class CocoSource(DetectionSource):
         counts = [len(annotations) for annotations in self._annotations]
         line = (
             f"{counted(len(self), 'image')}, {counts.count(0)} of them without objects;"
-            f" {counted(sum(counts), 'object')} of {counted(len(self.classes), 'class')}, {self.clipped} of them cut at the border"
+            f" {counted(sum(counts), 'object')} of {counted(len(self.classes), 'class')},"
+            f" {self.clipped} of them cut at the border"
         )
         return "; ".join([line, *self._remarks()]) + left_out_text(self.left_out)
 

@@ -90,7 +90,7 @@ flags.DEFINE_integer(
     help="Evaluate on this many images during training; at the end all are used. Default: all.",
 )
 flags.DEFINE_integer("pictures", 6, lower_bound=0, help="Images in the picture at the end. 0 for no picture.")
-flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines of the log.")
+common_flags.log_every()
 common_flags.save_every()
 common_flags.fraction(
     "max_bad_fraction",
