@@ -194,5 +194,7 @@ def main(devices, run):
 
 if __name__ == "__main__":
     commandline.run(
-        hardware.spread(main, one_host=True, free=dense.FREE), value_range.settle, required=("dataset", "workdir")
+        hardware.spread(main, one_host=True, free=dense.FREE, auto=dense.AUTO),
+        value_range.settle,
+        required=("dataset", "workdir"),
     )

@@ -278,6 +278,7 @@ def main(devices, run):
         raise SystemExit(0)
     if FLAGS.time:
         FLAGS.steps = steps  # so that the run knows them when it resumes
+    FLAGS.log_every = fitting.interval(steps)
     model = build_classifier(encoder, source, steps)
     announce(sets, judged[0], val, steps)
 
@@ -289,7 +290,7 @@ def main(devices, run):
     options = {"repeats": FLAGS.repeats, "batch_size": batch_size}
     log = trouble.log(run, model, source, batches, steps, checkpoints, [measure], **options)
     measure.resume(log.past)
-    fitting.fit(model, batches, steps, fitting.interval(steps), log, checkpoints)
+    fitting.fit(model, batches, steps, log, checkpoints)
     with checkpoints.finishing():
         sets.save_record()  # again, with files that broke during the run
         judgement.finish(run, model, sets, judged, measure, steps)
@@ -297,7 +298,9 @@ def main(devices, run):
 
 if __name__ == "__main__":
     commandline.run(
-        hardware.spread(main, one_host=True, free={"judge", "time", "dry_run"}, auto=labelled_settings.AUTO),
+        hardware.spread(
+            main, one_host=True, free={"judge", "time", "dry_run"}, auto=(*labelled_settings.AUTO, "log_every")
+        ),
         settle_flags,
         required=("dataset", "workdir"),
     )

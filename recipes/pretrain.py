@@ -70,7 +70,7 @@ def count_steps(images):
     trains = methods.chosen().trains
     steps = (FLAGS.steps or max(1, round(FLAGS.epochs * images / FLAGS.batch_size))) if trains else 0
     at_once = FLAGS.steps_per_execution
-    FLAGS.log_every = FLAGS.log_every or time_limit.executions(min(50, steps // 20))
+    FLAGS.log_every = fitting.interval(steps)
     if trains and (steps % at_once or FLAGS.log_every % at_once):
         raise commandline.BadInput(
             f"Expected --steps_per_execution to divide --log_every={FLAGS.log_every} and the {steps} steps of the run,"
@@ -203,7 +203,7 @@ def main(devices, run):
         drawn = inpainting_pictures.InpaintingPictures(run, model, source, probe, steps)
         measures.append(drawn)
     log = trouble.log(run, model, source, batches, steps, checkpoints, measures, shift, FLAGS.repeats or 1)
-    fitting.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
+    fitting.fit(model, batches, steps, log, checkpoints)
     with checkpoints.finishing():
         finish(run, model, source, probed, drawn)
 

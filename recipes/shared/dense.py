@@ -100,6 +100,7 @@ common_flags.fraction(
 flags.DEFINE_integer("workers", 2, "Threads that read images. Raise it if the log says that training waits for data.")
 FLAGS = flags.FLAGS
 FREE = {"judge", "judge_every", "judge_limit"}  # a run may resume with other values of these
+AUTO = ("log_every",)  # a run that resumes takes it from its run.flags
 
 
 def open_sets(open_set):
@@ -196,6 +197,7 @@ def train(devices, run, model, source, judged, batches, judge, finish):
     from keras_splitmask.data.counting import counted
 
     steps = count_steps(source)
+    FLAGS.log_every = fitting.interval(steps)
     # A multiple of --log_every, since measures are taken where a line is logged.
     every = FLAGS.judge_every or max(1, steps // 5 // FLAGS.log_every) * FLAGS.log_every
     compile_model(model, steps)
@@ -212,7 +214,7 @@ def train(devices, run, model, source, judged, batches, judge, finish):
         lambda step: judge(model, judged, FLAGS.judge_limit) if step and step < steps and step % every == 0 else {}
     ]
     log = trouble.log(run, model, source, batches, steps, checkpoints, measures)
-    fitting.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
+    fitting.fit(model, batches, steps, log, checkpoints)
     with checkpoints.finishing():
         values = finish(model, judged, run, judge(model, judged))
         image_sets.save_record(source, judged)  # again, with files that broke during the run
