@@ -25,6 +25,15 @@ AT_A_STEP = (
 )
 
 
+# Kinds of runs, by metrics that only they have.
+KINDS = {
+    "Pre-training": ("feature_std",),
+    "Fine-tuning": ("train_accuracy",),
+    "Detection": ("box_loss", "ap"),
+    "Segmentation": ("mean_iou", "auxiliary_loss"),
+}
+
+
 def read_metrics(path: str | os.PathLike) -> list[dict]:
     """Read the lines of a metrics.jsonl as dictionaries; skip broken lines and those without a step."""
     lines = []
@@ -96,6 +105,12 @@ def newest(lines: Sequence[dict], name: str) -> float | None:
     """The last value of a metric, as the log and the end of its curve show it. None if the metric was not measured."""
     values = series(lines, name)[2]
     return float(values[-1]) if len(values) else None
+
+
+def kind_of(lines: Sequence[dict]) -> str:
+    """Name the kind of a run by its metrics. Curves of different kinds, such as their losses, are not comparable."""
+    names = set().union(*lines)
+    return next((kind for kind, metrics in KINDS.items() if names & set(metrics)), "Other runs")
 
 
 def planned_steps(lines: Sequence[dict], flags: Mapping[str, str]) -> int | None:

@@ -188,6 +188,11 @@ def count_steps(source):
     return FLAGS.steps or max(1, math.ceil(FLAGS.epochs * len(source) / FLAGS.batch_size))
 
 
+def largest_divisor(number, most):
+    """Return the largest divisor of a number that is at most `most`."""
+    return next(divisor for divisor in range(most, 0, -1) if number % divisor == 0)
+
+
 def train(devices, run, model, source, judged, batches, judge, finish):
     """Train the model on `batches(start)` of a source, evaluating it on `judged` during and after training.
 
@@ -197,8 +202,10 @@ def train(devices, run, model, source, judged, batches, judge, finish):
     from keras_splitmask.data.counting import counted
 
     steps = count_steps(source)
+    # Measures are taken where a line is logged.
+    if FLAGS.judge_every and not FLAGS.log_every:
+        FLAGS.log_every = largest_divisor(FLAGS.judge_every, fitting.interval(steps))
     FLAGS.log_every = fitting.interval(steps)
-    # A multiple of --log_every, since measures are taken where a line is logged.
     every = FLAGS.judge_every or max(1, steps // 5 // FLAGS.log_every) * FLAGS.log_every
     compile_model(model, steps)
     weights = (

@@ -110,7 +110,7 @@ def test_results_of_the_whole_and_of_each_class(tmp_path):
     result = {"test_top1": 0.5, "steps": 10, "recall": {"cat": 1.0, "<d>": 0.25}, "ap/dog": 0.125, "classes": ["cat"]}
     write_run(tmp_path, [{"step": 1, "loss": 3.0}], result=result)
     page = page_of(tmp_path)
-    assert '<td>test top1</td><td class="number">50.0%</td>' in page
+    assert '<td>top-1 accuracy on test</td><td class="number">50.0%</td>' in page
     cells = re.findall(r'<td>([^<]*)</td><td><meter min="0" max="1" value="([\d.]+)">', page)
     assert cells == [("&lt;d&gt;", "0.2500"), ("cat", "1.0000"), ("dog", "0.1250")]  # the worst class first
 
@@ -157,7 +157,7 @@ def test_a_comparison_has_the_curves_results_and_differing_flags_of_each_run(tmp
     page = (tmp_path / "both.html").read_text()
     assert "<h2>Over steps</h2>" in page and "<h2>Over minutes</h2>" in page and page.count("<svg") == 2
     assert page.count(">first 2<") == page.count(">second 1.5<") == 2
-    assert "<td>test top1</td><td>10.0%</td><td>20.0%</td>" in page
+    assert "<td>top-1 accuracy on test</td><td>10.0%</td><td>20.0%</td>" in page
     assert "<td>learning rate</td><td>0.1</td><td>0.2</td>" in page and "<td>vocabulary" not in page
     assert "workdir" not in page
 
