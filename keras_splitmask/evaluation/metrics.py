@@ -25,13 +25,8 @@ AT_A_STEP = (
 )
 
 
-# Kinds of runs, by metrics that only they have.
-KINDS = {
-    "Pre-training": ("feature_std",),
-    "Fine-tuning": ("train_accuracy",),
-    "Detection": ("box_loss", "ap"),
-    "Segmentation": ("mean_iou", "auxiliary_loss"),
-}
+# Kinds of runs, by a flag that only they have.
+KINDS = {"method": "Pre-training", "mixup": "Fine-tuning", "max_objects": "Detection", "inference": "Segmentation"}
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict]:
@@ -107,10 +102,9 @@ def newest(lines: Sequence[dict], name: str) -> float | None:
     return float(values[-1]) if len(values) else None
 
 
-def kind_of(lines: Sequence[dict]) -> str:
-    """Name the kind of a run by its metrics. Curves of different kinds, such as their losses, are not comparable."""
-    names = set().union(*lines)
-    return next((kind for kind, metrics in KINDS.items() if names & set(metrics)), "Other runs")
+def kind_of(flags: Mapping[str, str]) -> str:
+    """Name the kind of a run by its flags. Curves of different kinds, such as their losses, are not comparable."""
+    return next((kind for name, kind in KINDS.items() if name in flags), "Other runs")
 
 
 def planned_steps(lines: Sequence[dict], flags: Mapping[str, str]) -> int | None:

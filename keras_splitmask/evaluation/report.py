@@ -83,14 +83,14 @@ def write_comparison(
     runs = {name: _lines(folder) for name, folder in zip(_names(workdirs), workdirs, strict=True)}
     numbers = [_numbers(folder, lines) for folder, lines in zip(workdirs, runs.values(), strict=True)]
     body = [_side_by_side("Results", runs, numbers)]
-    kinds = {name: kind_of(lines) for name, lines in runs.items()}
+    flags = [_flags(folder) for folder in workdirs]
+    kinds = dict(zip(runs, map(kind_of, flags), strict=True))
     for axis, title in (("step", "Over steps"), ("seconds", "Over minutes")):
         for kind in dict.fromkeys(kinds.values()):
             # A run of another kind keeps its place, and so its colour.
             drawn = {name: lines if kinds[name] == kind else [] for name, lines in runs.items()}
             head = title if len(set(kinds.values())) == 1 else f"{kind}: {title.lower()}"
             body.append(_curves(drawn, axis, head, report if axis == "step" else lambda line: None))
-    flags = [_flags(folder) for folder in workdirs]
     differing = {name for some in flags for name in some if len({one.get(name) for one in flags}) > 1}
     differing -= {"workdir"}  # it differs in all runs
     flags = [{name: some[name] for name in some if name in differing} for some in flags]

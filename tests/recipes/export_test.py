@@ -103,7 +103,9 @@ def test_the_head_of_a_classifier_stays_with_the_weights_of_an_encoder(here, tun
 def test_a_classifier_leaves_whole_for_timm(here, tuned, make_images, tmp_path, what):
     end = here("export", f"--init_from={tuned}", "--layout=timm", f"--what={what}", f"--output={tmp_path / 'timm'}")
     assert end.status == 0 and re.search(r"^scores +2 +differs by", end.out, re.M), end.err + end.out
-    assert end.out.endswith(f"exported  {tmp_path / 'timm'}\n"), end.out
+    size = sum(path.stat().st_size for path in (tmp_path / "timm").iterdir())
+    assert end.out.endswith(f"exported  {tmp_path / 'timm'}, {size / 1e6:.1f} MB\n"), end.out
+    assert re.search(r"^compared  with the model on \d+ images? of the sample", end.out, re.M), end.out
     assert json.loads((tmp_path / "timm" / "config.json").read_text())["label_names"] == ["cat", "dög"]
     images = make_images(5, (8, 12, 3))
     model, again = (ks.load(folder) for folder in (tuned, tmp_path / "timm"))
