@@ -162,6 +162,21 @@ def test_a_comparison_has_the_curves_results_and_differing_flags_of_each_run(tmp
     assert "workdir" not in page
 
 
+def test_runs_of_different_kinds_are_drawn_apart(tmp_path):
+    for name, flag in (("before", "--method=mae"), ("after", "--mixup=0.0")):
+        write_run(tmp_path / name, [{"step": 5, "loss": 4.0, "seconds": 60}])
+        with open(tmp_path / name / "run.flags", "a") as file:
+            file.write(f"{flag}\n")
+    write_comparison(tmp_path / "both.html", [tmp_path / "before", tmp_path / "after"])
+    page = (tmp_path / "both.html").read_text()
+    heads = ["Pre-training: over steps", "Fine-tuning: over steps", "Pre-training: over minutes"]
+    assert re.findall("<h2>(.*?)</h2>", page)[:4] == [*heads, "Fine-tuning: over minutes"]
+    charts = re.findall("<svg.*?</svg>", page, re.DOTALL)
+    assert [(">before 4<" in chart, ">after 4<" in chart) for chart in charts] == [(True, False), (False, True)] * 2
+    colours = [re.search(r"stroke: (#2b83ba|#d55e00)", chart)[1] for chart in charts]
+    assert colours == ["#2b83ba", "#d55e00"] * 2  # a run's colour is the same in all charts
+
+
 def test_runs_of_the_same_name_are_listed_by_their_paths(tmp_path):
     folders = [tmp_path / "a" / "run", tmp_path / "b" / "run"]
     for folder in folders:
