@@ -83,22 +83,25 @@ def places(which):
     return {name: getattr(FLAGS[name], which) for name in table_parts.PLACES}
 
 
-def places_missing(missing):
-    """List a line for each data set of the `missing` cells, as of `selected`, that lies nowhere. Those that are
-    downloaded need not."""
-    needed = " ".join(text for row, column, _ in missing for text in (*row.pretrain, *column.source, *column.judge))
-    lines = []
-    for name, place in places("value").items():
-        kind, _, path = place.partition(":")
-        if kind in paths.KINDS and re.search(rf"{{{name}(_images)?}}", needed) and not os.path.exists(path):
-            lines.append(f"Data set not found: {path}. Give its place as --{name}={kind}:PATH.")
-    return lines
+def needed_places(combinations):
+    """Return {flag: place} of each data set that the runs of `selected` combinations read."""
+    texts = " ".join(text for row, column, _ in combinations for text in (*row.pretrain, *column.source, *column.judge))
+    return {name: place for name, place in places("value").items() if re.search(rf"{{{name}(_images)?}}", texts)}
+
+
+def not_found(name, place):
+    """Say so if a data set lies nowhere, and which flag gives its place; "" of one that is there or is downloaded."""
+    kind, _, path = place.partition(":")
+    if kind not in paths.KINDS or os.path.exists(path):
+        return ""
+    return f"Data set not found: {path}. Give its place as --{name}={kind}:PATH."
 
 
 def check_places(missing):
     """Stop if a data set of the `missing` cells lies nowhere."""
-    for line in places_missing(missing):
-        raise commandline.BadInput(line)
+    for name, place in needed_places(missing).items():
+        if line := not_found(name, place):
+            raise commandline.BadInput(line)
 
 
 def slug(recipe, arguments, seed):
@@ -182,11 +185,9 @@ def print_table(table, seeds):
 def show(table, seeds):
     """Print the commands of the cells and the results so far."""
     printed = set()  # cells share runs
-    missing = []
-    for row, column, seed in selected(table, seeds):
+    shown = selected(table, seeds)
+    for row, column, seed in shown:
         value = measured(row, column, seed)
-        if value is None:
-            missing.append((row, column, seed))
         result = "no result yet" if value is None else f"{value:.{column.digits}f}"
         print(f"{row.name}, {column.name}, seed {seed}: {result}")
         for folder, recipe, arguments in commands(row, column, seed):
@@ -196,8 +197,8 @@ def show(table, seeds):
             words = [*arguments, *cells.shared(default=False), f"--workdir={folder}"]
             print(f"  {screen.program(recipe)} {shlex.join(words)}")
     print_table(table, seeds)
-    for line in places_missing(missing):
-        print(f"warning   {line}")
+    for name, place in needed_places(shown).items():
+        print(f"data      {not_found(name, place) or f'--{name}={place}'}")
 
 
 def reproduce_table(seeds):

@@ -179,7 +179,11 @@ def test_a_data_set_that_lies_nowhere_is_named_before_anything_runs(here, refuse
     assert here("reproduce", "--table=target_only", "--columns=CIFAR-10").status == 0
     end = here("reproduce", "--table=target_only", "--list")
     assert end.status == 0
-    assert end.out.endswith("warning   Data set not found: groceries. Give its place as --groceries=folder:PATH.\n")
+    assert re.findall(r"^data +(.*)", end.out, re.M) == [
+        "--cifar10=tfds:cifar10",
+        "--mnist=tfds:mnist",
+        "Data set not found: groceries. Give its place as --groceries=folder:PATH.",
+    ]
 
 
 PARENT = """
