@@ -133,6 +133,9 @@ def test_boxes_and_masks_with_mask_rcnn(here, sets, tmp_path, lines):
     assert [line["step"] for line in told] == [0, 1, 2, 3] and "ap" in told[2] and "mask_loss" in told[1]
     names = {path.relative_to(workdir).as_posix() for path in workdir.rglob("*") if path.is_file()}
     assert {"model.keras", "report.html", "run.flags", "pictures/detections.png"} <= names
+    shown = {"picture": "pictures/detections.png", "results": "result.json", "model": "model.keras"}
+    for title, name in shown.items():
+        assert f"\n{title:<10}{workdir / name}\n" in end.out
     share = f'<td>box</td><td><meter min="0" max="1" value="{result["ap50/box"]:.4f}">'
     assert share in (workdir / "report.html").read_text()
     flags = (workdir / "run.flags").read_text()
