@@ -12,8 +12,8 @@ from recipes.shared import screen
 class Measured(typing.NamedTuple):
     """Pre-training beside training from scratch, in about the same minutes.
 
-    Names of the log, of the images and of the preset; the number of images, the labels used, the minutes planned in all, the
-    steps of pre-training, and the top-1 accuracies in percent from scratch and pre-trained.
+    Names of the log, of the images and of the preset; the number of images, the labels used, the minutes planned in
+    all, the steps of pre-training, and the top-1 accuracies in percent from scratch and pre-trained.
     """
 
     log: str
@@ -63,7 +63,7 @@ def sentences(preset, images, steps):
     return [
         f"The measured run that is most like this one: {one.steps:,} steps of --preset={preset} on {one.images:,}"
         f" {one.name}.",
-        f"Fine-tuned on {one.labels} labels, it classified {one.pretrained:.1f}% correctly. Training from scratch reached"
-        f" {one.scratch:.1f}%. Both were planned for {one.minutes} min of one CPU thread in all (docs/results.md).",
+        f"Fine-tuned on {one.labels} labels, it classified {one.pretrained:.1f}% correctly. Training from scratch"
+        f" reached {one.scratch:.1f}%. Both were planned for {one.minutes} min of one CPU thread in all (docs/results.md).",
         advice,
     ]
