@@ -64,6 +64,7 @@ def sentences(preset, images, steps):
         f"The measured run that is most like this one: {one.steps:,} steps of --preset={preset} on {one.images:,}"
         f" {one.name}.",
         f"Fine-tuned on {one.labels} labels, it classified {one.pretrained:.1f}% correctly. Training from scratch"
-        f" reached {one.scratch:.1f}%. Both were planned for {one.minutes} min of one CPU thread in all (docs/results.md).",
+        f" reached {one.scratch:.1f}%. Both were planned for {one.minutes} min of one CPU thread in all"
+        " (docs/results.md).",
         advice,
     ]
