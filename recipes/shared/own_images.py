@@ -150,7 +150,7 @@ def _encoder():
         home() / "encoder",
         "pretrain",
         arguments,
-        "encoder: chosen once for all methods, with image size, patch size and batch size; nothing is trained",
+        "encoder, image size, patch size and batch size of all methods, chosen without training",
     )
 
 
