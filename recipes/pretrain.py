@@ -52,6 +52,7 @@ def build_model(source, image_shape, augmentation, steps):
 def measure(source, image_shape, augmentation, batches, devices):
     """Time a training step, and print how long the run will take. With --time, set --steps to what fits into it."""
     from keras_splitmask.backend.keras_private import set_random_seed
+    from keras_splitmask.data.counting import counted
 
     model = build_model(source, image_shape, augmentation, time_limit.MODEL_STEPS)
     visual_words.fit_words(model, source, max(FLAGS.vocabulary or 0, 1000))
@@ -60,7 +61,7 @@ def measure(source, image_shape, augmentation, batches, devices):
     if FLAGS.steps is None and FLAGS.epochs is None:
         FLAGS.steps = settings.steps_in(time_limit.seconds_of(FLAGS.time), seconds)
     steps = count_steps(len(source))
-    print(f"time      {screen.in_words(steps * seconds)} for {steps} steps of {seconds:.2g} s", flush=True)
+    print(f"time      {screen.in_words(steps * seconds)} for {counted(steps, 'step')} of {seconds:.2g} s", flush=True)
 
 
 def count_steps(images):

@@ -255,7 +255,7 @@ def compare(seeds):
         missing = sum(not all(run.finished() for run in cell.commands if run.recipe != "probe") for cell in made)
         if FLAGS.time and missing:
             total = screen.in_words(missing * time_limit.seconds_of(FLAGS.time))
-            print(f"{missing} times {FLAGS.time} are {total}, and the starts of the runs besides", flush=True)
+            print(f"{missing} times {FLAGS.time} is {total}. Starting the runs takes some time more.", flush=True)
         if missing:
             own_images.warn_of_little()
         failed = cells.run(made)

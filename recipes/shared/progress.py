@@ -76,6 +76,8 @@ def _forecast(steps, said=False):
     that is more than --time."""
     import keras
 
+    from keras_splitmask.data.counting import counted
+
     ends = []
 
     def note(batch, logs):
@@ -89,7 +91,7 @@ def _forecast(steps, said=False):
             seconds = (ends[-1] - ends[0]) / (TIMED * at_once) * steps
             late = _late(seconds)
             if late or not said:
-                print(f"time      about {screen.in_words(seconds)} for {steps} steps{late}", flush=True)
+                print(f"time      about {screen.in_words(seconds)} for {counted(steps, 'step')}{late}", flush=True)
 
     def skip(epoch, logs):
         """Leave out what the end of an interval took: measures, pictures and checkpoints."""

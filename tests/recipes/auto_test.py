@@ -11,6 +11,7 @@ from PIL import Image
 
 import keras_splitmask as ks
 from keras_splitmask.data import free_memory
+from keras_splitmask.data.counting import counted
 from recipes.shared import auto, children, commandline, memory, settings, time_limit
 from tests.running import run_here
 
@@ -272,7 +273,7 @@ def test_a_run_is_held_to_a_time(photos, tmp_path):
     end = run_here("pretrain", f"--dataset=folder:{photos}", f"--workdir={tmp_path / 'run'}", "--time=1s")
     assert not end.status, end.err
     steps = flags_of(tmp_path / "run")["steps"]
-    warning = f"warning   1 s are enough for {steps} steps. Fewer than 800 often teach little: allow "
+    warning = f"warning   1 s is enough for {counted(steps, 'step')}. Fewer than 800 often teach little: allow "
     assert warning in end.out and "for 1,500, or choose smaller images" in end.out
     seconds = float(re.search(rf"^time      1 s for {steps} steps of (\S+) s$", end.out, re.M)[1])
     assert abs(int(steps) - 0.95 / seconds) <= 1 + 0.06 * int(steps), end.out  # seconds has two figures
