@@ -107,7 +107,7 @@ def test_all_methods_get_the_same_encoder_images_and_minutes(here, photos, tmp_p
     page = (tmp_path / "runs" / "comparison.md").read_text()
     lines = re.findall(r"^result    (.*)", end.out, re.M)
     assert lines and re.findall(r"^- (.*)", page, re.M) == lines  # the page says what the screen says
-    assert page.startswith(f"# folder:{photos}: 100s planned for each method\n\n| method")
+    assert page.startswith(f"# folder:{photos}: 100s planned for each method, 10 labelled images\n\n| method")
 
 
 def test_the_same_command_resumes_and_methods_are_added(here, photos, tmp_path, stand_in):
@@ -232,7 +232,7 @@ def test_a_list_of_runs_needs_no_keras(python, photos, tmp_path):
     given = (f"--dataset=folder:{photos}", "--methods=scratch,mae", "--time=100s", f"--workdir={tmp_path / 'runs'}")
     out = python("-c", start, *given, "--list", "--precision=float16", backend=backend, PYTHONPATH=str(ROOT))
     assert out.count(" --precision=float16 --workdir=") == 5  # scratch and mae, each with what all share
-    assert re.search(r"^mae, seed 0: missing$", out, re.M) and cells_of(out, "mae")[0] == "missing"
+    assert re.search(r"^mae, seed 0: no result yet$", out, re.M) and cells_of(out, "mae")[0] == "missing"
     assert re.search(r"^  \S*python\S* \S*pretrain.py .*--method=mae --time=75.0s --seed=0 ", out, re.M), out
     assert re.search(r"^  \S*python\S* \S*finetune.py .*--time=25.0s --seed=0 ", out, re.M), out
     assert not (tmp_path / "runs").exists()
