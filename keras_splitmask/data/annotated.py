@@ -112,7 +112,7 @@ def check_classes(classes, expected, place):
             "in another order"
         ]
         raise ValueError(
-            f"Expected the {len(expected)} classes of training, received {len(classes)} in {place};"
+            f"Expected the {counted(len(expected), 'class')} of training, received {len(classes)} in {place};"
             f" {'; '.join(lists)}; use the same classes in both."
         )
 
@@ -186,8 +186,8 @@ def annotated_images(found, sizes, channels, report):
         turned.update(unclear)
     elif unclear and report:
         report(
-            f"{len(unclear)} images are square or keep their sides when they are turned as their EXIF tags say; "
-            "their annotations are taken for those of the upright image."
+            "Square images, or images that keep their sides when they are turned as their EXIF tags say:"
+            f" {len(unclear)}; their annotations are taken for those of the upright image."
         )
     images = {path: images[path] for path in there if path in images}
     pictures = FolderSource(dataclasses.replace(found, images=images), channels) if images else None

@@ -235,8 +235,8 @@ class CocoSource(DetectionSource):
             f"{len(self.index_of) - len(self)} ids are of images listed before, to which their objects are added": (
                 len(self.index_of) > len(self)
             ),
-            f"{len(self.turns)} annotations of images turned as their EXIF tags say": self.turns,
-            f"{self.crowds} crowds, which are ignored": self.crowds,
+            f"{counted(len(self.turns), 'annotation')} of images turned as their EXIF tags say": self.turns,
+            f"{counted(self.crowds, 'crowd')}, ignored": self.crowds,
             f"{self.beyond} boxes reach beyond their image, although COCO's are [left, top, width, height]": (
                 2 * self.beyond > self.boxes
             ),

@@ -165,13 +165,13 @@ def test_unusable_annotations_are_listed_and_do_not_stop_the_run(here, sets, tmp
     end = here("detect", *SMALL, *given, f"--workdir={tmp_path / 'found'}")
     assert end.status == 0, end.err
     assert (
-        "7 images, 1 of them without objects; 7 objects of 1 classes" in end.out
+        "7 images, 1 of them without objects; 7 objects of 1 class" in end.out
         and "2 for an empty box (annotations[6] of 0.png, " in end.out
     )
-    assert "\n1 objects without an outline ignored.\n" in end.out and end.out.count("1.png (broken") == 1
+    assert "\n1 object without an outline ignored.\n" in end.out and end.out.count("1.png (broken") == 1
     record = json.loads((tmp_path / "found" / "data.json").read_text())["splits"]
     assert (
-        record["train"]["left_out"] == reasons and "1 objects without an outline ignored" in record["train"]["summary"]
+        record["train"]["left_out"] == reasons and "1 object without an outline ignored" in record["train"]["summary"]
     )
     assert list(record["judged"]["broken"]) == ["1.png"] and {"ap", "mask_ap"} <= set(
         json.loads((tmp_path / "found" / "result.json").read_text())

@@ -349,7 +349,7 @@ def test_the_best_on_val_is_kept_beside_the_last(here, tmp_path, rng, lines):
     options = (*FOLDERS, "--steps=20", "--log_every=2", "--batch_size=8", "--learning_rate=1e-2")
     end = here("finetune", given, *options, f"--workdir={tmp_path / 'run'}")
     assert end.status == 0 and not end.err
-    assert "val accuracy is that of 12 images apart from training; test is evaluated on at the end only" in end.out
+    assert "val accuracy is measured on 12 images apart from training. test is evaluated on only at the end." in end.out
     assert "test: 1 image is a copy of a training image, so its accuracy says less" in end.out
     assert "val: " not in end.out
     curve = {line["step"]: line["val_accuracy"] for line in lines(tmp_path / "run" / "metrics.jsonl")[1:]}

@@ -253,7 +253,7 @@ def test_results_of_other_settings_are_replaced_only_if_asked(here, refused, tun
         (["--init_from={run}", "--images={tmp}/bare"], "Expected images (.avif"),
         (["--init_from={run}", "--images={tmp}/five.npy"], "Expected an image of 3 channels, received 5"),
         (["--init_from={run}", "--images={tmp}/deep"], "(a.npy: 5 channels, not 3); choose others."),
-        (["--init_from={run}", "--images={tmp}/text.png"], "received none of 1 files"),
+        (["--init_from={run}", "--images={tmp}/text.png"], "received none of 1 file"),
         (["--init_from={run}", "--images={tmp}/two.npz"], "Choose one of a, b."),
         (["--init_from={run}", "--images={tmp}/two.npz", "--array=c"], "received c. Choose one of a, b."),
         (["--init_from={tmp}/nowhere", "--images={photos}"], "Model not found"),
