@@ -147,7 +147,7 @@ def test_the_encoder_of_a_classifier_leaves_for_timm(here, tuned, tmp_path):
         ),
         (
             ["--init_from={run}", "--output={tmp}/saved", "--layout=timm", "--what=model"],
-            "received a SplitMask; use --what=encoder",
+            "received a model of type SplitMask; use --what=encoder",
         ),
         (
             ["--init_from={run}", "--output={tmp}/saved", "--layout=torch", "--backend=tensorflow"],
@@ -178,7 +178,10 @@ def test_a_missing_package_is_named_before_anything_is_loaded(refused, monkeypat
 def test_what_no_program_holds_is_refused(refused, pretrained, tmp_path):
     given = (f"--init_from={pretrained}", f"--output={tmp_path / 'saved'}", "--layout=torch")
     line = refused("export", *given, "--what=model")
-    assert "Expected a classifier, detector or segmenter" in line and "received a SplitMask; use --what=encoder" in line
+    assert (
+        "Expected a classifier, detector or segmenter" in line
+        and "received a model of type SplitMask; use --what=encoder" in line
+    )
 
 
 def test_what_another_program_wrote_meanwhile_is_left_alone(here, pretrained, monkeypatch, tmp_path):
