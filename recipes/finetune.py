@@ -232,9 +232,9 @@ def announce(sets, images, val, steps):
         )
     elif sets.split != "train":
         print(
-            f"{sets.split} accuracy is measured on the same {counted(len(images), 'image')} as the final result."
-            " Settings that are chosen by it look better than they are: to choose settings, add --val=0.1, which sets a"
-            " tenth of the training images aside.",
+            f"{sets.split} accuracy is measured on the same {counted(len(images), 'image')} as the final result, which"
+            " looks too good if you choose settings by it. To choose settings, add --val=0.1: it sets a tenth of the"
+            " training images aside.",
             flush=True,
         )
 

@@ -379,7 +379,7 @@ def test_training_images_are_set_aside_on_request(here, tmp_path, rng):
     assert "4 of 26 training images are set aside as val (15%, not 10%: at least one of each class with two)" in end.out
     assert "val accuracy is measured on 4 images" in end.out and (tmp_path / "run" / "best.keras").exists()
     end = here("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'none'}")
-    assert "test accuracy is measured on the same 7 images as the final result." in end.out
+    assert "test accuracy is measured on the same 7 images as the final result, which" in end.out
     assert not (tmp_path / "none" / "best.keras").exists()
 
 
