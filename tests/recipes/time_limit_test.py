@@ -41,7 +41,7 @@ def test_a_time_takes_the_place_of_epochs(here, refused, tmp_path, lines):
     )
     step, count, evaluation = float(said[1]), int(said[2]), float(said[3])
     warning = (
-        f"warning   2 s is enough for {counted(steps, 'step')}. Fewer than 500 are often too few: allow more than "
+        f"warning   2 s is enough for {counted(int(steps), 'step')}. Fewer than 500 are often too few: allow more than "
     )
     assert (warning in end.out) == (steps < 500)
     # Two figures of each are printed, and one evaluation more or less may be planned. Evaluations get at most half.
