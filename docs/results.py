@@ -120,7 +120,7 @@ def table(log):
     lines = ["| | top-1 % | kNN % | linear % | steps | minutes | seeds |", "|---|---:|---:|---:|---:|---:|---:|"]
     for method, runs in by_method(log).items():
         steps = " + ".join(f"{mean(runs, name):.0f}" for name in ("pretrain_steps", "finetune_steps"))
-        minutes = " + ".join(f"{mean(runs, name) / 60:.0f}" for name in ("pretrain_seconds", "finetune_seconds"))
+        minutes = " + ".join(f"{mean(runs, name) / 60:.1f}" for name in ("pretrain_seconds", "finetune_seconds"))
         frozen = [percent(runs, name) for name in ("knn", "linear")]
         if method == "scratch":
             frozen = [f"{text} untrained" for text in frozen if text] or ["", ""]

@@ -1,8 +1,8 @@
 """SplitMask for Keras: pre-train a Vision Transformer on your own images and nothing else.
 
-    image -> patches -> split -+-> encoder (half A) -> decoder -> inpaint loss --+
+    image -> patches -> split -+-> encoder (part A) -> decoder -> inpaint loss --+
                                |       same weights                              +-> SplitMask
-                               +-> encoder (half B) -> decoder -> inpaint loss --+
+                               +-> encoder (part B) -> decoder -> inpaint loss --+
                                          pooled A, pooled B -> match loss -------+
              tokenizers: images -> word ids                  (all in one place: splitmask.py)
 

@@ -27,7 +27,7 @@ LARGEST_WEIGHT = 1000
 
 @keras.saving.register_keras_serializable("keras_splitmask")
 class SplitMask(ObjectiveModel):
-    """Split an image's patches in two, predict the visual words that each half does not see, and match the two halves.
+    """Take two parts of an image's patches, predict visual words that each does not see, and match the two parts.
 
     ```python
     encoder = ks.Encoder.from_size("vit_small", image_shape=(224, 224, 3), patch_size=16)
@@ -37,7 +37,7 @@ class SplitMask(ObjectiveModel):
     features = model(images)         # the encoder's
     ```
 
-    `fit` also takes two views of each image, (B, 2, H, W, C), as `data.two_view_batches` cuts them. Each half is then
+    `fit` also takes two views of each image, (B, 2, H, W, C), as `data.two_view_batches` cuts them. Each part is then
     of a view of its own, so the match loss compares what augmentation leaves of an image (CAN, Mishra et al., 2022).
 
     Args:
@@ -46,15 +46,15 @@ class SplitMask(ObjectiveModel):
         keep: fraction of the patches that one branch sees, in (0, 0.5].
         split: "block" (the paper's default) or "random".
         decoder_depth: number of decoder blocks; 2 in the paper.
-        predicted: fraction of a half's unseen patches whose words are predicted; 1 in the paper. Fewer are cheaper, and
+        predicted: fraction of a part's unseen patches whose words are predicted; 1 in the paper. Fewer are cheaper, and
             teach nearly as much (CrossMAE, Fu et al., 2024).
         projector: hidden units of a `Projector` of the mean of the encoder's outputs; what it returns is matched.
             None: the mean of the decoder's outputs is matched, as in the paper.
         temperature: of the match loss, from 0.001 to 100; 0.2 in the paper.
         inpaint_weight, match_weight: weights of the two losses, from 0 to 1000; 1 and 1 in the paper. A weight of 0
             also saves the work for its loss.
-        augmentation: an `Augment` that changes the images of a training step. Of one view, words and both halves come
-            from the same changed image. Of two, each is changed on its own, and a half has the words of its view.
+        augmentation: an `Augment` that changes the images of a training step. Of one view, words and both parts come
+            from the same changed image. Of two, each is changed on its own, and a part has the words of its view.
         seed: seed of all random numbers; those of a training step depend on the seed and the step's number only.
         accumulate: number of micro-batches to split each batch into; the match loss still compares all of it.
     """

@@ -201,10 +201,10 @@ def finish(model, source, run, values):
 
     shown = list(detections(model, source, FLAGS.pictures)) if FLAGS.pictures else []
     if shown:
+        picture = run.file("pictures/detections.png")
         images, _, truths, predictions = zip(*shown, strict=True)
-        evaluation.save_detections(
-            run.file("pictures/detections.png"), images, truths, predictions, source.classes, FLAGS.pictures
-        )
+        evaluation.save_detections(picture, images, truths, predictions, source.classes, FLAGS.pictures)
+        print(f"picture   {picture}", flush=True)
     width = max(map(len, source.classes))
     for name in source.classes:
         if f"ap/{name}" in values:
@@ -251,5 +251,7 @@ def main(devices, run):
 
 if __name__ == "__main__":
     commandline.run(
-        hardware.spread(main, one_host=True, free=dense.FREE), value_range.settle, required=("dataset", "workdir")
+        hardware.spread(main, one_host=True, free=dense.FREE, auto=dense.AUTO),
+        value_range.settle,
+        required=("dataset", "workdir"),
     )

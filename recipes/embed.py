@@ -75,6 +75,8 @@ def load_embedding():
 
 def compute(output, settings, embedding, source):
     """Compute the features of all images of a source into a file, from where an earlier process was stopped."""
+    from keras_splitmask.data.counting import counted
+
     folder = output.with_name(f"{output.name}.part")
     with results.opened(folder, settings, last="none") as record:
         parts = feature_files.Parts(folder, record, embedding.sizes())
@@ -89,7 +91,7 @@ def compute(output, settings, embedding, source):
         record.clear()
     writing.remove_empty([folder])
     shapes = ", ".join(f"{name} {'x'.join(map(str, (len(names), *size)))}" for name, size in embedding.sizes().items())
-    print(f"{len(names)} images, {shapes}", flush=True)
+    print(f"{counted(len(names), 'image')}, {shapes}", flush=True)
     new_images.list_left_out(left_out, feature_files.facts_file(output))
 
 
@@ -132,12 +134,15 @@ def check_output(output, settings):
 def compare(output, embedding, source):
     """Write the tables and pictures of the comparisons that the flags ask for."""
     key = next((name for name in embedding.features if name != "patches"), None)
-    if key and not (FLAGS.duplicates or FLAGS.outliers or FLAGS.neighbours):
+    doubts = earlier.doubts(FLAGS.init_from)  # similar features may then mean little
+    if key and not (doubts or FLAGS.duplicates or FLAGS.outliers or FLAGS.neighbours):
         options = [f"--init_from={FLAGS.init_from}", f"--output={output}", f"--features={','.join(FLAGS.features)}"]
         print(
             f"next      {screen.program('embed')} {new_images.typed(*options, '--duplicates', '--outliers')}",
             flush=True,
         )
+    if doubts:
+        print(f"warning   {' '.join(doubts)} Similar features may mean little.", flush=True)
     if not (FLAGS.duplicates or FLAGS.outliers or FLAGS.neighbours):
         return
     names = feature_files.read_facts(output)["names"]
@@ -147,8 +152,7 @@ def compare(output, embedding, source):
         compared.outliers(FLAGS.near)
     if FLAGS.neighbours:
         compared.neighbours(os.path.expanduser(FLAGS.neighbours), embedding, key, FLAGS.near)
-    if doubts := earlier.doubts(FLAGS.init_from):  # groups of such features are no reason to divide images by them
-        print(f"warning   {' '.join(doubts)} Similar features may mean little.", flush=True)
+    if doubts:  # groups of such features are no reason to divide images by them
         return
     folders = [path for path in FLAGS.images if os.path.isdir(path)]
     if found and len(folders) == len(FLAGS.images) == 1 and any("/" in name for name in names):  # maybe of classes

@@ -138,7 +138,8 @@ def load():
         if wanted == "model":
             kinds = "classifier, detector or segmenter" if program else "classifier"
             raise commandline.BadInput(
-                f"Expected a {kinds} in {FLAGS.init_from}, received a {type(model).__name__}; use --what=encoder."
+                f"Expected a {kinds} in {FLAGS.init_from}, received a model of type {type(model).__name__}; use"
+                " --what=encoder."
             )
     return ks.interchange.load_encoder(FLAGS.init_from, print, dtype="float32")
 
@@ -221,12 +222,15 @@ def compare(model, answer):
     import numpy as np
 
     import keras_splitmask as ks
+    from keras_splitmask.data.counting import counted
 
     classifies = isinstance(model, ks.transfer.Classifier)
     images = pictures(model, PICTURES)
     found = ks.interchange.program_of(model)(keras.ops.convert_to_tensor(images))
     expected = {name: keras.ops.convert_to_numpy(value) for name, value in found.items()}
     received = answer(images)
+    sample = "" if FLAGS.images else " of the sample, which are of clothes"
+    print(f"compared  with the model on {counted(len(images), 'image')}{sample}")
     for name, value in expected.items():
         size = max(1.0, np.abs(value).max())
         differences = np.abs(value - received[name]) / size
@@ -240,9 +244,7 @@ def compare(model, answer):
             raise RuntimeError(f"The exported {name} differ by {difference:.1e} from the model's; nothing was written.")
     if classifies:
         same = int((expected["scores"].argmax(-1) == received["scores"].argmax(-1)).sum())
-        print(
-            f"class        the same for {same} of {len(images)} {'images' if FLAGS.images else 'pictures of clothes'}"
-        )
+        print(f"class        the same for {same} of {len(images)}")
         if same < len(images) and FLAGS.quantize == "none":
             raise RuntimeError("The exported classes differ from the model's; nothing was written.")
 
@@ -266,7 +268,8 @@ def main():
     alone = type(model).__name__ == "Encoder" and isinstance(classes, list)
     left = f", the encoder alone: the head for {len(classes)} classes stays in {FLAGS.init_from}" if alone else ""
     advice = f"; {HOLD_CLASSIFIERS}" if alone and FLAGS.layout not in WHOLE else ""
-    print(f"exported  {output}{left}{advice}")
+    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    print(f"exported  {output}, {size / 1e6:.1f} MB{left}{advice}")
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ common_flags.fraction(
     "Largest fraction of unreadable files in each split. Each one is listed in data.json.",
 )
 flags.DEFINE_string("data_dir", None, "Folder where tfds stores its data.")
-flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines of the log.")
+common_flags.log_every()
 common_flags.save_every()
 flags.DEFINE_integer("workers", 2, "Threads that read images. Raise it if the log says that training waits for data.")
 flags.adopt_module_key_flags(splits)
@@ -186,9 +186,11 @@ def build_classifier(encoder, source, steps):
 
 def batch_size_for(count, devices):
     """--batch_size, or as many images as there are and the devices can share."""
+    from keras_splitmask.data.counting import counted
+
     batch_size = min(FLAGS.batch_size, count - count % devices.replicas)
     if 0 < batch_size < FLAGS.batch_size:
-        print(f"{batch_size} images per step, since there are only {count} to train on", flush=True)
+        print(f"{counted(batch_size, 'image')} per step, since there are only {count} to train on", flush=True)
     return batch_size or FLAGS.batch_size
 
 
@@ -212,23 +214,27 @@ def settle_flags():
 
 def announce(sets, images, val, steps):
     """Print what is trained on what, and what the accuracy of the log is measured on."""
+    from keras_splitmask.data.counting import counted
+
     source = sets.train
+    labelled = f"{counted(len(source), 'labelled image')} of {counted(source.class_count, 'class')}"
     print(
-        f"{len(source)} labelled images of {source.class_count} classes, {len(images)} to evaluate on, encoder"
+        f"{labelled}, {len(images)} to evaluate on, encoder"
         f" {'from ' + FLAGS.init_from if FLAGS.init_from else 'from scratch'}{' (frozen)' if FLAGS.frozen else ''},"
-        f" {steps} steps",
+        f" {counted(steps, 'step')}",
         flush=True,
     )
     if val:
         print(
-            f"val accuracy is that of {len(val[0])} images apart from training; {sets.split} is evaluated on at the end"
-            f" only. {validation.BEST} is the best on val, model.keras the last.",
+            f"val accuracy is measured on {counted(len(val[0]), 'image')} apart from training. {sets.split} is"
+            f" evaluated on only at the end. {validation.BEST} is the model that is best on val, model.keras the last.",
             flush=True,
         )
     elif sets.split != "train":
         print(
-            f"{sets.split} accuracy is that of the images of the final result, so choose no settings by it: --val=0.1"
-            " sets training images aside for that.",
+            f"{sets.split} accuracy is measured on the same {counted(len(images), 'image')} as the final result, which"
+            " looks too good if you choose settings by it. To choose settings, add --val=0.1: it sets a tenth of the"
+            " training images aside.",
             flush=True,
         )
 
@@ -272,6 +278,7 @@ def main(devices, run):
         raise SystemExit(0)
     if FLAGS.time:
         FLAGS.steps = steps  # so that the run knows them when it resumes
+    FLAGS.log_every = fitting.interval(steps)
     model = build_classifier(encoder, source, steps)
     announce(sets, judged[0], val, steps)
 
@@ -283,7 +290,7 @@ def main(devices, run):
     options = {"repeats": FLAGS.repeats, "batch_size": batch_size}
     log = trouble.log(run, model, source, batches, steps, checkpoints, [measure], **options)
     measure.resume(log.past)
-    fitting.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
+    fitting.fit(model, batches, steps, log, checkpoints)
     with checkpoints.finishing():
         sets.save_record()  # again, with files that broke during the run
         judgement.finish(run, model, sets, judged, measure, steps)
@@ -291,7 +298,9 @@ def main(devices, run):
 
 if __name__ == "__main__":
     commandline.run(
-        hardware.spread(main, one_host=True, free={"judge", "time", "dry_run"}, auto=labelled_settings.AUTO),
+        hardware.spread(
+            main, one_host=True, free={"judge", "time", "dry_run"}, auto=(*labelled_settings.AUTO, "log_every")
+        ),
         settle_flags,
         required=("dataset", "workdir"),
     )

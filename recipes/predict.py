@@ -86,7 +86,7 @@ def _no_head(model, beside):
     tuned = f"{screen.program('finetune')} --init_from={FLAGS.init_from} --dataset=folder:PATH --workdir=runs/tuned"
     features = f"{screen.program('embed')} --init_from={FLAGS.init_from} --images={FLAGS.images[0]}"
     return commandline.BadInput(
-        f"{FLAGS.init_from} has no classes yet: it holds a model of the kind {type(model).__name__}{beside}. Fine-tune"
+        f"{FLAGS.init_from} has no classes yet: it holds a model of type {type(model).__name__}{beside}. Fine-tune"
         f" it first: {tuned}. Or get its features: {features} --output=features.npz"
     )
 
@@ -137,6 +137,8 @@ def predict_into(folder, record, predictor, source, writer):
         record: the `Record` of its files.
         predictor, source, writer: see `predicted`.
     """
+    from keras_splitmask.data.counting import counted
+
     record.add(PART)
     part = journal.Journal(folder / PART)
     if part.count:
@@ -163,7 +165,7 @@ def predict_into(folder, record, predictor, source, writer):
     finish()
     part.close()
     (folder / PART).unlink()
-    print(f"{len(indices)} images, {writer.summary()}", flush=True)
+    print(f"{counted(len(indices), 'image')}, {writer.summary()}", flush=True)
     new_images.list_left_out(left_out, folder / LEFT_OUT)
     print(f"results   {folder / 'predictions.csv'}", flush=True)
     if not FLAGS.pictures:

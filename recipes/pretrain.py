@@ -11,6 +11,7 @@ from absl import flags
 from recipes.shared import (
     children,
     commandline,
+    earlier,
     feature_pictures,
     fitting,
     hardware,
@@ -51,6 +52,7 @@ def build_model(source, image_shape, augmentation, steps):
 def measure(source, image_shape, augmentation, batches, devices):
     """Time a training step, and print how long the run will take. With --time, set --steps to what fits into it."""
     from keras_splitmask.backend.keras_private import set_random_seed
+    from keras_splitmask.data.counting import counted
 
     model = build_model(source, image_shape, augmentation, time_limit.MODEL_STEPS)
     visual_words.fit_words(model, source, max(FLAGS.vocabulary or 0, 1000))
@@ -59,7 +61,7 @@ def measure(source, image_shape, augmentation, batches, devices):
     if FLAGS.steps is None and FLAGS.epochs is None:
         FLAGS.steps = settings.steps_in(time_limit.seconds_of(FLAGS.time), seconds)
     steps = count_steps(len(source))
-    print(f"time      {screen.in_words(steps * seconds)} for {steps} steps of {seconds:.2g} s", flush=True)
+    print(f"time      {screen.in_words(steps * seconds)} for {counted(steps, 'step')} of {seconds:.2g} s", flush=True)
 
 
 def count_steps(images):
@@ -69,7 +71,7 @@ def count_steps(images):
     trains = methods.chosen().trains
     steps = (FLAGS.steps or max(1, round(FLAGS.epochs * images / FLAGS.batch_size))) if trains else 0
     at_once = FLAGS.steps_per_execution
-    FLAGS.log_every = FLAGS.log_every or time_limit.executions(min(50, steps // 20))
+    FLAGS.log_every = fitting.interval(steps)
     if trains and (steps % at_once or FLAGS.log_every % at_once):
         raise commandline.BadInput(
             f"Expected --steps_per_execution to divide --log_every={FLAGS.log_every} and the {steps} steps of the run,"
@@ -96,12 +98,15 @@ def announce(source, model, steps, devices):
     """Print one line about the run: images, encoder, steps and devices."""
     import keras
 
+    from keras_splitmask.data.counting import counted
+
     height, width, channels = model.encoder.image_shape
     epochs = steps * FLAGS.batch_size / len(source)
     several = f" on {devices.replicas} devices" if devices.replicas > 1 else ""
     print(
-        f"{len(source)} images of {height}x{width}x{channels}, {model.encoder.count_params() / 1e6:.1f} M weights in"
-        f" the encoder, {steps} steps of {FLAGS.batch_size} images ({epochs:.1f} epochs),"
+        f"{counted(len(source), 'image')} of {height}x{width}x{channels},"
+        f" {model.encoder.count_params() / 1e6:.1f} M weights in the encoder,"
+        f" {counted(steps, 'step')} of {counted(FLAGS.batch_size, 'image')} ({epochs:.1f} epochs),"
         f" {keras.backend.backend()}{several}",
         flush=True,
     )
@@ -112,7 +117,6 @@ def finish(run, model, source, probed, drawn):
 
     `probed` is the source of the probe's images, and `drawn` its `InpaintingPictures`; both may be None.
     """
-    import keras_splitmask as ks
 
     if drawn:
         drawn.finish()
@@ -121,25 +125,27 @@ def finish(run, model, source, probed, drawn):
     image_sets.save_record(source, probed, "probe")  # again, with files that broke during the run
     run.write_report()
     run.save_model(model)
-    print(f"model     {run.folder / ks.interchange.MODEL_FILE}\nreport    {run.folder / 'report.html'}")
+    run.show_files()
     if children.is_child():  # reproduce.py says what comes next
         return
+    if doubts := earlier.doubts(run.home):
+        print(f"warning   {' '.join(doubts)}", flush=True)
     if FLAGS.preset and FLAGS.dataset != "sample":  # docs/sample.md has the sample's results
-        print(
-            "measured  " + "\n          ".join(measured.sentences(FLAGS.preset, len(source), count_steps(len(source))))
-        )
-    _show_next(run, source)
+        *found, advice = measured.sentences(FLAGS.preset, len(source), count_steps(len(source)))
+        print("measured  " + "\n          ".join(found if doubts else [*found, advice]))  # doubts advise, too
+    _show_next(run, source, compares=not doubts)
 
 
-def _show_next(run, source):
-    """Print commands for what usually comes next."""
+def _show_next(run, source, compares):
+    """Print commands for what usually comes next; with `compares`, also one that compares images by their features."""
     kind, _, path = FLAGS.dataset.partition(":")
     given = f"--init_from={shlex.quote(str(run.home))}"
     labelled = shlex.quote(FLAGS.dataset) if source.classes else "folder:LABELLED"
     images = shlex.quote({"folder": path, "sample": "sample"}.get(kind, "FOLDER"))
     tuned, features = (shlex.quote(f"{run.home}-{end}") for end in ("tuned", "features.npz"))
     print(f"next      {screen.program('finetune')} {given} --dataset={labelled} --workdir={tuned}")
-    print(f"          {screen.program('embed')} {given} --images={images} --output={features} --duplicates", flush=True)
+    if compares:
+        print(f"          {screen.program('embed')} {given} --images={images} --output={features} --duplicates")
 
 
 def main(devices, run):
@@ -198,7 +204,7 @@ def main(devices, run):
         drawn = inpainting_pictures.InpaintingPictures(run, model, source, probe, steps)
         measures.append(drawn)
     log = trouble.log(run, model, source, batches, steps, checkpoints, measures, shift, FLAGS.repeats or 1)
-    fitting.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
+    fitting.fit(model, batches, steps, log, checkpoints)
     with checkpoints.finishing():
         finish(run, model, source, probed, drawn)
 

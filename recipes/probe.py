@@ -62,13 +62,14 @@ FLAGS = flags.FLAGS
 def vote(bank, queries, labels, judged_labels):
     """Print and return the kNN accuracy for each number in --neighbours."""
     from keras_splitmask import evaluation
+    from keras_splitmask.data.counting import counted
 
     bank, queries = evaluation.standardise(bank, queries)
     result = {}
     for number in FLAGS.neighbours:
         if int(number) > len(bank):
             print(
-                f"There are only {len(bank)} training images for --neighbours={number}; all of them vote.", flush=True
+                f"--neighbours={number} is more than the {counted(len(bank), 'training image')}; all vote.", flush=True
             )
         accuracy = float((evaluation.weighted_knn(bank, labels, queries, int(number)) == judged_labels).mean())
         result[f"knn_accuracy_{number}" if result else "knn_accuracy"] = accuracy
@@ -99,6 +100,7 @@ def judge(run=None):
     import keras_splitmask as ks
     from keras_splitmask import evaluation
     from keras_splitmask.backend.keras_private import set_random_seed
+    from keras_splitmask.data.counting import counted
 
     set_random_seed(FLAGS.seed)
     say = (lambda _: None) if FLAGS.random else print  # weights that are replaced are not worth a line
@@ -114,7 +116,7 @@ def judge(run=None):
     check_memory(encoder, train, judged)
     images, labels = image_sets.read(train, "train", shape, FLAGS.train_limit)
     judged_images, judged_labels = image_sets.read(judged, split, shape, FLAGS.test_limit)
-    print(f"{len(images)} labelled images, {len(judged_images)} to evaluate on", flush=True)
+    print(f"{counted(len(images), 'labelled image')}, {len(judged_images)} to evaluate on", flush=True)
 
     result = vote(
         *(evaluation.extract(encoder, x, key=FLAGS.features) for x in (images, judged_images)), labels, judged_labels
@@ -152,6 +154,7 @@ def main():
         sets.write(run)
         sets.save_record()
         run.write_json("probe.json", result)
+        run.show_files()
 
 
 if __name__ == "__main__":

@@ -83,13 +83,25 @@ def places(which):
     return {name: getattr(FLAGS[name], which) for name in table_parts.PLACES}
 
 
+def needed_places(combinations):
+    """Return {flag: place} of each data set that the runs of `selected` combinations read."""
+    texts = " ".join(text for row, column, _ in combinations for text in (*row.pretrain, *column.source, *column.judge))
+    return {name: place for name, place in places("value").items() if re.search(rf"{{{name}(_images)?}}", texts)}
+
+
+def not_found(name, place):
+    """Say so if a data set lies nowhere, and which flag gives its place; "" of one that is there or is downloaded."""
+    kind, _, path = place.partition(":")
+    if kind not in paths.KINDS or os.path.exists(path):
+        return ""
+    return f"Data set not found: {path}. Give its place as --{name}={kind}:PATH."
+
+
 def check_places(missing):
-    """Stop if a data set of the `missing` cells, as of `selected`, lies nowhere. Those that are downloaded need not."""
-    needed = [text for row, column, _ in missing for text in (*row.pretrain, *column.source, *column.judge)]
-    for name, place in places("value").items():
-        kind, _, path = place.partition(":")
-        if kind in paths.KINDS and any(f"{{{name}}}" in text for text in needed) and not os.path.exists(path):
-            raise commandline.BadInput(f"Data set not found: {path}. Give its place as --{name}={kind}:PATH.")
+    """Stop if a data set of the `missing` cells lies nowhere."""
+    for name, place in needed_places(missing).items():
+        if line := not_found(name, place):
+            raise commandline.BadInput(line)
 
 
 def slug(recipe, arguments, seed):
@@ -173,9 +185,11 @@ def print_table(table, seeds):
 def show(table, seeds):
     """Print the commands of the cells and the results so far."""
     printed = set()  # cells share runs
-    for row, column, seed in selected(table, seeds):
+    shown = selected(table, seeds)
+    for row, column, seed in shown:
         value = measured(row, column, seed)
-        print(f"{row.name}, {column.name}, seed {seed}: {'missing' if value is None else round(value, column.digits)}")
+        result = "no result yet" if value is None else f"{value:.{column.digits}f}"
+        print(f"{row.name}, {column.name}, seed {seed}: {result}")
         for folder, recipe, arguments in commands(row, column, seed):
             if folder in printed:
                 continue
@@ -183,6 +197,8 @@ def show(table, seeds):
             words = [*arguments, *cells.shared(default=False), f"--workdir={folder}"]
             print(f"  {screen.program(recipe)} {shlex.join(words)}")
     print_table(table, seeds)
+    for name, place in needed_places(shown).items():
+        print(f"data      {not_found(name, place) or f'--{name}={place}'}")
 
 
 def reproduce_table(seeds):
@@ -216,7 +232,7 @@ def results_of(seeds):
 
 def title(dataset):
     """Say what was compared, in one line."""
-    budget = f"{FLAGS.time} for each method" if FLAGS.time else f"{FLAGS.steps} steps of pre-training"
+    budget = f"{FLAGS.time} planned for each method" if FLAGS.time else f"{FLAGS.steps} steps of pre-training"
     labelled = f", {FLAGS.labelled} labelled images" if FLAGS.labelled else ""
     return f"{dataset}: {budget}{labelled}"
 
@@ -227,8 +243,9 @@ def compare(seeds):
     made = [own_images.cell(method, seed) for seed in seeds for method in FLAGS.methods]
     if FLAGS.list:
         for cell in made:
-            print(f"{cell.title}: {'finished' if cell.done() else 'missing'}")
-            print("".join(f"  {command.text()}\n" for command in cell.commands), end="")
+            print(f"{cell.title}: {'finished' if cell.done() else 'no result yet'}")
+            for command in cell.commands:
+                print("".join(f"  {line}\n" for line in (command.title, command.text()) if line), end="")
         print(f"\n{title(FLAGS.dataset)}\n\n{method_results.text_of(FLAGS.methods, results_of(seeds))}")
         return
     with workdir.held() as home:
@@ -238,7 +255,7 @@ def compare(seeds):
         missing = sum(not all(run.finished() for run in cell.commands if run.recipe != "probe") for cell in made)
         if FLAGS.time and missing:
             total = screen.in_words(missing * time_limit.seconds_of(FLAGS.time))
-            print(f"{missing} times {FLAGS.time} are {total}, and the starts of the runs besides", flush=True)
+            print(f"{missing} times {FLAGS.time} is {total}. Starting the runs takes some time more.", flush=True)
         if missing:
             own_images.warn_of_little()
         failed = cells.run(made)
@@ -248,9 +265,14 @@ def compare(seeds):
 
 def report(home, results):
     """Print, write and draw the results, and say what to do next."""
+    from keras_splitmask.evaluation.verdict import FEW_STEPS
+
     table = method_results.text_of(FLAGS.methods, results)
     print(f"\n{title(FLAGS.dataset)}\n\n{table}")
-    method_results.write(home, own_images.RESULTS, own_images.recorded(), table, results)
+    uneven = method_results.uneven(results) if FLAGS.time else ""
+    lines = list(filter(None, [*method_results.advice(results, FEW_STEPS), uneven]))
+    text = method_results.page(title(FLAGS.dataset), table, lines)
+    method_results.write(home, own_images.RESULTS, own_images.recorded(), text, results)
     if not results:
         return
     try:
@@ -259,10 +281,7 @@ def report(home, results):
     except ImportError as error:
         print(f"no picture: {error}")
     print(f"table     {home.folder / own_images.RESULTS}.md, .csv and .json")
-    from keras_splitmask.evaluation.verdict import FEW_STEPS
-
-    uneven = [method_results.uneven(results)] if FLAGS.time else []
-    for line in filter(None, [*method_results.advice(results, FEW_STEPS), *uneven]):
+    for line in lines:
         print(f"result    {line}")
     images = "sample" if FLAGS.dataset == "sample" else "NEW_IMAGES"
     runs = ",".join(one["folder"] for one in results if one["seed"] == results[0]["seed"])

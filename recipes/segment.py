@@ -129,9 +129,9 @@ def finish(model, source, run, values):
 
     shown = list(label_maps(model, source, FLAGS.pictures)) if FLAGS.pictures else []
     if shown:
-        evaluation.save_label_maps(
-            run.file("pictures/label_maps.png"), *zip(*shown, strict=True), source.classes, FLAGS.pictures
-        )
+        picture = run.file("pictures/label_maps.png")
+        evaluation.save_label_maps(picture, *zip(*shown, strict=True), source.classes, FLAGS.pictures)
+        print(f"picture   {picture}", flush=True)
     width = max(map(len, source.classes))
     for name in source.classes:
         if f"iou/{name}" in values:
@@ -172,5 +172,7 @@ def main(devices, run):
 
 if __name__ == "__main__":
     commandline.run(
-        hardware.spread(main, one_host=True, free=dense.FREE), value_range.settle, required=("dataset", "workdir")
+        hardware.spread(main, one_host=True, free=dense.FREE, auto=dense.AUTO),
+        value_range.settle,
+        required=("dataset", "workdir"),
     )

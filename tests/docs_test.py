@@ -46,12 +46,17 @@ def test_what_a_run_says_was_measured_is_in_the_logs():
         steps = [run["pretrain_steps"] for run in log["runs"] if run["method"] == f"splitmask-{one.preset}"]
         assert one.steps == round(statistics.fmean(steps))
         assert (f"{one.minutes}min", str(one.labels)) == (log["settings"]["time"], log["settings"]["labelled"])
-    first, advice = measured.sentences("small", 2_000, 500)
-    assert "groceries" in first and "1,027 steps" in first and "points less than" in first
-    assert "this run had only 500 steps" in advice
-    first, advice = measured.sentences("small", 2_000, 2_000)
-    assert "groceries" in first and "2,499 steps" in first and "this run had only 2,000 steps" in advice
-    first, advice = measured.sentences("paper", 2_000, 3_000)
+    first, reached, advice = measured.sentences("small", 2_000, 500)
+    assert (
+        "groceries" in first
+        and "1,027 steps" in first
+        and "40.7% correctly" in reached
+        and "47.4%. Both were planned for 15 min" in reached
+    )
+    assert "This run had only 500 steps" in advice
+    first, reached, advice = measured.sentences("small", 2_000, 2_000)
+    assert "groceries" in first and "2,499 steps" in first and "This run had only 2,000 steps" in advice
+    first, reached, advice = measured.sentences("paper", 2_000, 3_000)
     assert "CIFAR-10" in first and "645 steps of --preset=paper" in first and "reproduce.py --dataset=" in advice
     assert "CIFAR-10" in measured.sentences("small", 40_000, 500)[0]
 

@@ -5,6 +5,7 @@ import dataclasses
 import os
 from concurrent.futures import ThreadPoolExecutor
 
+from keras_splitmask.data.counting import counted
 from keras_splitmask.data.folders import FolderSource
 from keras_splitmask.data.scan import NAMED, THREADS, printable
 from keras_splitmask.data.sources import Source, check_split
@@ -71,7 +72,7 @@ class AnnotatedSource(Source):
 
     def summary(self):
         """The number of images and classes, and what was left out and why, in a line."""
-        return f"{len(self)} images, {len(self.classes)} classes{left_out_text(self.left_out)}"
+        return f"{counted(len(self), 'image')}, {counted(len(self.classes), 'class')}{left_out_text(self.left_out)}"
 
 
 def kind_and_place(dataset, split, forms):
@@ -111,7 +112,7 @@ def check_classes(classes, expected, place):
             "in another order"
         ]
         raise ValueError(
-            f"Expected the {len(expected)} classes of training, received {len(classes)} in {place};"
+            f"Expected the {counted(len(expected), 'class')} of training, received {len(classes)} in {place};"
             f" {'; '.join(lists)}; use the same classes in both."
         )
 
@@ -185,8 +186,8 @@ def annotated_images(found, sizes, channels, report):
         turned.update(unclear)
     elif unclear and report:
         report(
-            f"{len(unclear)} images are square or keep their sides when they are turned as their EXIF tags say; "
-            "their annotations are taken for those of the upright image."
+            "Square images, or images that keep their sides when they are turned as their EXIF tags say:"
+            f" {len(unclear)}; their annotations are taken for those of the upright image."
         )
     images = {path: images[path] for path in there if path in images}
     pictures = FolderSource(dataclasses.replace(found, images=images), channels) if images else None

@@ -7,6 +7,7 @@ import pathlib
 
 import numpy as np
 
+from keras_splitmask.data.counting import counted
 from keras_splitmask.data.stored_numbers import LARGEST
 
 IGNORE = 255
@@ -56,10 +57,9 @@ class Numbering:
         """Write the note for the user if 255 occurs in `count` label maps and is ignored by default, or empty."""
         if not (self.assumed and count):
             return ""
-        maps = "1 label map" if count == 1 else f"{count} label maps"
         return (
-            f"255 occurs in {maps} and is ignored by default; if it is a class, give the number of each class in"
-            f' {self.path}, as in {NUMBERED}; if not, add "void": 255 there'
+            f"255 occurs in {counted(count, 'label map')} and is ignored by default; if it is a class, give the number"
+            f' of each class in {self.path}, as in {NUMBERED}; if not, add "void": 255 there'
         )
 
     def unknown(self, numbers):

@@ -11,6 +11,7 @@ from keras_splitmask.data.annotated import (
     check_classes,
     left_out_text,
 )
+from keras_splitmask.data.counting import counted
 from keras_splitmask.data.segmentations import turn_outline
 from keras_splitmask.data.turning import turn_points, upright
 
@@ -221,8 +222,9 @@ class CocoSource(DetectionSource):
         """The number of images and objects, and what was left out and why, in a line."""
         counts = [len(annotations) for annotations in self._annotations]
         line = (
-            f"{len(self)} images, {counts.count(0)} of them without objects; {sum(counts)} objects of"
-            f" {len(self.classes)} classes, {self.clipped} of them cut at the border"
+            f"{counted(len(self), 'image')}, {counts.count(0)} of them without objects;"
+            f" {counted(sum(counts), 'object')} of {counted(len(self.classes), 'class')},"
+            f" {self.clipped} of them cut at the border"
         )
         return "; ".join([line, *self._remarks()]) + left_out_text(self.left_out)
 
@@ -233,8 +235,8 @@ class CocoSource(DetectionSource):
             f"{len(self.index_of) - len(self)} ids are of images listed before, to which their objects are added": (
                 len(self.index_of) > len(self)
             ),
-            f"{len(self.turns)} annotations of images turned as their EXIF tags say": self.turns,
-            f"{self.crowds} crowds, which are ignored": self.crowds,
+            f"{counted(len(self.turns), 'annotation')} of images turned as their EXIF tags say": self.turns,
+            f"{counted(self.crowds, 'crowd')}, ignored": self.crowds,
             f"{self.beyond} boxes reach beyond their image, although COCO's are [left, top, width, height]": (
                 2 * self.beyond > self.boxes
             ),

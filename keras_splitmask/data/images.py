@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from keras_splitmask.data.arrays import ArraySource, read_array
+from keras_splitmask.data.counting import counted
 from keras_splitmask.data.folders import FolderSource
 from keras_splitmask.data.given import is_picture, read_picture, to_array
 from keras_splitmask.data.ranges import report_range
@@ -190,7 +191,7 @@ def _files(found, channels, place):
     if not source.paths:
         count, why = len(source.left_out), next((f"{name}: {why}" for name, why in source.left_out.items()), "no files")
         raise ValueError(
-            f"Expected readable images of {channels} channels in {printable(place)}, received none of {count} files"
-            f" ({why}); choose others."
+            f"Expected readable images of {channels} channels in {printable(place)}, received none of"
+            f" {counted(count, 'file')} ({why}); choose others."
         )
     return source

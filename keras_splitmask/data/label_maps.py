@@ -112,7 +112,7 @@ class FolderSegmentationSource(SegmentationSource):
 
     def summary(self):
         """Extend `AnnotatedSource.summary` by the notes on the numbers."""
-        turned = f"; {len(self.turns)} label maps turned as the EXIF tags of their images say" if self.turns else ""
+        turned = f"; label maps turned as the EXIF tags of their images say: {len(self.turns)}" if self.turns else ""
         notes = self.numbered.note.rstrip("."), self.numbered.note_ignored(self.with_255)
         return ". ".join([f"{super().summary()}{turned}", *filter(None, notes)])
 

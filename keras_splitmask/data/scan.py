@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from keras_splitmask.data.counting import counted
 from keras_splitmask.data.headers import read_header
 from keras_splitmask.data.record import write
 from keras_splitmask.data.run_folders import what_is_written
@@ -59,7 +60,7 @@ class Scan:
                 " remove them, or raise max_bad_fraction."
             )
         if not self.images:
-            others = f" with {self.others} other file{'s' * (self.others > 1)}" if self.others else ", which is empty"
+            others = f" with {counted(self.others, 'other file')}" if self.others else ", which is empty"
             left_out = f"; left out is {reasons(self.left_out)}" if self.left_out else ""
             raise ValueError(
                 f"Expected images ({' '.join(EXTENSIONS)}) in {printable(self.root)}, received a"
@@ -75,12 +76,12 @@ class Scan:
         sizes = sorted({(shape[0] * shape[1], shape[0], shape[1]) for shape in self.images.values()})
         ends = dict.fromkeys(f"{rows}x{columns}" for _, rows, columns in (sizes[0], sizes[-1]))
         left_out = f"; {len(self.left_out)} left out ({reasons(self.left_out)})" if self.left_out else ""
-        folders = "1 folder" if len(self.not_entered) == 1 else f"{len(self.not_entered)} folders"
+        folders = counted(len(self.not_entered), "folder")
         not_entered = f"; {folders} not entered ({reasons(self.not_entered)})" if self.not_entered else ""
         several = [printable(path) for path in self.several if path in self.images]
         names = "; ".join(several[:NAMED] + [f"and {len(several) - NAMED} more"] * (len(several) > NAMED))
         first = f"; of {len(several)} with several pages or frames only the first is read ({names})" if several else ""
-        return f"{len(self.images)} images of {' to '.join(ends)}{left_out}{not_entered}{first}"
+        return f"{counted(len(self.images), 'image')} of {' to '.join(ends)}{left_out}{not_entered}{first}"
 
 
 def reasons(by_path, paths=None):

@@ -5,6 +5,7 @@ import functools
 import numpy as np
 
 from keras_splitmask.data.coco import DetectionSource
+from keras_splitmask.data.counting import counted
 from keras_splitmask.data.framing import drawn, stretched, whole
 from keras_splitmask.data.label_maps import IGNORE, SegmentationSource
 from keras_splitmask.data.order import Order
@@ -195,13 +196,13 @@ def _note_unused(source, max_objects, mask_size):
         counts = [len(source.annotations(i)) for i in range(len(source))]
         full, over = sum(n > max_objects for n in counts), sum(max(0, n - max_objects) for n in counts)
         remarks.append(
-            f"{over} objects ignored in {full} images of more than {max_objects}, up to {most}; raise max_objects to"
-            " learn from more than the largest"
+            f"{counted(over, 'object')} ignored in {counted(full, 'image')} of more than {max_objects}, up to {most};"
+            " raise max_objects to learn from more than the largest"
         )
     if most > max_objects + MAX_IGNORED:
         remarks.append(f"the smallest beyond {max_objects + MAX_IGNORED} are taken for background")
     if mask_size and (without := source.unoutlined):
-        remarks.append(f"{without} objects without an outline ignored")
+        remarks.append(f"{counted(without, 'object')} without an outline ignored")
     if remarks and not source.unused:
         source.unused = "; ".join(remarks)
         source.report(source.unused + ".")

@@ -9,6 +9,7 @@ import threading
 import numpy as np
 
 from keras_splitmask.data.conversion import fit_channels, to_uint8
+from keras_splitmask.data.counting import counted
 from keras_splitmask.data.decoding import part
 from keras_splitmask.data.labels import some
 from keras_splitmask.data.randomness import generator
@@ -143,7 +144,7 @@ class Source:
 
     def summary(self):
         """The number of images, and what was left out and why, in a line."""
-        return f"{len(self)} images"
+        return counted(len(self), "image")
 
     def description(self):
         """The summary, what was left out and what broke: a dictionary for JSON."""

@@ -4,6 +4,7 @@ import collections
 import os
 from pathlib import Path
 
+from keras_splitmask.data.counting import counted
 from keras_splitmask.data.run_folders import what_is_written
 from keras_splitmask.data.scan import printable
 from keras_splitmask.data.sources import SPLITS
@@ -91,5 +92,5 @@ def what_is_beside(root, folders):
     counts = collections.Counter(path.partition(os.sep)[0] if os.sep in path else "" for path in found.paths)
     loose = counts.pop("", 0)
     counts = {**({"images beside the splits": loose} if loose else {}), **dict(sorted(counts.items()))}
-    images = {name: f"{count} image{'s' * (count > 1)}" for name, count in counts.items()}
+    images = {name: counted(count, "image") for name, count in counts.items()}
     return images | {name: reason for name, reason in found.not_entered.items() if os.sep not in name}

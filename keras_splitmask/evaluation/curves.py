@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from keras_splitmask.backend.optional import optional
 from keras_splitmask.evaluation import metrics
+from keras_splitmask.evaluation.metric_names import label_of
 from keras_splitmask.evaluation.sheets import save_figure
 
 # Title, unit and metrics of each chart. The unit "%" is for fractions.
@@ -33,14 +34,6 @@ CHARTS = (
     ("Time spent waiting for data", "%", "data_wait_fraction"),
 )
 AXES = {"step": ("step", 1.0), "seconds": ("minutes", 1 / 60)}
-LABELS = {
-    "data_wait_fraction": "waiting",
-    "knn_accuracy": "kNN accuracy",
-    "ap": "AP",
-    "ap50": "AP50",
-    "mask_ap": "mask AP",
-    "mean_iou": "mean IoU",
-}
 # Each has a contrast of at least 3 with both backgrounds of the page.
 COLOURS = ("#2b83ba", "#d55e00", "#009e73", "#b35c9e", "#9a7d0a", "#7f7f7f", "#8c6bd0", "#b0563a")
 TEXT = "#010203"  # becomes the colour of the page's text
@@ -48,11 +41,6 @@ WIDTH, HEIGHT = 4.4, 2.2  # inches of the axes with their labels
 SMALL = 8.5  # points; the page's font may be wider than the one the layout is made for
 ROW = 0.19  # inches of a row of the legend
 MEMORY = 0.03  # of the run, over which a curve is smoothed
-
-
-def label_of(name: str) -> str:
-    """Write the name of a metric in words."""
-    return LABELS.get(name, name.replace("_", " "))
 
 
 def charts(runs: Mapping[str, Sequence[dict]], axis: str = "step") -> list[tuple[str, str]]:

@@ -75,6 +75,8 @@ def save_feature_map(path: str | os.PathLike, features: npt.ArrayLike, groups: S
         )
     labels = [f"principal component {i + 1}, {fraction:.0%} of the variance" for i, fraction in enumerate(fractions)]
     axes.set(xlabel=labels[0], ylabel=labels[1])
+    coloured = "" if groups is None else ", coloured by class or folder"
+    axes.set_title(f"Features of {len(points):,} images{coloured}. Near points are often similar images.", fontsize=10)
     axes.grid(alpha=0.25)
     if len(set(group_of)) > 1:
         figure.legend(loc="outside right upper", frameon=False, fontsize=9)

@@ -8,14 +8,14 @@ from keras import ops
 
 from keras_splitmask.backend.typing import Array, Float, Int, Shaped
 from keras_splitmask.encoder import Encoder
-from keras_splitmask.evaluation.neighbours import standardise
+from keras_splitmask.evaluation.neighbours import extract, standardise
 
 HELD_OUT = 0.2  # of the training images, to choose a block by
 
 
 class _BlockFeatures(keras.Model):
-    """Images (B, H, W, C) to (B, L, 2D): for each of L blocks, cls and mean patch token side by side, as BEiT's probe
-    has them."""
+    """Images (B, H, W, C) to {"blocks": (B, L, 2D)}: for each of L blocks, cls and mean patch token side by side, as
+    BEiT's probe has them."""
 
     def __init__(self, encoder):
         super().__init__(name="block_features")  # the name that Keras makes up begins with _, which TensorFlow refuses
@@ -25,7 +25,7 @@ class _BlockFeatures(keras.Model):
     def call(self, images):
         states = self.encoder(images, every_block=True)
         tokens = ops.stack([states[block.name] for block in self.encoder.blocks], axis=1)  # (B, L, 1 + N, D)
-        return ops.concatenate([tokens[:, :, 0], ops.mean(tokens[:, :, 1:], axis=2)], axis=-1)  # (B, L, 2D)
+        return {"blocks": ops.concatenate([tokens[:, :, 0], ops.mean(tokens[:, :, 1:], axis=2)], axis=-1)}
 
 
 class _Heads(keras.layers.Layer):
@@ -49,7 +49,7 @@ class _Heads(keras.layers.Layer):
 
 def block_features(encoder: Encoder, images: Shaped[Array, "M H W C"], batch_size: int = 256) -> Float[Array, "M L F"]:
     """Features of every block of an encoder on images (M, H, W, C): (M, L, 2D) float32 NumPy."""
-    return np.asarray(_BlockFeatures(encoder).predict(images, batch_size=batch_size, verbose=0), "float32")
+    return extract(_BlockFeatures(encoder), images, batch_size, "blocks")
 
 
 def linear_probe(
@@ -98,7 +98,9 @@ def linear_probe(
         chosen = order.permutation(len(features))
         # Shuffled by NumPy, so that the order is the same on every backend.
         model.fit(features[chosen], every[chosen], batch_size=batch_size, shuffle=False, verbose=0)
-    logits = np.asarray(model.predict(test_features, batch_size=1024, verbose=0))  # (Q, L, classes)
+    # Not by `predict`, which TensorFlow would trace again for each model.
+    parts = [test_features[start : start + 1024] for start in range(0, len(test_features), 1024)]
+    logits = np.concatenate([ops.convert_to_numpy(model(part)) for part in parts])  # (Q, L, classes)
     return (logits.argmax(axis=-1) == np.asarray(test_labels)[:, None]).mean(axis=0)  # (L,)
 
 

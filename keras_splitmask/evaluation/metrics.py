@@ -25,6 +25,10 @@ AT_A_STEP = (
 )
 
 
+# Kinds of runs, by a flag that only they have.
+KINDS = {"method": "Pre-training", "mixup": "Fine-tuning", "max_objects": "Detection", "inference": "Segmentation"}
+
+
 def read_metrics(path: str | os.PathLike) -> list[dict]:
     """Read the lines of a metrics.jsonl as dictionaries; skip broken lines and those without a step."""
     lines = []
@@ -96,6 +100,11 @@ def newest(lines: Sequence[dict], name: str) -> float | None:
     """The last value of a metric, as the log and the end of its curve show it. None if the metric was not measured."""
     values = series(lines, name)[2]
     return float(values[-1]) if len(values) else None
+
+
+def kind_of(flags: Mapping[str, str]) -> str:
+    """Name the kind of a run by its flags. Curves of different kinds, such as their losses, are not comparable."""
+    return next((kind for name, kind in KINDS.items() if name in flags), "Other runs")
 
 
 def planned_steps(lines: Sequence[dict], flags: Mapping[str, str]) -> int | None:

@@ -14,9 +14,9 @@ from keras_splitmask.evaluation.sheets import thumbnail
 from keras_splitmask.patches import to_images, to_patches, to_pixels
 from keras_splitmask.split import Split
 
-COLUMNS = ("original", "half A", "half B", "from A", "from B", "true words")
+COLUMNS = ("original", "part A", "part B", "from A", "from B", "true words")
 MASKED_COLUMNS = ("original", "masked", "predicted")
-OVER_TIME = {"original": "original", "half A": "seen", "masked": "seen", "true words": "true_words"}  # names of strips
+OVER_TIME = {"original": "original", "part A": "seen", "masked": "seen", "true words": "true_words"}  # names of strips
 PREDICTED = ("from A", "predicted")  # columns that change while a model learns
 SIDE, GAP = 112, 4  # pixels of an image of a strip, and between two
 
@@ -55,16 +55,16 @@ def inpainting_panels(
     pixels = to_patches(to_pixels(images), encoder.patch_size)  # (B, N, P)
     pixels = ops.repeat(pixels, 2, axis=0)  # (2B, N, P), rows in pairs as the branches are
     drawn = to_patches(tokenizer.draw(ids), encoder.patch_size)  # (2B, N, P)
-    half = ops.where(hidden_mask, 0.5, pixels)  # unseen patches in mid-grey
+    seen = ops.where(hidden_mask, 0.5, pixels)  # unseen patches in mid-grey
     filled = ops.where(hidden_mask, drawn, pixels)  # (2B, N, P)
 
     def pictures(patches):
         return ops.convert_to_numpy(to_images(patches, encoder.image_shape, encoder.patch_size))
 
-    half, filled = pictures(half), pictures(filled)
+    seen, filled = pictures(seen), pictures(filled)
     original = ops.convert_to_numpy(to_pixels(images))
     true = ops.convert_to_numpy(tokenizer.draw(tokenizer(images)))
-    return np.stack([original, half[0::2], half[1::2], filled[0::2], filled[1::2], true], axis=1)
+    return np.stack([original, seen[0::2], seen[1::2], filled[0::2], filled[1::2], true], axis=1)
 
 
 def masked_panels(
@@ -143,7 +143,7 @@ def inpainting_strips(
         images: (B, H, W, C).
 
     Returns:
-        A dictionary of the strips that do not change, "original", "seen" and, of a model with half A and half B,
+        A dictionary of the strips that do not change, "original", "seen" and, of a model with part A and part B,
         "true_words"; and the strip that the model predicts of what is not seen. Each is (height, width, 3) uint8.
     """
     config = {**model.split.get_config(), "seed": 0}

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from keras_splitmask.evaluation import curves
-from keras_splitmask.evaluation.metrics import newest, read_metrics, unfinished
+from keras_splitmask.evaluation.metric_names import label_of, text_of
+from keras_splitmask.evaluation.metrics import kind_of, newest, read_metrics, unfinished
 from keras_splitmask.evaluation.verdict import judge
 
 TITLES = {
@@ -82,9 +83,14 @@ def write_comparison(
     runs = {name: _lines(folder) for name, folder in zip(_names(workdirs), workdirs, strict=True)}
     numbers = [_numbers(folder, lines) for folder, lines in zip(workdirs, runs.values(), strict=True)]
     body = [_side_by_side("Results", runs, numbers)]
-    for axis, title in (("step", "Over steps"), ("seconds", "Over minutes")):
-        body.append(_curves(runs, axis, title, report if axis == "step" else lambda line: None))
     flags = [_flags(folder) for folder in workdirs]
+    kinds = dict(zip(runs, map(kind_of, flags), strict=True))
+    for axis, title in (("step", "Over steps"), ("seconds", "Over minutes")):
+        for kind in dict.fromkeys(kinds.values()):
+            # A run of another kind keeps its place, and so its colour.
+            drawn = {name: lines if kinds[name] == kind else [] for name, lines in runs.items()}
+            head = title if len(set(kinds.values())) == 1 else f"{kind}: {title.lower()}"
+            body.append(_curves(drawn, axis, head, report if axis == "step" else lambda line: None))
     differing = {name for some in flags for name in some if len({one.get(name) for one in flags}) > 1}
     differing -= {"workdir"}  # it differs in all runs
     flags = [{name: some[name] for name in some if name in differing} for some in flags]
@@ -107,9 +113,9 @@ def _write(path, title, body):
 def _sections(workdir, report):
     lines, flags, result = _lines(workdir), _flags(workdir), _json(workdir / "result.json")
     shown = _last_values(lines, flags)
-    tiles = "".join(f"<div>{html.escape(_words(name))}<b>{text}</b></div>" for name, text in shown.items())
+    tiles = "".join(f"<div>{html.escape(label_of(name))}<b>{text}</b></div>" for name, text in shown.items())
     judged = "".join(f'<li class="{kind}">{html.escape(text)}</li>' for kind, text in judge(lines, flags, result))
-    halves = ", both halves of one view" if flags.get("views") == "2" else ""  # unlike in training
+    two_views = flags.get("views") == "2"  # in training, unlike in the pictures
     path = workdir / "run.flags"
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     return "\n".join(
@@ -118,8 +124,8 @@ def _sections(workdir, report):
             f'<h2>Verdict</h2><ul class="verdict">{judged}</ul>',
             _curves({workdir.name: lines}, "step", "Curves", report),
             _results(result),
-            _over_time(workdir / "pictures" / "over_time", halves),
-            _pictures(workdir / "pictures", halves),
+            _over_time(workdir / "pictures" / "over_time", ", from one part of the image" * two_views),
+            _pictures(workdir / "pictures", ", both parts of one view" * two_views),
             _data(_json(workdir / "data.json")),
             f"<h2>Flags</h2><pre>{html.escape(text)}</pre>",
         ]
@@ -145,11 +151,11 @@ def _results(result):
         metric, _, label = name.partition("/")  # as in ap/dog
         if label:
             classes.setdefault(metric, {})[label] = value
-    tables = [_table(("", ""), [(_words(name), None, _value(name, value)) for name, value in numbers.items()])]
+    tables = [_table(("", ""), [(label_of(name), None, text_of(name, value)) for name, value in numbers.items()])]
     for metric, values in classes.items():
         rows = sorted((item for item in values.items() if _is_number(item[1])), key=lambda item: item[1])
         rows = [(name, value, f"{value:.1%}") for name, value in rows]
-        tables.append(_table((f"class, by {_words(metric)}", _words(metric)), rows))
+        tables.append(_table((f"class, by {label_of(metric)}", label_of(metric)), rows))
     tables = [table for table in tables if table]
     return f'<h2>Results</h2><div class="columns">{"".join(tables)}</div>' if tables else ""
 
@@ -174,7 +180,7 @@ def _side_by_side(title, runs, columns):
         return ""
     head = "".join(f"<th>{html.escape(run)}</th>" for run in runs)
     rows = "".join(
-        f"<tr><td>{html.escape(_words(name))}</td>"
+        f"<tr><td>{html.escape(label_of(name))}</td>"
         + "".join(f"<td>{html.escape(column.get(name, ''))}</td>" for column in columns)
         + "</tr>"
         for name in names
@@ -182,7 +188,7 @@ def _side_by_side(title, runs, columns):
     return f'<h2>{title}</h2><div class="scroll"><table><tr><th></th>{head}</tr>{rows}</table></div>'
 
 
-def _over_time(folder, halves):
+def _over_time(folder, parts):
     """What a run inpainted of the same images as it learnt: a strip of each step."""
     if not (steps := sorted(folder.glob("step-*.png"))):
         return ""
@@ -193,7 +199,7 @@ def _over_time(folder, halves):
         for path in (*first, *second, *steps, *last)
         for label in [_label(path.stem)]
     )
-    return f'<h2>Inpainting over time{halves}</h2><div class="strips">{figures}</div>'
+    return f'<h2>Inpainting over time{parts}</h2><div class="strips">{figures}</div>'
 
 
 def _label(name):
@@ -202,11 +208,11 @@ def _label(name):
     return html.escape(f"{word} {int(number):,}" if number.isdigit() else word.replace("_", " "))
 
 
-def _pictures(folder, halves):
+def _pictures(folder, parts):
     found = []
     for path in sorted(folder.glob("*.png")):
         kind = "inpainting" if path.stem.startswith("inpainting") else path.stem
-        title = html.escape(TITLES.get(kind, kind.replace("_", " ").capitalize()) + halves * (kind == "inpainting"))
+        title = html.escape(TITLES.get(kind, kind.replace("_", " ").capitalize()) + parts * (kind == "inpainting"))
         found.append(f'<h2>{title}</h2><div class="picture">{_image(path, title)}</div>')
     return "\n".join(found)
 
@@ -238,7 +244,7 @@ def _data(record):
 def _numbers(workdir, lines):
     """The last metrics and the results of a run, as texts by name."""
     items = _json(workdir / "result.json").items()
-    values = {name: _value(name, value) for name, value in items if _is_number(value) and "/" not in name}
+    values = {name: text_of(name, value) for name, value in items if _is_number(value) and "/" not in name}
     return _last_values(lines, _flags(workdir)) | values
 
 
@@ -276,24 +282,9 @@ def _json(path):
 def _last_values(lines, flags):
     """The last value of each of `TILES` that a run has, as texts by name."""
     found = {name: newest(lines, name) for name in TILES} | ({"step": lines[-1]["step"]} if lines else {})
-    texts = {name: _value(name, value) for name, value in found.items() if value is not None}
+    texts = {name: text_of(name, value) for name, value in found.items() if value is not None}
     where = unfinished(lines, flags)
     return texts | ({"step": f"{where.removeprefix('step ')}, unfinished"} if where else {})
-
-
-def _words(name):
-    return "time" if name == "seconds" else curves.label_of(name)
-
-
-def _value(name, value):
-    """Write a number as its name demands: a fraction in percent, seconds in minutes."""
-    if name == "seconds":
-        return f"{value / 60:.1f} min"
-    if isinstance(value, float) and (
-        name.startswith(("ap", "mask_ap", "mean_iou")) or name.endswith(("accuracy", "top1"))
-    ):
-        return f"{value:.1%}"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def _is_number(value):

@@ -64,7 +64,7 @@ def load_archive(file):
     with bounded_weights(nbytes):
         model = keras.saving.load_model(file, compile=False)
     if not model.built:
-        raise ValueError(f"it holds a {type(model).__name__} without its weights.")
+        raise ValueError(f"it holds a model of type {type(model).__name__} without its weights.")
     return model
 
 

@@ -82,7 +82,7 @@ def _json(path):
     except (ValueError, OSError) as error:  # no JSON, or no UTF-8
         raise ValueError(f"Expected JSON in {path}, received {error}.") from error
     if not isinstance(content, dict):
-        raise ValueError(f"Expected a JSON object in {path}, received a {type(content).__name__}.")
+        raise ValueError(f"Expected a JSON object in {path}, received a value of type {type(content).__name__}.")
     return content
 
 

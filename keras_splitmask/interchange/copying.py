@@ -86,7 +86,7 @@ def encoder_of(model, path=None):
     encoder = model if isinstance(model, Encoder) else getattr(model, "encoder", None)
     if encoder is None:
         where = f" in {path}" if path else ""
-        raise ValueError(f"Expected a model with an encoder{where}, received a {type(model).__name__}.")
+        raise ValueError(f"Expected a model with an encoder{where}, received an object of type {type(model).__name__}.")
     return encoder
 
 

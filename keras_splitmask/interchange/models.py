@@ -178,7 +178,9 @@ def save_classifier(classifier, folder, layout="timm"):
         ValueError: if the model is no `Classifier`, the folder exists, or the layout cannot express it.
     """
     if not isinstance(classifier, Classifier):
-        raise ValueError(f"Expected a Classifier, received a {type(classifier).__name__}; use save_encoder.")
+        raise ValueError(
+            f"Expected a Classifier, received a model of type {type(classifier).__name__}; use save_encoder."
+        )
     encoder = classifier.encoder
     writing.write(folder, encoder.get_config(), arrays_of(encoder), layout, head_of(classifier))
 

@@ -30,8 +30,8 @@ def program_of(model):
     if isinstance(model, (Encoder, RetinaNet, MaskRCNN)):
         return lambda images: model(images, training=False)
     raise ValueError(
-        f"Expected an Encoder, Classifier, Segmenter, RetinaNet or MaskRCNN, received a {type(model).__name__}; save"
-        " its encoder."
+        f"Expected an Encoder, Classifier, Segmenter, RetinaNet or MaskRCNN, received a model of type"
+        f" {type(model).__name__}; save its encoder."
     )
 
 

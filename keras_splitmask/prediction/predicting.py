@@ -164,8 +164,8 @@ def predictor_for(model, batch_size=None, **options):
     kind = next((kind for models, kind in kinds.items() if isinstance(model, models)), None)
     if kind is None:
         raise NoHead(
-            f"Expected a classifier, a detector or a segmenter, received a {type(model).__name__}, which has no"
-            " classes; fine-tune it first, or embed the images."
+            f"Expected a classifier, a detector or a segmenter, received a model of type"
+            f" {type(model).__name__}, which has no classes; fine-tune it first, or embed the images."
         )
     # None stands for an option that was not given, as with flags.
     given = {name: value for name, value in options.items() if value is not None}

@@ -150,8 +150,8 @@ class Codebook(keras.layers.Layer):
         """
         if not hasattr(images, "shape"):
             raise ValueError(
-                f"Expected an array of images of {self.image_shape}, received a {type(images).__name__}; join its parts"
-                " with numpy.concatenate."
+                f"Expected an array of images of {self.image_shape}, received an object of type"
+                f" {type(images).__name__}; join its parts with numpy.concatenate."
             )
         self._check_shape(images.shape)
         if not len(images):

@@ -150,7 +150,7 @@ def problem_of_classes(labels: Array, classes: int, others: Sequence[int] = ()) 
 
 def shape_text(x: Any) -> str:
     """The shape of an array for a message, or the type of what is none."""
-    return str(tuple(x.shape)) if hasattr(x, "shape") else f"a {type(x).__name__}"
+    return str(tuple(x.shape)) if hasattr(x, "shape") else f"an object of type {type(x).__name__}"
 
 
 def leaves(images: Any) -> list[Array]:

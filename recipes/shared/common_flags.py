@@ -53,6 +53,15 @@ def seed_and_jit():
     )
 
 
+def log_every():
+    flags.DEFINE_integer(
+        "log_every",
+        None,
+        lower_bound=1,
+        help="Steps between lines of the log. Default: auto, a twentieth of the run, but at most 50.",
+    )
+
+
 def save_every():
     flags.DEFINE_integer(
         "save_every",

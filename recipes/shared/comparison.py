@@ -44,6 +44,7 @@ class Comparison:
     def duplicates(self, threshold):
         """Write and draw the groups of near-duplicates. Returns whether there are any."""
         from keras_splitmask import evaluation
+        from keras_splitmask.data.counting import counted
 
         groups, nearest, best = evaluation.near_duplicates(self.vectors, threshold)
         # The closest first; rounded as the table is, since equal images differ in the last bits.
@@ -57,7 +58,9 @@ class Comparison:
         count = sum(map(len, groups))
         rule = f"by a cosine similarity of {threshold:g} or more"
         spare = count - len(groups)
-        line = f"{count} images in {len(groups)} groups, {rule}; without {spare} of them, one of each is left"
+        line = (
+            f"{count} images in {counted(len(groups), 'group')}, {rule}; without {spare} of them, one of each is left"
+        )
         print(f"duplicates: {line if groups else f'no near-duplicates, {rule}'}", flush=True)
         shown = [
             [
@@ -66,7 +69,7 @@ class Comparison:
             ]
             for number, group in enumerate(groups[:ROWS], 1)
         ]
-        drawn = f"{len(shown)} of {len(groups)} groups" if len(groups) > ROWS else f"{len(groups)} groups"
+        drawn = f"{len(shown)} of {len(groups)} groups" if len(groups) > ROWS else counted(len(groups), "group")
         if any(len(group) > COLUMNS for group in groups[:ROWS]):
             drawn += f", at most {COLUMNS} images of each"
         self._draw("duplicates", shown, f"near-duplicates {rule}, closest first: {drawn}")

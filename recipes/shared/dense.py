@@ -100,7 +100,7 @@ flags.DEFINE_integer(
     help="Evaluate on this many images during training; at the end all are used. Default: all.",
 )
 flags.DEFINE_integer("pictures", 6, lower_bound=0, help="Images in the picture at the end. 0 for no picture.")
-flags.DEFINE_integer("log_every", 50, lower_bound=1, help="Steps between lines of the log.")
+common_flags.log_every()
 common_flags.save_every()
 common_flags.fraction(
     "max_bad_fraction",
@@ -110,6 +110,7 @@ common_flags.fraction(
 flags.DEFINE_integer("workers", 2, "Threads that read images. Raise it if the log says that training waits for data.")
 FLAGS = flags.FLAGS
 FREE = {"judge", "judge_every", "judge_limit"}  # a run may resume with other values of these
+AUTO = ("log_every",)  # a run that resumes takes it from its run.flags
 
 
 def open_sets(open_set):
@@ -207,21 +208,32 @@ def count_steps(source):
     return FLAGS.steps or max(1, math.ceil(FLAGS.epochs * len(source) / FLAGS.batch_size))
 
 
+def largest_divisor(number, most):
+    """Return the largest divisor of a number that is at most `most`."""
+    return next(divisor for divisor in range(most, 0, -1) if number % divisor == 0)
+
+
 def train(devices, run, model, source, judged, batches, judge, finish):
     """Train the model on `batches(start)` of a source, evaluating it on `judged` during and after training.
 
     `judge(model, judged, limit)` returns a dictionary of metrics for the log. `finish(model, judged, run, values)`
     takes the metrics over all images, and returns those for result.json.
     """
+    from keras_splitmask.data.counting import counted
+
     steps = count_steps(source)
-    # A multiple of --log_every, since measures are taken where a line is logged.
+    # Measures are taken where a line is logged.
+    if FLAGS.judge_every and not FLAGS.log_every:
+        FLAGS.log_every = largest_divisor(FLAGS.judge_every, fitting.interval(steps))
+    FLAGS.log_every = fitting.interval(steps)
     every = FLAGS.judge_every or max(1, steps // 5 // FLAGS.log_every) * FLAGS.log_every
     compile_model(model, steps)
     weights = (
         f"{model.count_params() / 1e6:.1f} M weights, encoder"
         f" {'from ' + FLAGS.init_from if FLAGS.init_from else 'from scratch'}"
     )
-    print(f"{len(source)} images of {len(source.classes)} classes, {weights}, {steps} steps", flush=True)
+    classes = counted(len(source.classes), "class")
+    print(f"{counted(len(source), 'image')} of {classes}, {weights}, {counted(steps, 'step')}", flush=True)
     checkpoints = run.checkpoints(model, every=FLAGS.save_every, devices=devices, advice=trouble.advice())
     run.start(source)
     image_sets.save_record(source, judged)
@@ -229,10 +241,11 @@ def train(devices, run, model, source, judged, batches, judge, finish):
         lambda step: judge(model, judged, FLAGS.judge_limit) if step and step < steps and step % every == 0 else {}
     ]
     log = trouble.log(run, model, source, batches, steps, checkpoints, measures)
-    fitting.fit(model, batches, steps, FLAGS.log_every, log, checkpoints)
+    fitting.fit(model, batches, steps, log, checkpoints)
     with checkpoints.finishing():
         values = finish(model, judged, run, judge(model, judged))
         image_sets.save_record(source, judged)  # again, with files that broke during the run
         run.write_json("result.json", {**values, "steps": steps, "seed": FLAGS.seed, "classes": source.classes})
         run.write_report()
         run.save_model(model)
+        run.show_files()

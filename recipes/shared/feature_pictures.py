@@ -27,7 +27,9 @@ def draw(run, encoder, source, seen):
     rows = np.linspace(0, len(reader) - 1, count).round().astype(int)
     images, groups = reader[rows], groups_of(source, reader.indices[rows])
     features = evaluation.extract(encoder, images, batch_size=min(FLAGS.batch_size, 256))
-    evaluation.save_neighbours(run.file("pictures/neighbours.png"), images, features, groups)
+    path = run.file("pictures/neighbours.png")
+    evaluation.save_neighbours(path, images, features, groups)
+    print(f"picture   {path}", flush=True)
     try:
         path = run.file("pictures/feature_map.png")
         evaluation.save_feature_map(path, features, groups)

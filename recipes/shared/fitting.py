@@ -4,9 +4,10 @@ import contextlib
 
 from absl import flags
 
-from recipes.shared import commandline, progress
+from recipes.shared import commandline, progress, time_limit
 
 FLAGS = flags.FLAGS
+LONGEST = 50  # steps between lines of the log, by default
 
 
 def jit():
@@ -20,6 +21,11 @@ def jit():
     from keras_splitmask.backend.devices import accelerator
 
     return accelerator()
+
+
+def interval(steps):
+    """The steps between lines of the log of a run: --log_every, or a twentieth of the run, but at most `LONGEST`."""
+    return FLAGS.log_every or time_limit.executions(min(LONGEST, steps // 20))
 
 
 def adamw(steps, depth, **options):
@@ -42,19 +48,20 @@ def adamw(steps, depth, **options):
     )
 
 
-def fit(model, batches, steps, interval, log, checkpoints):
+def fit(model, batches, steps, log, checkpoints):
     """Train up to step `steps`. Each Keras epoch is one interval of the log; the first and the last may be shorter.
 
     `batches(start)` returns the batches from step `start` on. With `steps=0` only the initial measurements are logged.
     """
+    every = interval(steps)
     if not steps:
         log.on_train_begin()
     with contextlib.closing(log), checkpoints.listening(), progress.shown(steps, log) as shown:
         # A signal may have come before, while a library swallowed the exception.
         commandline.stop_if_asked()
         while (start := checkpoints.step) < steps:
-            length = min(interval - start % interval, steps - start)
-            epochs = (steps - start) // interval if length == interval else 1
+            length = min(every - start % every, steps - start)
+            epochs = (steps - start) // every if length == every else 1
             # Under a strategy, TensorFlow's own threads take the batches, so `fit` does not wait where this looks.
             feed = checkpoints.devices.dataset_for_fit(
                 lambda: log.timed(batches(start), measured=checkpoints.devices.strategy is None)

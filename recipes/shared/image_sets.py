@@ -91,10 +91,12 @@ def say_absent(train, source, split):
     """Print the classes of `train` that have no image in a source."""
     import numpy as np
 
+    from keras_splitmask.data.counting import counted
+
     names = train.classes or [str(label) for label in range(train.class_count)]
     if (absent := np.setdiff1d(train.labels, source.labels)).size:
-        classes = "1 class" if len(absent) == 1 else f"{len(absent)} classes"
-        say(f"{split} has no image of {classes} ({', '.join(names[label] for label in absent[:NAMED])})")
+        named = ", ".join(names[label] for label in absent[:NAMED])
+        say(f"{split} has no image of {counted(len(absent), 'class')} ({named})")
 
 
 def read(source, split, shape, limit=None, ratio=1.0):

@@ -65,7 +65,7 @@ class InpaintingPictures:
 
     def finish(self):
         """Write the picture at the end of the run: --pictures images, evenly spread over the probe or drawn from the
-        source, with both halves and what each predicts."""
+        source, with both parts and what each predicts."""
         from keras_splitmask import data, evaluation
 
         shape = self.model.encoder.image_shape

@@ -55,6 +55,7 @@ def finish(run, model, sets, judged, measure, steps):
     run.write_json("result.json", result)
     run.write_report()
     run.save_model(model)
+    run.show_files()
     if not children.is_child():  # reproduce.py says what comes next
         _show_next(run)
 
@@ -126,15 +127,20 @@ def _draw(run, confusion, images, labels, scores, names, split):
     """Draw the confusion matrix and the mistakes; without matplotlib print what to install."""
     from keras_splitmask import evaluation
     from keras_splitmask.backend.optional import optional
+    from keras_splitmask.data.counting import counted
 
     try:
         optional("matplotlib", "report")
     except ImportError as error:
         print(f"no pictures of confusions and mistakes: {error}", flush=True)
         return
-    evaluation.save_confusion(run.file("pictures/confusion.png"), confusion, names, f"{split}, {len(images)} images")
+    path = run.file("pictures/confusion.png")
+    evaluation.save_confusion(path, confusion, names, f"{split}, {counted(len(images), 'image')}")
+    print(f"picture   {path}", flush=True)
     path = run.file("pictures/mistakes.png")
-    if not evaluation.save_mistakes(path, images, labels, scores, names, title=f"{split}: "):
+    if evaluation.save_mistakes(path, images, labels, scores, names, title=f"{split}: "):
+        print(f"picture   {path}", flush=True)
+    else:
         print(f"no mistakes on {split}, so no picture of them", flush=True)
 
 

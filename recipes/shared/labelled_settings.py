@@ -56,6 +56,8 @@ def measure_steps(build, batches, images, devices, steps):
     Returns:
         The steps of the run.
     """
+    from keras_splitmask.data.counting import counted
+
     state = random.getstate()  # Keras draws its seeds from it; the run is the same as if nothing had been measured
     model = build()
     seconds = time_limit.seconds_of_a_step(model, batches, devices)
@@ -74,13 +76,14 @@ def measure_steps(build, batches, images, devices, steps):
         if steps < auto.LABELLED_STEPS:
             least = screen.in_words(auto.LABELLED_STEPS * seconds / time_limit.USED)
             print(
-                f"warning   {screen.in_words(total)} are enough for {steps} steps. Fewer than {auto.LABELLED_STEPS} are"
-                f" often too few: allow more than {least}, or choose smaller images or a smaller encoder.",
+                f"warning   {screen.in_words(total)} is enough for {counted(steps, 'step')}. Fewer than"
+                f" {auto.LABELLED_STEPS} are often too few: allow more than {least}, or choose smaller images or a"
+                " smaller encoder.",
                 flush=True,
             )
     print(
-        f"time      {screen.in_words(steps * seconds)} for {steps} steps of {seconds:.2g} s; evaluations besides:"
-        f" {validation.times(steps, len(images))} of {evaluation:.2g} s",
+        f"time      {screen.in_words(steps * seconds)} for {counted(steps, 'step')} of {seconds:.2g} s;"
+        f" evaluations besides: {validation.times(steps, len(images))} of {evaluation:.2g} s",
         flush=True,
     )
     return steps

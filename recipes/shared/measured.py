@@ -12,8 +12,8 @@ from recipes.shared import screen
 class Measured(typing.NamedTuple):
     """Pre-training beside training from scratch, in about the same minutes.
 
-    Names of the log, of the images and of the preset; the number of images, the labels used, the minutes in all, the
-    steps of pre-training, and the top-1 accuracies in percent from scratch and pre-trained.
+    Names of the log, of the images and of the preset; the number of images, the labels used, the minutes planned in
+    all, the steps of pre-training, and the top-1 accuracies in percent from scratch and pre-trained.
     """
 
     log: str
@@ -28,9 +28,9 @@ class Measured(typing.NamedTuple):
 
 
 MEASURED = (
-    Measured("cifar10_500_15min", "CIFAR-10", "small", 50_000, 500, 15, 1507, 33.4, 38.8),
-    Measured("cifar10_500_30min", "CIFAR-10", "small", 50_000, 500, 30, 3313, 32.6, 40.3),
-    Measured("cifar10_500_15min", "CIFAR-10", "paper", 50_000, 500, 15, 645, 33.4, 31.9),
+    Measured("cifar10_500_15min", "images of CIFAR-10", "small", 50_000, 500, 15, 1507, 33.4, 38.8),
+    Measured("cifar10_500_30min", "images of CIFAR-10", "small", 50_000, 500, 30, 3313, 32.6, 40.3),
+    Measured("cifar10_500_15min", "images of CIFAR-10", "paper", 50_000, 500, 15, 645, 33.4, 31.9),
     Measured("grocery_500_15min", "photographs of groceries", "small", 2_640, 500, 15, 1027, 47.4, 40.7),
     Measured("grocery_500_30min", "photographs of groceries", "small", 2_640, 500, 30, 2499, 46.9, 47.9),
 )
@@ -49,22 +49,22 @@ def sentences(preset, images, steps):
         images, steps: numbers of this run.
 
     Returns:
-        List of two texts.
+        List of three texts: the run, what it reached, and what to do.
     """
     found = [one for one in MEASURED if one.preset == preset]
     one = min(found, key=lambda one: (distance(one.images, images), distance(one.steps, steps)))
     longest = max(other.steps for other in found if other.name == one.name)
-    gain = one.pretrained - one.scratch
-    verdict = f"{gain:.1f} points more than" if gain > 0 else f"{-gain:.1f} points less than"
     advice = (
-        f"this run had only {steps:,} steps: more of them would teach more"
+        f"This run had only {steps:,} steps. More of them would teach more."
         if steps < longest
-        else "to see what it gains on your own labelled images:"
+        else "To see what it gains on your own labelled images:"
         f" {screen.program('reproduce')} --dataset=folder:LABELLED --methods=scratch,splitmask --time=1h"
     )
     return [
-        f"on {one.name} ({one.images:,} images, {one.labels} labels), {one.steps:,} steps of --preset={preset} and"
-        f" fine-tuning, about {one.minutes} min of one CPU thread in all, reached {one.pretrained:.1f}% top-1,"
-        f" {verdict} training from scratch (docs/results.md)",
+        f"The measured run that is most like this one: {one.steps:,} steps of --preset={preset} on {one.images:,}"
+        f" {one.name}.",
+        f"Fine-tuned on {one.labels} labels, it classified {one.pretrained:.1f}% correctly. Training from scratch"
+        f" reached {one.scratch:.1f}%. Both were planned for {one.minutes} min of one CPU thread in all"
+        " (docs/results.md).",
         advice,
     ]

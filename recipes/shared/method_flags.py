@@ -50,7 +50,7 @@ flags.DEFINE_enum(
     "preset",
     None,
     ["small", "paper"],
-    "small is for small budgets, measured at 8 to 30 minutes on a CPU: the halves are of two views of the image, a"
+    "small is for small budgets, measured at 8 to 30 minutes on a CPU: the two parts are of two views of the image, a"
     " quarter of it each. paper is as published. Sets --views, --keep, --split, --decoder_depth, --predicted,"
     " --projector, --temperature and --augmentation where they are not given. small also sets --learning_rate to at"
     " least 1e-3, not 5e-4, and on CPUs --steps to 8000, not 3000: a step takes 0.37 to 0.45 times as long."
@@ -60,13 +60,13 @@ flags.DEFINE_enum(
     "views",
     None,
     ["1", "2"],
-    "1: both halves are of one view of the image, as in the paper. 2: each half is of a view of its own, so that the"
+    "1: both parts are of one view of the image, as in the paper. 2: each part is of a view of its own, so that the"
     " match loss compares what cropping and colours leave of the image. Default: auto, by --preset. [splitmask]",
 )
 flags.DEFINE_float(
     "keep",
     None,
-    "Fraction of the patches that each half sees, in (0, 0.5]. Default: auto, 0.25 for --preset=small; of the paper"
+    "Fraction of the patches that each part sees, in (0, 0.5]. Default: auto, 0.25 for --preset=small; of the paper"
     " 0.5, and 0.25 below 10,000 images of at least 196 patches. [splitmask]",
     lower_bound=0.001,
     upper_bound=0.5,
@@ -75,7 +75,7 @@ flags.DEFINE_enum(
     "split",
     None,
     ["block", "random"],
-    "How patches are assigned to the halves, or masked: in blocks (harder, the paper's) or one by one. Default: auto,"
+    "How patches are assigned to the parts, or masked: in blocks (harder, the paper's) or one by one. Default: auto,"
     " by --preset; block for beit. [splitmask, beit]",
 )
 flags.DEFINE_integer(
@@ -88,7 +88,7 @@ flags.DEFINE_integer(
 flags.DEFINE_float(
     "predicted",
     None,
-    "Fraction of a half's unseen patches whose words are predicted, in (0, 1]. Fewer are cheaper. Default: auto, by"
+    "Fraction of a part's unseen patches whose words are predicted, in (0, 1]. Fewer are cheaper. Default: auto, by"
     " --preset. [splitmask]",
     lower_bound=0.001,
     upper_bound=1,

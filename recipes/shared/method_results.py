@@ -57,7 +57,8 @@ def text_of(methods, results):
             continue
         one = by_name[method]
         steps = " + ".join(f"{one[name]['mean']:.0f}" for name in ("pretrain_steps", "finetune_steps"))
-        parts = [one[name]["mean"] / 60 for name in ("pretrain_seconds", "finetune_seconds")]
+        # Rounded first, so that the sum is that of the numbers shown.
+        parts = [round(one[name]["mean"] / 60, 1) for name in ("pretrain_seconds", "finetune_seconds")]
         minutes = f"{parts[0]:.1f} + {parts[1]:.1f} = {sum(parts):.1f}"
         names = ("top1", "balanced_accuracy", *frozen)
         percents = [_percent(one[name]) if name in one else "" for name in names]
@@ -87,21 +88,26 @@ def best_run(results):
 
 
 def chance(results):
-    """The accuracy of always naming the commonest class of the images to evaluate on, and the name of that class."""
+    """The accuracy of always naming one class, that which gives most on the images to evaluate on, and its name."""
     return results[0]["commonest_class_top1"], results[0]["commonest_class"]
 
 
-def write(run, name, settings, table, results):
-    """Write the table as Markdown, the results as CSV with a row for each run, and both with the settings as JSON.
+def page(title, table, lines):
+    """Write the Markdown of a comparison: its title, the table, and a list of what the results mean."""
+    return "\n".join([f"# {title}\n", table, *(f"- {line}" for line in lines)]).rstrip() + "\n"
+
+
+def write(run, name, settings, text, results):
+    """Write the text as Markdown, the results as CSV with a row for each run, and both with the settings as JSON.
 
     Args:
         run: the `workdir.Run`.
         name: of the files, without their endings.
         settings: {name: value}.
-        table: see `text_of`.
+        text: see `page`.
         results: see `summaries`.
     """
-    run.write_text(f"{name}.md", table)
+    run.write_text(f"{name}.md", text)
     columns = list(dict.fromkeys(column for one in results for column in one))
     with writing.csv_file(run.file(f"{name}.csv"), columns) as rows:
         rows.writerows([one.get(column, "") for column in columns] for one in results)
@@ -136,7 +142,7 @@ def draw(path, results, title):
         axes.annotate(f"{mean:.1f}", (mean, row), **place)
     value, name = chance(results)
     name = name.replace("$", r"\$")  # which would begin a formula
-    axes.axvline(100 * value, color="#7f7f7f", linestyle="--", label=f"always {name}, the commonest class")
+    axes.axvline(100 * value, color="#7f7f7f", linestyle="--", label=f"always one class, {name}")
     axes.set_yticks(range(len(found)), [one["method"] for one in found])
     axes.set_ylim(len(found) - 0.5, -0.7)
     axes.set_xlim(0, 1.1 * max(axes.get_xlim()[1], 1))
@@ -164,8 +170,7 @@ def advice(results, few_steps):
     rivals = [one["method"] for one in found[1:] if one["top1"]["max"] >= best["top1"]["min"]]
     if best["top1"]["mean"] <= chance(results)[0]:
         lines.append(
-            "After fine-tuning, no method is better than always naming the commonest class: allow more time or more"
-            " labels."
+            "After fine-tuning, no method is better than always naming one class: allow more time or more labels."
         )
     elif len(found) > 1:
         ahead = f"{best['method']} has the highest mean."

@@ -54,14 +54,15 @@ def open_images(channels, own_range=None):
     `own_range` is the value range of the model, which holds without --value_range.
     """
     from keras_splitmask import data
+    from keras_splitmask.data.counting import counted
 
     given = value_range.given() or own_range
     if FLAGS.images == ["sample"]:
         source = data.open_source("sample", "test", channels=channels)
     else:
         source = data.open_images(FLAGS.images, channels, given, FLAGS.array, _say)
-    left_out = f"; {len(source.left_out)} files cannot be used" if source.left_out else ""
-    print(f"{', '.join(FLAGS.images[:3])}: {len(source)} images{left_out}", flush=True)
+    left_out = f"; {counted(len(source.left_out), 'file')} cannot be used" if source.left_out else ""
+    print(f"{', '.join(FLAGS.images[:3])}: {counted(len(source), 'image')}{left_out}", flush=True)
     return source
 
 
@@ -127,6 +128,11 @@ def none_readable(left_out):
 
 def list_left_out(left_out, path):
     """Print the number of images that cannot be used and the first reasons. `path` is the file that lists all."""
+    from keras_splitmask.data.counting import counted
+
     if left_out:
         name, reason = next(iter(left_out.items()))
-        print(f"{len(left_out)} images left out, such as {name} ({reason}); all are listed in {path}", flush=True)
+        print(
+            f"{counted(len(left_out), 'image')} left out, such as {name} ({reason}); all are listed in {path}",
+            flush=True,
+        )

@@ -150,7 +150,7 @@ def _encoder():
         home() / "encoder",
         "pretrain",
         arguments,
-        "size, image and batch of all methods, chosen by a run without training",
+        "encoder, image size, patch size and batch size of all methods, chosen without training",
     )
 
 

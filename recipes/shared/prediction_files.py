@@ -130,6 +130,7 @@ class ObjectWriter(Writer):
         import numpy as np
 
         from keras_splitmask import evaluation
+        from keras_splitmask.data.counting import counted
 
         found = [one for one in record["objects"] if one["score"] >= SHOWN]
         corners = [(top, left, top + height, left + width) for left, top, width, height in (o["bbox"] for o in found)]
@@ -141,7 +142,7 @@ class ObjectWriter(Writer):
         if found and "segmentation" in found[0]:
             objects["masks"] = [one["segmentation"] for one in found]
         drawn = evaluation.draw_objects(image, objects, self.class_names, SHOWN)
-        return drawn, [record["file"], f"{len(found)} objects with a score of {SHOWN} or more"]
+        return drawn, [record["file"], f"{counted(len(found), 'object')} with a score of {SHOWN} or more"]
 
     def count(self, record):
         self.counts.update(self.class_names[one["label"]] for one in record["objects"] if one["score"] >= SHOWN)

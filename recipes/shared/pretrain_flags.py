@@ -223,12 +223,7 @@ flags.DEFINE_integer("probe_limit", 2000, lower_bound=2, help="Largest number of
 flags.DEFINE_integer(
     "probe_every", None, lower_bound=1, help="Steps between kNN measurements. Default: a tenth of the run."
 )
-flags.DEFINE_integer(
-    "log_every",
-    None,
-    lower_bound=1,
-    help="Steps between lines of the log. Default: auto, a twentieth of the run, but at most 50.",
-)
+common_flags.log_every()
 flags.DEFINE_integer(
     "pictures", 8, lower_bound=0, help="Images in the inpainting picture after the run. 0 for no pictures at all."
 )

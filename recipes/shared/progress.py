@@ -23,7 +23,8 @@ def shown(steps, log):
         log: the `RunLog` of the run, which is called before the callback.
     """
     if not (sys.stdout.isatty() and steps > log.step):
-        yield _forecast(steps - log.step)
+        # With --time, a run that begins was timed before, and a second forecast is of use only if it is late.
+        yield _forecast(steps - log.step, said=bool(_asked()) and not log.step)
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
@@ -70,9 +71,12 @@ def words(loss, timed, steps, batch_size):
     return f"loss {loss:.3f}  {batch_size / seconds:.0f} images/s  {screen.in_words(seconds * (steps - step))} left"
 
 
-def _forecast(steps):
-    """Return a callback that prints, once two steps are timed, how long all of them will take."""
+def _forecast(steps, said=False):
+    """Return a callback that prints, once two steps are timed, how long all of them will take; with `said`, only if
+    that is more than --time."""
     import keras
+
+    from keras_splitmask.data.counting import counted
 
     ends = []
 
@@ -85,7 +89,9 @@ def _forecast(steps):
         if len(ends) == TIMED + 1:
             at_once = FLAGS.steps_per_execution if "steps_per_execution" in FLAGS else 1
             seconds = (ends[-1] - ends[0]) / (TIMED * at_once) * steps
-            print(f"time      about {screen.in_words(seconds)} for {steps} steps{_late(seconds)}", flush=True)
+            late = _late(seconds)
+            if late or not said:
+                print(f"time      about {screen.in_words(seconds)} for {counted(steps, 'step')}{late}", flush=True)
 
     def skip(epoch, logs):
         """Leave out what the end of an interval took: measures, pictures and checkpoints."""
@@ -96,9 +102,14 @@ def _forecast(steps):
     return keras.callbacks.LambdaCallback(on_train_batch_end=note, on_epoch_end=skip)
 
 
+def _asked():
+    """--time, of a program that has it."""
+    return FLAGS.time if "time" in FLAGS else None
+
+
 def _late(seconds):
     """Say that --time is missed, since other programs slow the machine down; its steps were counted before."""
-    asked = FLAGS.time if "time" in FLAGS else None
+    asked = _asked()
     if not asked or seconds < LATE * time_limit.seconds_of(asked):
         return ""
     return f", more than --time={asked}: steps are slower now than when they were measured"

@@ -165,8 +165,11 @@ def kept_open(report=True):
 
 
 def in_words(seconds):
-    """A time such as 1 h 20 min, to two figures."""
+    """A time such as 45 s, 1 min 50 s, 12 min or 1 h 20 min, to two figures or more."""
     if seconds < 100:
         return f"{seconds:.0f} s"
+    if seconds < 600:
+        minutes, tens = divmod(round(seconds / 10), 6)
+        return f"{minutes} min {tens}0 s" if tens else f"{minutes} min"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -170,6 +170,7 @@ def check_memory(facts, made):
 
 def steps_in(seconds, of_a_step):
     """The steps that fit into a time. Says so if they are too few to teach anything, or to pay."""
+    from keras_splitmask.data.counting import counted
     from keras_splitmask.evaluation.verdict import FEW_STEPS, PAYING_STEPS
 
     steps = time_limit.steps_in(seconds, of_a_step)
@@ -179,7 +180,7 @@ def steps_in(seconds, of_a_step):
         if steps >= FEW_STEPS:
             few = f"Fewer than {PAYING_STEPS:,} may gain less than training on the labels for that time"
         print(
-            f"warning   {screen.in_words(seconds)} are enough for {steps} steps. {few}: allow {least} for"
+            f"warning   {screen.in_words(seconds)} is enough for {counted(steps, 'step')}. {few}: allow {least} for"
             f" {PAYING_STEPS:,}, or choose smaller images or a smaller encoder.",
             flush=True,
         )

@@ -2,6 +2,8 @@
 
 from absl import flags
 
+from recipes.shared import fitting
+
 FLAGS = flags.FLAGS
 BEST = "best.keras"
 BATCH = 64  # images at a time, which need less memory than a training step on a few
@@ -21,7 +23,8 @@ def scores_of(model, images):
 def steps_between(steps, images):
     """The steps from one measurement on this many images to the next: a multiple of --log_every, or the whole run."""
     times = min(TIMES, int(PER_TRAINED * steps * FLAGS.batch_size / images))
-    return max(1, steps // times // FLAGS.log_every) * FLAGS.log_every if times > 1 else steps
+    every = fitting.interval(steps)
+    return max(1, steps // times // every) * every if times > 1 else steps
 
 
 def times(steps, images):

@@ -35,6 +35,8 @@ FREE |= {
 }
 FLAGS_FILE, METRICS, DATA = "run.flags", "metrics.jsonl", "data.json"
 CHECKPOINTS = "checkpoints"
+SHOWN = (("results", "result.json"), ("results", "probe.json"), ("best", "best.keras"))  # at the end of a run
+SHOWN += (("model", "model.keras"), ("report", "report.html"))
 RESULTS = ("model.keras", "result.json", "probe.json", "report.html", "pictures")  # besides METRICS and CHECKPOINTS
 
 
@@ -222,6 +224,12 @@ class Run:
         part = self.file(f"part-{name}")
         with writing.aside(self.file(name), part.name):
             model.save(part)
+
+    def show_files(self):
+        """Print where the results, the model and the report of the run are."""
+        for title, name in SHOWN:
+            if self.has(name):
+                print(f"{title:<10}{self.folder / name}", flush=True)
 
     def checkpoints(self, model, **options):
         """Create the checkpoints of the run, and load the newest one into the compiled model. Their `step` is where

@@ -48,8 +48,7 @@ def test_objects(tmp_path):
     )
     assert (
         source.summary()
-        == "2 images, 1 of them without objects; 2 objects of 2 classes, 0 of them cut at the border; 1 crowds, which"
-        " are ignored"
+        == "2 images, 1 of them without objects; 2 objects of 2 classes, 0 of them cut at the border; 1 crowd, ignored"
     )
 
 
@@ -242,7 +241,7 @@ def test_boxes_turn_with_their_images(tmp_path, turn, form):
     source = open_detection(dataset, "train")
     assert (
         source.size(0) == source.image(0).shape[:2] == (60, 40)
-        and "1 annotations of images turned as their EXIF tags say" in source.summary()
+        and "1 annotation of images turned as their EXIF tags say" in source.summary()
     )
     rows, columns = (np.flatnonzero((source.image(0)[..., 0] > 175).any(axis)) for axis in (1, 0))
     (box,), ((outline,),) = source.objects(0).boxes.tolist(), source.objects(0).segmentations
@@ -264,7 +263,7 @@ def test_boxes_turn_with_images_that_keep_their_sides(tmp_path, turn):
     stored_sideways(tmp_path / "train" / "images" / "a.png", turn, OBJECT["bbox"])
     said = []
     assert open_detection(dataset, "train", report=said.append).objects(0).boxes.tolist() == [[5, 10, 35, 30]]
-    assert len(said) == 1 and said[0].startswith("1 images are square or keep their sides")
+    assert len(said) == 1 and said[0].startswith("Square images, or images that keep their sides")
     stored_sideways(tmp_path / "train" / "images" / "b.png", 6, OBJECT["bbox"])
     source = open_detection(dataset, "train", report=said.append)
     rows, columns = (np.flatnonzero((source.image(0)[..., 0] > 175).any(axis)) for axis in (1, 0))
@@ -347,7 +346,7 @@ def test_other_files_and_names(tmp_path):
     with pytest.raises(
         ValueError,
         match=(
-            "Expected the 1 classes of training, received 2 in coco:.*; missing: sheep; others: cat, dog; use the same"
+            "Expected the 1 class of training, received 2 in coco:.*; missing: sheep; others: cat, dog; use the same"
         ),
     ):
         open_detection(dataset, "train", classes=["sheep"])

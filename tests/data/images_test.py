@@ -83,7 +83,7 @@ def test_a_list_of_arrays_of_different_sizes(rng):
         ([np.zeros(3)], r"received shape \(3, 1\)|received shape \(3,\)"),
         ("{root}/x.npz", "Choose one of a, b."),
         ("{root}/empty.txt", "one per line, received none"),
-        ("{root}/text.png", r"received none of 1 files \(.*text.png: not an image"),
+        ("{root}/text.png", r"received none of 1 file \(.*text.png: not an image"),
     ],
 )
 def test_what_cannot_be_opened_is_named(images, message, tmp_path):

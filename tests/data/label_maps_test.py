@@ -114,7 +114,7 @@ def test_what_is_left_out(tmp_path):
         "labels/g.png": "not an image of a known format",
         "labels/a.tif": "a second label map beside a.png",
     }
-    assert "1 images, 3 classes; left out: " in source.summary() and "1 for no annotation (b.png)" in source.summary()
+    assert "1 image, 3 classes; left out: " in source.summary() and "1 for no annotation (b.png)" in source.summary()
     with pytest.raises(
         ValueError,
         match="Expected at most 50% .* unusable, received 4 of 5; left out: .*; correct the files, or raise max_bad",
@@ -237,7 +237,7 @@ def test_masks_of_0_and_255_where_255_is_to_be_ignored(tmp_path):
     assert shown(tmp_path) == (
         ["ground", "cell"],
         [[0, 1]],
-        "1 images, 2 classes. Numbers in the label maps: 0 is ground, 255 is cell",
+        "1 image, 2 classes. Numbers in the label maps: 0 is ground, 255 is cell",
     )
 
 
@@ -364,7 +364,7 @@ def test_label_maps_turn_with_their_images(tmp_path, turn, rng):
         source.size(0) == source.label_map(0).shape == (6, 4)
         and (source.image(0)[..., 0] == 80 * source.label_map(0)).all()
     )
-    assert source.summary() == "1 images, 3 classes; 1 label maps turned as the EXIF tags of their images say"
+    assert source.summary() == "1 image, 3 classes; label maps turned as the EXIF tags of their images say: 1"
     labels = source.label_map(0)
     Image.fromarray(labels).save(tmp_path / "train" / "labels" / "a.png")  # drawn upright
     upright = open_segmentation(named(tmp_path), "train")

@@ -178,9 +178,9 @@ def test_the_largest_are_learnt_and_the_others_ignored(tmp_path):
     ignored = [[0, 0, 48, 64], np.float32([3, 3, 33, 4.9]).tolist(), [1, 1, 5, 5]]  # the largest first
     assert targets["ignored"][0].tolist() == [*ignored, *[[0] * 4] * 4]
     assert len(said) == 1 and said[0].startswith(
-        "3 objects ignored in 1 images of more than 4, up to 7; raise max_objects"
+        "3 objects ignored in 1 image of more than 4, up to 7; raise max_objects"
     )
-    assert said[0].rstrip(".") in source.summary() and "1 crowds, which are ignored" in source.summary()
+    assert said[0].rstrip(".") in source.summary() and "1 crowd, ignored" in source.summary()
 
 
 def test_no_more_are_ignored_than_there_is_room_for(tmp_path, monkeypatch):
@@ -203,7 +203,7 @@ def test_objects_without_an_outline_are_ignored_where_masks_are_wanted(tmp_path)
     ((_, targets),) = take(detection_batches(source, SHAPE, 1, augment=False, mask_size=4), 1)
     assert targets["labels"][0, :2].tolist() == [0, -1] and targets["masks"][0, 0].all()
     assert targets["boxes"][0, 0].tolist() == [10, 20, 20, 30] and targets["ignored"][0, 1].tolist() == [1, 1, 10, 10]
-    assert "1 objects without an outline ignored" in source.summary()
+    assert "1 object without an outline ignored" in source.summary()
     ((_, targets),) = take(detection_batches(source, SHAPE, 1, augment=False), 1)
     assert targets["labels"][0, :3].tolist() == [0, 0, -1]
 

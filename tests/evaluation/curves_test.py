@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from keras_splitmask.evaluation import curves, report
+from keras_splitmask.evaluation.metric_names import label_of
 
 
 def run(names, steps=30):
@@ -34,7 +35,7 @@ def test_every_metric_is_drawn_in_one_chart_in_a_colour_of_its_own():
     drawn = curves.charts({"one": run(names)})
     assert [title for title, _ in drawn] == [title for title, _, _ in curves.CHARTS]
     for (_, _, metrics), (_, svg) in zip(curves.CHARTS, drawn, strict=True):
-        legend = [f"{curves.label_of(name)} " for name in metrics.split()]
+        legend = [f"{label_of(name)} " for name in metrics.split()]
         assert all(f">{label}" in svg for label in legend), legend
         colours = set(re.findall(r"stroke: (#\w+)", svg)) & set(curves.COLOURS)
         assert len(colours) == len(legend)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_splitmask.evaluation import best_block, block_features, linear_probe
+from keras_splitmask.evaluation import best_block, block_features, linear, linear_probe
 
 
 @pytest.mark.backend
@@ -44,6 +44,14 @@ def test_few_images_and_classes_that_only_the_test_set_has(rng):
     np.testing.assert_allclose(accuracies, 2 / 3)
     with pytest.raises(ValueError, match="Expected labels of at least two classes, received 0 for all of 3 images"):
         linear_probe(features, np.zeros(3, int), features, np.zeros(3, int))
+
+
+@pytest.mark.backend
+def test_all_batches_have_one_size_so_that_nothing_is_traced_again(make_encoder, make_images, monkeypatch):
+    sizes, call = [], linear._BlockFeatures.call
+    monkeypatch.setattr(linear._BlockFeatures, "call", lambda self, x: (sizes.append(x.shape[0]), call(self, x))[1])
+    assert len(block_features(make_encoder(depth=1), make_images(5), batch_size=3)) == 5
+    assert set(sizes) <= {3, None} and len(sizes) <= 2
 
 
 @pytest.mark.backend

@@ -110,7 +110,7 @@ def test_results_of_the_whole_and_of_each_class(tmp_path):
     result = {"test_top1": 0.5, "steps": 10, "recall": {"cat": 1.0, "<d>": 0.25}, "ap/dog": 0.125, "classes": ["cat"]}
     write_run(tmp_path, [{"step": 1, "loss": 3.0}], result=result)
     page = page_of(tmp_path)
-    assert '<td>test top1</td><td class="number">50.0%</td>' in page
+    assert '<td>top-1 accuracy on test</td><td class="number">50.0%</td>' in page
     cells = re.findall(r'<td>([^<]*)</td><td><meter min="0" max="1" value="([\d.]+)">', page)
     assert cells == [("&lt;d&gt;", "0.2500"), ("cat", "1.0000"), ("dog", "0.1250")]  # the worst class first
 
@@ -157,9 +157,24 @@ def test_a_comparison_has_the_curves_results_and_differing_flags_of_each_run(tmp
     page = (tmp_path / "both.html").read_text()
     assert "<h2>Over steps</h2>" in page and "<h2>Over minutes</h2>" in page and page.count("<svg") == 2
     assert page.count(">first 2<") == page.count(">second 1.5<") == 2
-    assert "<td>test top1</td><td>10.0%</td><td>20.0%</td>" in page
+    assert "<td>top-1 accuracy on test</td><td>10.0%</td><td>20.0%</td>" in page
     assert "<td>learning rate</td><td>0.1</td><td>0.2</td>" in page and "<td>vocabulary" not in page
     assert "workdir" not in page
+
+
+def test_runs_of_different_kinds_are_drawn_apart(tmp_path):
+    for name, flag in (("before", "--method=mae"), ("after", "--mixup=0.0")):
+        write_run(tmp_path / name, [{"step": 5, "loss": 4.0, "seconds": 60}])
+        with open(tmp_path / name / "run.flags", "a") as file:
+            file.write(f"{flag}\n")
+    write_comparison(tmp_path / "both.html", [tmp_path / "before", tmp_path / "after"])
+    page = (tmp_path / "both.html").read_text()
+    heads = ["Pre-training: over steps", "Fine-tuning: over steps", "Pre-training: over minutes"]
+    assert re.findall("<h2>(.*?)</h2>", page)[1:5] == [*heads, "Fine-tuning: over minutes"]
+    charts = re.findall("<svg.*?</svg>", page, re.DOTALL)
+    assert [(">before 4<" in chart, ">after 4<" in chart) for chart in charts] == [(True, False), (False, True)] * 2
+    colours = [re.search(r"stroke: (#2b83ba|#d55e00)", chart)[1] for chart in charts]
+    assert colours == ["#2b83ba", "#d55e00"] * 2  # a run's colour is the same in all charts
 
 
 def test_runs_of_the_same_name_are_listed_by_their_paths(tmp_path):

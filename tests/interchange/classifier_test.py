@@ -130,7 +130,11 @@ def test_names_that_are_not_those_of_the_classes_make_no_classifier(tmp_path, na
             "Expected an encoder with extra_tokens=0 for the layout timm",
         ),
         (lambda: make_classifier(epsilon=1e-12), "timm", "Expected an encoder with epsilon=1e-06 for the layout timm"),
-        (lambda: make_classifier().encoder, "timm", "Expected a Classifier, received a Encoder; use save_encoder"),
+        (
+            lambda: make_classifier().encoder,
+            "timm",
+            "Expected a Classifier, received a model of type Encoder; use save_encoder",
+        ),
     ],
 )
 def test_what_cannot_be_written_is_refused(tmp_path, model, layout, message):

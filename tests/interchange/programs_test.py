@@ -169,7 +169,9 @@ def test_bad_input_writes_nothing(tmp_path):
     for kind, message in (("RetinaNet", "Expected float32 for a RetinaNet"), ("Classifier", "which writes|among onnx")):
         with pytest.raises(ValueError, match=message):
             save_program(made(kind), tmp_path / "new", "saved_model", quantize="int8")
-    with pytest.raises(ValueError, match="Expected an Encoder, Classifier, .* received a SplitMask; save its encoder"):
+    with pytest.raises(
+        ValueError, match="Expected an Encoder, Classifier, .* received a model of type SplitMask; save its encoder"
+    ):
         save_program(
             ks.SplitMask(encoder(), ks.tokenizers.RandomProjection(SHAPE, 16, vocabulary=8)), tmp_path / "new", other
         )

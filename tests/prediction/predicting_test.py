@@ -62,7 +62,9 @@ def test_a_label_map_has_the_size_of_the_image(rng):
 
 
 def test_what_a_model_cannot_do_is_refused():
-    with pytest.raises(ks.prediction.NoHead, match="received a SplitMask, which has no classes; fine-tune it first"):
+    with pytest.raises(
+        ks.prediction.NoHead, match="received a model of type SplitMask, which has no classes; fine-tune it first"
+    ):
         ks.predict_images(ks.SplitMask(encoder(), inpaint_weight=0), np.zeros((2, 16, 24, 3)))
     with pytest.raises(ValueError, match="Expected no inference for a Classifier, received one"):
         ks.predict_images(ks.transfer.Classifier(encoder(), 3), np.zeros((2, 16, 24, 3)), inference="slide")

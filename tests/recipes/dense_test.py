@@ -133,6 +133,9 @@ def test_boxes_and_masks_with_mask_rcnn(here, sets, tmp_path, lines):
     assert [line["step"] for line in told] == [0, 1, 2, 3] and "ap" in told[2] and "mask_loss" in told[1]
     names = {path.relative_to(workdir).as_posix() for path in workdir.rglob("*") if path.is_file()}
     assert {"model.keras", "report.html", "run.flags", "pictures/detections.png"} <= names
+    shown = {"picture": "pictures/detections.png", "results": "result.json", "model": "model.keras"}
+    for title, name in shown.items():
+        assert f"\n{title:<10}{workdir / name}\n" in end.out
     share = f'<td>box</td><td><meter min="0" max="1" value="{result["ap50/box"]:.4f}">'
     assert share in (workdir / "report.html").read_text()
     flags = (workdir / "run.flags").read_text()
@@ -162,13 +165,13 @@ def test_unusable_annotations_are_listed_and_do_not_stop_the_run(here, sets, tmp
     end = here("detect", *SMALL, *given, f"--workdir={tmp_path / 'found'}")
     assert end.status == 0, end.err
     assert (
-        "7 images, 1 of them without objects; 7 objects of 1 classes" in end.out
+        "7 images, 1 of them without objects; 7 objects of 1 class" in end.out
         and "2 for an empty box (annotations[6] of 0.png, " in end.out
     )
-    assert "\n1 objects without an outline ignored.\n" in end.out and end.out.count("1.png (broken") == 1
+    assert "\n1 object without an outline ignored.\n" in end.out and end.out.count("1.png (broken") == 1
     record = json.loads((tmp_path / "found" / "data.json").read_text())["splits"]
     assert (
-        record["train"]["left_out"] == reasons and "1 objects without an outline ignored" in record["train"]["summary"]
+        record["train"]["left_out"] == reasons and "1 object without an outline ignored" in record["train"]["summary"]
     )
     assert list(record["judged"]["broken"]) == ["1.png"] and {"ap", "mask_ap"} <= set(
         json.loads((tmp_path / "found" / "result.json").read_text())

@@ -174,7 +174,10 @@ def test_planted_duplicates_outliers_and_neighbours_are_found(here, encoder, pho
     model = tmp_path / "short" / encoder.name
     end = here("embed", f"--init_from={model}", given[1], f"--output={tmp_path / 'b.npz'}", "--duplicates")
     assert end.status == 0 and "--groups" not in end.out
-    assert end.out.splitlines()[-1].startswith("warning   Too few steps: 55."), end.out
+    starts = [line.split()[0] for line in end.out.splitlines()]
+    assert "warning   Too few steps: 55." in end.out and starts.index("warning") < starts.index("duplicates:"), end.out
+    end = here("embed", f"--init_from={model}", given[1], f"--output={tmp_path / 'b.npz'}")
+    assert end.status == 0 and "warning   Too few" in end.out and "--duplicates" not in end.out
 
 
 def test_other_settings_are_refused_and_replaced_only_if_asked(here, refused, encoder, photos, tmp_path):

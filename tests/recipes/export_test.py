@@ -103,7 +103,9 @@ def test_the_head_of_a_classifier_stays_with_the_weights_of_an_encoder(here, tun
 def test_a_classifier_leaves_whole_for_timm(here, tuned, make_images, tmp_path, what):
     end = here("export", f"--init_from={tuned}", "--layout=timm", f"--what={what}", f"--output={tmp_path / 'timm'}")
     assert end.status == 0 and re.search(r"^scores +2 +differs by", end.out, re.M), end.err + end.out
-    assert end.out.endswith(f"exported  {tmp_path / 'timm'}\n"), end.out
+    size = sum(path.stat().st_size for path in (tmp_path / "timm").iterdir())
+    assert end.out.endswith(f"exported  {tmp_path / 'timm'}, {size / 1e6:.1f} MB\n"), end.out
+    assert re.search(r"^compared  with the model on \d+ images? of the sample", end.out, re.M), end.out
     assert json.loads((tmp_path / "timm" / "config.json").read_text())["label_names"] == ["cat", "dög"]
     images = make_images(5, (8, 12, 3))
     model, again = (ks.load(folder) for folder in (tuned, tmp_path / "timm"))
@@ -145,7 +147,7 @@ def test_the_encoder_of_a_classifier_leaves_for_timm(here, tuned, tmp_path):
         ),
         (
             ["--init_from={run}", "--output={tmp}/saved", "--layout=timm", "--what=model"],
-            "received a SplitMask; use --what=encoder",
+            "received a model of type SplitMask; use --what=encoder",
         ),
         (
             ["--init_from={run}", "--output={tmp}/saved", "--layout=torch", "--backend=tensorflow"],
@@ -176,7 +178,10 @@ def test_a_missing_package_is_named_before_anything_is_loaded(refused, monkeypat
 def test_what_no_program_holds_is_refused(refused, pretrained, tmp_path):
     given = (f"--init_from={pretrained}", f"--output={tmp_path / 'saved'}", "--layout=torch")
     line = refused("export", *given, "--what=model")
-    assert "Expected a classifier, detector or segmenter" in line and "received a SplitMask; use --what=encoder" in line
+    assert (
+        "Expected a classifier, detector or segmenter" in line
+        and "received a model of type SplitMask; use --what=encoder" in line
+    )
 
 
 def test_what_another_program_wrote_meanwhile_is_left_alone(here, pretrained, monkeypatch, tmp_path):

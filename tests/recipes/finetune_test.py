@@ -201,6 +201,9 @@ def test_val_judges_where_there_is_no_test(here, tmp_path):
     assert f"val top-1 {result['val_top1']:.2%}, balanced accuracy {result['balanced_accuracy']:.2%}" in end.out
     assert "'a', one of the commonest classes in training and in val, gives 50.00%" in end.out
     assert result["commonest_class_top1"] == 0.5
+    names = {"results": "result.json", "model": "model.keras", "report": "report.html"}
+    shown = [f"{title:<10}{tmp_path / 'run' / name}\n" for title, name in names.items()]
+    assert "".join(shown) in end.out and f"picture   {tmp_path / 'run' / 'pictures' / 'confusion.png'}\n" in end.out
     assert list(json.loads((tmp_path / "run" / "data.json").read_text())["splits"]) == ["train", "val"]
 
 
@@ -346,7 +349,7 @@ def test_the_best_on_val_is_kept_beside_the_last(here, tmp_path, rng, lines):
     options = (*FOLDERS, "--steps=20", "--log_every=2", "--batch_size=8", "--learning_rate=1e-2")
     end = here("finetune", given, *options, f"--workdir={tmp_path / 'run'}")
     assert end.status == 0 and not end.err
-    assert "val accuracy is that of 12 images apart from training; test is evaluated on at the end only" in end.out
+    assert "val accuracy is measured on 12 images apart from training. test is evaluated on only at the end." in end.out
     assert "test: 1 image is a copy of a training image, so its accuracy says less" in end.out
     assert "val: " not in end.out
     curve = {line["step"]: line["val_accuracy"] for line in lines(tmp_path / "run" / "metrics.jsonl")[1:]}
@@ -374,9 +377,9 @@ def test_training_images_are_set_aside_on_request(here, tmp_path, rng):
     assert {split: len(names) for split, names in division.items()} == {"train": 22, "val": 4, "test": 7}
     assert sum(name.startswith("c") for name in division["val"]) == 1  # as of each class with two
     assert "4 of 26 training images are set aside as val (15%, not 10%: at least one of each class with two)" in end.out
-    assert "val accuracy is that of 4 images" in end.out and (tmp_path / "run" / "best.keras").exists()
+    assert "val accuracy is measured on 4 images" in end.out and (tmp_path / "run" / "best.keras").exists()
     end = here("finetune", given, *FOLDERS, f"--workdir={tmp_path / 'none'}")
-    assert "test accuracy is that of the images of the final result" in end.out
+    assert "test accuracy is measured on the same 7 images as the final result, which" in end.out
     assert not (tmp_path / "none" / "best.keras").exists()
 
 

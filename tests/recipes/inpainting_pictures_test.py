@@ -23,7 +23,10 @@ def test_a_run_records_them_and_the_report_shows_them(pretrained):
     assert captions == ["original", "seen", "step 2", "step 5", "true words"]
     heads = re.findall("<h2>(Inpainting.*?)</h2>", (pretrained / "report.html").read_text())
     assert "--views=2\n" in (pretrained / "run.flags").read_text()
-    assert heads == [f"Inpainting {when}, both halves of one view" for when in ("over time", "at the end")]
+    assert heads == [
+        "Inpainting over time, from one part of the image",
+        "Inpainting at the end, both parts of one view",
+    ]
     for file in files:
         with Image.open(pretrained / file) as picture:
             assert picture.size == (112, 4 * 67 + 3 * 4)  # four images of 48x80, and gaps

@@ -104,7 +104,10 @@ def test_all_methods_get_the_same_encoder_images_and_minutes(here, photos, tmp_p
     assert cells_of(end.out, "scratch") == ["55.0 (50.0 to 60.0)", "40.0", "0 + 9", "0.0 + 0.5 = 0.5", "2"]
     assert cells_of(end.out, "mae") == ["75.0 (70.0 to 80.0)", "40.0", "7 + 9", "0.6 + 0.2 = 0.8", "2"]
     assert cells_of(end.out, "always 'dark'")[0] == "25.0"
-    assert (tmp_path / "runs" / "comparison.md").read_text() in end.out
+    page = (tmp_path / "runs" / "comparison.md").read_text()
+    lines = re.findall(r"^result    (.*)", end.out, re.M)
+    assert lines and re.findall(r"^- (.*)", page, re.M) == lines  # the page says what the screen says
+    assert page.startswith(f"# folder:{photos}: 100s planned for each method, 10 labelled images\n\n| method")
 
 
 def test_the_same_command_resumes_and_methods_are_added(here, photos, tmp_path, stand_in):
@@ -229,7 +232,7 @@ def test_a_list_of_runs_needs_no_keras(python, photos, tmp_path):
     given = (f"--dataset=folder:{photos}", "--methods=scratch,mae", "--time=100s", f"--workdir={tmp_path / 'runs'}")
     out = python("-c", start, *given, "--list", "--precision=float16", backend=backend, PYTHONPATH=str(ROOT))
     assert out.count(" --precision=float16 --workdir=") == 5  # scratch and mae, each with what all share
-    assert re.search(r"^mae, seed 0: missing$", out, re.M) and cells_of(out, "mae")[0] == "missing"
+    assert re.search(r"^mae, seed 0: no result yet$", out, re.M) and cells_of(out, "mae")[0] == "missing"
     assert re.search(r"^  \S*python\S* \S*pretrain.py .*--method=mae --time=75.0s --seed=0 ", out, re.M), out
     assert re.search(r"^  \S*python\S* \S*finetune.py .*--time=25.0s --seed=0 ", out, re.M), out
     assert not (tmp_path / "runs").exists()
@@ -343,7 +346,7 @@ def test_the_advice_follows_from_the_ranges(tmp_path):
     assert several.startswith("mae and dino are equal, with the highest mean, 20.00%. Add seeds or time.")
     assert "dino: fewer than 800 steps" in advice(dino=[0.5] * 3, scratch=[0.6] * 3)
     assert advice(mae=[0.05], scratch=[0.1]).startswith(
-        "After fine-tuning, no method is better than always naming the commonest class"
+        "After fine-tuning, no method is better than always naming one class"
     )
 
 
@@ -372,6 +375,11 @@ def test_the_picture_shows_each_seed_and_chance(tmp_path, monkeypatch):
         "scratch",
     ]
     assert Image.open(tmp_path / "picture.png").size[0] > 600
+
+
+def test_minutes_add_up_as_they_are_shown():
+    result = {**result_of("mae", 0, 0.5), "pretrain_seconds": 14.4, "finetune_seconds": 14.4}
+    assert "| 0.2 + 0.2 = 0.4 " in method_results.text_of(["mae"], [result])
 
 
 def test_the_table_names_what_is_missing():

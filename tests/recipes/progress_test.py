@@ -6,7 +6,7 @@ import types
 import pytest
 from absl import flags
 
-from recipes.shared import progress
+from recipes.shared import progress, screen
 
 
 class Terminal(io.StringIO):
@@ -31,9 +31,25 @@ def clock(monkeypatch):
     monkeypatch.setattr(progress.time, "monotonic", tick)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (99, "99 s"),
+        (111, "1 min 50 s"),
+        (118, "2 min"),
+        (599, "10 min"),
+        (700, "12 min"),
+        (4800, "80 min"),
+    ],
+)
+def test_times_in_words(seconds, text):
+    assert screen.in_words(seconds) == text
+
+
 def test_words_of_the_bar():
     assert progress.words(0.5, [(1, 10.0)], 100, 8) == "loss 0.500"
-    assert progress.words(0.5, [(1, 10.0), (5, 18.0)], 100, 8) == "loss 0.500  4 images/s  3 min left"
+    assert progress.words(0.5, [(1, 10.0), (5, 18.0)], 100, 8) == "loss 0.500  4 images/s  3 min 10 s left"
 
 
 def test_a_terminal_gets_a_bar_below_the_lines(log, clock, monkeypatch):

@@ -91,7 +91,7 @@ def test_list_runs_nothing(here, tmp_path, stand_in):
     end = here("reproduce", ABLATION, "--list", "--precision=bfloat16", f"--workdir={tmp_path / 'runs'}")
     assert all("--precision=bfloat16 --workdir=" in line for line in end.out.splitlines() if line.startswith("  "))
     assert end.status == 0 and not stand_in.commands and not (tmp_path / "runs").exists()
-    assert end.out.count("seed 0: missing\n") == 12
+    assert end.out.count("seed 0: no result yet\n") == 12
     programs = re.findall(r"^  \S*python\S* recipes/(\w+).py --", end.out, re.M)
     assert {name: programs.count(name) for name in programs} == {"pretrain": 4, "finetune": 4, "probe": 4}
 
@@ -176,8 +176,14 @@ def test_a_data_set_that_lies_nowhere_is_named_before_anything_runs(here, refuse
     end = refused("reproduce", "--table=detection", "--bccd=coco:cells")
     assert end == "reproduce.py: Data set not found: cells. Give its place as --bccd=coco:PATH.\n"
     assert not stand_in.commands
-    for given in (["--columns=CIFAR-10"], ["--list"]):
-        assert here("reproduce", "--table=target_only", *given).status == 0
+    assert here("reproduce", "--table=target_only", "--columns=CIFAR-10").status == 0
+    end = here("reproduce", "--table=target_only", "--list")
+    assert end.status == 0
+    assert re.findall(r"^data +(.*)", end.out, re.M) == [
+        "--cifar10=tfds:cifar10",
+        "--mnist=tfds:mnist",
+        "Data set not found: groceries. Give its place as --groceries=folder:PATH.",
+    ]
 
 
 PARENT = """

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from keras_splitmask.data.counting import counted
 from recipes.shared import time_limit
 from tests.running import FROM_SCRATCH
 
@@ -36,10 +37,12 @@ def test_a_time_takes_the_place_of_epochs(here, refused, tmp_path, lines):
     )
     steps = int(flags["steps"])
     said = re.search(
-        rf"^time      .+ for {steps} steps of (\S+) s; evaluations besides: (\d+) of (\S+) s$", end.out, re.M
+        rf"^time      .+ for {steps} steps? of (\S+) s; evaluations besides: (\d+) of (\S+) s$", end.out, re.M
     )
     step, count, evaluation = float(said[1]), int(said[2]), float(said[3])
-    warning = f"warning   2 s are enough for {steps} steps. Fewer than 500 are often too few: allow more than "
+    warning = (
+        f"warning   2 s is enough for {counted(int(steps), 'step')}. Fewer than 500 are often too few: allow more than "
+    )
     assert (warning in end.out) == (steps < 500)
     # Two figures of each are printed, and one evaluation more or less may be planned. Evaluations get at most half.
     most, least = (1.9 - min((count + more) * evaluation, 1.0) for more in (-1.1, 1.1))

@@ -212,7 +212,9 @@ def test_errors(make_images):
     with pytest.raises(ValueError, match="Expected at least one image to learn words from, received none"):
         KMeans((16, 16, 3), 4, vocabulary=8).fit(make_images(4, (16, 16, 3))[:0])
     for images in ([1, 2], iter([make_images(4, (16, 16, 3))])):
-        with pytest.raises(ValueError, match=r"Expected an array of images of \(16, 16, 3\), received a list"):
+        with pytest.raises(
+            ValueError, match=r"Expected an array of images of \(16, 16, 3\), received an object of type list"
+        ):
             RandomPatches((16, 16, 3), 4, vocabulary=8).fit(images)
     with pytest.raises(ValueError, match=r"Expected images of \(16, 16, 3\), received \(8, 32, 3\)"):  # as many pixels
         RandomProjection((16, 16, 3), 4, vocabulary=8)(make_images(4, (8, 32, 3)))
