@@ -4,7 +4,8 @@
     python recipes/export.py --init_from=runs/quickstart --layout=vit --output=runs/quickstart-vit
 
 Programs take images (B, H, W, C) uint8 of the encoder's size, for any B; all preprocessing but resizing is inside, and
-so are the names of the classes. The input is called images. The layouts saved_model, onnx and litert are written by
+so are the names of the classes. With --resize they take images of any size, for classes and features. The input is
+called images. The layouts saved_model, onnx and litert are written by
 TensorFlow, and torch by PyTorch, from runs of any backend:
   - a classifier returns "scores" (B, classes), probabilities;
   - a segmenter returns "labels" (B, H, W), the class of every pixel;
@@ -14,7 +15,8 @@ TensorFlow, and torch by PyTorch, from runs of any backend:
   - an encoder returns "pooled" (B, D), "cls" (B, D) and "feature_map" (B, rows, columns, D).
 
 Each program is run by its own runtime, without Keras, on pictures of the sample, and refused if it answers otherwise
-than the model.
+than the model: with --resize, on pictures of several sizes, otherwise than the model does after `predict` has resized
+them.
 
 The other layouts are weights. timm is for `timm.create_model("local-dir:PATH", pretrained=True)` and, with timm
 installed, for Hugging Face's `pipeline("image-classification", model=PATH)`: a whole classifier with the names of its
@@ -24,7 +26,6 @@ patches, as ours does. Preprocessing is described in a file beside the weights.
 """
 
 import contextlib
-import functools
 import importlib.util
 import os
 import pathlib
@@ -35,7 +36,7 @@ import tempfile
 
 from absl import flags
 
-from recipes.shared import commandline, earlier, model_card, runtimes, writing
+from recipes.shared import commandline, earlier, model_card, program_check, program_pictures, runtimes, writing
 
 # These change the result.
 flags.DEFINE_string(
@@ -68,6 +69,12 @@ flags.DEFINE_enum(
     "With --layout=onnx or litert, a smaller program: float16 is half as large, int8 a quarter. calibrated_int8 takes"
     " the range of each number from --images, as some accelerators need it; it changes more answers.",
 )
+flags.DEFINE_bool(
+    "resize",
+    False,
+    "With a program of a classifier or encoder: take images of any size, and cut and resize them inside as predict and"
+    " embed do.",
+)
 flags.DEFINE_multi_string(
     "images",
     None,
@@ -79,9 +86,6 @@ flags.DEFINE_multi_string(
 flags.DEFINE_string("output", None, "Folder to write; it must not exist yet.")
 FLAGS = flags.FLAGS
 HOLD_CLASSIFIERS = "--layout=timm or --layout=onnx holds a whole classifier"
-# How far answers may be apart, relative to the largest. Whole numbers of 8 bits are compared by the share of equal
-# classes, which is printed.
-TOLERANCE = {"none": 1e-4, "float16": 1e-2, "int8": 1.0, "calibrated_int8": 1.0}
 PICTURES, EXAMPLES = 32, 128  # images to compare with, and to calibrate by
 
 
@@ -93,6 +97,16 @@ def settle_flags():
         raise commandline.BadInput(
             f"Expected --layout={' or '.join(runtimes.SMALLER)} with --quantize={FLAGS.quantize}, received"
             f" {FLAGS.layout}; choose another."
+        )
+    if FLAGS.resize and FLAGS.layout not in runtimes.BACKENDS:
+        raise commandline.BadInput(
+            f"Expected --layout={', '.join(runtimes.BACKENDS)} with --resize, received {FLAGS.layout}, which holds"
+            " weights only; leave --resize out."
+        )
+    if FLAGS.resize and FLAGS.quantize not in program_check.RESIZED:
+        raise commandline.BadInput(
+            f"Expected --quantize={' or '.join(program_check.RESIZED)} with --resize, received {FLAGS.quantize}, which"
+            " is too coarse for the places of pixels; choose another, or leave --resize out."
         )
     if FLAGS.layout not in runtimes.BACKENDS:
         return
@@ -117,7 +131,8 @@ def _installed(package):
 
 
 def load():
-    """Load what is to be exported, in float32, whatever the precision of training."""
+    """Load what is to be exported, in float32, whatever the precision of training. Returns the model, and the fraction
+    of an image's side that `predict` or `embed` keeps for it."""
     import keras_splitmask as ks
     from keras_splitmask.backend.keras_private import layers_of
     from keras_splitmask.transfer.class_model import ClassModel
@@ -127,48 +142,61 @@ def load():
         raise commandline.BadInput(
             f"Expected --what=encoder with --layout={FLAGS.layout}, received --what=model; {HOLD_CLASSIFIERS}."
         )
-    if FLAGS.layout in WHOLE and wanted != "encoder":
+    ratio = None
+    if FLAGS.layout in WHOLE:
         model = ks.interchange.load(FLAGS.init_from, lambda report: None)  # an encoder is loaded again, with a report
-        if isinstance(model, ClassModel if program else ks.transfer.Classifier):
+        ratio = earlier.crop_ratio(FLAGS.init_from, model)
+        if wanted != "encoder" and isinstance(model, ClassModel if program else ks.transfer.Classifier):
             if program:
-                ks.interchange.check_program(model, FLAGS.layout, None if FLAGS.quantize == "none" else FLAGS.quantize)
+                ks.interchange.check_program(model, FLAGS.layout, smaller(), (ratio or 1.0) if FLAGS.resize else None)
             for layer in layers_of(model):
                 layer.dtype_policy = "float32"
-            return model
+            return model, ratio or 1.0
         if wanted == "model":
             kinds = "classifier, detector or segmenter" if program else "classifier"
             raise commandline.BadInput(
                 f"Expected a {kinds} in {FLAGS.init_from}, received a model of type {type(model).__name__}; use"
                 " --what=encoder."
             )
-    return ks.interchange.load_encoder(FLAGS.init_from, print, dtype="float32")
+    return ks.interchange.load_encoder(FLAGS.init_from, print, dtype="float32"), ratio or 1.0
 
 
-def write(model, folder):
-    """Write the model. Returns a function that answers images as the written one does: a dictionary of arrays."""
+def smaller():
+    return None if FLAGS.quantize == "none" else FLAGS.quantize
+
+
+def write(model, ratio, folder):
+    """Write the model. Returns a function that answers batches of images as what was written does: {name: (n, ...)}."""
     import keras
+    import numpy as np
 
     import keras_splitmask as ks
 
     if FLAGS.layout in runtimes.BACKENDS:
-        smaller = None if FLAGS.quantize == "none" else FLAGS.quantize
-        examples = pictures(model, EXAMPLES) if smaller == "calibrated_int8" else None
-        ks.interchange.save_program(model, folder, FLAGS.layout, smaller, examples)
-        return lambda images: run_alone(folder, images)
+        examples = None
+        if FLAGS.quantize == "calibrated_int8":
+            examples = program_pictures.resized(_pictures(model), model, EXAMPLES, ratio)
+        inside = ratio if FLAGS.resize else None
+        ks.interchange.save_program(model, folder, FLAGS.layout, smaller(), examples, inside)
+        return lambda batches: run_alone(folder, batches)
     classifies = isinstance(model, ks.transfer.Classifier)
     save = ks.interchange.save_classifier if classifies else ks.interchange.save_encoder
     save(model, folder, FLAGS.layout)
     program = ks.interchange.program_of(ks.interchange.load(folder))
-    return lambda images: {name: keras.ops.convert_to_numpy(value) for name, value in program(images).items()}
+    return lambda batches: keras.tree.map_structure(keras.ops.convert_to_numpy, program(np.concatenate(batches)))
 
 
-def run_alone(folder, images):
-    """Run a program by its runtime, in a process without Keras. Returns its answers."""
+def _pictures(model):
+    return program_pictures.open_pictures(FLAGS.images, model)
+
+
+def run_alone(folder, batches):
+    """Run a program by its runtime on batches of images, in a process without Keras. Returns {name: (n, ...)}."""
     import numpy as np
 
     with tempfile.TemporaryDirectory() as aside:
-        given, answers = pathlib.Path(aside, "images.npy"), pathlib.Path(aside, "answers.npz")
-        np.save(given, images)
+        given, answers = pathlib.Path(aside, "images.npz"), pathlib.Path(aside, "answers.npz")
+        np.savez(given, *batches)
         command = [sys.executable, runtimes.__file__, FLAGS.layout, folder, given, answers]
         child = subprocess.run(command, capture_output=True, text=True, check=False)
         if child.returncode:
@@ -197,56 +225,33 @@ def written_aside(output):
         writing.remove_empty(made)
 
 
-def pictures(model, count):
-    """At most `count` of --images, or of the sample, evenly spread, as the model takes them: (n, H, W, C) uint8."""
-    import numpy as np
-
-    from keras_splitmask import data
-    from keras_splitmask.data.augmentation import center_box
-    from keras_splitmask.data.resizing import read_resized
-
-    height, width, channels = getattr(model, "encoder", model).image_shape
-    if FLAGS.images:
-        source = data.open_images(FLAGS.images, channels, getattr(model, "value_range", None))
-    else:
-        source = data.open_source("sample", "test")
-    box = functools.partial(center_box, ratio=getattr(model, "crop_ratio", 1.0))
-    places = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
-    found = np.stack([read_resized(source, i, (height, width), box) for i in places])
-    return found if found.shape[-1] == channels else np.repeat(found, channels, axis=-1)  # the sample is grey
-
-
-def compare(model, answer):
+def compare(model, ratio, answer):
     """Print how far the answers of what was written differ from the model's, and stop if they differ too much."""
     import keras
-    import numpy as np
 
     import keras_splitmask as ks
     from keras_splitmask.data.counting import counted
 
     classifies = isinstance(model, ks.transfer.Classifier)
-    images = pictures(model, PICTURES)
+    if FLAGS.resize:
+        own = program_pictures.of_own_sizes(_pictures(model), PICTURES) if FLAGS.images else []
+        sheets = program_pictures.sheets(model)
+        images, batches = program_pictures.framed([*sheets, *own], model, ratio), [*sheets, *own]
+        groups = [len(images) - len(own), len(own)] if own else [len(images)]
+    else:
+        images = program_pictures.resized(_pictures(model), model, PICTURES, ratio)
+        batches = [batch for batch in (images[:1], images[1:]) if len(batch)]  # one image alone, and several
     found = ks.interchange.program_of(model)(keras.ops.convert_to_tensor(images))
-    expected = {name: keras.ops.convert_to_numpy(value) for name, value in found.items()}
-    received = answer(images)
     sample = "" if FLAGS.images else " of the sample, which are of clothes"
     print(f"compared  with the model on {counted(len(images), 'image')}{sample}")
-    for name, value in expected.items():
-        size = max(1.0, np.abs(value).max())
-        differences = np.abs(value - received[name]) / size
-        if f"first {name}" in received:  # of one image alone
-            differences = np.concatenate([differences, np.abs(value[:1] - received[f"first {name}"]) / size])
-        # Rounding decides between two boxes, or two classes of a pixel, with nearly equal scores.
-        rounds = hasattr(model, "classes") and not classifies
-        difference = np.quantile(differences, 0.99) if rounds else differences.max()
-        print(f"{name:<12} {'x'.join(map(str, value.shape[1:])):<12} differs by {difference:.1e} after reloading")
-        if not difference <= TOLERANCE[FLAGS.quantize]:
-            raise RuntimeError(f"The exported {name} differ by {difference:.1e} from the model's; nothing was written.")
+    expected, received = keras.tree.map_structure(keras.ops.convert_to_numpy, found), answer(batches)
+    if FLAGS.resize:
+        program_check.check_resized(expected, received, groups, FLAGS.quantize)
+    else:
+        program_check.check(expected, received, FLAGS.quantize, hasattr(model, "classes") and not classifies)
     if classifies:
-        same = int((expected["scores"].argmax(-1) == received["scores"].argmax(-1)).sum())
-        print(f"class        the same for {same} of {len(images)}")
-        if same < len(images) and FLAGS.quantize == "none":
-            raise RuntimeError("The exported classes differ from the model's; nothing was written.")
+        near_tie = program_check.NEAR_TIE if FLAGS.resize else 0.0
+        program_check.check_classes(expected["scores"], received["scores"], FLAGS.quantize, near_tie)
 
 
 def main():
@@ -258,10 +263,10 @@ def main():
     if os.path.lexists(output):
         raise commandline.BadInput(f"Expected an --output that does not exist yet, received {output}.")
     with written_aside(output) as aside:
-        model = load()
+        model, ratio = load()
         check_weights(model)
-        compare(model, write(model, aside))
-        card = model_card.text_of(model, FLAGS.layout, FLAGS.init_from, FLAGS.quantize)
+        compare(model, ratio, write(model, ratio, aside))
+        card = model_card.text_of(model, FLAGS.layout, FLAGS.init_from, FLAGS.quantize, ratio, FLAGS.resize)
         (aside / "README.md").write_text(card, encoding="utf-8")
         commandline.stop_if_asked()
     classes = earlier.result_of_run(FLAGS.init_from, "classes")

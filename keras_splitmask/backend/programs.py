@@ -20,6 +20,7 @@ from keras_splitmask.backend.optional import optional
 CLASSES = "classes.json"  # a list of the names of the classes, in the programs that have them
 WRITERS = {"saved_model": "tensorflow", "onnx": "tensorflow", "litert": "tensorflow", "torch": "torch"}
 FILES = {"onnx": "model.onnx", "litert": "model.tflite", "torch": "model.pt2"}  # a SavedModel has several
+AXES = ("batch", "height", "width")  # of images that may be of any length
 OPSET = 18  # of ONNX
 QUANTIZED = ("float16", "int8", "calibrated_int8")  # numbers that a program may have in place of float32
 SMALLER = ("onnx", "litert")  # formats that have them
@@ -34,7 +35,7 @@ def write_program(function, model, image_shape, folder, form, class_names=None, 
     Args:
         function: from a tensor (B, H, W, C) uint8 to a dictionary of tensors. It uses the weights of `model` alone.
         model: a built Keras model.
-        image_shape: (H, W, C).
+        image_shape: (H, W, C). A side that is None may be of any length, the same for all images of a call.
         folder: path of a folder that exists.
         form: one of `WRITERS`.
         class_names: names of the classes, which the program carries.
@@ -108,7 +109,10 @@ def _onnx(function, model, shape, folder, class_names, quantize, examples):
     serve = _serving(function, shape)
     program, _ = convert.from_function(serve, input_signature=serve.input_signature, opset=OPSET)
     for value in (*program.graph.input, *program.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+        value.type.tensor_type.shape.dim[0].dim_param = AXES[0]
+    for i, side in enumerate(shape):
+        if side is None:
+            program.graph.input[0].type.tensor_type.shape.dim[i].dim_param = AXES[i]
     if quantize == "float16":
         halved = optional("onnxruntime.transformers.float16", "onnx").convert_float_to_float16
         program = halved(program, keep_io_types=True)
@@ -130,8 +134,9 @@ def _litert(function, model, shape, folder, class_names, quantize, examples):
     tf = optional("tensorflow", "tf")
 
     def serve(images):
-        # LiteRT knows no ensure_shape, and would take images of any sides. The minimum takes these alone.
-        return function(tf.cast(tf.minimum(tf.cast(images, "int32"), tf.fill(shape[1:], 255)), "uint8"))
+        # LiteRT knows no ensure_shape, and would take images of any shape. The minimum takes this one alone.
+        largest = tf.fill([side or 1 for side in shape[1:]], 255)
+        return function(tf.cast(tf.minimum(tf.cast(images, "int32"), largest), "uint8"))
 
     with tempfile.TemporaryDirectory() as aside:
         _saved_model(serve, model, shape, aside, ())
@@ -157,11 +162,12 @@ def _torch(function, model, shape, folder, class_names):
         def forward(self, images):
             return function(images)
 
-    # Of one image, torch would take the number for a constant.
-    images = torch.zeros((2, *shape[1:]), dtype=torch.uint8, device=model.variables[0].value.device)
-    batch = torch.export.Dim("batch", min=1)
+    free = {i: torch.export.Dim(name, min=1) for i, name in enumerate(AXES) if shape[i] is None}
+    # What is 1 in the example, torch would take for a constant.
+    example = [side or 2 + i for i, side in enumerate(shape)]
+    images = torch.zeros(example, dtype=torch.uint8, device=model.variables[0].value.device)
     with torch.no_grad():
-        program = torch.export.export(Served().eval(), (images,), dynamic_shapes=({0: batch},), strict=False)
+        program = torch.export.export(Served().eval(), (images,), dynamic_shapes=(free,), strict=False)
     torch.export.save(
         program, folder / FILES["torch"], extra_files={CLASSES: _text(class_names)} if class_names else {}
     )

@@ -21,7 +21,7 @@ FIRST = {
     "probe": "init_from dataset workdir judge train_limit features",
     "detect": "init_from dataset workdir image_size head size patch_size batch_size epochs pictures",
     "segment": "init_from dataset workdir image_size head size patch_size batch_size epochs pictures",
-    "export": "init_from output layout what quantize images",
+    "export": "init_from output layout what resize quantize images",
     "report": "runs output backend precision flagfile",
     "reproduce": "dataset methods time steps seeds labelled workdir table scale list",
 }
@@ -48,7 +48,7 @@ SUBJECTS = {
     "Checkpoints": "save_every keep_every rewind",
     "Memory, speed and devices": "backend precision accumulate workers jit steps_per_execution strategy devices"
     " model_devices",
-    "Export": "layout what quantize output",
+    "Export": "layout what quantize resize output",
     "Comparison of methods": "methods pretrain_fraction pretrain_flags finetune_flags frozen_features",
     "Tables": "table seeds rows columns list cifar10 mnist groceries bccd camvid imagenette",
 }

@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from recipes.shared import earlier, runtimes
+from recipes.shared import card_code, earlier, runtimes
 
 KINDS = {
     "Classifier": "A classifier of {classes} classes",
@@ -31,6 +31,14 @@ OUTPUTS = {
     "Encoder": "`pooled` (B, {features}) float32, the mean of the patches; `cls` (B, {features}) float32; and"
     " `feature_map` (B, {rows}, {columns}, {features}) float32",
 }
+OWN_SIZE = (
+    "`images` (B, {height}, {width}, {channels}) uint8, for any B. First bring yours to {height} x {width} pixels; the"
+    " rest of the preprocessing is inside."
+)
+ANY_SIZE = (
+    "`images` (B, height, width, {channels}) uint8, for any B and of any size, the same for all images of a call. All"
+    " preprocessing is inside, also the resizing to {height} x {width} pixels."
+)
 CUT = (
     "cut the largest part with that ratio of sides from the centre of an image{crop}, and resize it with a bicubic,"
     " antialiased filter"
@@ -44,65 +52,9 @@ PREPARED = {  # how `splitmask predict` and `splitmask embed` prepare an image
 }
 PREPARED["MaskRCNN"] = PREPARED["RetinaNet"]
 OUTPUTS["MaskRCNN"] = OUTPUTS["RetinaNet"] + "; and `masks` (B, {count}, 28, 28) float32, probabilities inside each box"
-# How to answer `images` with the first of the outputs. The shape is that of the images.
-CODE = {
-    "saved_model": """import numpy as np
-import tensorflow as tf
-
-program = tf.saved_model.load(".")
-images = np.zeros({shape}, "uint8")
-print(program.serve(images)["{name}"].shape)""",
-    "onnx": """import numpy as np
-import onnxruntime
-
-session = onnxruntime.InferenceSession("model.onnx")
-images = np.zeros({shape}, "uint8")
-print(session.run(["{name}"], {{"images": images}})[0].shape)""",
-    "litert": """import numpy as np
-from ai_edge_litert.interpreter import Interpreter
-
-run = Interpreter("model.tflite").get_signature_runner()
-images = np.zeros({shape}, "uint8")
-print(run(images=images)["{name}"].shape)""",
-    "torch": """import torch
-
-program = torch.export.load("model.pt2").module()
-images = torch.zeros({shape}, dtype=torch.uint8)
-print(program(images)["{name}"].shape)""",
-    "timm": """import timm
-
-model = timm.create_model("local-dir:.", pretrained=True)
-print(model.pretrained_cfg["mean"], model.pretrained_cfg["std"])""",
-}
-# Of the channels that a file has as a picture: the mode of Pillow.
-MODES = {1: "L", 3: "RGB"}
-TIMM_CLASSIFIER = """import timm
-from PIL import Image
-
-model = timm.create_model("local-dir:.", pretrained=True).eval()
-prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-image = Image.new("{mode}", ({width}, {height}))  # or Image.open("photo.jpg").convert("{mode}")
-scores = model(prepare(image)[None]).softmax(-1)[0]
-print(model.pretrained_cfg["label_names"][scores.argmax()], scores.max().item())"""
-LIBRARY = """import torch
-from transformers import {class}
-
-model = {class}.from_pretrained(".", add_pooling_layer=False).eval()
-tokens = model(torch.zeros(1, {channels}, {height}, {width})).last_hidden_state
-print(tokens[:, {first}:].mean(1).shape)  # pooled; tokens[:, 0] is cls"""
-CODE |= {
-    layout: LIBRARY.replace("{class}", name).replace("{first}", str(first))
-    for layout, name, first in (("vit", "ViTModel", 1), ("deit", "DeiTModel", 2), ("beit", "BeitModel", 1))
-}
-CODE["mae"] = """import torch
-from transformers import ViTMAEModel
-
-model = ViTMAEModel.from_pretrained(".", mask_ratio=0.0).eval()
-tokens = model(torch.zeros(1, {channels}, {height}, {width})).last_hidden_state
-print(tokens[:, 1:].mean(1).shape)  # pooled; tokens[:, 0] is cls"""
 
 
-def text_of(model, layout, run, quantize="none"):
+def text_of(model, layout, run, quantize="none", ratio=1.0, resize=False):
     """Write the card of a model that is exported in a layout, in Markdown.
 
     Args:
@@ -110,6 +62,8 @@ def text_of(model, layout, run, quantize="none"):
         layout: name of the layout.
         run: path of the run that it comes from.
         quantize: the numbers of the program, see export.py.
+        ratio: fraction of an image's side to keep, from the centre.
+        resize: whether the program takes images of any size.
     """
     kind = type(model).__name__
     encoder = getattr(model, "encoder", model)
@@ -117,7 +71,6 @@ def text_of(model, layout, run, quantize="none"):
     facts = {"classes": getattr(model, "classes", 0), "count": getattr(model, "max_detections", 0)}
     facts |= {"height": height, "width": width, "features": encoder.width}
     facts |= dict(zip(("rows", "columns"), encoder.grid, strict=True))
-    ratio = getattr(model, "crop_ratio", 1.0)
     facts["crop"] = "" if ratio == 1 else f", then {ratio:.1%} of its sides"
     numbers = "" if quantize == "none" else f", as {quantize}"
     parts = [f"# {KINDS[kind].format(**facts)}"]
@@ -130,25 +83,16 @@ def text_of(model, layout, run, quantize="none"):
     if layout in runtimes.RUNTIMES:
         limits = getattr(model, "value_range", None)
         parts.append(
-            f"## Input and output\n\n`images` (B, {height}, {width}, {channels}) uint8, for any B. First bring yours to"
-            f" {height} x {width} pixels; the rest of the preprocessing is inside. `splitmask predict` does it so:"
-            f" {PREPARED[kind].format(**facts)}."
+            f"## Input and output\n\n{(ANY_SIZE if resize else OWN_SIZE).format(channels=channels, **facts)} `splitmask"
+            f" {'embed' if kind == 'Encoder' else 'predict'}` does it so: {PREPARED[kind].format(**facts)}."
             + (f" Stored values from {limits[0]:g} to {limits[1]:g} become 0 to 255." if limits else "")
             + (" LiteRT also takes grey images, and repeats them." if layout == "litert" else "")
             + f"\n\nIt returns {OUTPUTS[kind].format(**facts)}."
         )
     first = OUTPUTS[kind].split("`")[1]
-    predicts = layout == "timm" and kind == "Classifier" and channels in MODES
-    code = (TIMM_CLASSIFIER if predicts else CODE[layout]).format(
-        shape=(1, height, width, channels),
-        name=first,
-        mode=MODES.get(channels),
-        height=height,
-        width=width,
-        channels=channels,
-    )
-    parts.append(f"## Load it\n\nIn this folder:\n\n```python\n{code}\n```")
-    if predicts:
+    code = card_code.code_of(kind, layout, (height, width, channels), first, ratio, resize)
+    parts.append(f"## Load it\n\n```\n{card_code.install(layout)}\n```\n\nIn this folder:\n\n```python\n{code}\n```")
+    if layout == "timm" and kind == "Classifier" and channels in card_code.MODES:
         parts.append('With transformers: `pipeline("image-classification", model=".")`.')
     if names := getattr(model, "class_names", None):
         parts.append("## Classes\n\n" + "\n".join(_lines_of_classes(names, run)))

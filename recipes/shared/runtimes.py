@@ -1,6 +1,8 @@
 """Run an exported program as its users do: by its runtime alone, without Keras and this library.
 
-python recipes/shared/runtimes.py FORM FOLDER IMAGES.npy ANSWERS.npz
+python recipes/shared/runtimes.py FORM FOLDER IMAGES.npz ANSWERS.npz
+
+IMAGES.npz holds batches of images, which may be of different sizes. ANSWERS.npz gets the answers to all of them.
 """
 
 import pathlib
@@ -50,7 +52,7 @@ if __name__ == "__main__":
 
     sys.modules.update(keras=None, keras_splitmask=None)  # importing them fails, as where they are not installed
     form, folder, images, answers = sys.argv[1:]
-    run, images = RUNTIMES[form](pathlib.Path(folder)), np.load(images)
-    one, all_of_them = run(images[:1]), run(images)
-    first = {f"first {name}": value for name, value in one.items()}
-    np.savez(answers, **all_of_them, **first)
+    run = RUNTIMES[form](pathlib.Path(folder))
+    with np.load(images) as batches:
+        found = [run(batches[name]) for name in batches.files]
+    np.savez(answers, **{name: np.concatenate([answer[name] for answer in found]) for name in found[0]})

@@ -12,6 +12,9 @@ from keras import ops
 
 import keras_splitmask as ks
 from keras_splitmask.backend import programs
+from keras_splitmask.data import center_box
+from keras_splitmask.data.decoding import part
+from keras_splitmask.data.resizing import resize
 from keras_splitmask.interchange import PROGRAMS, check_program, program_of, save_program
 from recipes.shared.runtimes import BACKENDS, QUANTIZED, RUNTIMES, SMALLER
 
@@ -102,6 +105,44 @@ def test_smaller_programs_answer_nearly_as_the_model(form, make_images, tmp_path
     assert sizes["float16"] < 0.65 * sizes[None] and max(sizes["int8"], sizes["calibrated_int8"]) < 0.5 * sizes[None]
 
 
+def check_resizing(form, make_images, tmp_path):
+    """Images of other sizes, one and three, get the answers of what the host resizes; wrong ones are errors."""
+    model = made("Encoder")
+    run = saved(model, form, tmp_path, crop_ratio=0.875)
+    for images in (make_images(1, (40, 300, 3)), make_images(3, (130, 170, 3)), make_images(1, SHAPE)):
+        box = center_box(*images.shape[1:3], SHAPE[:2], 0.875)
+        framed = np.stack([resize(part(image, box), SHAPE[:2]) for image in images])
+        for name, value in program_of(model)(ops.convert_to_tensor(framed)).items():
+            answer = run(images)[name]
+            assert answer.dtype == "float32" and answer.shape == tuple(value.shape)
+            np.testing.assert_allclose(answer, ops.convert_to_numpy(value), atol=0.05)  # numbers up to 3
+    for wrong in ((2, 3, 40, 60), (1, 40, 60, 4), (1, 0, 60, 3), (1, 40, 0, 3)):
+        with pytest.raises(Exception, match=r"(?i)shape|size|dimension|index|slice|guard"):
+            run(np.zeros(wrong, "uint8"))
+    with pytest.raises(Exception, match=r"(?i)type"):
+        run(np.zeros((1, 40, 60, 3), "float32"))
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("form", OF_TENSORFLOW)
+def test_programs_of_tensorflow_resize(form, make_images, tmp_path):
+    check_resizing(form, make_images, tmp_path)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="torch writes it")
+def test_programs_of_torch_resize(make_images, tmp_path):
+    check_resizing("torch", make_images, tmp_path)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("form", SMALLER)
+def test_programs_of_int8_resize_in_float32(form, make_images, tmp_path):
+    model, images = made("Classifier"), make_images(4, (200, 150, 3))
+    run = saved(model, form, tmp_path, quantize="int8", crop_ratio=1.0)
+    expected = ops.convert_to_numpy(program_of(model, 1.0)(ops.convert_to_tensor(images))["scores"])
+    assert np.abs(run(images)["scores"] - expected).max() < 0.1
+
+
 def refuse_what_does_not_fit(run, images):
     """Other sides, sides the other way round, channels first and floats are errors."""
     for wrong in (
@@ -166,6 +207,12 @@ def test_bad_input_writes_nothing(tmp_path):
             save_program(made("Classifier"), tmp_path / place, form)
     with pytest.raises(ValueError, match="which writes"):
         save_program(made("Classifier"), tmp_path / "new" / "deeper", other)
+    for kind, quantize, message in (
+        ("Segmenter", None, "Expected an encoder or a classifier for a program that resizes, received a Segmenter"),
+        ("Encoder", "float16", "Expected float32 or int8 for a program that resizes, received float16, too coarse"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            save_program(made(kind), tmp_path / "new", "onnx", quantize, crop_ratio=1.0)
     for kind, message in (("RetinaNet", "Expected float32 for a RetinaNet"), ("Classifier", "which writes|among onnx")):
         with pytest.raises(ValueError, match=message):
             save_program(made(kind), tmp_path / "new", "saved_model", quantize="int8")
@@ -182,11 +229,14 @@ def test_the_table_of_formats_is_what_is_refused():
     """docs/export.md says for each model and format what `check_program` does; the tests above run what it allows."""
 
     def cell(kind, form):
-        try:
-            check_program(made(kind), form)
-            return "yes"
-        except ValueError:
-            return "no"
+        model, found = made(kind), "no"
+        for crop_ratio, answer in ((None, "yes"), (1.0, "yes, also `--resize`")):
+            try:
+                check_program(model, form, crop_ratio=crop_ratio)
+                found = answer
+            except ValueError:
+                pass
+        return found
 
     rows = [f"| {kind} | " + " | ".join(cell(kind, form) for form in PROGRAMS) + " |" for kind in KINDS]
     head = "| | " + " | ".join(f"`{form}`" for form in PROGRAMS) + " |\n|---|" + "---|" * len(PROGRAMS)

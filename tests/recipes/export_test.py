@@ -6,8 +6,10 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from PIL import Image, ImageOps
 
 import keras_splitmask as ks
+from keras_splitmask.interchange import framing, programs
 from recipes.shared import runtimes
 from tests import class_folders, running
 
@@ -78,13 +80,80 @@ def test_a_classifier_leaves_with_a_card_whose_code_runs(command, tuned, python,
         expected = ops.convert_to_numpy(ops.softmax(model(images[:count])))
         assert scores.dtype == "float32" and np.allclose(scores, expected, atol=0.02)
         np.testing.assert_allclose(scores.sum(axis=-1), 1, atol=1e-5)
-    card = (tmp_path / "saved" / "README.md").read_text(encoding="utf-8")
+    card = card_of(tmp_path / "saved")
     result = json.loads((tuned / "result.json").read_text())
     assert card.startswith("# A classifier of 2 classes\n") and "0. `cat`\n1. `dög`\n" in card
     assert f"- top-1 accuracy on test: {result['test_top1']:.1%}" in card and "`--batch_size=4`" in card
-    (code,) = re.findall(r"^```python\n(.*?)^```$", card, re.M | re.S)
-    run = f"import os; os.chdir({str(tmp_path / 'saved')!r})\n" + code
-    assert python("-c", run).splitlines()[-1].strip() in ("(1, 2)", "torch.Size([1, 2])")
+    assert "\n```\npip install " in card
+    check_the_code_on_a_photo(python, tmp_path / "saved", model)
+
+
+def card_of(folder):
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+def output_of_the_code(python, folder):
+    """What the code of a card prints last, beside a photo that its EXIF tag turns."""
+    rows, columns = np.mgrid[:90, :50]
+    waves = [127 + 120 * np.sin(rows / a + columns / b) for a, b in ((9, 14), (20, 5), (7, 30))]
+    photo, exif = Image.fromarray(np.stack(waves, axis=-1).astype("uint8")), Image.Exif()
+    exif[274] = 6  # stored as (90, 50), shown as (50, 90)
+    photo.save(folder / "photo.jpg", exif=exif, quality=95)
+    (code,) = re.findall(r"^```python\n(.*?)^```$", card_of(folder), re.M | re.S)
+    return python("-c", f"import os; os.chdir({str(folder)!r})\n{code}").splitlines()[-1]
+
+
+def check_the_code_on_a_photo(python, folder, model):
+    """The code of a card names the class that the model does, with nearly the same probability."""
+    label, score = output_of_the_code(python, folder).split()
+    expected = prediction_of_the_photo(folder, model)
+    assert int(label) == expected["label"] and abs(float(score) - expected["score"]) < 0.04
+
+
+def prediction_of_the_photo(folder, model):
+    """From its pixels, since `predict` reads large files at a lower resolution."""
+    with Image.open(folder / "photo.jpg") as photo:
+        (found,) = ks.predict_images(model, np.asarray(ImageOps.exif_transpose(photo))[None])
+    return found
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="torch writes it")
+def test_a_program_that_resizes_has_a_simpler_card(here, tuned, python, tmp_path):
+    end = here("export", f"--init_from={tuned}", "--layout=torch", "--resize", f"--output={tmp_path / 'saved'}")
+    assert end.status == 0 and not end.err, end.err
+    assert re.search(r"^scores +2 +differs by 0\.\d\d% of the spread between pictures$", end.out, re.M), end.out
+    assert "class        the same for 16 of 16 pictures of clothes" in end.out
+    card = card_of(tmp_path / "saved")
+    assert "`images` (B, height, width, 3) uint8, for any B and of any size" in card and "ImageOps.fit" not in card
+    check_the_code_on_a_photo(python, tmp_path / "saved", ks.load(tuned))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="torch writes it")
+@pytest.mark.parametrize("wrong", ["filter", "part", "channels", "squeezed"])
+def test_a_program_that_resizes_otherwise_is_refused(here, tuned, monkeypatch, tmp_path, wrong):
+    right = framing.centre_resized
+
+    def squeezed(images, size, ratio):  # and without antialiasing
+        import torch
+
+        moved = ops.cast(ops.transpose(images, (0, 3, 1, 2)), "float32")
+        resized = torch.nn.functional.interpolate(moved, size=size, mode="bilinear")
+        return ops.cast(ops.transpose(resized, (0, 2, 3, 1)), "uint8")
+
+    if wrong == "filter":  # bilinear, antialiased
+        monkeypatch.setattr(framing, "_bicubic", lambda distance: ops.relu(1 - ops.abs(distance)))
+    else:
+        instead = {
+            "part": lambda images, size, ratio: right(images, size, 0.5 * ratio),
+            "channels": lambda images, size, ratio: right(ops.flip(images, axis=-1), size, ratio),
+            "squeezed": squeezed,
+        }
+        monkeypatch.setattr(programs, "centre_resized", instead[wrong])
+    with pytest.raises(
+        RuntimeError, match="of images of other sizes differ from the model's by .* nothing was written"
+    ):
+        here("export", f"--init_from={tuned}", "--layout=torch", "--resize", f"--output={tmp_path / 'saved'}")
+    assert not (tmp_path / "saved").exists()
 
 
 def test_the_head_of_a_classifier_stays_with_the_weights_of_an_encoder(here, tuned, tmp_path):
@@ -120,10 +189,18 @@ def test_the_code_of_a_card_for_timm_names_a_class(here, tuned, python, tmp_path
     pytest.importorskip("timm")
     end = here("export", f"--init_from={tuned}", "--layout=timm", f"--output={tmp_path / 'timm'}")
     assert end.status == 0, end.err
-    card = (tmp_path / "timm" / "README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"^```python\n(.*?)^```$", card, re.M | re.S)
-    name, score = python("-c", f"import os; os.chdir({str(tmp_path / 'timm')!r})\n" + code).split()
-    assert name in ("cat", "dög") and 0.5 <= float(score) <= 1
+    name, score = output_of_the_code(python, tmp_path / "timm").split()
+    expected = prediction_of_the_photo(tmp_path / "timm", ks.load(tuned))
+    assert name == expected["class_name"] and abs(float(score) - expected["score"]) < 0.04
+
+
+@pytest.mark.parametrize("layout", ["vit", "mae", "timm"])
+def test_the_code_of_a_card_gives_features_of_a_photo(here, tuned, python, tmp_path, layout):
+    pytest.importorskip("timm" if layout == "timm" else "transformers")
+    given = (f"--init_from={tuned}", f"--layout={layout}", "--what=encoder")
+    end = here("export", *given, f"--output={tmp_path / 'saved'}")
+    assert end.status == 0, end.err
+    assert output_of_the_code(python, tmp_path / "saved") == "torch.Size([1, 16])"
 
 
 def test_the_encoder_of_a_classifier_leaves_for_timm(here, tuned, tmp_path):
@@ -160,6 +237,14 @@ def test_the_encoder_of_a_classifier_leaves_for_timm(here, tuned, tmp_path):
         (
             ["--init_from={run}", "--output={tmp}/saved", "--layout=onnx", "--quantize=calibrated_int8"],
             "Expected --images with --quantize=calibrated_int8, received none; name a folder.",
+        ),
+        (
+            ["--init_from={run}", "--output={tmp}/saved", "--layout=vit", "--resize"],
+            "Expected --layout=saved_model, onnx, litert, torch with --resize, received vit, which holds weights only",
+        ),
+        (
+            ["--init_from={run}", "--output={tmp}/saved", "--layout=litert", "--resize", "--quantize=float16"],
+            "Expected --quantize=none or int8 with --resize, received float16, which is too coarse for the places of",
         ),
     ],
 )

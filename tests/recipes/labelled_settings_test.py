@@ -52,5 +52,8 @@ def test_what_does_not_fit_into_memory_is_refused_before_it_starts(refused, tmp_
     monkeypatch.setattr(free_memory, "free_memory", lambda: 1e9)
     given = (images(tmp_path / "set", rng), "--size=vit_base", "--image_size=224", "--batch_size=32")
     line = refused("finetune", *given, f"--workdir={tmp_path / 'run'}")
-    assert re.search(r"Expected training to fit into 80% of the .* Add (--batch_size=\d+ )?--size=vit_\w+( --batch_size=\d+)?\.", line)
+    assert re.search(
+        r"Expected training to fit into 80% of the .* Add (--batch_size=\d+ )?--size=vit_\w+( --batch_size=\d+)?\.",
+        line,
+    )
     assert not (tmp_path / "run").exists()

@@ -1,0 +1,134 @@
+"""The code in the model card of an exported folder: it answers a photo of the user."""
+
+# What to install, beside Pillow and NumPy.
+PACKAGES = {
+    "saved_model": "tensorflow",
+    "onnx": "onnxruntime",
+    "litert": "ai-edge-litert",
+    "torch": "torch",
+    "timm": "timm",
+    **dict.fromkeys(("vit", "deit", "beit", "mae"), "torch transformers"),
+}
+# Of the channels that a file has as a picture: the mode of Pillow, and how to index its pixels to get (1, H, W, C).
+MODES = {1: "L", 3: "RGB"}
+AXES = {1: "None, :, :, None", 3: "None"}
+OPENED = """photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("{mode}")
+"""
+PHOTO = OPENED + "{framed}images = np.asarray(photo)[{axes}]"
+ANY_ARRAY = """images = np.zeros({shape}, "uint8")  # or yours"""
+# How a photo gets the sides of the model: as PREPARED of model_card.py says. All are bicubic and antialiased.
+FRAMED = {
+    "Classifier": "photo = ImageOps.fit(photo, ({width}, {height}){bleed})\n",
+    "Segmenter": "photo = photo.resize(({width}, {height}))\n",
+    "RetinaNet": "photo = ImageOps.pad(photo, ({width}, {height}), centering=(0, 0))\n",
+}
+FRAMED |= {"Encoder": FRAMED["Classifier"], "MaskRCNN": FRAMED["RetinaNet"]}
+PROGRAMS = {
+    "saved_model": """import numpy as np
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+{images}
+program = tf.saved_model.load(".")
+{name} = program.serve(images)["{name}"].numpy()
+""",
+    "onnx": """import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+{images}
+session = onnxruntime.InferenceSession("model.onnx")
+({name},) = session.run(["{name}"], {{"images": images}})
+""",
+    "litert": """import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from PIL import Image, ImageOps
+
+{images}
+run = Interpreter("model.tflite").get_signature_runner()
+{name} = run(images=images)["{name}"]
+""",
+    "torch": """import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+{images}
+program = torch.export.load("model.pt2").module()
+{name} = program(torch.tensor(images))["{name}"].detach().numpy()
+""",
+}
+SHOWN = {
+    "Classifier": "print({name}[0].argmax(), {name}[0].max())  # the class in the list below, and its probability",
+    "others": "print({name}.shape)",
+}
+LIBRARY = """import json
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from transformers import {class}
+
+{images}
+numbers = json.load(open("preprocessor_config.json"))
+pixels = (images / 255 - numbers["image_mean"]) / numbers["image_std"]
+model = {class}.from_pretrained(".", {options}).eval()
+tokens = model(torch.tensor(pixels, dtype=torch.float32).permute(0, 3, 1, 2)).last_hidden_state
+pooled = tokens[:, {first}:].mean(1)  # and tokens[:, 0] is cls
+print(pooled.shape)"""
+LIBRARIES = {  # name of the class, its options, and the index of the first patch's token
+    "vit": ("ViTModel", "add_pooling_layer=False", 1),
+    "deit": ("DeiTModel", "add_pooling_layer=False", 2),
+    "beit": ("BeitModel", "add_pooling_layer=False", 1),
+    "mae": ("ViTMAEModel", "mask_ratio=0.0", 1),
+}
+TIMM = """import timm
+from PIL import Image, ImageOps
+
+model = timm.create_model("local-dir:.", pretrained=True).eval()
+prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+{opened}"""
+TIMM_SHOWN = {
+    "Classifier": """scores = model(prepare(photo)[None]).softmax(-1)[0]
+print(model.pretrained_cfg["label_names"][scores.argmax()], scores.max().item())""",
+    "Encoder": """tokens = model.forward_features(prepare(photo)[None])
+pooled = tokens[:, model.num_prefix_tokens :].mean(1)  # and tokens[:, 0] is cls
+print(pooled.shape)""",
+}
+TIMM_WITHOUT_PHOTO = """import timm
+
+model = timm.create_model("local-dir:.", pretrained=True)
+print(model.pretrained_cfg["mean"], model.pretrained_cfg["std"])"""
+
+
+def install(layout):
+    """Write the command that installs what the code imports."""
+    return f"pip install {PACKAGES[layout]} numpy pillow"
+
+
+def code_of(kind, layout, shape, name, ratio=1.0, resize=False):
+    """Write code that answers a photo, or an array if files hold no such channels.
+
+    Args:
+        kind: name of the class of the model.
+        layout: name of the layout.
+        shape: (H, W, C) of the model's images.
+        name: name of the first output.
+        ratio: fraction of an image's side to keep.
+        resize: whether the program takes images of any size.
+    """
+    height, width, channels = shape
+    mode = MODES.get(channels)
+    bleed = "" if ratio == 1 else f", bleed={(1 - ratio) / 2:.4g}"
+    framed = "" if resize else FRAMED[kind].format(width=width, height=height, bleed=bleed)
+    images = (
+        PHOTO.format(mode=mode, framed=framed, axes=AXES[channels]) if mode else ANY_ARRAY.format(shape=(1, *shape))
+    )
+    if layout == "timm":
+        return TIMM.format(opened=OPENED.format(mode=mode)) + TIMM_SHOWN[kind] if mode else TIMM_WITHOUT_PHOTO
+    if layout in LIBRARIES:
+        library, options, first = LIBRARIES[layout]
+        code = LIBRARY.format(**{"class": library}, images=images, options=options, first=first)
+    else:
+        shown = SHOWN.get(kind, SHOWN["others"])
+        code = (PROGRAMS[layout] + shown).format(images=images, name=name)
+    return code if mode else code.replace("from PIL import Image, ImageOps\n", "")
