@@ -79,7 +79,7 @@ def _side(table, kernel):
 
 
 def _join_biases(arrays, name):
-    """Join the biases of query and value to that of qkv. BEiT has none for the key, which a softmax would not notice."""
+    """Join the biases of query and value to one of qkv. That of the key, which a softmax would not notice, is 0."""
     query, value = f"{name}/query/bias", f"{name}/value/bias"
     if f"{name}/qkv/kernel" in arrays and {query, value} <= set(arrays):
         query, value = arrays.pop(query), arrays.pop(value)

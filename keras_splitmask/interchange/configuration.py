@@ -20,9 +20,9 @@ def read_stated(file):
 
     Returns:
         A dictionary with those of these keys that are stated: "width", "depth", "heads", "channels", "epsilon";
-            "image_size" and
-        "patch_size" (height, width); of BEiT "no_positions", "relative_positions" and "no_norm", bools; "pixels" (mean, deviation), each (C,) or (), that pixels in
-        0..1 are normalised by; and of timm "pooling", "class_names" and "crop_ratio", which a head needs.
+        "image_size" and "patch_size" (height, width); of BEiT "no_positions", "relative_positions" and "no_norm",
+        bools; "pixels" (mean, deviation), each (C,) or (), that pixels in 0..1 are normalised by; and of timm
+        "pooling", "class_names" and "crop_ratio", which a head needs.
 
     Raises:
         ValueError: if they cannot be read, or state what our encoder does not do.

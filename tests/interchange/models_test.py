@@ -245,6 +245,8 @@ def test_what_does_not_fit_is_named_and_nothing_copied(make_encoder):
         ),
     ):
         copy_weights(make_encoder(extra_tokens=1), target)
+    with pytest.raises(ValueError, match="relative positions, expected no .* with relative_positions=True, or"):
+        copy_weights(make_encoder(relative_positions=True), target)
     assert same(arrays(target), before)
 
 
