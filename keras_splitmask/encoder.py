@@ -60,7 +60,8 @@ class Attention(keras.layers.Layer):
         self, tokens: Float[Array, "B n D"], start: int = 0, pairs: Int[Array, "n n"] | None = None
     ) -> Float[Array, "B m D"]:
         """Mix tokens. `pairs` numbers the relative position of each query (row) to each key (column)."""
-        bias = self.bias(pairs[start:]) if self.relative_positions else None
+        assert (pairs is not None) == (self.relative_positions > 0)
+        bias = None if pairs is None else self.bias(pairs[start:])
         return call(self.project, attention(call(self.qkv, tokens), self.heads, start, bias))
 
     def bias(self, pairs: Int[Array, "m n"]) -> Float[Array, "1 h m n"]:
