@@ -69,8 +69,8 @@ def copy_weights(source, target):
     if old.relative_positions != new.relative_positions:
         theirs, mine = ("relative positions" if e.relative_positions else "no relative positions" for e in (old, new))
         raise ValueError(
-            f"The weights do not fit: they have {theirs}, expected {mine}; make the encoder with"
-            f" relative_positions={old.relative_positions}, or start from another model."
+            f"The weights do not fit: they have {theirs}, expected {mine}; fine-tune that model as it is, or start from"
+            " another model."
         )
     arrays, resized = _fit_encoder(old, new)
     weights = named_weights(new)
