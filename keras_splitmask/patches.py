@@ -104,6 +104,26 @@ def sine_cosine_positions(rows: int, columns: int, width: int) -> Float[Array, "
     return np.concatenate([wave(a) for a in angles for wave in (np.sin, np.cos)], axis=1).astype("float32")
 
 
+def number_relative_positions(rows: int, columns: int) -> Int[Array, "n n"]:
+    """Number the relative position of each query (row) to each key (column), as BEiT does: (1 + N, 1 + N) int32, cls
+    first.
+
+    A patch is at one of (2 rows - 1)(2 columns - 1) distances from another. Then follow the numbers of a patch seen
+    from cls, of cls seen from a patch, and of cls seen from itself.
+    """
+    row, column = np.indices((rows, columns), "int32").reshape(2, -1)  # (N,) each
+    down, right = (axis[:, None] - axis for axis in (row, column))  # (N, N), from 1 - rows to rows - 1
+    count = count_relative_positions(rows, columns)
+    pairs = np.pad((down + rows - 1) * (2 * columns - 1) + right + columns - 1, ((1, 0), (1, 0)))
+    pairs[0], pairs[1:, 0], pairs[0, 0] = count - 3, count - 2, count - 1
+    return pairs
+
+
+def count_relative_positions(rows: int, columns: int) -> int:
+    """The number of relative positions in a grid; see `number_relative_positions`."""
+    return (2 * rows - 1) * (2 * columns - 1) + 3
+
+
 @keras.saving.register_keras_serializable("keras_splitmask")
 class PatchEmbedding(keras.layers.Layer):
     """Images (B, H, W, C) to tokens (B, N, D): a linear map of each patch, plus its absolute position.

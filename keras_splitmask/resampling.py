@@ -1,4 +1,4 @@
-"""Fit learned weights to images of another size: position tables and patch projections, resized."""
+"""Fit learned weights to images of another size: tables of positions and patch projections, resized."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from keras_splitmask.patches import pixel_statistics
 LONGEST = 4096  # the matrix of such a line takes 400 MB while it is computed
 
 
-def resampling_matrix(old: int, new: int, method: str) -> Float[Array, "new old"]:
-    """The matrix (new, old) float64 that resizes a line of numbers, antialiased; its rows sum to one.
+def resampling_matrix(old: int, new: int, method: str, antialias: bool = True) -> Float[Array, "new old"]:
+    """The matrix (new, old) float64 that resizes a line of numbers; its rows sum to one.
 
     Args:
         method: "bilinear" or "bicubic".
+        antialias: whether a shorter line is of weighted means of all old numbers, not only of the nearest.
 
     Raises:
         ValueError: if a line is longer than `LONGEST`.
@@ -29,7 +30,7 @@ def resampling_matrix(old: int, new: int, method: str) -> Float[Array, "new old"
     # The unit matrix is resized as one image, along its height. As `old` images of width 1, torch 2.13 would repeat the
     # first row.
     unit = np.eye(old, dtype="float32")[None, :, :, None]
-    lines = ops.image.resize(unit, (new, old), method, antialias=True, data_format="channels_last")
+    lines = ops.image.resize(unit, (new, old), method, antialias=antialias, data_format="channels_last")
     matrix = ops.convert_to_numpy(lines)[0, :, :, 0].astype("float64")
     return matrix / matrix.sum(axis=1, keepdims=True)
 
@@ -43,6 +44,20 @@ def resample_table(table: Float[Array, "N D"], old_grid: Sequence[int], new_grid
     return (
         np.einsum("ri,cj,ijd->rcd", rows, columns, table, optimize=True).reshape(-1, table.shape[-1]).astype("float32")
     )
+
+
+def resample_relative_positions(
+    table: Float[Array, "L h"], old_grid: Sequence[int], new_grid: Sequence[int]
+) -> Float[Array, "M h"]:
+    """Resize a table of relative positions (L, heads) float32 from one grid (rows, columns) to another: bilinear, not
+    antialiased, as `BeitModel` of Hugging Face does for images of another size."""
+    if tuple(old_grid) == tuple(new_grid):
+        return table
+    old, new = ([2 * side - 1 for side in grid] for grid in (old_grid, new_grid))  # distances down, and to the right
+    rows, columns = (resampling_matrix(*sides, "bilinear", antialias=False) for sides in zip(old, new, strict=True))
+    # The last three rows are of cls, which has no distance.
+    distances = np.einsum("ri,cj,ijh->rch", rows, columns, table[:-3].reshape(*old, -1), optimize=True)
+    return np.concatenate([distances.reshape(-1, table.shape[-1]), table[-3:]]).astype("float32")
 
 
 def resample_patches(kernel: Float[Array, "P D"], old_size: int, new_size: int) -> Float[Array, "Q D"]:

@@ -17,7 +17,7 @@ from keras_splitmask.options import check_number
 from keras_splitmask.projector import OUTPUTS, Projector
 from keras_splitmask.split import Split, words_at
 from keras_splitmask.training.batch import Batch
-from keras_splitmask.training.inputs import check_fitted, check_tokenizer
+from keras_splitmask.training.inputs import check_absolute, check_fitted, check_tokenizer
 from keras_splitmask.training.objective_model import ObjectiveModel
 from keras_splitmask.training.word_perplexity import WordPerplexity
 
@@ -85,6 +85,7 @@ class SplitMask(ObjectiveModel):
         logged = ["inpaint_loss", "inpaint_accuracy"] if inpaint_weight else []
         logged += ["match_loss", "match_accuracy", "feature_std"] if match_weight else []
         super().__init__(encoder, logged=logged, seed=seed, augmentation=augmentation, name=name, **kwargs)
+        check_absolute(encoder)
         if not inpaint_weight + match_weight:
             raise ValueError("Expected a loss weight above 0, received inpaint_weight=0, match_weight=0; raise one.")
         if inpaint_weight and tokenizer is None:

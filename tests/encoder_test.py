@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from keras import ops
 
+import keras_splitmask as ks
 from keras_splitmask.encoder import SIZES, Attention, Block, DropPath, Encoder
 
+RELATIVE = {"relative_positions": True}
 # Parameters at 224x224x3 pixels in 16x16 patches, without a head, as the literature has them. It gives the cls token a
 # position; we do not, since both would be learned and only their sum is used. vit_micro is our own size, so its number
 # is arithmetic.
@@ -52,6 +54,12 @@ def test_parameters_of_other_images(make_encoder):
     assert sum(math.prod(w.shape) for w in fixed.trainable_weights) == parameters(8, 2, 16, 5, 0)
 
 
+def test_relative_positions_add_a_table_to_each_block(make_encoder):
+    plain, relative = make_encoder((12, 20, 3)), make_encoder((12, 20, 3), relative_positions=True)
+    assert relative.count_params() - plain.count_params() == 2 * 2 * (5 * 9 + 3)  # blocks, heads, and their positions
+    assert "relative_positions" not in plain.get_config()  # as in files from before there were any
+
+
 def in_numpy(encoder, images):
     """A second implementation of a Vision Transformer, in float64: tokens (B, 1 + N, D) after the final norm."""
     weights = {w.path.split("/", 1)[1]: ops.convert_to_numpy(w).astype("float64") for w in encoder.weights}
@@ -69,9 +77,23 @@ def in_numpy(encoder, images):
         heads = []
         for h in range(encoder.heads):
             q, k, v = (part[..., h * head : (h + 1) * head] for part in (query, key, value))
-            scores = np.exp(q @ k.swapaxes(1, 2) / math.sqrt(head))
+            scores = q @ k.swapaxes(1, 2) / math.sqrt(head)
+            if encoder.relative_positions:
+                scores = scores + biases(weights[f"{name}/relative_positions"][:, h])
+            scores = np.exp(scores)
             heads.append(scores / scores.sum(-1, keepdims=True) @ v)
         return dense(np.concatenate(heads, axis=-1), f"{name}/project")
+
+    def biases(table):
+        """By the distance from the key to the query, down and to the right; the last three are of cls."""
+        rows, columns = encoder.grid
+        distances = table[:-3].reshape(2 * rows - 1, 2 * columns - 1)
+        square = np.empty((1 + rows * columns,) * 2)
+        square[0], square[1:, 0], square[0, 0] = table[-3:]
+        for i, (r, c) in enumerate(np.ndindex(rows, columns), 1):
+            for j, (s, d) in enumerate(np.ndindex(rows, columns), 1):
+                square[i, j] = distances[r - s + rows - 1, c - d + columns - 1]
+        return square
 
     size, x = encoder.patch_size, (images / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     rows, columns = encoder.grid
@@ -92,10 +114,15 @@ def in_numpy(encoder, images):
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("other", [{}, {"extra_tokens": 2, "epsilon": 0.1}], ids=["plain", "extra"])
+@pytest.mark.parametrize("other", [{}, {"extra_tokens": 2, "epsilon": 0.1}, RELATIVE], ids=str)
 def test_encoder_is_a_vision_transformer(make_encoder, make_images, rng, other):
     encoder, images = make_encoder((12, 20, 3), **other), make_images(2, (12, 20, 3))
-    encoder.set_weights([w + 0.1 * rng.standard_normal(w.shape).astype("float32") for w in encoder.get_weights()])
+    encoder.set_weights(
+        [
+            w + (1.0 if w.shape[0] == 9 * 5 + 3 else 0.1) * rng.standard_normal(w.shape).astype("float32")
+            for w in encoder.get_weights()
+        ]
+    )
     tokens = in_numpy(encoder, images)
     answer = encoder(images)
     np.testing.assert_allclose(ops.convert_to_numpy(answer["cls"]), tokens[:, 0], atol=1e-4)
@@ -126,6 +153,34 @@ def test_encode_takes_any_subset_in_any_order(make_encoder, make_images):
     assert given.shape == (2, 1 + 5, 16)
     np.testing.assert_allclose(given[:, 0], sorted_first[:, 0], atol=1e-5)
     np.testing.assert_allclose(given[:, 1:], sorted_first[:, 1 + some.argsort().argsort()], atol=1e-5)
+
+
+def test_relative_positions_are_of_whole_images(make_encoder, make_images):
+    encoder, tokenizer = make_encoder(**RELATIVE), ks.tokenizers.RandomProjection((16, 16, 3), 4, vocabulary=8)
+    tokens = encoder.embed(make_images(2))
+    with pytest.raises(ValueError, match="tokens of all 16 patches, in order, .* relative positions, received 5"):
+        encoder.encode(tokens[:, :5])
+    for method, *arguments in (
+        (ks.SplitMask, tokenizer),
+        (ks.baselines.BEiT, tokenizer),
+        (ks.baselines.MAE,),
+        (ks.baselines.DINO, 1, 8),
+    ):
+        with pytest.raises(ValueError, match="Expected an encoder without relative positions .*; fine-tune it"):
+            method(encoder, *arguments)
+    with pytest.raises(ValueError, match="no extra tokens with relative_positions=True, received extra_tokens=1"):
+        make_encoder(extra_tokens=1, **RELATIVE)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("policy", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.long)])
+def test_relative_positions_are_learned(make_encoder, make_images, policy):
+    keras.config.set_dtype_policy(policy)
+    model = ks.transfer.Classifier(make_encoder(**RELATIVE), 3)
+    model.compile(optimizer=ks.training.adamw(0.1, steps=2, warmup=0, layer_decay=0.9, depth=2))
+    model.fit(make_images(4), np.array([0, 1, 2, 0], "int32"), batch_size=4, shuffle=False, verbose=0)
+    table = ops.convert_to_numpy(model.encoder.blocks[0].attention.table)
+    assert table.dtype == "float32" and np.isfinite(table).all() and (table != 0).all()
 
 
 @pytest.mark.backend
@@ -196,6 +251,9 @@ def layers():
         Block(8, 2, drop_path=0.25),
         Encoder((12, 20, 5), 4, 8, 2, 2, drop_path=0.1, positions="sine_cosine", name="other"),
         Encoder((12, 20, 5), 4, 8, 2, 2, epsilon=1e-12, extra_tokens=1),
+        Attention(8, 2, 48),
+        Block(8, 2, relative_positions=48),
+        Encoder((12, 20, 5), 4, 8, 2, 2, **RELATIVE),
     ]
 
 
@@ -208,8 +266,11 @@ def test_config_round_trip(layer):
 
 
 @pytest.mark.backend
-def test_saved_encoder_is_restored_exactly(make_encoder, make_images, tmp_path):
-    encoder, images = make_encoder(positions="sine_cosine", drop_path=0.1), make_images(2)
+@pytest.mark.parametrize("other", [{}, RELATIVE], ids=str)
+def test_saved_encoder_is_restored_exactly(make_encoder, make_images, rng, tmp_path, other):
+    encoder, images = make_encoder(positions="sine_cosine", drop_path=0.1, **other), make_images(2)
+    for block in encoder.blocks if other else ():
+        block.attention.table.assign(rng.standard_normal(block.attention.table.shape))
     encoder.save(tmp_path / "encoder.keras")
     again = keras.saving.load_model(tmp_path / "encoder.keras")
     np.testing.assert_array_equal(

@@ -3,7 +3,13 @@ import pytest
 from keras import ops
 
 from keras_splitmask.patches import normalise, to_patches
-from keras_splitmask.resampling import change_channels, resample_patches, resample_table, resampling_matrix
+from keras_splitmask.resampling import (
+    change_channels,
+    resample_patches,
+    resample_relative_positions,
+    resample_table,
+    resampling_matrix,
+)
 
 pytestmark = pytest.mark.backend
 
@@ -61,6 +67,21 @@ def test_a_smooth_table_comes_back_from_a_finer_grid():
     table = np.stack([np.sin(rows / 3), np.cos(columns / 4)], axis=-1).reshape(96, 2).astype("float32")
     finer = resample_table(table, (8, 12), (16, 24))
     np.testing.assert_allclose(resample_table(finer, (16, 24), (8, 12)), table, atol=0.05)
+
+
+def test_relative_positions_are_resized_as_distances(rng):
+    """Distances stay where they are in the image, and the rows of cls as they are."""
+    table = rng.standard_normal((5 * 9 + 3, 4), "float32")
+    assert resample_relative_positions(table, (3, 5), [3, 5]) is table
+    down, right = np.meshgrid(np.arange(-2.0, 3), np.arange(-4.0, 5), indexing="ij")
+    table[:-3, :2] = np.stack([down, right], axis=-1).reshape(-1, 2)
+    finer = resample_relative_positions(table, (3, 5), (6, 10))
+    assert finer.shape == (11 * 19 + 3, 4) and finer.dtype == np.float32
+    np.testing.assert_array_equal(finer[-3:], table[-3:])
+    new_down, new_right = np.moveaxis(finer[:-3, :2].reshape(11, 19, 2), -1, 0)
+    # Two new patches are nearly as far apart as one old one; at the edge there is nothing further.
+    np.testing.assert_allclose(new_down[:, 0], np.clip(np.arange(-5, 6) * 5 / 11, -2, 2), atol=1e-5)
+    np.testing.assert_allclose(new_right[0], np.clip(np.arange(-9, 10) * 9 / 19, -4, 4), atol=1e-5)
 
 
 @pytest.mark.parametrize(("old", "new"), [(4, 8), (4, 6), (2, 16)])

@@ -38,18 +38,18 @@ def linear(x, kernel, bias):
     return ops.add(ops.matmul(x, kernel), bias)
 
 
-def attention(qkv, heads, start=0):
+def attention(qkv, heads, start=0, bias=None):
     """Attention: queries, keys and values (B, n, 3 * D), side by side, to mixed values (B, n - start, D).
 
     Only the tokens from index `start` on are queries; all tokens are keys and values. Each of the `heads` has its own
-    D / heads numbers of them.
+    D / heads numbers of them. `bias` (1, heads, n - start, n), of the type of qkv, is added to the scaled logits.
     """
     count, width = qkv.shape[1], qkv.shape[2] // 3
-    mixed = _attention(reshape(qkv, (-1, count, 3, heads, width // heads)), start)
+    mixed = _attention(reshape(qkv, (-1, count, 3, heads, width // heads)), start, bias)
     return reshape(mixed, (-1, count - start, width))
 
 
-def _attention(qkv, start):
+def _attention(qkv, start, bias):
     """From (B, n, 3, heads, d) to (B, n - start, heads, d)."""
     if keras.backend.backend() == "torch":
         import torch
@@ -58,14 +58,15 @@ def _attention(qkv, start):
         # gradient of a slice is a full tensor of zeros, that of unbind is not.
         query, key, value = (x.transpose(1, 2) for x in qkv.unbind(2))  # (B, heads, n, d)
         query = query[:, :, start:] if start else query
-        return torch.nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, bias).transpose(1, 2)
     if keras.backend.backend() == "jax":
         query, key, value = ops.unstack(qkv, 3, axis=2)
         query = query[:, start:] if start else query
         # JAX refuses to differentiate cuDNN's attention of an odd number of tokens. Keras would log that for each
         # block, and then do without it.
         odd = query.shape[1] % 2 or key.shape[1] % 2
-        return ops.dot_product_attention(query, key, value, flash_attention=False if odd else None)
+        flash = False if odd or bias is not None else None  # Keras' for TPUs takes no bias
+        return ops.dot_product_attention(query, key, value, bias, flash_attention=flash)
     import tensorflow as tf
 
     # By matmul: the einsum that Keras uses takes 1.6 times as long.
@@ -73,6 +74,7 @@ def _attention(qkv, start):
     query = query[:, :, start:] if start else query
     # The queries are scaled, not the logits, which are more numbers where there are more tokens than d.
     logits = tf.matmul(query * query.shape[-1] ** -0.5, key, transpose_b=True)  # (B, heads, m, n)
+    logits = logits if bias is None else logits + bias
     # The softmax is always computed in float32, as Keras does.
     probabilities = tf.cast(tf.nn.softmax(tf.cast(logits, "float32")), value.dtype)
     return tf.transpose(tf.matmul(probabilities, value), (0, 2, 1, 3))

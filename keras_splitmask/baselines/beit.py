@@ -11,7 +11,7 @@ from keras_splitmask.backend.typing import Array, Float, Int, Shaped
 from keras_splitmask.encoder import Encoder
 from keras_splitmask.split import Split, gather, masked_count, words_at
 from keras_splitmask.training.batch import Batch
-from keras_splitmask.training.inputs import check_fitted, check_tokenizer
+from keras_splitmask.training.inputs import check_absolute, check_fitted, check_tokenizer
 from keras_splitmask.training.objective_model import ObjectiveModel
 from keras_splitmask.training.word_perplexity import WordPerplexity
 
@@ -51,6 +51,7 @@ class BEiT(ObjectiveModel):
             name=name,
             **kwargs,
         )
+        check_absolute(encoder)
         check_tokenizer(tokenizer, encoder)
         self.tokenizer = tokenizer
         self.mask_ratio = mask_ratio

@@ -18,6 +18,7 @@ from keras_splitmask.options import check_number
 from keras_splitmask.patches import grid_shape
 from keras_splitmask.resampling import resampling_matrix
 from keras_splitmask.training.batch import Batch
+from keras_splitmask.training.inputs import check_absolute
 from keras_splitmask.training.objective_model import ObjectiveModel
 from keras_splitmask.training.pixels import shape_text
 
@@ -119,6 +120,7 @@ class DINO(ObjectiveModel):
             name=name,
             **kwargs,
         )
+        check_absolute(encoder)
         if min(steps, prototypes) < 1 or not 0 <= momentum <= 1 or not 0 <= centre_momentum < 1:
             raise ValueError(
                 "Expected steps and prototypes of at least 1, a momentum in [0, 1] and a centre_momentum in [0, 1), "

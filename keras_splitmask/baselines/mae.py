@@ -13,6 +13,7 @@ from keras_splitmask.encoder import Encoder
 from keras_splitmask.patches import denormalise, normalise, normalise_patches, to_images, to_patches
 from keras_splitmask.split import Split, gather, masked_count
 from keras_splitmask.training.batch import Batch
+from keras_splitmask.training.inputs import check_absolute
 from keras_splitmask.training.objective_model import ObjectiveModel
 
 # 512 / 16 in MAE's code.
@@ -53,6 +54,7 @@ class MAE(ObjectiveModel):
         **kwargs,
     ):
         super().__init__(encoder, seed=seed, augmentation=augmentation, name=name, **kwargs)
+        check_absolute(encoder)
         depth, width = decoder_size(encoder.depth, encoder.width)
         depth = depth if decoder_depth is None else decoder_depth
         width = width if decoder_width is None else decoder_width

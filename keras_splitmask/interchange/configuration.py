@@ -20,9 +20,9 @@ def read_stated(file):
 
     Returns:
         A dictionary with those of these keys that are stated: "width", "depth", "heads", "channels", "epsilon";
-            "image_size" and
-        "patch_size" (height, width); "no_positions", True; "pixels" (mean, deviation), each (C,) or (), that pixels in
-        0..1 are normalised by; and of timm "pooling", "class_names" and "crop_ratio", which a head needs.
+        "image_size" and "patch_size" (height, width); of BEiT "no_positions", "relative_positions" and "no_norm",
+        bools; "pixels" (mean, deviation), each (C,) or (), that pixels in 0..1 are normalised by; and of timm
+        "pooling", "class_names" and "crop_ratio", which a head needs.
 
     Raises:
         ValueError: if they cannot be read, or state what our encoder does not do.
@@ -36,8 +36,8 @@ def read_stated(file):
         for name, value in {**config, **options}.items()
         if name in STATED and value is not None
     }
-    if config.get("model_type") in ("beit", "data2vec-vision") and not config.get("use_absolute_position_embeddings"):
-        stated["no_positions"] = True
+    if config.get("model_type") in ("beit", "data2vec-vision"):
+        stated |= _of_beit(config)
     if "architecture" in config:
         stated["epsilon"] = TIMM_EPSILON
         stated["pooling"] = {name: options.get(name) for name in POOLING}
@@ -47,6 +47,16 @@ def read_stated(file):
     if pixels := _pixels(file, {"image_mean": card.get("mean"), "image_std": card.get("std"), **processor}):
         stated["pixels"] = pixels
     return stated
+
+
+def _of_beit(config):
+    """What the config.json of a BEiT states about its positions and its norm after the blocks."""
+    relative = ("use_relative_position_bias", "use_shared_relative_position_bias")
+    return {
+        "no_positions": not config.get("use_absolute_position_embeddings"),
+        "relative_positions": any(config.get(name) for name in relative),
+        "no_norm": bool(config.get("use_mean_pooling", True)),
+    }
 
 
 def _size(file, name, value):
@@ -106,7 +116,9 @@ def _check_function(file, config, options):
             " layers; choose dinov2-small, dinov2-base or dinov2-large, which do without."
         )
     architecture = str(config.get("architecture", "vit"))
-    if not re.match(r"(vit|deit|deit3)(_|$)", architecture) or re.search("quickgelu|rope|relpos", architecture):
+    if not re.match(r"(vit|deit|deit3|beit|beitv2)(_|$)", architecture) or re.search(
+        "quickgelu|rope|relpos", architecture
+    ):
         raise ValueError(
             f"Expected a plain Vision Transformer of timm, such as vit_base_patch16_224, received {architecture!r:.100}"
             f" beside {file}."
@@ -170,6 +182,7 @@ def described(arguments, layout, head=None):
         "intermediate_size": 4 * arguments["width"],
         "hidden_act": "gelu",
         "layer_norm_eps": arguments["epsilon"],
+        **({"use_relative_position_bias": True} if arguments.get("relative_positions") else {}),
         "image_size": height if height == width else [height, width],
         "patch_size": arguments["patch_size"],
         "num_channels": channels,

@@ -6,7 +6,12 @@ from keras import ops
 
 from keras_splitmask.encoder import Encoder
 from keras_splitmask.misfits import misfits, shapes_of
-from keras_splitmask.resampling import change_channels, resample_patches, resample_table
+from keras_splitmask.resampling import (
+    change_channels,
+    resample_patches,
+    resample_relative_positions,
+    resample_table,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +47,7 @@ class WeightReport:
 def copy_weights(source, target):
     """Copy the weights of one model into another: the encoder, and the decoder if both have one.
 
-    Image size, patch size and channels may differ: position tables and the patch projection are then resized (see
+    Image size, patch size and channels may differ: tables of positions and the patch projection are then resized (see
     resampling.py). The head for visual words stays fresh if the two tokenizers differ.
 
     Args:
@@ -59,6 +64,12 @@ def copy_weights(source, target):
         wrong = f"they have {old.extra_tokens} extra tokens, expected {new.extra_tokens}"
         raise ValueError(
             f"The weights do not fit: {wrong}; make the encoder with extra_tokens={old.extra_tokens}, or start from"
+            " another model."
+        )
+    if old.relative_positions != new.relative_positions:
+        theirs, mine = ("relative positions" if e.relative_positions else "no relative positions" for e in (old, new))
+        raise ValueError(
+            f"The weights do not fit: they have {theirs}, expected {mine}; fine-tune that model as it is, or start from"
             " another model."
         )
     arrays, resized = _fit_encoder(old, new)
@@ -102,6 +113,10 @@ def _fit_encoder(old, new):
     elif old.grid != new.grid:
         arrays[table] = resample_table(arrays[table], old.grid, new.grid)
         resized[table] = f"{_size(old.grid)} to {_size(new.grid)} patches"
+    if old.grid != new.grid:
+        for name in [name for name in arrays if name.endswith("/relative_positions")]:
+            arrays[name] = resample_relative_positions(arrays[name], old.grid, new.grid)
+            resized[name] = f"{_size(old.grid)} to {_size(new.grid)} patches"
     notes, channels = [], [encoder.image_shape[-1] for encoder in (old, new)]
     if old.patch_size != new.patch_size:
         arrays[kernel] = resample_patches(arrays[kernel], old.patch_size, new.patch_size)

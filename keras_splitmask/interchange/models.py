@@ -97,8 +97,8 @@ def load_encoder(path, report=None, **changes):
     see `torch_files.INSIDE`; nothing in it is run. The config.json and preprocessor_config.json beside the weights are
     read too. What they and the shapes leave open is assumed, with a warning if there is no `report`. Supported are
     `ViTModel` (including DINO weights), `DeiTModel`, `ViTMAEModel`, `ViTMSNModel`, `Dinov2Model` and
-    `Dinov2WithRegistersModel` without SwiGLU, `BeitModel` and `Data2VecVisionModel` with absolute positions, models
-    that contain them, and timm's `VisionTransformer`. A model that the encoder cannot reproduce exactly is refused.
+    `Dinov2WithRegistersModel` without SwiGLU, `BeitModel` and `Data2VecVisionModel`, models that contain them, and
+    timm's `VisionTransformer` and `Beit`. A model that the encoder cannot reproduce exactly is refused.
 
     Args:
         path: a folder, a file or a name, see above.
@@ -147,8 +147,9 @@ def save_encoder(encoder, folder, layout="vit"):
     "vit", "deit", "beit" and "mae" write model.safetensors, config.json and preprocessor_config.json for
     `ViTModel.from_pretrained(folder)`, `DeiTModel`, `BeitModel` and `ViTMAEModel` of Hugging Face. "timm" writes what
     `timm.create_model("local-dir:folder")` reads. The head of a model is not written; for a whole classifier
-    see `save_classifier`. "deit" needs an encoder with one extra token. `load_encoder(folder)` returns the same
-    weights, bit for bit, except the key biases that BEiT does not have; they do not change the output.
+    see `save_classifier`. "deit" needs an encoder with one extra token, and only "beit" takes relative positions.
+    `load_encoder(folder)` returns the same weights, bit for bit, except the key biases that BEiT does not have; they do
+    not change the output.
 
     Args:
         encoder: an `Encoder`, or a model that has one as `encoder`.

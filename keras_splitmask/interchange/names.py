@@ -10,6 +10,15 @@ HUGGING_FACE = {
     "extra_tokens": ["embeddings.distillation_token"],
     "patch_embedding/positions": ["embeddings.position_embeddings"],
     "patch_embedding/project": ["embeddings.patch_embeddings.projection"],
+    # A table of relative positions for all blocks, or one in each.
+    "relative_positions": [
+        "encoder.relative_position_bias.relative_position_bias_table",
+        "shared_position_bias.relative_position_bias_table",
+    ],
+    "block_{}/attention/relative_positions": [
+        "encoder.layer.{}.attention.attention.relative_position_bias.relative_position_bias_table",
+        "layers.{}.relative_position_bias.relative_position_bias_table",
+    ],
     "norm": ["layernorm", "pooler.layernorm"],
     "block_{}/norm_attention": ["encoder.layer.{}.layernorm_before", "layers.{}.layernorm_before"],
     "block_{}/attention/query": ["encoder.layer.{}.attention.attention.query", "layers.{}.attention.q_proj"],
@@ -37,22 +46,26 @@ DINOV2 = {
     "block_{}/contract": ["encoder.layer.{}.mlp.fc2"],
     "block_{}/scale": ["encoder.layer.{}.layer_scale2.lambda1"],
 }
-# Also those of the files that the authors of DeiT, DINO and MAE published.
+# Also those of the files that the authors of BEiT, DeiT, DINO and MAE published.
 TIMM = {
     "cls_token": ["cls_token"],
     "extra_tokens": ["dist_token", "reg_token"],
     "patch_embedding/positions": ["pos_embed"],
     "patch_embedding/project": ["patch_embed.proj"],
+    "relative_positions": ["rel_pos_bias.relative_position_bias_table"],
+    "block_{}/attention/relative_positions": ["blocks.{}.attn.relative_position_bias_table"],
     # fc_norm: of models that pool by the mean, and normalise that.
     "norm": ["norm", "fc_norm"],
     "block_{}/norm_attention": ["blocks.{}.norm1"],
     "block_{}/attention/qkv": ["blocks.{}.attn.qkv"],
+    "block_{}/attention/query/bias": ["blocks.{}.attn.q_bias"],
+    "block_{}/attention/value/bias": ["blocks.{}.attn.v_bias"],
     "block_{}/attention/project": ["blocks.{}.attn.proj"],
-    "block_{}/attention/scale": ["blocks.{}.ls1.gamma"],
+    "block_{}/attention/scale": ["blocks.{}.ls1.gamma", "blocks.{}.gamma_1"],
     "block_{}/norm_mlp": ["blocks.{}.norm2"],
     "block_{}/expand": ["blocks.{}.mlp.fc1"],
     "block_{}/contract": ["blocks.{}.mlp.fc2"],
-    "block_{}/scale": ["blocks.{}.ls2.gamma"],
+    "block_{}/scale": ["blocks.{}.ls2.gamma", "blocks.{}.gamma_2"],
 }
 TABLES = (HUGGING_FACE, DINOV2, TIMM)
 
@@ -66,6 +79,7 @@ DROPPED = (
     ),
     (r"(embeddings\.)?mask_token$", "for masked patches"),
     (r"decoder[._]", "of a decoder"),
+    (r"(.*\.)?relative_position_index$", "calculated"),
 )
 
 # Names of the sizes in config.json, and ours.
@@ -96,6 +110,10 @@ HARMLESS = {
         "qkv_bias",
         "mlp_ratio",
         "fc_norm",
+        "use_abs_pos_emb",
+        "use_rel_pos_bias",
+        "use_shared_rel_pos_bias",
+        "use_fc_norm",
     ),
     *(
         "final_norm",

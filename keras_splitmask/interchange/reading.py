@@ -11,6 +11,7 @@ import re
 
 import numpy as np
 
+from keras_splitmask.interchange.beit import complete
 from keras_splitmask.interchange.configuration import TIMM_EPSILON, read_stated
 from keras_splitmask.interchange.folding import (
     BIAS,
@@ -104,12 +105,10 @@ def read(file):
     arrays, depth = _by_our_names(file, table, given)
     dropped = _dropped(file, given)
     folded = {} if POSITIONS in arrays else {POSITIONS: "0, since the model has none"}
-    arguments = _sizes(file, arrays, depth, stated)
+    relative, differences = complete(file, arrays, depth, stated, folded, averaged)
+    arguments = _sizes(file, arrays, depth, stated) | {"relative_positions": relative}
     notes = _assumed(file, arguments, stated, HUGGING_FACE_EPSILON if table is HUGGING_FACE else TIMM_EPSILON)
-    if averaged:
-        notes.append(
-            "pooled is the mean of normalised tokens, where this model normalises the mean; the blocks are the same"
-        )
+    notes += differences
     # In this order: fusing q, k and v needs all three biases, and BEiT has none for k.
     fill_biases(arrays, depth, folded)
     fuse(arrays, depth)
@@ -161,7 +160,7 @@ def _by_our_names(file, table, given):
             for name, their_name in next((p for p in pairs if any(theirs in given for _, theirs in p)), ()):
                 if their_name in given:
                     # Popped, so that what remains is what belongs to no encoder.
-                    arrays[name] = _as_keras(given.pop(their_name).read())
+                    arrays[name] = _as_keras(name, given.pop(their_name).read())
     if len(arrays) < WEIGHTS_OF_BLOCK * depth:  # do not build all blocks only to list what is missing
         raise ValueError(
             f"Expected the weights of {depth} blocks in {file}, received {len(arrays)} arrays; is the file whole?"
@@ -169,9 +168,9 @@ def _by_our_names(file, table, given):
     return arrays, depth
 
 
-def _as_keras(array):
+def _as_keras(name, array):
     """A kernel (in, out) as Keras has it, from (out, in); other arrays as they are."""
-    return array.T if array.ndim == 2 else array
+    return array.T if array.ndim == 2 and name.endswith("/kernel") else array
 
 
 def _dropped(file, given):
@@ -185,8 +184,8 @@ def _dropped(file, given):
             unknown.append(name)
     if any("relative_position" in name or "rel_pos" in name for name in unknown):
         raise ValueError(
-            f"Expected absolute positions, received {file}, a model with relative positions ({_some(unknown, 1)}),"
-            " which the encoder does not have; choose another, such as a ViTModel or a Dinov2Model."
+            f"Expected absolute positions or BEiT's, received {file}, a model with other relative positions"
+            f" ({_some(unknown, 1)}); choose another, such as a BeitModel, ViTModel or Dinov2Model."
         )
     if unknown:
         raise ValueError(

@@ -85,6 +85,11 @@ def _check(arguments, layout, head):
         raise ValueError(
             f"Expected an encoder with extra_tokens={wanted} for the layout {layout}, received {extra}; {advice}."
         )
+    if arguments.get("relative_positions") and layout != "beit":
+        raise ValueError(
+            f"Expected an encoder without relative positions for the layout {layout}, received one with them; choose"
+            " beit."
+        )
     height, width, _ = arguments["image_shape"]
     if layout == "beit" and height != width:
         raise ValueError(
@@ -127,4 +132,8 @@ def _by_their_names(arguments, arrays, layout):
             )
     assert not arrays, arrays.keys()
     # Their kernels are (out, in).
-    return {name: np.ascontiguousarray(array.T if array.ndim == 2 else array) for name, array in theirs.items()}
+    return {name: np.ascontiguousarray(array.T if _is_kernel(name, array) else array) for name, array in theirs.items()}
+
+
+def _is_kernel(name, array):
+    return array.ndim == 2 and name.endswith(".weight")

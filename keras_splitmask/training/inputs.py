@@ -34,6 +34,19 @@ def check_tokenizer(tokenizer: keras.layers.Layer, encoder: keras.layers.Layer) 
         )
 
 
+def check_absolute(encoder: keras.layers.Layer) -> None:
+    """Refuse an encoder with relative positions for a method that encodes some of an image's patches.
+
+    Raises:
+        ValueError: if the encoder has relative positions.
+    """
+    if getattr(encoder, "relative_positions", False):
+        raise ValueError(
+            "Expected an encoder without relative positions for a method that encodes some of an image's patches,"
+            " received one with relative_positions=True; fine-tune it, or pre-train another."
+        )
+
+
 def check_fitted(tokenizer: keras.layers.Layer) -> None:
     """Refuse a tokenizer of this library that learns its words from images and has seen none. Raises ValueError."""
     if getattr(tokenizer, "learns", False) and not tokenizer.fitted:

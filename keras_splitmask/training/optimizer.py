@@ -18,7 +18,7 @@ from keras_splitmask.training.schedules import SCHEDULES, WarmupCosine
 # BEiT's code decays its mask token, which its list of exceptions misses; here it is treated as the cls token.
 DECAY_RULES = (
     (r"(^|/)(bias|beta|gamma)$", False),
-    (r"(^|/)(positions|cls_token|extra_tokens|mask_token)$", False),
+    (r"(^|/)(positions|relative_positions|cls_token|extra_tokens|mask_token)$", False),
     (r"(^|/)kernel$", True),
 )
 

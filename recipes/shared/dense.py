@@ -162,6 +162,7 @@ def check_memory(encoder, devices, run, images):
     values |= {"method": "labels", "image_size": encoder.image_shape[:2], "patch_size": encoder.patch_size}
     if FLAGS.init_from:
         values["encoder"] = (encoder.width, encoder.depth, encoder.heads)
+        values["relative_positions"] = encoder.relative_positions
     else:
         values["size"] = FLAGS.size
     facts = settings.facts_for(images, encoder.image_shape, devices)

@@ -32,6 +32,7 @@ def settle(sets, encoder, devices, resumed=False):
     if encoder:
         given["encoder"] = (encoder.width, encoder.depth, encoder.heads)
         given |= {"image_size": encoder.image_shape[:2], "patch_size": encoder.patch_size}
+        given["relative_positions"] = encoder.relative_positions
     else:
         given |= {"size": FLAGS.size, "patch_size": FLAGS.patch_size, "image_size": image_sets.image_size()}
     made = auto.plan_labelled(facts, given)

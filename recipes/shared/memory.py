@@ -29,8 +29,8 @@ def of_training(facts, values, share):
     Args:
         facts: see `auto.Facts`.
         values: {name: value} of the flags: method, size, image_size, patch_size, and those of the method. In place of
-            size, encoder may hold its (width, depth, heads). evaluated is the number of images that are kept in memory.
-            head and head_width are those of detect.py and segment.py.
+            size, encoder may hold its (width, depth, heads), and relative_positions whether it has them. evaluated is
+            the number of images that are kept in memory. head and head_width are those of detect.py and segment.py.
         share: images that are computed at a time.
     """
     from keras_splitmask.baselines import dino
@@ -66,6 +66,8 @@ def of_training(facts, values, share):
         weights = 2 * (weights + head)
         kept += (2 + (values.get("local_crops") or 0)) * (values.get("prototypes") or 0) * 4 * 4
     constant = 4 * weights * COPIES_OF_WEIGHTS + (CHUNK if words else 0)
+    if values.get("relative_positions"):  # the biases of the attention and their gradients, once for all images
+        constant += 3 * 4 * depth * heads * (1 + patches) ** 2
     if not facts.accelerator:
         constant += START[facts.backend] + pixels * values.get("evaluated", 0)
         constant += HEADS_START[facts.backend] if values.get("head") else 0

@@ -79,6 +79,28 @@ def test_a_quantized_model_computes_with_int8(make_model, rng, tmp_path):
     assert (tmp_path / "model.keras").read_text() == "of another model"
 
 
+@pytest.mark.backend
+@pytest.mark.parametrize("start", [0, 2])
+def test_attention_adds_a_bias(rng, value_and_gradients, start):
+    """It and the gradients of its inputs are those of the definition."""
+    qkv = rng.standard_normal((2, 5, 3 * 8)).astype("float32")
+    bias = rng.standard_normal((1, 2, 5 - start, 5)).astype("float32")
+    towards = rng.standard_normal((2, 5 - start, 8)).astype("float32")
+
+    def defined(qkv, bias):
+        query, key, value = ops.unstack(ops.transpose(ops.reshape(qkv, (2, 5, 3, 2, 4)), (2, 0, 3, 1, 4)))
+        logits = ops.add(ops.matmul(query[:, :, start:], ops.swapaxes(key, 2, 3)) / 4**0.5, bias)
+        mixed = ops.matmul(ops.softmax(logits), value)
+        return ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (2, 5 - start, 8))
+
+    ours, theirs = (
+        value_and_gradients(lambda qkv, bias, own=own: ops.sum(ops.multiply(own(qkv, bias), towards)), [qkv, bias])
+        for own in (lambda qkv, bias: attention(qkv, 2, start, bias), defined)
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX alone refuses it.")
 @pytest.mark.backend
 @pytest.mark.parametrize(

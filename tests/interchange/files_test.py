@@ -54,8 +54,14 @@ def saved(tmp_path):
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("changes", [{}, {"positions": "sine_cosine"}], ids=str)
+@pytest.mark.parametrize(
+    ("layout", "changes"),
+    [
+        *((layout, changes) for layout in LAYOUTS for changes in ({}, {"positions": "sine_cosine"})),
+        ("beit", {"relative_positions": True}),
+    ],
+    ids=str,
+)
 def test_a_round_trip_is_exact(layout, changes, tmp_path):
     encoder, reports = make_encoder(layout, **changes), []
     ks.interchange.save_encoder(encoder, tmp_path / "out", layout)
@@ -150,7 +156,7 @@ def test_a_grid_that_no_file_states_follows_from_the_positions(make_images, tmp_
         ),
         (
             {"add": {"encoder.layer.0.attention.relative_position_bias": np.zeros(3, "float32")}},
-            "Expected absolute positions, received .* does not have; choose another, such as a ViTModel",
+            "Expected absolute positions or BEiT's, received .*; choose another, such as a BeitModel, ViTModel",
         ),
         (
             {"add": {"layernorm.bias": np.zeros(12, "int8")}},
@@ -381,6 +387,54 @@ def test_weights_that_describe_more_than_they_are(saved):
     )
 
 
+def beit(tmp_path, add, drop=(), **config):
+    """A folder of the layout beit with relative positions, changed."""
+    folder = tmp_path / "beit"
+    ks.interchange.save_encoder(make_encoder(image_shape=(12, 12, 3), relative_positions=True), folder, "beit")
+    weights = safetensors.load_file(folder / "model.safetensors")
+    weights = {name: array for name, array in weights.items() if not any(part in name for part in drop)} | add
+    safetensors.save_file(weights, folder / "model.safetensors")
+    content = json.loads((folder / "config.json").read_text()) | config
+    (folder / "config.json").write_text(json.dumps(content))
+    return folder
+
+
+TABLE = "encoder.layer.1.attention.attention.relative_position_bias.relative_position_bias_table"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"drop": ["_bias_table"]},
+            "Expected tables of relative positions in .*, as config.json beside it states, received none",
+        ),
+        (
+            {"use_relative_position_bias": False},
+            "Expected no tables of relative positions in .* states, received some",
+        ),
+        ({"drop": [TABLE]}, "do not fit: block_2/attention/relative_positions is missing"),
+        ({"add": {TABLE: np.zeros((29, 3), "float32")}}, "do not fit: block_2/attention/relative_positions"),
+        (
+            {"add": {"encoder.relative_position_bias.relative_position_bias_table": np.zeros((29, 3), "float32")}},
+            "do not fit: relative_positions is left over",
+        ),
+        ({"drop": ["position_embeddings"]}, "Expected a table of positions in .*, received none"),
+        ({"drop": ["layernorm.weight", "layernorm.bias"]}, "do not fit: norm/gamma is missing"),
+    ],
+)
+def test_a_beit_that_is_not_whole_is_refused(changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        ks.interchange.load_encoder(beit(tmp_path, **{"add": {}, **changes}))
+
+
+def test_numbers_of_relative_positions_in_a_file_are_dropped(tmp_path):
+    name = TABLE.replace("bias_table", "index")
+    told = []
+    ks.interchange.load_encoder(beit(tmp_path, {name: np.zeros((10, 10), "float32")}), told.append)
+    assert told[0].dropped == {name: "calculated"}
+
+
 def test_positions_that_are_not_there(saved):
     name = "embeddings.position_embeddings"
     folder = saved(
@@ -449,6 +503,7 @@ def test_other_files_of_a_model_are_refused(tmp_path):
             "Expected an encoder with extra_tokens=0 for the layout vit, received 1; choose deit",
         ),
         ("beit", {"image_shape": (8, 12, 3)}, "Expected square images for the layout beit, received 8x12"),
+        ("vit", {"relative_positions": True}, "Expected an encoder without relative positions for the layout vit"),
         ("timm", {"epsilon": 1e-12}, "Expected an encoder with epsilon=1e-06 for the layout timm"),
     ],
 )

@@ -1,6 +1,7 @@
 """Against the real classes of transformers and timm, with random weights."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ SIZES = {
     "patch_size": 4,
 }
 BEIT = {"use_absolute_position_embeddings": True, "use_mean_pooling": False}
+RELATIVE = {"use_mean_pooling": False, "use_relative_position_bias": True}
+SHARED = {"use_relative_position_bias": False, "use_shared_relative_position_bias": True}
 MEAN, STD = np.array([0.485, 0.456, 0.406], "float32"), np.array([0.229, 0.224, 0.225], "float32")
 # The class of the model, and arguments of its configuration beside sizes.
 CLASSES = {
@@ -30,6 +33,12 @@ CLASSES = {
     "BeitModel without positions": {"use_mean_pooling": False, "layer_scale_init_value": 0.0},
     "BeitModel with layer scale": {**BEIT, "layer_scale_init_value": 0.1},
     "Data2VecVisionModel": BEIT,
+    "BeitModel with relative positions": RELATIVE,
+    "BeitModel with relative positions for all blocks": {**RELATIVE, **SHARED},
+    "BeitModel with both": {**RELATIVE, **SHARED, "use_relative_position_bias": True},
+    "BeitModel with all positions": {**RELATIVE, **BEIT},
+    "BeitForMaskedImageModeling": {**RELATIVE, "use_mean_pooling": True, "vocab_size": 8},
+    "Data2VecVisionModel with relative positions": RELATIVE,
     "Dinov2Model": {},
     "Dinov2Model without biases": {"qkv_bias": False, "use_mask_token": False},
     "Dinov2ForImageClassification": {"num_labels": 3},
@@ -52,7 +61,7 @@ def model_of(name, **changes):
     kind = name.split()[0]
     config = getattr(
         transformers,
-        kind.replace("ForImageClassification", "Model").replace("ForPreTraining", "Model").replace("Model", "Config"),
+        re.sub("Model|ForImageClassification|ForPreTraining|ForMaskedImageModeling", "Config", kind),
     )
     return shaken(getattr(transformers, kind)(config(**{**SIZES, **CLASSES.get(name, {}), **changes})).eval())
 
@@ -68,7 +77,7 @@ def shaken(model):
     return model
 
 
-def tokens_of(model, images):
+def tokens_of(model, images, **options):
     """Its last hidden states, for uint8 images normalised as ImageNet's: (B, ..., D)."""
     import torch
 
@@ -80,7 +89,9 @@ def tokens_of(model, images):
             base = getattr(model, "vit", model)
             return base(pixels, noise=torch.arange(16.0).expand(len(images), 16)).last_hidden_state.numpy()
         base = getattr(model, model.base_model_prefix, model)
-        return base(pixels).last_hidden_state.numpy()
+        tokens = base(pixels, **options).last_hidden_state
+        # Beyond its base: the norm of a BEiT that predicts words.
+        return (model.layernorm(tokens) if hasattr(model, "layernorm") and base is not model else tokens).numpy()
 
 
 def check_equal(encoder, expected, images):
@@ -207,8 +218,98 @@ def test_swiglu_is_refused(tmp_path):
         ks.interchange.load_encoder(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["BeitModel", "Data2VecVisionModel"])
-def test_relative_positions_are_refused(name, tmp_path):
-    save(model_of(name, use_relative_position_bias=True), tmp_path)
-    with pytest.raises(ValueError, match="Expected absolute positions, received .* a model with relative positions"):
+@pytest.mark.parametrize("shape", [(32, 32, 3), (24, 24, 3), (12, 12, 3), (8, 24, 3)], ids=str)
+def test_relative_positions_are_resampled_as_in_transformers(shape, make_images, tmp_path):
+    """For larger images, smaller ones, and those that are not square."""
+    model, images, told = model_of("BeitModel with relative positions"), make_images(2, shape), []
+    save(model, tmp_path)
+    encoder = ks.interchange.load_encoder(tmp_path, told.append, image_shape=shape)
+    check_equal(encoder, tokens_of(model, images, interpolate_pos_encoding=True), images)
+    assert told[0].resized["block_1/attention/relative_positions"] == f"4x4 to {shape[0] // 4}x{shape[1] // 4} patches"
+
+
+@pytest.mark.parametrize("kind", ["Beit", "Data2VecVision"])
+def test_blocks_are_those_of_a_model_that_pools_by_the_mean(kind, make_images, tmp_path):
+    """As are the published models that are fine-tuned. Their norm follows the pooling, so only the blocks are equal."""
+    import torch
+
+    relative = {"use_relative_position_bias": True, "use_mean_pooling": True, "num_labels": 3}
+    model, images, told = model_of(f"{kind}ForImageClassification", **relative), make_images(2, (16, 16, 3)), []
+    save(model, tmp_path)
+    encoder = ks.interchange.load_encoder(tmp_path, told.append)
+    last = tokens_of(model, images)
+    np.testing.assert_allclose(ops.convert_to_numpy(encoder(images, every_block=True)["block_2"]), last, atol=1e-4)
+    norm = getattr(model, model.base_model_prefix).pooler.layernorm
+    with torch.no_grad():
+        check_equal(encoder, norm(torch.tensor(last)).numpy(), images)
+    assert any("where this model normalises the mean" in note for note in told[0].notes)
+
+
+@pytest.mark.parametrize("kind", ["Beit", "Data2VecVision"])
+def test_a_norm_that_a_model_lacks_is_plain(kind, make_images, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    relative = {"use_relative_position_bias": True, "use_mean_pooling": True}
+    model, images, told = model_of(f"{kind}Model", **relative), make_images(2, (16, 16, 3)), []
+    if kind == "Beit":
+        bare = transformers.BeitModel(model.config, add_pooling_layer=False).eval()
+        bare.load_state_dict(model.state_dict(), strict=False)
+        model = bare
+    save(model, tmp_path)
+    encoder = ks.interchange.load_encoder(tmp_path, told.append)
+    states = encoder(images, every_block=True)
+    np.testing.assert_allclose(ops.convert_to_numpy(states["block_2"]), tokens_of(model, images), atol=1e-4)
+    assert told[0].folded["norm/gamma"] == "1, since the model has none"
+    assert any("this model has no norm after its blocks" in note for note in told[0].notes)
+
+
+def test_transformers_reads_relative_positions(make_images, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    encoder, images = make_encoder(relative_positions=True), make_images(2, (16, 16, 3))
+    ks.interchange.save_encoder(encoder, tmp_path / "out", "beit")
+    model, report = transformers.BeitModel.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"], report
+    check_equal(encoder_without_key_biases(encoder), tokens_of(model.eval(), images), images)
+
+
+TIMM_BEIT = {"img_size": 16, "patch_size": 4, "embed_dim": 64, "depth": 2, "num_heads": 1, "init_values": 0.1}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"use_rel_pos_bias": True, "use_abs_pos_emb": False},
+        {"use_shared_rel_pos_bias": True},
+        {"use_rel_pos_bias": True, "qkv_bias": False},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("described", [False, True])
+def test_beit_of_timm(options, described, make_images, tmp_path):
+    timm, safetensors = pytest.importorskip("timm"), pytest.importorskip("safetensors.torch")
+    arguments = {**TIMM_BEIT, **options, "global_pool": "token", "num_classes": 0}
+    model, images = shaken(timm.models.beit.Beit(**arguments).eval()), make_images(2, (16, 16, 3))
+    weights = {name: array for name, array in model.state_dict().items() if "k_bias" not in name}
+    safetensors.save_file(weights, tmp_path / "model.safetensors")
+    if described:
+        card = {"mean": MEAN.tolist(), "std": STD.tolist(), "input_size": [3, 16, 16]}
+        config = {"architecture": "beit_base_patch16_224", "model_args": arguments, "pretrained_cfg": card}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    check_equal(ks.interchange.load_encoder(tmp_path, print), tokens_of(model, images), images)
+
+
+def test_other_relative_positions_are_refused(tmp_path):
+    timm, safetensors = pytest.importorskip("timm"), pytest.importorskip("safetensors.torch")
+    model = timm.models.vision_transformer_relpos.VisionTransformerRelPos(
+        img_size=16, patch_size=4, embed_dim=64, depth=2, num_heads=1, class_token=True
+    )
+    safetensors.save_file(model.state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="Expected absolute positions or BEiT's, received .* other relative positions"):
+        ks.interchange.load_encoder(tmp_path)
+
+
+def test_tables_of_relative_positions_must_be_those_that_are_stated(tmp_path):
+    save(model_of("BeitModel with relative positions"), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "use_relative_position_bias": False}))
+    with pytest.raises(ValueError, match="Expected no tables of relative positions in .* states, received some"):
         ks.interchange.load_encoder(tmp_path)

@@ -247,6 +247,8 @@ def test_what_does_not_fit_is_named_and_nothing_copied(make_encoder):
         ),
     ):
         copy_weights(make_encoder(extra_tokens=1), target)
+    with pytest.raises(ValueError, match="they have relative positions, expected no .*; fine-tune that model as it is"):
+        copy_weights(make_encoder(relative_positions=True), target)
     assert same(arrays(target), before)
 
 

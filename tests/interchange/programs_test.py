@@ -21,11 +21,12 @@ from recipes.shared.runtimes import BACKENDS, QUANTIZED, RUNTIMES, SMALLER
 SHAPE = (64, 96, 3)
 NAMES = ["cat", "dög", "a\nb"]
 OF_TENSORFLOW = [form for form in PROGRAMS if form != "torch"]
+RELATIVE = "Encoder with relative positions"
 KINDS = ("Encoder", "Classifier", "Segmenter", "RetinaNet", "MaskRCNN")
 
 
-def encoder(width=16):
-    return ks.Encoder(SHAPE, patch_size=16, width=width, depth=1, heads=2)
+def encoder(**options):
+    return ks.Encoder(SHAPE, patch_size=16, width=16, depth=1, heads=2, **options)
 
 
 def made(kind):
@@ -33,6 +34,8 @@ def made(kind):
     keras.utils.set_random_seed(0)
     if kind == "Encoder":
         model = encoder()
+    elif kind == RELATIVE:
+        model = encoder(relative_positions=True)
     elif kind in ("Classifier", "Segmenter"):
         own = {"width": 16} if kind == "Segmenter" else {}
         model = getattr(ks.transfer, kind)(encoder(), 3, class_names=NAMES, **own)
@@ -66,7 +69,7 @@ def check(model, run, make_images):
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("form", OF_TENSORFLOW)
-@pytest.mark.parametrize("kind", ["Encoder", "Classifier", pytest.param("Segmenter", marks=pytest.mark.long)])
+@pytest.mark.parametrize("kind", ["Encoder", RELATIVE, "Classifier", pytest.param("Segmenter", marks=pytest.mark.long)])
 def test_programs_of_tensorflow_answer_as_the_model(kind, form, make_images, tmp_path):
     model = made(kind)
     check(model, saved(model, form, tmp_path), make_images)
@@ -82,7 +85,7 @@ def test_detectors_choose_the_same_boxes(kind, form, make_images, tmp_path):
 
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="torch writes it")
-@pytest.mark.parametrize("kind", ["Encoder", "Classifier", "Segmenter"])
+@pytest.mark.parametrize("kind", ["Encoder", RELATIVE, "Classifier", "Segmenter"])
 def test_programs_of_torch_answer_as_the_model(kind, make_images, tmp_path):
     model = made(kind)
     check(model, saved(model, "torch", tmp_path), make_images)

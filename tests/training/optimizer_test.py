@@ -18,6 +18,7 @@ PATHS = {  # a weight's path: whether it decays
     "encoder/patch_embedding/positions": False,
     "encoder/cls_token": False,
     "encoder/extra_tokens": False,
+    "encoder/block_1/attention/relative_positions": False,
     "encoder/block_1/norm_mlp/gamma": False,
     "encoder/block_2/norm_mlp/beta": False,
     "encoder/block_2/attention/qkv/kernel": True,
@@ -62,7 +63,7 @@ def test_steps_are_those_of_adamw(rng, layer_decay):
         optimizer.apply([ops.convert_to_tensor(g[step]) for g in gradients], weights)
     # Warm-up from 0 in two steps, then the first of a cosine from 0.1 to 0.02 over the six that are left.
     rates = np.array([0, 0.05, 0.1, 0.02 + 0.08 * (1 + np.cos(np.pi / 6)) / 2])
-    layers = [0, 0, 0, 0, 0, 1, 2, 2, 3, 3, 3]
+    layers = [0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 3]
     for weight, start, gradient, layer in zip(weights, before, gradients, layers, strict=True):
         scale = layer_decay ** (3 - layer)
         expected = numpy_adamw(start, gradient, rates * scale, 0.3 if PATHS[weight.path] else 0.0)
@@ -128,7 +129,7 @@ def test_amsgrad_is_refused():
 
 
 def test_layers_count_from_the_embeddings_to_the_head():
-    assert [layer_of(path, 2) for path in PATHS] == [0, 0, 0, 0, 0, 1, 2, 2, 3, 3, 3]
+    assert [layer_of(path, 2) for path in PATHS] == [0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 3]
     assert (
         layer_of("classifier/encoder/block_12/expand/kernel", 12) == 12 and layer_of("classifier/head/kernel", 12) == 13
     )
