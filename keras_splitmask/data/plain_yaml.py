@@ -6,9 +6,9 @@ anchors and tags are refused where they are asked for, and skipped elsewhere.
 
 import re
 
-KEY = re.compile(r"""("[^"]*"|'[^']*'|[^\s:#"'{}\[\],&*!|>][^:]*?)\s*:(?:\s+(.*))?$""")
+KEY = re.compile(r"""("[^"]*"|'[^']*'|[^\s:#"'{}\[\],&*!|>][^:]*):(?:\s+(.*))?$""")
 QUOTED = re.compile(r"""\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^']|'')*)')\s*(?:#.*)?$""")
-PART = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^,]*?)\s*(?:,|$)""")
+PART = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^,]*)\s*(?:,|$)""")
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0"}
 
 
@@ -33,9 +33,9 @@ def read(text, keys):
 
 def _value(number, rest, lines):
     if rest[:1] in ("[", "{") or not (rest or lines):
-        while rest[:1] in ("[", "{") and rest[-1] not in "]}" and lines:  # a list over several lines
-            rest = f"{rest} {lines.pop(0)[1]}"
-        return _inline(rest, number) if rest else ""
+        end = next((i for i, (_, line) in enumerate(lines) if line[-1] in "]}"), len(lines))
+        more = [] if rest[-1:] in ("]", "}") else [line for _, line in lines[: end + 1]]  # a list over several lines
+        return _inline(" ".join([rest, *more]), number) if rest else ""
     if rest:
         if lines or rest[0] in "&*!|>":
             raise _unreadable(number, rest)
@@ -49,7 +49,7 @@ def _inline(text, number):
     """[a, b] or {0: a, 1: b}."""
     if text[0] + text[-1] not in ("[]", "{}") or len(text) < 2 or set(text[1:-1]) & set("[]{}"):
         raise _unreadable(number, text)
-    parts = [part for part in (match[1] for match in PART.finditer(text[1:-1])) if part]
+    parts = [part for part in (match[1].strip() for match in PART.finditer(text[1:-1])) if part]
     return [_plain(part, number) for part in parts] if text[0] == "[" else dict(_pair(part, number) for part in parts)
 
 
@@ -76,11 +76,11 @@ def _plain(text, number):
 
 def _bare(line):
     """A line without its comment."""
-    quote = None
+    quote, first = None, len(line) - len(line.lstrip())
     for i, c in enumerate(line):
         if quote:
             quote = None if c == quote else quote
-        elif c in "'\"" and (not line[:i].strip() or line[i - 1] in " [{,:-"):
+        elif c in "'\"" and (i == first or line[i - 1] in " [{,:-"):
             quote = c
         elif c == "#" and (i == 0 or line[i - 1].isspace()):
             return line[:i].rstrip()

@@ -3,7 +3,7 @@
 import xml.etree.ElementTree as ET
 from xml.parsers import expat
 
-MAX_XML = 4_000_000  # bytes; an object takes about 300, and the tree of elements up to 50 times the file
+MAX_XML = 2_000_000  # bytes; an object takes about 300, and the tree of elements up to 50 times the file
 
 
 def parse(content):

@@ -11,7 +11,7 @@ from keras_splitmask.data.yolo_layouts import NO_LABELS, class_names, home_of, l
 
 __all__ = ["read", "splits"]
 
-MAX_LABELS = 8_000_000  # bytes of the labels of an image
+MAX_LABELS, MAX_LINES = 2_000_000, 50_000  # bytes and lines of the labels of an image
 ROUNDING = 1e-5  # of a side
 
 
@@ -33,12 +33,11 @@ def read(root, split, report=None):
     images = scan(part.root, report=report)
     images = restricted(images, part.holds)
     reading = _Reading(images, part.root, names, has_points="kpt_shape" in settings(root))
-    missing = sorted(
-        path for file in part.files if (path := os.path.relpath(file, part.root)) not in images.left_out | images.images
-    )
-    for path in with_progress([*images.images, *images.left_out, *missing], part.root, report):
+    there = {*images.images, *images.left_out}
+    missing = {os.path.relpath(file, part.root) for file in part.files} - there
+    for path in with_progress([*images.images, *images.left_out, *sorted(missing)], part.root, report):
         reading.add(path)
-    unused = {} if part.files else reading.unused()
+    unused = reading.unused() if part.folders == [part.root] else {}  # else they may belong to other splits
     return Listing(
         labels_of(part.root),
         images,
@@ -68,28 +67,31 @@ class _Reading:
         self.found, self.root, self.classes, self.has_points = found, root, classes, has_points
         self.images, self.objects, self.names = [], [], []
         self.unread, self.left_out, self.unannotated = {}, {}, set()
-        self.labels = self._labels()
+        self.folders = {}  # {folder of labels: {name of an image without its extension: path of its labels}}
         self.used = set()
 
-    def _labels(self):
-        """{relative path of an image without its extension: path of its labels}."""
-        found, uploaded = {}, {}
-        for folder in dict.fromkeys((self.root, labels_of(self.root))):  # labels beside the images come last
-            for directory, _, names in os.walk(folder):
-                for name in sorted(names):
-                    stem, extension = os.path.splitext(os.path.join(os.path.relpath(directory, folder), name))
-                    if extension == ".txt" and name not in NO_LABELS and name[0] != ".":
-                        stem = os.path.normpath(stem)
-                        found[stem] = os.path.join(directory, name)
-                        uploaded.setdefault(without_upload(stem), found[stem])
-        return uploaded | found
+    def _labels(self, path):
+        """The path of the labels of an image: in the folder labels that corresponds to images, or beside it."""
+        folder, name = (self.root / path).parent, os.path.splitext(os.path.basename(path))[0]
+        found = (self._labels_in(place).get(name) for place in dict.fromkeys((labels_of(folder), folder)))
+        return next(filter(None, found), None)
+
+    def _labels_in(self, folder):
+        if folder not in self.folders:
+            names = sorted(os.listdir(folder)) if folder.is_dir() else []
+            names = [name for name in names if name.endswith(".txt") and name not in NO_LABELS and name[0] != "."]
+            own = {os.path.splitext(name)[0]: os.path.join(folder, name) for name in names}
+            self.folders[folder] = {without_upload(stem): path for stem, path in own.items()} | own
+        return self.folders[folder]
 
     def add(self, path):
         """Read the labels of the image of this relative path."""
-        labels = self.labels.get(os.path.splitext(path)[0])
+        labels = self._labels(path)
         self.used.add(labels)
         try:
             text = read_content(labels, MAX_LABELS).decode("utf-8-sig") if labels else ""
+            if text.count("\n") > MAX_LINES:
+                raise ValueError(f"more than {MAX_LINES:,} lines")
         except ValueError as error:
             reason = "no text" if isinstance(error, UnicodeDecodeError) else str(error)
             self.unread[self._name(labels)] = reason
@@ -97,9 +99,10 @@ class _Reading:
             return
         height, width = upright_size(self.found, path)
         self.images.append({"id": len(self.images), "file_name": path, "height": height, "width": width})
+        name = self._name(labels) if labels else ""
         for number, line in enumerate(text.splitlines(), 1):
             if line.strip():
-                self._add_line(line.split(), f"line {number} of {self._name(labels)}", height, width)
+                self._add_line(line.split(), f"line {number} of {name}", height, width)
 
     def _name(self, labels):
         return printable(os.path.relpath(labels, labels_of(self.root)))
@@ -122,7 +125,8 @@ class _Reading:
 
     def unused(self):
         """{name: reason} of labels that have no image."""
-        return {self._name(path): "no image" for path in self.labels.values() if path not in self.used}
+        labels = (path for folder in self.folders.values() for path in folder.values())
+        return {self._name(path): "no image" for path in labels if path not in self.used}
 
 
 def _whole(word):

@@ -1,6 +1,7 @@
 """Find the images and class names of a data set in the form of YOLO: Ultralytics' and Darknet's, and exports of it."""
 
 import dataclasses
+import functools
 import os
 import re
 from pathlib import Path
@@ -10,7 +11,7 @@ from keras_splitmask.data.listing import read_content
 from keras_splitmask.data.scan import printable
 from keras_splitmask.data.split_folders import SPLIT_OF, named_as_splits
 
-MAX_NAMES = 4_000_000  # bytes of data.yaml, or of a list of class names
+MAX_NAMES = 300_000  # bytes of data.yaml, or of a list of class names
 MAX_LIST = 100_000_000  # bytes of a list of images
 CLASSES = ("classes.txt", "obj.names", "data.names")  # as Label Studio, CVAT and Darknet call them
 NO_LABELS = (*CLASSES, "notes.txt", *(f"{name}.txt" for name in SPLIT_OF))  # text files that are no labels
@@ -29,7 +30,7 @@ class Part:
     folders: list = dataclasses.field(default_factory=list)
     files: list = dataclasses.field(default_factory=list)
 
-    @property
+    @functools.cached_property
     def root(self):
         """The folder around all of them."""
         around = [*self.folders, *(path.parent for path in self.files)]
@@ -37,11 +38,14 @@ class Part:
 
     def holds(self, path):
         """Return whether an image, a path relative to `root`, belongs to the split."""
+        if self.folders == [self.root]:
+            return True
         path = self.root / path
         return path in self._files or any(path.is_relative_to(folder) for folder in self.folders)
 
-    def __post_init__(self):
-        self._files = set(self.files)
+    @functools.cached_property
+    def _files(self):
+        return set(self.files)
 
 
 def home_of(root):

@@ -1,3 +1,5 @@
+import contextlib
+
 import pytest
 
 from keras_splitmask.data import plain_yaml
@@ -28,6 +30,13 @@ def test_as_pyyaml_reads_it(text):
         return "" if value is None else str(value)
 
     assert plain_yaml.read(text, KEYS) == {key: as_text(value) for key, value in content.items()}
+
+
+@pytest.mark.parametrize("piece", [" ", "a", "'", '"', "[", "a, ", "a\n", "{a: b, ", "a: "])
+def test_long_texts_take_no_long_time(piece):
+    for start in ("", "names: ", "names: [", "names:\n  "):
+        with contextlib.suppress(ValueError):
+            plain_yaml.read(start + piece * (300_000 // len(piece)), KEYS)
 
 
 @pytest.mark.parametrize(

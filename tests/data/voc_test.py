@@ -83,7 +83,7 @@ def test_boxes_beyond_the_image(tmp_path):
         (f"{BOMB}<annotation>&c;</annotation>", "an XML file with a document type"),
         (f"{BOMB}<annotation>&c;</annotation>".encode("utf-16"), "an XML file with a document type"),
         ('<!DOCTYPE a SYSTEM "file:///etc/passwd"><annotation/>', "an XML file with a document type"),
-        (b" " * (MAX_XML + 1), "4 MB, more than the 4 of a file of annotations"),
+        (b" " * (MAX_XML + 1), "2 MB, more than the 2 of a file of annotations"),
         (None, "no such file"),
     ],
 )

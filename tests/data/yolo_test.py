@@ -78,12 +78,14 @@ def test_missing_files(tmp_path):
     assert source.summary().startswith("3 images, 2 of them without objects; 2 objects of 2 classes")
 
 
-def test_labels_of_too_many_bytes_are_not_read(tmp_path):
+def test_labels_of_too_many_bytes_or_lines_are_not_read(tmp_path):
     yolo_set(tmp_path, ["train"])
     with open(tmp_path / "labels" / "train" / "b.txt", "wb") as file:
         file.truncate(10**9)
-    source = open_detection(f"yolo:{tmp_path}", "train")
-    assert source.left_out == {"b.txt": "1000 MB, more than the 8 of a file of annotations"}
+    write(tmp_path / "labels" / "train" / "c.txt", "0\n" * 50_001)
+    source = open_detection(f"yolo:{tmp_path}", "train", max_bad_fraction=0.9)
+    reasons = {"b.txt": "1000 MB, more than the 2 of a file of annotations", "c.txt": "more than 50,000 lines"}
+    assert source.left_out == reasons
 
 
 @pytest.mark.parametrize("turn", [3, 6])
@@ -108,6 +110,17 @@ def test_lists_of_images(tmp_path):
     source = open_detection(f"yolo:{tmp_path}", "train")
     assert list(objects_of(source)) == ["a.jpg", "b.jpg"] and source.left_out == {"gone.jpg": "no such file"}
     assert objects_of(open_detection(f"yolo:{tmp_path}", "val")) == expected()
+
+
+def test_several_folders(tmp_path):
+    """Each image has its labels where its own folder images says."""
+    for folder, name in (("images/old", "a"), ("more/images", "b"), ("images/other", "c"), ("flat", "d")):
+        picture(tmp_path / folder / f"{name}.jpg")
+        write(tmp_path / folder.replace("images", "labels") / f"{name}.txt", txt("b"))
+    write(tmp_path / "data.yaml", "train:\n  - images/old\n  - more/images\n  - flat\nnames: [dog, cat]\n")
+    source = open_detection(f"yolo:{tmp_path}", "train")
+    names = ["flat/d.jpg", "images/old/a.jpg", "more/images/b.jpg"]
+    assert objects_of(source) == {name: expected()["b.jpg"] for name in names} and not source.left_out
 
 
 def test_data_yaml_may_be_named_itself(tmp_path):
