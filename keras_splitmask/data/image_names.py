@@ -44,3 +44,10 @@ def without_upload(path):
     """A relative path without the digits that Label Studio puts before the name of an uploaded file."""
     folder, name = os.path.split(path)
     return os.path.join(folder, UPLOADED.sub("", name, count=1) if UPLOADED.match(name) else name)
+
+
+def before_upload(names):
+    """Return {name: name without the digits of Label Studio}, where no two names become the same."""
+    plain = {name: without_upload(name) for name in names}
+    counts = collections.Counter(plain.values())
+    return {name: own for name, own in plain.items() if own != name and counts[own] == 1}

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from keras_splitmask.data import xml_files
-from keras_splitmask.data.image_names import paths_of, without_upload
+from keras_splitmask.data.image_names import before_upload, paths_of
 from keras_splitmask.data.listing import Listing, read_content, restricted, upright_size, with_progress
 from keras_splitmask.data.scan import printable, scan
 from keras_splitmask.data.segmentations import finite
@@ -89,7 +89,7 @@ def read(root, split, report=None, from_zero=None):
     files = {os.path.splitext(os.path.relpath(path, part.annotations))[0]: path for path in _xml_files(part)}
     names = list(files) if part.names is None else part.names
     images = scan(part.images, report=report)
-    reading = _Reading(images)
+    reading = _Reading(images, before_upload(names))
     for name in with_progress(names, part.annotations, report):
         reading.add(name, files.get(name))
     from_zero = _counted_from_zero(reading.boxes) if from_zero is None else from_zero
@@ -112,18 +112,22 @@ def _counted_from_zero(boxes):
 
 
 class _Reading:
-    """What the files of annotations say, collected file by file. `found` is the `Scan` of the images."""
+    """What the files of annotations say, collected file by file.
 
-    def __init__(self, found):
-        self.found = found
+    Args:
+        found: `Scan` of the images.
+        plain: {name of a file: name that its image had before Label Studio}.
+    """
+
+    def __init__(self, found, plain):
+        self.found, self.plain = found, plain
         self.images, self.objects = [], []
         self.labels, self.boxes, self.names = [], [], []  # of each object
         self.unread, self.left_out, self.unannotated = {}, {}, set()
         self.there = {*found.images, *found.left_out}
         self.by_stem = {}  # {path without extension: paths}
         for path in sorted(self.there):
-            for stem in dict.fromkeys((os.path.splitext(path)[0], os.path.splitext(without_upload(path))[0])):
-                self.by_stem.setdefault(stem, []).append(path)
+            self.by_stem.setdefault(os.path.splitext(path)[0], []).append(path)
 
     def add(self, name, path):
         """Read the file `path` of a name, or note why it cannot be read."""
@@ -144,18 +148,18 @@ class _Reading:
             self._add_object(item, number, f"object {k} of {printable(name)}.xml")
 
     def _image(self, name, filename):
-        """The relative path of the image of a file of annotations."""
-        paths = self.by_stem.get(name) or self.by_stem.get(without_upload(name)) or []
+        """The relative path of the image of a file of annotations, or the name that it gives, see `paths_of`."""
+        paths = self.by_stem.get(name) or self.by_stem.get(self.plain.get(name), [])
         if len(paths) > 1 and any(path.endswith(filename) for path in paths if filename):
             return next(path for path in paths if path.endswith(filename))
         # By its own name first: files are renamed, and what they say of themselves stays.
-        return paths[0] if paths else paths_of([filename], self.there)[filename] if filename else name
+        return paths[0] if paths else filename or name
 
     def _size(self, root, image):
         given = [xml_files.text_of(root, f"size/{side}") for side in ("height", "width")]
         height, width = (int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0 for text in given)
         if not (height and width):  # some programs write none, or 0
-            height, width = upright_size(self.found, image)
+            height, width = upright_size(self.found, paths_of([image], self.there)[image])
         return {"height": height, "width": width}
 
     def _add_object(self, item, image, name):
@@ -177,7 +181,8 @@ class _Reading:
             {**each, "category_id": numbers[label], "bbox": _box(corners, from_zero)}
             for each, label, corners in zip(self.objects, self.labels, self.boxes, strict=True)
         ]
-        names = {entry["file_name"] for entry in self.images} | self.unannotated
+        paths = paths_of({entry["file_name"] for entry in self.images}, self.there)
+        names = {*paths.values(), *self.unannotated}
         return Listing(
             part.annotations,
             self.found if complete else restricted(self.found, names.__contains__),

@@ -2,7 +2,7 @@
 
 import os
 
-from keras_splitmask.data.image_names import without_upload
+from keras_splitmask.data.image_names import before_upload
 from keras_splitmask.data.listing import Listing, read_content, restricted, upright_size, with_progress
 from keras_splitmask.data.scan import printable, scan
 from keras_splitmask.data.segmentations import finite
@@ -81,7 +81,7 @@ class _Reading:
             names = sorted(os.listdir(folder)) if folder.is_dir() else []
             names = [name for name in names if name.endswith(".txt") and name not in NO_LABELS and name[0] != "."]
             own = {os.path.splitext(name)[0]: os.path.join(folder, name) for name in names}
-            self.folders[folder] = {without_upload(stem): path for stem, path in own.items()} | own
+            self.folders[folder] = {plain: own[stem] for stem, plain in before_upload(own).items()} | own
         return self.folders[folder]
 
     def add(self, path):

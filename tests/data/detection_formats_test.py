@@ -143,6 +143,21 @@ def test_exports_of_annotation_tools(tmp_path, export):
     assert found == expected() and not source.left_out
 
 
+@pytest.mark.parametrize("form", ["voc", "yolo"])
+def test_uploads_of_one_name_are_not_mixed_up(tmp_path, form):
+    """Two uploads were called a.jpg. Which of them the one that is left is, nobody can know."""
+    for name in ("a", "3f2a9c11-b"):
+        picture(tmp_path / "images" / f"{name}.jpg")
+    for name in ("3f2a9c11-a", "5d1b8e22-a", "3f2a9c11-b"):
+        file = f"Annotations/{name}.xml" if form == "voc" else f"labels/{name}.txt"
+        write(tmp_path / file, xml("a").replace("a.jpg", f"{name}.jpg") if form == "voc" else txt("a"))
+    write(tmp_path / "classes.txt", "dog\ncat\n")
+    source = open_detection(f"{form}:{tmp_path}", "train", max_bad_fraction=0.9)
+    found = objects_of(source)
+    assert found.pop("a.jpg", []) == [] and found == {"3f2a9c11-b.jpg": expected()["a.jpg"]}
+    assert len(source.left_out) == (3 if form == "voc" else 2)
+
+
 def test_roboflow(tmp_path):
     """Its data.yaml names folders above its own; COCO's file lies among the images."""
     for name in boxed_sets.BOXES:
