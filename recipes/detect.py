@@ -5,6 +5,10 @@
 
 coco:DIR holds DIR/SPLIT/images and DIR/SPLIT/instances.json in COCO's format, where SPLIT is train, val or test. The
 layout of COCO's own archives works too: DIR/annotations/instances_train2017.json, DIR/train2017 and so on.
+voc:DIR holds XML files of Pascal VOC: DIR/Annotations, DIR/JPEGImages and DIR/ImageSets/Main/SPLIT.txt.
+yolo:DIR holds text files of YOLO: DIR/data.yaml, DIR/images/SPLIT and DIR/labels/SPLIT.
+folder:DIR is any of these, or an export of CVAT, Label Studio, LabelImg or Roboflow; a line says what was found. If DIR
+has no splits, a fifth of the images, drawn by their names, is evaluated on; --judge=train trains on all.
 tfds:coco/2017 has boxes, but no masks.
 """
 
@@ -17,7 +21,14 @@ from recipes.shared import commandline, dense, hardware, value_range
 LEVELS = ("P2-P6", "P3-P7")
 
 # These change the result.
-flags.DEFINE_string("dataset", None, "Annotated images: coco:DIR or tfds:NAME, such as tfds:coco/2017.")
+flags.DEFINE_string(
+    "dataset",
+    None,
+    (
+        "Annotated images: folder:DIR, in the format of COCO, Pascal VOC or YOLO, or named as coco:DIR, voc:DIR or"
+        " yolo:DIR; or tfds:NAME, such as tfds:coco/2017."
+    ),
+)
 flags.DEFINE_enum(
     "head",
     "retinanet",

@@ -4,8 +4,10 @@
     python recipes/segment.py --size=vit_tiny --patch_size=8 --dataset=masks:streets --image_size=256 --workdir=runs/new
 
 masks:DIR holds DIR/SPLIT/images and DIR/SPLIT/labels, where SPLIT is train, val or test. Labels are PNG files of class
-numbers, with the names of the images. tfds:scene_parse150 is ADE20k. DIR/classes.json may name the classes, in one of
-these forms:
+numbers, with the names of the images. tfds:scene_parse150 is ADE20k. Other layouts and the exports of CVAT work, too.
+If DIR has no splits, a fifth of the images, drawn by their names, is evaluated on; --judge=train trains on all.
+Labels may hold a colour for each class instead. Then DIR/class_dict.csv lists them as name,r,g,b, or CVAT's
+DIR/labelmap.txt. DIR/classes.json may name the classes of numbers, in one of these forms:
 
     {"classes": ["sky", "road"]}               sky is 0, road is 1; 255 is ignored, but see below
     {"classes": ["sky", "road"], "void": 0}    0 is ignored, sky is 1, road is 2; several numbers as [0, 9]

@@ -27,6 +27,7 @@ class Numbering:
         note: a line for the user about unusual numbers, or empty.
         assumed: whether 255 is ignored because nothing says what it is.
         path: path of classes.json, which may be missing.
+        colours: the `colours.Colours` whose rows are the numbers, or None.
     """
 
     classes: list
@@ -34,6 +35,7 @@ class Numbering:
     note: str = ""
     assumed: bool = False
     path: pathlib.Path | None = None
+    colours: object = None
 
     def check_ignored(self, numbers, place):
         """Raise ValueError if 255 is ignored by default, but half of the label maps or more look like binary masks.
@@ -42,15 +44,15 @@ class Numbering:
 
         Args:
             numbers: the numbers in each label map, a list of lists.
-            place: `pathlib.Path` of the folder of the split.
+            place: path of the label maps.
         """
         masks = sum(set(of_map) == BINARY for of_map in numbers)
         if self.assumed and masks and 2 * masks >= len(numbers):
             others = sorted(set().union(*numbers) - BINARY)
             raise ValueError(
                 f"Expected label maps in which 255 is to be ignored, received 0 and 255 only in {masks} of"
-                f" {len(numbers)} in {place / 'labels'}{', and ' + _joined(others) + ' in others' if others else ''};"
-                f" correct those, or write {place.parent / 'classes.json'} as {FORMS}."
+                f" {len(numbers)} in {place}{', and ' + _joined(others) + ' in others' if others else ''};"
+                f" correct those, or write {self.path} as {FORMS}."
             )
 
     def note_ignored(self, count):

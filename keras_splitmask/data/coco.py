@@ -132,30 +132,31 @@ class DetectionSource(AnnotatedSource):
 
 
 class CocoSource(DetectionSource):
-    """The images of a folder that one of COCO's files annotates. See `open_detection`.
+    """The images of a folder that a `Listing` annotates. See `open_detection`.
 
     Args:
         pictures: a `FolderSource`.
-        images: the entry of each image in the file.
+        images: the entry of each image in the listing.
         index_of: {id: index} of the images; an image may have several ids.
         turns: {index: EXIF orientation} of the images that were annotated as stored, but are turned when they are
             read.
-        file: the content of the JSON file.
-        others: ids of images in the file that are left out, with their annotations.
-        left_out: {name: reason}.
-        digest: checksum of the file.
+        listing: the `Listing`.
+        others: ids of images in the listing that are left out, with their annotations.
+        left_out: {name: reason} of images and files.
     """
 
-    def __init__(self, pictures, images, index_of, turns, file, others, left_out, digest):
-        super().__init__(pictures, coco_files.categories_by_id(file["categories"], "the file"), left_out)
-        self.images, self.index_of, self.turns, self.digest = images, index_of, turns, digest
+    def __init__(self, pictures, images, index_of, turns, listing, others, left_out):
+        categories = coco_files.categories_by_id(listing.categories, listing.place)
+        super().__init__(pictures, categories, {**left_out, **listing.left_out})
+        self.images, self.index_of, self.turns, self.listing = images, index_of, turns, listing
         self.clipped = self.boxes = self.beyond = self.corners = 0
         self._annotations = [[] for _ in images]
-        for number, annotation in enumerate(file["annotations"]):
+        for number, annotation in enumerate(listing.annotations):
             image = coco_files.reference(annotation, "image_id")
             if image in others:
                 continue
             name = f"annotations[{number}]{f' of {self.name(index_of[image])}' if image in index_of else ''}"
+            name = listing.names[number] if listing.names else name
             try:
                 self._add(annotation, index_of.get(image), name)
             except ValueError as error:
@@ -187,13 +188,13 @@ class CocoSource(DetectionSource):
         self.beyond += box[0] + box[2] > width + 1 or box[1] + box[3] > height + 1
         self.corners += 0 <= box[0] < box[2] <= width + 1 and 0 <= box[1] < box[3] <= height + 1
 
-    def check_boxes(self, path):
+    def check_boxes(self):
         """Raise ValueError if many boxes of the file reach beyond their images, and so are no boxes of COCO's form.
 
         Those of people who are partly outside of the picture may do so. Hence half of the boxes must, or a quarter if
         all would be good corners.
         """
-        corners = self.corners >= CORNERS * self.boxes
+        corners = self.listing.of_coco and self.corners >= CORNERS * self.boxes
         if self.boxes < FEW_BOXES or self.beyond < (BEYOND_AS_CORNERS if corners else BEYOND) * self.boxes:
             return
         remedy = (
@@ -202,8 +203,8 @@ class CocoSource(DetectionSource):
             else "correct the boxes, or the width and height of the images"
         )
         raise ValueError(
-            f"Expected boxes as [left, top, width, height] in pixels, received {self.beyond} of {self.boxes} boxes that"
-            f" reach beyond their images in {path}; {remedy}."
+            f"Expected boxes as {self.listing.boxes}, received {self.beyond} of {self.boxes} boxes that reach beyond"
+            f" their images in {self.listing.place}; {remedy}."
         )
 
     def size(self, i):
@@ -216,7 +217,7 @@ class CocoSource(DetectionSource):
         return self.images[i]["id"]
 
     def identity(self):
-        return [self.pictures.fingerprint, self.digest]
+        return [self.pictures.fingerprint, self.listing.digest]  # the same images with other objects are other data
 
     def summary(self):
         """The number of images and objects, and what was left out and why, in a line."""
@@ -236,10 +237,11 @@ class CocoSource(DetectionSource):
                 len(self.index_of) > len(self)
             ),
             f"{counted(len(self.turns), 'annotation')} of images turned as their EXIF tags say": self.turns,
-            f"{counted(self.crowds, 'crowd')}, ignored": self.crowds,
-            f"{self.beyond} boxes reach beyond their image, although COCO's are [left, top, width, height]": (
+            f"{counted(self.crowds, self.listing.ignored)}, ignored": self.crowds,
+            f"{self.beyond} boxes reach beyond their image, although they are read as {self.listing.boxes}": (
                 2 * self.beyond > self.boxes
             ),
+            self.listing.note: self.listing.note,
             self.unused: self.unused,
         }
         return [remark for remark, holds in remarks.items() if holds]

@@ -1,36 +1,74 @@
 """Read COCO's JSON files, and check each entry: images, categories, and objects with their boxes."""
 
-import collections
+import hashlib
 import json
-import os
 import re
 
 import numpy as np
 
+from keras_splitmask.data.listing import Listing
+from keras_splitmask.data.scan import scan
 from keras_splitmask.data.segmentations import finite, usable
-from keras_splitmask.data.sources import SPLITS, NoSuchSplit
-from keras_splitmask.data.split_folders import named_as_splits
+from keras_splitmask.data.split_folders import SPLIT_OF, choose_split, named_as_splits
 
 LISTS = ("images", "annotations", "categories")
+# Of data sets that are not divided, as CVAT, Label Studio and Roboflow call them.
+UNDIVIDED = (
+    "annotations/instances_default.json",
+    "result.json",
+    "instances_default.json",
+    "annotations.json",
+    "_annotations.coco.json",
+)
 
 
-def find(root, split):
-    """Find the file of annotations and the folder of images of a split."""
-    found = {name: (path / "instances.json", path / "images") for name, path in named_as_splits(root).items()}
-    found = {name: paths for name, paths in found.items() if paths[0].is_file()}
+def splits(root):
+    """Find the files of a data set: {name of a split: (path of the JSON file, folder of its images)}.
+
+    The name is empty if the data set is not divided. There are none if this is no data set of COCO's form.
+    """
+    found = {}
+    for name, path in named_as_splits(root).items():
+        for file, images in (("instances.json", path / "images"), ("_annotations.coco.json", path)):
+            if (path / file).is_file():
+                found.setdefault(name, (path / file, images))
     for path in sorted(root.glob("annotations/instances_*.json")):  # by year: the last stays
-        match = re.fullmatch(r"instances_([a-z]+)(\d*)\.json", path.name)
-        if match and path.is_file() and (root / "".join(match.groups())).is_dir():
-            found[match[1]] = path, root / "".join(match.groups())
+        match = re.fullmatch(r"instances_([a-z]+)(\d*)", path.stem, re.IGNORECASE)
+        folder = match and path.is_file() and _folder_of_images(root, match[1] + match[2])
+        if folder and match[1].lower() in SPLIT_OF:
+            found[match[1].lower()] = path, folder
+    if found:
+        return found
+    paths = [path for path in map(root.joinpath, UNDIVIDED) if path.is_file()]
+    folder = paths and (_folder_of_images(root, "default") or root)
+    return {"": (paths[0], folder)} if paths else {}
+
+
+def _folder_of_images(root, name):
+    """The folder of a split's images: ROOT/NAME, ROOT/images/NAME or ROOT/images; None if there is none."""
+    return next((path for path in (root / name, root / "images" / name, root / "images") if path.is_dir()), None)
+
+
+def read(root, split, report=None):
+    """Read the annotations of a split: a `Listing`."""
+    found = splits(root)
     if not found:
         raise ValueError(
             f"Expected annotations/instances_{split}2017.json with {split}2017, or {split}/instances.json with "
             f"{split}/images, in {root}, received neither; correct the path."
         )
-    name = next((name for name in SPLITS[split] if name in found), None)
-    if name is None:
-        raise NoSuchSplit(f"Expected split to be one of {', '.join(found)}, which are in {root}, received {split!r}.")
-    return found[name]
+    path, folder = choose_split(found, split, root)
+    content, file = load(path)
+    # Before the scan, which may take minutes: an error of the file should come first.
+    categories_by_id(file["categories"], path)
+    return Listing(
+        path,
+        scan(folder, report=report),
+        *(file[name] for name in LISTS),
+        digest=hashlib.sha256(content).hexdigest(),
+        complete=[images for _, images in found.values()].count(folder) == 1,
+        divided="" not in found,
+    )
 
 
 def load(path):
@@ -79,21 +117,6 @@ def number(value):
 def reference(annotation, key):
     """Return the id that an annotation has under this name, or None."""
     return number(annotation.get(key)) if isinstance(annotation, dict) else None
-
-
-def paths_of(names, there):
-    """Find the files of images: {file_name: relative path}.
-
-    Some programs write names with folders from elsewhere, such as C:\\photos\\a.jpg or images/a.jpg. Then the longest
-    end of the name counts that exists and belongs to no other image.
-    """
-    paths, owners = {}, collections.Counter()
-    for name in names:
-        parts = re.split(r"[/\\]", name)
-        ends = [os.path.normpath(name), *("/".join(parts[i:]) for i in range(len(parts)))]
-        paths[name] = next((end for end in ends if end in there), ends[0])
-        owners[paths[name]] += 1
-    return {name: path if owners[path] == 1 else os.path.normpath(name) for name, path in paths.items()}
 
 
 def images_by_id(entries, path):

@@ -1,12 +1,11 @@
 """Open images with label maps: folders of images and PNG files, and scene_parse150 of tensorflow-datasets."""
 
 import os
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from keras_splitmask.data import colours, mask_folders
 from keras_splitmask.data.annotated import (
     AnnotatedSource,
     annotated_images,
@@ -18,13 +17,13 @@ from keras_splitmask.data.annotated import (
 from keras_splitmask.data.class_numbers import IGNORE, numbering
 from keras_splitmask.data.published import open_tfds
 from keras_splitmask.data.ranges import report_range
-from keras_splitmask.data.scan import INTERVAL, THREADS, printable, scan
-from keras_splitmask.data.sources import SPLITS, NoSuchSplit
-from keras_splitmask.data.split_folders import SPLIT_OF, named_as_splits
-from keras_splitmask.data.stored_numbers import LARGEST, PART, look, read_file, read_numbers
+from keras_splitmask.data.scan import printable
+from keras_splitmask.data.sources import NoSuchSplit
+from keras_splitmask.data.stored_numbers import PART, is_coloured, read_file, read_numbers
 from keras_splitmask.data.turning import turn_labels, upright
 from keras_splitmask.data.values import check_range
 
+LOOKED_AT = 8  # label maps, to see whether they hold colours
 SCENES = 150  # classes of scene_parse150, which are 1 to 150 in its files
 
 
@@ -102,7 +101,8 @@ class FolderSegmentationSource(SegmentationSource):
         return printable(f"{self.root.name}/{self.paths[i]}")
 
     def _stored(self, i):
-        return turn_labels(read_file(self.root / self.paths[i], self.label_name(i)), self.turns.get(i, 1))
+        stored = read_file(self.root / self.paths[i], self.label_name(i), self.numbered.colours)
+        return turn_labels(stored, self.turns.get(i, 1))
 
     def identity(self):
         files = [(path, os.stat(self.root / path)) for path in self.paths]
@@ -139,18 +139,28 @@ class TfdsSegmentationSource(SegmentationSource):
 
 
 def open_segmentation(
-    dataset, split, data_dir=None, channels=3, report=None, classes=None, max_bad_fraction=0.5, value_range=None
+    dataset,
+    split,
+    data_dir=None,
+    channels=3,
+    report=None,
+    classes=None,
+    max_bad_fraction=0.5,
+    value_range=None,
+    val_fraction=None,
 ):
     """Open a data set of images with label maps by its name; both are read when they are needed.
 
-    * `masks:PATH`: PATH/SPLIT/images/* with PATH/SPLIT/labels/*.png of the same names but for the extension. A label
-      map holds the number of the class of each pixel, as grey value of up to 16 bits or as index in a palette. It may
-      also be a TIFF, BMP, GIF or .npy file. PATH/classes.json names the classes: {"classes": [names], "void": 255},
-      where void is a number to ignore or a list of such, and the other numbers are those of the classes in their order;
-      or {"0": name, "7": name}. 255 is ignored unless it is the number of a class. Without that file, the classes are
-      those given here, or "0" to the largest number in the label maps of the train split. Label maps of 0 and 255 only
-      are read as 0 and 1, unless classes.json says otherwise. Where half of them hold 0 and 255 only but others more,
-      classes.json must say what 255 is.
+    * `masks:PATH`: PATH/SPLIT/images/* with PATH/SPLIT/labels/*.png of the same names but for the extension, or one of
+      the other layouts of `mask_folders.splits`. A label map holds the number of the class of each pixel, as grey
+      value of up to 16 bits or as index in a palette. It may also be a TIFF, BMP, GIF or .npy file.
+      PATH/classes.json names the classes: {"classes": [names], "void": 255}, where void is a number to ignore or a
+      list of such, and the other numbers are those of the classes in their order; or {"0": name, "7": name}.
+      255 is ignored unless it is the number of a class. Without that file, the classes are those given here, or "0" to
+      the largest number in the label maps of the train split. Label maps of 0 and 255 only are read as 0 and 1, unless
+      classes.json says otherwise. Where half of them hold 0 and 255 only but others more, classes.json must say what
+      255 is. Without classes.json, label maps may hold colours, which PATH/class_dict.csv (name,r,g,b), colours.csv or
+      CVAT's labelmap.txt lists. The colours must be exact. Those called void are ignored.
     * `tfds:scene_parse150`: ADE20k's 150 classes, "0" to "149"; other pixels are ignored.
 
     All label maps are read once when the data set is opened. Left out are images without a label map, and label maps
@@ -162,7 +172,7 @@ def open_segmentation(
         classes: names that the data set must have; or the source of the train split, whose classes and numbers it must
             have.
         max_bad_fraction: largest fraction of the label maps that may be unusable, themselves or their images.
-        split, data_dir, channels, report, value_range: as in `detection_sets.open_detection`.
+        split, data_dir, channels, report, value_range, val_fraction: as in `detection_sets.open_detection`.
 
     Returns:
         A `SegmentationSource`.
@@ -174,7 +184,8 @@ def open_segmentation(
     value_range = check_range(value_range)
     kind, place = kind_and_place(dataset, split, {"masks": "PATH", "tfds": "scene_parse150"})
     if kind == "masks":
-        source = _open_masks(Path(os.path.expanduser(place)), split, channels, report, classes, max_bad_fraction)
+        root = Path(os.path.expanduser(place))
+        source = _open_masks(root, split, channels, report, classes, max_bad_fraction, val_fraction)
     elif place.split(":")[0] == "scene_parse150":
         source = TfdsSegmentationSource(open_tfds(place, split, channels, data_dir))
     else:
@@ -189,112 +200,83 @@ def open_segmentation(
     return source
 
 
-def _open_masks(root, split, channels, report, expected, max_bad_fraction):
-    folders = _folders(root)
-    name = next((name for name in SPLITS[split] if name in folders), None)
-    if name is None:
-        raise NoSuchSplit(f"Expected split to be one of {', '.join(folders)}, which are in {root}, received {split!r}.")
-    folder = folders[name]
-    looked, unread, twice = _look_at_labels(folder / "labels", report)
-    found = scan(folder / "images", report=report)
+def _open_masks(root, split, channels, report, expected, max_bad_fraction, val_fraction):
+    parts = mask_folders.splits(root)
+    if not parts:
+        raise ValueError(
+            f"Expected train/images and train/labels in {root}, or the same of val or test, received neither; correct"
+            " the path. Other layouts are images/train and labels/train, train and train_labels, or JPEGImages and"
+            " SegmentationClass."
+        )
+    part = mask_folders.choose(parts, split, root, val_fraction, report)
+    found, folder = part.scan_images(report), part.place
+    table = _colours(root, part, expected)
+    looked, unread, twice = part.look_at_labels(report, table)
+    looked = mask_folders.by_image(looked, {os.path.splitext(path)[0] for path in (*found.images, *found.left_out)})
     if not (looked or unread or found.images or found.left_out):
         raise NoSuchSplit(
             f"Expected images and label maps in {folder}, received none; add some, or use another split than {split}."
         )
     if unread and not looked:
         check_left_out(len(unread), len(unread), unread, folder, max_bad_fraction)
-    numbered = _numbering(root, folders, name, looked, expected, report)
-    numbered.check_ignored([numbers for _, _, numbers in looked.values()], folder)
+    numbered = _numbering(root, parts, part, looked, expected, table, report)
+    labels = part.labels.name
+    numbered.check_ignored([numbers for _, _, numbers in looked.values()], part.labels)
     for stem, (path, _, numbers) in list(looked.items()):  # a copy, since entries are removed
         if unknown := numbered.unknown(numbers):
-            unread[f"labels/{path}"] = f"the number {unknown[-1]}, which is none of the {len(numbered.classes)} classes"
+            unread[f"{labels}/{path}"] = (
+                f"the number {unknown[-1]}, which is none of the {len(numbered.classes)} classes"
+            )
             del looked[stem]
     stems = {path: os.path.splitext(path)[0] for path in (*found.images, *found.left_out)}
     sizes = {path: looked[stem][1] for path, stem in stems.items() if stem in looked}
     pictures, turned, unfit, others = annotated_images(found, sizes, channels, report)
     # The reason of a label map that is left out counts for its image, too.
-    unread_stems = {os.path.splitext(path.removeprefix("labels/"))[0] for path in unread}
+    unread_stems = {os.path.splitext(path.removeprefix(f"{labels}/"))[0] for path in unread}
+    unread_stems.update([other for stem in unread_stems for other in mask_folders.without_ending(stem)])
     others = {
         name: others[name]
         for path, stem in stems.items()
         if (name := printable(path)) in others and stem not in unread_stems
     }
     others.update(
-        {printable(f"labels/{looked[stem][0]}"): "no image" for stem in sorted(looked.keys() - set(stems.values()))}
+        {printable(f"{labels}/{looked[stem][0]}"): "no image" for stem in sorted(looked.keys() - set(stems.values()))}
     )
     left_out = {printable(path): reason for path, reason in {**unread, **unfit, **twice, **others}.items()}
     check_left_out(len(unread) + len(unfit), len(unread) + len(sizes), left_out, folder, max_bad_fraction)
     used = [looked[stems[path]] for path in pictures.paths]
     if not any(numbered.labelled(numbers) for _, _, numbers in used):
         raise ValueError(
-            f"Expected label maps with pixels of a class in {folder / 'labels'}, received pixels to ignore only; label"
-            " some."
+            f"Expected label maps with pixels of a class in {part.labels}, received pixels to ignore only; label some."
         )
     paths, stored, numbers = zip(*used, strict=True)
     with_255 = sum(IGNORE in of_map for of_map in numbers)
     turns = {i: turned[path] for i, path in enumerate(pictures.paths) if path in turned}
-    return FolderSegmentationSource(pictures, numbered, left_out, folder / "labels", paths, stored, turns, with_255)
+    return FolderSegmentationSource(pictures, numbered, left_out, part.labels, paths, stored, turns, with_255)
 
 
-def _folders(root):
-    """Find the splits: {name: path}."""
-    found = {
-        name: path
-        for name, path in named_as_splits(root).items()
-        if (path / "images").is_dir() and (path / "labels").is_dir()
-    }
-    found = {name: found[name] for name in SPLIT_OF if name in found}
-    if not found:
-        raise ValueError(
-            f"Expected train/images and train/labels in {root}, or the same of val or test, received neither; correct"
-            " the path."
-        )
-    return found
+def _colours(root, part, expected):
+    """The `Colours` of a data set, or None if its label maps hold numbers."""
+    if isinstance(expected, FolderSegmentationSource):
+        return expected.numbered.colours
+    path = colours.find(root)
+    if path is None or (root / "classes.json").exists():
+        return None
+    first = list(part.scan_labels().images)[:LOOKED_AT]
+    return colours.read(path) if any(is_coloured(part.labels / name) for name in first) else None
 
 
-def _look_at_labels(folder, report):
-    """Read all label maps of a folder.
-
-    Returns:
-        {stem: (path relative to the folder, (height, width), numbers in it)}, and two dictionaries {"labels/path":
-        reason}: of unreadable label maps, and of those with the stem of another.
-    """
-    found = scan(folder, report=report, value_range=(0, LARGEST))  # so that an array may be of any integers
-    unread = {
-        f"labels/{path}": reason
-        for path, reason in found.left_out.items()
-        if not os.path.basename(path).startswith(".")
-    }
-    looked, twice = {}, {}
-    started = said = time.monotonic()
-    with ThreadPoolExecutor(THREADS) as pool:
-        answers = pool.map(lambda path: look(folder / path, found.images[path]), found.images)
-        for i, (path, answer) in enumerate(zip(found.images, answers, strict=True)):
-            stem = os.path.splitext(path)[0]
-            if isinstance(answer, str):
-                unread[f"labels/{path}"] = answer
-            elif stem in looked:
-                twice[f"labels/{path}"] = f"a second label map beside {looked[stem][0]}"
-            else:
-                looked[stem] = path, *answer
-            if report and time.monotonic() - said > INTERVAL:
-                said = time.monotonic()
-                report(
-                    f"looking at {printable(str(folder))}: {i + 1} of {len(found.images)} label maps,"
-                    f" {said - started:.0f} s"
-                )
-    return looked, unread, twice
-
-
-def _numbering(root, folders, name, looked, expected, report):
-    """Find the `Numbering`: by classes.json, by the `expected` source or names, or by the train split's label maps."""
+def _numbering(root, parts, part, looked, expected, table, report):
+    """Find the `Numbering`: by colours, classes.json, the `expected` source or names, or the train split's labels."""
     if isinstance(expected, FolderSegmentationSource):
         return expected.numbered
-    path = root / "classes.json"
-    if "train" not in folders and expected is None and not path.exists():
+    if table:
+        return table.numbering()
+    path, train = root / "classes.json", parts.get("train", parts.get(""))
+    if train is None and expected is None and not path.exists():
         raise ValueError(
             f"Expected {path} or the labels of a train split in {root}, received neither; write down the classes."
         )
-    if name != "train" and "train" in folders:
-        looked, *_ = _look_at_labels(folders["train"] / "labels", report)
+    if train is not None and part is not train:
+        looked, *_ = train.look_at_labels(report)
     return numbering(path, expected, set().union(*(numbers for _, _, numbers in looked.values())))

@@ -1,13 +1,14 @@
 """Find the subfolders of a folder that are its splits: train, val and test."""
 
 import collections
+import hashlib
 import os
 from pathlib import Path
 
 from keras_splitmask.data.counting import counted
 from keras_splitmask.data.run_folders import what_is_written
 from keras_splitmask.data.scan import printable
-from keras_splitmask.data.sources import SPLITS
+from keras_splitmask.data.sources import SPLITS, NoSuchSplit
 from keras_splitmask.data.walking import EXTENSIONS, walk
 
 SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
@@ -61,6 +62,43 @@ def named_as_splits(root):
                 )
             found[name.lower()] = root / name
     return found
+
+
+def choose_split(found, split, root):
+    """Return the entry of `found` for a split.
+
+    Args:
+        found: {name of a split in lower case: anything}. If the data set is not divided, the name is empty, and the
+            entry is its train split.
+        split: "train", "val" or "test".
+        root: path of the data set, for the error.
+
+    Raises:
+        NoSuchSplit: if there is none.
+    """
+    if "" in found and split != "train":
+        raise NoSuchSplit(
+            f"Expected a split {split} in {root}, received a data set that is not divided; divide it, or use the split"
+            " train."
+        )
+    name = "" if "" in found else next((name for name in SPLITS[split] if name in found), None)
+    if name is None:
+        raise NoSuchSplit(f"Expected split to be one of {', '.join(found)}, which are in {root}, received {split!r}.")
+    return found[name]
+
+
+def drawn(names, fraction):
+    """Draw a fraction of names to evaluate on, at least one, by checksums: a set, the same wherever the files lie."""
+    in_order = sorted(names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
+    return set(in_order[: max(1, round(fraction * len(in_order)))])
+
+
+def note_of_division(root, drawn, total):
+    """The line that says how many images of a data set that is not divided were drawn."""
+    return (
+        f"{printable(str(root))} is not divided into splits: {drawn} of {total} images, drawn by their names, are not"
+        " trained on, but evaluated on."
+    )
 
 
 def _is_split(root, names, split):

@@ -14,6 +14,7 @@ from keras_splitmask.data.reasons import reason_of
 
 LOSSLESS = ("BMP", "DIB", "GIF", "PNG", "PPM", "TIFF")
 MODES = ("1", "L", "P", "I", "I;16", "I;16B")  # Pillow's, of images of numbers: grey of 1 to 32 bits, and palettes
+COLOURED = ("1", "L", "P", "RGB", "RGBA")  # Pillow's modes that have colours of 8 bits; the first two are grey
 FACTORS = {"L;2": 85, "L;4": 17}  # Pillow multiplies grey of 2 and 4 bits by these, to fill 8
 WHITE_IS_ZERO = ("L;I", "L;2I", "L;4I", "L;IR", "L;2IR", "L;4IR")  # Pillow's names of what a TIFF stores inverted
 LARGEST = 65535
@@ -22,16 +23,17 @@ LARGE = 16_000_000  # pixels; such files are read one at a time, to save memory
 _large = threading.Lock()
 
 
-def read_numbers(content, name):
+def read_numbers(content, name, colours=None):
     """Read the numbers (H, W) uint8 or uint16 of a file: grey values, indices in a palette, or an .npy array.
 
-    Colours whose red, green and blue are equal count as grey values.
+    Colours whose red, green and blue are equal count as grey values. With `colours.Colours`, a number is the row of a
+    pixel's colour in that table.
 
     Raises:
         ValueError: with the name, if it cannot be read, is in colour, or has numbers beyond 65535.
     """
     try:
-        numbers = _array(content) if content.startswith(NUMPY) else _picture(content)
+        numbers = _array(content) if content.startswith(NUMPY) else _picture(content, colours)
         low, high = numbers.min(), numbers.max()
         if low < 0 or high > LARGEST:
             raise ValueError(f"numbers from {low} to {high}, not 0 to {LARGEST}")
@@ -51,11 +53,12 @@ def _array(content):
     return array.astype("uint8") if array.dtype == bool else array
 
 
-def _picture(content):
+def _picture(content, colours):
     bounds.check_unopened(io.BytesIO(content), len(content))
     with open_picture(io.BytesIO(content)) as image:
         if image.format not in LOSSLESS:
-            raise ValueError(f"{image.format}, which does not keep numbers; save it as PNG")
+            kept = "is lossy, so its colours are not exact" if colours else "does not keep numbers"
+            raise ValueError(f"{image.format}, which {kept}; save it as PNG")
         if is_cut_to_8_bits(image):
             raise ValueError(
                 "colours of 16 bits, which are read with 8; save the numbers as a grey PNG or one with a palette"
@@ -65,9 +68,32 @@ def _picture(content):
             image.verify()  # the checksums, which Pillow does not look at when it decodes
     # Opened again, since `verify` uses Pillow's image up.
     with open_picture(io.BytesIO(content)) as image:
+        if colours:
+            return colours.numbers(_colours(image))
         numbers = _as_stored(image, content)
         numbers = numbers if image.mode in MODES else _grey(numbers, image.mode)
     return numbers.astype("uint8") if numbers.dtype == bool else numbers
+
+
+def _colours(image):
+    """The colours (H, W, 3) uint8 of Pillow's image. Transparent pixels are an error."""
+    if image.mode not in COLOURED:
+        raise ValueError(f"values that are no colours of 8 bits ({image.mode}); save it as a PNG in RGB")
+    values = np.asarray(image.convert("RGBA"))
+    if values[..., 3].min() < 255:
+        raise ValueError("transparent pixels, whose colour is unknown; save it without transparency")
+    return values[..., :3]
+
+
+def is_coloured(path):
+    """Return whether a label map holds colours: one with a palette or of several channels, by its header."""
+    try:
+        with open(path, "rb") as file:
+            bounds.check_unopened(file, os.path.getsize(path))
+            with open_picture(file) as image:
+                return image.mode in COLOURED[2:]
+    except Exception:  # a file that is no picture has no colours
+        return False
 
 
 def _as_stored(image, content):
@@ -101,7 +127,7 @@ def _grey(colours, mode):
     raise ValueError(f"{kind}; save the numbers as a grey PNG or one with a palette")
 
 
-def read_file(path, name):
+def read_file(path, name, colours=None):
     """Read a file, see `read_numbers`. A missing file raises ValueError too."""
     if not os.path.isfile(path):  # opening a FIFO would wait forever
         raise ValueError(f"Expected a label map, received {name} (no file of that name); restore the file.")
@@ -112,19 +138,20 @@ def read_file(path, name):
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"Expected a label map, received {name} ({reason}); restore the file.") from error
-    return read_numbers(content, name)
+    return read_numbers(content, name, colours)
 
 
-def look(path, shape):
+def look(path, shape, colours=None):
     """Read the (height, width) of a label map and a list of the numbers in it, or a reason (str) to leave it out.
 
     Args:
         path: path of the file.
         shape: (height, width, ...) by its header.
+        colours: see `read_numbers`.
     """
     try:
         with _large if shape[0] * shape[1] > LARGE else contextlib.nullcontext():
-            stored = read_file(path, "")
+            stored = read_file(path, "", colours)
             return stored.shape, numbers_in(stored)
     except ValueError as error:
         # Only the reason: whoever lists it names the file, too.

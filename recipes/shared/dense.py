@@ -109,6 +109,7 @@ common_flags.fraction(
 )
 flags.DEFINE_integer("workers", 2, "Threads that read images. Raise it if the log says that training waits for data.")
 FLAGS = flags.FLAGS
+VAL_FRACTION = 0.2  # of a data set that is not divided
 FREE = {"judge", "judge_every", "judge_limit"}  # a run may resume with other values of these
 AUTO = ("log_every",)  # a run that resumes takes it from its run.flags
 
@@ -126,6 +127,8 @@ def open_sets(open_set):
         "max_bad_fraction": FLAGS.max_bad_fraction,
     }
     options["value_range"] = value_range.given()
+    # A set that is not divided: with --judge=train, all of it is trained on.
+    options["val_fraction"] = None if FLAGS.judge == "train" else VAL_FRACTION
     channels = FLAGS.channels or 3
     source = open_set(FLAGS.dataset, "train", channels=channels, **options)
     image_sets.say(f"{FLAGS.dataset}: {source.summary()}")

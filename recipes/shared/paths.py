@@ -21,7 +21,7 @@ PATHS = (
 PATHS += ("runs", "workdir")
 DATASETS = ("bccd", "camvid", "cifar10", "dataset", "groceries", "imagenette", "mnist", "probe")  # as KIND:PATH
 OR_OTHER = ("labelled", "split", "subset")  # flags that hold a path, or a number or a name
-KINDS = ("coco", "folder", "masks", "npy", "npz")  # other kinds are followed by a name
+KINDS = ("coco", "folder", "masks", "npy", "npz", "voc", "yolo")  # other kinds are followed by a name
 
 
 def expand():

@@ -25,7 +25,7 @@ def test_boxes_of_other_conventions_are_noticed(tmp_path):
     corners = [[20, 10, 59, 39], [40, 20, 50, 30], [1, 2, 4, 5]]  # [left, top, right, bottom]
     summary = open_detection(write(tmp_path, [{**OBJECT, "bbox": box} for box in corners]), "train").summary()
     # Too few to refuse the file.
-    assert "2 boxes reach beyond their image, although COCO's are [left, top, width, height]" in summary
+    assert "2 boxes reach beyond their image, although they are read as [left, top, width, height]" in summary
 
 
 def boxes(rng, count=40):

@@ -353,8 +353,8 @@ def test_other_files_and_names(tmp_path):
     assert open_detection(dataset, "train", classes=("cat", "dog")).classes == ["cat", "dog"]
     with pytest.raises(ValueError, match="Expected annotations/instances_val2017.json with .* received neither"):
         open_detection(f"coco:{tmp_path / 'train'}", "val")
-    with pytest.raises(ValueError, match="Expected a dataset coco:PATH or tfds:NAME, received 'folder:x'"):
-        open_detection("folder:x", "train")
+    with pytest.raises(ValueError, match="Expected a dataset folder:PATH or coco:PATH .* received 'masks:x'"):
+        open_detection("masks:x", "train")
     with pytest.raises(ValueError, match="Expected split to be one of train, val, test, received 'dev'"):
         open_detection(dataset, "dev")
 

@@ -461,7 +461,7 @@ def test_other_names(tmp_path):
     ):
         open_segmentation("tfds:cityscapes", "train")
     with pytest.raises(ValueError, match="Expected train/images and train/labels in .*, received neither"):
-        open_segmentation(f"masks:{tmp_path / 'train'}", "train")
+        open_segmentation(f"masks:{tmp_path / 'train' / 'images'}", "train")
     (tmp_path / "train" / "images" / "a.png").unlink()
     with pytest.raises(
         ValueError, match="Expected annotated images in .*, received none that can be used; left out: 1 for no image"

@@ -271,7 +271,7 @@ def test_a_skipped_step_names_its_first_bad_tensor_and_its_files(here, sets, tmp
 @pytest.mark.parametrize(
     ("name", "flags", "message"),
     [
-        ("detect", ["--dataset=folder:x"], "Expected a dataset coco:PATH or tfds:NAME, received 'folder:x'"),
+        ("detect", ["--dataset=folder:x"], "Folder not found: x. Check the path."),
         ("detect", ["--dataset=coco:{sets}/boxes", "--judge=test"], "Expected split to be one of"),
         (
             "detect",
