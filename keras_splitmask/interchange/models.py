@@ -17,6 +17,7 @@ from keras_splitmask.interchange.copying import (
     named_weights,
 )
 from keras_splitmask.interchange.heads import head_of
+from keras_splitmask.interchange.sizes import SMALL
 from keras_splitmask.interchange.stored_arrays import printable
 from keras_splitmask.misfits import misfits, shapes_of
 from keras_splitmask.transfer import Classifier
@@ -199,7 +200,7 @@ def _source(path, whole=False):
     nbytes = sum(array.nbytes for array in imported.arrays.values())
     try:
         # Twice the file, so that a file with missing weights fails below, where each of them is named.
-        with bounded_weights(max(2 * nbytes, reading.SMALL)):
+        with bounded_weights(max(2 * nbytes, SMALL)):
             encoder = Encoder(**imported.arguments)
     except ValueError as error:
         raise ValueError(f"The weights of {file} do not fit: {_reason(error)}") from error

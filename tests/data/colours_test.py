@@ -42,7 +42,7 @@ def test_colours_are_classes(tmp_path, name):
     pair(tmp_path, split="val")
     source = open_segmentation(table(tmp_path, name), "train")
     assert source.classes == ["sky", "road", "tree"] and source.label_map(0).tolist() == LABELS.tolist()
-    assert source.summary() == f"1 images, 3 classes. Colours are those of {name}; Void ignored"
+    assert source.summary() == f"1 image, 3 classes. Colours are those of {name}; Void ignored"
     judged = open_segmentation(f"masks:{tmp_path}", "val", classes=source)
     assert judged.label_map(0).tolist() == LABELS.tolist() and judged.class_numbers == source.class_numbers == [0, 1, 2]
     before = source.fingerprint

@@ -141,7 +141,7 @@ def test_the_size_says_whether_the_photograph_was_shown_turned(tmp_path, form):
     source = open_detection(f"{form}:{tmp_path}", "train")
     assert source.size(0) == source.image(0).shape[:2] == (64, 32)
     assert source.objects(0).boxes[0].tolist() == [8, 8, 24, 28]  # turned by a quarter, clockwise
-    assert "1 annotations of images turned as their EXIF tags say" in source.summary()
+    assert "1 annotation of images turned as their EXIF tags say" in source.summary()
     if form == "voc":
         write(tmp_path / "train" / "a.xml", xml("a", [("dog", [8, 4, 16, 20])], size=(32, 64)))
     else:

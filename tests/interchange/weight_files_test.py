@@ -97,9 +97,8 @@ def test_the_weights_in_a_checkpoint_of_training(tmp_path, zipped):
     sum(value.sum() for value in module.parameters()).backward()
     optimizer.step()
     arguments = argparse.Namespace(lr=0.1, betas=(0.9, 0.95), output=pathlib.Path("runs"))
-    measured = {"best": np.float64(3.5), "curve": np.arange(4.0), "seen": torch.ones(5, dtype=torch.bool)}
-    state = torch.get_rng_state()  # of bytes
-    beside = {"optimizer": optimizer.state_dict(), "epoch": 3, "args": arguments, "rng": state, **measured}
+    measured = {"best": np.float64(3.5), "curve": np.arange(4.0), "rng": torch.get_rng_state()}  # of bytes
+    beside = {"optimizer": optimizer.state_dict(), "epoch": 3, "args": arguments, **measured}
     for checkpoint in (
         {"model": weights, **beside},
         {"state_dict": zeros, "state_dict_ema": weights, **beside},
