@@ -10,10 +10,12 @@ LARGEST = {"class_numbers": 65535, "category_ids": 2**63 - 1}  # what label maps
 
 
 def flag_of_run(path, name):
-    """Read a flag's value from the run.flags of a run's folder, or of the folder of a file; "" if there is none."""
+    """Read a flag's value from the run.flags of a run's folder, or of the folder of a file; "" if there is none. Of a
+    bool "true" or ""."""
     try:
         lines = (_folder(path) / "run.flags").read_text(encoding="utf-8", errors="replace").splitlines()
-        return next((line.partition("=")[2] for line in lines if line.startswith(f"--{name}=")), "")
+        given = (line.partition("=") for line in lines)
+        return next((value if equals else "true" for flag, equals, value in given if flag == f"--{name}"), "")
     except OSError:
         return ""
 

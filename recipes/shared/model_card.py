@@ -12,7 +12,8 @@ KINDS = {
     "MaskRCNN": "A detector of objects of {classes} classes, with their masks (Mask R-CNN)",
     "Encoder": "An encoder, which turns images into features",
 }
-SETTINGS = ("method", "preset", "steps", "epochs", "batch_size", "learning_rate", "augmentation", "labelled", "seed")
+SETTINGS = ("method", "preset", "head", "frozen", "steps", "epochs", "batch_size", "learning_rate", "augmentation")
+SETTINGS += ("labelled", "seed", "inference")
 NUMBERS = ("category_ids", "class_numbers")  # of the classes in the data set, in result.json
 RESULTS = {  # names in result.json, and what they are
     r"(train|val|test|judged)_top1": "top-1 accuracy on {split}",
@@ -103,8 +104,14 @@ def _lines_of_classes(names, run):
     """A line for each class: its position, its name, and its number in the data set if that is another."""
     numbers = next(filter(None, (earlier.class_numbers(run, which, len(names)) for which in NUMBERS)), None)
     for i, name in enumerate(names):
-        shown = "".join(c if c.isprintable() and c != "`" else f"\\x{ord(c):02x}" for c in name)
-        yield f"{i}. `{shown}`" + (f", number {numbers[i]} in the data set" if numbers and numbers[i] != i else "")
+        yield f"{i}. `{_shown(name)}`" + (
+            f", number {numbers[i]} in the data set" if numbers and numbers[i] != i else ""
+        )
+
+
+def _shown(name):
+    """A name between backticks, without what would end them or control a terminal."""
+    return "".join(c if c.isprintable() and c != "`" else f"\\x{ord(c):02x}" for c in name)
 
 
 def _sections(run, kind, quantize):
@@ -114,9 +121,9 @@ def _sections(run, kind, quantize):
         yield "Data", data + (f", {images:,} training images" if isinstance(images, int) else "")
     if settings := _settings(run):
         yield "Settings", settings
-    before = earlier.flag_of_run(run, "init_from")
-    if before and (settings := _settings(before)):
-        yield "Pre-training", f"{_data(before)}: {settings}"
+    if before := earlier.flag_of_run(run, "init_from"):
+        settings = _settings(before)
+        yield "The encoder it began with", f"{_data(before)}: {settings}" if settings else f"`{_shown(before)}`"
     results = (
         f"- {text.format(split=name.removesuffix('_top1'))}: {value:.1%}"
         for pattern, text in RESULTS.items()

@@ -42,3 +42,10 @@ def test_wrong_class_numbers_of_a_run_are_refused(tmp_path, value):
 def test_ids_of_categories_may_be_large(tmp_path):
     (tmp_path / "result.json").write_text(json.dumps({"category_ids": [70_000, 1]}))
     assert earlier.class_numbers(tmp_path, "category_ids", 2) == [70_000, 1]
+
+
+def test_flags_of_a_run(tmp_path):
+    (tmp_path / "run.flags").write_text("# Relative paths begin in /\n--frozen\n--nomasks\n--seed=0\n--workdir=a=b\n")
+    names = ("frozen", "masks", "seed", "workdir", "work", "missing")
+    assert [earlier.flag_of_run(tmp_path, name) for name in names] == ["true", "", "0", "a=b", "", ""]
+    assert earlier.flag_of_run(tmp_path / "model.keras", "seed") == "0"
