@@ -9,12 +9,18 @@ SHEETS = ((0.5, 1), (1, 0.7), (1.2, 3), (2, 2), (2.3, 1.5), (3, 4.1), (4, 1), (4
 
 
 def open_pictures(paths, model):
-    """Open --images with the channels and the value range of the model, or the sample."""
+    """Open --images with the channels and the value range of the model, or the sample. Files that cannot be used are
+    counted in a line."""
     from keras_splitmask import data
+    from keras_splitmask.data.counting import counted
 
-    if paths:
-        return data.open_images(paths, _shape(model)[-1], getattr(model, "value_range", None))
-    return data.open_source("sample", "test")
+    if not paths:
+        return data.open_source("sample", "test")
+    source = data.open_images(paths, _shape(model)[-1], getattr(model, "value_range", None))
+    if source.left_out:
+        name, reason = next(iter(source.left_out.items()))
+        print(f"left out  {counted(len(source.left_out), 'file')}, such as {name} ({reason})")
+    return source
 
 
 def resized(source, model, count, ratio):

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 import keras_splitmask as ks
 from keras_splitmask.interchange import framing, programs
-from recipes.shared import runtimes
+from recipes.shared import program_pictures, runtimes
 from tests import class_folders, running
 
 LOAD = """
@@ -257,6 +257,13 @@ def test_a_missing_package_is_named_before_anything_is_loaded(refused, monkeypat
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tf2onnx" else find(name))
     line = refused("export", "--init_from=none", f"--output={tmp_path / 'saved'}", "--layout=onnx")
     assert "--layout=onnx needs tensorflow, tf2onnx, onnxruntime. Run: pip install tf2onnx" in line
+
+
+def test_images_that_cannot_be_used_are_counted(tmp_path, capsys, make_images):
+    Image.fromarray(make_images(1, (20, 30, 3))[0]).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:100])
+    source = program_pictures.open_pictures([str(tmp_path)], ks.Encoder((8, 8, 3), 4, 8, 1, 1))
+    assert len(source) == 1 and "left out  1 file, such as cut.png (" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="torch writes it")
