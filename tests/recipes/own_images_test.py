@@ -148,7 +148,7 @@ def test_probes_are_added_to_finished_runs(here, photos, tmp_path, stand_in):
     ):
         end = here("reproduce", *given, *more)
         assert end.status == 0 and list(stand_in.commands) == ran, end.err
-        assert ("times 100s are" in end.out) == any("finetune" in name for name in ran)
+        assert ("times 100s is" in end.out) == any("finetune" in name for name in ran)
         saved = json.loads((home / "comparison.json").read_text())
         assert saved["settings"]["frozen_features"] is True
         assert all((one["knn"], one["linear"]) == (0.3, 0.4) for one in saved["runs"])

@@ -351,7 +351,7 @@ def test_dense_models_are_built_at_full_size(parsed, size):
     file = RECIPES / "flags" / "paper" / "detect_coco.flags"
     with parsed("detect", f"--flagfile={file}", f"--size={size}", "--patch_size=16") as recipe:
         encoder = recipe.dense.encoders.fresh_encoder((800, 1344, 3), positions="sine_cosine")
-        model = recipe.build_model(encoder, [f"class {i}" for i in range(80)])
+        model = recipe.build_model(encoder, types.SimpleNamespace(classes=[f"class {i}" for i in range(80)]))
         neck = 4 * (width * 256 + 256) + 4 * (9 * 256**2 + 256)
         proposals = 9 * 256**2 + 256 + 15 * 257
         regions = 49 * 256 * 1024 + 1024 + 1024**2 + 1024 + (81 + 4 * 80) * 1025
