@@ -4,6 +4,7 @@ paper's. Nothing is trained."""
 import math
 import pathlib
 import runpy
+import types
 
 import pytest
 
