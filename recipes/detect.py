@@ -58,7 +58,9 @@ flags.DEFINE_enum(
     " for small objects; its head takes four times as long. Default: auto, what suits the objects of the training"
     " images.",
 )
-flags.DEFINE_integer("max_detections", 100, lower_bound=1, help="Largest number of objects found in an image.")
+flags.DEFINE_integer(
+    "max_detections", 100, lower_bound=1, upper_bound=1000, help="Largest number of objects found in an image."
+)
 flags.DEFINE_float(
     "score_threshold", 0.05, lower_bound=0, upper_bound=1, help="Least score of an object that is found."
 )
@@ -88,6 +90,7 @@ flags.adopt_module_key_flags(dense)
 flags.adopt_module_key_flags(value_range)
 FLAGS = flags.FLAGS
 SCALE = ("0.5", "1.5")
+FEW_MISSED = 0.1  # share of a class that may be without an anchor
 MOST_COUNTED = 2000  # images whose objects anchors are chosen by
 MASK_SIZE = 56  # pixels of a side of a target mask
 
@@ -143,7 +146,8 @@ def choose_anchors(source, image_shape):
     smallest = anchor_choice.anchor_sizes(levels, anchor_scale)[1][0][0]
     print(
         f"--levels={levels} --anchor_scale={anchor_scale:g}: anchors from {smallest:g} pixels; objects that no anchor"
-        f" overlaps by half: {', '.join(parts[:10]) or 'none'}{', ...' * (len(parts) > 10)}",
+        f" overlaps by half: {', '.join(parts[:10]) or 'none'}{', ...' * (len(parts) > 10)}"
+        + ("; raise --image_size to find more of them" if np.nanmax(missed, initial=0) > FEW_MISSED else ""),
         flush=True,
     )
     return levels, anchor_scale

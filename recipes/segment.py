@@ -117,8 +117,13 @@ def class_weights(source):
     for i in np.linspace(0, len(source) - 1, min(len(source), MOST_COUNTED)).round().astype(int):
         labels = source.label_map(i)
         counts += np.bincount(labels[labels < len(counts)], minlength=len(counts))
+    if not counts.any():
+        raise commandline.BadInput(
+            "Expected labelled pixels with --class_weight, received none in the label maps; leave it out."
+        )
     share = counts / counts.sum()
-    weights = np.where(share > 0, np.maximum(share, 1e-9) ** {"balanced": -1.0, "root": -0.5}[FLAGS.class_weight], 0.0)
+    # A class that no counted pixel has is as rare as the rarest of the others, and may be in the rest.
+    weights = np.maximum(share, share[share > 0].min()) ** {"balanced": -1.0, "root": -0.5}[FLAGS.class_weight]
     weights /= (weights * share).sum()
     shown = ", ".join(f"{name} {weight:.2f}" for name, weight in zip(source.classes, weights, strict=True))
     print(f"--class_weight={FLAGS.class_weight}: {shown}", flush=True)

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import itertools
 import re
 
 import numpy as np
@@ -22,6 +23,8 @@ FILES = (
 )  # the first one counts
 FORMS = "name,r,g,b in each line, such as road,128,64,128"
 MAX_BYTES = 1_000_000
+MOST_ROWS = 1000  # 255 classes, and colours that are ignored
+NUMBER = re.compile(r"[0-9]{1,3}")
 VOID = ("void", "ignore", "ignored", "unlabeled", "unlabelled")  # names of what is no class
 COMMAS = re.compile(r"\s*,\s*")
 
@@ -97,12 +100,17 @@ def read(path):
     except ValueError as error:
         raise ValueError(f"Expected {FORMS} in {path}, received no text ({error}); save it as UTF-8.") from error
     parse = {"labelmap.txt": _cvat, "label_colors.txt": _camvid}.get(path.name, _csv)
-    rows = [row for row in parse(text) if row]
+    try:
+        rows = list(itertools.islice((row for row in parse(text) if row), MOST_ROWS + 1))
+    except csv.Error as error:
+        raise ValueError(f"Expected {FORMS} in {path}, received a line that is none ({error}); correct it.") from error
+    if len(rows) > MOST_ROWS:
+        raise ValueError(f"Expected the colours of 2 to {IGNORE} classes in {path}, received more than {MOST_ROWS}.")
     names, colours = [], []
     for k, (name, values) in enumerate(rows):
-        if k == 0 and parse is _csv and not any(value.strip().isdigit() for value in values):
+        if k == 0 and parse is _csv and not any(NUMBER.fullmatch(value.strip()) for value in values):
             continue  # the names of the columns
-        numbers = [int(value) for value in values if value.strip().isdigit() and int(value) < 256]
+        numbers = [int(value) for value in values if NUMBER.fullmatch(value.strip()) and int(value) < 256]
         if not name or len(numbers) != 3 or len(values) != 3:
             raise ValueError(
                 f"Expected {FORMS} in {path}, received {printable(name)[:40]} with {','.join(values)[:60]}; r, g and b"

@@ -176,7 +176,7 @@ class _Reading:
 
     def listing(self, part, from_zero, complete):
         """Return the `Listing` of all files that were added."""
-        numbers = {label: number for number, label in enumerate(sorted(set(self.labels)), 1)}
+        numbers = {label: number for number, label in enumerate(sorted(set(self.labels)))}
         annotations = [
             {**each, "category_id": numbers[label], "bbox": _box(corners, from_zero)}
             for each, label, corners in zip(self.objects, self.labels, self.boxes, strict=True)

@@ -7,7 +7,15 @@ from keras_splitmask.data.listing import Listing, read_content, restricted, upri
 from keras_splitmask.data.scan import printable, scan
 from keras_splitmask.data.segmentations import finite
 from keras_splitmask.data.split_folders import choose_split
-from keras_splitmask.data.yolo_layouts import NO_LABELS, class_names, home_of, labels_of, settings, splits
+from keras_splitmask.data.yolo_layouts import (
+    NO_LABELS,
+    check_together,
+    class_names,
+    home_of,
+    labels_of,
+    settings,
+    splits,
+)
 
 __all__ = ["read", "splits"]
 
@@ -29,6 +37,7 @@ def read(root, split, report=None):
             " path."
         )
     part = choose_split(found, split, home_of(root))
+    check_together(part, root)
     names = class_names(root, part)
     images = scan(part.root, report=report)
     images = restricted(images, part.holds)

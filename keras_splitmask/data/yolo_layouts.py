@@ -48,6 +48,18 @@ class Part:
         return set(self.files)
 
 
+def check_together(part, root):
+    """Refuse a split whose folders and files have only folders far above the data set around them: all of these would
+    be searched. Raises ValueError."""
+    own = (home_of(root).resolve(), *(path.resolve() for path in part.folders))
+    around = part.root.resolve()
+    if not any(around.is_relative_to(path) for path in (*own, home_of(root).resolve().parent)):
+        raise ValueError(
+            f"Expected the images of a split in one folder, or in {printable(str(home_of(root)))}, received images in"
+            f" several whose common folder is {printable(str(around))}; move or link them into one."
+        )
+
+
 def home_of(root):
     """The folder of a data set that is named by itself or by its data.yaml."""
     return root.parent if root.is_file() else root

@@ -11,6 +11,7 @@ Judgement = tuple[str, str]  # "good", "bad" or "note", and a sentence or two
 GOOD, BAD, NOTE = "good", "bad", "note"
 FEW_STEPS = 800  # of pre-training: 500 taught nothing on 1,562 photographs, 800 and 900 gained points in docs/sample.md
 PAYING_STEPS = 1_500  # for equal minutes: 1,027 were behind training from scratch, 1,507 ahead (docs/results.md)
+FEW_UPDATES = 500  # with labels: fewer than finetune takes by itself
 COLLAPSED = 0.05  # spread of the features, which is 1 where they are even
 FEW_WORDS = 0.05  # of the vocabulary
 WAITED = 0.25  # of the time
@@ -151,6 +152,8 @@ def trend(lines: Sequence[dict], flags: Mapping[str, str], result: Mapping[str, 
             " pay."
         )
     if late < LEVEL * gain:
+        if lines[-1]["step"] < FEW_UPDATES:
+            return None  # the learning rate falls to its end in every run, so a flat end of a short one says nothing
         return NOTE, (
             f"Levelled off: the {word} hardly changed in the last quarter. More steps alone would bring little."
         )

@@ -44,6 +44,8 @@ def complete(file, arrays, depth, stated, folded, averaged):
         stated["no_positions"] = True  # the tables take their place
         if side := _side(arrays.get(tables[0]), arrays.get(KERNEL)):
             stated.setdefault("image_size", (side, side))
+    if getattr(arrays.get(tables[0]), "ndim", 0) == 2:
+        stated.setdefault("heads", arrays[tables[0]].shape[1])
     for i in range(depth):
         _join_biases(arrays, f"block_{i + 1}/attention")
     if not averaged:

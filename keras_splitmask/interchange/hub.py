@@ -35,9 +35,9 @@ def downloaded(name):
         except Exception as error:
             reason = printable((str(error).splitlines() or [type(error).__name__])[0])
             raise ValueError(
-                f"Expected a model of the Hugging Face Hub, received {name} ({reason}); check the name and the network,"
-                " or download its files by hand and name their folder."
+                f"Expected a model of the Hugging Face Hub, received {printable(name)} ({reason}); check the name and"
+                " the network, or download its files by hand and name their folder."
             ) from error
         if reading.find(folder):
             return folder
-    raise ValueError(f"Expected {WEIGHTS} or {reading.TORCH_WEIGHTS} in the model {name}, received neither.")
+    raise ValueError(f"Expected {WEIGHTS} or {reading.TORCH_WEIGHTS} in the model {printable(name)}, received neither.")

@@ -23,6 +23,7 @@ from keras_splitmask.misfits import misfits, shapes_of
 from keras_splitmask.transfer import Classifier
 
 MODEL_FILE = "model.keras"
+PROGRAM_FILES = ("saved_model.pb", "model.onnx", "model.tflite", "model.pt2")
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
@@ -60,6 +61,8 @@ def load_model(path):
         hint = ""
         if (file.parent / "checkpoints").is_dir():
             hint = "; the run in this folder is not finished: run its command again first"
+        elif any((file.parent / name).is_file() for name in PROGRAM_FILES):
+            hint = "; this folder holds an exported program: name the run that it comes from"
         elif weights := next((p for p in sorted(file.parent.glob("*")) if p.name.endswith(reading.SUFFIXES)), None):
             hint = f"; name one of the files of weights in this folder, such as {weights}"
         elif file.name == MODEL_FILE and _has_images(file.parent):

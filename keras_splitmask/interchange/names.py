@@ -126,11 +126,8 @@ HARMLESS = {
         "weight_init",
     ),
 }
-HEADS = {
-    1280: 16,
-    1408: 16,
-    1664: 16,
-}  # by width: huge, giant and gigantic, the published sizes whose heads are not 64 wide
+# Heads by width of the published sizes, from tiny to gigantic.
+HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
 
 # To write, by layout: the class in transformers, and what its configuration says beside sizes.
 CLASSES = {

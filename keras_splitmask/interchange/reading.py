@@ -193,11 +193,11 @@ def _dropped(file, given):
 def _assumed(file, arguments, stated, epsilon):
     """Fill in what no file states, and list these assumptions."""
     width, channels, notes = arguments["width"], arguments["image_shape"][-1], []
-    # Shapes do not show the number of heads. In the published sizes, but for HEADS, a head is 64 wide.
-    if "heads" not in stated and width not in HEADS and width % 64:
+    # Shapes do not show the number of heads, which changes every answer.
+    if "heads" not in stated and width not in HEADS:
         raise ValueError(
             f"Expected {CONFIG} beside the weights to state num_attention_heads, received none, and a width of {width},"
-            " no multiple of 64."
+            f' which is no published size; write {CONFIG}, such as {{"num_attention_heads": 4}}, or copy it there.'
         )
     if "pixels" not in stated:
         stated["pixels"] = pixel_statistics(channels)
@@ -211,7 +211,7 @@ def _assumed(file, arguments, stated, epsilon):
             f"Expected image_mean and image_std of {channels} channels in {file.with_name(PREPROCESSOR)}, received"
             f" {sizes}."
         )
-    for name, value in (("heads", HEADS.get(width, width // 64)), ("epsilon", epsilon)):
+    for name, value in (("heads", HEADS.get(width)), ("epsilon", epsilon)):
         arguments[name] = stated.get(name, value)
         if name not in stated:
             notes.append(f"{name} {value}, since no {CONFIG} states it")

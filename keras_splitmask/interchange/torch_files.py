@@ -21,7 +21,8 @@ PLACEHOLDERS = {*STORAGES, REBUILD_TENSOR, REBUILD_PARAMETER, "torch.device", "t
 # Settings and measurements beside the weights of a checkpoint.
 PLACEHOLDERS |= {"argparse.Namespace", "pathlib.Path", "pathlib.PosixPath", "pathlib.WindowsPath", "_codecs.encode"}
 PLACEHOLDERS |= {f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")}
-PLACEHOLDERS |= {"numpy.dtype", "numpy.ndarray"}
+PLACEHOLDERS |= {"numpy.dtype", "numpy.ndarray", "collections.Counter", "torch.float32", "torch.float16"}
+PLACEHOLDERS |= {"torch.bfloat16", "torch.int64"}
 PACKAGES = ("dall_e.", "torch.nn.modules.")  # whose classes a pickled model may have
 MOST_MODULES = 1000
 # Where a checkpoint of training keeps its weights, beside the optimizer and others. The averaged ones come first.

@@ -51,12 +51,14 @@ def choose(boxes, labels, classes, image_shape, levels=None, anchor_scale=None):
     can have.
 
     Args:
-        boxes, labels, classes, image_shape: see `without_anchor`; at least one box.
+        boxes, labels, classes, image_shape: see `without_anchor`. Without boxes it is the first choice.
         levels, anchor_scale: a value to keep, or None to choose it.
 
     Returns:
         (levels, anchor_scale).
     """
     choices = [(own, anchor_scale or scale) for own, scale in CHOICES if levels in (None, own)]
+    if not len(boxes):
+        return choices[0]
     worst = [np.nanmax(without_anchor(boxes, labels, classes, image_shape, *choice)) for choice in choices]
     return next(choice for choice, share in zip(choices, worst, strict=True) if share <= min(worst) + MARGIN)

@@ -20,7 +20,7 @@ ANY_ARRAY = """images = np.zeros({shape}, "uint8")  # or yours"""
 FRAMED = {
     "Classifier": "photo = ImageOps.fit(photo, ({width}, {height}){bleed})\n",
     "Segmenter": "photo = photo.resize(({width}, {height}))\n",
-    "RetinaNet": "photo = ImageOps.pad(photo, ({width}, {height}), centering=(0, 0))\n",
+    "RetinaNet": "size = photo.size\nphoto = ImageOps.pad(photo, ({width}, {height}), centering=(0, 0))\n",
 }
 FRAMED |= {"Encoder": FRAMED["Classifier"], "MaskRCNN": FRAMED["RetinaNet"]}
 PROGRAMS = {
@@ -30,7 +30,7 @@ from PIL import Image, ImageOps
 
 {images}
 program = tf.saved_model.load(".")
-{name} = program.serve(images)["{name}"].numpy()
+answers = {{name: value.numpy() for name, value in program.serve(images).items()}}
 """,
     "onnx": """import numpy as np
 import onnxruntime
@@ -38,7 +38,7 @@ from PIL import Image, ImageOps
 
 {images}
 session = onnxruntime.InferenceSession("model.onnx")
-({name},) = session.run(["{name}"], {{"images": images}})
+answers = dict(zip([each.name for each in session.get_outputs()], session.run(None, {{"images": images}})))
 """,
     "litert": """import numpy as np
 from ai_edge_litert.interpreter import Interpreter
@@ -46,7 +46,7 @@ from PIL import Image, ImageOps
 
 {images}
 run = Interpreter("model.tflite").get_signature_runner()
-{name} = run(images=images)["{name}"]
+answers = run(images=images)
 """,
     "torch": """import numpy as np
 import torch
@@ -54,13 +54,22 @@ from PIL import Image, ImageOps
 
 {images}
 program = torch.export.load("model.pt2").module()
-{name} = program(torch.tensor(images))["{name}"].detach().numpy()
+answers = {{name: value.detach().numpy() for name, value in program(torch.tensor(images)).items()}}
 """,
 }
 SHOWN = {
-    "Classifier": "print({name}[0].argmax(), {name}[0].max())  # the class in the list below, and its probability",
-    "others": "print({name}.shape)",
+    "Classifier": """scores = answers["scores"][0]
+print(scores.argmax(), scores.max())  # the class in the list below, and its probability""",
+    "Segmenter": """labels = answers["labels"][0]  # of each pixel the class in the list below
+for label in np.unique(labels):
+    print(label, (labels == label).mean())  # the fraction of its pixels""",
+    "RetinaNet": """for box, score, label in zip(answers["boxes"][0], answers["scores"][0], answers["labels"][0]):
+    if label >= 0 and score > 0.3:
+        print(label, score, box{back})  # class in the list below, score, [top, left, bottom, right] in the photo""",
+    "Encoder": """print(answers["pooled"].shape)""",
 }
+SHOWN["MaskRCNN"] = SHOWN["RetinaNet"]
+BACK = " * max(size[0] / {width}, size[1] / {height})"  # from the pixels of the program to those of the photo
 LIBRARY = """import json
 
 import numpy as np
@@ -105,14 +114,13 @@ def install(layout):
     return f"pip install {PACKAGES[layout]} numpy pillow"
 
 
-def code_of(kind, layout, shape, name, ratio=1.0, resize=False):
+def code_of(kind, layout, shape, ratio=1.0, resize=False):
     """Write code that answers a photo, or an array if files hold no such channels.
 
     Args:
         kind: name of the class of the model.
         layout: name of the layout.
         shape: (H, W, C) of the model's images.
-        name: name of the first output.
         ratio: fraction of an image's side to keep.
         resize: whether the program takes images of any size.
     """
@@ -129,6 +137,6 @@ def code_of(kind, layout, shape, name, ratio=1.0, resize=False):
         library, options, first = LIBRARIES[layout]
         code = LIBRARY.format(**{"class": library}, images=images, options=options, first=first)
     else:
-        shown = SHOWN.get(kind, SHOWN["others"])
-        code = (PROGRAMS[layout] + shown).format(images=images, name=name)
+        back = BACK.format(width=width, height=height) if mode else ""
+        code = (PROGRAMS[layout] + SHOWN[kind]).format(images=images, back=back)
     return code if mode else code.replace("from PIL import Image, ImageOps\n", "")

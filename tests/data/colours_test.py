@@ -109,6 +109,10 @@ def test_transparent_and_deep_colours(tmp_path):
         ("sky,0,0,0\nroad,0,0,0\n", "Expected a colour for each class in .*, received one for sky and road"),
         ("sky,0,0,0\nvoid,1,1,1\n", "Expected the colours of 2 to 255 classes in .*class_dict.csv, received 1"),
         ("", "Expected the colours of 2 to 255 classes in .*class_dict.csv, received 0"),
+        ('"sky,0,0,0\n' + "x" * 200_000, "received a line that is none"),
+        ("sky,0,0,0\nroad,1,1,²\n", "received road with 1,1,²"),
+        ("sky,0,0,0\nroad,1,1," + "9" * 5000 + "\n", "received road with 1,1,999"),
+        ("sky,0,0,0\n" * 2000, "Expected the colours of 2 to 255 classes in .*, received more than 1000"),
         (b"\xff\xff", "Expected name,r,g,b in each line, .* received no text"),
     ],
 )

@@ -123,6 +123,15 @@ def test_several_folders(tmp_path):
     assert objects_of(source) == {name: expected()["b.jpg"] for name in names} and not source.left_out
 
 
+def test_folders_that_lie_far_apart_are_refused(tmp_path):
+    """The folder around them, here all of `tmp_path`, may be the whole disk."""
+    small(tmp_path / "a" / "set", "0 0.5 0.5 0.5 0.5\n")
+    small(tmp_path / "b" / "other", "0 0.5 0.5 0.5 0.5\n")
+    write(tmp_path / "a" / "set" / "data.yaml", f"train: [images/train, {tmp_path}/b/other/images]\nnames: [dog]\n")
+    with pytest.raises(ValueError, match=f"received images in several whose common folder is {tmp_path}; move or link"):
+        open_detection(f"yolo:{tmp_path / 'a' / 'set'}", "train")
+
+
 def test_data_yaml_may_be_named_itself(tmp_path):
     yolo_set(tmp_path)
     (tmp_path / "data.yaml").rename(tmp_path / "pets.yaml")

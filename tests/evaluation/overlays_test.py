@@ -51,7 +51,7 @@ def test_objects_are_framed_in_the_colours_of_their_classes(tmp_path):
         "labels": np.array([2, 0]),
         "scores": np.array([0.8, 0.2]),
     }
-    save_detections(tmp_path / "sheet.png", [image], [truth], [predicted], ["a", "b", "c"])
+    save_detections(tmp_path / "sheet.png", [image], [truth], [predicted], ["a", "b\n\x1b", "c"])
     left, right = panels(tmp_path / "sheet.png", 2, 240, 480)
     for panel, label in ((left, 1), (right, 2)):
         framed = (panel == palette(3)[label]).all(axis=-1)

@@ -471,7 +471,7 @@ def test_damaged_files_are_refused(content, tmp_path):
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.pth", "weights.pt"])
 def test_an_encoder_from_what_torch_saves(tmp_path, name):
     torch = pytest.importorskip("torch")
-    encoder = ks.Encoder((16, 24, 3), patch_size=8, width=64, depth=2, heads=1)
+    encoder = ks.Encoder((16, 24, 3), patch_size=8, width=192, depth=1, heads=3)
     ks.interchange.save_encoder(encoder, tmp_path / "vit")
     arrays = open_safetensors(tmp_path / "vit" / "model.safetensors")
     weights = {key: torch.tensor(array.read()) for key, array in arrays.items()}

@@ -315,3 +315,21 @@ def test_what_does_not_fit_into_memory_is_refused(refused, sets, tmp_path, monke
     # What this process takes counts as at hand, too, and is more after other tests.
     assert "Expected training to fit into 80% of the " in line and "Add --accumulate=2." in line
     assert not (tmp_path / "run").exists()
+
+
+def test_classes_that_are_not_counted_weigh_as_much_as_the_rarest(parsed):
+    maps = [np.array([[0, 0, 0, 1]]), np.array([[0, 255, 255, 255]])]
+
+    class Source:
+        classes = ["rest", "box", "absent"]
+        label_map = staticmethod(maps.__getitem__)
+
+        def __len__(self):
+            return len(maps)
+
+    with parsed("segment", "--dataset=masks:x", "--workdir=y", "--class_weight=balanced") as recipe:
+        weights = recipe.class_weights(Source())
+        assert weights == pytest.approx([5 / 8, 5 / 2, 5 / 2])
+        maps[:] = [np.full((1, 4), 255)]
+        with pytest.raises(recipe.commandline.BadInput, match="Expected labelled pixels with --class_weight"):
+            recipe.class_weights(Source())

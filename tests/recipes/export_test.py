@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 import keras_splitmask as ks
 from keras_splitmask.interchange import framing, programs
-from recipes.shared import program_pictures, runtimes
+from recipes.shared import card_code, model_card, program_pictures, runtimes
 from tests import class_folders, running
 
 LOAD = """
@@ -257,6 +257,15 @@ def test_a_missing_package_is_named_before_anything_is_loaded(refused, monkeypat
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tf2onnx" else find(name))
     line = refused("export", "--init_from=none", f"--output={tmp_path / 'saved'}", "--layout=onnx")
     assert "--layout=onnx needs tensorflow, tf2onnx, onnxruntime. Run: pip install tf2onnx" in line
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_the_code_of_every_card_is_python(channels):
+    for kind in model_card.KINDS:
+        for layout in (*runtimes.RUNTIMES, *(("timm",) if kind in card_code.TIMM_SHOWN else ())):
+            compile(card_code.code_of(kind, layout, (8, 12, channels), 0.875), layout, "exec")
+    for layout in card_code.LIBRARIES:
+        compile(card_code.code_of("Encoder", layout, (8, 12, channels)), layout, "exec")
 
 
 def test_images_that_cannot_be_used_are_counted(tmp_path, capsys, make_images):

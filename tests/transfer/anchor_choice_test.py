@@ -34,4 +34,5 @@ def test_small_objects_get_small_anchors_and_others_cheap_ones(rng):
     assert missed[0] < 0.05 and np.isnan(missed[1]) and missed[2] == 1
     assert anchor_choice.choose(both, labels, 3, SHAPE, levels="P3-P7")[0] == "P3-P7"
     assert anchor_choice.choose(both, labels, 3, SHAPE, anchor_scale=3.0) == ("P2-P6", 3.0)
+    assert anchor_choice.choose(both[:0], labels[:0], 3, SHAPE) == ("P3-P7", 4.0)  # of crowds alone
     assert anchor_choice.choose(both, labels, 3, SHAPE, "P3-P7", 7.0) == ("P3-P7", 7.0)
