@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from keras_splitmask.backend.optional import optional
 from keras_splitmask.backend.typing import Array, UInt8
-from keras_splitmask.data.scan import printable
 from keras_splitmask.evaluation.detection import decode_mask, paste_mask
 
 # In pixels: the longer side of a picture, the gap between two, the margin around all, and the height of letters.
@@ -196,7 +195,7 @@ def _write_tag(picture, tags, box, text, colour):
     If possible it covers none of the earlier `tags`, (top, left, width) each. Its own is appended to them.
     """
     font, draw = font_of_pictures(), optional("PIL.ImageDraw", "data").Draw(picture)
-    text = printable(text)  # a font refuses line breaks
+    text = " ".join(text.split())  # a font refuses line breaks
     top, left, bottom, right = box
     wide, high = math.ceil(font.getlength(text)) + 6, TEXT + 4
     # Best above the box on the left, where it hides nothing of the object.
