@@ -94,7 +94,7 @@ def test_predictions_are_of_one_array_of_images(make_model, make_encoder, make_i
         calls = [lambda m=model: m.predict(views, verbose=0), lambda m=model: m(views)]
         check_refused(model, f"{OF_OTHERS}(4, 2, 8, 8, 3)", calls)
         calls = [lambda m=model: m.predict([images, images], verbose=0), lambda m=model: m([images, images])]
-        check_refused(model, f"{OF_OTHERS}a ", calls)
+        check_refused(model, f"{OF_OTHERS}an object of type list", calls)
 
 
 @pytest.mark.backend
