@@ -1,7 +1,5 @@
 """Compare the answers of what was exported with its model's, and refuse it if they differ too much."""
 
-import numpy as np
-
 # How far answers may be apart, relative to the largest. Whole numbers of 8 bits are compared by the share of equal
 # classes, which is printed.
 TOLERANCE = {"none": 1e-4, "float16": 1e-2, "int8": 1.0, "calibrated_int8": 1.0}
@@ -24,6 +22,8 @@ def check(expected, received, quantize, rounds):
         rounds: whether one number in a hundred may differ, since rounding decides between two boxes, or two classes of
             a pixel, with nearly equal scores.
     """
+    import numpy as np
+
     for name, value in expected.items():
         differences = np.abs(value - received[name]) / max(1.0, np.abs(value).max())
         difference = np.quantile(differences, 0.99) if rounds else differences.max()
@@ -39,6 +39,8 @@ def check_resized(expected, received, groups, quantize):
         expected, received, quantize: see `check`.
         groups: numbers of images that are compared together, one after the other.
     """
+    import numpy as np
+
     for name, value in expected.items():
         spread = np.abs(value - value.mean(axis=0)).mean()
         least = 1e-4 * max(1.0, np.abs(value).max())  # of a model that answers nearly the same to all
@@ -56,6 +58,8 @@ def check_resized(expected, received, groups, quantize):
 def check_classes(expected, received, quantize, near_tie=0.0):
     """Print for how many images the class is the same, from scores (n, classes). Raises Differs, for a program in
     float32, if a class differs that is no near tie."""
+    import numpy as np
+
     chosen = received.argmax(axis=-1)
     same = int((expected.argmax(axis=-1) == chosen).sum())
     print(f"class        the same for {same} of {len(expected)}")

@@ -2,8 +2,6 @@
 
 import functools
 
-import numpy as np
-
 # Sides of the sheets of clothes, relative to the model's: smaller and larger, wide and tall.
 SHEETS = ((0.5, 1), (1, 0.7), (1.2, 3), (2, 2), (2.3, 1.5), (3, 4.1), (4, 1), (4.5, 3))
 
@@ -25,6 +23,8 @@ def open_pictures(paths, model):
 
 def resized(source, model, count, ratio):
     """At most `count` pictures of a source, evenly spread, as the model takes them: (n, H, W, C) uint8."""
+    import numpy as np
+
     from keras_splitmask.data.augmentation import center_box
     from keras_splitmask.data.resizing import read_resized
 
@@ -42,6 +42,8 @@ def of_own_sizes(source, count):
 def sheets(model):
     """Sheets of the sample's clothes, of several sizes, two of each: a list of (2, h, w, C) uint8. Each channel shows
     other clothes, so that their order counts."""
+    import numpy as np
+
     from keras_splitmask import data
 
     source = data.open_source("sample", "test")
@@ -60,6 +62,8 @@ def sheets(model):
 
 def framed(batches, model, ratio):
     """The images of batches of any sizes, cut and resized by this library: (n, H, W, C) uint8."""
+    import numpy as np
+
     from keras_splitmask.data.augmentation import center_box
     from keras_splitmask.data.decoding import part
     from keras_splitmask.data.resizing import resize
@@ -70,6 +74,8 @@ def framed(batches, model, ratio):
 
 
 def _spread(source, count):
+    import numpy as np
+
     return np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
 
 

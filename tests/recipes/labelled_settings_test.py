@@ -52,8 +52,7 @@ def test_what_does_not_fit_into_memory_is_refused_before_it_starts(refused, tmp_
     monkeypatch.setattr(free_memory, "free_memory", lambda: 1e9)
     given = (images(tmp_path / "set", rng), "--size=vit_base", "--image_size=224", "--batch_size=32")
     line = refused("finetune", *given, f"--workdir={tmp_path / 'run'}")
-    assert re.search(
-        r"Expected training to fit into 80% of the .* Add (--batch_size=\d+ )?--size=vit_\w+( --batch_size=\d+)?\.",
-        line,
-    )
+    # What this process has already counts as at hand, so a batch of 1 may fit, or only a smaller encoder.
+    change = r"--(batch_size=\d+|size=vit_\w+)"
+    assert re.search(rf"Expected training to fit into 80% of the .* Add {change}( {change})?\.", line)
     assert not (tmp_path / "run").exists()

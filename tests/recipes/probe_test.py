@@ -121,7 +121,7 @@ def test_classes_have_the_numbers_that_they_have_in_training(refused, here, tmp_
     given = (f"--init_from={tmp_path / 'run'}", f"--dataset=folder:{tmp_path / 'set'}")
     end = here("probe", *given, "--neighbours=1,13", f"--workdir={tmp_path / 'probe'}", "--epochs=1")
     assert end.status == 0 and "val has no image of 2 classes (ant, bee)" in end.out, end.err
-    assert "There are only 12 training images for --neighbours=13; all of them vote." in end.out
+    assert "--neighbours=13 is more than the 12 training images; all vote." in end.out
     # The class cat is 2 in training; of a split that has no other it would be 0, and no image be right.
     assert json.loads((tmp_path / "probe" / "probe.json").read_text())["knn_accuracy"] == 1
     (tmp_path / "set" / "val" / "cat" / "1.png").write_text("no image")
