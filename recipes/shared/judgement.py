@@ -25,6 +25,7 @@ def finish(run, model, sets, judged, measure, steps):
     import numpy as np
 
     from keras_splitmask import evaluation
+    from keras_splitmask.data.counting import counted
 
     images, labels = judged
     names = model.class_names or [str(i) for i in range(model.classes)]
@@ -56,6 +57,9 @@ def finish(run, model, sets, judged, measure, steps):
     run.write_report()
     run.save_model(model)
     run.show_files()
+    if missing := sets.judged.left_out:  # said at the start, too, but that may be hours ago
+        name, reason = next(iter(missing.items()))
+        print(f"without   {counted(len(missing), 'file')} of {sets.split}, such as {name} ({reason})", flush=True)
     if not children.is_child():  # reproduce.py says what comes next
         _show_next(run)
 
