@@ -240,6 +240,7 @@ def test_files_left_out_of_any_split_are_counted_and_recorded(here, refused, tmp
     assert (
         "evaluated on test: 10 images of 8x8; 2 left out (a/1.png: not an image of a known format; b/2.png" in end.out
     )
+    assert "without   2 files of test, such as a/1.png (not an image of a known format)" in end.out
     assert (
         "received a/5.png" in end.out
         and "It is skipped." in end.out
