@@ -6,7 +6,7 @@ import importlib
 # keras-cv is pinned: transfer/ replaces and patches parts of it that another version may have renamed.
 PACKAGES = {  # of each extra in pyproject.toml, without those that are for some machines only
     "tf": "tensorflow tensorflow-datasets",
-    "data": "grain pillow simplejpeg",
+    "data": "grain pillow simplejpeg pyyaml",
     "cv": "keras-cv==0.9.0",
     "coco": "pycocotools",
     "report": "matplotlib",

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from keras_splitmask.data import plain_yaml
+from keras_splitmask.backend.optional import optional
 from keras_splitmask.data.listing import read_content
 from keras_splitmask.data.scan import printable
 from keras_splitmask.data.split_folders import SPLIT_OF, named_as_splits
@@ -98,13 +98,29 @@ def settings(root):
     path = file_of_settings(root)
     if not path:
         return {}
+    yaml = optional("yaml", "data")
     try:
-        return plain_yaml.read(read_content(path, MAX_NAMES).decode(), KEYS)
-    except ValueError as error:
+        # BaseLoader leaves every value a text, so that a class called no is not a bool, and makes no objects.
+        content = yaml.load(read_content(path, MAX_NAMES).decode("utf-8-sig"), yaml.BaseLoader)
+        given = content if isinstance(content, dict) else {}
+        return {key: _texts(key, given[key]) for key in KEYS if key in given}
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        mark = getattr(error, "problem_mark", None)  # PyYAML's own message has several lines
+        reason = f"line {mark.line + 1} is no YAML" if mark else printable(str(error))[:100]
         raise ValueError(
-            f"Expected path, train, val and names in {printable(str(path))}, received what cannot be read ({error});"
+            f"Expected path, train, val and names in {printable(str(path))}, received what cannot be read ({reason});"
             " write it as in https://docs.ultralytics.com/datasets/detect."
         ) from error
+
+
+def _texts(key, value):
+    """A value of data.yaml: a text, a list of texts, or a dictionary of them. Raises ValueError for another."""
+    if isinstance(value, list):  # `- a: b` is meant as a name
+        value = [": ".join(*item.items()) if isinstance(item, dict) and len(item) == 1 else item for item in value]
+    parts = value if isinstance(value, list) else [*value, *value.values()] if isinstance(value, dict) else [value]
+    if not all(isinstance(part, str) for part in parts):
+        raise ValueError(f"{key} is neither a text nor a list or table of texts")
+    return value
 
 
 def file_of_settings(root):

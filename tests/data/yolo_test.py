@@ -145,7 +145,10 @@ def test_data_yaml_may_be_named_itself(tmp_path):
     ("text", "message"),
     [
         ("train: images/none\nnames: [a]\n", "Expected the images of a split in images/none, as data.yaml says"),
-        ("train: &x\nnames: [a]\n", "line 1 cannot be read: &x"),
+        ("train: images/train\nnames: [a, [b]]\n", "names is neither a text nor a list or table of texts"),
+        ("train: images/train\nnames: [a\n", "received what cannot be read .line 3 is no YAML"),
+        ("names: " + "[" * 100_000, "received what cannot be read .maximum recursion depth"),
+        ("names: !!python/object/apply:os.getcwd []\ntrain: images/train\n", "Expected the names of the classes"),
         ("train: images/train\nnames: {a: b}\n", "Expected names as a list, or by their numbers, in .*data.yaml"),
         (b"\xff\xfe", "Expected path, train, val and names in .*data.yaml, received what cannot be read"),
     ],
