@@ -431,9 +431,9 @@ def test_a_beit_that_is_not_whole_is_refused(changes, message, tmp_path):
 
 def test_numbers_of_relative_positions_in_a_file_are_dropped(tmp_path):
     name = TABLE.replace("bias_table", "index")
-    told = []
-    ks.interchange.load_encoder(beit(tmp_path, {name: np.zeros((10, 10), "float32")}), told.append)
-    assert told[0].dropped == {name: "calculated"}
+    reports = []
+    ks.interchange.load_encoder(beit(tmp_path, {name: np.zeros((10, 10), "float32")}), reports.append)
+    assert reports[0].dropped == {name: "calculated"}
 
 
 def test_positions_that_are_not_there(saved):

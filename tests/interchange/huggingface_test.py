@@ -112,11 +112,13 @@ def save(model, folder):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_answers_are_those_of_transformers(name, make_images, tmp_path):
-    model, images, told = model_of(name), make_images(3, (16, 16, 3)), []
+    model, images, reports = model_of(name), make_images(3, (16, 16, 3)), []
     save(model, tmp_path)
-    encoder = ks.interchange.load_encoder(tmp_path, told.append)
+    encoder = ks.interchange.load_encoder(tmp_path, reports.append)
     check_equal(encoder, tokens_of(model, images), images)
-    assert not told[0].fresh and {*told[0].loaded, *told[0].folded} == set(ks.interchange.named_weights(encoder))
+    assert not reports[0].fresh and {*reports[0].loaded, *reports[0].folded} == set(
+        ks.interchange.named_weights(encoder)
+    )
 
 
 @pytest.mark.parametrize("name", ["ViTModel", "ViTMSNModel", "Dinov2WithRegistersModel"])
@@ -202,12 +204,12 @@ def test_timm_reads_what_was_written(make_images, tmp_path):
 
 def test_positions_are_resampled_for_another_grid(make_images, tmp_path):
     save(model_of("ViTModel"), tmp_path)
-    told = []
-    encoder = ks.interchange.load_encoder(tmp_path, told.append, image_shape=(24, 16, 3))
+    reports = []
+    encoder = ks.interchange.load_encoder(tmp_path, reports.append, image_shape=(24, 16, 3))
     assert (
         encoder.grid == (6, 4)
-        and told[0].resized == {"patch_embedding/positions": "4x4 to 6x4 patches"}
-        and not told[0].fresh
+        and reports[0].resized == {"patch_embedding/positions": "4x4 to 6x4 patches"}
+        and not reports[0].fresh
     )
     assert encoder(make_images(1, (24, 16, 3)))["pooled"].shape == (1, 24)
 
@@ -221,11 +223,13 @@ def test_swiglu_is_refused(tmp_path):
 @pytest.mark.parametrize("shape", [(32, 32, 3), (24, 24, 3), (12, 12, 3), (8, 24, 3)], ids=str)
 def test_relative_positions_are_resampled_as_in_transformers(shape, make_images, tmp_path):
     """For larger images, smaller ones, and those that are not square."""
-    model, images, told = model_of("BeitModel with relative positions"), make_images(2, shape), []
+    model, images, reports = model_of("BeitModel with relative positions"), make_images(2, shape), []
     save(model, tmp_path)
-    encoder = ks.interchange.load_encoder(tmp_path, told.append, image_shape=shape)
+    encoder = ks.interchange.load_encoder(tmp_path, reports.append, image_shape=shape)
     check_equal(encoder, tokens_of(model, images, interpolate_pos_encoding=True), images)
-    assert told[0].resized["block_1/attention/relative_positions"] == f"4x4 to {shape[0] // 4}x{shape[1] // 4} patches"
+    assert (
+        reports[0].resized["block_1/attention/relative_positions"] == f"4x4 to {shape[0] // 4}x{shape[1] // 4} patches"
+    )
 
 
 @pytest.mark.parametrize("kind", ["Beit", "Data2VecVision"])
@@ -234,32 +238,32 @@ def test_blocks_are_those_of_a_model_that_pools_by_the_mean(kind, make_images, t
     import torch
 
     relative = {"use_relative_position_bias": True, "use_mean_pooling": True, "num_labels": 3}
-    model, images, told = model_of(f"{kind}ForImageClassification", **relative), make_images(2, (16, 16, 3)), []
+    model, images, reports = model_of(f"{kind}ForImageClassification", **relative), make_images(2, (16, 16, 3)), []
     save(model, tmp_path)
-    encoder = ks.interchange.load_encoder(tmp_path, told.append)
+    encoder = ks.interchange.load_encoder(tmp_path, reports.append)
     last = tokens_of(model, images)
     np.testing.assert_allclose(ops.convert_to_numpy(encoder(images, every_block=True)["block_2"]), last, atol=1e-4)
     norm = getattr(model, model.base_model_prefix).pooler.layernorm
     with torch.no_grad():
         check_equal(encoder, norm(torch.tensor(last)).numpy(), images)
-    assert any("where this model normalises the mean" in note for note in told[0].notes)
+    assert any("where this model normalises the mean" in note for note in reports[0].notes)
 
 
 @pytest.mark.parametrize("kind", ["Beit", "Data2VecVision"])
 def test_a_norm_that_a_model_lacks_is_plain(kind, make_images, tmp_path):
     transformers = pytest.importorskip("transformers")
     relative = {"use_relative_position_bias": True, "use_mean_pooling": True}
-    model, images, told = model_of(f"{kind}Model", **relative), make_images(2, (16, 16, 3)), []
+    model, images, reports = model_of(f"{kind}Model", **relative), make_images(2, (16, 16, 3)), []
     if kind == "Beit":
         bare = transformers.BeitModel(model.config, add_pooling_layer=False).eval()
         bare.load_state_dict(model.state_dict(), strict=False)
         model = bare
     save(model, tmp_path)
-    encoder = ks.interchange.load_encoder(tmp_path, told.append)
+    encoder = ks.interchange.load_encoder(tmp_path, reports.append)
     states = encoder(images, every_block=True)
     np.testing.assert_allclose(ops.convert_to_numpy(states["block_2"]), tokens_of(model, images), atol=1e-4)
-    assert told[0].folded["norm/gamma"] == "1, since the model has none"
-    assert any("this model has no norm after its blocks" in note for note in told[0].notes)
+    assert reports[0].folded["norm/gamma"] == "1, since the model has none"
+    assert any("this model has no norm after its blocks" in note for note in reports[0].notes)
 
 
 def test_transformers_reads_relative_positions(make_images, tmp_path):
