@@ -35,15 +35,15 @@ def check_tokenizer(tokenizer: keras.layers.Layer, encoder: keras.layers.Layer) 
 
 
 def check_absolute(encoder: keras.layers.Layer) -> None:
-    """Refuse an encoder with relative positions for a method that encodes some of an image's patches.
+    """Refuse an encoder with relative positions for a method that encodes some of an image's patches, or reorders them.
 
     Raises:
         ValueError: if the encoder has relative positions.
     """
     if getattr(encoder, "relative_positions", False):
         raise ValueError(
-            "Expected an encoder without relative positions for a method that encodes some of an image's patches,"
-            " received one with relative_positions=True; fine-tune it, or pre-train another."
+            "Expected an encoder without relative positions for a method that encodes some of an image's patches"
+            " or reorders them, received one with relative_positions=True; fine-tune it, or pre-train another."
         )
 
 
