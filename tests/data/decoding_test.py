@@ -348,7 +348,7 @@ def test_a_missing_package_says_what_to_install(monkeypatch):
     with pytest.raises(ImportError, match="Expected simplejpeg to be installed"):  # and not that the image is broken
         read_pixels(content.getvalue(), "a.jpg")
     with pytest.raises(
-        ImportError, match=r"Expected grain to be installed, .*\. Run: pip install grain pillow simplejpeg$"
+        ImportError, match=r"Expected grain to be installed, .*\. Run: pip install grain pillow simplejpeg pyyaml$"
     ) as error:
         optional("grain", "data")
     assert "\n" not in str(error.value)
