@@ -38,7 +38,9 @@ def main():
     images = [source.image(i)[None] for i in places]
     expected = {
         "predict": scores(predictor, [predictor.read(source, i) for i in places]),
-        "all pixels": scores(predictor, list(program_pictures.framed(images, model, predictor.crop_ratio))),
+        "all pixels": scores(
+            predictor, [program_pictures.framed(image, model, predictor.crop_ratio)[0] for image in images]
+        ),
     }
     rows = []
     for program in given.programs:

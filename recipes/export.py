@@ -4,19 +4,17 @@
     python recipes/export.py --init_from=runs/quickstart --layout=vit --output=runs/quickstart-vit
 
 Programs take images (B, H, W, C) uint8 of the encoder's size, for any B; all preprocessing but resizing is inside, and
-so are the names of the classes. With --resize they take images of any size, for classes and features. The input is
-called images. The layouts saved_model, onnx and litert are written by
-TensorFlow, and torch by PyTorch, from runs of any backend:
+so are the names of the classes. With --resize they take images of any size. The input is called images. The layouts
+saved_model, onnx and litert are written by TensorFlow, and torch by PyTorch, from runs of any backend:
   - a classifier returns "scores" (B, classes), probabilities;
   - a segmenter returns "labels" (B, H, W), the class of every pixel;
-  - a detector returns "boxes" (B, K, 4), [top, left, bottom, right] in pixels of the program's images; "scores" (B, K);
-    and "labels" (B, K), -1 where there are no more objects. Mask R-CNN also returns "masks" (B, K, 28, 28),
+  - a detector returns "boxes" (B, K, 4), [top, left, bottom, right] in pixels of the given images; "scores" (B, K); and
+    "labels" (B, K), -1 where there is no object. Mask R-CNN also returns "masks" (B, K, 28, 28),
     probabilities inside each box;
   - an encoder returns "pooled" (B, D), "cls" (B, D) and "feature_map" (B, rows, columns, D).
 
-Each program is run by its own runtime, without Keras, on pictures of the sample, and refused if it answers otherwise
-than the model: with --resize, on pictures of several sizes, otherwise than the model does after `predict` has resized
-them.
+Each program is run by its own runtime, without Keras, on pictures of the sample, with --resize of several sizes, and
+refused if it answers otherwise than the model.
 
 The other layouts are weights. timm is for `timm.create_model("local-dir:PATH", pretrained=True)` and, with timm
 installed, for Hugging Face's `pipeline("image-classification", model=PATH)`: a whole classifier with the names of its
@@ -72,8 +70,8 @@ flags.DEFINE_enum(
 flags.DEFINE_bool(
     "resize",
     False,
-    "With a program of a classifier or encoder: take images of any size, and cut and resize them inside as predict and"
-    " embed do.",
+    "With a program: take images of any size, and resize them inside as predict and embed do. Boxes and label maps are"
+    " then those of the images that it gets.",
 )
 flags.DEFINE_multi_string(
     "images",
@@ -103,9 +101,9 @@ def settle_flags():
             f"Expected --layout={', '.join(runtimes.BACKENDS)} with --resize, received {FLAGS.layout}, which holds"
             " weights only; leave --resize out."
         )
-    if FLAGS.resize and FLAGS.quantize not in program_check.RESIZED:
+    if FLAGS.resize and FLAGS.quantize not in runtimes.RESIZED:
         raise commandline.BadInput(
-            f"Expected --quantize={' or '.join(program_check.RESIZED)} with --resize, received {FLAGS.quantize}, which"
+            f"Expected --quantize={' or '.join(runtimes.RESIZED)} with --resize, received {FLAGS.quantize}, which"
             " is too coarse for the places of pixels; choose another, or leave --resize out."
         )
     if FLAGS.layout not in runtimes.BACKENDS:
@@ -148,7 +146,7 @@ def load():
         ratio = earlier.crop_ratio(FLAGS.init_from, model)
         if wanted != "encoder" and isinstance(model, ClassModel if program else ks.transfer.Classifier):
             if program:
-                ks.interchange.check_program(model, FLAGS.layout, smaller(), (ratio or 1.0) if FLAGS.resize else None)
+                ks.interchange.check_program(model, FLAGS.layout, smaller(), FLAGS.resize)
             for layer in layers_of(model):
                 layer.dtype_policy = "float32"
             return model, ratio or 1.0
@@ -166,24 +164,37 @@ def smaller():
 
 
 def write(model, ratio, folder):
-    """Write the model. Returns a function that answers batches of images as what was written does: {name: (n, ...)}."""
-    import keras
-    import numpy as np
-
+    """Write the model. Returns a function that answers batches of images as what was written does: a list of
+    {name: (n, ...)}."""
     import keras_splitmask as ks
 
     if FLAGS.layout in runtimes.BACKENDS:
         examples = None
         if FLAGS.quantize == "calibrated_int8":
             examples = program_pictures.resized(_pictures(model), model, EXAMPLES, ratio)
-        inside = ratio if FLAGS.resize else None
-        ks.interchange.save_program(model, folder, FLAGS.layout, smaller(), examples, inside)
+        ks.interchange.save_program(model, folder, FLAGS.layout, smaller(), examples, *resizing(ratio))
         return lambda batches: run_alone(folder, batches)
     classifies = isinstance(model, ks.transfer.Classifier)
     save = ks.interchange.save_classifier if classifies else ks.interchange.save_encoder
     save(model, folder, FLAGS.layout)
-    program = ks.interchange.program_of(ks.interchange.load(folder))
-    return lambda batches: keras.tree.map_structure(keras.ops.convert_to_numpy, program(np.concatenate(batches)))
+    again = ks.interchange.load(folder)
+    return lambda batches: answers_of(again, batches)
+
+
+def resizing(ratio):
+    """What `program_of` and `save_program` need to know of it: whether a program resizes, and what it keeps."""
+    return (True, ratio) if FLAGS.resize else ()
+
+
+def answers_of(model, batches, *resized):
+    """What the model answers to batches of images: a list of {name: (n, ...)}."""
+    import keras
+
+    import keras_splitmask as ks
+
+    program = ks.interchange.program_of(model, *resized)
+    found = (program(keras.ops.convert_to_tensor(batch)) for batch in batches)
+    return [keras.tree.map_structure(keras.ops.convert_to_numpy, one) for one in found]
 
 
 def _pictures(model):
@@ -191,7 +202,8 @@ def _pictures(model):
 
 
 def run_alone(folder, batches):
-    """Run a program by its runtime on batches of images, in a process without Keras. Returns {name: (n, ...)}."""
+    """Run a program by its runtime, in a process without Keras, on batches of images. Returns a list of
+    {name: (n, ...)}."""
     import numpy as np
 
     with tempfile.TemporaryDirectory() as aside:
@@ -202,7 +214,7 @@ def run_alone(folder, batches):
         if child.returncode:
             raise RuntimeError(f"The exported program does not run, so nothing was written:\n{child.stderr}")
         with np.load(answers) as file:
-            return dict(file)
+            return [{name: file[f"{i} {name}"] for name in file["names"]} for i in range(len(batches))]
 
 
 @contextlib.contextmanager
@@ -228,30 +240,30 @@ def written_aside(output):
 def compare(model, ratio, answer):
     """Print how far the answers of what was written differ from the model's, and stop if they differ too much."""
     import keras
+    import numpy as np
 
     import keras_splitmask as ks
     from keras_splitmask.data.counting import counted
+    from keras_splitmask.interchange.programs import framed
 
     classifies = isinstance(model, ks.transfer.Classifier)
     if FLAGS.resize:
-        own = program_pictures.of_own_sizes(_pictures(model), PICTURES) if FLAGS.images else []
-        sheets = program_pictures.sheets(model)
-        images, batches = program_pictures.framed([*sheets, *own], model, ratio), [*sheets, *own]
-        groups = [len(images) - len(own), len(own)] if own else [len(images)]
+        batches = program_pictures.sheets(model)
+        batches += program_pictures.of_own_sizes(_pictures(model), PICTURES) if FLAGS.images else []
     else:
         images = program_pictures.resized(_pictures(model), model, PICTURES, ratio)
         batches = [batch for batch in (images[:1], images[1:]) if len(batch)]  # one image alone, and several
-    found = ks.interchange.program_of(model)(keras.ops.convert_to_tensor(images))
     sample = "" if FLAGS.images else " of the sample, which are of clothes"
-    print(f"compared  with the model on {counted(len(images), 'image')}{sample}")
-    expected, received = keras.tree.map_structure(keras.ops.convert_to_numpy, found), answer(batches)
+    print(f"compared  with the model on {counted(sum(map(len, batches)), 'image')}{sample}")
     if FLAGS.resize:
-        program_check.check_resized(expected, received, groups, FLAGS.quantize)
-    else:
-        program_check.check(expected, received, FLAGS.quantize, hasattr(model, "classes") and not classifies)
+        shown = [framed(model, keras.ops.convert_to_tensor(batch), ratio)[0] for batch in batches]
+        shown = keras.tree.map_structure(keras.ops.convert_to_numpy, shown)
+        program_check.check_pixels([program_pictures.framed(batch, model, ratio) for batch in batches], shown)
+    expected, received = answers_of(model, batches, *resizing(ratio)), answer(batches)
+    program_check.check(expected, received, FLAGS.quantize, hasattr(model, "classes") and not classifies)
     if classifies:
-        near_tie = program_check.NEAR_TIE if FLAGS.resize else 0.0
-        program_check.check_classes(expected["scores"], received["scores"], FLAGS.quantize, near_tie)
+        scores = (np.concatenate([one["scores"] for one in answers]) for answers in (expected, received))
+        program_check.check_classes(*scores, FLAGS.quantize)
 
 
 def main():

@@ -8,6 +8,8 @@ import math
 
 import numpy as np
 
+from keras_splitmask.data.resizing import whole_pixels
+
 
 def crop_box(height, width, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
     """Draw a random box (top, left, height, width) inside an image: random resized crop, as in Inception.
@@ -51,7 +53,7 @@ def center_box(height, width, size, ratio=0.875):
         ratio: side of the box, relative to the largest one that fits; 224 / 256 is usual for photographs.
     """
     scale = min(height / size[0], width / size[1]) * ratio
-    box_height, box_width = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    box_height, box_width = whole_pixels(size[0] * scale), whole_pixels(size[1] * scale)
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 

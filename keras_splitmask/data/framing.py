@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_splitmask.data.resizing import resize
+from keras_splitmask.data.resizing import resize, whole_pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ def whole(height, width, room):
     """The `Frame` of a whole image, as large as there is room for."""
     factor = fitting(height, width, room)
     # Not more than the room, which rounding up could pass by a pixel.
-    size = tuple(min(end, max(1, round(side * factor))) for side, end in zip((height, width), room, strict=True))
+    size = tuple(min(end, whole_pixels(side * factor)) for side, end in zip((height, width), room, strict=True))
     return Frame((0, 0, height, width), size)
 
 

@@ -22,6 +22,11 @@ def resize(image, size):
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=-1)
 
 
+def whole_pixels(length):
+    """Round a length to whole pixels, at least 1. Halves go up, also those that float32, as in programs, misses."""
+    return max(1, int(length + 0.501))
+
+
 def read_resized(source, index, size, box):
     """Read the part box(height, width, size) of an image of a source, resized to `size`: (*size, C) uint8."""
     return resize(source.image(index, lambda height, width: (box(height, width, size), size)), size)

@@ -137,6 +137,6 @@ def code_of(kind, layout, shape, ratio=1.0, resize=False):
         library, options, first = LIBRARIES[layout]
         code = LIBRARY.format(**{"class": library}, images=images, options=options, first=first)
     else:
-        back = BACK.format(width=width, height=height) if mode else ""
+        back = BACK.format(width=width, height=height) if mode and not resize else ""
         code = (PROGRAMS[layout] + SHOWN[kind]).format(images=images, back=back)
     return code if mode else code.replace("from PIL import Image, ImageOps\n", "")

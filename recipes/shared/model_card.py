@@ -26,9 +26,9 @@ RESULTS = {  # names in result.json, and what they are
 }
 OUTPUTS = {
     "Classifier": "`scores` (B, {classes}) float32, probabilities",
-    "Segmenter": "`labels` (B, {height}, {width}) int32, the class of every pixel",
-    "RetinaNet": "`boxes` (B, {count}, 4) float32, [top, left, bottom, right] in pixels; `scores` (B, {count}) float32;"
-    " and `labels` (B, {count}) int32, -1 where there are no more objects",
+    "Segmenter": "`labels` (B, {sides}) int32, the class of every pixel",
+    "RetinaNet": "`boxes` (B, {count}, 4) float32, [top, left, bottom, right] in pixels of {images}; `scores`"
+    " (B, {count}) float32; and `labels` (B, {count}) int32, -1 where there is no object",
     "Encoder": "`pooled` (B, {features}) float32, the mean of the patches; `cls` (B, {features}) float32; and"
     " `feature_map` (B, {rows}, {columns}, {features}) float32",
 }
@@ -72,6 +72,8 @@ def text_of(model, layout, run, quantize="none", ratio=1.0, resize=False):
     facts = {"classes": getattr(model, "classes", 0), "count": getattr(model, "max_detections", 0)}
     facts |= {"height": height, "width": width, "features": encoder.width}
     facts |= dict(zip(("rows", "columns"), encoder.grid, strict=True))
+    facts["sides"] = "height, width" if resize else f"{height}, {width}"
+    facts["images"] = "the given images" if resize else "the resized images"
     facts["crop"] = "" if ratio == 1 else f", then {ratio:.1%} of its sides"
     numbers = "" if quantize == "none" else f", as {quantize}"
     parts = [f"# {KINDS[kind].format(**facts)}"]

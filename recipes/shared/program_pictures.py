@@ -4,6 +4,7 @@ import functools
 
 # Sides of the sheets of clothes, relative to the model's: smaller and larger, wide and tall.
 SHEETS = ((0.5, 1), (1, 0.7), (1.2, 3), (2, 2), (2.3, 1.5), (3, 4.1), (4, 1), (4.5, 3))
+LARGEST_MAP = 4  # pixels of label maps to compare on, relative to the model's, each with a number for each class
 
 
 def open_pictures(paths, model):
@@ -45,13 +46,17 @@ def sheets(model):
     import numpy as np
 
     from keras_splitmask import data
+    from keras_splitmask.transfer import Segmenter
 
     source = data.open_source("sample", "test")
     clothes = np.stack([source.image(i)[..., 0] for i in _spread(source, 500)])
     side = clothes.shape[1]
     *sides, channels = _shape(model)
     found = []
+    segments = isinstance(model, Segmenter)
     for i, factors in enumerate(SHEETS):
+        if segments and factors[0] * factors[1] > LARGEST_MAP:
+            continue
         height, width = (max(1, round(n * factor)) for n, factor in zip(sides, factors, strict=True))
         tiles = (2, -(-height // side), -(-width // side), channels)
         shown = np.resize(np.roll(clothes, -7 * i, axis=0), (*tiles, side, side))
@@ -60,17 +65,21 @@ def sheets(model):
     return found
 
 
-def framed(batches, model, ratio):
-    """The images of batches of any sizes, cut and resized by this library: (n, H, W, C) uint8."""
+def framed(images, model, ratio):
+    """Images (n, h, w, C) uint8 as `predict` and `embed` show them to the model: (n, H, W, C) uint8."""
     import numpy as np
 
-    from keras_splitmask.data.augmentation import center_box
+    from keras_splitmask import data
     from keras_splitmask.data.decoding import part
     from keras_splitmask.data.resizing import resize
+    from keras_splitmask.interchange.programs import DETECTORS
+    from keras_splitmask.transfer import Segmenter
 
-    size = _shape(model)[:2]
-    images = [image for batch in batches for image in batch]
-    return np.stack([resize(part(image, center_box(*image.shape[:2], size, ratio)), size) for image in images])
+    shape, sides = _shape(model), images.shape[1:3]
+    if isinstance(model, DETECTORS):
+        return np.stack([data.letterbox(image, shape)[0] for image in images])
+    box = (0, 0, *sides) if isinstance(model, Segmenter) else data.center_box(*sides, shape[:2], ratio)
+    return np.stack([resize(part(image, box), shape[:2]) for image in images])
 
 
 def _spread(source, count):

@@ -2,7 +2,8 @@
 
 python recipes/shared/runtimes.py FORM FOLDER IMAGES.npz ANSWERS.npz
 
-IMAGES.npz holds batches of images, which may be of different sizes. ANSWERS.npz gets the answers to all of them.
+IMAGES.npz holds batches of images, which may be of different sizes. ANSWERS.npz gets the names of the answers, and the
+answers to each batch, as "0 NAME", "1 NAME".
 """
 
 import pathlib
@@ -44,6 +45,7 @@ RUNTIMES = {"saved_model": _saved_model, "onnx": _onnx, "litert": _litert, "torc
 BACKENDS = {"saved_model": "tensorflow", "onnx": "tensorflow", "litert": "tensorflow", "torch": "torch"}
 QUANTIZED = ("float16", "int8", "calibrated_int8")
 SMALLER = ("onnx", "litert")
+RESIZED = ("none", "int8")  # the numbers that a program with --resize may have
 # What writes and runs a program, besides the backend.
 PACKAGES = {"onnx": ("tf2onnx", "onnxruntime"), "litert": ("ai-edge-litert",)}
 
@@ -55,4 +57,5 @@ if __name__ == "__main__":
     run = RUNTIMES[form](pathlib.Path(folder))
     with np.load(images) as batches:
         found = [run(batches[name]) for name in batches.files]
-    np.savez(answers, **{name: np.concatenate([answer[name] for answer in found]) for name in found[0]})
+    named = {f"{i} {name}": value for i, answer in enumerate(found) for name, value in answer.items()}
+    np.savez(answers, names=list(found[0]), **named)

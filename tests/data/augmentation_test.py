@@ -44,7 +44,7 @@ def test_center_box():
     assert center_box(60, 80, (60, 60), ratio=1.0) == (0, 10, 60, 60)
     assert center_box(60, 80, (60, 80), ratio=1.0) == (0, 0, 60, 80)
     assert center_box(60, 80, (30, 30), ratio=0.5) == (15, 25, 30, 30)
-    assert center_box(60, 80, (224, 224)) == (4, 14, 52, 52)  # 52 = 0.875 * 60
+    assert center_box(60, 80, (224, 224)) == (3, 13, 53, 53)  # 52.5 = 0.875 * 60
     assert center_box(1, 1, (7, 11)) == (0, 0, 1, 1)
 
 

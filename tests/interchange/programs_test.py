@@ -111,7 +111,7 @@ def test_smaller_programs_answer_nearly_as_the_model(form, make_images, tmp_path
 def check_resizing(form, make_images, tmp_path):
     """Images of other sizes, one and three, get the answers of what the host resizes; wrong ones are errors."""
     model = made("Encoder")
-    run = saved(model, form, tmp_path, crop_ratio=0.875)
+    run = saved(model, form, tmp_path, resize=True, crop_ratio=0.875)
     for images in (make_images(1, (40, 300, 3)), make_images(3, (130, 170, 3)), make_images(1, SHAPE)):
         box = center_box(*images.shape[1:3], SHAPE[:2], 0.875)
         framed = np.stack([resize(part(image, box), SHAPE[:2]) for image in images])
@@ -137,12 +137,57 @@ def test_programs_of_torch_resize(make_images, tmp_path):
     check_resizing("torch", make_images, tmp_path)
 
 
+@pytest.mark.backend
+@pytest.mark.parametrize("kind", ["Segmenter", "RetinaNet", pytest.param("MaskRCNN", marks=pytest.mark.long)])
+def test_dense_answers_are_about_the_given_images(kind, make_images):
+    """They are those of `predict_images`, which resizes on the host, so that few numbers differ a little."""
+    model = made(kind)
+    for images in (make_images(1, (40, 300, 3)), make_images(2, (130, 170, 3)), make_images(1, (200, 50, 3))):
+        answers = program_of(model, resize=True)(ops.convert_to_tensor(images))
+        answers = {name: ops.convert_to_numpy(value) for name, value in answers.items()}
+        for i, expected in enumerate(ks.predict_images(model, images)):
+            if kind == "Segmenter":
+                assert (answers["labels"][i] == expected["label_map"]).mean() > 0.99
+                continue
+            shown = answers["labels"][i] >= 0
+            boxes = answers["boxes"][i][shown]
+            cut = np.clip(boxes, 0, np.array(images.shape[1:3] * 2)) if kind == "MaskRCNN" else boxes
+            np.testing.assert_allclose(cut, expected["boxes"], atol=1.0)
+            np.testing.assert_array_equal(answers["labels"][i][shown], expected["labels"])
+            np.testing.assert_allclose(answers["scores"][i][shown], expected["scores"], atol=0.01)
+
+
+def check_dense_resizing(kind, form, make_images, tmp_path):
+    model = made(kind)
+    run = saved(model, form, tmp_path, resize=True)
+    for images in (make_images(1, (40, 300, 3)), make_images(3, (130, 170, 3))):
+        expected, answer = program_of(model, resize=True)(ops.convert_to_tensor(images)), run(images)
+        for name, value in expected.items():
+            value = ops.convert_to_numpy(value)
+            assert answer[name].dtype == value.dtype and answer[name].shape == value.shape
+            differences = np.abs(answer[name] - value) / max(1.0, np.abs(value).max())
+            assert np.quantile(differences, 0.99) < 1e-4
+
+
+@pytest.mark.tensorflow
+@pytest.mark.endurance
+@pytest.mark.parametrize("form", OF_TENSORFLOW)
+@pytest.mark.parametrize("kind", ["Segmenter", "RetinaNet", "MaskRCNN"])
+def test_dense_programs_of_tensorflow_resize(kind, form, make_images, tmp_path):
+    check_dense_resizing(kind, form, make_images, tmp_path)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="torch writes it")
+def test_dense_programs_of_torch_resize(make_images, tmp_path):
+    check_dense_resizing("Segmenter", "torch", make_images, tmp_path)
+
+
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("form", SMALLER)
 def test_programs_of_int8_resize_in_float32(form, make_images, tmp_path):
     model, images = made("Classifier"), make_images(4, (200, 150, 3))
-    run = saved(model, form, tmp_path, quantize="int8", crop_ratio=1.0)
-    expected = ops.convert_to_numpy(program_of(model, 1.0)(ops.convert_to_tensor(images))["scores"])
+    run = saved(model, form, tmp_path, quantize="int8", resize=True)
+    expected = ops.convert_to_numpy(program_of(model, resize=True)(ops.convert_to_tensor(images))["scores"])
     assert np.abs(run(images)["scores"] - expected).max() < 0.1
 
 
@@ -210,12 +255,12 @@ def test_bad_input_writes_nothing(tmp_path):
             save_program(made("Classifier"), tmp_path / place, form)
     with pytest.raises(ValueError, match="which writes"):
         save_program(made("Classifier"), tmp_path / "new" / "deeper", other)
-    for kind, quantize, message in (
-        ("Segmenter", None, "Expected an encoder or a classifier for a program that resizes, received a Segmenter"),
-        ("Encoder", "float16", "Expected float32 or int8 for a program that resizes, received float16, too coarse"),
+    for kind, options, message in (
+        ("Segmenter", {"crop_ratio": 0.9}, "Expected crop_ratio with resize, of an encoder .*, received 0.9 for a Seg"),
+        ("Encoder", {"quantize": "float16"}, "Expected float32 or int8 for a program that resizes, received float16"),
     ):
         with pytest.raises(ValueError, match=message):
-            save_program(made(kind), tmp_path / "new", "onnx", quantize, crop_ratio=1.0)
+            save_program(made(kind), tmp_path / "new", "onnx", resize=True, **options)
     for kind, message in (("RetinaNet", "Expected float32 for a RetinaNet"), ("Classifier", "which writes|among onnx")):
         with pytest.raises(ValueError, match=message):
             save_program(made(kind), tmp_path / "new", "saved_model", quantize="int8")
@@ -233,9 +278,9 @@ def test_the_table_of_formats_is_what_is_refused():
 
     def cell(kind, form):
         model, found = made(kind), "no"
-        for crop_ratio, answer in ((None, "yes"), (1.0, "yes, also `--resize`")):
+        for inside, answer in ((False, "yes"), (True, "yes, also `--resize`")):
             try:
-                check_program(model, form, crop_ratio=crop_ratio)
+                check_program(model, form, resize=inside)
                 found = answer
             except ValueError:
                 pass
