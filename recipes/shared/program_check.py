@@ -3,6 +3,7 @@
 # How far answers may be apart, relative to the largest. Whole numbers of 8 bits are compared by the share of equal
 # classes, which is printed.
 TOLERANCE = {"none": 1e-4, "float16": 1e-2, "int8": 1.0, "calibrated_int8": 1.0}
+SAME = {"none": 0.99, "float16": 0.95, "int8": 0.0, "calibrated_int8": 0.0}  # the least share of equal labels
 
 
 # How far pixels that the program resizes may be from those of `predict`, in the mean, of 255. Those of
@@ -20,8 +21,8 @@ def check(expected, received, quantize, rounds):
     Args:
         expected, received: answers of the model, and of what was exported.
         quantize: see export.py.
-        rounds: whether one number in a hundred may differ, since rounding decides between two boxes, or two classes of
-            a pixel, with nearly equal scores.
+        rounds: whether one number in a hundred may differ, since rounding decides between two boxes with nearly equal
+            scores.
     """
     import numpy as np
 
@@ -29,12 +30,18 @@ def check(expected, received, quantize, rounds):
         pairs = [(one[name], other[name]) for one, other in zip(expected, received, strict=True)]
         if wrong := next((pair for pair in pairs if pair[0].shape != pair[1].shape), None):
             raise Differs(f"The exported {name} have the shape {wrong[1].shape}, expected {wrong[0].shape}.")
+        shapes = {"x".join(map(str, value.shape[1:])) for value, _ in pairs}
+        title = f"{name:<12} {shapes.pop() if len(shapes) == 1 else f'{len(shapes)} sizes':<12}"
+        if np.issubdtype(pairs[0][0].dtype, np.integer):  # since rounding decides between classes, too
+            same = float(np.concatenate([(value == other).ravel() for value, other in pairs]).mean())
+            print(f"{title} {same:.2%} are the same after reloading")
+            if same < SAME[quantize]:
+                raise Differs(f"Of the exported {name} {same:.2%} are the model's; nothing was written.")
+            continue
         largest = max(1.0, *(np.abs(value).max() for value, _ in pairs))
         differences = np.concatenate([np.abs(value - other).ravel() for value, other in pairs]) / largest
         difference = np.quantile(differences, 0.99) if rounds else differences.max()
-        shapes = {"x".join(map(str, value.shape[1:])) for value, _ in pairs}
-        shown = shapes.pop() if len(shapes) == 1 else f"{len(shapes)} sizes"
-        print(f"{name:<12} {shown:<12} differs by {difference:.1e} after reloading")
+        print(f"{title} differs by {difference:.1e} after reloading")
         if not difference <= TOLERANCE[quantize]:
             raise Differs(f"The exported {name} differ by {difference:.1e} from the model's; nothing was written.")
 
