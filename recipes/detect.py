@@ -171,9 +171,9 @@ def detections(model, source, limit=None):
     while chunk := list(itertools.islice(images, 4 * FLAGS.batch_size)):
         boxed = [data.letterbox(image, model.encoder.image_shape) for image, *_ in chunk]
         outputs = dense.predict(model, np.stack([image for image, _ in boxed]))
-        for index, ((image, truth, objects), (_, factor)) in enumerate(zip(chunk, boxed, strict=True)):
+        for index, ((image, truth, objects), (_, factors)) in enumerate(zip(chunk, boxed, strict=True)):
             output = {name: value[index] for name, value in outputs.items()}
-            detected = {"image_id": truth[0]["id"], **evaluation.to_original(output, factor, *image.shape[:2])}
+            detected = {"image_id": truth[0]["id"], **evaluation.to_original(output, factors, *image.shape[:2])}
             yield image, truth, objects, detected
 
 

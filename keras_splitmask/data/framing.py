@@ -107,9 +107,8 @@ def letterbox(image, image_shape):
         image_shape: (H, W, C).
 
     Returns:
-        (H, W, C) uint8, and the factor that it was resized by: boxes in it divided by the factor are boxes in the
-        image.
+        (H, W, C) uint8, and the factors (2,) that its height and width were resized by, which differ by what whole
+        pixels need; see `evaluation.to_original`.
     """
-    size, room = image.shape[:2], image_shape[:2]
-    # The factor itself, the same for both axes, not the quotients of the rounded sides.
-    return whole(*size, room).show(image, image_shape), fitting(*size, room)
+    frame = whole(*image.shape[:2], image_shape[:2])
+    return frame.show(image, image_shape), np.array(frame.size) / image.shape[:2]

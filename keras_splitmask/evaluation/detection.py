@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_splitmask.backend.optional import optional
-from keras_splitmask.backend.typing import Array, Bool, Num
+from keras_splitmask.backend.typing import Array, Bool, Float, Num
 
 KINDS = {"boxes": "bbox", "masks": "segm"}  # and what pycocotools calls them
 AREAS = {
@@ -155,13 +155,16 @@ def _checked(prediction, class_count):
     )
 
 
-def to_original(answer: Mapping[str, Array], factor: float, height: int, width: int) -> dict[str, Any]:
+def to_original(
+    answer: Mapping[str, Array], factor: float | Sequence[float] | Float[Array, " 2"], height: int, width: int
+) -> dict[str, Any]:
     """Map the detections of one image to the pixels of the original image.
 
     Args:
         answer: "boxes" (K, 4), "scores" (K,), "labels" (K,), -1 where there is nothing, and maybe "masks" (K, S, S),
             each inside its box.
-        factor: factor by which the original was resized, before padding at the bottom and at the right.
+        factor: factor by which the original was resized, before padding at the bottom and at the right; or those of its
+            height and its width.
         height, width: size of the original.
 
     Returns:
@@ -169,7 +172,7 @@ def to_original(answer: Mapping[str, Array], factor: float, height: int, width: 
         Boxes are cut off at the borders of the original. Boxes that lie entirely in the padding are left out.
     """
     # The padding begins at the bottom and at the right, so the origin stays and a division is enough.
-    boxes = np.asarray(answer["boxes"], "float32") / factor
+    boxes = (np.asarray(answer["boxes"], "float32") / np.tile(np.broadcast_to(factor, 2), 2)).astype("float32")
     cut = np.clip(boxes, 0, np.array([height, width, height, width], "float32"))
     kept = np.flatnonzero((np.asarray(answer["labels"]) >= 0) & (cut[:, 2:] > cut[:, :2]).all(axis=1))
     original: dict[str, Any] = {

@@ -47,13 +47,13 @@ def letterboxed(images, size):
         size: (rows, columns) that there is room for.
 
     Returns:
-        (B, rows, columns, C) uint8, and the factor.
+        (B, rows, columns, C) uint8, and the factors (2,) of the height and the width.
     """
     (rows, height), (columns, width) = _lines(images)
     factor = ops.minimum(size[0] / height, size[1] / width)
-    shown = [ops.minimum(_whole(side * factor), new) for side, new in zip((height, width), size, strict=True)]
-    down, across = _filter(rows, 0, height, size[0], shown[0]), _filter(columns, 0, width, size[1], shown[1])
-    return _resized(images, down, across), factor
+    shown, across = ops.minimum(_whole(height * factor), size[0]), ops.minimum(_whole(width * factor), size[1])
+    matrices = _filter(rows, 0, height, size[0], shown), _filter(columns, 0, width, size[1], across)
+    return _resized(images, *matrices), ops.stack([shown / height, across / width])
 
 
 def spread(logits, images):

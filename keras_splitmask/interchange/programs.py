@@ -38,29 +38,29 @@ def program_of(model, resize=False, crop_ratio=1.0):
         )
 
     def compute(given):
-        images, factor = framed(model, given, crop_ratio) if resize else (given, 1)
+        images, factors = framed(model, given, crop_ratio) if resize else (given, None)
         found = model(images, training=False)
         if isinstance(model, Classifier):
             return {"scores": ops.softmax(found)}
         if isinstance(model, Segmenter):
             return {"labels": argmax(spread(found, given) if resize else found)}
-        return _of_original(found, factor, given) if resize and isinstance(model, DETECTORS) else found
+        return found if factors is None else _of_original(found, factors, given)
 
     return compute
 
 
 def framed(model, images, crop_ratio=1.0):
-    """Resize images (B, h, w, C) uint8 as a program of a model does: (B, H, W, C) uint8, and the factor, or 1 for a
-    model whose answers need none."""
+    """Resize images (B, h, w, C) uint8 as a program of a model does: (B, H, W, C) uint8, and the factors (2,), or None
+    for a model whose answers need none."""
     size = encoder_of(model).image_shape[:2]
     if isinstance(model, DETECTORS):
         return letterboxed(images, size)
-    return (stretched(images, size) if isinstance(model, Segmenter) else centre_resized(images, size, crop_ratio)), 1
+    return (stretched(images, size) if isinstance(model, Segmenter) else centre_resized(images, size, crop_ratio)), None
 
 
-def _of_original(found, factor, images):
-    """Objects in pixels of images that were resized by a factor, see `evaluation.to_original`."""
-    boxes = found["boxes"] / factor
+def _of_original(found, factors, images):
+    """Objects in pixels of images that were resized, see `evaluation.to_original`."""
+    boxes = found["boxes"] / ops.tile(factors, 2)
     limits = ops.cast(ops.stack(ops.shape(images)[1:3] * 2), "float32")
     cut = ops.minimum(ops.maximum(boxes, 0), limits)
     shown = ops.all(cut[..., 2:] > cut[..., :2], axis=-1)  # and not entirely in the padding

@@ -103,7 +103,7 @@ class Detection(Predictor):
 
     def read(self, source, index):
         image = source.image(index)
-        return (*letterbox(image, self.shape), image.shape[:2])  # (image, factor, size of the original)
+        return (*letterbox(image, self.shape), image.shape[:2])  # (image, factors, size of the original)
 
     def results(self, images):
         outputs = run_model(self.model, [image for image, *_ in images], self.padded_to)

@@ -20,7 +20,11 @@ ANY_ARRAY = """images = np.zeros({shape}, "uint8")  # or yours"""
 FRAMED = {
     "Classifier": "photo = ImageOps.fit(photo, ({width}, {height}){bleed})\n",
     "Segmenter": "photo = photo.resize(({width}, {height}))\n",
-    "RetinaNet": "size = photo.size\nphoto = ImageOps.pad(photo, ({width}, {height}), centering=(0, 0))\n",
+    "RetinaNet": """size = photo.size
+photo = ImageOps.contain(photo, ({width}, {height}))
+back = np.array([size[1] / photo.height, size[0] / photo.width] * 2)  # to the pixels of the photo
+photo = ImageOps.pad(photo, ({width}, {height}), centering=(0, 0))
+""",
 }
 FRAMED |= {"Encoder": FRAMED["Classifier"], "MaskRCNN": FRAMED["RetinaNet"]}
 PROGRAMS = {
@@ -69,7 +73,6 @@ for label in np.unique(labels):
     "Encoder": """print(answers["pooled"].shape)""",
 }
 SHOWN["MaskRCNN"] = SHOWN["RetinaNet"]
-BACK = " * max(size[0] / {width}, size[1] / {height})"  # from the pixels of the program to those of the photo
 LIBRARY = """import json
 
 import numpy as np
@@ -137,6 +140,6 @@ def code_of(kind, layout, shape, ratio=1.0, resize=False):
         library, options, first = LIBRARIES[layout]
         code = LIBRARY.format(**{"class": library}, images=images, options=options, first=first)
     else:
-        back = BACK.format(width=width, height=height) if mode and not resize else ""
+        back = " * back" if mode and not resize else ""
         code = (PROGRAMS[layout] + SHOWN[kind]).format(images=images, back=back)
     return code if mode else code.replace("from PIL import Image, ImageOps\n", "")

@@ -25,12 +25,12 @@ def test_labels_of_the_nearest_pixel():
 
 def test_letterbox():
     image = np.random.default_rng(0).integers(256, size=(20, 30, 3), dtype="uint8")
-    shown, factor = letterbox(image, (40, 90, 3))
-    assert factor == 2 and shown.shape == (40, 90, 3) and shown[:, :60].any() and not shown[:, 60:].any()
-    same, factor = letterbox(image, (20, 40, 3))
-    assert factor == 1 and (same[:, :30] == image).all()
-    thin, factor = letterbox(np.full((1, 100, 1), 9, "uint8"), (10, 10, 1))
-    assert factor == 0.1 and thin[0].all() and not thin[1:].any()
+    shown, factors = letterbox(image, (40, 90, 3))
+    assert factors.tolist() == [2, 2] and shown.shape == (40, 90, 3) and shown[:, :60].any() and not shown[:, 60:].any()
+    same, factors = letterbox(image, (20, 40, 3))
+    assert factors.tolist() == [1, 1] and (same[:, :30] == image).all()
+    thin, factors = letterbox(np.full((1, 100, 1), 9, "uint8"), (10, 10, 1))
+    assert factors.tolist() == [1, 0.1] and thin[0].all() and not thin[1:].any()
 
 
 def test_whole_and_stretched():

@@ -266,6 +266,8 @@ def test_an_answer_in_pixels_of_the_original():
     original = to_original(answer, 0.5, 100, 160)  # was 50 x 80, in 60 x 100
     assert original["boxes"].tolist() == [[20, 40, 60, 80], [80, 0, 100, 160]] and original["boxes"].dtype == np.float32
     assert original["labels"].tolist() == [2, 0] and original["scores"].tolist() == [np.float32(0.9), np.float32(0.8)]
+    stretched = to_original(answer, (0.5, 0.25), 100, 320)
+    assert stretched["boxes"].tolist() == [[20, 80, 60, 160], [80, 0, 100, 320]]
     first, second = (decode_mask(mask) for mask in original["masks"])
     assert json.loads(json.dumps(original["masks"]))[0]["size"] == [100, 160]
     # The upper half of a box from 80 to 120 ends at 100, although the box was cut off there.

@@ -38,10 +38,10 @@ def test_whole_images_are_those_of_predict(make_images):
     for sides in SIDES:
         images = make_images(2, (*sides, 3))
         check(stretched(ops.convert_to_tensor(images), SIZE), np.stack([resize(image, SIZE) for image in images]))
-        found, factor = letterboxed(ops.convert_to_tensor(images), SIZE)
-        expected, factors = zip(*(letterbox(image, (*SIZE, 3)) for image in images), strict=True)
+        found, factors = letterboxed(ops.convert_to_tensor(images), SIZE)
+        expected, their = zip(*(letterbox(image, (*SIZE, 3)) for image in images), strict=True)
         check(found, np.stack(expected))
-        np.testing.assert_allclose(ops.convert_to_numpy(factor), factors[0], rtol=1e-6)
+        np.testing.assert_allclose(ops.convert_to_numpy(factors), their[0], rtol=1e-6)
 
 
 def test_halves_of_pixels_are_rounded_as_on_the_host(rng, make_images):
