@@ -13,6 +13,7 @@ from keras_splitmask.data.bounds import is_grey
 from keras_splitmask.data.conversion import fit_channels as fit_channels  # what read_pixels leaves to do
 from keras_splitmask.data.conversion import to_uint8 as to_uint8
 from keras_splitmask.data.reasons import reason_of
+from keras_splitmask.data.resizing import resize
 from keras_splitmask.data.values import WrongSize
 
 # The formats that are read. Pillow knows more, but some of those run other programs (EPS) or are not images (MPEG).
@@ -50,7 +51,7 @@ def read_pixels(content, name, plan=None):
         name: name of the file, for errors.
         plan: a function (height, width) -> (box, size): the part (top, left, height, width) to read, and the (rows,
             columns) to which it will be resized. A JPEG is decoded at 1/2, 3/8, 1/4 or 1/8 of its resolution if that
-            is enough for `size`. By default the whole image at full resolution.
+            is enough for `size`, and resized here. By default the whole image at full resolution.
 
     Returns:
         (H, W, C); C is 1 or 3 for an image file. uint8, or uint16 or float32 for grey with more than 8 bits.
@@ -165,20 +166,16 @@ def _planned(stored, turn, plan, decode):
         k / 8 for k in (8, 4, 3, 2, 1) if pixels.shape[:2] == tuple(math.ceil(side * k / 8) for side in stored)
     )
     pixels = TURNS[turn](pixels) if turn in TURNS else pixels
-    return part(pixels, box if factor == 1 else _scaled(box, factor))
+    if factor == 1:
+        return part(pixels, box)
+    # Here, since the part rarely begins and ends with whole pixels of this resolution.
+    return resize(pixels, size, tuple(factor * length for length in box))
 
 
 def _check_png(content):
     """Raise SyntaxError if a checksum of a PNG is wrong; Pillow does not check those of the pixels."""
     with open_picture(io.BytesIO(content)) as image:
         image.verify()
-
-
-def _scaled(box, factor):
-    """Scale a box to an image of another resolution, in whole pixels."""
-    (top, bottom), (left, right) = ((start, start + length) for start, length in zip(box[:2], box[2:], strict=True))
-    top, left = math.floor(top * factor), math.floor(left * factor)
-    return top, left, max(1, round(bottom * factor) - top), max(1, round(right * factor) - left)
 
 
 def orientation(image):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_splitmask.data import bounds, jpeg, open_source
+from keras_splitmask.data import bounds, decoding, jpeg, open_source
 from keras_splitmask.data.conversion import fit_channels, to_uint8
 from keras_splitmask.data.decoding import read_pixels
 from keras_splitmask.data.headers import read_header
@@ -143,9 +143,11 @@ def test_a_large_photograph_is_read_at_the_resolution_that_fits(tmp_path, monkey
         bounds, "MAX_BYTES", 640 * 960 * 9 // 16 + 2 * len(content) + 100
     )  # a quarter of the sides fits
     assert read_header(tmp_path / "a.jpg") == (640, 960, 3)
-    shapes = [
-        read_pixels(content, "a.jpg", lambda h, w, s=side: ((0, 0, h, w), (s, s))).shape for side in (500, 200, 80)
-    ]
+    shapes = []  # of what is decoded
+    monkeypatch.setattr(decoding, "resize", lambda image, *given: shapes.append(image.shape) or resize(image, *given))
+    for side in (500, 200, 80):
+        read = read_pixels(content, "a.jpg", lambda h, w, s=side: ((0, 0, h, w), (s, s)))
+        assert read.shape == (side, side, 3)
     assert shapes == [(160, 240, 3), (160, 240, 3), (80, 120, 3)]
     with pytest.raises(ValueError, match="640 x 960 pixels would take .* make it smaller"):
         read_pixels(content, "a.jpg")

@@ -12,6 +12,7 @@ from keras_splitmask.data import decoding, jpeg, open_source
 from keras_splitmask.data.conversion import fit_channels, to_uint8
 from keras_splitmask.data.decoding import read_pixels
 from keras_splitmask.data.headers import read_header
+from keras_splitmask.data.resizing import resize
 from keras_splitmask.data.stored_numbers import read_numbers
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
@@ -212,19 +213,40 @@ def photograph(height, width):
     return np.stack([128 + 120 * np.sin(rows + k) * np.cos(columns - k) for k in range(3)], axis=-1).astype("uint8")
 
 
-def test_a_jpeg_is_decoded_at_the_resolution_that_is_needed(tmp_path):
+def test_a_jpeg_is_decoded_at_the_resolution_that_is_needed(tmp_path, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(decoding, "resize", lambda image, *given: decoded.append(image) or resize(image, *given))
     pixels = photograph(400, 600)
     Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=95, subsampling=0)
     content = (tmp_path / "a.jpg").read_bytes()
     for side, factor in ((300, 1), (160, 2), (100, 4), (75, 4), (30, 8), (1, 8)):
         read = read_pixels(content, "a.jpg", lambda height, width, side=side: ((0, 0, height, width), (side, side)))
-        assert read.shape == (400 // factor, 600 // factor, 3)
-        small = np.asarray(Image.fromarray(pixels).reduce(factor)).astype(int)
-        assert np.abs(read.astype(int) - small).max() < 6
+        assert read.shape == ((side, side, 3) if factor > 1 else pixels.shape)
+        whole = decoded.pop() if factor > 1 else read
+        assert whole.shape == (400 // factor, 600 // factor, 3) and not decoded
+        assert np.abs(whole.astype(int) - np.asarray(Image.fromarray(pixels).reduce(factor))).max() < 6
     part = read_pixels(content, "a.jpg", lambda height, width: ((80, 120, 200, 300), (100, 150)))
     assert part.shape == (100, 150, 3)
     assert np.abs(part.astype(int) - np.asarray(Image.fromarray(pixels[80:280, 120:420]).reduce(2))).max() < 6
     assert (read_pixels(content, "a.jpg") == np.asarray(Image.open(tmp_path / "a.jpg"))).all()  # the same as Pillow's
+
+
+def test_a_part_of_a_reduced_jpeg_lies_where_it_lies_in_the_whole(rng):
+    """Colours tell row and column: one of 255 is 3 and 5 pixels, and one of a part's pixels is 3 to 40."""
+    rows, columns = np.meshgrid(np.linspace(0, 255, 803), np.linspace(0, 255, 1201), indexing="ij")
+    file = io.BytesIO()
+    Image.fromarray(np.stack([rows, columns, 0 * rows], axis=-1).astype("uint8")).save(file, "JPEG", quality=95)
+    whole, shifts = read_pixels(file.getvalue(), "a.jpg"), []
+    for _ in range(100):
+        height, width, new = (int(rng.integers(*ends)) for ends in ((300, 803), (300, 1201), (20, 100)))
+        top, left = int(rng.integers(804 - height)), int(rng.integers(1202 - width))
+        box = (top, left, height, width)
+        small = read_pixels(file.getvalue(), "a.jpg", lambda *_, box=box, new=new: (box, (new, new)))
+        expected = resize(whole[top : top + height, left : left + width], (new, new)).astype(int)
+        assert small.shape == (new, new, 3)  # a twelfth of the height is more than is asked for
+        shift = (small - expected)[..., :2].mean(axis=(0, 1)) / 255 * np.array([803, 1201])
+        shifts.append(shift / np.array([height, width]) * new)
+    assert np.std(shifts) < 0.05 and np.abs(np.mean(shifts)) < 0.03  # in pixels that are asked for
 
 
 def test_a_rotated_jpeg_is_cropped_as_it_is_seen(tmp_path):
