@@ -16,6 +16,7 @@ from keras_splitmask.data.segmentations import mask_in_box
 MIN_FRACTION = 0.25  # part of a box that must be visible in the batch's image
 MIN_SIDE = 2.0  # pixels of it that must be visible
 DRAWS = 10  # at most, of a part of an image that is not nearly all of one class
+FINE = 112  # rows and columns in which the outline of a cut object is looked for
 MAX_IGNORED = 1000  # ignored objects per image, the largest; each is compared with every anchor
 
 
@@ -26,7 +27,8 @@ def detection_batches(
 
     An image is resized by the factor that makes it fit, times a factor drawn from `scale`. Of an image that is then
     too large a random part is shown; padding at the bottom and on the right is 0. Half of the images are mirrored, and
-    boxes are cut at the border. Some visible objects are "ignored", neither targets nor background:
+    boxes are cut at the border; with masks they are then drawn around what is left of the outline. Some visible objects
+    are "ignored", neither targets nor background:
 
     * crowds;
     * objects of which less than a quarter, or less than 2 pixels, are left;
@@ -68,7 +70,7 @@ def detection_batches(
 
     def read(index, rng):
         image, frame = _read(source, index, image_shape, _frames(augment, whole, rng, scale))
-        return image, _targets(source.objects(index), frame, max_objects, max_ignored, mask_size)
+        return image, targets_in(source.objects(index), frame, max_objects, max_ignored, mask_size)
 
     return _batches(read, source, order)
 
@@ -137,13 +139,15 @@ def _batches(read, source, order):
     return order.stream(batch)
 
 
-def _targets(objects, frame, max_objects, max_ignored, mask_size):
+def targets_in(objects, frame, max_objects, max_ignored, mask_size):
     """Turn the `Objects` of an image into targets inside its `Frame`: a dictionary of padded arrays."""
-    visible = frame.visible(objects.boxes)
+    cut = visible = frame.visible(objects.boxes)
+    if mask_size:
+        visible = _around_outlines(cut, objects)
     boxes = frame.place(visible)  # (n, 4)
     sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)  # (n,), in pixels of the batch
     # How much of an object is left is judged in the image; how small it is, in the batch.
-    is_target = (_areas(visible) >= MIN_FRACTION * _areas(objects.boxes)) & (sides >= MIN_SIDE) & ~objects.crowd
+    is_target = (_areas(cut) >= MIN_FRACTION * _areas(objects.boxes)) & (sides >= MIN_SIDE) & ~objects.crowd
     if mask_size:
         is_target &= np.array([outline is not None for outline in objects.segmentations], bool)
     by_size = np.argsort(-_areas(boxes), kind="stable")  # the largest first
@@ -163,6 +167,17 @@ def _targets(objects, frame, max_objects, max_ignored, mask_size):
             mask = mask_in_box(objects.segmentations[n], visible[n], mask_size)  # (S, S), of what is visible
             targets["masks"][row] = mask[:, ::-1] if frame.mirrored else mask
     return targets
+
+
+def _around_outlines(cut, objects):
+    """Shrink cut boxes (n, 4) of `Objects` to what is left of their outlines; to nothing, if nothing is left."""
+    boxes = cut.copy()
+    for n in np.flatnonzero((cut != objects.boxes).any(axis=1) & (_areas(cut) > 0)):
+        if objects.segmentations[n] is not None:
+            rows, columns = np.nonzero(mask_in_box(objects.segmentations[n], cut[n], FINE))
+            ends = (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1) if len(rows) else (0, 0, 0, 0)
+            boxes[n] = np.tile(cut[n, :2], 2) + np.tile(cut[n, 2:] - cut[n, :2], 2) * ends / FINE
+    return boxes
 
 
 def _padded(boxes, rows):

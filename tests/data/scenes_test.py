@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 
@@ -14,6 +15,9 @@ from keras_splitmask.data import (
     segmentation_batches,
 )
 from keras_splitmask.data.arrays import ArraySource
+from keras_splitmask.data.coco import Objects
+from keras_splitmask.data.framing import Frame
+from keras_splitmask.data.scenes import targets_in
 
 SHAPE = (48, 64, 3)
 COLOURS = np.array([(250, 60, 60), (60, 60, 250)])  # of the objects of both classes, on grey 130; padding is 0
@@ -221,6 +225,24 @@ def test_a_quarter_of_a_box_must_remain(tmp_path):
         assert 0 <= top <= bottom <= 48 and 0 <= left <= right <= 64
     assert 0 in areas and 1000 < max(areas) <= 1600 and 400 <= min(area for area in areas if area) < 500
     assert 0 in slivers and 300 < max(slivers) < 400  # what is left of less is ignored, unless nothing is
+
+
+def test_a_cut_box_lies_around_what_is_left_of_the_outline():
+    pytest.importorskip("pycocotools")
+    corner = [[10.0, 10.0, 50.0, 10.0, 10.0, 50.0]]  # a triangle: x + y < 60
+    boxes = np.array([[10, 10, 50, 50], [0, 0, 8, 8], [10, 10, 50, 50]], "float32")
+    objects = Objects(boxes, np.arange(3), np.zeros(3, bool), [corner, [[0, 0, 8, 0, 8, 8, 0, 8]], corner])
+    frame = Frame((20, 0, 40, 60), (80, 120))  # rows from 20 on, at twice the size
+    targets = targets_in(objects, frame, 4, 4, 28)
+    left, none, again = targets["boxes"][0], targets["labels"][2:], targets["boxes"][1]
+    assert np.abs(left - [0, 20, 60, 80]).max() < 1.5 and (again == left).all() and (none == -1).all()
+    assert targets["masks"][0, 0, :26].all() and targets["masks"][0, :26, 0].all()  # it fills its box again
+    mirrored = targets_in(objects, dataclasses.replace(frame, mirrored=True), 4, 4, 28)
+    assert np.allclose(mirrored["boxes"][0], [left[0], 120 - left[3], left[2], 120 - left[1]])
+    assert targets_in(objects, frame, 4, 4, None)["boxes"][0].tolist() == [0, 20, 60, 100]  # without masks, the cut box
+    # Of the triangle nothing is left in the lower right quarter of its box.
+    gone = targets_in(objects, Frame((31, 31, 19, 19), (38, 38)), 4, 4, 28)
+    assert (gone["labels"] == -1).all() and not gone["ignored"].any()
 
 
 def test_images_without_objects_are_negatives(tmp_path):
