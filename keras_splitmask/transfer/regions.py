@@ -75,8 +75,9 @@ def align(
         ],
         axis=1,
     )
-    images = ops.shape(flat)[0]
-    flat = ops.reshape(flat, (-1, flat.shape[-1]))  # (B x N, D)
+    images, dtype = ops.shape(flat)[0], flat.dtype
+    # In float32, in which the points of a bin, and the gradients of all bins that share a point, are added up.
+    flat = ops.cast(ops.reshape(flat, (-1, flat.shape[-1])), "float32")  # (B x N, D)
 
     def of_level(values, dtype):
         return ops.take(ops.convert_to_tensor(np.array(values, dtype)), levels)[..., None]  # (B, R, 1)
@@ -111,11 +112,8 @@ def align(
                 )  # (B, R, size, size)
                 share = row_share[part[0]][..., :, None] * column_share[part[1]][..., None, :] / samples**2
                 points = ops.take(flat, ops.reshape(places, (-1,)), axis=0)  # (B R size size, D)
-                answer += (
-                    ops.reshape(points, (-1, count, size, size, flat.shape[-1]))
-                    * ops.cast(share, flat.dtype)[..., None]
-                )
-    return answer
+                answer += ops.reshape(points, (-1, count, size, size, flat.shape[-1])) * share[..., None]
+    return ops.cast(answer, dtype)
 
 
 def _lines(low, high, stride, limit, count):

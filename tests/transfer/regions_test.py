@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -42,6 +43,19 @@ def test_align_is_the_mean_of_points_in_each_bin(rng):
             for b in (0.25, 0.75)
         ]
         np.testing.assert_allclose(answer[i, r, row, column], np.mean(points, axis=0), atol=1e-5)
+
+
+def test_points_of_half_precision_are_added_up_in_float32(rng):
+    """The answer is that of float32, rounded once: within half of the last of 8 bits."""
+    half = {
+        level: ops.cast(ops.convert_to_tensor(rng.uniform(1, 2, (1, *side, 3)).astype("float32")), "bfloat16")
+        for level, side in SIDES.items()
+    }
+    found = ops.convert_to_tensor(rng.uniform(0, 30, (1, 20, 4)).astype("float32"))
+    answer = regions.align(half, found, 3)
+    exact = regions.align({level: ops.cast(x, "float32") for level, x in half.items()}, found, 3)
+    difference = ops.convert_to_numpy(ops.abs(ops.cast(answer, "float32") - exact))
+    assert keras.backend.standardize_dtype(answer.dtype) == "bfloat16" and difference.max() <= 2**-8
 
 
 def test_a_region_is_looked_at_on_the_level_of_its_size():
