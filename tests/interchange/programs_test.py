@@ -139,7 +139,9 @@ def test_programs_of_torch_resize(make_images, tmp_path):
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("kind", ["Segmenter", "RetinaNet", pytest.param("MaskRCNN", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "kind", ["Segmenter", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("RetinaNet", "MaskRCNN"))]
+)
 def test_dense_answers_are_about_the_given_images(kind, make_images):
     """They are those of `predict_images`, which resizes on the host, so that few numbers differ a little."""
     model = made(kind)

@@ -44,6 +44,7 @@ def test_shapes_are_static_and_losses_finite_without_objects(scenes):
     )
 
 
+@pytest.mark.long
 def test_losses_at_the_start_are_those_of_ignorance(scenes):
     """With zero weights in the last layers: log 2 for each anchor, log 3 for each region of two classes and background,
     log 2 for each pixel."""
