@@ -261,6 +261,8 @@ def compare(model, ratio, answer):
         program_check.check_pixels([program_pictures.framed(batch, model, ratio) for batch in batches], shown)
     expected, received = answers_of(model, batches, *resizing(ratio)), answer(batches)
     program_check.check(expected, received, FLAGS.quantize, hasattr(model, "classes") and not classifies)
+    if isinstance(model, ks.transfer.Segmenter) and earlier.flag_of_run(FLAGS.init_from, "inference") == "slide":
+        print("inference  the program sees an image as a whole; predict moves a window over it for this run")
     if classifies:
         scores = (np.concatenate([one["scores"] for one in answers]) for answers in (expected, received))
         program_check.check_classes(*scores, FLAGS.quantize)

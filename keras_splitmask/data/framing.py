@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_splitmask.data.resizing import resize, whole_pixels
+from keras_splitmask.data.resizing import resize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +70,10 @@ def fitting(height, width, room):
 
 def whole(height, width, room):
     """The `Frame` of a whole image, as large as there is room for."""
-    factor = fitting(height, width, room)
-    # Not more than the room, which rounding up could pass by a pixel.
-    size = tuple(min(end, whole_pixels(side * factor)) for side, end in zip((height, width), room, strict=True))
-    return Frame((0, 0, height, width), size)
+    # In integers, so that programs round alike: the nearest to height * room[1] / width, unless the height decides.
+    rows = min(room[0], max(1, (2 * height * room[1] + width) // (2 * width)))
+    columns = min(room[1], max(1, (2 * width * room[0] + height) // (2 * height)))
+    return Frame((0, 0, height, width), (rows, columns))
 
 
 def stretched(height, width, room):

@@ -49,11 +49,13 @@ def letterboxed(images, size):
     Returns:
         (B, rows, columns, C) uint8, and the factors (2,) of the height and the width.
     """
-    (rows, height), (columns, width) = _lines(images)
-    factor = ops.minimum(size[0] / height, size[1] / width)
-    shown, across = ops.minimum(_whole(height * factor), size[0]), ops.minimum(_whole(width * factor), size[1])
-    matrices = _filter(rows, 0, height, size[0], shown), _filter(columns, 0, width, size[1], across)
-    return _resized(images, *matrices), ops.stack([shown / height, across / width])
+    down, across = ops.shape(images)[1:3]
+    shown = _fitted(down, across, size[1], size[0]), _fitted(across, down, size[0], size[1])
+    matrices, factors = [], []
+    for (places, side), new, end in zip(_lines(images), size, shown, strict=True):
+        matrices.append(_filter(places, 0, side, new, end))
+        factors.append(end / side)
+    return _resized(images, *matrices), ops.stack(factors)
 
 
 def spread(logits, images):
@@ -100,6 +102,11 @@ def _between(places, side, old):
     (pixels, old), as in `evaluation.segmentation.best_class`."""
     centres = ops.clip((places + 0.5) * (old / side) - 0.5, 0, old - 1)
     return ops.maximum(1 - ops.abs(centres[:, None] - ops.arange(old, dtype="float32")), 0)
+
+
+def _fitted(side, other, room, limit):
+    """As in `data.framing.whole`: a side resized by the factor that brings the other one to `room`, or to `limit`."""
+    return ops.cast(ops.clip((2 * side * room + other) // (2 * other), 1, limit), "float32")
 
 
 def _whole(length):

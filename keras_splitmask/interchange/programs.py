@@ -8,6 +8,7 @@ from keras_splitmask.encoder import Encoder
 from keras_splitmask.interchange.copying import encoder_of
 from keras_splitmask.interchange.framing import centre_resized, letterboxed, spread, stretched
 from keras_splitmask.interchange.writing import new_folder
+from keras_splitmask.options import check_number
 from keras_splitmask.transfer import Classifier, MaskRCNN, RetinaNet, Segmenter
 
 PROGRAMS = tuple(WRITERS)
@@ -29,13 +30,19 @@ def program_of(model, resize=False, crop_ratio=1.0):
     those of its pixels, and boxes are in its pixels: without masks they are cut off at its borders.
 
     Raises:
-        ValueError: for another model.
+        ValueError: for another model, or a `crop_ratio` that it cannot have.
     """
     if not isinstance(model, (Encoder, Classifier, Segmenter, *DETECTORS)):
         raise ValueError(
             f"Expected an Encoder, Classifier, Segmenter, RetinaNet or MaskRCNN, received a model of type"
             f" {type(model).__name__}; save its encoder."
         )
+    if crop_ratio != 1 and not (resize and isinstance(model, (Encoder, Classifier))):
+        raise ValueError(
+            f"Expected crop_ratio with resize, of an encoder or a classifier, received {crop_ratio} for a"
+            f" {type(model).__name__}; leave it out."
+        )
+    check_number("crop_ratio", crop_ratio, 0, 1, above=True)
 
     def compute(given):
         images, factors = framed(model, given, crop_ratio) if resize else (given, None)
@@ -73,7 +80,7 @@ def check_program(model, form, quantize=None, resize=False, crop_ratio=1.0):
     """Refuse a format, smaller numbers, or resizing, that a model cannot have. Raises ValueError."""
     if form not in WRITERS:
         raise ValueError(f"Expected a format among {', '.join(PROGRAMS)}, received {form!r}.")
-    program_of(model)
+    program_of(model, resize, crop_ratio)
     if quantize and isinstance(model, DETECTORS):
         raise ValueError(
             f"Expected float32 for a {type(model).__name__}, whose boxes change otherwise; leave {quantize} out."
@@ -82,11 +89,6 @@ def check_program(model, form, quantize=None, resize=False, crop_ratio=1.0):
         raise ValueError(
             f"Expected {' or '.join(LOOPING)} for a {type(model).__name__}, received {form}, which cannot hold the loop"
             " over its boxes; choose another format, or save the encoder."
-        )
-    if crop_ratio != 1 and not (resize and isinstance(model, (Encoder, Classifier))):
-        raise ValueError(
-            f"Expected crop_ratio with resize, of an encoder or a classifier, received {crop_ratio} for a"
-            f" {type(model).__name__}; leave it out."
         )
     if resize and quantize not in (None, *RESIZING):
         raise ValueError(

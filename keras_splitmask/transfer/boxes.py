@@ -161,10 +161,8 @@ def take(x: Num[Array, "B n *D"], indices: Int[Array, "B m"]) -> Num[Array, "B m
 
 
 def top(x: Float[Array, "B n"], count: int) -> tuple[Float[Array, "B K"], Int[Array, "B K"]]:
-    """The largest of x (B, n), sorted, and their numbers: both (B, count). By sorting, since TensorFlow cannot read
-    what JAX exports of `top_k`."""
-    indices = ops.argsort(-ops.stop_gradient(x), axis=1)[:, :count]
-    return take_along_axis(x, indices, axis=1), indices
+    """The largest of x (B, n), sorted, and their numbers: both (B, count)."""
+    return ops.top_k(x, count)
 
 
 def encode(
@@ -173,8 +171,7 @@ def encode(
     """Boxes (B, A, 4) as deltas (B, A, 4) to anchors (B or 1, A, 4): of the centres and of the logarithms of the sides,
     over `variance`.
 
-    Not by `keras.utils.bounding_boxes`, which takes TensorFlow's operations where JAX is exported to TensorFlow. A box
-    of no size, which no anchor stands for, gives finite deltas.
+    A box of no size, which no anchor stands for, gives finite deltas.
     """
     centre, size = _centre_and_size(boxes)
     own_centre, own_size = _centre_and_size(anchors)

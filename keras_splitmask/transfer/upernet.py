@@ -18,7 +18,14 @@ def enlarge(x, size):
     """Resize a map (B, h, w, D) to `size` (rows, columns), bilinearly between pixel centres, alike on all backends."""
     if tuple(x.shape[1:3]) == tuple(size):
         return x
-    return ops.image.resize(x, size, interpolation="bilinear", antialias=False, data_format="channels_last")
+    # Not by `ops.image.resize`: of sizes such as 3 to 7 tf2onnx makes a factor that gives 6 in float32.
+    return _product(*(bilinear_matrix(old, new) for old, new in zip(x.shape[1:3], size, strict=True)), x)
+
+
+def bilinear_matrix(size: int, new: int) -> Float[Array, "new size"]:
+    """Make the matrix (new, size) float32 that resizes a line; beyond the centres of its ends it goes on as there."""
+    places = np.clip((np.arange(new) + 0.5) * (size / new) - 0.5, 0, size - 1)
+    return np.maximum(1 - np.abs(places[:, None] - np.arange(size)), 0).astype("float32")
 
 
 def pooling_matrix(size: int, bins: int) -> Float[Array, "bins size"]:
@@ -35,15 +42,16 @@ def pooling_matrix(size: int, bins: int) -> Float[Array, "bins size"]:
 
 
 def pool(x: Float[Array, "B h w D"], bins: int) -> Float[Array, "B bins bins D"]:
-    """Average a map (B, h, w, D) of any size over bins: (B, bins, bins, D).
+    """Average a map (B, h, w, D) of any size over bins: (B, bins, bins, D)."""
+    return _product(*(pooling_matrix(size, bins) for size in x.shape[1:3]), x)
 
-    It uses matrix products, which every backend compiles and exports.
-    """
+
+def _product(rows, columns, x):
+    """Products of (new, h) and (new, w) numbers with a map (B, h, w, D), which every backend compiles and exports."""
     height, width, channels = x.shape[1:]
-    rows, columns = (ops.cast(pooling_matrix(size, bins), x.dtype) for size in (height, width))
-    x = ops.matmul(rows, ops.reshape(x, (-1, height, width * channels)))  # (B, bins, w D)
-    x = ops.matmul(columns, ops.reshape(x, (-1, width, channels)))  # (B bins, bins, D)
-    return ops.reshape(x, (-1, bins, bins, channels))
+    x = ops.matmul(ops.cast(rows, x.dtype), ops.reshape(x, (-1, height, width * channels)))  # (B, new, w D)
+    x = ops.matmul(ops.cast(columns, x.dtype), ops.reshape(x, (-1, width, channels)))  # (B new, new, D)
+    return ops.reshape(x, (-1, len(rows), len(columns), channels))
 
 
 @keras.saving.register_keras_serializable("keras_splitmask")

@@ -51,6 +51,10 @@ PREPARED = {  # how `splitmask predict` and `splitmask embed` prepare an image
     "RetinaNet": "scale an image by one factor so that it fits, with a bicubic, antialiased filter; put it into the top"
     " left corner; and fill the rest with 0",
 }
+SLIDES = (
+    " The results above are those of `--inference=slide`, which moves a window over an image and averages; a program"
+    " does not."
+)
 PREPARED["MaskRCNN"] = PREPARED["RetinaNet"]
 OUTPUTS["MaskRCNN"] = OUTPUTS["RetinaNet"] + "; and `masks` (B, {count}, 28, 28) float32, probabilities inside each box"
 
@@ -85,9 +89,12 @@ def text_of(model, layout, run, quantize="none", ratio=1.0, resize=False):
         parts += [f"## {title}\n\n{text}" for title, text in _sections(run, kind, quantize)]
     if layout in runtimes.RUNTIMES:
         limits = getattr(model, "value_range", None)
+        slides = kind == "Segmenter" and earlier.flag_of_run(run, "inference") == "slide"
+        recipe = "embed" if kind == "Encoder" else "predict --inference=whole" if slides else "predict"
         parts.append(
             f"## Input and output\n\n{(ANY_SIZE if resize else OWN_SIZE).format(channels=channels, **facts)} `splitmask"
-            f" {'embed' if kind == 'Encoder' else 'predict'}` does it so: {PREPARED[kind].format(**facts)}."
+            f" {recipe}` does it so: {PREPARED[kind].format(**facts)}."
+            + (SLIDES if slides else "")
             + (f" Stored values from {limits[0]:g} to {limits[1]:g} become 0 to 255." if limits else "")
             + (" LiteRT also takes grey images, and repeats them." if layout == "litert" else "")
             + f"\n\nIt returns {OUTPUTS[kind].format(**facts)}."

@@ -53,6 +53,17 @@ def test_halves_of_pixels_are_rounded_as_on_the_host(rng, make_images):
         assert np.abs(found.astype(int) - resize(part(images[0], box), (32, 32))).mean() < 0.02
 
 
+def test_rounded_sides_of_whole_images_are_those_of_the_host(rng, make_images):
+    """Also of sizes whose resized sides are nearly halves, or thousandths below them."""
+    sizes = [(499, 614), (495, 524), (683, 998), *rng.integers(1, 700, (200, 2)).tolist()]
+    for sides in sizes:
+        images = make_images(1, (*sides, 1))
+        found, factors = letterboxed(ops.convert_to_tensor(images), (128, 160))
+        expected, their = letterbox(images[0], (128, 160, 1))
+        np.testing.assert_allclose(ops.convert_to_numpy(factors), their, rtol=1e-6)
+        assert np.abs(ops.convert_to_numpy(found)[0].astype(int) - expected).max() <= 2
+
+
 @pytest.mark.backend
 def test_label_maps_are_those_of_predict(rng):
     logits = rng.standard_normal((2, *SIZE, 5)).astype("float32")

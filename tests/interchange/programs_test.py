@@ -76,6 +76,15 @@ def test_programs_of_tensorflow_answer_as_the_model(kind, form, make_images, tmp
 
 
 @pytest.mark.tensorflow
+def test_levels_of_five_cells_leave_for_onnx(make_images, tmp_path):
+    """Such, and of 7 or 10, are those of images of 160, 224 and 320 pixels."""
+    model = ks.transfer.Segmenter(ks.Encoder((160, 160, 3), 16, 16, 1, 2), 3, width=8)
+    run, images = saved(model, "onnx", tmp_path), make_images(2, (160, 160, 3))
+    expected = ops.convert_to_numpy(program_of(model)(ops.convert_to_tensor(images))["labels"])
+    assert (run(images)["labels"] == expected).mean() > 0.99
+
+
+@pytest.mark.tensorflow
 @pytest.mark.endurance
 @pytest.mark.parametrize("form", OF_TENSORFLOW)
 @pytest.mark.parametrize("kind", ["RetinaNet", "MaskRCNN"])
@@ -261,6 +270,10 @@ def test_bad_input_writes_nothing(tmp_path):
     for kind, options, message in (
         ("Segmenter", {"crop_ratio": 0.9}, "Expected crop_ratio with resize, of an encoder .*, received 0.9 for a Seg"),
         ("Encoder", {"quantize": "float16"}, "Expected float32 or int8 for a program that resizes, received float16"),
+        *(
+            ("Encoder", {"crop_ratio": ratio}, "Expected crop_ratio to be a number above 0 and up to 1, received")
+            for ratio in (0, -1, 1.01, float("nan"), None, "0.9")
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             save_program(made(kind), tmp_path / "new", "onnx", resize=True, **options)

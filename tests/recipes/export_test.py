@@ -267,6 +267,14 @@ def test_the_code_of_every_card_is_python(channels):
         compile(card_code.code_of("Encoder", layout, (8, 12, channels)), layout, "exec")
 
 
+def test_the_card_says_that_a_program_moves_no_window(tmp_path):
+    model = ks.transfer.Segmenter(ks.Encoder((32, 32, 3), 16, 8, 1, 1), 2, width=8)
+    for inference, said in (("slide", True), ("whole", False)):
+        (tmp_path / "run.flags").write_text(f"--inference={inference}\n")
+        card = model_card.text_of(model, "onnx", str(tmp_path))
+        assert ("`splitmask predict --inference=whole` does it so" in card) == said == ("--inference=slide" in card)
+
+
 def test_images_that_cannot_be_used_are_counted(tmp_path, capsys, make_images):
     Image.fromarray(make_images(1, (20, 30, 3))[0]).save(tmp_path / "whole.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:100])
