@@ -172,6 +172,7 @@ def write(model, ratio, folder):
         examples = None
         if FLAGS.quantize == "calibrated_int8":
             examples = program_pictures.resized(_pictures(model), model, EXAMPLES, ratio)
+        print(f"writing   {FLAGS.layout}", flush=True)
         ks.interchange.save_program(model, folder, FLAGS.layout, smaller(), examples, *resizing(ratio))
         return lambda batches: run_alone(folder, batches)
     classifies = isinstance(model, ks.transfer.Classifier)
@@ -191,8 +192,12 @@ def answers_of(model, batches, *resized):
     import keras
 
     import keras_splitmask as ks
+    from keras_splitmask.backend.programs import as_graph
 
     program = ks.interchange.program_of(model, *resized)
+    if FLAGS.layout in runtimes.BACKENDS:
+        shape = batches[0].shape[1:]
+        program = as_graph(program, (None, None, shape[-1]) if resized else shape)
     found = (program(keras.ops.convert_to_tensor(batch)) for batch in batches)
     return [keras.tree.map_structure(keras.ops.convert_to_numpy, one) for one in found]
 
@@ -212,7 +217,10 @@ def run_alone(folder, batches):
         command = [sys.executable, runtimes.__file__, FLAGS.layout, folder, given, answers]
         child = subprocess.run(command, capture_output=True, text=True, check=False)
         if child.returncode:
-            raise RuntimeError(f"The exported program does not run, so nothing was written:\n{child.stderr}")
+            reason = child.stderr.strip().splitlines()[-1:]
+            raise program_check.Differs(
+                f"The exported program does not run, so nothing was written: {''.join(reason)}; choose another layout."
+            )
         with np.load(answers) as file:
             return [{name: file[f"{i} {name}"] for name in file["names"]} for i in range(len(batches))]
 
@@ -260,7 +268,7 @@ def compare(model, ratio, answer):
         shown = keras.tree.map_structure(keras.ops.convert_to_numpy, shown)
         program_check.check_pixels([program_pictures.framed(batch, model, ratio) for batch in batches], shown)
     expected, received = answers_of(model, batches, *resizing(ratio)), answer(batches)
-    program_check.check(expected, received, FLAGS.quantize, hasattr(model, "classes") and not classifies)
+    program_check.check(expected, received, FLAGS.quantize)
     if isinstance(model, ks.transfer.Segmenter) and earlier.flag_of_run(FLAGS.init_from, "inference") == "slide":
         print("inference  the program sees an image as a whole; predict moves a window over it for this run")
     if classifies:

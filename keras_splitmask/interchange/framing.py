@@ -106,7 +106,7 @@ def _between(places, side, old):
 
 def _fitted(side, other, room, limit):
     """As in `data.framing.whole`: a side resized by the factor that brings the other one to `room`, or to `limit`."""
-    return ops.cast(ops.clip((2 * side * room + other) // (2 * other), 1, limit), "float32")
+    return ops.clip(ops.cast((2 * side * room + other) // (2 * other), "float32"), 1, limit)
 
 
 def _whole(length):

@@ -60,7 +60,7 @@ def read_head(stated, arrays, width):
         width: D of the encoder.
     """
     if "pooling" not in stated:
-        return "only those of timm are read"
+        return "one is read only beside a config.json of timm"
     if stated["pooling"] != POOLING or set(arrays) != {KERNEL, BIAS}:
         return OTHER
     names = stated["class_names"]

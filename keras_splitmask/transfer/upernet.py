@@ -19,7 +19,8 @@ def enlarge(x, size):
     if tuple(x.shape[1:3]) == tuple(size):
         return x
     # Not by `ops.image.resize`: of sizes such as 3 to 7 tf2onnx makes a factor that gives 6 in float32.
-    return _product(*(bilinear_matrix(old, new) for old, new in zip(x.shape[1:3], size, strict=True)), x)
+    rows, columns = (bilinear_matrix(old, new) for old, new in zip(x.shape[1:3], size, strict=True))
+    return _product(rows, columns, x)
 
 
 def bilinear_matrix(size: int, new: int) -> Float[Array, "new size"]:
@@ -43,7 +44,8 @@ def pooling_matrix(size: int, bins: int) -> Float[Array, "bins size"]:
 
 def pool(x: Float[Array, "B h w D"], bins: int) -> Float[Array, "B bins bins D"]:
     """Average a map (B, h, w, D) of any size over bins: (B, bins, bins, D)."""
-    return _product(*(pooling_matrix(size, bins) for size in x.shape[1:3]), x)
+    rows, columns = (pooling_matrix(size, bins) for size in x.shape[1:3])
+    return _product(rows, columns, x)
 
 
 def _product(rows, columns, x):

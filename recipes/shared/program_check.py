@@ -1,5 +1,7 @@
 """Compare the answers of what was exported with its model's, and refuse it if they differ too much."""
 
+from recipes.shared import commandline
+
 # How far answers may be apart, relative to the largest. Whole numbers of 8 bits are compared by the share of equal
 # classes, which is printed.
 TOLERANCE = {"none": 1e-4, "float16": 1e-2, "int8": 1.0, "calibrated_int8": 1.0}
@@ -11,21 +13,25 @@ SAME = {"none": 0.99, "float16": 0.95, "int8": 0.0, "calibrated_int8": 0.0}  # t
 PIXELS = 0.5
 
 
-class Differs(RuntimeError):
+OBJECT = 1e-3  # how far box, score and mask may be from those of the same object, relative to the largest
+OBJECTS = 0.9  # the least share of objects that both have; rounding decides between boxes with nearly equal scores
+
+
+class Differs(commandline.BadInput):
     """What was exported answers otherwise than its model."""
 
 
-def check(expected, received, quantize, rounds):
+def check(expected, received, quantize):
     """Print how far apart answers to the same batches of images are, lists of {name: (n, ...)}. Raises Differs.
 
     Args:
         expected, received: answers of the model, and of what was exported.
         quantize: see export.py.
-        rounds: whether one number in a hundred may differ, since rounding decides between two boxes with nearly equal
-            scores.
     """
     import numpy as np
 
+    if "boxes" in expected[0]:
+        return _check_objects(expected, received)
     for name in expected[0]:
         pairs = [(one[name], other[name]) for one, other in zip(expected, received, strict=True)]
         if wrong := next((pair for pair in pairs if pair[0].shape != pair[1].shape), None):
@@ -40,10 +46,30 @@ def check(expected, received, quantize, rounds):
             continue
         largest = max(1.0, *(np.abs(value).max() for value, _ in pairs))
         differences = np.concatenate([np.abs(value - other).ravel() for value, other in pairs]) / largest
-        difference = np.quantile(differences, 0.99) if rounds else differences.max()
+        difference = differences.max()
         print(f"{title} differs by {difference:.1e} after reloading")
         if not difference <= TOLERANCE[quantize]:
             raise Differs(f"The exported {name} differ by {difference:.1e} from the model's; nothing was written.")
+
+
+def _check_objects(expected, received):
+    """Compare objects (n, K, ...), whatever their order."""
+    import numpy as np
+
+    same = count = 0
+    for one, other in zip(expected, received, strict=True):
+        for i in range(len(one["boxes"])):
+            pairs = one["labels"][i][:, None] == other["labels"][i]  # (K, K)
+            for name in set(one) - {"labels"}:
+                values, others = (np.reshape(each[name][i], (len(pairs), -1)) for each in (one, other))
+                apart = np.abs(values[:, None] - others).max(axis=-1)  # (K, K)
+                pairs &= apart <= OBJECT * max(1.0, np.abs(values).max())
+            for found, labels in ((pairs.any(axis=1), one["labels"][i]), (pairs.any(axis=0), other["labels"][i])):
+                same, count = same + int(found[labels >= 0].sum()), count + int((labels >= 0).sum())
+    share = same / max(1, count)
+    print(f"objects      {share:.2%} of {count // 2} are the same after reloading")
+    if count and not share >= OBJECTS:
+        raise Differs(f"Of the exported program's objects {share:.1%} are the model's; nothing was written.")
 
 
 def check_pixels(expected, received):

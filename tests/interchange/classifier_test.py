@@ -97,7 +97,7 @@ def test_classes_without_names_are_named_by_their_numbers(tmp_path):
         ({"global_pool": "token"}, "it is another function than ours"),
         ({"drop": ["label_names"]}, "its config.json has no label_names, all different"),
         ({"names": NAMES[:2]}, "its weights are not those of 2 classes, the label_names in its config.json"),
-        ({"drop": ["architecture"]}, "only those of timm are read"),
+        ({"drop": ["architecture"]}, "one is read only beside a config.json of timm"),
     ],
     ids=str,
 )

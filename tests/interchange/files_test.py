@@ -292,7 +292,7 @@ def test_heads_and_decoders_are_left_out_and_named(saved):
         saved(add={"classifier.weight": np.zeros((3, 12), "float32"), "decoder.mask_token": np.zeros(3, "float32")}),
         reports.append,
     )
-    head = "of a head, left out since only those of timm are read"
+    head = "of a head, left out since one is read only beside a config.json of timm"
     assert reports[0].dropped == {"classifier.weight": head, "decoder.mask_token": "of a decoder"}
     assert "dropped   " in str(reports[0]) and f"classifier.weight ({head})" in str(reports[0])
 
