@@ -61,15 +61,26 @@ program = torch.export.load("model.pt2").module()
 answers = {{name: value.detach().numpy() for name, value in program(torch.tensor(images)).items()}}
 """,
 }
+NAMES = {  # modules to import, and how to read the names of the classes from the program
+    "saved_model": ("json", 'names = json.load(open("assets/classes.json", encoding="utf-8"))\n'),
+    "onnx": ("json", 'names = json.loads(session.get_modelmeta().custom_metadata_map["classes"])\n'),
+    "litert": ("json zipfile", 'names = json.loads(zipfile.ZipFile("model.tflite").read("classes.json"))\n'),
+    "torch": (
+        "json zipfile",
+        """file = zipfile.ZipFile("model.pt2")
+names = json.loads(file.read(next(name for name in file.namelist() if name.endswith("classes.json"))))
+""",
+    ),
+}
 SHOWN = {
     "Classifier": """scores = answers["scores"][0]
-print(scores.argmax(), scores.max())  # the class in the list below, and its probability""",
+print({name}, scores.max())  # the class and its probability""",
     "Segmenter": """labels = answers["labels"][0]  # of each pixel the class in the list below
 for label in np.unique(labels):
-    print(label, (labels == label).mean())  # the fraction of its pixels""",
+    print({name}, (labels == label).mean())  # the fraction of its pixels""",
     "RetinaNet": """for box, score, label in zip(answers["boxes"][0], answers["scores"][0], answers["labels"][0]):
     if label >= 0 and score > 0.3:
-        print(label, score, box{back})  # class in the list below, score, [top, left, bottom, right] in the photo""",
+        print({name}, score, box{back})  # class, score, and [top, left, bottom, right] in the photo""",
     "Encoder": """print(answers["pooled"].shape)""",
 }
 SHOWN["MaskRCNN"] = SHOWN["RetinaNet"]
@@ -117,7 +128,7 @@ def install(layout):
     return f"pip install {PACKAGES[layout]} numpy pillow"
 
 
-def code_of(kind, layout, shape, ratio=1.0, resize=False):
+def code_of(kind, layout, shape, ratio=1.0, resize=False, named=False):
     """Write code that answers a photo, or an array if files hold no such channels.
 
     Args:
@@ -126,6 +137,7 @@ def code_of(kind, layout, shape, ratio=1.0, resize=False):
         shape: (H, W, C) of the model's images.
         ratio: fraction of an image's side to keep.
         resize: whether the program takes images of any size.
+        named: whether the program carries names of classes.
     """
     height, width, channels = shape
     mode = MODES.get(channels)
@@ -141,5 +153,9 @@ def code_of(kind, layout, shape, ratio=1.0, resize=False):
         code = LIBRARY.format(**{"class": library}, images=images, options=options, first=first)
     else:
         back = " * back" if mode and not resize else ""
-        code = (PROGRAMS[layout] + SHOWN[kind]).format(images=images, back=back)
+        modules, names = NAMES[layout] if named else ("", "")
+        label = "scores.argmax()" if kind == "Classifier" else "label"
+        code = PROGRAMS[layout].format(images=images) + names
+        code += SHOWN[kind].format(back=back, name=f"names[{label}]" if named else label)
+        code = "".join(f"import {module}\n" for module in modules.split()) + "\n" * bool(modules) + code
     return code if mode else code.replace("from PIL import Image, ImageOps\n", "")

@@ -99,7 +99,8 @@ def text_of(model, layout, run, quantize="none", ratio=1.0, resize=False):
             + (" LiteRT also takes grey images, and repeats them." if layout == "litert" else "")
             + f"\n\nIt returns {OUTPUTS[kind].format(**facts)}."
         )
-    code = card_code.code_of(kind, layout, (height, width, channels), ratio, resize)
+    named = bool(getattr(model, "class_names", None))
+    code = card_code.code_of(kind, layout, (height, width, channels), ratio, resize, named)
     parts.append(f"## Load it\n\n```\n{card_code.install(layout)}\n```\n\nIn this folder:\n\n```python\n{code}\n```")
     if layout == "timm" and kind == "Classifier" and channels in card_code.MODES:
         parts.append('With transformers: `pipeline("image-classification", model=".")`.')
