@@ -30,6 +30,7 @@ class Measured(typing.NamedTuple):
 MEASURED = (
     Measured("cifar10_500_15min", "images of CIFAR-10", "small", 50_000, 500, 15, 1507, 33.4, 38.8),
     Measured("cifar10_500_30min", "images of CIFAR-10", "small", 50_000, 500, 30, 3313, 32.6, 40.3),
+    Measured("cifar10_500_60min", "images of CIFAR-10", "small", 50_000, 500, 60, 4953, 31.8, 41.9),
     Measured("cifar10_500_15min", "images of CIFAR-10", "paper", 50_000, 500, 15, 645, 33.4, 31.9),
     Measured("grocery_500_15min", "photographs of groceries", "small", 2_640, 500, 15, 1027, 47.4, 40.7),
     Measured("grocery_500_30min", "photographs of groceries", "small", 2_640, 500, 30, 2499, 46.9, 47.9),
