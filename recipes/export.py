@@ -193,9 +193,10 @@ def answers_of(model, batches, *resized):
 
     import keras_splitmask as ks
     from keras_splitmask.backend.programs import as_graph
+    from keras_splitmask.interchange.programs import DETECTORS
 
     program = ks.interchange.program_of(model, *resized)
-    if FLAGS.layout in runtimes.BACKENDS:
+    if isinstance(model, DETECTORS):
         shape = batches[0].shape[1:]
         program = as_graph(program, (None, None, shape[-1]) if resized else shape)
     found = (program(keras.ops.convert_to_tensor(batch)) for batch in batches)

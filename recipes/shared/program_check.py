@@ -6,13 +6,9 @@ from recipes.shared import commandline
 # classes, which is printed.
 TOLERANCE = {"none": 1e-4, "float16": 1e-2, "int8": 1.0, "calibrated_int8": 1.0}
 SAME = {"none": 0.99, "float16": 0.95, "int8": 0.0, "calibrated_int8": 0.0}  # the least share of equal labels
-
-
 # How far pixels that the program resizes may be from those of `predict`, in the mean, of 255. Those of
 # cykooz-resizer are within 0.01, those of Pillow, which rounds columns first, within 0.3; another filter is above 1.
 PIXELS = 0.5
-
-
 OBJECT = 1e-3  # how far box, score and mask may be from those of the same object, relative to the largest
 OBJECTS = 0.9  # the least share of objects that both have; rounding decides between boxes with nearly equal scores
 
