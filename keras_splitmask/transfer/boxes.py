@@ -162,7 +162,8 @@ def take(x: Num[Array, "B n *D"], indices: Int[Array, "B m"]) -> Num[Array, "B m
 
 def top(x: Float[Array, "B n"], count: int) -> tuple[Float[Array, "B K"], Int[Array, "B K"]]:
     """The largest of x (B, n), sorted, and their numbers: both (B, count)."""
-    return ops.top_k(x, count)
+    values, indices = ops.top_k(x, count)  # a list on JAX
+    return values, indices
 
 
 def encode(
