@@ -281,3 +281,14 @@ class LayerNormalization(keras.layers.LayerNormalization):
         # The variance of centred numbers: the mean of squares minus the squared mean loses digits.
         x = x * ops.rsqrt(ops.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
         return ops.cast(x * ops.cast(self.gamma, "float32") + ops.cast(self.beta, "float32"), self.compute_dtype)
+
+
+def top_k(x, count):
+    """The largest of x (B, n), sorted, and their numbers: both (B, count).
+
+    On JAX by sorting, since TensorFlow cannot read what JAX exports of its `top_k`.
+    """
+    if keras.backend.backend() != "jax":
+        return ops.top_k(x, count)
+    indices = ops.argsort(-ops.stop_gradient(x), axis=1)[:, :count]
+    return take_along_axis(x, indices, axis=1), indices

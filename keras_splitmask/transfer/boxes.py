@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_splitmask.backend.layers import argmax, take_along_axis
+from keras_splitmask.backend.layers import argmax, take_along_axis, top_k
 from keras_splitmask.backend.typing import Array, Float, Int, Num
 from keras_splitmask.training.pixels import problem_of_classes, shape_text
 
@@ -162,8 +162,7 @@ def take(x: Num[Array, "B n *D"], indices: Int[Array, "B m"]) -> Num[Array, "B m
 
 def top(x: Float[Array, "B n"], count: int) -> tuple[Float[Array, "B K"], Int[Array, "B K"]]:
     """The largest of x (B, n), sorted, and their numbers: both (B, count)."""
-    values, indices = ops.top_k(x, count)  # a list on JAX
-    return values, indices
+    return top_k(x, count)
 
 
 def encode(
