@@ -103,7 +103,7 @@ def test_programs_of_torch_answer_as_the_model(kind, make_images, tmp_path):
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("form", SMALLER)
 def test_smaller_programs_answer_nearly_as_the_model(form, make_images, tmp_path):
-    keras.utils.set_random_seed(3)  # of which a sum of products is far above 16 bits
+    keras.utils.set_random_seed(3)  # with these weights sums of products do not fit into 16 bits
     encoder = ks.Encoder(SHAPE, patch_size=16, width=64, depth=2, heads=2)
     model = ks.transfer.Classifier(encoder, 3)
     model.head.kernel.assign(np.random.default_rng(0).standard_normal((64, 3)))
