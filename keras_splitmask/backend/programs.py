@@ -92,8 +92,7 @@ def _serving(function, shape):
 
 
 def as_graph(function, image_shape):
-    """The function, as `write_program` takes it, traced once where the backend traces: loops are a hundred times faster
-    then."""
+    """The function, as `write_program` takes it, as a graph with TensorFlow, whose loops take minutes otherwise."""
     return _serving(function, (None, *image_shape)) if keras.backend.backend() == "tensorflow" else function
 
 

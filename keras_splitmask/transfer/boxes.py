@@ -171,7 +171,8 @@ def encode(
     """Boxes (B, A, 4) as deltas (B, A, 4) to anchors (B or 1, A, 4): of the centres and of the logarithms of the sides,
     over `variance`.
 
-    A box of no size, which no anchor stands for, gives finite deltas.
+    Not by `keras.utils.bounding_boxes`, which takes TensorFlow's operations where JAX is exported to TensorFlow. A box
+    of no size, which no anchor stands for, gives finite deltas.
     """
     centre, size = _centre_and_size(boxes)
     own_centre, own_size = _centre_and_size(anchors)
